@@ -1,0 +1,288 @@
+"""Asynchronous advantage actor-critic (A3C) for adaptive hard masking. Read from top to bottom.
+
+Sources: Mnih et al., "Asynchronous methods for deep reinforcement learning", ICML 2016 (Algorithm S3: n-step
+returns, asynchronous workers, shared optimiser); Xu et al., adaptive hard masking, IEEE TMI 44(1), 2025 (the
+masking problem, the networks); Furuta et al., PixelRL, AAAI 2019 (rewards, returns and values as maps).
+
+Symbols: N patches; m the mask, 1 hides; ℓ_i the patch loss; φ, π, V the feature, policy and value networks;
+θ the shared weights, θ' a worker's copy; r the reward, R the return, A the advantage; γ, β, λ as in A3CSettings.
+"""
+
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from math import log
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from agents.agent import Callback, Env, Infos, begin, quotas, summary
+from agents.networks import MaskingNetwork, Maps
+from agents.subsets import OrderedSubset
+from ahm_env import TrainingError
+from ahm_env.masks import as_tensor
+from ahm_env.optimiser import SharedAdam
+
+Pixels = npt.NDArray[np.uint8]
+Actions = npt.NDArray[np.int8]
+Map = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class A3CSettings:
+    """What can be set, each with a sentence."""
+
+    learning_rate: float = 1e-3
+    """Step size of Adam for φ, π and V."""
+    gamma: float = 0.95
+    """γ, discount between the steps of an episode (horizon > 1)."""
+    n_steps: int | None = None
+    """Steps before an update; None: the whole episode. Shorter ones bootstrap with V."""
+    image_weight: float = 0.5
+    """λ, weight of the image's reward against the patch's own loss in the advantage."""
+    entropy_weight: float = 0.02
+    """β, weight of the entropy of the policy map: keeps masks varied."""
+    value_weight: float = 0.5
+    """Weight of the value loss (R − V)²."""
+    max_gradient_norm: float = 1.0
+    """Gradients longer than this are shortened to it."""
+    bound: float | None = 2.0
+    """Policy logits lie within ±bound; None: unbounded, which collapses."""
+    sizes: int = 5
+    """Mask sizes to choose from where the mask ratio is a range."""
+    explore: float = 0.125
+    """With a ratio range: share of images hidden at random, to know what random masks of each size earn."""
+    backbone: str = "conv"
+    """φ: `conv` (small) or `vgg16` (its first three blocks)."""
+    backbone_weights: str | None = None
+    """A file of torchvision's VGG16 weights."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a worker remembers of one step; `maps` and `policy` carry gradients."""
+
+    maps: Maps
+    policy: OrderedSubset
+    ranking: Tensor  # (B, N) the draw
+    hidden: Tensor  # (B, N) hidden before this step
+    chosen: Tensor  # (B, N) hidden in this step by the agent's choice
+    size: Tensor | None  # (B,) which mask size was chosen, where the mask ratio is a range
+    explores: Tensor | None  # (B,) whether the mask was random, to know what that earns
+
+
+class A3C:
+    """The agent. Several processes may call `learn` at once, after `share_memory`.
+
+    Args:
+        env: The vector environment, or one like it: spaces and quotas are read off it.
+        settings: Hyper-parameters.
+        seed: Of the weights and of the agent's draws.
+        device: Where the networks compute.
+    """
+
+    name = "a3c"
+
+    def __init__(
+        self, env: Env, settings: A3CSettings | None = None, seed: int = 0, device: str | torch.device = "cpu"
+    ) -> None:
+        self.settings = settings or A3CSettings()
+        self.device = torch.device(device)
+        self.generator = torch.Generator().manual_seed(seed)
+        channels, image_size, _ = env.single_observation_space.shape
+        low, high = quotas(env)
+        sizes = self.settings.sizes if low < high else 1
+        self.network = MaskingNetwork(
+            channels,
+            image_size,
+            side=round(env.single_action_space.n**0.5),
+            quotas=torch.linspace(low, high, sizes).round().long(),
+            bound=self.settings.bound,
+            backbone=self.settings.backbone,
+            backbone_weights=self.settings.backbone_weights,
+            generator=self.generator,
+        ).to(self.device)
+        self.optimiser = SharedAdam(self.network.parameters(), self.settings.learning_rate)
+
+    def learn(self, env: Env, images: int, callback: Callback | None = None) -> None:
+        """Play `images` episodes (rounded up to whole batches) and learn from them: one worker of Algorithm S3.
+
+        Raises:
+            SettingsError: The environment does not start again in the same step.
+            TrainingError: The loss is no longer finite; the shared weights are left as they were.
+        """
+        worker = deepcopy(self.network)
+        observations, infos = begin(env)
+        played = 0
+        while played < images:
+            worker.load_state_dict(self.network.state_dict())  # θ' ← θ
+            steps: list[Step] = []
+            ended = False
+            while not ended and len(steps) != self.settings.n_steps:
+                step, action = self._propose(worker, observations, infos)
+                observations, _, terminated, truncated, infos = env.step(action)
+                ended = bool((terminated | truncated).all())
+                last = infos["final_info"] if ended else infos
+                steps.append(replace(step, chosen=self._flat(last["chosen"]) & ~step.hidden))
+            losses = self._losses(worker, steps, last, observations, ended)
+            self._apply(worker, sum(losses.values(), torch.zeros(())))
+            if ended:
+                played += env.num_envs
+                entropy = torch.stack([step.policy.entropy() for step in steps]).mean() / log(worker.side**2)
+                numbers = {"policy_loss": losses["policy"], "value_loss": losses["value"], "entropy": entropy}
+                update = summary(last, **{name: number.item() for name, number in numbers.items()})
+                if callback is not None and not callback(update):
+                    return
+
+    def _propose(self, network: MaskingNetwork, observations: Pixels, infos: Infos) -> tuple[Step, Actions]:
+        """Draw a mask of exactly the size that the environment will hide by choice, and remember how likely it was."""
+        maps = network(as_tensor(observations, self.device))
+        hidden, count = self._flat(infos["mask"]), torch.as_tensor(infos["choosable"], device=self.device)
+        explores = size = None
+        if maps.sizes is not None:
+            fresh = ~hidden.any(1)  # the first action also says how much to hide
+            size = torch.multinomial(maps.sizes.detach().softmax(-1).cpu(), 1, generator=self.generator)[:, 0]
+            explores = torch.rand(len(hidden), generator=self.generator).to(self.device) < self.settings.explore
+            anything = torch.randint(len(network.quotas), size.shape, generator=self.generator)
+            size = torch.where(explores, anything.to(self.device), size.to(self.device))
+            count = torch.where(fresh, network.quotas[size], count)
+            flat = explores[:, None] & fresh[:, None]
+            maps = replace(maps, logits=torch.where(flat, 0.0, maps.logits))
+        policy = OrderedSubset(maps.logits, count, excluded=hidden)
+        ranking = policy.sample(generator=self.generator)
+        action = policy.subset(ranking).cpu().numpy().astype(np.int8)
+        return Step(maps, policy, ranking, hidden, hidden, size, explores), action
+
+    def _losses(
+        self, worker: MaskingNetwork, steps: list[Step], last: Infos, observations: Pixels, ended: bool
+    ) -> dict[str, Tensor]:
+        """Policy, value, entropy and size losses of the steps, each weighted.
+
+        Args:
+            worker: θ'.
+            steps: s_t, a_t for t = 0 … n − 1.
+            last: Infos after the last step; `patch_loss` is there if the episode has ended.
+            observations: s_n, to bootstrap from where it has not.
+            ended: Whether the episodes have ended.
+        """
+        settings = self.settings
+        hidden = self._flat(last["mask"])  # m
+        if ended:
+            losses = torch.as_tensor(last["patch_loss"], device=self.device).flatten(1)  # ℓ
+            self._observe(losses, hidden, steps[0])
+            returns = losses / self.network.mean_loss  # R, a map like the rewards
+        else:
+            with torch.no_grad():
+                returns = settings.gamma * worker(as_tensor(observations, self.device)).values
+        policy_loss = value_loss = size_loss = entropy = torch.zeros((), device=self.device)
+        for step in reversed(steps):
+            values, policy = step.maps.values, step.policy
+            baseline = policy.patch_expectation(values.detach(), step.ranking)  # b
+            state_value = (policy.first_draw() * values).sum(1).detach()  # V̄ = Σ π_j V_j
+            image_return = mean_over(returns, hidden)
+            spread = mean_over((returns - image_return[:, None]).square(), hidden).sqrt()[:, None]
+            own = (returns - baseline) / (spread + 1e-6)  # r̂_i − b: what is hidden gets its own loss …
+            shared = standardised(image_return - state_value)[:, None]  # … and its share of the image's reward
+            advantages = own + settings.image_weight * shared
+            log_pi = policy.patch_log_prob(step.ranking)
+            learns = torch.ones_like(image_return) if step.explores is None else (~step.explores).float()
+            policy_loss = policy_loss - (learns * mean_over(advantages * log_pi, step.chosen)).mean()
+            value_loss = value_loss + mean_over((returns - values).square(), hidden).mean()
+            entropy = entropy + (learns * policy.entropy()).mean()
+            if step.size is not None and step.maps.sizes is not None and step is steps[0] and ended:
+                relative = image_return * self.network.mean_loss / self.network.random_reward[step.size]
+                log_size = step.maps.sizes.log_softmax(-1)
+                taken = log_size.gather(1, step.size[:, None])[:, 0]
+                size_loss = -(learns * standardised(relative) * taken).mean()
+                entropy = entropy - (log_size.exp() * log_size).sum(1).mean()
+            returns = settings.gamma * returns  # R_t = γ R_{t+1}: nothing is paid before the last step
+        return {
+            "policy": policy_loss / len(steps),
+            "value": settings.value_weight * value_loss / len(steps),
+            "entropy": -settings.entropy_weight * entropy / len(steps),
+            "size": size_loss,
+        }
+
+    def _observe(self, losses: Tensor, hidden: Tensor, first: Step) -> None:
+        """Keep the running means by which losses stay comparable while the U-Net improves."""
+        network = self.network
+        rewards = mean_over(losses, hidden)
+        network.mean_loss.lerp_(rewards.mean(), 1.0 if network.mean_loss == 0 else 0.02)
+        if first.size is not None and first.explores is not None:
+            if (network.random_reward == 0).any():
+                network.random_reward.fill_(rewards.mean())
+            for size, reward in zip(first.size[first.explores], rewards[first.explores], strict=True):
+                network.random_reward[size].lerp_(reward, 0.05)
+
+    def _apply(self, worker: MaskingNetwork, loss: Tensor) -> None:
+        """Gradients with respect to θ', applied to θ with the shared moments."""
+        worker.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        norm = torch.nn.utils.clip_grad_norm_(worker.parameters(), self.settings.max_gradient_norm)
+        if not torch.isfinite(norm + loss):
+            raise TrainingError(
+                f"the agent's loss is no longer finite ({loss.item():.3g}); its step size is probably too large: "
+                f"lower --agent-learning-rate"
+            )
+        for shared, own in zip(self.network.parameters(), worker.parameters(), strict=True):
+            shared.grad = own.grad
+        self.optimiser.step()
+
+    def _flat(self, grids: npt.NDArray[np.bool_]) -> Tensor:
+        return torch.as_tensor(grids, device=self.device).flatten(1)
+
+    @torch.no_grad()
+    def act(
+        self,
+        observations: Pixels,
+        deterministic: bool = False,
+        infos: Infos | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Actions:
+        """Masks `(B, N)` for images `(B, C, S, S)`: see the Agent protocol."""
+        maps, generator = self.network(as_tensor(observations, self.device)), generator or self.generator
+        hidden = torch.zeros_like(maps.logits, dtype=torch.bool) if infos is None else self._flat(infos["mask"])
+        count = self.network.quotas[-1:].expand(len(hidden))
+        if infos is not None:
+            count = torch.as_tensor(infos["choosable"], device=self.device)
+        if maps.sizes is not None:
+            odds = maps.sizes.softmax(-1).cpu()
+            size = odds.argmax(-1) if deterministic else torch.multinomial(odds, 1, generator=generator)[:, 0]
+            count = torch.where(hidden.any(1), count, self.network.quotas[size.to(self.device)])
+        policy = OrderedSubset(maps.logits, count, excluded=hidden)
+        ranking = policy.mode if deterministic else policy.sample(generator=generator)
+        return policy.subset(ranking).cpu().numpy().astype(np.int8)
+
+    @torch.no_grad()
+    def maps(self, observations: Pixels) -> tuple[Map, Map]:
+        """Policy map (logits) and value map, `(B, N)` each, of images `(B, C, S, S)`."""
+        maps = self.network(as_tensor(observations, self.device))
+        return maps.logits.cpu().numpy(), maps.values.cpu().numpy()
+
+    def state(self) -> dict[str, Tensor]:
+        """Every tensor that learning changes."""
+        weights = {f"network.{name}": tensor for name, tensor in self.network.state_dict().items()}
+        moments = {f"optimiser.{name}": tensor for name, tensor in self.optimiser.tensors().items()}
+        return weights | moments | {"generator": self.generator.get_state()}
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Go back to what `state` returned."""
+        for name, tensor in self.state().items():
+            tensor.copy_(state[name])
+        self.generator.set_state(state["generator"])
+
+    def share_memory(self) -> None:
+        """Let several processes learn at once on the same weights and moments."""
+        self.network.share_memory()
+        self.optimiser.share_memory()
+
+
+def mean_over(patch_map: Tensor, patches: Tensor) -> Tensor:
+    """Mean of each row of `(B, N)` over the patches marked in `(B, N)`; 0 where none is."""
+    return (patch_map * patches).sum(1) / patches.sum(1).clamp(min=1)
+
+
+def standardised(numbers: Tensor) -> Tensor:
+    """Minus the mean, over the deviation, of the batch."""
+    return (numbers - numbers.mean()) / (numbers.std(correction=0) + 1e-6)

@@ -1,0 +1,111 @@
+"""The Agent protocol: who chooses the mask. Agents are interchangeable in the run, the comparison, the pictures."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from gymnasium.vector import AutoresetMode, VectorEnv
+from torch import Tensor
+
+from ahm_env import SettingsError
+
+Env = VectorEnv[Any, Any, Any]
+Infos = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Update:
+    """What one batch of episodes came to, for the logs; NaN where an agent has no such number."""
+
+    images: int
+    reward: float
+    unet_loss: float
+    entropy: float = float("nan")
+    policy_loss: float = float("nan")
+    value_loss: float = float("nan")
+
+
+Callback = Callable[[Update], bool]  # called after each batch of episodes; False ends `learn`
+
+
+class Agent(Protocol):
+    """What every agent can do."""
+
+    generator: torch.Generator
+
+    def learn(self, env: Env, images: int, callback: Callback | None = None) -> None:
+        """Play `images` episodes (rounded up to whole batches) in a SAME_STEP vector environment, and learn."""
+
+    def act(
+        self,
+        observations: npt.NDArray[np.uint8],
+        deterministic: bool = False,
+        infos: Infos | None = None,
+        generator: torch.Generator | None = None,
+    ) -> npt.NDArray[np.int8]:
+        """Masks `(B, N)` for images `(B, C, S, S)`.
+
+        Args:
+            observations: Images, uint8.
+            deterministic: The likeliest mask instead of a sampled one.
+            infos: What the environment said with these observations (`mask`, `choosable`); None for fresh images,
+                of which the whole quota is chosen.
+            generator: Source of randomness, the agent's own where None.
+        """
+
+    def maps(self, observations: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32] | None]:
+        """Policy map and value map, `(B, N)` each; the second is None where the agent has none."""
+
+    def state(self) -> dict[str, Tensor]:
+        """Every tensor that learning changes: weights, optimiser, generator. Empty where nothing does."""
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Go back to what `state` returned."""
+
+    def save(self, directory: Path) -> None:
+        """Write the agent into a directory, as safetensors and JSON."""
+
+    def share_memory(self) -> None:
+        """Let several processes learn at once, on the same weights."""
+
+
+def play(agent: Agent, env: Env, images: int, callback: Callback | None = None) -> None:
+    """Play `images` episodes without learning: the agent acts, the environment does what it does."""
+    observations, infos = begin(env)
+    played = 0
+    while played < images:
+        observations, _, ended, _, infos = env.step(agent.act(observations, infos=infos))
+        if ended.all():
+            played += env.num_envs
+            if callback is not None and not callback(summary(infos["final_info"])):
+                return
+
+
+def quotas(env: Env) -> tuple[int, int]:
+    """Smallest and largest number of patches that an episode of this environment hides."""
+    own = getattr(env.unwrapped, "quotas", None)
+    low, high = own if own is not None else env.unwrapped.get_attr("quotas")[0]  # type: ignore[attr-defined]
+    return low, high
+
+
+def begin(env: Env) -> tuple[npt.NDArray[np.uint8], Infos]:
+    """Reset a vector environment.
+
+    Raises:
+        SettingsError: Its autoreset mode is not SAME_STEP.
+    """
+    if env.metadata.get("autoreset_mode") is not AutoresetMode.SAME_STEP:
+        raise SettingsError("agents learn in environments with autoreset_mode SAME_STEP; make the environment so")
+    return env.reset()
+
+
+def summary(final: Infos, **numbers: float) -> Update:
+    """Reward and loss of finished episodes, from their infos."""
+    hidden = final["patch_loss"] * final["mask"]
+    counts = final["mask"].sum((1, 2))
+    reward = float((hidden.sum((1, 2)) / counts).mean())
+    return Update(len(counts), reward, float(hidden.sum() / counts.sum()), **numbers)

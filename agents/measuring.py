@@ -1,0 +1,102 @@
+"""How hard are an agent's masks? Measured on held-out images, without touching the run's randomness or statistics."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from agents.agent import Agent
+from ahm_env import ImageSet, MaskRatio, PatchMaskVectorEnv, Reconstructor
+from ahm_env.masks import Bools, Ints, random_subsets
+
+BATCH = 64
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What `measure` found.
+
+    Attributes:
+        masks: `(draws, images, N)` bool, the agent's masks.
+        losses: `(draws, images)` mean hidden-patch loss under them.
+        random_losses: The same under random masks of the same quotas.
+    """
+
+    masks: Bools
+    losses: npt.NDArray[np.float64]
+    random_losses: npt.NDArray[np.float64]
+
+    @property
+    def hardness(self) -> float:
+        """Mean hidden-patch loss under the agent's masks / the same under random masks; random = 1."""
+        return float(self.losses.mean() / self.random_losses.mean())
+
+    @property
+    def frequencies(self) -> npt.NDArray[np.float64]:
+        """`(N,)` share of the masks that hide each patch."""
+        return self.masks.mean((0, 1))
+
+    @property
+    def between_images(self) -> float:
+        """Share of patches in which masks of two different images differ, on average."""
+        return float(np.mean([_differences(masks) for masks in self.masks]))
+
+    @property
+    def within_images(self) -> float:
+        """Share of patches in which two masks of the same image differ, on average; NaN with one draw."""
+        return float(np.mean([_differences(self.masks[:, i]) for i in range(self.masks.shape[1])]))
+
+
+def measure(
+    agent: Agent,
+    reconstructor: Reconstructor,
+    images: ImageSet,
+    indices: Ints,
+    ratio: MaskRatio,
+    horizon: int = 1,
+    draws: int = 2,
+    seed: int = 0,
+) -> Measurement:
+    """Let the agent choose the whole quota of images that it does not learn from.
+
+    Args:
+        agent: Sampled, not at its likeliest.
+        reconstructor: The U-Net that judges; not trained.
+        images: The images.
+        indices: Which of them.
+        ratio: Share of the patches to hide.
+        horizon: Steps an image.
+        draws: Masks an image.
+        seed: The same seed gives the same random masks.
+    """
+    torch_generator = torch.Generator().manual_seed(seed)
+    numpy_generator = np.random.default_rng(seed)
+    batch = min(BATCH, len(indices))
+    env = PatchMaskVectorEnv(batch, data=images, indices=indices, unet=reconstructor, mask_ratio=ratio, horizon=horizon)
+    masks: list[list[Bools]] = [[] for _ in range(draws)]
+    losses: list[list[npt.NDArray[np.float64]]] = [[] for _ in range(draws)]
+    random_losses: list[list[npt.NDArray[np.float64]]] = [[] for _ in range(draws)]
+    for draw in range(draws):
+        for start in range(0, len(indices), batch):
+            shown = indices[start : start + batch]
+            fill = np.resize(shown, batch)  # a last batch that is not full repeats its images, to be cut off below
+            observations, infos = env.reset(seed=seed, options={"image_index": fill.tolist()})
+            for _ in range(horizon):
+                action = agent.act(observations, infos=infos, generator=torch_generator)
+                observations, rewards, _, _, infos = env.step(action)
+            mask = infos["final_info"]["mask"].reshape(batch, -1)[: len(shown)]
+            anywhere = random_subsets(np.ones_like(mask), mask.sum(1), numpy_generator.random(mask.shape))
+            random_loss = reconstructor.patch_losses(images.images(shown), anywhere)
+            masks[draw].append(mask)
+            losses[draw].append(rewards[: len(shown)])
+            random_losses[draw].append((random_loss * anywhere).sum(1) / anywhere.sum(1))
+    return Measurement(*(np.stack([np.concatenate(row) for row in rows]) for rows in (masks, losses, random_losses)))
+
+
+def _differences(masks: Bools) -> float:
+    """Mean share of patches in which two of the masks `(n, N)` differ, over all pairs."""
+    count = len(masks)
+    ones = masks.sum(0)
+    pairs = count * (count - 1) / 2
+    return float((ones * (count - ones)).sum() / masks.shape[1] / pairs) if pairs else float("nan")

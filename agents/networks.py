@@ -1,0 +1,167 @@
+"""What the agent sees and says: feature extraction network, policy network, value network (AHM paper, Fig. 3)."""
+
+from dataclasses import dataclass
+from math import log2
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ahm_env.errors import SettingsError
+from ahm_env.reconstruction import read_pth
+from ahm_env.unet import initialise
+
+BACKBONES = ("conv", "vgg16")
+# ImageNet's channel mean and deviation, which VGG16's published weights expect
+_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+@dataclass(frozen=True)
+class Maps:
+    """What the networks say of B images.
+
+    Attributes:
+        logits: `(B, N)` policy map.
+        values: `(B, N)` value map: expected patch loss of a patch if it is hidden, in units of the mean loss.
+        sizes: `(B, K)` logits over mask sizes, None where the size is fixed.
+    """
+
+    logits: Tensor
+    values: Tensor
+    sizes: Tensor | None
+
+
+class SmallConv(nn.Module):
+    """Stride-2 convolutions down to one cell a patch, then dilated ones, so that each cell sees its surroundings."""
+
+    def __init__(self, channels: int, patch_size: int, width: int = 32) -> None:
+        super().__init__()
+        depth = max(1, round(log2(patch_size)))
+        layers: list[nn.Module] = []
+        for level in range(depth):
+            layers += [nn.Conv2d(channels, width * min(2, level + 1), 3, stride=2, padding=1), nn.ReLU()]
+            channels = width * min(2, level + 1)
+        for dilation in (1, 2):
+            layers += [nn.Conv2d(channels, 2 * width, 3, padding=dilation, dilation=dilation), nn.ReLU()]
+            channels = 2 * width
+        self.features = nn.Sequential(*layers)
+        self.channels = channels
+
+    def forward(self, observations: Tensor) -> Tensor:
+        """Map `(B, C, S, S)` in 0..255 to features `(B, channels, about S / P, about S / P)`."""
+        return self.features(observations / 64 - 2)  # type: ignore[no-any-return]
+
+
+class VGG16Blocks(nn.Module):
+    """The first three blocks of VGG16 and one more 2x2 max pool: 224 px become 14 x 14 x 256.
+
+    The weights have torchvision's names, so that its published files load. Source: Simonyan, Zisserman, ICLR 2015.
+
+    Args:
+        weights: A file such as `vgg16-397923af.pth`, or None for untrained weights.
+
+    Raises:
+        CheckpointError: The file is damaged or would execute code.
+        SettingsError: The file holds other weights.
+    """
+
+    def __init__(self, weights: Path | None = None) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        channels = 3
+        for block in ((64, 64), (128, 128), (256, 256, 256)):
+            for wide in block:
+                layers += [nn.Conv2d(channels, wide, 3, padding=1), nn.ReLU(inplace=True)]
+                channels = wide
+            layers += [nn.MaxPool2d(2)]
+        self.features = nn.Sequential(*layers)
+        self.channels = channels
+        mean, deviation = (torch.tensor(numbers).reshape(1, 3, 1, 1) for numbers in _IMAGENET)
+        self.register_buffer("mean", mean, persistent=False)
+        self.register_buffer("deviation", deviation, persistent=False)
+        if weights is not None:
+            self._load(weights)
+
+    def _load(self, path: Path) -> None:
+        published = read_pth(path)
+        own = self.state_dict()
+        if any(name not in published or published[name].shape != own[name].shape for name in own):
+            raise SettingsError(f"{path}: not torchvision's VGG16 weights; expected a file such as vgg16-397923af.pth")
+        self.load_state_dict({name: published[name] for name in own})
+
+    def forward(self, observations: Tensor) -> Tensor:
+        """Map `(B, 1 or 3, S, S)` in 0..255 to features `(B, 256, S / 16, S / 16)`."""
+        colour = observations.expand(-1, 3, -1, -1) / 255
+        return functional.max_pool2d(self.features((colour - self.mean) / self.deviation), 2)
+
+
+class MaskingNetwork(nn.Module):
+    """Observation to policy map, value map and, for ratio ranges, a distribution over mask sizes.
+
+    Args:
+        channels: Of the observation.
+        image_size: S, pixels.
+        side: Patches a side.
+        quotas: `(K,)` numbers of hidden patches to choose from; one where the size is fixed.
+        bound: Policy logits lie within ±bound; unbounded ones collapse onto few patches. None: no bound.
+        backbone: `conv` or `vgg16`.
+        backbone_weights: A file of VGG16 weights.
+        generator: Source of the initial weights.
+
+    Raises:
+        SettingsError: Unknown backbone, or weights for one that takes none.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        image_size: int,
+        side: int,
+        quotas: Tensor,
+        bound: float | None = 2.0,
+        backbone: str = "conv",
+        backbone_weights: str | Path | None = None,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        if backbone not in BACKBONES:
+            raise SettingsError(f"backbone {backbone!r} is unknown; choose one of {', '.join(BACKBONES)}")
+        if backbone_weights is not None and backbone != "vgg16":
+            raise SettingsError("backbone weights can only be loaded into --backbone vgg16")
+        self.side, self.bound = side, bound
+        generator = generator or torch.Generator().manual_seed(0)
+        self.phi: SmallConv | VGG16Blocks
+        self.phi = SmallConv(channels, image_size // side) if backbone == "conv" else VGG16Blocks()
+        self.policy = nn.Conv2d(self.phi.channels, 1, 1)
+        self.value = nn.Conv2d(self.phi.channels, 1, 1)
+        self.size = nn.Linear(self.phi.channels, len(quotas)) if len(quotas) > 1 else None
+        initialise(self, generator)
+        # small heads: at first every patch and every size is as likely as any other
+        for head in (self.policy, self.value, self.size):
+            if head is not None:
+                head.weight.data.mul_(0.01)
+                head.bias.data.zero_()
+        if isinstance(self.phi, VGG16Blocks) and backbone_weights is not None:
+            self.phi._load(Path(backbone_weights))
+        self.quotas: Tensor
+        self.mean_loss: Tensor
+        self.random_reward: Tensor
+        self.register_buffer("quotas", quotas)
+        # running means, by which losses stay comparable while the U-Net improves: of the patch losses, and of what
+        # random masks of each size earn
+        self.register_buffer("mean_loss", torch.zeros(()))
+        self.register_buffer("random_reward", torch.zeros(len(quotas)))
+
+    def forward(self, observations: Tensor) -> Maps:
+        """Maps of observations `(B, C, S, S)`, float32 in 0..255."""
+        features = self.phi(observations)
+        if features.shape[-1] != self.side:
+            size = (self.side, self.side)
+            features = functional.interpolate(features, size, mode="bilinear", align_corners=False)
+        logits = self.policy(features).flatten(1)
+        if self.bound is not None:
+            logits = self.bound * torch.tanh(logits / self.bound)
+        values = 1 + self.value(features).flatten(1)  # the mean loss is 1, by its unit
+        sizes = None if self.size is None else self.size(features.mean((2, 3)))
+        return Maps(logits, values, sizes)

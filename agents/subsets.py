@@ -1,0 +1,97 @@
+"""The exactly-k subset distribution: patches drawn one after the other without replacement (Plackett–Luce)."""
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+
+_EXCLUDED = -1e4  # finite, so that gradients stay finite; e^-10000 is 0
+
+
+class OrderedSubset(Distribution):
+    """Draw k of N patches in order; each draw takes a remaining patch i with probability ∝ exp(logit_i).
+
+    A draw is kept as a full ranking of the N patches, of which the first k are the subset: what remains at
+    step j is what ranks from j on, whatever k is. Rankings are drawn by the Gumbel trick (Kool, van Hoof,
+    Welling, "Stochastic beams and where to find them", ICML 2019).
+
+    Args:
+        logits: `(B, N)`.
+        count: `(B,)` size of the subset (k).
+        excluded: `(B, N)` bool, patches that cannot be drawn.
+    """
+
+    arg_constraints = {}  # noqa: RUF012 (PyTorch's own form)
+
+    def __init__(self, logits: Tensor, count: Tensor, excluded: Tensor | None = None) -> None:
+        self.logits = logits if excluded is None else logits.masked_fill(excluded, _EXCLUDED)
+        self.count = count
+        super().__init__(logits.shape[:1], logits.shape[1:], validate_args=False)
+
+    @torch.no_grad()
+    def sample(  # type: ignore[override]
+        self, sample_shape: torch.Size = torch.Size(), generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Rankings `(*sample_shape, B, N)`, int64: patch numbers in the order of drawing."""
+        shape = (*sample_shape, *self.logits.shape)
+        device = generator.device if generator is not None else self.logits.device
+        uniform = torch.rand(shape, generator=generator, device=device, dtype=torch.float64)
+        gumbel = -torch.log(-torch.log(uniform.clamp(1e-300, 1 - 1e-16)))
+        return (self.logits.double() + gumbel.to(self.logits.device)).argsort(-1, descending=True)
+
+    @property
+    def mode(self) -> Tensor:
+        """The ranking by logits: its first k patches are the likeliest ordered subset."""
+        return self.logits.argsort(-1, descending=True, stable=True)
+
+    def drawn(self) -> Tensor:
+        """`(B, N)` bool: which places of a ranking belong to the subset."""
+        places = torch.arange(self.logits.shape[-1], device=self.logits.device)
+        return places < self.count[..., None]
+
+    def subset(self, ranking: Tensor) -> Tensor:
+        """Rankings `(B, N)` to masks `(B, N)` bool with exactly k ones a row."""
+        return torch.zeros_like(self.drawn()).scatter(-1, ranking, self.drawn())
+
+    def patch_log_prob(self, ranking: Tensor) -> Tensor:
+        """log p(i | drawn before i) of every drawn patch i, at its own place in the grid; 0 elsewhere.
+
+        Args:
+            ranking: `(B, N)`, as `sample` draws it.
+
+        Returns:
+            `(B, N)`; a row's sum is the log-probability of its ordered subset.
+        """
+        ranked = self.logits.gather(-1, ranking)
+        remaining = ranked.flip(-1).logcumsumexp(-1).flip(-1)
+        steps = torch.where(self.drawn(), ranked - remaining, 0.0)
+        return torch.zeros_like(steps).scatter(-1, ranking, steps)
+
+    def patch_expectation(self, values: Tensor, ranking: Tensor) -> Tensor:
+        """Expected value of the draw in which a patch was drawn, at its own place in the grid; 0 elsewhere.
+
+        A baseline for that draw: Σ over the patches that remained of p(i | drawn before) · values_i. It depends on
+        what was drawn before, never on what was drawn.
+
+        Args:
+            values: `(B, N)`.
+            ranking: `(B, N)`.
+        """
+        ranked = self.logits.detach().gather(-1, ranking)
+        weights = (ranked - ranked.amax(-1, keepdim=True)).exp()
+        remaining = weights.flip(-1).cumsum(-1).flip(-1)
+        expected = (weights * values.gather(-1, ranking)).flip(-1).cumsum(-1).flip(-1) / remaining.clamp(min=1e-30)
+        drawn = torch.where(self.drawn(), expected, 0.0)
+        return torch.zeros_like(drawn).scatter(-1, ranking, drawn)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Log-probability `(B,)` of the ordered subsets that the rankings `value` `(B, N)` begin with."""
+        return self.patch_log_prob(value).sum(-1)
+
+    def first_draw(self) -> Tensor:
+        """`(B, N)` probability that a patch is drawn first (π)."""
+        return self.logits.softmax(-1)
+
+    def entropy(self) -> Tensor:
+        """Entropy `(B,)` of the first draw, in nats (that of the whole subset has no closed form)."""
+        log_pi = self.logits.log_softmax(-1)
+        return -(log_pi.exp() * log_pi).sum(-1)

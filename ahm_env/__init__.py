@@ -1,0 +1,41 @@
+"""Adaptive hard masking as a Gymnasium environment.
+
+`import ahm_env` registers `AHM/PatchMask-v0`, whose U-Net is frozen, and `AHM/PatchMaskCoTrain-v0`, whose U-Net
+learns from the masks.
+"""
+
+import gymnasium
+
+from ahm_env.env import PatchMaskEnv, PatchMaskVectorEnv
+from ahm_env.errors import AHMError, CheckpointError, ImageError, RunError, SettingsError, TrainingError
+from ahm_env.images import ImageSet, load_images
+from ahm_env.masks import MaskRatio, PatchGrid
+from ahm_env.reconstruction import Reconstructor, Standardisation
+from ahm_env.unet import UNet
+
+__all__ = [
+    "AHMError",
+    "CheckpointError",
+    "ImageError",
+    "ImageSet",
+    "MaskRatio",
+    "PatchGrid",
+    "PatchMaskEnv",
+    "PatchMaskVectorEnv",
+    "Reconstructor",
+    "RunError",
+    "SettingsError",
+    "Standardisation",
+    "TrainingError",
+    "UNet",
+    "load_images",
+]
+
+for _id, _co_train in (("AHM/PatchMask-v0", False), ("AHM/PatchMaskCoTrain-v0", True)):
+    gymnasium.register(
+        id=_id,
+        entry_point="ahm_env.env:PatchMaskEnv",
+        vector_entry_point="ahm_env.env:PatchMaskVectorEnv",
+        nondeterministic=_co_train,
+        kwargs={"co_train": _co_train},
+    )

@@ -1,0 +1,288 @@
+"""The masking problem as Gymnasium environments: one image at a time, or many with one pass of the U-Net."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import numpy.typing as npt
+from gymnasium.spaces import Box, MultiBinary
+from gymnasium.utils import seeding
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+
+from ahm_env.episodes import Episodes, Outcome, Slots
+from ahm_env.images import ImageSet, load_images
+from ahm_env.masks import Bools, MaskRatio, PatchGrid
+from ahm_env.reconstruction import DEFAULT_UNET, Reconstructor, Standardisation
+from ahm_env.rendering import episode_panel
+
+Pixels = npt.NDArray[np.uint8]
+Info = dict[str, Any]
+
+
+def make_episodes(
+    data: str | Path | ImageSet = "phantom:256",
+    unet: str | Path | Reconstructor = "default",
+    image_size: int = 64,
+    patch_size: int = 8,
+    mask_ratio: str | float | tuple[float, float] = 0.5,
+    horizon: int = 1,
+    chosen_share: float = 1.0,
+    co_train: bool = False,
+    split: str = "train",
+    indices: Sequence[int] | None = None,
+    width: int = 16,
+    norm: str = "batch",
+    learning_rate: float = 1e-3,
+    seed: int = 0,
+    device: str = "cpu",
+    count: int = 1,
+) -> Episodes:
+    """Build the episodes behind an environment from strings and numbers, or from objects.
+
+    Args:
+        data: A source of images, as `load_images` takes it, or an ImageSet.
+        unet: `default` (the small pretrained one that comes with the package), `new` (untrained, of `width`, `norm`
+            and `seed`), a file of weights, or a Reconstructor, whose grid and device are then used.
+        image_size: Side of the images in pixels (S).
+        patch_size: Side of a patch in pixels; divides `image_size`.
+        mask_ratio: Share of the patches that is hidden, as `0.5` or, for the agent to decide, `"0.3:0.7"`.
+        horizon: Steps an image (T).
+        chosen_share: Share of the quota that the agent may choose; the rest is random.
+        co_train: Whether the U-Net learns from the masks.
+        split: Which images are shown: `train`, `val` or `test`.
+        indices: Which images are shown, instead of a split.
+        width: Width of a new U-Net.
+        norm: Norm of a new U-Net.
+        learning_rate: Step size of the U-Net where it learns.
+        seed: Of a new U-Net's weights.
+        device: Where the U-Net computes.
+        count: Number of episodes side by side.
+
+    Raises:
+        SettingsError, ImageError, CheckpointError: With the file, the cause and the remedy.
+    """
+    ratio = MaskRatio.parse(mask_ratio)
+    if isinstance(unet, Reconstructor):
+        reconstructor, grid = unet, unet.grid
+    else:
+        grid = PatchGrid(image_size, patch_size)
+        reconstructor = None
+    if reconstructor is None and unet != "new":
+        path = DEFAULT_UNET if unet == "default" else Path(unet)  # type: ignore[arg-type]
+        reconstructor = Reconstructor.load(path, grid, learning_rate=learning_rate, device=device)
+    if not isinstance(data, ImageSet):
+        channels = None if reconstructor is None else len(reconstructor.fill)
+        data = load_images(data, grid.image_size, channels)
+    shown = data.split(split) if indices is None else np.asarray(indices, np.int64)
+    if reconstructor is None:
+        mean, deviation = data.standardisation(shown)
+        standardisation = Standardisation(tuple(mean.tolist()), tuple(deviation.tolist()))
+        reconstructor = Reconstructor.create(
+            grid, standardisation, width, norm, seed, learning_rate=learning_rate, device=device
+        )
+    return Episodes(data, shown, reconstructor, ratio, horizon, chosen_share, co_train, count)
+
+
+class PatchMaskEnv(gym.Env[Pixels, npt.NDArray[np.int8]]):
+    """Choose the patches of an image that a U-Net finds hardest to reconstruct.
+
+    Observation: `Box(0, 255, (C, S, S), uint8)`, the image; with `horizon > 1` hidden patches are filled.
+    Action: `MultiBinary(N)`, 1 hides a patch; patches are numbered row by row.
+    Reward: after the last step, the mean patch loss over the hidden patches; 0 before.
+    Info: `mask`, `chosen` (bool) and `patch_loss` (float32), each rows x columns; `image_index`; and `choosable`,
+    how many ones the next action may usefully hold (with a ratio range: at most).
+    `reset(options={"image_index": 3})` shows that image.
+
+    Args:
+        render_mode: `rgb_array` or None.
+        **settings: See `make_episodes`.
+    """
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 4}  # noqa: RUF012 (Gymnasium's own form)
+
+    def __init__(self, render_mode: str | None = None, **settings: Any) -> None:
+        self.episodes = make_episodes(**settings)
+        self.observation_space, self.action_space = _spaces(self.episodes)
+        self.render_mode = render_mode
+        self.episodes.seed(0, self.np_random)
+
+    @property
+    def chosen_share(self) -> float:
+        """Share of the quota that the agent may choose; may be set while training."""
+        return self.episodes.chosen_share
+
+    @chosen_share.setter
+    def chosen_share(self, share: float) -> None:
+        self.episodes.chosen_share = share
+
+    @property
+    def quotas(self) -> tuple[int, int]:
+        """Smallest and largest number of patches that an episode hides; equal without a ratio range."""
+        return self.episodes.low, self.episodes.high
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Pixels, Info]:
+        """Show the next image, or the one that `options["image_index"]` names, with nothing hidden."""
+        super().reset(seed=seed)
+        if seed is not None or self.episodes.generators[0] is not self.np_random:
+            self.episodes.seed(0, self.np_random)
+        self.episodes.begin(_FIRST, (options or {}).get("image_index"))
+        return self.episodes.observations(_FIRST)[0], _info(self.episodes, 0)
+
+    def step(self, action: npt.NDArray[np.int8]) -> tuple[Pixels, float, bool, bool, Info]:
+        """Hide patches; exactly the quota of this step is hidden, whatever the number of ones."""
+        outcome = self.episodes.step(_FIRST, np.asarray(action)[None])
+        reward, terminated = float(outcome.rewards[0]), bool(outcome.terminated[0])
+        return self.episodes.observations(_FIRST)[0], reward, terminated, False, _info(self.episodes, 0)
+
+    def render(self) -> Pixels | None:  # type: ignore[override]
+        """Panel `(H, W, 3)`: image, masked image, reconstruction, patch losses."""
+        return None if self.render_mode is None else episode_panel(self.episodes, _FIRST)
+
+
+class PatchMaskVectorEnv(VectorEnv[Pixels, npt.NDArray[np.int8], npt.NDArray[Any]]):
+    """Many PatchMaskEnv with one U-Net and one batched pass through it; same spaces, rewards and infos.
+
+    Args:
+        num_envs: Number of images side by side.
+        autoreset_mode: `AutoresetMode` or its value: SAME_STEP (default; finished infos are in `final_info`),
+            NEXT_STEP or DISABLED.
+        max_episode_steps: Truncate episodes after so many steps.
+        render_mode: `rgb_array` or None.
+        **settings: See `make_episodes`.
+    """
+
+    metadata = PatchMaskEnv.metadata
+
+    def __init__(
+        self,
+        num_envs: int = 1,
+        autoreset_mode: AutoresetMode | str = AutoresetMode.SAME_STEP,
+        max_episode_steps: int | None = None,
+        render_mode: str | None = None,
+        **settings: Any,
+    ) -> None:
+        self.episodes = make_episodes(**settings, count=num_envs)
+        self.num_envs = num_envs
+        self.autoreset_mode = AutoresetMode(autoreset_mode)
+        self.metadata = {**PatchMaskEnv.metadata, "autoreset_mode": self.autoreset_mode}
+        self.max_episode_steps = max_episode_steps
+        self.render_mode = render_mode
+        self.single_observation_space, self.single_action_space = _spaces(self.episodes)
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self.action_space = batch_space(self.single_action_space, num_envs)
+        self._all = np.arange(num_envs)
+        self._finished = np.zeros(num_envs, bool)
+        self._started = False
+
+    @property
+    def chosen_share(self) -> float:
+        """Share of the quota that the agent may choose; may be set while training."""
+        return self.episodes.chosen_share
+
+    @chosen_share.setter
+    def chosen_share(self, share: float) -> None:
+        self.episodes.chosen_share = share
+
+    @property
+    def quotas(self) -> tuple[int, int]:
+        """Smallest and largest number of patches that an episode hides; equal without a ratio range."""
+        return self.episodes.low, self.episodes.high
+
+    def reset(  # type: ignore[override]
+        self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Pixels, Info]:
+        """Show new images; `seed` gives environment i the seed `seed + i`, or the i-th of a list.
+
+        `options["reset_mask"]` limits it to some environments; `options["image_index"]` names the image, or the
+        image of each environment.
+        """
+        options = dict(options or {})
+        reset = np.asarray(options.get("reset_mask", np.ones(self.num_envs, bool)))
+        if reset.dtype != bool or reset.shape != (self.num_envs,) or not reset.any():
+            raise ValueError(f"reset_mask must be {self.num_envs} booleans, at least one of them true")
+        if isinstance(seed, int | np.integer):
+            super().reset(seed=int(seed))
+            seed = [int(seed) + slot for slot in range(self.num_envs)]
+        if seed is not None and len(seed) != self.num_envs:
+            raise ValueError(f"{len(seed)} seeds were given for {self.num_envs} environments")
+        images = np.broadcast_to(np.asarray(options.get("image_index"), object), (self.num_envs,))
+        for slot in np.flatnonzero(reset):
+            if seed is not None and seed[slot] is not None:
+                self.episodes.seed(slot, seeding.np_random(seed[slot])[0])
+            self.episodes.begin(np.array([slot]), images[slot])
+        self._finished[reset] = False
+        self._started = True
+        return self.episodes.observations(self._all), self._infos(reset)
+
+    def step(
+        self, actions: npt.NDArray[np.int8]
+    ) -> tuple[Pixels, npt.NDArray[np.float64], Bools, Bools, Info]:
+        """Step all environments; finished ones start again as `autoreset_mode` says."""
+        if not self._started:
+            raise gym.error.ResetNeeded("call reset() before step()")
+        again = self._finished.copy()
+        if again.any() and self.autoreset_mode is AutoresetMode.DISABLED:
+            raise gym.error.ResetNeeded("an environment has finished; call reset(options={'reset_mask': ...})")
+        rewards = np.zeros(self.num_envs)
+        terminated = np.zeros(self.num_envs, bool)
+        if again.any():  # NEXT_STEP: the action of a finished environment is ignored
+            self.episodes.begin(self._all[again])
+        stepped = self._all[~again]
+        if len(stepped):
+            outcome: Outcome = self.episodes.step(stepped, np.asarray(actions)[stepped])
+            rewards[stepped], terminated[stepped] = outcome.rewards, outcome.terminated
+        truncated = np.zeros(self.num_envs, bool)
+        if self.max_episode_steps is not None:
+            truncated[stepped] = self.episodes.steps[stepped] >= self.max_episode_steps
+        finished = terminated | truncated
+        infos: Info = {}
+        if finished.any() and self.autoreset_mode is AutoresetMode.SAME_STEP:
+            last = self.episodes.observations(self._all)
+            final = np.full(self.num_envs, None, object)
+            for slot in np.flatnonzero(finished):
+                final[slot] = last[slot]
+            infos = {"final_obs": final, "_final_obs": finished.copy()}
+            infos |= {"final_info": self._infos(finished), "_final_info": finished.copy()}
+            self.episodes.begin(self._all[finished])
+            self._finished[:] = False
+        else:
+            self._finished = finished
+        infos |= self._infos(np.ones(self.num_envs, bool))
+        return self.episodes.observations(self._all), rewards, terminated, truncated, infos
+
+    def render(self) -> tuple[Pixels, ...] | None:
+        """A panel for each environment."""
+        if self.render_mode is None:
+            return None
+        return tuple(episode_panel(self.episodes, slots) for slots in self._all[:, None])
+
+    def _infos(self, which: Bools) -> Info:
+        """Infos in Gymnasium's vector form: rows of environments that have none are zero, `_key` says which have."""
+        infos: Info = {}
+        for key, rows in _info(self.episodes, self._all).items():
+            rows[~which] = 0
+            infos |= {key: rows, f"_{key}": which.copy()}
+        return infos
+
+
+_FIRST = np.array([0])
+
+
+def _spaces(episodes: Episodes) -> tuple[Box, MultiBinary]:
+    grid = episodes.reconstructor.grid
+    shape = (episodes.images.channels, grid.image_size, grid.image_size)
+    return Box(0, 255, shape, np.uint8), MultiBinary(int(grid.patches))
+
+
+def _info(episodes: Episodes, slots: int | Slots) -> Info:
+    """Copies of what is known of an episode, or of several."""
+    side = episodes.reconstructor.grid.side
+    grids = {"mask": episodes.hidden, "chosen": episodes.chosen, "patch_loss": episodes.patch_loss}
+    infos: Info = {key: rows[slots].reshape(*np.shape(slots), side, side).copy() for key, rows in grids.items()}
+    numbers = {"image_index": episodes.image[slots], "choosable": episodes.choosable(slots)}
+    return infos | {key: np.copy(number) if np.ndim(slots) else int(number) for key, number in numbers.items()}
+
+

@@ -1,0 +1,192 @@
+"""Episodes of the masking problem, side by side: which image, what is hidden, what it cost. Both environments
+are thin shells around this, so that they agree step by step."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ahm_env.errors import SettingsError
+from ahm_env.images import ImageSet
+from ahm_env.masks import Bools, Ints, MaskRatio, fill_quota, step_quota
+from ahm_env.reconstruction import Reconstructor
+
+Slots = Ints  # numbers of episodes
+
+
+@dataclass
+class Order:
+    """An endless walk over `count` images: every image once an epoch, each epoch in another order.
+
+    Its whole state is three numbers, so that a walk over many images is as cheap to save as a short one.
+    """
+
+    count: int
+    seed: int
+    epoch: int = 0
+    position: int = -1
+
+    def next(self) -> int:
+        """The next image's place among the `count` images."""
+        self.position += 1
+        if self.position == self.count:
+            self.epoch, self.position = self.epoch + 1, 0
+        if self.position == 0 or not hasattr(self, "_permutation"):
+            generator = np.random.default_rng((self.seed, self.epoch))
+            self._permutation = generator.permutation(self.count).astype(np.int32)
+        return int(self._permutation[self.position])
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a step of some episodes led to; every array has a row for each episode."""
+
+    rewards: npt.NDArray[np.float64]
+    terminated: Bools
+    mask: Bools
+    chosen: Bools
+    patch_loss: npt.NDArray[np.float32]
+
+
+class Episodes:
+    """`count` episodes over the same images and the same U-Net.
+
+    Args:
+        images: The images.
+        indices: Which of them are shown.
+        reconstructor: Reconstructs what is hidden; trained by the way where `co_train`.
+        ratio: Share of the patches to hide.
+        horizon: Steps an episode (T).
+        chosen_share: Share of the quota that the agent may choose; may be set at any time.
+        co_train: Whether the forward pass that scores the masks also trains the U-Net.
+        count: Number of episodes.
+
+    Raises:
+        SettingsError: A number out of range, no image, or images that do not fit the U-Net.
+    """
+
+    def __init__(
+        self,
+        images: ImageSet,
+        indices: Ints,
+        reconstructor: Reconstructor,
+        ratio: MaskRatio,
+        horizon: int = 1,
+        chosen_share: float = 1.0,
+        co_train: bool = False,
+        count: int = 1,
+    ) -> None:
+        grid = reconstructor.grid
+        self.low, self.high = ratio.quotas(grid.patches)
+        if count < 1:
+            raise SettingsError(f"{count} environments were asked for; ask for 1 or more")
+        if not 1 <= horizon <= self.low:
+            raise SettingsError(
+                f"horizon {horizon} must be 1 or more, and at most the {self.low} hidden patches of an image"
+            )
+        if not 0 <= chosen_share <= 1:
+            raise SettingsError(f"chosen_share {chosen_share} must lie between 0 and 1")
+        if len(indices) == 0:
+            raise SettingsError(f"{images.source}: there is no image in this split; choose another split")
+        if (images.channels, images.image_size) != (len(reconstructor.fill), grid.image_size):
+            raise SettingsError(
+                f"{images.source}: images of {images.channels} channels at {images.image_size} px do not fit a U-Net "
+                f"for {len(reconstructor.fill)} channels on a grid of {grid.image_size} px; load them alike"
+            )
+        self.images, self.indices, self.reconstructor = images, np.asarray(indices, np.int64), reconstructor
+        self.horizon, self.chosen_share, self.co_train = horizon, chosen_share, co_train
+        shape = (count, grid.patches)
+        self.generators = [np.random.default_rng() for _ in range(count)]
+        self.orders = [Order(len(indices), 0) for _ in range(count)]
+        self.image = np.zeros(count, np.int64)
+        self.steps = np.zeros(count, np.int64)
+        self.quota = np.full(count, self.high)
+        self.hidden, self.chosen = np.zeros(shape, bool), np.zeros(shape, bool)
+        self.patch_loss = np.zeros(shape, np.float32)
+        for slot in range(count):
+            self.seed(slot, self.generators[slot])
+        self._at_start = [generator.bit_generator.state for generator in self.generators]
+
+    def seed(self, slot: int, generator: np.random.Generator) -> None:
+        """Give an episode its own source of randomness; its walk over the images starts afresh."""
+        self.generators[slot] = generator
+        self.orders[slot] = Order(len(self.indices), int(generator.integers(2**62)))
+
+    def begin(self, slots: Slots, image: int | None = None) -> None:
+        """Show each of these episodes its next image, or the one asked for, with nothing hidden."""
+        if image is not None and not 0 <= image < len(self.images):
+            raise SettingsError(f"image_index {image} is not one of the {len(self.images)} images")
+        for slot in slots:
+            self._at_start[slot] = self.generators[slot].bit_generator.state
+            self.image[slot] = self.indices[self.orders[slot].next()] if image is None else image
+        self.steps[slots] = 0
+        self.quota[slots] = self.high
+        self.hidden[slots] = self.chosen[slots] = False
+        self.patch_loss[slots] = 0
+
+    def observations(self, slots: Slots) -> npt.NDArray[np.uint8]:
+        """Images `(len(slots), C, S, S)`, what is hidden so far filled with the mean colour; a copy."""
+        images = self.images.images(self.image[slots])
+        started = self.hidden[slots].any(1)
+        if started.any():
+            pixels = self.pixels(self.hidden[slots])
+            fill = self.reconstructor.fill[None, :, None, None]
+            images = np.where(pixels, fill, images)
+        return images
+
+    def choosable(self, slots: Slots | int) -> Ints:
+        """How many ones the next action of these episodes may usefully hold."""
+        steps = self.steps[slots]
+        if self.low < self.high:
+            free = np.where(steps == 0, self.high, 0)  # the first action also tells how much to hide
+        else:
+            free = np.zeros_like(steps)
+        _, chosen = step_quota(self.quota[slots], steps, self.horizon, self.chosen_share)
+        return np.where(steps < self.horizon, np.maximum(free, chosen), 0)
+
+    def pixels(self, masks: Bools) -> Bools:
+        """Blow up masks `(B, N)` to pixels `(B, 1, S, S)`."""
+        side, patch = self.reconstructor.grid.side, self.reconstructor.grid.patch_size
+        return masks.reshape(-1, 1, side, side).repeat(patch, 2).repeat(patch, 3)
+
+    def step(self, slots: Slots, actions: npt.ArrayLike) -> Outcome:
+        """Hide patches in these episodes; after the last step of an episode, reconstruct and reward it.
+
+        Args:
+            slots: Numbers of the episodes.
+            actions: `(len(slots), N)`, 1 hides.
+        """
+        wanted = np.asarray(actions, bool).reshape(len(slots), -1)
+        if self.low < self.high:  # the first action's number of ones decides how much is hidden
+            first = self.steps[slots] == 0
+            asked = wanted.sum(1).clip(self.low, self.high)
+            self.quota[slots] = np.where(first, asked, self.quota[slots])
+        total, choosable = step_quota(self.quota[slots], self.steps[slots], self.horizon, self.chosen_share)
+        noise = np.stack([self.generators[slot].random((2, wanted.shape[1])) for slot in slots])
+        new, chosen = fill_quota(wanted, self.hidden[slots], total, choosable, noise)
+        self.hidden[slots] |= new
+        self.chosen[slots] |= chosen
+        self.steps[slots] += 1
+        terminated = self.steps[slots] == self.horizon
+        self._reconstruct(slots[terminated])
+        losses, hidden = self.patch_loss[slots], self.hidden[slots]
+        rewards = (losses * hidden).sum(1, dtype=np.float64) / hidden.sum(1).clip(1)
+        return Outcome(rewards, terminated, hidden, self.chosen[slots], losses)
+
+    def _reconstruct(self, slots: Slots) -> None:
+        if len(slots):
+            images, masks = self.images.images(self.image[slots]), self.hidden[slots]
+            score = self.reconstructor.learn if self.co_train else self.reconstructor.patch_losses
+            self.patch_loss[slots] = score(images, masks)
+
+    def state(self) -> dict[str, Any]:
+        """State, as JSON can hold it, from which `begin` starts the current episodes once more."""
+        orders = [[order.seed, order.epoch, order.position - 1] for order in self.orders]
+        return {"orders": orders, "generators": list(self._at_start)}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go back to what `state` returned."""
+        for slot, (order, generator) in enumerate(zip(state["orders"], state["generators"], strict=True)):
+            self.orders[slot] = Order(len(self.indices), *order)
+            self.generators[slot].bit_generator.state = generator

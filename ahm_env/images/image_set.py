@@ -1,0 +1,157 @@
+"""A set of images, memory-mapped: as large as the disk, in a few megabytes of memory."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+import numpy.typing as npt
+
+from ahm_env.errors import ImageError, SettingsError
+from ahm_env.images.cache import read_meta
+from ahm_env.images.source import SPLITS
+
+CHUNK_BYTES = 2**20
+
+
+class ImageSet:
+    """Images of one size, with their masks, labels and splits where the source has them.
+
+    Attributes:
+        source: As the user gave it.
+        image_size: S, in pixels.
+        channels: 1 (grey) or 3 (RGB).
+        names: Names of the images in their source.
+        classes: Sorted class names; empty without labels.
+        has_masks: Whether there are masks.
+        skipped: How many bad images were left out.
+        content_key: Hex key of content and settings.
+    """
+
+    def __init__(self, entry: Path, source: str) -> None:
+        meta = read_meta(entry)
+        if meta is None:
+            raise ImageError(f"{entry}: cached images are gone or damaged; load {source} again")
+        self._entry = entry
+        self.source = source
+        self.image_size, self.channels = meta.image_size, meta.channels
+        self.classes, self.has_masks, self.skipped = meta.classes, meta.has_masks, meta.skipped
+        self.content_key = entry.name
+        self._binary_masks = meta.binary_masks
+        self._images = _open(entry / "images.npy")
+        self._masks = _open(entry / "masks.npy") if meta.has_masks else None
+        self._labels = _open(entry / "labels.npy")
+        self._splits = _open(entry / "splits.npy")
+        self.names: Sequence[str] = Names(_open(entry / "names.npy"), _open(entry / "name_ends.npy"))
+
+    def __reduce__(self) -> tuple[type["ImageSet"], tuple[Path, str]]:
+        """Pickles the path only: another process maps the same files."""
+        return ImageSet, (self._entry, self.source)
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self._images)
+
+    def images(self, indices: npt.ArrayLike) -> npt.NDArray[np.uint8]:
+        """Copies images.
+
+        Args:
+            indices: (B,) integers; one integer counts as B = 1.
+
+        Returns:
+            (B, C, S, S) uint8, RGB order.
+
+        Raises:
+            IndexError: An index is outside the set.
+        """
+        return self._images[_as_indices(indices)]
+
+    def masks(self, indices: npt.ArrayLike) -> npt.NDArray[np.uint8]:
+        """Copies masks: (B, S, S) uint8 class numbers; 0 and 1 where every mask has two values.
+
+        Raises:
+            ImageError: The set has no masks.
+            IndexError: An index is outside the set.
+        """
+        if self._masks is None:
+            raise ImageError(f"{self.source}: no masks; put them in masks/, each with the stem of its image")
+        masks = self._masks[_as_indices(indices)]
+        return (masks != 0).astype(np.uint8) if self._binary_masks else masks
+
+    def labels(self, indices: npt.ArrayLike) -> npt.NDArray[np.int64]:
+        """Class numbers, indices into `classes`: (B,) int64, -1 where unknown.
+
+        Raises:
+            IndexError: An index is outside the set.
+        """
+        return self._labels[_as_indices(indices)].astype(np.int64)
+
+    def split(self, name: str) -> npt.NDArray[np.int64]:
+        """Indices of the images whose split is `name`, sorted.
+
+        Raises:
+            SettingsError: There is no split of that name.
+        """
+        if name not in SPLITS:
+            raise SettingsError(f"split is {name!r}; choose one of: {', '.join(SPLITS)}")
+        return np.flatnonzero(self._splits == SPLITS.index(name)).astype(np.int64)
+
+    def standardisation(
+        self, indices: npt.ArrayLike
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """Mean and standard deviation of each channel over these images.
+
+        Returns:
+            Two arrays (C,) float32, in units of 0..255; a deviation is at least 1.
+
+        Raises:
+            ImageError: There are no indices.
+            IndexError: An index is outside the set.
+        """
+        chosen = _as_indices(indices)
+        if chosen.size == 0:
+            raise ImageError(f"{self.source}: no image to standardise by; is its train split empty?")
+        counts = np.zeros((self.channels, 256), np.int64)
+        step = max(1, CHUNK_BYTES // (self.channels * self.image_size**2))
+        for start in range(0, chosen.size, step):
+            chunk = self._images[chosen[start : start + step]]
+            for channel in range(self.channels):
+                counts[channel] += np.bincount(chunk[:, channel].ravel(), minlength=256)
+        weights = counts / counts.sum(axis=1, keepdims=True)
+        values = np.arange(256.0)
+        mean = weights @ values
+        deviation = np.sqrt((weights * (values - mean[:, None]) ** 2).sum(axis=1))
+        return mean.astype(np.float32), np.maximum(deviation, 1.0).astype(np.float32)
+
+
+class Names(Sequence[str]):
+    """Names in one block of bytes, decoded when asked for."""
+
+    def __init__(self, block: npt.NDArray[np.uint8], ends: npt.NDArray[np.int64]) -> None:
+        self._block, self._ends = block, ends
+
+    def __len__(self) -> int:
+        """Number of names."""
+        return len(self._ends)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        """The name at an index, or a list of them."""
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        position = range(len(self))[index]
+        start = self._ends[position - 1] if position else 0
+        return self._block[start : self._ends[position]].tobytes().decode("utf-8", "surrogateescape")
+
+
+def _open(path: Path) -> npt.NDArray[Any]:
+    # A plain array over the map: np.memmap would pickle its whole content.
+    return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
+
+
+def _as_indices(indices: npt.ArrayLike) -> npt.NDArray[np.intp]:
+    array = np.atleast_1d(np.asarray(indices))
+    return array if array.size else array.astype(np.intp)

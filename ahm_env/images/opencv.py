@@ -1,0 +1,21 @@
+"""OpenCV, imported in one place, so that a missing system library is explained once."""
+
+from ahm_env.errors import SettingsError
+
+DEBIAN_PACKAGES = {"libGL.so": "libgl1", "libgthread": "libglib2.0-0", "libglib": "libglib2.0-0"}
+
+try:
+    import cv2
+except ImportError as error:
+    package = next((name for library, name in DEBIAN_PACKAGES.items() if library in str(error)), None)
+    if package is None:
+        raise
+    raise SettingsError(
+        f"OpenCV cannot start ({error}): a system library is missing; install it "
+        f"(Debian, Ubuntu: `apt-get install {package}`) or use the package opencv-python-headless"
+    ) from error
+
+# Damaged images are reported by us, with their file; OpenCV's own lines would tear a progress bar.
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+
+__all__ = ["cv2"]

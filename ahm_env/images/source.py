@@ -1,0 +1,84 @@
+"""What every source of images gives, whatever its kind: a fingerprint, and a catalogue of samples.
+
+One file a source, all of the same shape: a class with `fingerprint` and `catalogue`. Each sample is a call that
+decodes it, so that decoding can happen in any thread, and that raises `ImageError` where it is bad.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+SPLITS = ("train", "val", "test")
+UNLABELLED = -1
+
+Pixels = npt.NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One image as its source has it, before it is scaled and resized.
+
+    Attributes:
+        name: Name within the source, such as `ISIC_0000000.jpg`.
+        image: (H, W) or (H, W, 3), RGB order, any integer or float type.
+        mask: (H, W) uint8 class numbers, or None where the source has no masks.
+        label: Class number, or -1 if unknown.
+        split: Index into `SPLITS`.
+    """
+
+    name: str
+    image: Pixels
+    mask: npt.NDArray[np.uint8] | None = None
+    label: int = UNLABELLED
+    split: int = 0
+
+
+Load = Callable[[], Sample]
+
+
+@dataclass(frozen=True, slots=True)
+class Catalogue:
+    """What a source holds, known without decoding.
+
+    Attributes:
+        count: Number of samples.
+        samples: One call a sample, in the order of the set; a bad one raises `ImageError`.
+        classes: Sorted class names; empty without labels.
+        has_masks: Whether every sample has a mask.
+        problems: What is wrong and belongs to no sample, one line each, naming the file.
+        notes: What is worth knowing but is no fault.
+    """
+
+    count: int
+    samples: Iterator[Load]
+    classes: tuple[str, ...] = ()
+    has_masks: bool = False
+    problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+class Source(Protocol):
+    """A kind of images."""
+
+    kind: str
+
+    def fingerprint(self) -> str:
+        """A text that changes when the content does, found without decoding and in flat memory."""
+        ...
+
+    def catalogue(self) -> Catalogue:
+        """What is there.
+
+        Raises:
+            ImageError: Nothing of the source can be used.
+        """
+        ...
+
+
+def in_order(names: set[str]) -> tuple[str, ...]:
+    """Sorts class names; by number where all are numbers, so that class 10 comes after class 2."""
+    numeric = all(name.isascii() and name.isdigit() for name in names)
+    return tuple(sorted(names, key=lambda name: (int(name) if numeric else 0, name)))

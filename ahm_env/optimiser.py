@@ -1,0 +1,36 @@
+"""Adam whose state is plain tensors from the start: saved without pickle, shared between processes."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+
+_STATE = ("step", "exp_avg", "exp_avg_sq")
+
+
+class SharedAdam(torch.optim.Adam):
+    """Adam (Kingma, Ba, ICLR 2015), its moments allocated at once and in a fixed order."""
+
+    def __init__(self, parameters: Iterable[Parameter], learning_rate: float) -> None:
+        weights = list(parameters)
+        super().__init__(weights, lr=learning_rate, fused=weights[0].device.type != "mps")
+        for weight in weights:
+            step = torch.zeros((), device=weight.device)
+            moments = (torch.zeros_like(weight, memory_format=torch.preserve_format) for _ in range(2))
+            self.state[weight] = dict(zip(_STATE, (step, *moments), strict=True))
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Every tensor of the state, by the number of its weight; not copies."""
+        weights = self.param_groups[0]["params"]
+        return {f"{i}.{name}": self.state[weight][name] for i, weight in enumerate(weights) for name in _STATE}
+
+    def restore(self, tensors: dict[str, Tensor]) -> None:
+        """Copy in what `tensors` returned."""
+        for name, tensor in self.tensors().items():
+            tensor.copy_(tensors[name])
+
+    def share_memory(self) -> None:
+        """Move the state to shared memory, so that several processes step with the same moments."""
+        for tensor in self.tensors().values():
+            tensor.share_memory_()

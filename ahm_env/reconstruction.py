@@ -1,0 +1,251 @@
+"""The Reconstructor: a U-Net that fills in what is hidden, and the loss of every patch."""
+
+import pickle
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from ahm_env.errors import CheckpointError, SettingsError, TrainingError
+from ahm_env.files import load_tensors, save_tensors
+from ahm_env.masks import Bools, PatchGrid, as_tensor
+from ahm_env.optimiser import SharedAdam
+from ahm_env.unet import UNet, initialise
+
+DEFAULT_UNET = Path(__file__).with_name("default_unet.safetensors")
+SMALLEST_IMAGE = 16  # four halvings
+
+
+@dataclass(frozen=True)
+class Standardisation:
+    """Channel mean and deviation of the images that the U-Net was trained on, in 0..255 units."""
+
+    mean: tuple[float, ...]
+    deviation: tuple[float, ...]
+
+    def tensors(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Mean and deviation as `(1, C, 1, 1)` on the device."""
+        shape = (1, len(self.mean), 1, 1)
+        mean = torch.tensor(self.mean, device=device).reshape(shape)
+        return mean, torch.tensor(self.deviation, device=device).reshape(shape)
+
+
+class Reconstructor:
+    """A U-Net with its optimiser: hides patches, reconstructs them, and learns from what it missed.
+
+    Args:
+        unet: The U-Net; as many input as output channels.
+        grid: How images are cut into patches.
+        standardisation: Of the images, as many numbers as the U-Net has channels.
+        learning_rate: Step size of Adam.
+        loss_on: `hidden` (the U-Net learns from hidden patches) or `all`.
+        device: Where to compute.
+
+    Raises:
+        SettingsError: The U-Net does not map images to images of these channels, or images are too small.
+    """
+
+    def __init__(
+        self,
+        unet: UNet,
+        grid: PatchGrid,
+        standardisation: Standardisation,
+        learning_rate: float = 1e-3,
+        loss_on: str = "hidden",
+        device: str | torch.device = "cpu",
+    ) -> None:
+        channels = len(standardisation.mean)
+        if unet.n_channels != channels or unet.n_classes != channels:
+            raise SettingsError(
+                f"the U-Net maps {unet.n_channels} channels to {unet.n_classes}, but a reconstruction of these "
+                f"images maps {channels} to {channels}; choose other weights or --channels {unet.n_channels}"
+            )
+        if grid.image_size < SMALLEST_IMAGE:
+            raise SettingsError(f"image size {grid.image_size} is too small for a U-Net; use 16 or more")
+        if loss_on not in ("hidden", "all"):
+            raise SettingsError(f"loss_on {loss_on!r} is unknown; choose hidden or all")
+        self.device = torch.device(device)
+        self.unet = unet.to(self.device, memory_format=torch.channels_last)
+        self.grid = grid
+        self.standardisation = standardisation
+        self.loss_on = loss_on
+        self.mean, self.deviation = standardisation.tensors(self.device)
+        # fill is 0 in standardised units: the channel mean
+        self.fill = np.rint(standardisation.mean).clip(0, 255).astype(np.uint8)
+        self.optimiser = SharedAdam(unet.parameters(), learning_rate)
+
+    @classmethod
+    def create(
+        cls,
+        grid: PatchGrid,
+        standardisation: Standardisation,
+        width: int = 16,
+        norm: str = "batch",
+        seed: int = 0,
+        **settings: Any,
+    ) -> "Reconstructor":
+        """An untrained Reconstructor whose weights depend on `seed` alone."""
+        channels = len(standardisation.mean)
+        unet = UNet(channels, channels, width, norm)
+        initialise(unet, torch.Generator().manual_seed(seed))
+        return cls(unet, grid, standardisation, **settings)
+
+    def standardise(self, images: npt.NDArray[np.uint8]) -> Tensor:
+        """Images `(B, C, S, S)` uint8 to float32, minus the channel mean, over the channel deviation."""
+        pixels = as_tensor(images, self.device).contiguous(memory_format=torch.channels_last)
+        return (pixels - self.mean) / self.deviation
+
+    def hide(self, images: Tensor, masks: Tensor) -> Tensor:
+        """x·(1 − M) + fill·M, fill being 0 in standardised units.
+
+        Args:
+            images: `(B, C, S, S)`, standardised.
+            masks: `(B, N)`, 1 hides.
+        """
+        return images * (1 - self.grid.to_pixels(masks))
+
+    def reconstruct(self, images: npt.NDArray[np.uint8], masks: Bools) -> npt.NDArray[np.uint8]:
+        """What the U-Net makes of the masked images, `(B, C, S, S)` uint8 in and out."""
+        self.unet.eval()
+        with torch.inference_mode():
+            output, _, _ = self._forward(images, masks)
+            pixels = output * self.deviation + self.mean
+        return pixels.clamp(0, 255).round().to(torch.uint8).contiguous().cpu().numpy()
+
+    def patch_losses(self, images: npt.NDArray[np.uint8], masks: Bools) -> npt.NDArray[np.float32]:
+        """Patch loss ℓ of every patch, hidden or not, without learning.
+
+        Args:
+            images: `(B, C, S, S)` uint8.
+            masks: `(B, N)` bool, 1 hides.
+
+        Returns:
+            `(B, N)` mean squared error over the pixels and channels of each patch, in standardised intensities.
+        """
+        self.unet.eval()
+        with torch.inference_mode():
+            _, losses, _ = self._forward(images, masks)
+        return losses.cpu().numpy()
+
+    def learn(self, images: npt.NDArray[np.uint8], masks: Bools) -> npt.NDArray[np.float32]:
+        """One optimiser step on the loss of the hidden patches; the same forward pass gives the patch losses.
+
+        Args:
+            images: `(B, C, S, S)` uint8.
+            masks: `(B, N)` bool, 1 hides.
+
+        Returns:
+            `(B, N)` patch losses before the step.
+
+        Raises:
+            TrainingError: The loss or its gradient is not finite; the weights are left as they were.
+        """
+        self.unet.train()
+        _, losses, hidden = self._forward(images, masks)
+        loss = losses.mean() if self.loss_on == "all" else (losses * hidden).sum() / hidden.sum()
+        self.optimiser.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        gradients = [weight.grad for weight in self.unet.parameters() if weight.grad is not None]
+        if not torch.isfinite(torch.nn.utils.get_total_norm(gradients) + loss):
+            raise TrainingError(
+                f"the U-Net's loss is no longer finite ({loss.item():.3g}); the step size is probably too large: "
+                f"lower --learning-rate"
+            )
+        self.optimiser.step()
+        return losses.detach().cpu().numpy()
+
+    def _forward(self, images: npt.NDArray[np.uint8], masks: Bools) -> tuple[Tensor, Tensor, Tensor]:
+        """Reconstruction `(B, C, S, S)`, patch losses `(B, N)`, and masks `(B, N)`, all float32."""
+        targets, hidden = self.standardise(images), as_tensor(masks, self.device)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
+            output = self.unet(self.hide(targets, hidden))
+        output = output.float()
+        return output, self.grid.patch_means((output - targets).square()), hidden
+
+    def state(self) -> dict[str, Tensor]:
+        """Every tensor that learning changes: weights, statistics and optimiser."""
+        weights = {f"unet.{name}": tensor for name, tensor in self.unet.state_dict().items()}
+        return weights | {f"optimiser.{name}": tensor for name, tensor in self.optimiser.tensors().items()}
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Go back to what `state` returned."""
+        for name, tensor in self.state().items():
+            tensor.copy_(state[name])
+
+    def share_memory(self) -> None:
+        """Let several processes learn at once on the same weights; BatchNorm statistics stay private to each."""
+        for weight in self.unet.parameters():
+            weight.share_memory_()
+        self.optimiser.share_memory()
+
+    def save(self, path: Path) -> None:
+        """Write weights and standardisation; the tensors have the names of Pytorch-UNet."""
+        save_unet(path, self.unet, self.standardisation)
+
+    @classmethod
+    def load(cls, path: Path, grid: PatchGrid, **settings: Any) -> "Reconstructor":
+        """Read what `save` wrote.
+
+        Raises:
+            CheckpointError: Damaged, not a U-Net, or without the standardisation of its images.
+        """
+        unet, standardisation = load_unet(path)
+        if standardisation is None:
+            raise CheckpointError(
+                f"{path}: holds weights but not the mean and deviation of its images; use a file that `ahm` wrote"
+            )
+        return cls(unet, grid, standardisation, **settings)
+
+
+def save_unet(path: Path, unet: UNet, standardisation: Standardisation) -> None:
+    """Write a U-Net as safetensors, or as a `.pth` state dict that Pytorch-UNet loads, by the suffix of `path`."""
+    if path.suffix == ".pth":
+        torch.save({name: tensor.cpu().contiguous() for name, tensor in unet.state_dict().items()}, path)
+        return
+    about = {"mean": standardisation.mean, "deviation": standardisation.deviation}
+    save_tensors(path, unet.state_dict(), about)
+
+
+def load_unet(path: Path) -> tuple[UNet, Standardisation | None]:
+    """Read a U-Net from `.safetensors`, or from a Pytorch-UNet `.pth` without executing anything in it.
+
+    Width, norm, channels and kind of upsampling are read off the shapes.
+
+    Raises:
+        CheckpointError: Missing, damaged, would execute code, or not a U-Net.
+    """
+    if path.suffix == ".pth":
+        weights, about = read_pth(path), {}
+    else:
+        weights, about = load_tensors(path)
+    try:
+        first, last = weights["inc.double_conv.0.weight"], weights["outc.conv.weight"]
+        norm = "batch" if "inc.double_conv.1.running_mean" in weights else "group"
+        unet = UNet(first.shape[1], last.shape[0], first.shape[0], norm, bilinear="up1.up.weight" not in weights)
+        unet.load_state_dict(weights)
+    except (KeyError, RuntimeError, IndexError, AttributeError, SettingsError) as error:
+        reason = str(error).splitlines()[0]
+        raise CheckpointError(f"{path}: not the weights of a U-Net ({reason}); check which file it is") from None
+    if "mean" not in about:
+        return unet, None
+    return unet, Standardisation(tuple(about["mean"]), tuple(about["deviation"]))
+
+
+def read_pth(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such file; check the path")
+    try:
+        weights = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise CheckpointError(
+            f"{path}: damaged, or not plain weights ({reason}); save it again as a state dict"
+        ) from None
+    if not isinstance(weights, dict):
+        raise CheckpointError(f"{path}: holds no state dict; save the model's state_dict() instead")
+    weights.pop("mask_values", None)  # Pytorch-UNet's train.py adds it
+    return weights

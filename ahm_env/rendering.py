@@ -1,0 +1,111 @@
+"""Panels: image | policy map | masked | reconstruction | loss map, one row an image."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageDraw, ImageFont
+
+from ahm_env.masks import Bools
+
+if TYPE_CHECKING:
+    from ahm_env.episodes import Episodes
+    from ahm_env.masks import Ints
+
+Pixels = npt.NDArray[np.uint8]
+Map = npt.NDArray[np.float32]
+
+TILE = 144  # shown side of an image, pixels
+GAP = 8
+HEADER = 30
+PAPER, INK = (255, 255, 255), (40, 40, 48)
+HIDDEN = (58, 62, 74)  # colour of a hidden patch
+
+
+def panel(columns: Mapping[str, Pixels]) -> Pixels:
+    """Lay out columns of images under their headings.
+
+    Args:
+        columns: Heading to images `(B, H, W, 3)` uint8 RGB; every column has the same number.
+
+    Returns:
+        `(height, width, 3)` uint8 RGB.
+    """
+    rows = len(next(iter(columns.values())))
+    width, height = len(columns) * (TILE + GAP) + GAP, HEADER + rows * (TILE + GAP)
+    sheet = Image.new("RGB", (width, height), PAPER)
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(14)
+    for column, (heading, images) in enumerate(columns.items()):
+        left = GAP + column * (TILE + GAP)
+        draw.text((left + TILE / 2, HEADER / 2), heading, INK, font, anchor="mm")
+        for row, image in enumerate(images):
+            sheet.paste(Image.fromarray(enlarge(image)), (left, HEADER + row * (TILE + GAP)))
+    return np.asarray(sheet)
+
+
+def enlarge(image: Pixels) -> Pixels:
+    """Scale `(H, W, 3)` to the size of a tile: blocks stay sharp where pixels are magnified."""
+    way = cv2.INTER_AREA if image.shape[0] > TILE else cv2.INTER_NEAREST
+    return cv2.resize(image, (TILE, TILE), interpolation=way).astype(np.uint8)
+
+
+def as_rgb(images: Pixels) -> Pixels:
+    """`(B, C, S, S)`, C 1 or 3, to `(B, S, S, 3)`."""
+    return np.ascontiguousarray(np.broadcast_to(images, (len(images), 3, *images.shape[2:])).transpose(0, 2, 3, 1))
+
+
+def colour_map(patch_map: Map, image_size: int) -> Pixels:
+    """Patch maps `(B, N)` as colours `(B, S, S, 3)`, each from its smallest (dark) to its largest (bright)."""
+    side = int(patch_map.shape[1] ** 0.5)
+    low, high = patch_map.min(1, keepdims=True), patch_map.max(1, keepdims=True)
+    grey = (255 * (patch_map - low) / np.maximum(high - low, 1e-9)).astype(np.uint8).reshape(-1, side, side)
+    coloured = [cv2.cvtColor(cv2.applyColorMap(one, cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB) for one in grey]
+    size = (image_size, image_size)
+    return np.stack([cv2.resize(one, size, interpolation=cv2.INTER_NEAREST) for one in coloured]).astype(np.uint8)
+
+
+def overlay(images: Pixels, patch_map: Map, opacity: float = 0.6) -> Pixels:
+    """Colours of a patch map `(B, N)` over grey versions of images `(B, S, S, 3)`."""
+    grey = images.mean(3, keepdims=True)
+    return (opacity * colour_map(patch_map, images.shape[1]) + (1 - opacity) * grey).astype(np.uint8)
+
+
+def masked(images: Pixels, masks: Bools) -> Pixels:
+    """Images `(B, S, S, 3)` with the patches of masks `(B, N)` painted over."""
+    side = int(masks.shape[1] ** 0.5)
+    patch = images.shape[1] // side
+    pixels = masks.reshape(-1, side, side, 1).repeat(patch, 1).repeat(patch, 2)
+    return np.where(pixels, np.array(HIDDEN, np.uint8), images)
+
+
+def reconstruction_columns(
+    images: Pixels, masks: Bools, reconstructions: Pixels, losses: Map
+) -> dict[str, Pixels]:
+    """The columns masked, reconstruction, loss map.
+
+    Args:
+        images: `(B, C, S, S)` uint8.
+        masks: `(B, N)` bool.
+        reconstructions: `(B, C, S, S)` uint8; only their hidden patches are shown, in place of the image's.
+        losses: `(B, N)` patch losses; only those of hidden patches are shown.
+    """
+    shown, made = as_rgb(images), as_rgb(reconstructions)
+    side = int(masks.shape[1] ** 0.5)
+    patch = images.shape[2] // side
+    pixels = masks.reshape(-1, side, side, 1).repeat(patch, 1).repeat(patch, 2)
+    loss = np.where(pixels, colour_map(np.where(masks, losses, 0), images.shape[2]), shown // 3)
+    return {
+        "masked": masked(shown, masks),
+        "reconstruction": np.where(pixels, made, shown),
+        "patch loss": loss.astype(np.uint8),
+    }
+
+
+def episode_panel(episodes: "Episodes", slots: "Ints") -> Pixels:
+    """Panel of episodes as they stand: image, masked image, reconstruction and patch losses."""
+    images, masks = episodes.images.images(episodes.image[slots]), episodes.hidden[slots]
+    made = episodes.reconstructor.reconstruct(images, masks)
+    losses = episodes.patch_loss[slots]
+    return panel({"image": as_rgb(images), **reconstruction_columns(images, masks, made, losses)})
