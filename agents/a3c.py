@@ -17,7 +17,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from agents.agent import Callback, Env, Infos, begin, quotas, summary
+from agents.agent import Callback, Env, Infos, Problem, begin, summary
 from agents.networks import MaskingNetwork, Maps
 from agents.subsets import OrderedSubset
 from ahm_env import TrainingError
@@ -76,7 +76,7 @@ class A3C:
     """The agent. Several processes may call `learn` at once, after `share_memory`.
 
     Args:
-        env: The vector environment, or one like it: spaces and quotas are read off it.
+        env: A vector environment of the masking problem; only its shapes and quotas are used.
         settings: Hyper-parameters.
         seed: Of the weights and of the agent's draws.
         device: Where the networks compute.
@@ -85,25 +85,28 @@ class A3C:
     name = "a3c"
 
     def __init__(
-        self, env: Env, settings: A3CSettings | None = None, seed: int = 0, device: str | torch.device = "cpu"
+        self,
+        env: Env | Problem,
+        settings: A3CSettings | None = None,
+        seed: int = 0,
+        device: str | torch.device = "cpu",
     ) -> None:
-        self.settings = settings or A3CSettings()
+        self.problem = problem = Problem.of(env)
+        self.settings = settings = settings or A3CSettings()
         self.device = torch.device(device)
         self.generator = torch.Generator().manual_seed(seed)
-        channels, image_size, _ = env.single_observation_space.shape
-        low, high = quotas(env)
-        sizes = self.settings.sizes if low < high else 1
+        sizes = 1 if problem.quotas[0] == problem.quotas[1] else settings.sizes
         self.network = MaskingNetwork(
-            channels,
-            image_size,
-            side=round(env.single_action_space.n**0.5),
-            quotas=torch.linspace(low, high, sizes).round().long(),
-            bound=self.settings.bound,
-            backbone=self.settings.backbone,
-            backbone_weights=self.settings.backbone_weights,
+            problem.channels,
+            problem.image_size,
+            problem.side,
+            quotas=torch.linspace(*problem.quotas, sizes).round().long(),
+            bound=settings.bound,
+            backbone=settings.backbone,
+            backbone_weights=settings.backbone_weights,
             generator=self.generator,
         ).to(self.device)
-        self.optimiser = SharedAdam(self.network.parameters(), self.settings.learning_rate)
+        self.optimiser = SharedAdam(self.network.parameters(), settings.learning_rate)
 
     def learn(self, env: Env, images: int, callback: Callback | None = None) -> None:
         """Play `images` episodes (rounded up to whole batches) and learn from them: one worker of Algorithm S3.

@@ -1,7 +1,8 @@
 """The Agent protocol: who chooses the mask. Agents are interchangeable in the run, the comparison, the pictures."""
 
+import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,6 +13,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from torch import Tensor
 
 from ahm_env import SettingsError
+from ahm_env.files import save_tensors, write_text
 
 Env = VectorEnv[Any, Any, Any]
 Infos = dict[str, Any]
@@ -32,9 +34,45 @@ class Update:
 Callback = Callable[[Update], bool]  # called after each batch of episodes; False ends `learn`
 
 
+@dataclass(frozen=True)
+class Problem:
+    """The masking problem as an agent sees it: shapes and quotas.
+
+    Attributes:
+        channels: Of the images.
+        image_size: Side of the images, pixels (S).
+        side: Patches a side.
+        quotas: Smallest and largest number of patches that an episode hides; equal without a ratio range.
+    """
+
+    channels: int
+    image_size: int
+    side: int
+    quotas: tuple[int, int]
+
+    @property
+    def patches(self) -> int:
+        """Number of patches (N)."""
+        return self.side**2
+
+    @classmethod
+    def of(cls, env: "Env | Problem") -> "Problem":
+        """Read the problem off a vector environment."""
+        if isinstance(env, Problem):
+            return env
+        inner: Any = env.unwrapped
+        low, high = inner.quotas if hasattr(inner, "quotas") else inner.get_attr("quotas")[0]
+        spaces: Any = env.single_observation_space, env.single_action_space
+        channels, image_size, _ = spaces[0].shape
+        return cls(channels, image_size, round(spaces[1].n ** 0.5), (int(low), int(high)))
+
+
 class Agent(Protocol):
     """What every agent can do."""
 
+    name: str
+    problem: Problem
+    settings: Any  # a dataclass of numbers and strings, or None
     generator: torch.Generator
 
     def learn(self, env: Env, images: int, callback: Callback | None = None) -> None:
@@ -57,7 +95,9 @@ class Agent(Protocol):
             generator: Source of randomness, the agent's own where None.
         """
 
-    def maps(self, observations: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32] | None]:
+    def maps(
+        self, observations: npt.NDArray[np.uint8]
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32] | None]:
         """Policy map and value map, `(B, N)` each; the second is None where the agent has none."""
 
     def state(self) -> dict[str, Tensor]:
@@ -65,9 +105,6 @@ class Agent(Protocol):
 
     def restore(self, state: dict[str, Tensor]) -> None:
         """Go back to what `state` returned."""
-
-    def save(self, directory: Path) -> None:
-        """Write the agent into a directory, as safetensors and JSON."""
 
     def share_memory(self) -> None:
         """Let several processes learn at once, on the same weights."""
@@ -85,11 +122,13 @@ def play(agent: Agent, env: Env, images: int, callback: Callback | None = None) 
                 return
 
 
-def quotas(env: Env) -> tuple[int, int]:
-    """Smallest and largest number of patches that an episode of this environment hides."""
-    own = getattr(env.unwrapped, "quotas", None)
-    low, high = own if own is not None else env.unwrapped.get_attr("quotas")[0]  # type: ignore[attr-defined]
-    return low, high
+def save_agent(agent: Agent, directory: Path) -> None:
+    """Write `agent.json` and `agent.safetensors`; the optimiser stays behind."""
+    tensors = {name: tensor for name, tensor in agent.state().items() if not name.startswith("optimiser.")}
+    settings = asdict(agent.settings) if agent.settings else {}
+    about = {"agent": agent.name, "problem": asdict(agent.problem), "settings": settings}
+    save_tensors(directory / "agent.safetensors", tensors, about)
+    write_text(directory / "agent.json", json.dumps(about, indent=2) + "\n")
 
 
 def begin(env: Env) -> tuple[npt.NDArray[np.uint8], Infos]:

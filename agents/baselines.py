@@ -1,14 +1,12 @@
 """Agents that do not learn, against which a claim must stand."""
 
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from agents.a3c import A3C
-from agents.agent import Callback, Env, Infos, play, quotas
+from agents.agent import Callback, Env, Infos, Problem, play
 
 
 class RandomAgent:
@@ -16,10 +14,11 @@ class RandomAgent:
 
     name = "random"
 
-    def __init__(self, env: Env, seed: int = 0, **_: Any) -> None:
+    def __init__(
+        self, env: Env | Problem, settings: None = None, seed: int = 0, device: str | torch.device = "cpu"
+    ) -> None:
+        self.problem, self.settings = Problem.of(env), settings
         self.generator = torch.Generator().manual_seed(seed)
-        self.patches = int(env.single_action_space.n)
-        self.quotas = quotas(env)
 
     def learn(self, env: Env, images: int, callback: Callback | None = None) -> None:
         """Play; there is nothing to learn."""
@@ -34,8 +33,8 @@ class RandomAgent:
     ) -> npt.NDArray[np.int8]:
         """Random masks `(B, N)`: see the Agent protocol."""
         generator = generator or self.generator
-        low, high = self.quotas
-        shape = (len(observations), self.patches)
+        low, high = self.problem.quotas
+        shape = (len(observations), self.problem.patches)
         noise = torch.rand(shape, generator=generator)
         count = torch.randint(low, high + 1, (len(noise), 1), generator=generator)
         if infos is not None:
@@ -49,7 +48,7 @@ class RandomAgent:
 
     def maps(self, observations: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.float32], None]:
         """A flat policy map, and no value map."""
-        return np.zeros((len(observations), self.patches), np.float32), None
+        return np.zeros((len(observations), self.problem.patches), np.float32), None
 
     def state(self) -> dict[str, Tensor]:
         """The generator."""

@@ -217,9 +217,7 @@ class PatchMaskVectorEnv(VectorEnv[Pixels, npt.NDArray[np.int8], npt.NDArray[Any
         self._started = True
         return self.episodes.observations(self._all), self._infos(reset)
 
-    def step(
-        self, actions: npt.NDArray[np.int8]
-    ) -> tuple[Pixels, npt.NDArray[np.float64], Bools, Bools, Info]:
+    def step(self, actions: npt.NDArray[np.int8]) -> tuple[Pixels, npt.NDArray[np.float64], Bools, Bools, Info]:
         """Step all environments; finished ones start again as `autoreset_mode` says."""
         if not self._started:
             raise gym.error.ResetNeeded("call reset() before step()")
@@ -284,5 +282,3 @@ def _info(episodes: Episodes, slots: int | Slots) -> Info:
     infos: Info = {key: rows[slots].reshape(*np.shape(slots), side, side).copy() for key, rows in grids.items()}
     numbers = {"image_index": episodes.image[slots], "choosable": episodes.choosable(slots)}
     return infos | {key: np.copy(number) if np.ndim(slots) else int(number) for key, number in numbers.items()}
-
-

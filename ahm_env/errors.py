@@ -1,5 +1,7 @@
 """Every error a user can cause: one line that names the file, the likely cause and the remedy."""
 
+import errno
+
 
 class AHMError(Exception):
     """Base of all errors of this project. The command line prints its text and exits with status 2."""
@@ -23,3 +25,22 @@ class RunError(AHMError):
 
 class TrainingError(AHMError):
     """Training stopped: a loss that is not finite, or a worker that died."""
+
+
+_REMEDIES = {
+    errno.ENOSPC: "the disk is full; free some space, then go on with --resume",
+    errno.EDQUOT: "the disk quota is used up; free some space, then go on with --resume",
+    errno.EFBIG: "the file would be larger than is allowed here; raise the limit, then go on with --resume",
+    errno.EACCES: "no permission; change the permissions or choose another path",
+    errno.EPERM: "no permission; change the permissions or choose another path",
+    errno.EROFS: "read-only; choose another path",
+    errno.ENOTDIR: "a part of the path is a file; choose another path",
+    errno.ENOENT: "no such file; check the path",
+    errno.ENAMETOOLONG: "the name is too long; choose a shorter one",
+}
+
+
+def explain(error: OSError) -> str:
+    """An operating system's error in one line: file, cause and remedy."""
+    cause = _REMEDIES.get(error.errno or 0, error.strerror or str(error))
+    return f"{error.filename}: {cause}" if error.filename else cause

@@ -77,9 +77,7 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         about = json.loads(metadata.get("about", "{}"))
     except (SafetensorError, ValueError, OSError) as error:
         reason = str(error).splitlines()[0]
-        raise CheckpointError(
-            f"{path}: damaged or not a safetensors file ({reason}); restore it from a copy"
-        ) from None
+        raise CheckpointError(f"{path}: damaged or not a safetensors file ({reason}); restore it from a copy") from None
     if "crc32" in metadata and int(metadata["crc32"]) != _checksum(tensors):
         raise CheckpointError(f"{path}: damaged (checksum differs); restore it from a copy")
     return tensors, about

@@ -86,8 +86,7 @@ class MaskRatio:
     def __post_init__(self) -> None:
         if not (0 < self.low <= self.high < 1):
             raise SettingsError(
-                f"mask ratio {self} must lie strictly between 0 and 1, low before high; "
-                f"for example 0.5 or 0.3:0.7"
+                f"mask ratio {self} must lie strictly between 0 and 1, low before high; for example 0.5 or 0.3:0.7"
             )
 
     @classmethod

@@ -182,6 +182,11 @@ class Reconstructor:
             weight.share_memory_()
         self.optimiser.share_memory()
 
+    def own_statistics(self) -> None:
+        """Take BatchNorm statistics out of shared memory, in which they arrive in another process."""
+        for buffer in self.unet.buffers():
+            buffer.data = buffer.clone()
+
     def save(self, path: Path) -> None:
         """Write weights and standardisation; the tensors have the names of Pytorch-UNet."""
         save_unet(path, self.unet, self.standardisation)

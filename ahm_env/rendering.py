@@ -80,9 +80,7 @@ def masked(images: Pixels, masks: Bools) -> Pixels:
     return np.where(pixels, np.array(HIDDEN, np.uint8), images)
 
 
-def reconstruction_columns(
-    images: Pixels, masks: Bools, reconstructions: Pixels, losses: Map
-) -> dict[str, Pixels]:
+def reconstruction_columns(images: Pixels, masks: Bools, reconstructions: Pixels, losses: Map) -> dict[str, Pixels]:
     """The columns masked, reconstruction, loss map.
 
     Args:

@@ -1,20 +1,19 @@
 """The cache: each set decoded once, kept as plain .npy files that are memory-mapped.
 
-An entry is a directory named by a key of content and settings. It is written into a temporary directory beside it,
-by ordinary file writes (a full disk is then an error; in a memory map it would be a crash), and renamed into place.
+An entry is a directory named by a key of content and settings. It is written into a temporary directory beside it, by
+ordinary file writes (a full disk is then an error; in a memory map it would be a crash), and renamed into place.
 """
 
 import errno
 import hashlib
 import json
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -23,13 +22,24 @@ from filelock import FileLock
 
 from ahm_env.errors import SettingsError
 
+# To be raised with every change of what is stored, so that old entries are not found.
 FORMAT = 1
 META = "set.json"
+NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
 
 
 @dataclass(frozen=True)
 class Meta:
-    """What an entry holds; `sizes` are its files in bytes, so that a damaged entry is known."""
+    """What an entry holds.
+
+    Attributes:
+        image_size: S, in pixels.
+        channels: 1 or 3.
+        classes: Sorted class names.
+        has_masks: Whether there are masks.
+        binary_masks: Whether each mask has two values only, 0 and 1 or 0 and 255.
+        skipped: How many bad images were left out.
+    """
 
     image_size: int
     channels: int
@@ -37,12 +47,10 @@ class Meta:
     has_masks: bool
     binary_masks: bool
     skipped: int
-    first_problem: str
-    sizes: dict[str, int]
 
 
-def entry_key(fingerprint: str, **settings: object) -> str:
-    """The name of the entry for this content under these settings."""
+def entry_key(fingerprint: str, settings: dict[str, object]) -> str:
+    """The name, in hex digits, of the entry for this content under these settings."""
     text = json.dumps([FORMAT, fingerprint, settings], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
@@ -51,38 +59,44 @@ def cache_root(cache_dir: Path | None) -> Path:
     """The cache directory: the argument, else $AHM_CACHE, else the user's; created if need be.
 
     Raises:
-        SettingsError: It cannot be created or written.
+        SettingsError: It cannot be created.
     """
-    chosen = cache_dir or os.environ.get("AHM_CACHE") or platformdirs.user_cache_dir("ahm", appauthor=False)
-    root = Path(chosen).expanduser()
-    try:
+    root = Path(
+        cache_dir or os.environ.get("AHM_CACHE") or platformdirs.user_cache_dir("ahm", appauthor=False)
+    )
+    root = root.expanduser().absolute()
+    with _explained(root):
         root.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise _not_writable(root, error) from error
     return root
 
 
 def read_meta(entry: Path) -> Meta | None:
     """What the entry holds, or None if it is absent or damaged."""
     try:
-        fields = json.loads((entry / META).read_text())
-        meta = Meta(**fields | {"classes": tuple(fields["classes"])})
-        whole = all((entry / name).stat().st_size == size for name, size in meta.sizes.items())
+        stored = json.loads((entry / META).read_text())
+        if any((entry / name).stat().st_size != size for name, size in stored["sizes"].items()):
+            return None
+        return Meta(**stored["meta"] | {"classes": tuple(stored["meta"]["classes"])})
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None
-    return meta if whole else None
+
+
+def write_meta(directory: Path, meta: Meta) -> None:
+    """Writes what the entry holds, with the sizes of its files, by which damage is known."""
+    sizes = {path.name: path.stat().st_size for path in directory.iterdir()}
+    (directory / META).write_text(json.dumps({"meta": asdict(meta), "sizes": sizes}))
 
 
 @contextmanager
 def locked(root: Path, key: str) -> Iterator[None]:
-    """One process at a time builds an entry."""
-    try:
-        lock = FileLock(root / f"{key}.lock")
+    """Lets one process at a time build an entry.
+
+    Raises:
+        SettingsError: The cache directory is not writable.
+    """
+    lock = FileLock(root / f"{key}.lock")
+    with _explained(root):
         lock.acquire()
-    except PermissionError as error:
-        raise _not_writable(root, error) from error
     try:
         yield
     finally:
@@ -91,60 +105,79 @@ def locked(root: Path, key: str) -> Iterator[None]:
 
 @contextmanager
 def new_entry(root: Path, key: str) -> Iterator[Path]:
-    """A temporary directory that takes its place as the entry at the end, and is removed after an error.
+    """A directory that becomes the entry at the end, or is removed after an error. Call it with the lock held.
 
-    Only who holds the lock of the key may call it.
+    Raises:
+        SettingsError: The cache directory is not writable.
+        OSError: The disk is full.
     """
-    for stale in root.glob(f"{key}.*.tmp"):
-        shutil.rmtree(stale, ignore_errors=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f"{key}.", suffix=".tmp", dir=root))
+    for left_by_a_killed_process in root.glob(f"{key}.*.tmp"):
+        shutil.rmtree(left_by_a_killed_process, ignore_errors=True)
+    directory = root / f"{key}.{secrets.token_hex(4)}.tmp"
+    with _explained(root):
+        directory.mkdir()
     try:
-        yield temporary
-        entry = root / key
-        if entry.exists():
-            entry.rename(temporary / "replaced")
-        for path in temporary.iterdir():
-            if path.is_file():
-                _sync(path)
-        _sync(temporary)
-        old = temporary / "replaced"
-        temporary.rename(entry)
-        _sync(root)
-        with suppress(OSError):
-            shutil.rmtree(entry / old.name, ignore_errors=True)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
+        yield directory
+        for path in (*directory.iterdir(), directory):
+            _sync(path)
+        _replace(directory, root / key)
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
 
 
-def write_meta(directory: Path, **fields: Any) -> None:
-    """Writes what the entry holds, with the sizes of the files that are there."""
-    sizes = {path.name: path.stat().st_size for path in directory.iterdir() if path.is_file()}
-    (directory / META).write_text(json.dumps(asdict(Meta(sizes=sizes, **fields))))
+def _replace(directory: Path, entry: Path) -> None:
+    damaged = directory.with_suffix(".old.tmp")
+    with suppress(FileNotFoundError):
+        entry.rename(damaged)
+    try:
+        directory.rename(entry)
+    except OSError:
+        # Without working locks (some network disks) another process may have been first, with the same content.
+        if read_meta(entry) is None:
+            raise
+    _sync(entry.parent)
+    shutil.rmtree(damaged, ignore_errors=True)
 
 
 class ArrayWriter:
-    """Writes a .npy file row by row, in flat memory."""
+    """Writes a .npy file row after row, in flat memory.
 
-    def __init__(self, path: Path, shape: tuple[int, ...], dtype: npt.DTypeLike) -> None:
-        self.path, self.shape, self.dtype, self.rows = path, shape, np.dtype(dtype), 0
-        self.file: BinaryIO = path.open("wb")
+    Attributes:
+        path: The file.
+        row_shape: Shape of one row.
+        rows: How many were written.
+    """
+
+    def __init__(self, path: Path, row_shape: tuple[int, ...], dtype: npt.DTypeLike) -> None:
+        """Opens the file; it is complete when closed."""
+        self.path, self.row_shape, self.rows = path, row_shape, 0
+        self._dtype = np.dtype(dtype)
+        self._file = path.open("wb")
         self._write_header()
 
-    def append(self, row: npt.ArrayLike) -> None:
-        """Appends one row of the given shape."""
-        self.file.write(np.ascontiguousarray(row, self.dtype).reshape(self.shape).tobytes())
-        self.rows += 1
+    def append(self, rows: npt.ArrayLike) -> None:
+        """Appends rows: (N, *row_shape)."""
+        array = np.ascontiguousarray(rows, self._dtype).reshape(-1, *self.row_shape)
+        self._file.write(array.data)
+        self.rows += len(array)
 
     def close(self) -> None:
-        """Completes the header with the number of rows."""
-        self.file.seek(0)
+        """Writes the number of rows and closes the file."""
+        self._file.seek(0)
         self._write_header()
-        self.file.close()
+        self._file.close()
+
+    def abandon(self) -> None:
+        """Closes the file as it is."""
+        # On a full disk closing fails as well, and would hide the error that tells why.
+        with suppress(OSError):
+            self._file.close()
 
     def _write_header(self) -> None:
-        header = {"descr": self.dtype.str, "fortran_order": False, "shape": (self.rows, *self.shape)}
-        np.lib.format.write_array_header_1_0(self.file, header)
+        # NumPy pads a header so that the first axis may grow in place.
+        shape = (self.rows, *self.row_shape)
+        header = {"descr": self._dtype.str, "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(self._file, header)
 
 
 def _sync(path: Path) -> None:
@@ -155,8 +188,12 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _not_writable(root: Path, error: OSError) -> SettingsError:
-    return SettingsError(
-        f"{root}: the image cache cannot be written there ({error.strerror}); "
-        "set AHM_CACHE to a directory that can, or make this one writable"
-    )
+@contextmanager
+def _explained(root: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in NOT_WRITABLE:
+            raise
+        cause = f"the image cache cannot be written there ({error.strerror})"
+        raise SettingsError(f"{root}: {cause}; set AHM_CACHE to a directory where it can") from error

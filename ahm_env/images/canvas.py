@@ -40,7 +40,8 @@ class Canvas:
 
     def fractal(self, cells: int, octaves: int = 3) -> Field:
         """Noise with detail at several scales, each half as strong as the one before: (R, R)."""
-        return np.sum([self.noise(cells * 2**k) * np.float32(0.5**k) for k in range(octaves)], axis=0)
+        layers = [self.noise(cells * 2**k) * np.float32(0.5**k) for k in range(octaves)]
+        return np.asarray(np.sum(layers, axis=0))
 
     def lay(self, colour: Colour, alpha: Field) -> None:
         """Lays a colour over the picture, (R, R) alpha 0..1."""

@@ -80,7 +80,8 @@ def _curve(canvas: Canvas, length: float, bend: float) -> Field:
     turns = rng.normal(bend * rng.normal(0, 0.05), bend * 0.07, steps)
     heading = rng.uniform(0, 2 * np.pi) + np.cumsum(turns)
     path: Field = np.cumsum(np.stack([np.cos(heading), np.sin(heading)], axis=1), axis=0) * (length / steps)
-    return path - path.mean(axis=0) + rng.uniform(-1, 1, 2)
+    middle = path.mean(axis=0) + rng.uniform(-1, 1, 2)
+    return np.asarray(path - middle)
 
 
 def _hair(canvas: Canvas) -> None:

@@ -11,7 +11,7 @@ from ahm_env.errors import ImageError, SettingsError
 from ahm_env.images.cache import read_meta
 from ahm_env.images.source import SPLITS
 
-CHUNK_BYTES = 2**20
+CHUNK_BYTES = 2**18
 
 
 class ImageSet:

@@ -34,7 +34,8 @@ class Lesion:
         """`count` points spread evenly within `reach` of the radius: (count, 2)."""
         distance = self.radius * reach * np.sqrt(canvas.rng.random(count, np.float32))
         angle = canvas.rng.random(count, np.float32) * (2 * np.pi)
-        return np.stack([distance * np.cos(angle), distance * np.sin(angle)], axis=1) + np.array(self.centre)
+        offsets: Field = np.stack([distance * np.cos(angle), distance * np.sin(angle)], axis=1)
+        return np.asarray(offsets + np.array(self.centre))
 
 
 def nevus(canvas: Canvas) -> Lesion:

@@ -43,4 +43,5 @@ class Phantom:
 
     def _load(self, index: int) -> Sample:
         image, mask, label = draw(self.seed, index, self.image_size)
-        return Sample(f"phantom_{index:06d}", image, mask, label, split=max(0, index % 10 - 7))
+        name = f"phantom_{index:06d}"
+        return Sample(name, name, image, mask, label, split=max(0, index % 10 - 7))

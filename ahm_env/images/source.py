@@ -1,7 +1,7 @@
 """What every source of images gives, whatever its kind: a fingerprint, and a catalogue of samples.
 
-One file a source, all of the same shape: a class with `fingerprint` and `catalogue`. Each sample is a call that
-decodes it, so that decoding can happen in any thread, and that raises `ImageError` where it is bad.
+One file a source, all of the same shape: a class with `fingerprint` and `catalogue`. A sample is a call that decodes
+it, so that decoding can happen in any thread, and that raises `ImageError` where the image is bad.
 """
 
 from collections.abc import Callable, Iterator
@@ -23,6 +23,7 @@ class Sample:
 
     Attributes:
         name: Name within the source, such as `ISIC_0000000.jpg`.
+        path: How an error names it, such as `scans/images/ISIC_0000000.jpg`.
         image: (H, W) or (H, W, 3), RGB order, any integer or float type.
         mask: (H, W) uint8 class numbers, or None where the source has no masks.
         label: Class number, or -1 if unknown.
@@ -30,6 +31,7 @@ class Sample:
     """
 
     name: str
+    path: str
     image: Pixels
     mask: npt.NDArray[np.uint8] | None = None
     label: int = UNLABELLED
@@ -49,7 +51,7 @@ class Catalogue:
         classes: Sorted class names; empty without labels.
         has_masks: Whether every sample has a mask.
         problems: What is wrong and belongs to no sample, one line each, naming the file.
-        notes: What is worth knowing but is no fault.
+        notes: What is worth knowing but is no fault, one line each.
     """
 
     count: int
@@ -66,7 +68,11 @@ class Source(Protocol):
     kind: str
 
     def fingerprint(self) -> str:
-        """A text that changes when the content does, found without decoding and in flat memory."""
+        """A text that changes when the content does, found without decoding and in flat memory.
+
+        Raises:
+            ImageError: The source cannot be read.
+        """
         ...
 
     def catalogue(self) -> Catalogue:
@@ -78,7 +84,7 @@ class Source(Protocol):
         ...
 
 
-def in_order(names: set[str]) -> tuple[str, ...]:
+def class_order(names: set[str]) -> tuple[str, ...]:
     """Sorts class names; by number where all are numbers, so that class 10 comes after class 2."""
     numeric = all(name.isascii() and name.isdigit() for name in names)
     return tuple(sorted(names, key=lambda name: (int(name) if numeric else 0, name)))

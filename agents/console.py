@@ -1,0 +1,233 @@
+"""What a person sees of a run: a progress bar in a terminal, plain lines elsewhere, a table at the end."""
+
+import signal
+from collections.abc import Mapping
+from math import isnan
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from agents.measuring import Measurement
+from agents.pretraining import Pretraining, default_out
+from agents.runs import Row, RunDirectory, free_directory
+from agents.settings import PRESETS, RunSettings
+from ahm_env import ImageSet, RunError, load_images
+
+LOADED_LINE = 5_000  # images between two lines about loading, outside a terminal
+
+
+class Display:
+    """Shows how a run goes. Use as a context manager."""
+
+    def __init__(self, console: Console, total: int, seen: int) -> None:
+        self.console = console
+        self.total = total
+        self._hardness = float("nan")
+        self._progress: Progress | None = None
+        self._task = TaskID(0)
+        self._seen = self._start = seen
+        if console.is_terminal:
+            numbers = TextColumn(
+                "{task.fields[speed]:.0f} images/s  loss {task.fields[loss]}  hardness {task.fields[hardness]}"
+            )
+            self._progress = Progress(
+                TextColumn("training"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                numbers,
+                TimeRemainingColumn(),
+                console=console,
+            )
+            self._task = self._progress.add_task("", total=total, completed=seen, speed=0.0, loss="–", hardness="–")
+
+    def __enter__(self) -> "Display":
+        if self._progress is not None:
+            self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+
+    def on_update(self, images: int, seconds: float, loss: float) -> None:
+        """Move the bar."""
+        if self._progress is not None:
+            speed = self._progress.tasks[0].speed or 0.0
+            shown = min(images, self.total)
+            self._progress.update(
+                self._task, completed=shown, speed=speed, loss=f"{loss:.3f}", hardness=number(self._hardness)
+            )
+
+    def on_row(self, row: Row) -> None:
+        """Print a line, where there is no bar."""
+        self._hardness = row["hardness"]
+        if self._progress is None:
+            left = (self.total - row["images"]) / max(row["images_per_second"], 1e-9)
+            self.console.print(
+                f"{int(row['images']):>9,} of {self.total:,} images  {row['images_per_second']:.0f} images/s  "
+                f"loss {row['unet_loss']:.3f}  hardness {row['hardness']:.3f}  {max(0.0, left):.0f} s left"
+            )
+
+    def on_warning(self, text: str) -> None:
+        """Print a warning."""
+        self.console.print(f"[yellow]warning:[/] {escape(text)}")
+
+
+def number(value: float) -> str:
+    """A number for people; a dash for none."""
+    return "–" if isnan(value) else f"{value:.3f}"
+
+
+def make_console() -> Console:
+    """Wide enough that lines which are not shown in a terminal are not broken; colours only in one."""
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=500, no_color=True)
+
+
+def train_agent(given: Mapping[str, Any], preset: str | None, out: Path | None, resume: bool) -> int:
+    """Start a run, or go on with one, and show it.
+
+    Args:
+        given: Settings that the user named; None is not named.
+        preset: Name of a preset.
+        out: The run directory; by default a new one under `runs`.
+        resume: Go on with the run in `out`.
+
+    Returns:
+        The exit status: 0, or 128 + the signal that ended the run.
+
+    Raises:
+        AHMError: Anything that the user can mend.
+    """
+    console = make_console()
+    if out is None and resume:
+        raise RunError("--resume needs --out RUN, the directory of the run to go on with")
+    settings = None if resume else RunSettings.make(preset, **given)
+    if out is None and settings is not None:
+        out = free_directory(*default_out(settings))
+    directory = RunDirectory(Path(out or "."))
+    settings = _agree(directory, settings, {**PRESETS.get(preset or "", {}), **given})
+    images = _load(settings, console)
+    with directory:
+        if directory.settings() is None:
+            facts = {"count": len(images), "channels": images.channels, "skipped": images.skipped}
+            directory.begin(settings, {**facts, "content_key": images.content_key})
+        elif directory.content_key() != images.content_key:
+            raise RunError(
+                f"{directory.path}: the images of {settings.data} have changed since this run began; "
+                f"bring them back, or choose another --out"
+            )
+        run = Pretraining(settings, images, directory)
+        if run.finished:
+            console.print(f"{directory.path} is finished: {run.seen:,} images shown. There is nothing left to do.")
+            return 0
+        _announce(run, console)
+        with Display(console, settings.images, run.seen) as display:
+            measurement = run.run(display)
+    if measurement is None:
+        assert run.stopped_by is not None
+        name = signal.Signals(run.stopped_by).name
+        console.print(f"Stopped by {name} after {run.seen:,} of {settings.images:,} images; all is saved. Go on with")
+        console.print(f"  ahm train-agent --resume --out {directory.path}", markup=False)
+        return 128 + run.stopped_by
+    _conclude(run, measurement, console)
+    return 0
+
+
+def _agree(directory: RunDirectory, settings: RunSettings | None, given: Mapping[str, Any]) -> RunSettings:
+    """The settings to run with: those of a new run, or, where `settings` is None, those of the run in the directory.
+
+    Raises:
+        RunError: The directory and the wish do not go together.
+    """
+    existing, path = directory.settings(), directory.path
+    if settings is None:
+        if existing is None:
+            raise RunError(f"{path}: holds no run to resume; check --out, or leave out --resume to start one")
+        if others := existing.differences(given):
+            flags = ", ".join(f"--{name.replace('_', '-')}" for name in others)
+            raise RunError(f"{path}: this run has other settings than {flags}; leave them out to resume it")
+        return existing
+    if existing == settings:
+        raise RunError(f"{path}: holds this run already; add --resume to go on, or choose another --out")
+    if existing is not None:
+        raise RunError(f"{path}: holds a run with other settings; choose another --out")
+    if directory.occupied:
+        raise RunError(f"{path}: is not empty and holds no run; choose another --out")
+    return settings
+
+
+def _load(settings: RunSettings, console: Console) -> ImageSet:
+    """Load the images, with a bar or lines while they are decoded for the first time."""
+    total = 0
+    with Progress(
+        TextColumn("reading images"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    ) as progress:
+        task = progress.add_task("", total=None)
+
+        def report(done: int, count: int) -> None:
+            nonlocal total
+            total = count
+            progress.update(task, completed=done, total=count)
+            if not console.is_terminal and done % LOADED_LINE == 0:
+                console.print(f"{done:>9,} of {count:,} images read")
+
+        images = load_images(
+            settings.data, settings.image_size, settings.channels, settings.fit, settings.skip_bad, progress=report
+        )
+    if images.skipped:
+        console.print(f"[yellow]warning:[/] {images.skipped:,} bad images were left out; `ahm data check` lists them")
+    return images
+
+
+def _announce(run: Pretraining, console: Console) -> None:
+    settings, workers = run.settings, run.processes
+    console.print(
+        f"{settings.algo} on {escape(settings.data)}: {len(run.shown):,} images to learn from, {len(run.held_out):,} held "
+        f"out; {settings.grid.side} x {settings.grid.side} patches, ratio {settings.ratio}; {run.device}, "
+        f"{workers} worker{'s' * (workers > 1)}"
+    )
+    if workers > 1:
+        console.print("Several workers are fast but never repeat exactly; --workers 1 does.")
+    if run.seen:
+        console.print(f"Going on after {run.seen:,} images.")
+
+
+def _conclude(run: Pretraining, measurement: Measurement, console: Console) -> None:
+    """The result, and what to do next."""
+    path, row = run.directory.path, run.directory.rows[-1]
+    frequencies = measurement.frequencies
+    table = Table(title="Result", show_header=False)
+    facts = {
+        "hardness on held-out images": f"{measurement.hardness:.3f}   (random masks: 1)",
+        "mean patch loss, hidden by the agent / at random": f"{measurement.losses.mean():.4f} / "
+        f"{measurement.random_losses.mean():.4f}",
+        "how often a patch is hidden, least / most": f"{frequencies.min():.0%} / {frequencies.max():.0%}",
+        "masks differ, between images / two of the same": f"{measurement.between_images:.0%} / "
+        f"{measurement.within_images:.0%} of the patches",
+        "images shown": f"{run.seen:,} in {row['seconds']:.0f} s, {run.seen / max(row['seconds'], 1e-9):.0f} images/s",
+    }
+    for name, value in facts.items():
+        table.add_row(name, value)
+    console.print(table)
+    console.print(f"picture      {path / 'masks.png'}", markup=False)
+    console.print(f"U-Net        {path / 'unet.safetensors'}", markup=False)
+    console.print(f"agent        {path / 'agent'}", markup=False)
+    console.print(f"curves       {path / 'metrics.csv'}, or: tensorboard --logdir {path}", markup=False)
+    console.print(
+        f"Next: look at the picture; then your own images: ahm data check FOLDER, "
+        f"ahm train-agent --algo {run.settings.algo} --data FOLDER",
+        markup=False,
+    )

@@ -1,0 +1,328 @@
+"""The run: the agent proposes, the U-Net learns, and everything is measured, saved and drawn on the way."""
+
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from math import ceil
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from PIL import Image
+
+from agents import make_agent, save_agent
+from agents.agent import Agent, Update, play
+from agents.measuring import Measurement, measure
+from agents.runs import Checkpoint, Row, RunDirectory
+from agents.settings import RunSettings
+from agents.workers import Counter, Workers
+from ahm_env import ImageSet, PatchMaskVectorEnv, Reconstructor, SettingsError, Standardisation
+from ahm_env.files import atomic
+from ahm_env.masks import Ints
+from ahm_env.rendering import as_rgb, overlay, panel, reconstruction_columns
+
+ROWS = 16  # rows of metrics.csv, each with a measurement of hardness
+LARGEST_GAP = 10_000  # images between rows
+PAIRS, FINAL_PAIRS = 128, 4096  # image and mask pairs that hardness is measured on, during and after the run
+PICTURED = 8  # rows of masks.png
+CHECKPOINT_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A part of a run: who acts, and which of the two learns, until so many images have been shown."""
+
+    until: int
+    random: bool = False
+    agent_learns: bool = True
+    unet_learns: bool = True
+
+
+def stages(settings: RunSettings) -> list[Stage]:
+    """The parts of a run: one, or the three of the published code, each a third of the images.
+
+    Staged: the U-Net learns from random masks; the agent learns against that U-Net, which is frozen; the U-Net goes
+    on with the masks of the agent, which is frozen.
+    """
+    if settings.schedule == "joint":
+        return [Stage(settings.images)]
+    first, second = settings.images // 3, settings.images * 2 // 3
+    return [
+        Stage(first, random=True, agent_learns=False),
+        Stage(second, unet_learns=False),
+        Stage(settings.images, agent_learns=False),
+    ]
+
+
+class Observer(Protocol):
+    """Who is told how a run goes: a progress bar, or log lines."""
+
+    def on_update(self, images: int, seconds: float, loss: float) -> None:
+        """After every batch."""
+
+    def on_row(self, row: Row) -> None:
+        """After every measurement."""
+
+    def on_warning(self, text: str) -> None:
+        """Something that the user should know, while the run goes on."""
+
+
+class Pretraining:
+    """One run from start, or from its last checkpoint, to its end.
+
+    Args:
+        settings: What to compute.
+        images: The images; those of the `train` split are used.
+        directory: The run directory, held by this process.
+
+    Raises:
+        SettingsError: Too few images, or settings that do not fit.
+        CheckpointError: The last checkpoint is damaged.
+    """
+
+    def __init__(self, settings: RunSettings, images: ImageSet, directory: RunDirectory) -> None:
+        self.settings, self.images, self.directory = settings, images, directory
+        self.device = settings.torch_device
+        self.processes = settings.processes
+        torch.set_num_threads(1 if self.processes > 1 else torch.get_num_threads())
+        self.shown, self.held_out = split_held_out(images)
+        self.reconstructor = make_reconstructor(settings, images, self.shown)
+        self.env = make_env(settings, images, self.shown, self.reconstructor)
+        self.env.reset(seed=settings.seed)
+        extra = dict(settings.agent)
+        if settings.algo != "random":
+            extra["learning_rate"] = settings.agent_learning_rate
+        self.agent = make_agent(settings.algo, self.env, settings.seed, self.device, **extra)
+        self.seen = 0
+        self.seconds = 0.0
+        self.sums = {"images": 0.0, "updates": 0.0}
+        self.row_start = (0, 0.0)
+        self.stopped_by: int | None = None
+        self._warned = False
+        self._restore()
+        self._env_state = self.env.episodes.state()
+
+    def _restore(self) -> None:
+        checkpoint = self.directory.latest()
+        if checkpoint is None:
+            self.directory.restore_rows([])
+            return
+        about, tensors = checkpoint.about, checkpoint.tensors
+        parts: dict[str, dict[str, torch.Tensor]] = {"agent": {}, "reconstructor": {}}
+        for name, tensor in tensors.items():
+            part, _, rest = name.partition("/")
+            parts[part][rest] = tensor
+        self.agent.restore(parts["agent"])
+        self.reconstructor.restore(parts["reconstructor"])
+        self.env.episodes.restore(about["env"])
+        self.seen, self.seconds = checkpoint.images, about["seconds"]
+        self.sums, self.row_start = about["sums"], (about["row_start"][0], about["row_start"][1])
+        self.directory.restore_rows(about["rows"])
+
+    @property
+    def finished(self) -> bool:
+        """Whether all images have been shown, and all is written."""
+        return self.seen >= self.settings.images and bool(self.directory.rows)
+
+    def run(self, observer: Observer) -> Measurement | None:
+        """Train to the end, or until interrupted; the state is saved either way.
+
+        Args:
+            observer: Is told how it goes.
+
+        Returns:
+            The last measurement, None if the run was interrupted.
+
+        Raises:
+            TrainingError: A loss is not finite, or a worker died; the last checkpoint stays as it is.
+        """
+        self.observer = observer
+        counter = Counter(self.seen, shared=self.processes > 1)
+        with self._signals(), Workers(self, counter) as workers:
+            self._began = self._saved = time.monotonic()
+            self._seconds_before = self.seconds
+            for stage in stages(self.settings):
+                if self.seen < stage.until and self.stopped_by is None:
+                    self._play(stage, counter, workers)
+            workers.join()
+        self.seen = counter.value
+        if self.stopped_by is not None:
+            self._checkpoint()
+            return None
+        return self._record(FINAL_PAIRS)
+
+    def _play(self, stage: Stage, counter: Counter, workers: Workers) -> None:
+        self.env.chosen_share = self.settings.chosen_share(self.seen / self.settings.images)
+
+        def after(update: Update) -> bool:
+            workers.check()
+            self.seen = counter.add(update.images)
+            self.seconds = self._seconds_before + time.monotonic() - self._began
+            self._env_state = self.env.episodes.state()
+            self._tally(update)
+            self.env.chosen_share = self.settings.chosen_share(self.seen / self.settings.images)
+            self.observer.on_update(self.seen, self.seconds, update.unet_loss)
+            if self.seen >= self._next_row() and self.seen < self.settings.images:
+                self._record(PAIRS)
+            elif time.monotonic() - self._saved > CHECKPOINT_SECONDS:
+                self._checkpoint()
+            return self.stopped_by is None and self.seen < stage.until
+
+        play_stage(stage, self.settings, self.agent, self.env, stage.until - self.seen, after)
+
+    def _next_row(self) -> int:
+        gap = min(ceil(self.settings.images / ROWS), LARGEST_GAP)
+        return (self.row_start[0] // gap + 1) * gap
+
+    def _tally(self, update: Update) -> None:
+        self.sums["images"] += update.images
+        self.sums["updates"] += 1
+        for name in ("reward", "unet_loss", "entropy", "policy_loss", "value_loss"):
+            self.sums[name] = self.sums.get(name, 0.0) + getattr(update, name)
+
+    def _record(self, pairs: int) -> Measurement:
+        """Measure hardness, add a row, and bring every file of the run up to date."""
+        measurement = self.measure(min(pairs, max(PAIRS, self.settings.images // 4)))
+        updates = max(1.0, self.sums["updates"])
+        images, seconds = self.row_start
+        means = {name: value / updates for name, value in self.sums.items()}
+        row = {
+            **{name: means.get(name, float("nan")) for name in ("unet_loss", "reward", "entropy")},
+            **{name: means.get(name, float("nan")) for name in ("policy_loss", "value_loss")},
+            "images": self.seen,
+            "seconds": self.seconds,
+            "images_per_second": (self.seen - images) / max(1e-9, self.seconds - seconds),
+            "hardness": measurement.hardness,
+            "chosen_share": self.settings.chosen_share(self.seen / self.settings.images),
+            "mask_ratio": float(measurement.masks.mean()),
+        }
+        self.row_start, self.sums = (self.seen, self.seconds), {"images": 0.0, "updates": 0.0}
+        self.directory.add(row)
+        self._warn_of_collapse(measurement)
+        self.write_results()
+        self._checkpoint()
+        self.observer.on_row(row)
+        return measurement
+
+    def measure(self, pairs: int) -> Measurement:
+        """Hardness and masks on held-out images, about so many image and mask pairs."""
+        few = self.held_out[:pairs]
+        draws = max(2, round(pairs / len(few)))
+        ratio, horizon = self.settings.ratio, self.settings.horizon
+        return measure(self.agent, self.reconstructor, self.images, few, ratio, horizon, draws)
+
+    def _warn_of_collapse(self, measurement: Measurement) -> None:
+        same = measurement.between_images <= measurement.within_images * 0.98
+        stuck = measurement.frequencies.max() > 0.98 or measurement.frequencies.min() < 0.02
+        learned = measurement.hardness > 1.05 or measurement.frequencies.std() > 0.15
+        if learned and (same or stuck) and not self._warned and self.settings.algo not in ("random", "frozen"):
+            self._warned = True
+            what = "some patches are almost always or never hidden" if stuck else "all images get the same mask"
+            self.observer.on_warning(
+                f"the agent's masks are collapsing: {what}; raise --entropy-weight or lower --agent-learning-rate"
+            )
+
+    def _checkpoint(self) -> None:
+        tensors = {f"agent/{name}": tensor for name, tensor in self.agent.state().items()}
+        tensors |= {f"reconstructor/{name}": tensor for name, tensor in self.reconstructor.state().items()}
+        about = {"env": self._env_state, "seconds": self.seconds, "sums": self.sums, "row_start": self.row_start}
+        self.directory.save(Checkpoint(self.seen, tensors, about))
+        self._saved = time.monotonic()
+
+    def write_results(self) -> None:
+        """Write the U-Net, the agent and the picture as they are now."""
+        path = self.directory.path
+        self.reconstructor.save(path / "unet.safetensors")
+        save_agent(self.agent, path / "agent")
+        with atomic(path / "masks.png") as temporary:
+            Image.fromarray(self.picture()).save(temporary, format="PNG")
+
+    def picture(self) -> Any:
+        """The panel of the same held-out images, whenever it is drawn: `(height, width, 3)` uint8."""
+        few = self.held_out[np.linspace(0, len(self.held_out) - 1, min(PICTURED, len(self.held_out))).astype(int)]
+        images = self.images.images(few)
+        masks = self.agent.act(images, generator=torch.Generator().manual_seed(0)).astype(bool)
+        made, losses = self.reconstructor.reconstruct(images, masks), self.reconstructor.patch_losses(images, masks)
+        shown = as_rgb(images)
+        policy = {"image": shown, "policy map": overlay(shown, self.agent.maps(images)[0])}
+        return panel(policy | reconstruction_columns(images, masks, made, losses))
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        """Let Ctrl-C and SIGTERM end the run after the batch that is under way."""
+
+        def stop(number: int, _: Any) -> None:
+            self.stopped_by = number
+
+        before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def split_held_out(images: ImageSet) -> tuple[Ints, Ints]:
+    """The `train` split in two: images to learn from, and 5 % (at least 32) on which hardness is measured.
+
+    The choice depends on the number of images alone, so that every run on the same images holds out the same ones.
+
+    Raises:
+        SettingsError: Fewer than two images.
+    """
+    train = images.split("train")
+    if len(train) < 2:
+        raise SettingsError(f"{images.source}: {len(train)} images in the train split; at least 2 are needed")
+    count = min(max(32, len(train) // 20), len(train) // 2)
+    order = np.random.default_rng(0).permutation(len(train))
+    return train[np.sort(order[count:])], train[np.sort(order[:count])]
+
+
+def make_reconstructor(settings: RunSettings, images: ImageSet, shown: Ints) -> Reconstructor:
+    """The untrained U-Net of a run, standardised to the images it learns from."""
+    mean, deviation = images.standardisation(shown)
+    return Reconstructor.create(
+        settings.grid,
+        Standardisation(tuple(mean.tolist()), tuple(deviation.tolist())),
+        settings.width,
+        settings.norm,
+        settings.seed,
+        learning_rate=settings.learning_rate,
+        loss_on=settings.loss_on,
+        device=settings.torch_device,
+    )
+
+
+def make_env(settings: RunSettings, images: ImageSet, shown: Ints, reconstructor: Reconstructor) -> PatchMaskVectorEnv:
+    """The environment of a run."""
+    return PatchMaskVectorEnv(
+        settings.batch_size,
+        data=images,
+        indices=shown,
+        unet=reconstructor,
+        mask_ratio=settings.mask_ratio,
+        horizon=settings.horizon,
+        co_train=True,
+    )
+
+
+def play_stage(
+    stage: Stage, settings: RunSettings, agent: Agent, env: PatchMaskVectorEnv, images: int, callback: Any
+) -> None:
+    """Play a part of a run with this environment."""
+    env.episodes.co_train = stage.unet_learns
+    if stage.random:
+        play(make_agent("random", env, settings.seed), env, images, callback)
+    elif stage.agent_learns:
+        agent.learn(env, images, callback)
+    else:
+        play(agent, env, images, callback)
+
+
+def default_out(settings: RunSettings) -> tuple[Path, str]:
+    """Where runs go by default, and how they are called there."""
+    source = Path(settings.data).stem if Path(settings.data).exists() else settings.data.partition(":")[0]
+    return Path("runs"), f"{settings.algo}-{source}"

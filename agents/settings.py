@@ -1,0 +1,175 @@
+"""Everything that decides what a run computes, with defaults and presets."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+import torch
+
+from ahm_env import MaskRatio, PatchGrid, SettingsError
+
+SCHEDULES = ("joint", "staged")
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "demo": {"images": 8_000},
+    "paper": {
+        "image_size": 320,
+        "patch_size": 16,
+        "mask_ratio": "0.75",
+        "width": 64,
+        "batch_size": 12,
+        "learning_rate": 2e-4,
+        "agent_learning_rate": 2e-4,
+    },
+}
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """Settings of a run; the same settings, images and one worker give the same weights, bit for bit."""
+
+    algo: str = "a3c"
+    """Agent that chooses the masks."""
+    data: str = "phantom"
+    """Source of images."""
+    image_size: int = 64
+    """Images are resized to this many pixels a side."""
+    patch_size: int = 8
+    """Side of a patch, pixels."""
+    mask_ratio: str = "0.5"
+    """Share of the patches that is hidden; low:high lets the agent decide."""
+    horizon: int = 1
+    """Steps an image, after each of which the agent sees what is hidden."""
+    share: str = "0.5:1"
+    """Share of the quota that the agent chooses, from the start to the end of the run."""
+    images: int = 12_000
+    """Presentations of images in all."""
+    batch_size: int = 12
+    """Images side by side."""
+    width: int = 16
+    """Channels of the U-Net's first level."""
+    norm: str = "batch"
+    """Normalisation in the U-Net: batch or group."""
+    learning_rate: float = 5e-4
+    """Step size of the U-Net."""
+    agent_learning_rate: float = 1e-3
+    """Step size of the agent."""
+    workers: int = 0
+    """Processes that train at once; 0 is one a core, or one on a GPU."""
+    seed: int = 0
+    """Of all weights, draws and orders."""
+    device: str = "auto"
+    """cpu, cuda, mps, or the best there is."""
+    schedule: str = "joint"
+    """joint, or staged: U-Net on random masks, then the agent, then the U-Net on the agent's masks."""
+    loss_on: str = "hidden"
+    """Patches that the U-Net learns from: hidden or all."""
+    channels: int | None = None
+    """1 or 3; by default what the images are."""
+    fit: str = "stretch"
+    """How images become square: stretch or pad."""
+    skip_bad: bool = False
+    """Go on without images that cannot be read."""
+    agent: Mapping[str, Any] = field(default_factory=dict)
+    """Further settings of the agent, such as gamma."""
+
+    def __post_init__(self) -> None:
+        self.grid, self.ratio.quotas(self.grid.patches), self.shares  # noqa: B018 (they check themselves)
+        for name in ("horizon", "images", "batch_size", "width"):
+            if getattr(self, name) < 1:
+                raise SettingsError(f"--{name.replace('_', '-')} {getattr(self, name)} must be 1 or more")
+        for name in ("workers", "seed"):
+            if getattr(self, name) < 0:
+                raise SettingsError(f"--{name} {getattr(self, name)} must not be negative")
+        for name in ("learning_rate", "agent_learning_rate"):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise SettingsError(f"--{name.replace('_', '-')} {getattr(self, name)} must be a positive number")
+        if self.schedule not in SCHEDULES:
+            raise SettingsError(f"--schedule {self.schedule} is unknown; choose {' or '.join(SCHEDULES)}")
+        if self.workers > 1 and self.torch_device.type != "cpu":
+            raise SettingsError(f"--workers {self.workers} share memory on the CPU; use --workers 1 on {self.device}")
+
+    @classmethod
+    def make(cls, preset: str | None = None, **given: Any) -> "RunSettings":
+        """Defaults, overridden by a preset, overridden by what is given (None is not given).
+
+        Raises:
+            SettingsError: Unknown preset, or a value out of range.
+        """
+        if preset is not None and preset not in PRESETS:
+            raise SettingsError(f"--preset {preset} is unknown; choose one of {', '.join(PRESETS)}")
+        chosen = {key: value for key, value in given.items() if value is not None}
+        return cls(**{**PRESETS.get(preset or "", {}), **chosen})
+
+    @property
+    def grid(self) -> PatchGrid:
+        """How images are cut into patches."""
+        return PatchGrid(self.image_size, self.patch_size)
+
+    @property
+    def ratio(self) -> MaskRatio:
+        """Share of the patches to hide."""
+        return MaskRatio.parse(self.mask_ratio)
+
+    @property
+    def shares(self) -> tuple[float, float]:
+        """Chosen share at the start and at the end of the run."""
+        try:
+            numbers = [float(part) for part in self.share.split(":")]
+        except ValueError:
+            numbers = []
+        if len(numbers) not in (1, 2) or not all(0 <= number <= 1 for number in numbers):
+            raise SettingsError(f"--share {self.share} is not a share or a range within 0..1; for example 1 or 0:0.5")
+        return numbers[0], numbers[-1]
+
+    def chosen_share(self, progress: float) -> float:
+        """Chosen share after this part of the run, 0 to 1; rises (or falls) evenly."""
+        start, end = self.shares
+        return start + (end - start) * min(1.0, progress)
+
+    @property
+    def torch_device(self) -> torch.device:
+        """The device to compute on.
+
+        Raises:
+            SettingsError: Not a device of this machine.
+        """
+        if self.device == "auto":
+            best = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+            return torch.device(best)
+        try:
+            return torch.empty(0, device=self.device).device
+        except (RuntimeError, AssertionError, NotImplementedError):
+            raise SettingsError(f"--device {self.device} is not on this machine; use cpu, or auto") from None
+
+    @property
+    def processes(self) -> int:
+        """Number of processes that train at once."""
+        if self.workers:
+            return self.workers
+        return len(os.sched_getaffinity(0)) if self.torch_device.type == "cpu" else 1
+
+    def as_dict(self) -> dict[str, Any]:
+        """All settings, as JSON can hold them."""
+        return asdict(self)
+
+    def differences(self, given: Mapping[str, Any]) -> list[str]:
+        """Names of those given settings that are not this run's; `agent` settings by their own names."""
+        flat = {**self.as_dict(), **self.agent}
+        asked = {key: value for key, value in given.items() if key != "agent" and value is not None}
+        asked |= given.get("agent") or {}
+        return sorted(key for key, value in asked.items() if flat.get(key) != value)
+
+    @classmethod
+    def from_dict(cls, settings: Mapping[str, Any]) -> "RunSettings":
+        """Read what `as_dict` gave.
+
+        Raises:
+            SettingsError: A setting is missing or unknown.
+        """
+        names = {one.name for one in fields(cls)}
+        if set(settings) != names:
+            odd = sorted(set(settings) ^ names)
+            raise SettingsError(f"settings {', '.join(odd)} are missing or unknown: another version wrote them")
+        return cls(**settings)

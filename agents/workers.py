@@ -1,0 +1,150 @@
+"""Worker processes that train the same agent and the same U-Net at once, over shared memory (Hogwild).
+
+Processes are spawned (a forked PyTorch process deadlocks) and compute with one thread each.
+"""
+
+import os
+import signal
+import time
+import traceback
+from copy import copy
+from multiprocessing.synchronize import Event
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import multiprocessing
+
+from ahm_env import AHMError, TrainingError
+
+if TYPE_CHECKING:
+    from agents.agent import Agent
+    from agents.pretraining import Pretraining
+    from agents.settings import RunSettings
+    from ahm_env import ImageSet, Reconstructor
+    from ahm_env.masks import Ints
+
+_PATIENCE = 120.0  # seconds that a worker has to end its batch
+
+
+class Counter:
+    """Counts images over all processes."""
+
+    def __init__(self, value: int, shared: bool) -> None:
+        self._shared: Any = multiprocessing.get_context("spawn").Value("q", value) if shared else None
+        self._value = value
+
+    @property
+    def value(self) -> int:
+        """Images so far."""
+        return self._value if self._shared is None else int(self._shared.value)
+
+    def add(self, images: int) -> int:
+        """Add images; returns how many there are then."""
+        if self._shared is None:
+            self._value += images
+            return self._value
+        with self._shared.get_lock():
+            self._shared.value += images
+            return int(self._shared.value)
+
+
+class Workers:
+    """All workers but the first, which is the calling process itself. Use as a context manager.
+
+    Args:
+        run: The run; its agent and its U-Net are moved to shared memory.
+        counter: Counts the images of all.
+    """
+
+    def __init__(self, run: "Pretraining", counter: Counter) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._stop, self._failures = context.Event(), context.SimpleQueue()
+        self._processes: list[Any] = []
+        if run.processes > 1:
+            run.agent.share_memory()
+            run.reconstructor.share_memory()
+        agent = copy(run.agent)
+        del agent.generator  # does not survive the way to another process; each worker has its own
+        for number in range(1, run.processes):
+            work = (number, run.settings, run.images, run.shown, run.reconstructor, agent, counter)
+            self._processes.append(context.Process(target=_work, args=(*work, self._stop, self._failures), daemon=True))
+
+    def __enter__(self) -> "Workers":
+        for process in self._processes:
+            process.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for process in self._processes:
+            process.join(_PATIENCE)
+            if process.is_alive():
+                process.kill()
+
+    def check(self) -> None:
+        """See whether all are well.
+
+        Raises:
+            TrainingError: A worker died; the text has its traceback, if there was time for one.
+        """
+        for number, process in enumerate(self._processes, 1):
+            if process.exitcode:
+                details = "" if self._failures.empty() else self._failures.get()
+                code = process.exitcode
+                how = f"was killed by signal {-code} ({signal.Signals(-code).name})" if code < 0 else "failed"
+                raise TrainingError(
+                    details
+                    or f"worker {number} {how}; resume from the last checkpoint with --resume, "
+                    f"with fewer --workers if memory ran out"
+                )
+
+    def join(self) -> None:
+        """Wait until all have come to the end of the run."""
+        self._stop.set()
+        deadline = time.monotonic() + _PATIENCE
+        while any(process.exitcode is None for process in self._processes) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        self.check()
+
+
+def _work(
+    number: int,
+    settings: "RunSettings",
+    images: "ImageSet",
+    shown: "Ints",
+    reconstructor: "Reconstructor",
+    agent: "Agent",
+    counter: Counter,
+    stop: Event,
+    failures: Any,
+) -> None:
+    """A worker's life: the same stages as the first worker's, on images of its own."""
+    from agents.pretraining import make_env, play_stage, stages
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first worker decides when to stop
+    torch.set_num_threads(1)
+    parent = os.getppid()
+    try:
+        reconstructor.own_statistics()
+        env = make_env(settings, images, shown, reconstructor)
+        seed = int(torch.randint(2**40, (1,), generator=torch.Generator().manual_seed(settings.seed))) + number
+        env.reset(seed=seed + counter.value)
+        agent.generator = torch.Generator().manual_seed(seed + counter.value)
+        for stage in stages(settings):
+
+            def after(update: Any, until: int = stage.until) -> bool:
+                seen = counter.add(update.images)
+                env.chosen_share = settings.chosen_share(seen / settings.images)
+                return seen < until and not stop.is_set() and os.getppid() == parent
+
+            env.chosen_share = settings.chosen_share(counter.value / settings.images)
+            if counter.value < stage.until and not stop.is_set():
+                play_stage(stage, settings, agent, env, stage.until, after)
+    except AHMError as error:
+        failures.put(f"worker {number}: {error}")
+        raise SystemExit(1) from None
+    except BaseException:
+        failures.put(
+            f"worker {number} failed; the last checkpoint is intact, go on with --resume\n{traceback.format_exc()}"
+        )
+        raise SystemExit(1) from None

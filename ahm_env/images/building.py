@@ -1,0 +1,205 @@
+"""Decodes a catalogue into a cache entry: in a few threads, in order, in flat memory."""
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+
+from ahm_env.errors import ImageError
+from ahm_env.images.cache import ArrayWriter, Meta, write_meta
+from ahm_env.images.pixels import Image8, PixelSettings, fit_image, fit_mask, with_channels
+from ahm_env.images.source import Catalogue, Load
+
+THREADS = min(4, os.cpu_count() or 1)
+AHEAD = 4 * THREADS
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A sample as the cache keeps it, with what is known of the original.
+
+    Attributes:
+        name: Name within the source.
+        image: (C, S, S) uint8; C is 1 if it has no colour.
+        mask: (S, S) uint8 class numbers, or None.
+        label: Class number, or -1.
+        split: Index into `SPLITS`.
+        original_size: (width, height) in pixels.
+        original_type: Name of the NumPy type of its pixels.
+        mask_values: Class numbers in the mask before resizing.
+    """
+
+    name: str
+    image: Image8
+    mask: Image8 | None
+    label: int
+    split: int
+    original_size: tuple[int, int]
+    original_type: str
+    mask_values: frozenset[int]
+
+
+def prepare_all(catalogue: Catalogue, settings: PixelSettings) -> Iterator[Prepared | ImageError]:
+    """Decodes, scales and resizes every sample, in the order of the catalogue; a bad one gives its error."""
+    pool = ThreadPoolExecutor(THREADS)
+    ahead: deque[Future[Prepared | ImageError]] = deque()
+    try:
+        for load in catalogue.samples:
+            ahead.append(pool.submit(_prepare, load, settings))
+            if len(ahead) == AHEAD:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def build(
+    directory: Path,
+    catalogue: Catalogue,
+    settings: PixelSettings,
+    skip_bad: bool,
+    source: str,
+    progress: Progress | None,
+) -> None:
+    """Writes the entry of a catalogue into an empty directory.
+
+    Args:
+        directory: Where the files go.
+        catalogue: What the source holds.
+        settings: Size, channels and fit.
+        skip_bad: Leave bad images out instead of stopping at the first.
+        source: As the user gave it, for errors.
+        progress: Called with (done, total).
+
+    Raises:
+        ImageError: An image is bad and `skip_bad` is not set, or every image is bad.
+        OSError: The disk is full.
+    """
+    problems = len(catalogue.problems)
+    first_problem = next(iter(catalogue.problems), "")
+    if problems and not skip_bad:
+        raise ImageError(_with_remedy(first_problem, source, problems))
+    with EntryWriter(directory, catalogue.has_masks, settings) as writer:
+        for done, prepared in enumerate(prepare_all(catalogue, settings), 1):
+            if isinstance(prepared, Prepared):
+                writer.append(prepared)
+            elif skip_bad:
+                problems += 1
+                first_problem = first_problem or str(prepared)
+            else:
+                raise ImageError(_with_remedy(str(prepared), source)) from prepared
+            if progress:
+                progress(done, catalogue.count)
+        if writer.count == 0:
+            raise ImageError(
+                f"{source}: all of its {catalogue.count} images are bad; the first: {first_problem}"
+            )
+    write_meta(directory, writer.meta(catalogue.classes, skipped=problems))
+
+
+class EntryWriter:
+    """Writes prepared samples into the files of an entry; they are complete at the end of the `with` block."""
+
+    def __init__(self, directory: Path, has_masks: bool, settings: PixelSettings) -> None:
+        """Opens the files."""
+        square = (settings.image_size, settings.image_size)
+        self._settings = settings
+        self._binary_masks = True
+        self._arrays = {
+            "images": ArrayWriter(directory / "images.npy", (settings.channels or 1, *square), np.uint8),
+            "labels": ArrayWriter(directory / "labels.npy", (), np.int32),
+            "splits": ArrayWriter(directory / "splits.npy", (), np.uint8),
+            "names": ArrayWriter(directory / "names.npy", (), np.uint8),
+            "name_ends": ArrayWriter(directory / "name_ends.npy", (), np.int64),
+        }
+        if has_masks:
+            self._arrays["masks"] = ArrayWriter(directory / "masks.npy", square, np.uint8)
+
+    def __enter__(self) -> Self:
+        """Gives itself."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Completes the files, or abandons them after an error."""
+        for array in self._arrays.values():
+            if kind is None:
+                array.close()
+            else:
+                array.abandon()
+
+    @property
+    def count(self) -> int:
+        """Samples written so far."""
+        return self._arrays["labels"].rows
+
+    def append(self, prepared: Prepared) -> None:
+        """Appends one sample."""
+        if self._settings.channels is None and len(prepared.image) > self._channels:
+            self._widen()
+        self._arrays["images"].append(with_channels(prepared.image, self._channels))
+        if prepared.mask is not None:
+            self._arrays["masks"].append(prepared.mask)
+            self._binary_masks &= prepared.mask_values <= {0, 1} or prepared.mask_values <= {0, 255}
+        self._arrays["labels"].append(prepared.label)
+        self._arrays["splits"].append(prepared.split)
+        name = prepared.name.encode("utf-8", "surrogateescape")
+        self._arrays["names"].append(np.frombuffer(name, np.uint8))
+        self._arrays["name_ends"].append(self._arrays["names"].rows)
+
+    def meta(self, classes: tuple[str, ...], skipped: int) -> Meta:
+        """What was written."""
+        return Meta(
+            image_size=self._settings.image_size,
+            channels=self._channels,
+            classes=classes,
+            has_masks="masks" in self._arrays,
+            binary_masks=self._binary_masks,
+            skipped=skipped,
+        )
+
+    @property
+    def _channels(self) -> int:
+        return self._arrays["images"].row_shape[0]
+
+    def _widen(self) -> None:
+        """Turns what was grey so far into RGB: the first image in colour has come."""
+        grey = self._arrays["images"]
+        grey.close()
+        narrow = grey.path.rename(grey.path.with_suffix(".grey"))
+        self._arrays["images"] = wide = ArrayWriter(grey.path, (3, *grey.row_shape[1:]), np.uint8)
+        if grey.rows:
+            for image in np.load(narrow, mmap_mode="r"):
+                wide.append(with_channels(image, 3))
+        narrow.unlink()
+
+
+def _prepare(load: Load, settings: PixelSettings) -> Prepared | ImageError:
+    try:
+        sample = load()
+    except ImageError as error:
+        return error
+    try:
+        image = fit_image(sample.image, settings)
+    except ImageError as error:
+        return ImageError(f"{sample.path}: {error}")
+    height, width = sample.image.shape[:2]
+    mask, values = None, frozenset[int]()
+    if sample.mask is not None:
+        mask = fit_mask(sample.mask, settings)
+        values = frozenset(np.flatnonzero(np.bincount(sample.mask.ravel())).tolist())
+    return Prepared(
+        sample.name, image, mask, sample.label, sample.split, (width, height), sample.image.dtype.name, values
+    )
+
+
+def _with_remedy(problem: str, source: str, count: int | None = None) -> str:
+    bad = f"{count} such problems; " if count and count > 1 else ""
+    return f"{problem} ({bad}--skip-bad leaves bad images out, `ahm data check {source}` lists them)"

@@ -1,0 +1,100 @@
+"""What is in a source, and everything that is wrong with it."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ahm_env.errors import ImageError
+from ahm_env.images.building import Prepared, Progress, prepare_all
+from ahm_env.images.loading import find_source
+from ahm_env.images.pixels import PixelSettings
+from ahm_env.images.source import SPLITS, Catalogue
+
+UNLABELLED_NAME = "(no label)"
+
+
+@dataclass
+class SourceReport:
+    """What is in a source.
+
+    Attributes:
+        source: As the user gave it.
+        kind: "folder", "npz" or "phantom".
+        images: Number of images that can be used.
+        sizes: Images by (width, height) in pixels.
+        channels: Images by number of channels, 1 or 3; three equal channels count as 1.
+        pixel_types: Images by the type of their pixels, such as "uint8", "uint16", "float32".
+        masks: Number of images with a mask.
+        empty_masks: Number of masks that are 0 everywhere.
+        mask_values: Sorted class numbers that occur in masks.
+        classes: For each class, images by split; images without a label under "(no label)".
+        splits: Images by split.
+        problems: Everything wrong, one line each, naming the file.
+        notes: What is worth knowing but is no fault, one line each.
+    """
+
+    source: str
+    kind: str
+    images: int = 0
+    sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
+    channels: Counter[int] = field(default_factory=Counter)
+    pixel_types: Counter[str] = field(default_factory=Counter)
+    masks: int = 0
+    empty_masks: int = 0
+    mask_values: tuple[int, ...] = ()
+    classes: dict[str, Counter[str]] = field(default_factory=dict)
+    splits: Counter[str] = field(default_factory=Counter)
+    problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def check_source(source: str | Path, progress: Progress | None = None) -> SourceReport:
+    """Decodes every image of a source, without the cache, and reports what is there.
+
+    Bad images, masks and labels are listed, not raised.
+
+    Args:
+        source: As for `load_images`.
+        progress: Called with (done, total).
+
+    Returns:
+        The report.
+
+    Raises:
+        ImageError: There is no such source.
+        SettingsError: The phantom is misspelt.
+    """
+    settings = PixelSettings()
+    found = find_source(source, settings.image_size)
+    report = SourceReport(str(source), found.kind)
+    try:
+        catalogue = found.catalogue()
+        report.classes = {name: Counter() for name in catalogue.classes}
+        report.problems += catalogue.problems
+        report.notes += catalogue.notes
+        for done, prepared in enumerate(prepare_all(catalogue, settings), 1):
+            if isinstance(prepared, Prepared):
+                _count(report, prepared, catalogue)
+            else:
+                report.problems.append(str(prepared))
+            if progress:
+                progress(done, catalogue.count)
+    except ImageError as error:
+        report.problems.append(str(error))
+    return report
+
+
+def _count(report: SourceReport, prepared: Prepared, catalogue: Catalogue) -> None:
+    split = SPLITS[prepared.split]
+    report.images += 1
+    report.sizes[prepared.original_size] += 1
+    report.channels[len(prepared.image)] += 1
+    report.pixel_types[prepared.original_type] += 1
+    report.splits[split] += 1
+    if catalogue.classes:
+        name = catalogue.classes[prepared.label] if prepared.label >= 0 else UNLABELLED_NAME
+        report.classes.setdefault(name, Counter())[split] += 1
+    if prepared.mask is not None:
+        report.masks += 1
+        report.empty_masks += prepared.mask_values == {0}
+        report.mask_values = tuple(sorted(prepared.mask_values.union(report.mask_values)))

@@ -1,0 +1,1 @@
+"""What the pretrained U-Net is good for: fine-tuning for segmentation and classification."""
