@@ -12,7 +12,7 @@ from agents.baselines import FrozenAgent, RandomAgent
 from ahm_env import CheckpointError, SettingsError
 from ahm_env.files import load_tensors
 
-__all__ = ["AGENTS", "A3C", "A3CSettings", "Agent", "Problem", "load_agent", "make_agent", "save_agent"]
+__all__ = ["A3C", "AGENTS", "A3CSettings", "Agent", "Problem", "load_agent", "make_agent", "save_agent"]
 
 AGENTS: dict[str, Any] = {"a3c": A3C, "random": RandomAgent, "frozen": FrozenAgent}
 _SETTINGS: dict[str, Any] = {"a3c": A3CSettings, "frozen": A3CSettings}

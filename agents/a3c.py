@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from agents.agent import Callback, Env, Infos, Problem, begin, summary
-from agents.networks import MaskingNetwork, Maps
+from agents.networks import Maps, MaskingNetwork
 from agents.subsets import OrderedSubset
 from ahm_env import TrainingError
 from ahm_env.masks import as_tensor

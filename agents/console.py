@@ -195,8 +195,8 @@ def _load(settings: RunSettings, console: Console) -> ImageSet:
 def _announce(run: Pretraining, console: Console) -> None:
     settings, workers = run.settings, run.processes
     console.print(
-        f"{settings.algo} on {escape(settings.data)}: {len(run.shown):,} images to learn from, {len(run.held_out):,} held "
-        f"out; {settings.grid.side} x {settings.grid.side} patches, ratio {settings.ratio}; {run.device}, "
+        f"{settings.algo} on {escape(settings.data)}: {len(run.shown):,} images to learn from, {len(run.held_out):,} "
+        f"held out; {settings.grid.side} x {settings.grid.side} patches, ratio {settings.ratio}; {run.device}, "
         f"{workers} worker{'s' * (workers > 1)}"
     )
     if workers > 1:

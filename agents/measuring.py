@@ -1,6 +1,7 @@
 """How hard are an agent's masks? Measured on held-out images, without touching the run's randomness or statistics."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -35,7 +36,7 @@ class Measurement:
     @property
     def frequencies(self) -> npt.NDArray[np.float64]:
         """`(N,)` share of the masks that hide each patch."""
-        return self.masks.mean((0, 1))
+        return np.asarray(self.masks.mean((0, 1)), np.float64)
 
     @property
     def between_images(self) -> float:
@@ -91,7 +92,11 @@ def measure(
             masks[draw].append(mask)
             losses[draw].append(rewards[: len(shown)])
             random_losses[draw].append((random_loss * anywhere).sum(1) / anywhere.sum(1))
-    return Measurement(*(np.stack([np.concatenate(row) for row in rows]) for rows in (masks, losses, random_losses)))
+
+    def stacked(rows: list[list[npt.NDArray[Any]]]) -> npt.NDArray[Any]:
+        return np.stack([np.concatenate(row) for row in rows])
+
+    return Measurement(stacked(masks), stacked(losses), stacked(random_losses))
 
 
 def _differences(masks: Bools) -> float:

@@ -77,6 +77,8 @@ class VGG16Blocks(nn.Module):
             layers += [nn.MaxPool2d(2)]
         self.features = nn.Sequential(*layers)
         self.channels = channels
+        self.mean: Tensor
+        self.deviation: Tensor
         mean, deviation = (torch.tensor(numbers).reshape(1, 3, 1, 1) for numbers in _IMAGENET)
         self.register_buffer("mean", mean, persistent=False)
         self.register_buffer("deviation", deviation, persistent=False)
@@ -138,10 +140,11 @@ class MaskingNetwork(nn.Module):
         self.size = nn.Linear(self.phi.channels, len(quotas)) if len(quotas) > 1 else None
         initialise(self, generator)
         # small heads: at first every patch and every size is as likely as any other
-        for head in (self.policy, self.value, self.size):
-            if head is not None:
+        heads: list[nn.Conv2d | nn.Linear | None] = [self.policy, self.value, self.size]
+        for head in heads:
+            if head is not None and head.bias is not None:
                 head.weight.data.mul_(0.01)
-                head.bias.data.zero_()
+                nn.init.zeros_(head.bias)
         if isinstance(self.phi, VGG16Blocks) and backbone_weights is not None:
             self.phi._load(Path(backbone_weights))
         self.quotas: Tensor

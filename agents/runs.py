@@ -142,10 +142,10 @@ class RunDirectory:
 
     def _log(self, row: Row) -> None:
         if self._writer is None:
-            self._writer = SummaryWriter(str(self.path))  # type: ignore[no-untyped-call]
+            self._writer = SummaryWriter(str(self.path))
         for name in COLUMNS[1:]:
-            self._writer.add_scalar(name, row[name], int(row["images"]))  # type: ignore[no-untyped-call]
-        self._writer.flush()  # type: ignore[no-untyped-call]
+            self._writer.add_scalar(name, row[name], int(row["images"]))
+        self._writer.flush()
 
     def _checkpoints(self) -> list[Path]:
         return sorted((self.path / "checkpoints").glob("[0-9]*.safetensors"))

@@ -75,7 +75,7 @@ class RunSettings:
     """Further settings of the agent, such as gamma."""
 
     def __post_init__(self) -> None:
-        self.grid, self.ratio.quotas(self.grid.patches), self.shares  # noqa: B018 (they check themselves)
+        self.grid, self.ratio.quotas(self.grid.patches), self.shares
         for name in ("horizon", "images", "batch_size", "width"):
             if getattr(self, name) < 1:
                 raise SettingsError(f"--{name.replace('_', '-')} {getattr(self, name)} must be 1 or more")

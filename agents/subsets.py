@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
+_ONE = torch.Size()
 _EXCLUDED = -1e4  # finite, so that gradients stay finite; e^-10000 is 0
 
 
@@ -29,14 +30,15 @@ class OrderedSubset(Distribution):
 
     @torch.no_grad()
     def sample(  # type: ignore[override]
-        self, sample_shape: torch.Size = torch.Size(), generator: torch.Generator | None = None
+        self, sample_shape: torch.Size = _ONE, generator: torch.Generator | None = None
     ) -> Tensor:
         """Rankings `(*sample_shape, B, N)`, int64: patch numbers in the order of drawing."""
         shape = (*sample_shape, *self.logits.shape)
         device = generator.device if generator is not None else self.logits.device
         uniform = torch.rand(shape, generator=generator, device=device, dtype=torch.float64)
         gumbel = -torch.log(-torch.log(uniform.clamp(1e-300, 1 - 1e-16)))
-        return (self.logits.double() + gumbel.to(self.logits.device)).argsort(-1, descending=True)
+        perturbed = self.logits.double() + gumbel.to(self.logits.device)
+        return perturbed.sort(-1, descending=True).indices
 
     @property
     def mode(self) -> Tensor:
@@ -53,7 +55,7 @@ class OrderedSubset(Distribution):
         return torch.zeros_like(self.drawn()).scatter(-1, ranking, self.drawn())
 
     def patch_log_prob(self, ranking: Tensor) -> Tensor:
-        """log p(i | drawn before i) of every drawn patch i, at its own place in the grid; 0 elsewhere.
+        """Log p(i | drawn before i) of every drawn patch i, at its own place in the grid; 0 elsewhere.
 
         Args:
             ranking: `(B, N)`, as `sample` draws it.

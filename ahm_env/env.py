@@ -137,7 +137,7 @@ class PatchMaskEnv(gym.Env[Pixels, npt.NDArray[np.int8]]):
         reward, terminated = float(outcome.rewards[0]), bool(outcome.terminated[0])
         return self.episodes.observations(_FIRST)[0], reward, terminated, False, _info(self.episodes, 0)
 
-    def render(self) -> Pixels | None:  # type: ignore[override]
+    def render(self) -> Pixels | None:
         """Panel `(H, W, 3)`: image, masked image, reconstruction, patch losses."""
         return None if self.render_mode is None else episode_panel(self.episodes, _FIRST)
 
@@ -191,7 +191,7 @@ class PatchMaskVectorEnv(VectorEnv[Pixels, npt.NDArray[np.int8], npt.NDArray[Any
         """Smallest and largest number of patches that an episode hides; equal without a ratio range."""
         return self.episodes.low, self.episodes.high
 
-    def reset(  # type: ignore[override]
+    def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Pixels, Info]:
         """Show new images; `seed` gives environment i the seed `seed + i`, or the i-th of a list.
@@ -209,7 +209,7 @@ class PatchMaskVectorEnv(VectorEnv[Pixels, npt.NDArray[np.int8], npt.NDArray[Any
         if seed is not None and len(seed) != self.num_envs:
             raise ValueError(f"{len(seed)} seeds were given for {self.num_envs} environments")
         images = np.broadcast_to(np.asarray(options.get("image_index"), object), (self.num_envs,))
-        for slot in np.flatnonzero(reset):
+        for slot in np.flatnonzero(reset).tolist():
             if seed is not None and seed[slot] is not None:
                 self.episodes.seed(slot, seeding.np_random(seed[slot])[0])
             self.episodes.begin(np.array([slot]), images[slot])
@@ -269,7 +269,7 @@ class PatchMaskVectorEnv(VectorEnv[Pixels, npt.NDArray[np.int8], npt.NDArray[Any
 _FIRST = np.array([0])
 
 
-def _spaces(episodes: Episodes) -> tuple[Box, MultiBinary]:
+def _spaces(episodes: Episodes) -> tuple[Any, MultiBinary]:
     grid = episodes.reconstructor.grid
     shape = (episodes.images.channels, grid.image_size, grid.image_size)
     return Box(0, 255, shape, np.uint8), MultiBinary(int(grid.patches))

@@ -1,5 +1,7 @@
-"""Episodes of the masking problem, side by side: which image, what is hidden, what it cost. Both environments
-are thin shells around this, so that they agree step by step."""
+"""Episodes of the masking problem, side by side: which image, what is hidden, what it cost.
+
+Both environments are thin shells around this, so that they agree step by step.
+"""
 
 from dataclasses import dataclass
 from typing import Any
@@ -138,12 +140,9 @@ class Episodes:
     def choosable(self, slots: Slots | int) -> Ints:
         """How many ones the next action of these episodes may usefully hold."""
         steps = self.steps[slots]
-        if self.low < self.high:
-            free = np.where(steps == 0, self.high, 0)  # the first action also tells how much to hide
-        else:
-            free = np.zeros_like(steps)
         _, chosen = step_quota(self.quota[slots], steps, self.horizon, self.chosen_share)
-        return np.where(steps < self.horizon, np.maximum(free, chosen), 0)
+        tells_size = (steps == 0) & (self.low < self.high)  # the first action also says how much to hide
+        return np.where(steps < self.horizon, np.where(tells_size, self.high, chosen), 0)
 
     def pixels(self, masks: Bools) -> Bools:
         """Blow up masks `(B, N)` to pixels `(B, 1, S, S)`."""

@@ -33,4 +33,4 @@ class SharedAdam(torch.optim.Adam):
     def share_memory(self) -> None:
         """Move the state to shared memory, so that several processes step with the same moments."""
         for tensor in self.tensors().values():
-            tensor.share_memory_()
+            tensor.share_memory_()  # type: ignore[no-untyped-call]

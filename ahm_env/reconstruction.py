@@ -69,7 +69,7 @@ class Reconstructor:
         if loss_on not in ("hidden", "all"):
             raise SettingsError(f"loss_on {loss_on!r} is unknown; choose hidden or all")
         self.device = torch.device(device)
-        self.unet = unet.to(self.device, memory_format=torch.channels_last)
+        self.unet = unet.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.grid = grid
         self.standardisation = standardisation
         self.loss_on = loss_on
@@ -224,7 +224,7 @@ def load_unet(path: Path) -> tuple[UNet, Standardisation | None]:
         CheckpointError: Missing, damaged, would execute code, or not a U-Net.
     """
     if path.suffix == ".pth":
-        weights, about = read_pth(path), {}
+        weights, about = read_pth(path), dict[str, Any]()
     else:
         weights, about = load_tensors(path)
     try:
@@ -241,6 +241,11 @@ def load_unet(path: Path) -> tuple[UNet, Standardisation | None]:
 
 
 def read_pth(path: Path) -> dict[str, Tensor]:
+    """Read a `.pth` state dict; nothing in it is executed.
+
+    Raises:
+        CheckpointError: Missing, damaged, or more than plain weights.
+    """
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file; check the path")
     try:

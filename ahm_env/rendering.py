@@ -48,7 +48,7 @@ def panel(columns: Mapping[str, Pixels]) -> Pixels:
 def enlarge(image: Pixels) -> Pixels:
     """Scale `(H, W, 3)` to the size of a tile: blocks stay sharp where pixels are magnified."""
     way = cv2.INTER_AREA if image.shape[0] > TILE else cv2.INTER_NEAREST
-    return cv2.resize(image, (TILE, TILE), interpolation=way).astype(np.uint8)
+    return np.asarray(cv2.resize(image, (TILE, TILE), interpolation=way), np.uint8)
 
 
 def as_rgb(images: Pixels) -> Pixels:

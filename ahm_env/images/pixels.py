@@ -88,7 +88,7 @@ def to_uint8(image: Pixels) -> Image8:
     """
     if image.dtype == np.uint8:
         return image
-    values = image.astype(np.float32 if image.dtype.itemsize <= 2 else np.float64)
+    values: npt.NDArray[np.floating] = image.astype(np.float32 if image.dtype.itemsize <= 2 else np.float64)
     finite = values[np.isfinite(values)]
     if finite.size == 0:
         raise ImageError("holds no finite value; export it again")

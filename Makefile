@@ -1,0 +1,47 @@
+# make demo   install, train on synthetic images, show a table and a picture
+# make test   install, run the tests
+# make check  lint, types and import contracts
+# make bench  measured ratios
+
+VENV := .venv
+PYTHON := $(VENV)/bin/python
+INSTALLED := $(VENV)/.installed
+
+.PHONY: demo test lint type contracts check format bench clean
+
+$(INSTALLED): pyproject.toml constraints.txt
+	test -x $(PYTHON) || python3 -m venv $(VENV)
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable .
+	touch $@
+
+$(VENV)/.installed-dev: $(INSTALLED)
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+demo: $(INSTALLED)
+	$(VENV)/bin/ahm train-agent --algo a3c --preset demo
+
+test: $(VENV)/.installed-dev
+	$(PYTHON) -m pytest -n auto
+
+lint: $(VENV)/.installed-dev
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m ruff format --check .
+
+type: $(VENV)/.installed-dev
+	$(PYTHON) -m mypy
+
+contracts: $(VENV)/.installed-dev
+	$(VENV)/bin/lint-imports
+
+check: lint type contracts
+
+format: $(VENV)/.installed-dev
+	$(PYTHON) -m ruff format .
+	$(PYTHON) -m ruff check --fix .
+
+bench: $(INSTALLED)
+	$(PYTHON) -m benchmarks
+
+clean:
+	rm -rf $(VENV) build *.egg-info

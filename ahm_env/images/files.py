@@ -1,0 +1,144 @@
+"""The image files of one folder, found by stem."""
+
+import hashlib
+import os
+from array import array
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from ahm_env.errors import ImageError
+from ahm_env.images.decoding import EXTENSIONS
+
+IGNORED = ("thumbs.db", "desktop.ini")
+SIDES: tuple[Literal["left"], Literal["right"]] = ("left", "right")
+
+
+class ImageFiles:
+    """The image files directly in a folder, sorted by stem; none where there is no such folder.
+
+    Names are packed into two arrays: a hundred thousand small strings would leave the memory of the process in
+    shreds, long after they are gone.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Lists the folder.
+
+        Raises:
+            ImageError: It cannot be read.
+        """
+        stems, endings = PackedNames(), PackedNames()
+        for entry in files_in(folder):
+            if is_image(entry.name):
+                stem, ending = os.path.splitext(entry.name)
+                stems.append(stem)
+                endings.append(ending)
+        unsorted_stems, unsorted_endings = stems.array(), endings.array()
+        order = np.lexsort((unsorted_endings, unsorted_stems))
+        self._stems, self._endings = unsorted_stems[order], unsorted_endings[order]
+
+    def __len__(self) -> int:
+        """Number of files."""
+        return len(self._stems)
+
+    def __iter__(self) -> Iterator[tuple[str, str]]:
+        """Stem and extension of each file; a stem comes twice where two files differ in extension only."""
+        for stem, ending in zip(self._stems, self._endings, strict=True):
+            yield os.fsdecode(stem), os.fsdecode(ending)
+
+    def named(self, stem: str) -> list[str]:
+        """Names of the files with this stem."""
+        start, end = self._range(stem)
+        return [stem + os.fsdecode(ending) for ending in self._endings[start:end]]
+
+    def position(self, name: str) -> int | None:
+        """Where a file is, its name given with or without extension; None if it is not there."""
+        for stem in (name, os.path.splitext(name)[0]):
+            start, end = self._range(stem)
+            if start < end and name in (stem, *self.named(stem)):
+                return start
+        return None
+
+    def not_in(self, others: "ImageFiles") -> list[str]:
+        """Names of the files whose stem none of the others has."""
+        if len(others) == 0:
+            return [stem + ending for stem, ending in self]
+        nearest = np.searchsorted(others._stems, self._stems).clip(max=len(others) - 1)
+        alone = others._stems[nearest] != self._stems
+        return [os.fsdecode(self._stems[i] + self._endings[i]) for i in np.flatnonzero(alone)]
+
+    def _range(self, stem: str) -> tuple[int, int]:
+        key = os.fsencode(stem)
+        # Searching for a name longer than all would make NumPy copy the whole array to that width.
+        if len(key) > self._stems.dtype.itemsize:
+            return 0, 0
+        start, end = (int(np.searchsorted(self._stems, np.bytes_(key), side)) for side in SIDES)
+        return start, end
+
+
+class PackedNames:
+    """Names collected in one block of bytes."""
+
+    def __init__(self) -> None:
+        """Starts without any."""
+        self._block = bytearray()
+        self._ends = array("q", [0])
+
+    def append(self, name: str) -> None:
+        """Adds a name."""
+        self._block += os.fsencode(name)
+        self._ends.append(len(self._block))
+
+    def array(self) -> npt.NDArray[np.bytes_]:
+        """All of them, in an array of fixed width."""
+        width = max((end - start for start, end in pairwise(self._ends)), default=1)
+        padded = bytearray(width * (len(self._ends) - 1))
+        for index, (start, end) in enumerate(pairwise(self._ends)):
+            padded[index * width : index * width + end - start] = self._block[start:end]
+        return np.frombuffer(padded, np.dtype((np.bytes_, width)))
+
+
+def is_image(name: str) -> bool:
+    """Whether a file name is that of an image."""
+    return name.lower().endswith(EXTENSIONS)
+
+
+def files_in(folder: Path) -> Iterator[os.DirEntry[str]]:
+    """The files directly in a folder, in any order, without hidden ones; none where there is no such folder.
+
+    Raises:
+        ImageError: The folder cannot be read.
+    """
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if (
+                    not entry.name.startswith(".")
+                    and entry.name.lower() not in IGNORED
+                    and not entry.is_dir()
+                ):
+                    yield entry
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise ImageError(f"{folder}: cannot be read ({error.strerror}); check its permissions") from error
+
+
+def digest(folder: Path) -> str:
+    """Hex digits that change with the name, size or time of any file in a folder; found in flat memory."""
+    # The sum of their digests is the same in whatever order the files come.
+    return f"{sum(_digest(entry) for entry in files_in(folder)):x}"
+
+
+def _digest(entry: os.DirEntry[str]) -> int:
+    try:
+        status = entry.stat()
+    except OSError:
+        # A link to nothing: it counts as it is, and is reported as bad when it is decoded.
+        status = entry.stat(follow_symlinks=False)
+    text = f"{status.st_size} {status.st_mtime_ns} {entry.name}"
+    return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=16).digest())
