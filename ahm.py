@@ -70,7 +70,7 @@ def train_agent(
     width: Annotated[int | None, flag("--width", "Channels of the U-Net's first level.", "16", "U-Net")] = None,
     norm: Annotated[str | None, flag("--norm", "batch or group.", "batch", "U-Net")] = None,
     learning_rate: Annotated[
-        float | None, flag("--learning-rate", "Step size of the U-Net.", "0.0005", "U-Net")
+        float | None, flag("--learning-rate", "Step size of the U-Net; falls evenly over the run.", "0.001", "U-Net")
     ] = None,
     loss_on: Annotated[
         str | None, flag("--loss-on", "Patches that the U-Net learns from: hidden or all.", "hidden", "U-Net")

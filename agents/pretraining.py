@@ -14,12 +14,12 @@ import torch
 from PIL import Image
 
 from agents import make_agent, save_agent
-from agents.agent import Agent, Update, play
+from agents.agent import Agent, Callback, Update, play
 from agents.measuring import Measurement, measure
 from agents.runs import Checkpoint, Row, RunDirectory
 from agents.settings import RunSettings
 from agents.workers import Counter, Workers
-from ahm_env import ImageSet, PatchMaskVectorEnv, Reconstructor, SettingsError, Standardisation
+from ahm_env import ImageSet, PatchMaskVectorEnv, Reconstructor, SettingsError, Standardisation, TrainingError
 from ahm_env.files import atomic
 from ahm_env.masks import Ints
 from ahm_env.rendering import as_rgb, overlay, panel, reconstruction_columns
@@ -91,6 +91,7 @@ class Pretraining:
         self.shown, self.held_out = split_held_out(images)
         self.reconstructor = make_reconstructor(settings, images, self.shown)
         self.env = make_env(settings, images, self.shown, self.reconstructor)
+        set_curriculum(self.env, settings, 0)
         self.env.reset(seed=settings.seed)
         extra = dict(settings.agent)
         if settings.algo != "random":
@@ -102,8 +103,8 @@ class Pretraining:
         self.row_start = (0, 0.0)
         self.stopped_by: int | None = None
         self._warned = False
-        self._restore()
         self._env_state = self.env.episodes.state()
+        self._restore()
 
     def _restore(self) -> None:
         checkpoint = self.directory.latest()
@@ -117,7 +118,7 @@ class Pretraining:
             parts[part][rest] = tensor
         self.agent.restore(parts["agent"])
         self.reconstructor.restore(parts["reconstructor"])
-        self.env.episodes.restore(about["env"])
+        self._env_state = about["env"]
         self.seen, self.seconds = checkpoint.images, about["seconds"]
         self.sums, self.row_start = about["sums"], (about["row_start"][0], about["row_start"][1])
         self.directory.restore_rows(about["rows"])
@@ -155,7 +156,10 @@ class Pretraining:
         return self._record(FINAL_PAIRS)
 
     def _play(self, stage: Stage, counter: Counter, workers: Workers) -> None:
-        self.env.chosen_share = self.settings.chosen_share(self.seen / self.settings.images)
+        set_curriculum(self.env, self.settings, self.seen)
+        self.env.episodes.restore(
+            self._env_state
+        )  # a stage begins with the images that come next, as a resumed run does
 
         def after(update: Update) -> bool:
             workers.check()
@@ -163,7 +167,7 @@ class Pretraining:
             self.seconds = self._seconds_before + time.monotonic() - self._began
             self._env_state = self.env.episodes.state()
             self._tally(update)
-            self.env.chosen_share = self.settings.chosen_share(self.seen / self.settings.images)
+            set_curriculum(self.env, self.settings, self.seen)
             self.observer.on_update(self.seen, self.seconds, update.unet_loss)
             if self.seen >= self._next_row() and self.seen < self.settings.images:
                 self._record(PAIRS)
@@ -171,7 +175,7 @@ class Pretraining:
                 self._checkpoint()
             return self.stopped_by is None and self.seen < stage.until
 
-        play_stage(stage, self.settings, self.agent, self.env, stage.until - self.seen, after)
+        play_stage(stage, self.agent, self.env, stage.until - self.seen, after)
 
     def _next_row(self) -> int:
         gap = min(ceil(self.settings.images / ROWS), LARGEST_GAP)
@@ -186,6 +190,11 @@ class Pretraining:
     def _record(self, pairs: int) -> Measurement:
         """Measure hardness, add a row, and bring every file of the run up to date."""
         measurement = self.measure(min(pairs, max(PAIRS, self.settings.images // 4)))
+        if not np.isfinite(measurement.losses).all():
+            raise TrainingError(
+                f"the U-Net's loss on held-out images is no longer finite after {self.seen:,} images; the step size is "
+                f"probably too large: lower --learning-rate. The last checkpoint is as it was"
+            )
         updates = max(1.0, self.sums["updates"])
         images, seconds = self.row_start
         means = {name: value / updates for name, value in self.sums.items()}
@@ -309,13 +318,20 @@ def make_env(settings: RunSettings, images: ImageSet, shown: Ints, reconstructor
     )
 
 
-def play_stage(
-    stage: Stage, settings: RunSettings, agent: Agent, env: PatchMaskVectorEnv, images: int, callback: Any
-) -> None:
+def set_curriculum(env: PatchMaskVectorEnv, settings: RunSettings, seen: int) -> None:
+    """Set what changes over a run, when so many images have been shown."""
+    progress = seen / settings.images
+    env.chosen_share = settings.chosen_share(progress)
+    env.episodes.reconstructor.optimiser.set_learning_rate(settings.unet_learning_rate(progress))
+
+
+def play_stage(stage: Stage, agent: Agent, env: PatchMaskVectorEnv, images: int, callback: Callback) -> None:
     """Play a part of a run with this environment."""
     env.episodes.co_train = stage.unet_learns
     if stage.random:
-        play(make_agent("random", env, settings.seed), env, images, callback)
+        stand_in = make_agent("random", env)
+        stand_in.generator = agent.generator  # saved with the agent, so that a resumed run draws the same masks
+        play(stand_in, env, images, callback)
     elif stage.agent_learns:
         agent.learn(env, images, callback)
     else:

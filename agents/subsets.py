@@ -43,7 +43,7 @@ class OrderedSubset(Distribution):
     @property
     def mode(self) -> Tensor:
         """The ranking by logits: its first k patches are the likeliest ordered subset."""
-        return self.logits.argsort(-1, descending=True, stable=True)
+        return self.logits.sort(dim=-1, descending=True, stable=True).indices
 
     def drawn(self) -> Tensor:
         """`(B, N)` bool: which places of a ranking belong to the subset."""

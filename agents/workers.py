@@ -119,7 +119,7 @@ def _work(
     failures: Any,
 ) -> None:
     """A worker's life: the same stages as the first worker's, on images of its own."""
-    from agents.pretraining import make_env, play_stage, stages
+    from agents.pretraining import make_env, play_stage, set_curriculum, stages
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first worker decides when to stop
     torch.set_num_threads(1)
@@ -134,12 +134,12 @@ def _work(
 
             def after(update: Any, until: int = stage.until) -> bool:
                 seen = counter.add(update.images)
-                env.chosen_share = settings.chosen_share(seen / settings.images)
+                set_curriculum(env, settings, seen)
                 return seen < until and not stop.is_set() and os.getppid() == parent
 
-            env.chosen_share = settings.chosen_share(counter.value / settings.images)
+            set_curriculum(env, settings, counter.value)
             if counter.value < stage.until and not stop.is_set():
-                play_stage(stage, settings, agent, env, stage.until, after)
+                play_stage(stage, agent, env, stage.until, after)
     except AHMError as error:
         failures.put(f"worker {number}: {error}")
         raise SystemExit(1) from None

@@ -111,7 +111,7 @@ class PatchMaskEnv(gym.Env[Pixels, npt.NDArray[np.int8]]):
 
     @property
     def chosen_share(self) -> float:
-        """Share of the quota that the agent may choose; may be set while training."""
+        """Share of the quota that the agent may choose; may be set while training, for episodes that begin after."""
         return self.episodes.chosen_share
 
     @chosen_share.setter
@@ -179,7 +179,7 @@ class PatchMaskVectorEnv(VectorEnv[Pixels, npt.NDArray[np.int8], npt.NDArray[Any
 
     @property
     def chosen_share(self) -> float:
-        """Share of the quota that the agent may choose; may be set while training."""
+        """Share of the quota that the agent may choose; may be set while training, for episodes that begin after."""
         return self.episodes.chosen_share
 
     @chosen_share.setter

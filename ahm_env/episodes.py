@@ -60,7 +60,7 @@ class Episodes:
         reconstructor: Reconstructs what is hidden; trained by the way where `co_train`.
         ratio: Share of the patches to hide.
         horizon: Steps an episode (T).
-        chosen_share: Share of the quota that the agent may choose; may be set at any time.
+        chosen_share: Share of the quota that the agent may choose; may be set at any time, for episodes that begin after.
         co_train: Whether the forward pass that scores the masks also trains the U-Net.
         count: Number of episodes.
 
@@ -104,6 +104,7 @@ class Episodes:
         self.image = np.zeros(count, np.int64)
         self.steps = np.zeros(count, np.int64)
         self.quota = np.full(count, self.high)
+        self.share = np.full(count, chosen_share)
         self.hidden, self.chosen = np.zeros(shape, bool), np.zeros(shape, bool)
         self.patch_loss = np.zeros(shape, np.float32)
         for slot in range(count):
@@ -123,7 +124,7 @@ class Episodes:
             self._at_start[slot] = self.generators[slot].bit_generator.state
             self.image[slot] = self.indices[self.orders[slot].next()] if image is None else image
         self.steps[slots] = 0
-        self.quota[slots] = self.high
+        self.quota[slots], self.share[slots] = self.high, self.chosen_share
         self.hidden[slots] = self.chosen[slots] = False
         self.patch_loss[slots] = 0
 
@@ -140,7 +141,7 @@ class Episodes:
     def choosable(self, slots: Slots | int) -> Ints:
         """How many ones the next action of these episodes may usefully hold."""
         steps = self.steps[slots]
-        _, chosen = step_quota(self.quota[slots], steps, self.horizon, self.chosen_share)
+        _, chosen = step_quota(self.quota[slots], steps, self.horizon, self.share[slots])
         tells_size = (steps == 0) & (self.low < self.high)  # the first action also says how much to hide
         return np.where(steps < self.horizon, np.where(tells_size, self.high, chosen), 0)
 
@@ -161,7 +162,7 @@ class Episodes:
             first = self.steps[slots] == 0
             asked = wanted.sum(1).clip(self.low, self.high)
             self.quota[slots] = np.where(first, asked, self.quota[slots])
-        total, choosable = step_quota(self.quota[slots], self.steps[slots], self.horizon, self.chosen_share)
+        total, choosable = step_quota(self.quota[slots], self.steps[slots], self.horizon, self.share[slots])
         noise = np.stack([self.generators[slot].random((2, wanted.shape[1])) for slot in slots])
         new, chosen = fill_quota(wanted, self.hidden[slots], total, choosable, noise)
         self.hidden[slots] |= new
@@ -182,10 +183,11 @@ class Episodes:
     def state(self) -> dict[str, Any]:
         """State, as JSON can hold it, from which `begin` starts the current episodes once more."""
         orders = [[order.seed, order.epoch, order.position - 1] for order in self.orders]
-        return {"orders": orders, "generators": list(self._at_start)}
+        return {"orders": orders, "generators": list(self._at_start), "share": float(self.share[0])}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go back to what `state` returned."""
+        """Go back to what `state` returned; `begin` has to follow."""
+        self.chosen_share = state["share"]
         for slot, (order, generator) in enumerate(zip(state["orders"], state["generators"], strict=True)):
             self.orders[slot] = Order(len(self.indices), *order)
             self.generators[slot].bit_generator.state = generator

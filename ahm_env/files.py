@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from ahm_env.errors import CheckpointError
@@ -52,14 +52,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, 
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     metadata = {"about": json.dumps(about), "crc32": str(_checksum(plain))}
     with atomic(path) as temporary:
-        try:
-            save_file(plain, temporary, metadata=metadata)
-        except SafetensorError as error:
-            # The Rust writer wraps the operating system's error in a text: raise the error itself.
-            if "os error" in str(error):
-                number = int(str(error).split("os error")[1].strip(" )}\"'"))
-                raise OSError(number, os.strerror(number), str(path)) from None
-            raise
+        temporary.write_bytes(save(plain, metadata))
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

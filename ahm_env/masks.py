@@ -137,7 +137,7 @@ def rounded(number: float) -> int:
     return floor(number + 0.5)
 
 
-def step_quota(quota: Ints, step: int | Ints, horizon: int, share: float) -> tuple[Ints, Ints]:
+def step_quota(quota: Ints, step: int | Ints, horizon: int, share: float | Floats) -> tuple[Ints, Ints]:
     """Patches to hide in step `step` (counted from 0) of `horizon`, and how many of them the agent may choose.
 
     After step t, round(k·t/T) patches are hidden, round(share·round(k·t/T)) of them by choice.
@@ -146,7 +146,7 @@ def step_quota(quota: Ints, step: int | Ints, horizon: int, share: float) -> tup
         quota: `(B,)` patches hidden at the end of the episode (k).
         step: Steps taken so far, a number or `(B,)`.
         horizon: Steps an episode (T).
-        share: Share of the quota that the agent may choose, 0 to 1.
+        share: Share of the quota that the agent may choose, 0 to 1, a number or `(B,)`.
 
     Returns:
         Total and chosen numbers for this step, each `(B,)`.

@@ -20,6 +20,11 @@ class SharedAdam(torch.optim.Adam):
             moments = (torch.zeros_like(weight, memory_format=torch.preserve_format) for _ in range(2))
             self.state[weight] = dict(zip(_STATE, (step, *moments), strict=True))
 
+    def set_learning_rate(self, learning_rate: float) -> None:
+        """Set the step size from here on."""
+        for group in self.param_groups:
+            group["lr"] = learning_rate
+
     def tensors(self) -> dict[str, Tensor]:
         """Every tensor of the state, by the number of its weight; not copies."""
         weights = self.param_groups[0]["params"]

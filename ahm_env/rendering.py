@@ -63,7 +63,7 @@ def colour_map(patch_map: Map, image_size: int) -> Pixels:
     grey = (255 * (patch_map - low) / np.maximum(high - low, 1e-9)).astype(np.uint8).reshape(-1, side, side)
     coloured = [cv2.cvtColor(cv2.applyColorMap(one, cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB) for one in grey]
     size = (image_size, image_size)
-    return np.stack([cv2.resize(one, size, interpolation=cv2.INTER_NEAREST) for one in coloured]).astype(np.uint8)
+    return np.stack([np.asarray(cv2.resize(one, size, interpolation=cv2.INTER_NEAREST), np.uint8) for one in coloured])
 
 
 def overlay(images: Pixels, patch_map: Map, opacity: float = 0.6) -> Pixels:

@@ -30,8 +30,7 @@ def main() -> None:
     generator = np.random.default_rng(0)
     for batch in range(BATCHES):
         reconstructor.grid = grid = grids[batch % 2]
-        for group in reconstructor.optimiser.param_groups:
-            group["lr"] = 2e-3 * (1 - batch / BATCHES)
+        reconstructor.optimiser.set_learning_rate(2e-3 * (1 - batch / BATCHES))
         shown = images.images(generator.choice(train, BATCH, replace=False))
         ratio = generator.uniform(0.3, 0.75)
         masks = random_masks(BATCH, grid.patches, round(ratio * grid.patches), generator)

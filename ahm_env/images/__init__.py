@@ -1,7 +1,7 @@
 """Images for the masking problem: one call for every source, decoded once, memory-mapped.
 
-`load_images` opens a folder, an .npz file or drawn phantoms as an `ImageSet`; `check_source` reports what is in them
-and what is wrong.
+`load_images` opens a folder, an .npz file or drawn phantoms as an `ImageSet`; `check_source` reports what is
+in them and what is wrong.
 """
 
 from ahm_env.images.image_set import ImageSet

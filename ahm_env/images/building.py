@@ -12,6 +12,7 @@ import numpy as np
 
 from ahm_env.errors import ImageError
 from ahm_env.images.cache import ArrayWriter, Meta, write_meta
+from ahm_env.images.opencv import cv2
 from ahm_env.images.pixels import Image8, PixelSettings, fit_image, fit_mask, with_channels
 from ahm_env.images.source import Catalogue, Load
 
@@ -99,14 +100,12 @@ def build(
             if progress:
                 progress(done, catalogue.count)
         if writer.count == 0:
-            raise ImageError(
-                f"{source}: all of its {catalogue.count} images are bad; the first: {first_problem}"
-            )
+            raise ImageError(f"{source}: all of its {catalogue.count} images are bad; the first: {first_problem}")
     write_meta(directory, writer.meta(catalogue.classes, skipped=problems))
 
 
 class EntryWriter:
-    """Writes prepared samples into the files of an entry; they are complete at the end of the `with` block."""
+    """Writes prepared samples into the files of an entry; complete at the end of the `with` block."""
 
     def __init__(self, directory: Path, has_masks: bool, settings: PixelSettings) -> None:
         """Opens the files."""
@@ -194,7 +193,8 @@ def _prepare(load: Load, settings: PixelSettings) -> Prepared | ImageError:
     mask, values = None, frozenset[int]()
     if sample.mask is not None:
         mask = fit_mask(sample.mask, settings)
-        values = frozenset(np.flatnonzero(np.bincount(sample.mask.ravel())).tolist())
+        counts = cv2.calcHist([sample.mask], [0], None, [256], [0, 256])
+        values = frozenset(np.flatnonzero(counts).tolist())
     return Prepared(
         sample.name, image, mask, sample.label, sample.split, (width, height), sample.image.dtype.name, values
     )

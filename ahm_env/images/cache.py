@@ -1,7 +1,7 @@
 """The cache: each set decoded once, kept as plain .npy files that are memory-mapped.
 
-An entry is a directory named by a key of content and settings. It is written into a temporary directory beside it, by
-ordinary file writes (a full disk is then an error; in a memory map it would be a crash), and renamed into place.
+An entry is a directory named by a key of content and settings. It is written under another name, by ordinary
+file writes (a full disk is then an error; in a memory map it would be a crash), and renamed when complete.
 """
 
 import errno
@@ -61,9 +61,7 @@ def cache_root(cache_dir: Path | None) -> Path:
     Raises:
         SettingsError: It cannot be created.
     """
-    root = Path(
-        cache_dir or os.environ.get("AHM_CACHE") or platformdirs.user_cache_dir("ahm", appauthor=False)
-    )
+    root = Path(cache_dir or os.environ.get("AHM_CACHE") or platformdirs.user_cache_dir("ahm", appauthor=False))
     root = root.expanduser().absolute()
     with _explained(root):
         root.mkdir(parents=True, exist_ok=True)
@@ -105,7 +103,7 @@ def locked(root: Path, key: str) -> Iterator[None]:
 
 @contextmanager
 def new_entry(root: Path, key: str) -> Iterator[Path]:
-    """A directory that becomes the entry at the end, or is removed after an error. Call it with the lock held.
+    """A directory that becomes the entry at the end, or is removed after an error; call it when `locked`.
 
     Raises:
         SettingsError: The cache directory is not writable.
@@ -132,7 +130,7 @@ def _replace(directory: Path, entry: Path) -> None:
     try:
         directory.rename(entry)
     except OSError:
-        # Without working locks (some network disks) another process may have been first, with the same content.
+        # Where locks do not work (some network disks), another process may have been first with the same.
         if read_meta(entry) is None:
             raise
     _sync(entry.parent)

@@ -1,6 +1,7 @@
 """A canvas for drawing phantoms: smooth noise, soft edges, colours laid over each other.
 
-Everything is measured in half image widths (x and y run from -1 to 1), so that a scene is the same at any resolution.
+Everything is measured in half image widths (x and y run from -1 to 1), so that a scene is the same at any
+resolution.
 """
 
 from collections.abc import Sequence
@@ -14,6 +15,8 @@ from ahm_env.images.opencv import cv2
 
 Field = npt.NDArray[np.floating[Any]]
 Colour = Sequence[float] | Field
+
+ENLARGEMENT = 4
 
 
 class Canvas:
@@ -54,20 +57,19 @@ class Canvas:
     def dots(self, points: Field, radii: Field) -> Field:
         """Filled circles at (N, 2) points (x, y) with (N,) radii: (R, R) coverage 0..1."""
         cover = np.zeros((self.resolution, self.resolution), np.uint8)
-        for (x, y), radius in zip(
-            self._fixed(points), np.maximum(radii * self.resolution / 2, 0.7), strict=True
-        ):
+        for (x, y), radius in zip(self._fixed(points), np.maximum(radii * self.resolution / 2, 0.7), strict=True):
             cv2.circle(cover, (int(x), int(y)), int(radius * 16), 255, -1, cv2.LINE_AA, shift=4)
         return cover.astype(np.float32) / 255
 
     def lines(self, curves: Sequence[Field], width: float) -> Field:
         """Curves, each of (N, 2) points (x, y): (R, R) coverage 0..1."""
-        # Below one pixel a line cannot get thinner, only fainter.
-        pixels = width * self.resolution / 2
-        cover = np.zeros((self.resolution, self.resolution), np.uint8)
-        fixed = [self._fixed(curve)[:, None] for curve in curves]
-        cv2.polylines(cover, fixed, False, 255, max(1, round(pixels)), cv2.LINE_AA, shift=4)
-        return cover.astype(np.float32) * (min(1.0, pixels) / 255)
+        # Enlarged, because the smooth lines of OpenCV are wider than asked for, and none is below one pixel.
+        large = self.resolution * ENLARGEMENT
+        cover = np.zeros((large, large), np.uint8)
+        points = [np.round((curve + 1) * (large / 2) - 0.5).astype(np.int32)[:, None] for curve in curves]
+        cv2.polylines(cover, points, False, 255, max(1, round(width * large / 2)))
+        small = cv2.resize(cover, (self.resolution,) * 2, interpolation=cv2.INTER_AREA)
+        return small.astype(np.float32) / 255
 
     def _fixed(self, points: Field) -> npt.NDArray[np.int32]:
         return np.round(((points + 1) * self.resolution / 2 - 0.5) * 16).astype(np.int32)

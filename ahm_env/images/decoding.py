@@ -1,6 +1,5 @@
 """From one image file to an array: nothing silently cut off, orientation as viewers show it."""
 
-import errno
 import zlib
 from pathlib import Path
 
@@ -8,10 +7,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ahm_env.errors import ImageError
+from ahm_env.images.files import readable
 from ahm_env.images.opencv import cv2
 from ahm_env.images.source import Pixels
-
-EXTENSIONS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 
 KEEP_DEPTH = cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH
 JPEG_START, JPEG_SCAN, JPEG_END = b"\xff\xd8", b"\xff\xda", b"\xff\xd9"
@@ -74,22 +72,15 @@ def as_class_numbers(mask: Pixels, name: str) -> npt.NDArray[np.uint8]:
 
 
 def _read(path: Path) -> bytes:
-    try:
+    with readable(path):
         content = path.read_bytes()
-    except OSError as error:
-        # Any other error is of the disk or the network: not this image's fault, and not to be skipped.
-        if error.errno not in (errno.ENOENT, errno.EACCES, errno.EPERM, errno.ELOOP):
-            raise
-        raise ImageError(
-            f"{path}: cannot be read ({error.strerror}); check the file and its permissions"
-        ) from error
     if not content:
         raise ImageError(f"{path}: the file is empty (0 bytes); copy it again")
     return content
 
 
 def _decode(path: Path, content: bytes) -> Pixels:
-    # Some versions of OpenCV fill what is missing with grey without a word, others let libpng write to stderr.
+    # Some versions of OpenCV silently fill what is missing with grey, others let libpng write to stderr.
     if _truncated(content):
         raise ImageError(f"{path}: truncated or damaged, its end is missing; copy or export it again")
     try:

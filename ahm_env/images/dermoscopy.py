@@ -10,12 +10,10 @@ from ahm_env.images.pixels import Image8
 LESIONS = {"keratosis": keratosis, "melanoma": melanoma, "nevus": nevus}
 CLASSES = tuple(sorted(LESIONS))
 # To be raised with every change of the drawing, so that cached phantoms are drawn anew.
-DRAWING = 1
+DRAWING = 2
 LEAST_RESOLUTION = 128
 
-SKIN_TONES = np.array(
-    [[240, 212, 196], [230, 190, 166], [216, 168, 138], [184, 132, 100], [136, 92, 66], [98, 66, 50]]
-)
+SKIN_TONES = np.array([[240, 212, 196], [230, 190, 166], [216, 168, 138], [184, 132, 100], [136, 92, 66], [98, 66, 50]])
 
 
 def draw(seed: int, index: int, size: int) -> tuple[Image8, Image8, int]:
@@ -67,9 +65,7 @@ def _skin(canvas: Canvas) -> None:
 
 
 def _vessels(canvas: Canvas) -> None:
-    curves = [
-        _curve(canvas, length=canvas.rng.uniform(0.2, 0.6), bend=4) for _ in range(canvas.rng.integers(4, 12))
-    ]
+    curves = [_curve(canvas, length=canvas.rng.uniform(0.2, 0.6), bend=4) for _ in range(canvas.rng.integers(4, 12))]
     faint = canvas.lines(curves, 0.012) * np.float32(canvas.rng.uniform(0.15, 0.35))
     canvas.lay((178, 70, 78), faint)
 
@@ -89,9 +85,7 @@ def _hair(canvas: Canvas) -> None:
     count = int(1 + rng.exponential(6))
     colour = np.array([[38, 28, 26], [70, 48, 36], [150, 118, 84]])[rng.choice(3, p=[0.6, 0.3, 0.1])]
     curves = [_curve(canvas, length=rng.uniform(0.5, 2.2), bend=1.2) for _ in range(min(count, 24))]
-    canvas.lay(
-        colour, canvas.lines(curves, float(rng.uniform(0.006, 0.017))) * np.float32(rng.uniform(0.7, 0.95))
-    )
+    canvas.lay(colour, canvas.lines(curves, float(rng.uniform(0.006, 0.017))) * np.float32(rng.uniform(0.7, 0.95)))
 
 
 def _bubbles(canvas: Canvas) -> None:
@@ -137,10 +131,7 @@ def _disc(canvas: Canvas) -> None:
 
 
 def _ink(canvas: Canvas) -> None:
-    curves = [
-        _curve(canvas, length=canvas.rng.uniform(0.15, 0.5), bend=0.3)
-        for _ in range(canvas.rng.integers(2, 7))
-    ]
+    curves = [_curve(canvas, length=canvas.rng.uniform(0.15, 0.5), bend=0.3) for _ in range(canvas.rng.integers(2, 7))]
     canvas.lay((92, 66, 150), canvas.lines(curves, 0.03) * 0.55)
 
 

@@ -3,26 +3,26 @@
 import hashlib
 import os
 from array import array
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from ahm_env.errors import ImageError
-from ahm_env.images.decoding import EXTENSIONS
 
+EXTENSIONS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 IGNORED = ("thumbs.db", "desktop.ini")
-SIDES: tuple[Literal["left"], Literal["right"]] = ("left", "right")
 
 
 class ImageFiles:
     """The image files directly in a folder, sorted by stem; none where there is no such folder.
 
-    Names are packed into two arrays: a hundred thousand small strings would leave the memory of the process in
-    shreds, long after they are gone.
+    Names are packed into two arrays: a hundred thousand small strings would leave the memory of the process
+    in shreds, long after they are gone.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -73,11 +73,7 @@ class ImageFiles:
 
     def _range(self, stem: str) -> tuple[int, int]:
         key = os.fsencode(stem)
-        # Searching for a name longer than all would make NumPy copy the whole array to that width.
-        if len(key) > self._stems.dtype.itemsize:
-            return 0, 0
-        start, end = (int(np.searchsorted(self._stems, np.bytes_(key), side)) for side in SIDES)
-        return start, end
+        return bisect_left(self._stems, key), bisect_right(self._stems, key)
 
 
 class PackedNames:
@@ -113,19 +109,24 @@ def files_in(folder: Path) -> Iterator[os.DirEntry[str]]:
     Raises:
         ImageError: The folder cannot be read.
     """
-    try:
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                if (
-                    not entry.name.startswith(".")
-                    and entry.name.lower() not in IGNORED
-                    and not entry.is_dir()
-                ):
-                    yield entry
-    except FileNotFoundError:
+    if not folder.is_dir():
         return
-    except OSError as error:
-        raise ImageError(f"{folder}: cannot be read ({error.strerror}); check its permissions") from error
+    with readable(folder), os.scandir(folder) as entries:
+        for entry in entries:
+            if not entry.name.startswith(".") and entry.name.lower() not in IGNORED and not entry.is_dir():
+                yield entry
+
+
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Turns the lack of a file or folder, or of permission to read it, into an `ImageError`.
+
+    Other errors are of the disk or the network: no fault of that file, and not to be skipped.
+    """
+    try:
+        yield
+    except (FileNotFoundError, PermissionError) as error:
+        raise ImageError(f"{path}: cannot be read ({error.strerror}); check that it is there and permitted") from error
 
 
 def digest(folder: Path) -> str:

@@ -7,8 +7,8 @@ from functools import partial
 from pathlib import Path
 
 from ahm_env.errors import ImageError
-from ahm_env.images.decoding import EXTENSIONS, read_image, read_mask
-from ahm_env.images.files import ImageFiles, digest, files_in, is_image
+from ahm_env.images.decoding import read_image, read_mask
+from ahm_env.images.files import EXTENSIONS, ImageFiles, digest, files_in, is_image, readable
 from ahm_env.images.labels import Labels
 from ahm_env.images.source import UNLABELLED, Catalogue, Load, Sample
 
@@ -25,7 +25,8 @@ class Folder:
 
     def fingerprint(self) -> str:
         """Names, sizes and times of all files, and the content of `labels.csv`."""
-        table = hashlib.sha256(self._table.read_bytes()).hexdigest() if self._table.is_file() else ""
+        with readable(self._table):
+            table = hashlib.sha256(self._table.read_bytes()).hexdigest() if self._table.is_file() else ""
         return f"{self.kind} {digest(self._images)} {digest(self._masks)} {table}"
 
     def catalogue(self) -> Catalogue:
@@ -64,9 +65,7 @@ class Folder:
     ) -> Sample:
         path = self._images / (stem + ending)
         if len(rivals) > 1:
-            raise ImageError(
-                f"{path}: stem is not unique ({', '.join(rivals)}); rename or delete all but one"
-            )
+            raise ImageError(f"{path}: stem is not unique ({', '.join(rivals)}); rename or delete all but one")
         label, split = labels.find(stem, path) if labels else (UNLABELLED, 0)
         image = read_image(path)
         if masks is None:
@@ -83,11 +82,7 @@ class Folder:
         return Sample(path.name, str(path), image, mask, label, split)
 
     def _notes(self) -> list[str]:
-        others = Counter(
-            Path(entry.name).suffix for entry in files_in(self._images) if not is_image(entry.name)
-        )
+        others = Counter(Path(entry.name).suffix for entry in files_in(self._images) if not is_image(entry.name))
         if self._table.parent == self._images:
             others -= Counter({".csv": 1})
-        return [
-            f"{self._images}: {n} files of type {end or 'none'!r} are not read" for end, n in others.items()
-        ]
+        return [f"{self._images}: {n} files of type {end or 'none'!r} are not read" for end, n in others.items()]

@@ -96,9 +96,7 @@ class ImageSet:
             raise SettingsError(f"split is {name!r}; choose one of: {', '.join(SPLITS)}")
         return np.flatnonzero(self._splits == SPLITS.index(name)).astype(np.int64)
 
-    def standardisation(
-        self, indices: npt.ArrayLike
-    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    def standardisation(self, indices: npt.ArrayLike) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
         """Mean and standard deviation of each channel over these images.
 
         Returns:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ahm_env.errors import ImageError
-from ahm_env.images.files import ImageFiles
+from ahm_env.images.files import ImageFiles, readable
 from ahm_env.images.source import SPLITS, UNLABELLED, class_order
 
 ABSENT = -2
@@ -15,8 +15,8 @@ ABSENT = -2
 class Labels:
     """The lines of `labels.csv`, found by image.
 
-    An image is named with or without its extension. Without a `split` column, or where its cell is empty, the image
-    is for training; without a label its class is unknown. Commas, semicolons or tabs separate.
+    An image is named with or without its extension. Without a `split` column, or where its cell is empty, the
+    image is for training; without a label its class is unknown. Commas, semicolons or tabs separate.
 
     Attributes:
         classes: Sorted class names.
@@ -76,7 +76,7 @@ class Labels:
 def _lines(table: Path) -> Iterator[tuple[int, dict[str, str]]]:
     """Number and cells, by column, of each line that is not blank."""
     try:
-        with table.open(encoding="utf-8-sig", newline="") as file:
+        with readable(table), table.open(encoding="utf-8-sig", newline="") as file:
             delimiter = max(",;\t", key=file.readline().count)
             file.seek(0)
             reader = csv.reader(file, delimiter=delimiter, strict=True)
@@ -87,7 +87,5 @@ def _lines(table: Path) -> Iterator[tuple[int, dict[str, str]]]:
                 if any(cells):
                     stripped = (cell.strip() for cell in cells)
                     yield reader.line_num, {"image": ""} | dict(zip(header, stripped, strict=False))
-    except OSError as error:
-        raise ImageError(f"{table}: cannot be read ({error.strerror}); check its permissions") from error
     except (UnicodeDecodeError, csv.Error) as error:
         raise ImageError(f"{table}: not a CSV file in UTF-8 ({error}); save it as `CSV UTF-8`") from error

@@ -20,8 +20,8 @@ class Lesion:
     """Where a lesion is.
 
     Attributes:
-        depth: (R, R) distance from the border as a share of the radius: 1 at the centre, 0 at the border, negative
-            outside.
+        depth: (R, R) distance from the border as a share of the radius: 1 at the centre, 0 at the border,
+            negative outside.
         centre: (x, y) on the canvas.
         radius: Mean radius on the canvas.
     """
@@ -58,9 +58,7 @@ def nevus(canvas: Canvas) -> Lesion:
         canvas.lay(brown * 0.4, lines * fading * rng.uniform(0.5, 0.8))
         canvas.lay(brown * 0.5 + 100, (1 - lines) * fading * 0.2)
     else:
-        _globules(
-            canvas, lesion, count=int(rng.integers(60, 150)), reach=0.88, colour=brown * 0.42, size=0.026
-        )
+        _globules(canvas, lesion, count=int(rng.integers(60, 150)), reach=0.88, colour=brown * 0.42, size=0.026)
     return lesion
 
 
@@ -80,9 +78,7 @@ def melanoma(canvas: Canvas) -> Lesion:
     canvas.lay((32, 22, 22), inside * smoothstep(canvas.fractal(5) + across, 0.7, 1.4) * 0.9)
     for colour, share in ((blue_grey, 0.7), (red, 0.45), (white, 0.35)):
         if rng.random() < share:
-            canvas.lay(
-                colour, inside * smoothstep(canvas.fractal(4, 2) - across, 0.5, 1.4) * rng.uniform(0.5, 0.85)
-            )
+            canvas.lay(colour, inside * smoothstep(canvas.fractal(4, 2) - across, 0.5, 1.4) * rng.uniform(0.5, 0.85))
     border = smoothstep(lesion.depth, 0.0, 0.12)
     canvas.shade(1 + border * 0.14 * canvas.fractal(14))
     lines = _network(canvas, rng.uniform(0.1, 0.17), 0.9)
@@ -98,9 +94,7 @@ def keratosis(canvas: Canvas) -> Lesion:
     rng = canvas.rng
     lesion = _place(canvas, waves=6, roughness=0.12, warp=0.035, aspect=rng.uniform(0.65, 1.0))
     inside = smoothstep(lesion.depth, -0.02, 0.06)
-    waxy = np.array([[164, 128, 88], [140, 116, 92], [120, 84, 58], [178, 142, 108], [92, 70, 56]])[
-        rng.integers(5)
-    ]
+    waxy = np.array([[164, 128, 88], [140, 116, 92], [120, 84, 58], [178, 142, 108], [92, 70, 56]])[rng.integers(5)]
     canvas.lay(waxy * rng.uniform(0.85, 1.1), inside * 0.95)
     height = canvas.fractal(9, 3)
     ridges = np.abs(canvas.fractal(7, 2))
@@ -123,13 +117,9 @@ def _place(canvas: Canvas, waves: int, roughness: float, warp: float, aspect: fl
     centre = (float(rng.uniform(-reach, reach)), float(rng.uniform(-reach, reach)))
     tilt = rng.uniform(0, np.pi)
     dx, dy = canvas.x - centre[0], canvas.y - centre[1]
-    along = (
-        dx * np.float32(np.cos(tilt)) + dy * np.float32(np.sin(tilt)) + warp * radius * 2 * canvas.fractal(5)
-    )
+    along = dx * np.float32(np.cos(tilt)) + dy * np.float32(np.sin(tilt)) + warp * radius * 2 * canvas.fractal(5)
     across = (dy * np.float32(np.cos(tilt)) - dx * np.float32(np.sin(tilt))) / np.float32(aspect)
-    distance, angle = cv2.cartToPolar(
-        along, (across + warp * radius * 2 * canvas.fractal(5)).astype(np.float32)
-    )
+    distance, angle = cv2.cartToPolar(along, (across + warp * radius * 2 * canvas.fractal(5)).astype(np.float32))
     theta = np.linspace(0, 2 * np.pi, ANGLES, endpoint=False)
     order = np.arange(2, 2 + waves)
     amplitude = roughness * rng.standard_normal(waves) / order**0.9
@@ -147,7 +137,7 @@ def _brown(canvas: Canvas, darkness: float) -> Field:
 
 
 def _network(canvas: Canvas, period: float, disorder: float) -> Field:
-    """A honeycomb of dark lines around light holes, as melanin lies in the ridges of the skin: (R, R) 0..1."""
+    """A honeycomb of dark lines around light holes, as melanin lies in ridges of the skin: (R, R) 0..1."""
     turn = canvas.rng.uniform(0, np.pi)
     bent_x = canvas.x + disorder * period * canvas.noise(7)
     bent_y = canvas.y + disorder * period * canvas.noise(7)
@@ -171,9 +161,6 @@ def _streaks(canvas: Canvas, lesion: Lesion) -> None:
     count = int(canvas.rng.integers(14, 34))
     angles = canvas.rng.uniform(0, 2 * np.pi) + canvas.rng.uniform(-1.1, 1.1, count)
     inner, outer = canvas.rng.uniform(0.55, 0.8, count), canvas.rng.uniform(0.92, 1.18, count)
-    rays = (
-        np.stack([np.cos(angles), np.sin(angles)], axis=1)[:, None]
-        * np.stack([inner, outer], axis=1)[..., None]
-    )
+    rays = np.stack([np.cos(angles), np.sin(angles)], axis=1)[:, None] * np.stack([inner, outer], axis=1)[..., None]
     curves = list(rays * lesion.radius + np.array(lesion.centre))
     canvas.lay((42, 26, 22), canvas.lines(curves, 0.022) * smoothstep(lesion.depth, -0.4, 0.05) * 0.8)

@@ -1,5 +1,6 @@
-"""One array of an .npz file, row after row: never unpickled, never loaded whole, never more bytes than it states."""
+"""One array of an .npz file, row after row: never unpickled, never whole, never more bytes than it states."""
 
+import errno
 import struct
 import tokenize
 import zipfile
@@ -14,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ahm_env.errors import ImageError
+from ahm_env.images.files import readable
 
 BLOCK_BYTES = 2**20
 MOST_ROW_BYTES = 2**30
@@ -24,6 +26,7 @@ DAMAGE = (
     tokenize.TokenError,
     EOFError,
     ValueError,
+    KeyError,
     RuntimeError,
 )
 
@@ -51,9 +54,7 @@ class NpyStream:
         if self.shape[0] < 0 or min(self.shape[1:], default=1) < 1 or self._row_bytes > MOST_ROW_BYTES:
             raise ImageError(f"{self.where} has shape {self.shape}, which cannot be images; export it again")
         if self._start + self.shape[0] * self._row_bytes != stated:
-            claims = (
-                f"claims {self.shape[0] * self._row_bytes} bytes of values but stores {stated - self._start}"
-            )
+            claims = f"claims {self.shape[0] * self._row_bytes} bytes of values but stores {stated - self._start}"
             raise ImageError(f"{self.where} {claims}: damaged or forged; download it again")
 
     def rows(self) -> Iterator[npt.NDArray[Any]]:
@@ -76,12 +77,10 @@ class NpyStream:
 
     @contextmanager
     def _open(self) -> Iterator[tuple[IO[bytes], int]]:
-        with readable(self._path, self.where), zipfile.ZipFile(self._path) as archive:
+        with undamaged(self.where), readable(self._path), zipfile.ZipFile(self._path) as archive:
             member = archive.getinfo(self._member)
             if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-                raise ImageError(
-                    f"{self.where} is compressed in a way that NumPy does not write; save it with NumPy"
-                )
+                raise ImageError(f"{self.where} is compressed in a way that NumPy does not write; save it with NumPy")
             with archive.open(member) as stream:
                 yield stream, member.file_size
 
@@ -92,13 +91,9 @@ class NpyStream:
         elif version == (2, 0):
             shape, fortran, dtype = np.lib.format.read_array_header_2_0(stream)
         else:
-            raise ImageError(
-                f"{self.where} is in .npy format {version}, which holds no numbers; save it again"
-            )
+            raise ImageError(f"{self.where} is in .npy format {version}, which holds no numbers; save it again")
         if dtype.kind not in "buif":
-            raise ImageError(
-                f"{self.where} holds {dtype}, not numbers, and is not unpickled; save it as integers"
-            )
+            raise ImageError(f"{self.where} holds {dtype}, not numbers, and is not unpickled; save it as integers")
         if fortran and len(shape) > 1:
             raise ImageError(f"{self.where} is in Fortran order; save it after numpy.ascontiguousarray")
         if not shape:
@@ -107,13 +102,13 @@ class NpyStream:
 
 
 @contextmanager
-def readable(path: Path, where: str) -> Iterator[None]:
+def undamaged(where: str) -> Iterator[None]:
     """Turns what a damaged .npz file raises into an `ImageError`."""
     try:
         yield
-    except DAMAGE as error:
-        raise ImageError(
-            f"{where}: truncated, damaged or no .npz file ({error}); download it again"
-        ) from error
-    except PermissionError as error:
-        raise ImageError(f"{path}: cannot be read ({error.strerror}); check its permissions") from error
+    except (*DAMAGE, OSError) as error:
+        # A forged offset makes zipfile seek to where no file reaches; other errors are of the disk.
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:
+            raise
+        cause = " ".join(str(error).split())[:120]
+        raise ImageError(f"{where}: truncated, damaged or no .npz file ({cause}); download it again") from error

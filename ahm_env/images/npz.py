@@ -1,7 +1,7 @@
-"""An .npz file of MedMNIST or MedSegBench: `train_images`, `val_images`, `test_images` and their labels or masks.
+"""An .npz file of MedMNIST or MedSegBench: `train_images`, `val_images`, `test_images`, and annotations.
 
-MedMNIST stores class numbers, (N, 1), as `train_labels`; MedSegBench masks, (N, H, W), as `train_label`: they are told
-apart by their dimensions.
+MedMNIST stores class numbers, (N, 1), as `train_labels`; MedSegBench masks, (N, H, W), as `train_label`: they
+are told apart by their dimensions.
 """
 
 import zipfile
@@ -13,7 +13,8 @@ from pathlib import Path
 
 from ahm_env.errors import ImageError
 from ahm_env.images.decoding import as_class_numbers
-from ahm_env.images.npy_stream import NpyStream, readable
+from ahm_env.images.files import readable
+from ahm_env.images.npy_stream import NpyStream, undamaged
 from ahm_env.images.source import SPLITS, UNLABELLED, Catalogue, Load, Pixels, Sample, class_order
 
 ANNOTATIONS = ("labels", "label", "masks", "mask")
@@ -30,17 +31,17 @@ class Part:
 
 
 class Npz:
-    """Images in an .npz file: (N, H, W) in grey, or (N, H, W, C) of 1, 3 or (the last is alpha) 4 channels."""
+    """Images in an .npz file: (N, H, W) in grey, or (N, H, W, C) of 1, 3 or 4 channels, the fourth alpha."""
 
     kind = "npz"
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self._path = path
 
     def fingerprint(self) -> str:
         """Name, size and time of the file."""
-        status = self.path.stat()
-        return f"{self.kind} {self.path.name} {status.st_size} {status.st_mtime_ns}"
+        status = self._path.stat()
+        return f"{self.kind} {self._path.name} {status.st_size} {status.st_mtime_ns}"
 
     def catalogue(self) -> Catalogue:
         """Reads the headers, and the class numbers.
@@ -48,21 +49,16 @@ class Npz:
         Raises:
             ImageError: The file is damaged, or its arrays do not fit each other.
         """
-        with readable(self.path, str(self.path)), zipfile.ZipFile(self.path) as archive:
+        with undamaged(str(self._path)), readable(self._path), zipfile.ZipFile(self._path) as archive:
             names = {name.removesuffix(".npy") for name in archive.namelist()}
         notes: list[str] = []
-        parts = [
-            self._part(split, names, notes)
-            for split in range(len(SPLITS))
-            if f"{SPLITS[split]}_images" in names
-        ]
+        parts = [self._part(split, names, notes) for split in range(len(SPLITS)) if f"{SPLITS[split]}_images" in names]
         if sum(part.images.shape[0] for part in parts) == 0:
-            raise ImageError(
-                f"{self.path}: no images in train_images, val_images, test_images; it has {sorted(names)}"
-            )
+            found = ", ".join(sorted(names)[:6]) or "nothing"
+            raise ImageError(f"{self._path}: no images in train_images, val_images, test_images; it has {found}")
         with_masks = [part for part in parts if part.masks]
         if with_masks and len(with_masks) < len(parts):
-            raise ImageError(f"{self.path}: masks for some splits only; add the others or leave all out")
+            raise ImageError(f"{self._path}: masks for some splits only; add the others or leave all out")
         numbers = {number for part in parts if part.labels for number in _numbers(part.labels)} - {UNLABELLED}
         classes = class_order({str(number) for number in numbers})
         return Catalogue(
@@ -74,16 +70,14 @@ class Npz:
         )
 
     def _part(self, split: int, names: set[str], notes: list[str]) -> Part:
-        part = Part(split, NpyStream(self.path, f"{SPLITS[split]}_images"))
+        part = Part(split, NpyStream(self._path, f"{SPLITS[split]}_images"))
         images = part.images
         if len(images.shape) not in (3, 4) or images.shape[3:] not in ((), (1,), (3,), (4,)):
-            raise ImageError(
-                f"{images.where} has shape {images.shape}, not (N, H, W) or (N, H, W, 3): is it 3-D?"
-            )
+            raise ImageError(f"{images.where} has shape {images.shape}, not (N, H, W) or (N, H, W, 3): is it 3-D?")
         for name in (f"{SPLITS[split]}_{ending}" for ending in ANNOTATIONS):
             if name not in names:
                 continue
-            found = NpyStream(self.path, name)
+            found = NpyStream(self._path, name)
             if found.shape[0] != images.shape[0]:
                 raise ImageError(
                     f"{found.where} has {found.shape[0]} rows for {images.shape[0]} images; export it again"
@@ -107,9 +101,7 @@ class Npz:
             count = part.images.shape[0]
             masks = part.masks.rows() if part.masks else repeat(None, count)
             labels = _numbers(part.labels) if part.labels else repeat(UNLABELLED, count)
-            for index, (image, mask, number) in enumerate(
-                zip(part.images.rows(), masks, labels, strict=True)
-            ):
+            for index, (image, mask, number) in enumerate(zip(part.images.rows(), masks, labels, strict=True)):
                 yield partial(self._load, part, index, image, mask, classes.get(number, UNLABELLED))
 
     def _load(self, part: Part, index: int, image: Pixels, mask: Pixels | None, label: int) -> Sample:

@@ -15,7 +15,11 @@ except ImportError as error:
         f"(Debian, Ubuntu: `apt-get install {package}`) or use the package opencv-python-headless"
     ) from error
 
+SILENT = 0
+
 # Damaged images are reported by us, with their file; OpenCV's own lines would tear a progress bar.
-cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+# OpenCV 4 has the function in one place, OpenCV 5 in another.
+_set_log_level = getattr(cv2, "setLogLevel", None) or cv2.utils.logging.setLogLevel
+_set_log_level(SILENT)
 
 __all__ = ["cv2"]

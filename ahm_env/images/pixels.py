@@ -74,8 +74,9 @@ def fit_mask(mask: Image8, settings: PixelSettings) -> Image8:
 def to_uint8(image: Pixels) -> Image8:
     """Scales an image of any depth to 0..255; uint8 stays as it is.
 
-    Others are scaled between their 0.5 and 99.5 percentiles, over all channels together so that colours keep their
-    hue; where these are equal (nearly all background), between minimum and maximum. NaN and -inf become 0, +inf 255.
+    Others are scaled between their 0.5 and 99.5 percentiles, over all channels together so that colours keep
+    their hue; where these are equal (nearly all background), between minimum and maximum. NaN and -inf become
+    0, +inf 255.
 
     Args:
         image: Any shape, any integer, float or boolean type.
@@ -111,7 +112,7 @@ def with_channels(image: Image8, channels: int) -> Image8:
 
 
 def inner_box(height: int, width: int, settings: PixelSettings) -> tuple[int, int, int, int]:
-    """Where an image of this size lies in its square, for the way back: top, left, height, width in pixels."""
+    """Where an image of this size lies in its square, for the way back: top, left, height, width."""
     size = settings.image_size
     if settings.fit == "stretch":
         return 0, 0, size, size

@@ -1,7 +1,7 @@
 """What every source of images gives, whatever its kind: a fingerprint, and a catalogue of samples.
 
-One file a source, all of the same shape: a class with `fingerprint` and `catalogue`. A sample is a call that decodes
-it, so that decoding can happen in any thread, and that raises `ImageError` where the image is bad.
+One file a source, all of the same shape: a class with `fingerprint` and `catalogue`. A sample is a call that
+decodes it, so that decoding can happen in any thread, and that raises `ImageError` where the image is bad.
 """
 
 from collections.abc import Callable, Iterator

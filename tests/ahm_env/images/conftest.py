@@ -1,0 +1,48 @@
+"""What the tests of images share: a cache of their own, and folders made on the spot."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ahm_env.images.opencv import cv2
+
+MakeFolder = Callable[..., Path]
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def make_folder(tmp_path: Path) -> MakeFolder:
+    """Makes a folder of `count` small colour images, with masks and a table where asked for."""
+
+    def make(count: int = 4, masks: bool = False, table: str | None = None, name: str = "scans") -> Path:
+        rng = np.random.default_rng(count)
+        root = tmp_path / name
+        (root / "images").mkdir(parents=True)
+        if masks:
+            (root / "masks").mkdir()
+        for index in range(count):
+            pixels = rng.integers(0, 256, (20, 30, 3), dtype=np.uint8)
+            assert cv2.imwrite(str(root / "images" / f"{index:04d}.png"), pixels)
+            if masks:
+                mask = np.where(np.arange(30) < 10 + index, 255, 0).astype(np.uint8)
+                assert cv2.imwrite(str(root / "masks" / f"{index:04d}.png"), np.tile(mask, (20, 1)))
+        if table is not None:
+            (root / "labels.csv").write_text(table, encoding="utf-8")
+        return root
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def real_images() -> Path:
+    """Real images that lie beside the project where they are available."""
+    data = Path(__file__).resolve().parents[3].parent / "shared" / "data"
+    if not data.is_dir():
+        pytest.skip(f"no real images in {data}")
+    return data

@@ -1,0 +1,191 @@
+import io
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from PIL import Image, ImageOps
+
+from ahm_env.errors import ImageError
+from ahm_env.images.decoding import as_class_numbers, read_image, read_mask
+from ahm_env.images.opencv import cv2
+
+ORIENTATION = 0x0112
+SHAPES = st.tuples(st.integers(1, 20), st.integers(1, 20)).flatmap(lambda s: st.sampled_from([s, (*s, 3)]))
+PNG_TYPES, TIFF_TYPES = [np.uint8, np.uint16], [np.uint8, np.uint16, np.int16, np.float32, np.float64]
+
+
+def noise(height: int = 40, width: int = 60, channels: int = 3) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (height, width, channels), dtype=np.uint8)
+
+
+def encoded(kind: str, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(noise()).save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def written(path: Path, content: bytes) -> Path:
+    path.write_bytes(content)
+    return path
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50)
+@given(st.data())
+def test_what_was_written_without_loss_is_read_back(tmp_path: Path, data: st.DataObject) -> None:
+    ending, types = data.draw(st.sampled_from([(".png", PNG_TYPES), (".tif", TIFF_TYPES), (".bmp", [np.uint8])]))
+    image = data.draw(hnp.arrays(data.draw(st.sampled_from(types)), data.draw(SHAPES)))
+    assert cv2.imwrite(str(tmp_path / f"a{ending}"), image[..., ::-1] if image.ndim == 3 else image)
+    read = read_image(tmp_path / f"a{ending}")
+    assert read.dtype == image.dtype
+    assert np.array_equal(read, image, equal_nan=image.dtype.kind == "f")
+
+
+def test_colours_are_in_rgb_order(tmp_path: Path) -> None:
+    Image.new("RGB", (4, 4), (250, 10, 20)).save(tmp_path / "red.png")
+    assert read_image(tmp_path / "red.png")[0, 0].tolist() == [250, 10, 20]
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "1", "L", "CMYK"])
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "BMP", "JPEG"])
+def test_every_common_kind_of_pixel_is_read_without_alpha(tmp_path: Path, kind: str, mode: str) -> None:
+    image = Image.fromarray(noise()).convert(mode)
+    try:
+        image.save(tmp_path / "image", kind)
+    except OSError:
+        pytest.skip(f"no {kind} holds {mode}")
+    assert read_image(tmp_path / "image").shape in ((40, 60), (40, 60, 3))
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_orientation_is_as_viewers_show_it(tmp_path: Path, kind: str, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    stored = Image.fromarray(cv2.resize(noise(4, 6), (48, 32), interpolation=cv2.INTER_NEAREST))
+    stored.save(tmp_path / "turned", kind, exif=exif)
+    shown = np.asarray(ImageOps.exif_transpose(Image.open(tmp_path / "turned")).convert("RGB"))
+    read = read_image(tmp_path / "turned")
+    assert read.shape == shown.shape
+    assert np.abs(read.astype(int) - shown).max() <= 3
+
+
+def test_of_several_pages_the_first_is_read(tmp_path: Path) -> None:
+    first, second = Image.new("L", (5, 5), 10), Image.new("L", (7, 7), 20)
+    first.save(tmp_path / "pages.tif", save_all=True, append_images=[second])
+    assert read_image(tmp_path / "pages.tif").tolist() == [[10] * 5] * 5
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9, 0.99])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "BMP", "TIFF"])
+def test_a_truncated_image_is_refused_quietly(
+    tmp_path: Path, kind: str, share: float, capfd: pytest.CaptureFixture[str]
+) -> None:
+    content = encoded(kind)
+    path = written(tmp_path / f"cut.{kind.lower()}", content[: int(len(content) * share)])
+    with pytest.raises(ImageError, match=f"{path}: .*(truncated|damaged).*;") as caught:
+        read_image(path)
+    assert "\n" not in str(caught.value)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_truncated_progressive_jpeg_with_a_thumbnail_is_refused(tmp_path: Path) -> None:
+    thumbnail = encoded("JPEG")
+    segment = b"\xff\xe1" + struct.pack(">H", len(thumbnail) + 2) + thumbnail
+    content = encoded("JPEG", progressive=True)
+    with_thumbnail = content[:2] + segment + content[2:]
+    assert read_image(written(tmp_path / "whole.jpg", with_thumbnail)).shape == (40, 60, 3)
+    path = written(tmp_path / "cut.jpg", with_thumbnail[: len(segment) + len(content) // 2])
+    with pytest.raises(ImageError, match="truncated"):
+        read_image(path)
+
+
+def test_bytes_after_the_end_of_a_jpeg_do_no_harm(tmp_path: Path) -> None:
+    assert read_image(written(tmp_path / "a.jpg", encoded("JPEG") + b"camera's own data")).shape == (40, 60, 3)
+
+
+def test_a_flipped_bit_in_a_png_is_found_quietly(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    content = bytearray(encoded("PNG"))
+    content[len(content) // 2] ^= 1
+    with pytest.raises(ImageError, match="damaged"):
+        read_image(written(tmp_path / "a.png", bytes(content)))
+    assert capfd.readouterr() == ("", "")
+
+
+def test_text_and_nothing_are_no_images(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ImageError, match=r"a\.png: not an image"):
+        read_image(written(tmp_path / "a.png", b"hello"))
+    with pytest.raises(ImageError, match=r"b\.png: the file is empty \(0 bytes\)"):
+        read_image(written(tmp_path / "b.png", b""))
+    assert capfd.readouterr() == ("", "")
+
+
+def test_an_image_of_absurd_size_is_refused(tmp_path: Path) -> None:
+    content = bytearray(encoded("BMP"))
+    content[18:26] = struct.pack("<ii", 2**20, 2**20)
+    with pytest.raises(ImageError, match=r"huge\.bmp: .*damaged"):
+        read_image(written(tmp_path / "huge.bmp", bytes(content)))
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match=r"gone\.png: cannot be read"):
+        read_image(tmp_path / "gone.png")
+
+
+@pytest.mark.parametrize("ending", ["png", "tif", "bmp"])
+def test_a_mask_keeps_its_class_numbers(tmp_path: Path, ending: str) -> None:
+    mask = np.arange(60, dtype=np.uint8).reshape(6, 10) % 7
+    Image.fromarray(mask).save(tmp_path / f"mask.{ending}")
+    assert np.array_equal(read_mask(tmp_path / f"mask.{ending}"), mask)
+
+
+def test_a_mask_of_three_equal_channels_is_one_channel(tmp_path: Path) -> None:
+    mask = np.arange(60, dtype=np.uint8).reshape(6, 10)
+    Image.fromarray(mask).convert("RGB").save(tmp_path / "mask.png")
+    assert np.array_equal(read_mask(tmp_path / "mask.png"), mask)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+def test_a_mask_with_a_palette_of_colours_gives_the_numbers(tmp_path: Path, bits: int) -> None:
+    mask = (np.arange(60).reshape(6, 10) % 2 ** min(bits, 3)).astype(np.uint8)
+    image = Image.fromarray(mask, "P")
+    image.putpalette([0, 0, 0, 200, 0, 0, 0, 200, 0, 0, 0, 200, 90, 90, 0, 1, 2, 3, 4, 5, 6, 250, 0, 250])
+    image.save(tmp_path / "mask.png", bits=bits)
+    found = read_mask(tmp_path / "mask.png")
+    assert np.array_equal(found, mask)
+
+
+def test_a_mask_with_a_palette_of_greys_gives_the_greys(tmp_path: Path) -> None:
+    image = Image.fromarray(np.eye(6, dtype=np.uint8), "P")
+    image.putpalette([255, 255, 255, 0, 0, 0])
+    image.save(tmp_path / "mask.png")
+    assert np.array_equal(read_mask(tmp_path / "mask.png"), 255 - 255 * np.eye(6, dtype=np.uint8))
+
+
+def test_a_jpeg_mask_is_cut_at_half_intensity(tmp_path: Path) -> None:
+    mask = np.zeros((32, 32), np.uint8)
+    mask[8:20, 5:25] = 255
+    Image.fromarray(mask).save(tmp_path / "mask.jpg", quality=60)
+    assert np.array_equal(read_mask(tmp_path / "mask.jpg"), mask)
+
+
+def test_a_mask_in_colour_is_refused(tmp_path: Path) -> None:
+    Image.fromarray(noise()).save(tmp_path / "mask.png")
+    with pytest.raises(ImageError, match=r"mask\.png: mask is in colour; save it as one channel"):
+        read_mask(tmp_path / "mask.png")
+
+
+def test_masks_of_other_types_become_class_numbers() -> None:
+    assert as_class_numbers(np.array([[0, 3]], np.int64), "m").tolist() == [[0, 3]]
+    assert as_class_numbers(np.array([[0.0, 1.0]]), "m").tolist() == [[0, 1]]
+    assert as_class_numbers(np.array([[False, True]]), "m").tolist() == [[0, 1]]
+    assert as_class_numbers(np.array([[0, 65535]], np.uint16), "m").tolist() == [[0, 255]]
+
+
+@pytest.mark.parametrize("value", [256, -1, 0.5, np.nan, np.inf])
+def test_masks_with_other_values_are_refused(value: float) -> None:
+    with pytest.raises(ImageError, match="m: mask holds values that are not class numbers"):
+        as_class_numbers(np.array([[0, 7, value]]), "m")

@@ -1,0 +1,151 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ahm_env.errors import ImageError
+from ahm_env.images.folder import Folder
+from ahm_env.images.opencv import cv2
+from ahm_env.images.source import Sample
+
+TABLE = "image,label,split\n" + "".join(f"{i:04d},{'AB'[i % 2]},{['train', 'val'][i // 3]}\n" for i in range(4))
+
+
+def samples(root: Path) -> list[Sample | str]:
+    """Each sample of a folder, or the text of its error."""
+    loaded: list[Sample | str] = []
+    for load in Folder(root).catalogue().samples:
+        try:
+            loaded.append(load())
+        except ImageError as error:
+            loaded.append(str(error))
+    return loaded
+
+
+def only_error(root: Path) -> str:
+    (error,) = [sample for sample in samples(root) if isinstance(sample, str)]
+    assert "\n" not in error
+    return error
+
+
+def test_images_masks_and_labels_come_together(make_folder) -> None:
+    root = make_folder(4, masks=True, table=TABLE)
+    catalogue = Folder(root).catalogue()
+    assert (catalogue.count, catalogue.classes, catalogue.has_masks) == (4, ("A", "B"), True)
+    assert catalogue.problems == catalogue.notes == []
+    loaded = [load() for load in catalogue.samples]
+    assert [sample.name for sample in loaded] == ["0000.png", "0001.png", "0002.png", "0003.png"]
+    assert [sample.label for sample in loaded] == [0, 1, 0, 1]
+    assert [sample.split for sample in loaded] == [0, 0, 0, 1]
+    assert [int((sample.mask > 0).sum()) for sample in loaded] == [200, 220, 240, 260]
+    assert loaded[2].path == str(root / "images" / "0002.png")
+
+
+def test_a_folder_of_images_alone_is_enough(make_folder, tmp_path: Path) -> None:
+    (make_folder(3) / "images").rename(tmp_path / "flat")
+    loaded = samples(tmp_path / "flat")
+    assert [(sample.name, sample.mask, sample.label, sample.split) for sample in loaded] == [
+        (f"{i:04d}.png", None, -1, 0) for i in range(3)
+    ]
+
+
+def test_images_directly_in_the_folder_may_have_masks_and_a_table(make_folder) -> None:
+    root = make_folder(4, masks=True, table=TABLE)
+    for image in (root / "images").iterdir():
+        image.rename(root / image.name)
+    (root / "images").rmdir()
+    catalogue = Folder(root).catalogue()
+    assert (catalogue.count, catalogue.classes, catalogue.has_masks, catalogue.notes) == (4, ("A", "B"), True, [])
+
+
+def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match=rf"{tmp_path}: no image directly in it"):
+        Folder(tmp_path).catalogue()
+
+
+def test_an_empty_masks_folder_is_no_masks(make_folder) -> None:
+    root = make_folder(2)
+    (root / "masks").mkdir()
+    assert not Folder(root).catalogue().has_masks
+    assert all(sample.mask is None for sample in samples(root))
+
+
+def test_a_mask_of_another_size_is_refused(make_folder) -> None:
+    root = make_folder(3, masks=True)
+    cv2.imwrite(str(root / "masks" / "0001.png"), np.zeros((12, 16), np.uint8))
+    assert only_error(root) == f"{root}/images/0001.png: mask is 16x12 but image is 30x20; re-export one of them"
+
+
+def test_an_image_without_its_mask_is_refused(make_folder) -> None:
+    root = make_folder(3, masks=True)
+    (root / "masks" / "0002.png").unlink()
+    assert only_error(root).startswith(f"{root}/images/0002.png: no mask of that stem in {root}/masks; ")
+
+
+def test_a_mask_without_its_image_is_a_problem(make_folder) -> None:
+    root = make_folder(3, masks=True)
+    (root / "images" / "0000.png").unlink()
+    (problem,) = Folder(root).catalogue().problems
+    assert problem.startswith(f"{root}/masks/0000.png: mask without an image of that stem; ")
+
+
+def test_a_line_without_its_image_is_a_problem(make_folder) -> None:
+    root = make_folder(3, table=TABLE)
+    (problem,) = Folder(root).catalogue().problems
+    assert problem.startswith(f"{root}/labels.csv: line 5 names '0003', which is not there; ")
+
+
+def test_an_image_without_its_line_is_refused(make_folder) -> None:
+    root = make_folder(5, table=TABLE)
+    assert only_error(root).startswith(f"{root}/images/0004.png: not in {root}/labels.csv; ")
+
+
+def test_two_images_of_one_stem_are_both_refused(make_folder) -> None:
+    root = make_folder(2)
+    cv2.imwrite(str(root / "images" / "0001.bmp"), np.zeros((4, 4), np.uint8))
+    good, *bad = samples(root)
+    assert good.name == "0000.png"
+    assert [text.partition(";")[0] for text in bad] == [
+        f"{root}/images/0001.{ending}: stem is not unique (0001.bmp, 0001.png)" for ending in ("bmp", "png")
+    ]
+
+
+def test_two_masks_of_one_stem_are_refused(make_folder) -> None:
+    root = make_folder(2, masks=True)
+    cv2.imwrite(str(root / "masks" / "0001.bmp"), np.zeros((20, 30), np.uint8))
+    assert "more than one mask" in only_error(root)
+
+
+def test_a_damaged_mask_is_named(make_folder) -> None:
+    root = make_folder(2, masks=True)
+    (root / "masks" / "0000.png").write_bytes(b"not a mask")
+    assert only_error(root).startswith(f"{root}/masks/0000.png: not an image")
+
+
+def test_hidden_files_are_ignored_and_others_noted(make_folder) -> None:
+    root = make_folder(2)
+    for name in (".DS_Store", "Thumbs.db", "a.dcm", "b.dcm"):
+        (root / "images" / name).write_bytes(b"")
+    catalogue = Folder(root).catalogue()
+    assert catalogue.count == 2
+    assert catalogue.notes == [f"{root}/images: 2 files of type '.dcm' are not read"]
+
+
+def test_the_fingerprint_follows_images_masks_and_table(make_folder) -> None:
+    root = make_folder(2, masks=True, table=TABLE)
+    seen = [Folder(root).fingerprint()]
+    assert Folder(root).fingerprint() == seen[0]
+    (root / "labels.csv").write_text(TABLE.replace("A", "C"))
+    seen.append(Folder(root).fingerprint())
+    (root / "masks" / "0000.png").write_bytes(b"")
+    seen.append(Folder(root).fingerprint())
+    (root / "masks" / "0000.png").rename(root / "images" / "0002.png")
+    seen.append(Folder(root).fingerprint())
+    assert len(set(seen)) == 4
+
+
+def test_the_fingerprint_is_the_same_wherever_the_folder_lies(make_folder, tmp_path: Path) -> None:
+    root = make_folder(2, masks=True, table=TABLE)
+    before = Folder(root).fingerprint()
+    root.rename(tmp_path / "elsewhere")
+    assert Folder(tmp_path / "elsewhere").fingerprint() == before

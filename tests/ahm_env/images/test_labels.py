@@ -1,0 +1,90 @@
+from pathlib import Path
+
+import pytest
+
+from ahm_env.errors import ImageError
+from ahm_env.images.files import ImageFiles
+from ahm_env.images.labels import Labels
+
+NAMES = ("a.png", "b.png", "c.jpg")
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> ImageFiles:
+    for name in NAMES:
+        (tmp_path / name).write_bytes(b"")
+    return ImageFiles(tmp_path)
+
+
+def read(tmp_path: Path, images: ImageFiles, text: str | bytes) -> Labels:
+    table = tmp_path / "labels.csv"
+    table.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return Labels(table, images)
+
+
+def found(labels: Labels) -> list[tuple[int, int]]:
+    return [labels.find(Path(name).stem, Path(name)) for name in NAMES]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "image,label,split\na.png,MEL,train\nb.png,NV,val\nc.jpg,MEL,test\n",
+        "image,label,split\na,MEL,train\nb,NV,val\nc,MEL,test\n",
+        "\ufeffImage;Label;Split\r\na;MEL;Train\r\nb;NV;VAL\r\nc;MEL;test\r\n",
+        "split\tlabel\timage\ntrain\tMEL\ta\nval\tNV\tb\ntest\tMEL\tc",
+        'image,label,split\n"a.png", MEL , train\n\n,,\nb.png,NV,val\nc.jpg,"MEL",test\n',
+        "id,image,age,label,split\n1,c.jpg,50,MEL,test\n2,a.png,,MEL,train\n3,b.png,7,NV,val\n",
+    ],
+)
+def test_tables_in_many_spellings_say_the_same(tmp_path: Path, images: ImageFiles, text: str) -> None:
+    labels = read(tmp_path, images, text)
+    assert labels.classes == ("MEL", "NV")
+    assert labels.problems == []
+    assert found(labels) == [(0, 0), (1, 1), (0, 2)]
+
+
+def test_without_label_and_split_an_image_is_unknown_and_for_training(tmp_path: Path, images: ImageFiles) -> None:
+    labels = read(tmp_path, images, "image\na\nb\nc\n")
+    assert labels.classes == ()
+    assert found(labels) == [(-1, 0)] * 3
+
+
+def test_empty_and_missing_cells_are_unknown_and_for_training(tmp_path: Path, images: ImageFiles) -> None:
+    labels = read(tmp_path, images, "image,label,split\na,,\nb,NV,\nc\n")
+    assert labels.classes == ("NV",)
+    assert found(labels) == [(-1, 0), (0, 0), (-1, 0)]
+
+
+def test_an_image_without_a_line_is_named(tmp_path: Path, images: ImageFiles) -> None:
+    labels = read(tmp_path, images, "image,label\na,NV\n")
+    with pytest.raises(ImageError, match=r"scans/b\.png: not in .*labels\.csv; add a line"):
+        labels.find("b", Path("scans/b.png"))
+
+
+def test_an_unknown_split_is_named(tmp_path: Path, images: ImageFiles) -> None:
+    labels = read(tmp_path, images, "image,split\na,holdout\nb,val\nc,test\n")
+    with pytest.raises(ImageError, match=r"a\.png: split is 'holdout' in .*; use one of: train, val, test"):
+        labels.find("a", Path("a.png"))
+    assert labels.find("b", Path("b.png")) == (-1, 1)
+
+
+def test_lines_without_an_image_and_second_lines_are_problems(tmp_path: Path, images: ImageFiles) -> None:
+    labels = read(tmp_path, images, "image,label\na,NV\nzzz.png,MEL\na.png,MEL\nb,NV\nc,NV\n")
+    assert len(labels.problems) == 2
+    assert "labels.csv: line 3 names 'zzz.png', which is not there; " in labels.problems[0]
+    assert "labels.csv: line 4 names 'a.png' again; " in labels.problems[1]
+    assert labels.classes == ("NV",)
+
+
+@pytest.mark.parametrize("text", ["", "name,label\na,NV\n", "a.png,NV\n"])
+def test_a_table_without_an_image_column_is_refused(tmp_path: Path, images: ImageFiles, text: str) -> None:
+    with pytest.raises(ImageError, match=r"labels\.csv: no column `image` in its first line"):
+        read(tmp_path, images, text)
+
+
+@pytest.mark.parametrize("content", [b"image,label\na,M\xfcller\n", b"image\n\xff\xfe\x00", b'image,label\na,"open\n'])
+def test_what_is_not_csv_in_utf8_is_refused_in_one_line(tmp_path: Path, images: ImageFiles, content: bytes) -> None:
+    with pytest.raises(ImageError, match=r"labels\.csv: not a CSV file in UTF-8 .*; save it as `CSV UTF-8`") as caught:
+        read(tmp_path, images, content)
+    assert "\n" not in str(caught.value)
