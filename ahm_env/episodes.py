@@ -105,6 +105,7 @@ class Episodes:
         self.steps = np.zeros(count, np.int64)
         self.quota = np.full(count, self.high)
         self.share = np.full(count, chosen_share)
+        self._restored_share: dict[int, float] = {}
         self.hidden, self.chosen = np.zeros(shape, bool), np.zeros(shape, bool)
         self.patch_loss = np.zeros(shape, np.float32)
         for slot in range(count):
@@ -123,8 +124,9 @@ class Episodes:
         for slot in slots:
             self._at_start[slot] = self.generators[slot].bit_generator.state
             self.image[slot] = self.indices[self.orders[slot].next()] if image is None else image
+            self.share[slot] = self._restored_share.pop(int(slot), self.chosen_share)
         self.steps[slots] = 0
-        self.quota[slots], self.share[slots] = self.high, self.chosen_share
+        self.quota[slots] = self.high
         self.hidden[slots] = self.chosen[slots] = False
         self.patch_loss[slots] = 0
 
@@ -183,11 +185,11 @@ class Episodes:
     def state(self) -> dict[str, Any]:
         """State, as JSON can hold it, from which `begin` starts the current episodes once more."""
         orders = [[order.seed, order.epoch, order.position - 1] for order in self.orders]
-        return {"orders": orders, "generators": list(self._at_start), "share": float(self.share[0])}
+        return {"orders": orders, "generators": list(self._at_start), "share": self.share.tolist()}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go back to what `state` returned; `begin` has to follow."""
-        self.chosen_share = state["share"]
+        self._restored_share = dict(enumerate(state["share"]))
         for slot, (order, generator) in enumerate(zip(state["orders"], state["generators"], strict=True)):
             self.orders[slot] = Order(len(self.indices), *order)
             self.generators[slot].bit_generator.state = generator

@@ -537,15 +537,18 @@ def test_it_knows_what_random_masks_of_each_size_earn(toy_env: Toy, textures: Pi
     assert agent.network.random_reward.tolist() == pytest.approx([4.0, 8.0, 12.0], rel=0.05)
 
 
-def test_what_random_masks_earn_is_not_measured_with_the_agent_s_own(toy_env: Toy, textures: Pixels) -> None:
-    """With explore = 0 nothing random is ever seen; with it, the agent's better masks must not count."""
+@pytest.mark.parametrize("horizon", [1, 2])
+def test_what_random_masks_earn_is_not_measured_with_the_agent_s_own(
+    toy_env: Toy, textures: Pixels, horizon: int
+) -> None:
+    """Random masks earn 2 whatever their size; the agent's are better and must not count."""
 
     def losses(kinds: Any, masks: Any) -> Any:
         return np.where(HARD[kinds], 5.0, 1.0)
 
-    env = toy_env(textures, losses, quota=(4, 12))
+    env = toy_env(textures, losses, quota=(4, 12), horizon=horizon)
     agent = A3C(env, A3CSettings(sizes=3, explore=0.25))
-    agent.learn(env, 8 * 300)
+    agent.learn(env, 8 * 200)
     assert agent.network.random_reward.tolist() == pytest.approx([2.0, 2.0, 2.0], rel=0.2)
 
 
@@ -702,6 +705,14 @@ def test_environments_that_do_not_start_again_in_the_same_step_are_refused(
     env.metadata = {"autoreset_mode": mode}
     with pytest.raises(SettingsError, match="SAME_STEP"):
         A3C(env).learn(env, 8)
+
+
+def test_episodes_that_are_cut_short_do_no_harm(toy_env: Toy, textures: Pixels) -> None:
+    """Truncated after the first of two steps, before anything is reconstructed: there is no loss to divide by."""
+    env = toy_env(textures, noisy(hard_three_times), horizon=2, truncate_after=1)
+    agent = A3C(env)
+    agent.learn(env, 8)
+    assert all(torch.isfinite(tensor).all() for name, tensor in agent.state().items() if name != "generator")
 
 
 @pytest.mark.parametrize(("horizon", "ratio"), [(1, "0.5"), (2, "0.25:0.75")])
