@@ -108,6 +108,16 @@ def train_agent(
     raise typer.Exit(train(given, preset, out, resume))
 
 
+@data_app.command("check")
+def data_check(
+    source: Annotated[str, typer.Argument(help="A folder, a .npz file, or phantom[:COUNT[:SEED]].")],
+) -> None:
+    """Print counts, sizes, classes and splits, and every problem with its file; if there is one, end with status 2."""
+    from agents.console import check_data
+
+    raise typer.Exit(check_data(source))
+
+
 def main() -> None:
     """Run `ahm`; what the user can mend is one line and exit status 2."""
     check_own_agents()

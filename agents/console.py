@@ -1,7 +1,8 @@
 """What a person sees of a run: a progress bar in a terminal, plain lines elsewhere, a table at the end."""
 
 import signal
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from math import isnan
 from pathlib import Path
 from types import TracebackType
@@ -17,6 +18,7 @@ from agents.pretraining import Pretraining, default_out
 from agents.runs import Row, RunDirectory, free_directory
 from agents.settings import PRESETS, RunSettings
 from ahm_env import ImageSet, RunError, load_images
+from ahm_env.images import check_source
 
 LOADED_LINE = 5_000  # images between two lines about loading, outside a terminal
 
@@ -165,25 +167,8 @@ def _agree(directory: RunDirectory, settings: RunSettings | None, given: Mapping
 
 
 def _load(settings: RunSettings, console: Console) -> ImageSet:
-    """Load the images, with a bar or lines while they are decoded for the first time."""
-    total = 0
-    with Progress(
-        TextColumn("reading images"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    ) as progress:
-        task = progress.add_task("", total=None)
-
-        def report(done: int, count: int) -> None:
-            nonlocal total
-            total = count
-            progress.update(task, completed=done, total=count)
-            if not console.is_terminal and done % LOADED_LINE == 0:
-                console.print(f"{done:>9,} of {count:,} images read")
-
+    """Load the images; they are decoded where that was not done before."""
+    with _reading(console) as report:
         images = load_images(
             settings.data, settings.image_size, settings.channels, settings.fit, settings.skip_bad, progress=report
         )
@@ -231,3 +216,59 @@ def _conclude(run: Pretraining, measurement: Measurement, console: Console) -> N
         f"ahm train-agent --algo {run.settings.algo} --data FOLDER",
         markup=False,
     )
+
+
+def check_data(source: str) -> int:
+    """Show what is in a source of images, and everything that is wrong with it.
+
+    Returns:
+        The exit status: 0, or 2 where there are problems.
+    """
+    console = make_console()
+    with _reading(console) as report_progress:
+        report = check_source(source, report_progress)
+    table = Table(title=escape(source), show_header=False)
+    sizes = [f"{width} x {height} ({count:,})" for (width, height), count in report.sizes.most_common(4)]
+    more = len(report.sizes) - len(sizes)
+    table.add_row("kind", report.kind)
+    table.add_row("images", f"{report.images:,}")
+    table.add_row("sizes", ", ".join(sizes) + (f", and {more:,} more" if more else ""))
+    names = {1: "grey", 3: "colour"}
+    table.add_row("channels", ", ".join(f"{names[key]} ({count:,})" for key, count in sorted(report.channels.items())))
+    table.add_row("pixels", ", ".join(f"{key} ({count:,})" for key, count in sorted(report.pixel_types.items())))
+    values = ", ".join(map(str, report.mask_values[:8])) + (", …" if len(report.mask_values) > 8 else "")
+    empty = f", {report.empty_masks:,} of them empty" if report.empty_masks else ""
+    table.add_row("masks", f"{report.masks:,} with values {values}{empty}" if report.masks else "none")
+    table.add_row("splits", ", ".join(f"{name} {count:,}" for name, count in report.splits.items()))
+    for name, splits in sorted(report.classes.items()):
+        table.add_row(f"class {escape(name)}", ", ".join(f"{split} {splits[split]:,}" for split in report.splits))
+    console.print(table)
+    for note in report.notes:
+        console.print(f"note: {note}", markup=False)
+    for problem in report.problems:
+        console.print(f"problem: {problem}", markup=False)
+    count = len(report.problems)
+    console.print(f"{count:,} problem{'s' * (count != 1)}." if count else "No problem found.")
+    return 2 if count else 0
+
+
+@contextmanager
+def _reading(console: Console) -> Iterator[Callable[[int, int], None]]:
+    """A bar, or lines outside a terminal, for images that are being read."""
+    bar = Progress(
+        TextColumn("reading images"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
+    with bar:
+        task = bar.add_task("", total=None)
+
+        def report(done: int, count: int) -> None:
+            bar.update(task, completed=done, total=count)
+            if not console.is_terminal and done % LOADED_LINE == 0:
+                console.print(f"{done:>9,} of {count:,} images read")
+
+        yield report

@@ -26,7 +26,12 @@ from ahm_env.rendering import as_rgb, overlay, panel, reconstruction_columns
 
 ROWS = 16  # rows of metrics.csv, each with a measurement of hardness
 LARGEST_GAP = 10_000  # images between rows
-PAIRS, FINAL_PAIRS = 128, 4096  # image and mask pairs that hardness is measured on, during and after the run
+PAIRS, FINAL_PAIRS = (
+    (32, 128),
+    (64, 4096),
+)  # image and mask pairs that hardness is measured on, in a row and at the end:
+# least and most, and in between a fixed part of the run, so that measuring stays cheap beside training
+PART, FINAL_PART = 64, 4
 PICTURED = 8  # rows of masks.png
 CHECKPOINT_SECONDS = 60.0
 
@@ -153,7 +158,7 @@ class Pretraining:
         if self.stopped_by is not None:
             self._checkpoint()
             return None
-        return self._record(FINAL_PAIRS)
+        return self._record(last=True)
 
     def _play(self, stage: Stage, counter: Counter, workers: Workers) -> None:
         set_curriculum(self.env, self.settings, self.seen)
@@ -170,7 +175,7 @@ class Pretraining:
             set_curriculum(self.env, self.settings, self.seen)
             self.observer.on_update(self.seen, self.seconds, update.unet_loss)
             if self.seen >= self._next_row() and self.seen < self.settings.images:
-                self._record(PAIRS)
+                self._record()
             elif time.monotonic() - self._saved > CHECKPOINT_SECONDS:
                 self._checkpoint()
             return self.stopped_by is None and self.seen < stage.until
@@ -187,9 +192,10 @@ class Pretraining:
         for name in ("reward", "unet_loss", "entropy", "policy_loss", "value_loss"):
             self.sums[name] = self.sums.get(name, 0.0) + getattr(update, name)
 
-    def _record(self, pairs: int) -> Measurement:
+    def _record(self, last: bool = False) -> Measurement:
         """Measure hardness, add a row, and bring every file of the run up to date."""
-        measurement = self.measure(min(pairs, max(PAIRS, self.settings.images // 4)))
+        (least, most), part = (FINAL_PAIRS, FINAL_PART) if last else (PAIRS, PART)
+        measurement = self.measure(min(most, max(least, self.settings.images // part)))
         if not np.isfinite(measurement.losses).all():
             raise TrainingError(
                 f"the U-Net's loss on held-out images is no longer finite after {self.seen:,} images; the step size is "
@@ -218,7 +224,7 @@ class Pretraining:
 
     def measure(self, pairs: int) -> Measurement:
         """Hardness and masks on held-out images, about so many image and mask pairs."""
-        few = self.held_out[:pairs]
+        few = self.held_out[: max(2, pairs // 2)]
         draws = max(2, round(pairs / len(few)))
         ratio, horizon = self.settings.ratio, self.settings.horizon
         return measure(self.agent, self.reconstructor, self.images, few, ratio, horizon, draws)

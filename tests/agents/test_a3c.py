@@ -190,6 +190,22 @@ def test_an_action_has_as_many_ones_as_may_be_chosen_and_all_are_hidden(
     assert sum(step.action.sum() for step in env.record) == 8 * round(share * 8)
 
 
+def test_a_change_of_the_chosen_share_does_not_part_the_action_from_what_is_done(
+    phantoms: ImageSet, reconstructor: Reconstructor
+) -> None:
+    env = RecordingEnv(4, data=phantoms, unet=reconstructor, mask_ratio=0.5, chosen_share=0.0)
+    shares = iter([0.5, 1.0, 0.25, 0.75, 0.0, 1.0])
+
+    def after(_: Update) -> bool:
+        env.chosen_share = next(shares)
+        return True
+
+    A3C(env).learn(env, 4 * 6, after)
+    assert len({int(step.choosable[0]) for step in env.record}) > 3
+    for step in env.record:
+        assert np.array_equal(step.action.astype(bool), step.newly_chosen)
+
+
 def test_with_a_ratio_range_an_action_has_one_of_the_sizes(phantoms: ImageSet, reconstructor: Reconstructor) -> None:
     env = RecordingEnv(8, data=phantoms, unet=reconstructor, mask_ratio="0.25:0.75")
     agent = A3C(env, A3CSettings(sizes=3))
@@ -380,7 +396,7 @@ def lesson(toy_env: Toy, textures: Pixels) -> Lesson:
     torch.set_num_threads(1)
     env = toy_env(textures, noisy(hard_three_times))
     agent = A3C(env, A3CSettings(image_weight=0.0, entropy_weight=0.05))
-    return Lesson(agent, env, updates(agent, env, 8 * 300))
+    return Lesson(agent, env, updates(agent, env, 8 * 250))
 
 
 def hardness(env: Any, first: int, last: int) -> float:
@@ -391,7 +407,7 @@ def hardness(env: Any, first: int, last: int) -> float:
 def test_it_learns_to_hide_what_is_hard_and_goes_on_hiding_it(lesson: Lesson) -> None:
     assert hardness(lesson.env, 0, 5) < 1.2
     assert hardness(lesson.env, 100, 150) > 1.6
-    assert hardness(lesson.env, 250, 300) > 1.6  # as its values become right, the advantages must not become noise
+    assert hardness(lesson.env, 200, 250) > 1.6  # as its values become right, the advantages must not become noise
 
 
 def test_the_policy_map_is_high_where_patches_are_hard(lesson: Lesson, textures: Pixels) -> None:
@@ -476,8 +492,8 @@ def test_it_learns_over_several_steps(toy_env: Toy, textures: Pixels, horizon: i
 def test_it_learns_to_hide_a_single_patch_and_goes_on(toy_env: Toy, textures: Pixels) -> None:
     env = toy_env(textures, noisy(hard_three_times), quota=1)
     agent = A3C(env)
-    reports = updates(agent, env, 8 * 250)
-    assert hardness(env, 200, 250) > 1.6  # 2 is the most
+    reports = updates(agent, env, 8 * 200)
+    assert hardness(env, 150, 200) > 1.6  # 2 is the most
     assert max(abs(report.policy_loss) for report in reports) < 1000  # a spread of 0 must not be divided by
 
 
@@ -517,7 +533,7 @@ def test_it_learns_the_size_at_which_it_beats_random_masks_most(toy_env: Toy, te
     env = toy_env(textures, noisy(losses), quota=(4, 12))
     agent = A3C(env, A3CSettings(sizes=3))
     assert size_odds(agent, textures).max() < 0.36
-    agent.learn(env, 8 * 500)
+    agent.learn(env, 8 * 250)
     assert size_odds(agent, textures)[:, 0].min() > 0.6
 
 
@@ -553,10 +569,14 @@ def test_what_random_masks_earn_is_not_measured_with_the_agent_s_own(
 
 
 @pytest.mark.parametrize("n_steps", [None, 1])
-def test_over_several_steps_it_knows_it_too(toy_env: Toy, textures: Pixels, n_steps: int | None) -> None:
+def test_over_several_steps_it_knows_it_too_or_refuses(toy_env: Toy, textures: Pixels, n_steps: int | None) -> None:
     """The first action says how much is hidden in all; what later actions hold says nothing of it."""
     env = toy_env(textures, lambda kinds, masks: masks.sum(1, keepdims=True) * np.ones(masks.shape), (4, 12), horizon=2)
-    agent = A3C(env, A3CSettings(sizes=3, explore=0.5, n_steps=n_steps))
+    try:
+        agent = A3C(env, A3CSettings(sizes=3, explore=0.5, n_steps=n_steps))
+    except SettingsError:
+        assert n_steps is not None
+        return
     agent.learn(env, 8 * 100)
     assert agent.network.random_reward.tolist() == pytest.approx([4.0, 8.0, 12.0], rel=0.05)
 

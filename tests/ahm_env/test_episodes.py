@@ -317,16 +317,19 @@ def test_observations_and_outcomes_are_copies(make):
     assert not episodes.patch_loss.any()
 
 
-def test_the_chosen_share_may_be_set_in_the_middle_and_the_quota_stays_exact(make):
-    episodes = make(horizon=3, chosen_share=1.0)
-    slots = everyone(episodes)
+def test_a_chosen_share_that_is_set_counts_for_episodes_that_begin_after(make):
+    episodes = make(horizon=2, chosen_share=1.0)
+    slots, everything = everyone(episodes), np.ones((3, PATCHES), bool)
     episodes.begin(slots)
-    for share in (1.0, 0.0, 0.7):
-        episodes.chosen_share = share
-        choosable = episodes.choosable(slots)
-        assert (choosable >= 0).all()
-        outcome = episodes.step(slots, np.ones((3, PATCHES), bool))
-    assert outcome.mask.sum(1).tolist() == [8, 8, 8]
+    episodes.step(slots, everything)
+    episodes.chosen_share = 0.5
+    episodes.begin(slots[:1])
+    assert episodes.choosable(slots).tolist() == [2, 4, 4]
+    outcome = episodes.step(slots, everything)
+    assert outcome.mask.sum(1).tolist() == [4, 8, 8]
+    assert outcome.chosen.sum(1).tolist() == [2, 8, 8]
+    outcome = episodes.step(slots[:1], everything[:1])
+    assert (outcome.mask.sum(), outcome.chosen.sum()) == (8, 4)
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.1, float("nan")])
@@ -408,16 +411,32 @@ def test_the_state_of_episodes_that_have_not_begun_is_their_start(make):
     assert_same_story(play(one, 20), play(other, 20))
 
 
-def test_restoring_and_asking_again_gives_the_same_state(make):
-    episodes = make()
+def test_the_state_of_restored_episodes_is_what_they_were_restored_from(make):
+    episodes = make(chosen_share=0.75)
     episodes.begin(everyone(episodes))
     play(episodes, 3)
     state = json.dumps(episodes.state())
-    episodes.restore(json.loads(state))
-    assert json.dumps(episodes.state()) == state
-    other = make(seed=5)
-    other.restore(json.loads(state))
-    assert json.dumps(other.state()) == state
+    for again in (episodes, make(seed=5)):
+        again.restore(json.loads(state))
+        again.begin(everyone(again))
+        assert json.dumps(again.state()) == state
+
+
+def test_restored_episodes_start_once_more_with_the_share_they_had(make):
+    one, other = make(chosen_share=0.25), make(chosen_share=1.0, seed=5)
+    slots = everyone(one)
+    one.begin(slots)
+    one.chosen_share = 1.0
+    one.begin(slots[:1])
+    other.restore(json.loads(json.dumps(one.state())))
+    other.begin(slots)
+    for expected in ([8, 2, 2], [8, 8, 8]):
+        assert one.choosable(slots).tolist() == other.choosable(slots).tolist() == expected
+        mine, theirs = (episodes.step(slots, np.ones((3, PATCHES), bool)) for episodes in (one, other))
+        assert np.array_equal(mine.chosen, theirs.chosen)
+        assert np.array_equal(mine.mask, theirs.mask)
+        for episodes in (one, other):
+            episodes.begin(slots)
 
 
 def test_an_image_that_was_asked_for_does_not_set_the_walk_back(make):

@@ -218,11 +218,11 @@ def test_step_quotas_by_hand(quota, horizon, share, totals, chosen):
     assert [by_choice.item() for _, by_choice in steps] == chosen
 
 
-def test_episodes_at_different_steps_get_the_quota_of_their_own_step():
-    quota, steps = np.array([8, 8, 7]), np.array([0, 2, 1])
-    total, chosen = step_quota(quota, steps, 3, 0.5)
+def test_episodes_at_different_steps_get_the_quota_of_their_own_step_and_share():
+    quota, steps, shares = np.array([8, 8, 7]), np.array([0, 2, 1]), np.array([0.5, 0.25, 1.0])
+    total, chosen = step_quota(quota, steps, 3, shares)
     for episode in range(3):
-        alone = step_quota(quota[[episode]], int(steps[episode]), 3, 0.5)
+        alone = step_quota(quota[[episode]], int(steps[episode]), 3, float(shares[episode]))
         assert (total[episode], chosen[episode]) == (alone[0].item(), alone[1].item())
 
 

@@ -97,10 +97,12 @@ def test_restored_moments_continue_bit_exactly():
     moments = {name: tensor.clone() for name, tensor in optimiser.tensors().items()}
     weights = [weight.detach().clone() for weight in ours.parameters()]
     other = layers(seed=9)
+    restored = SharedAdam(other.parameters(), 0.01)
+    set_gradients(other, 50)
+    restored.step()
     with torch.no_grad():
         for weight, saved in zip(other.parameters(), weights, strict=True):
             weight.copy_(saved)
-    restored = SharedAdam(other.parameters(), 0.01)
     restored.restore(moments)
     for step in range(3, 6):
         for network, adam in ((ours, optimiser), (other, restored)):

@@ -1,0 +1,180 @@
+"""Hardness: arithmetic by hand, every image alike, and nothing of the run touched."""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+
+from agents import A3C, FrozenAgent, Problem, measuring
+from agents.baselines import RandomAgent
+from agents.measuring import Measurement, measure
+from ahm_env import ImageSet, MaskRatio, Reconstructor
+
+HALF = MaskRatio.parse(0.5)
+PROBLEM = Problem(3, 32, 4, (8, 8))
+
+
+class _Scripted(RandomAgent):
+    """Hides the patches with the largest scores; a function says what those are."""
+
+    def __init__(self, scores: Any, problem: Problem = PROBLEM) -> None:
+        super().__init__(problem)
+        self.scores = scores
+        self.seen: list[Any] = []
+
+    def act(
+        self, observations: Any, deterministic: bool = False, infos: Any = None, generator: Any = None
+    ) -> npt.NDArray[np.int8]:
+        self.seen.append((observations.copy(), {name: np.copy(rows) for name, rows in infos.items()}))
+        hidden = infos["mask"].reshape(len(observations), -1)
+        scores = np.where(hidden, -np.inf, self.scores(observations))
+        rank = (-scores).argsort(1, kind="stable").argsort(1)
+        return (rank < infos["choosable"][:, None]).astype(np.int8)
+
+
+def first_patches(observations: Any) -> Any:
+    return np.broadcast_to(-np.arange(16.0), (len(observations), 16))
+
+
+def test_numbers_of_a_case_small_enough_for_paper() -> None:
+    """Two draws of two images, four patches."""
+    masks = np.array([[[1, 1, 0, 0], [0, 0, 1, 1]], [[1, 0, 1, 0], [0, 0, 1, 1]]], bool)
+    found = Measurement(masks, np.array([[3.0, 5.0], [4.0, 8.0]]), np.array([[2.0, 4.0], [1.0, 3.0]]))
+    assert found.hardness == pytest.approx(20 / 10)
+    assert found.frequencies.tolist() == [0.5, 0.25, 0.75, 0.5]
+    assert found.between_images == pytest.approx((4 / 4 + 2 / 4) / 2)
+    assert found.within_images == pytest.approx((2 / 4 + 0 / 4) / 2)
+
+
+def test_differences_are_those_of_all_pairs() -> None:
+    masks = np.random.default_rng(0).random((3, 5, 12)) < 0.4
+    found = Measurement(masks, np.ones((3, 5)), np.ones((3, 5)))
+    between = [np.mean(draw[i] != draw[j]) for draw in masks for i in range(5) for j in range(i)]
+    within = [np.mean(masks[a, i] != masks[b, i]) for i in range(5) for a in range(3) for b in range(a)]
+    assert found.between_images == pytest.approx(np.mean(between))
+    assert found.within_images == pytest.approx(np.mean(within))
+
+
+def test_one_draw_says_nothing_of_differences_within_images() -> None:
+    found = Measurement(np.ones((1, 3, 4), bool), np.ones((1, 3)), np.ones((1, 3)))
+    assert np.isnan(found.within_images)
+    assert found.between_images == 0
+
+
+def test_an_agent_that_knows_what_is_hard_has_hardness_above_1_and_its_opposite_below(
+    phantoms: ImageSet, reconstructor: Reconstructor
+) -> None:
+    def losses(images: Any) -> Any:
+        return reconstructor.patch_losses(images, np.ones((len(images), 16), bool))
+
+    indices = np.arange(10)
+    hard = measure(_Scripted(losses), reconstructor, phantoms, indices, HALF)
+    easy = measure(_Scripted(lambda images: -losses(images)), reconstructor, phantoms, indices, HALF)
+    assert hard.hardness > 1.2
+    assert easy.hardness < 0.8
+    assert hard.between_images > 0.1
+    assert hard.within_images == 0  # it does not draw
+
+
+@pytest.mark.parametrize("kind", [RandomAgent, FrozenAgent])
+def test_masks_that_are_random_have_hardness_1(kind: Any, phantoms: ImageSet, reconstructor: Reconstructor) -> None:
+    found = measure(kind(PROBLEM), reconstructor, phantoms, np.arange(40), HALF, draws=10)
+    spread = (found.losses / found.random_losses.mean(0)).std() / np.sqrt(found.losses.size)
+    assert found.hardness == pytest.approx(1, abs=6 * spread)
+    assert found.hardness == pytest.approx(1, abs=0.08)
+
+
+@pytest.mark.parametrize("count", [1, 3, 7, 9])
+def test_every_image_is_measured_once_a_draw_whatever_the_batch(
+    phantoms: ImageSet, reconstructor: Reconstructor, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    monkeypatch.setattr(measuring, "BATCH", 3)
+    indices = np.random.default_rng(1).permutation(40)[:count]
+    found = measure(_Scripted(first_patches), reconstructor, phantoms, indices, HALF, draws=2)
+    mask = np.zeros((count, 16), bool)
+    mask[:, :8] = True
+    expected = reconstructor.patch_losses(phantoms.images(indices), mask)[:, :8].mean(1)
+    assert found.masks.shape == (2, count, 16)
+    assert found.masks.tolist() == [mask.tolist()] * 2
+    for draw in range(2):
+        np.testing.assert_allclose(found.losses[draw], expected, rtol=1e-3)
+    assert found.random_losses.shape == (2, count)
+
+
+def test_random_masks_are_as_large_as_the_agent_s(
+    phantoms: ImageSet, reconstructor: Reconstructor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a loss that is the number of hidden patches, both sides of the ratio are that number."""
+    monkeypatch.setattr(
+        reconstructor, "patch_losses", lambda images, masks: np.ones(masks.shape, np.float32) * masks.sum(1)[:, None]
+    )
+    agent = RandomAgent(Problem(3, 32, 4, (4, 12)))
+    found = measure(agent, reconstructor, phantoms, np.arange(20), MaskRatio.parse("0.25:0.75"), draws=3)
+    sizes = found.masks.sum(2)
+    assert len(np.unique(sizes)) > 4
+    assert found.losses.tolist() == found.random_losses.tolist() == sizes.tolist()
+
+
+@pytest.mark.parametrize("horizon", [1, 2, 4])
+def test_the_agent_chooses_the_whole_quota_and_sees_what_is_hidden(
+    phantoms: ImageSet, reconstructor: Reconstructor, horizon: int
+) -> None:
+    agent = _Scripted(first_patches)
+    found = measure(agent, reconstructor, phantoms, np.arange(4), HALF, horizon=horizon, draws=1)
+    assert found.masks[0].sum(1).tolist() == [8] * 4
+    assert found.masks[0, :, :8].all()
+    assert np.isfinite(found.hardness)
+    assert len(agent.seen) == horizon
+    images = phantoms.images(np.arange(4))
+    for step, (observations, infos) in enumerate(agent.seen):
+        assert infos["mask"].reshape(4, -1).sum(1).tolist() == [8 * step // horizon] * 4
+        assert (observations != images).any() == (step > 0)
+
+
+@pytest.mark.parametrize("norm", ["batch", "group"])
+def test_measuring_changes_nothing_that_the_run_depends_on(
+    phantoms: ImageSet, reconstructor: Reconstructor, norm: str
+) -> None:
+    judge = Reconstructor.create(reconstructor.grid, reconstructor.standardisation, width=4, norm=norm)
+    judge.learn(phantoms.images(np.arange(4)), np.eye(16, dtype=bool)[:4])  # statistics and moments that are not 0
+    agent = A3C(Problem(3, 32, 4, (4, 12)))
+
+    def state() -> list[torch.Tensor]:
+        return [tensor.clone() for one in (judge, agent) for tensor in one.state().values()]
+
+    before, torch_before, numpy_before = state(), torch.get_rng_state(), np.random.get_state()[1].tolist()
+    measure(agent, judge, phantoms, np.arange(10), MaskRatio.parse("0.25:0.75"), horizon=2)
+    assert all(torch.equal(one, other) for one, other in zip(before, state(), strict=True))
+    assert torch.equal(torch.get_rng_state(), torch_before)
+    assert np.random.get_state()[1].tolist() == numpy_before
+
+
+def test_training_goes_on_bit_for_bit_after_a_measurement(phantoms: ImageSet, reconstructor: Reconstructor) -> None:
+    images, masks = phantoms.images(np.arange(4)), np.tile(np.arange(16) % 2 == 0, (4, 1))
+    found = []
+    for measured in (False, True):
+        judge = Reconstructor.create(reconstructor.grid, reconstructor.standardisation, width=4)
+        judge.learn(images, masks)
+        if measured:
+            measure(RandomAgent(PROBLEM), judge, phantoms, np.arange(5), HALF)
+        judge.learn(images, masks)
+        found.append(judge.state())
+    assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
+
+
+def test_the_same_seed_gives_the_same_measurement(phantoms: ImageSet, reconstructor: Reconstructor) -> None:
+    agent = FrozenAgent(PROBLEM)
+    one, same, other = (measure(agent, reconstructor, phantoms, np.arange(10), HALF, seed=seed) for seed in (1, 1, 2))
+    assert np.array_equal(one.masks, same.masks)
+    assert one.losses.tolist() == same.losses.tolist()
+    assert one.random_losses.tolist() == same.random_losses.tolist()
+    assert not np.array_equal(one.masks, other.masks)
+    assert one.random_losses.tolist() != other.random_losses.tolist()
+
+
+def test_draws_differ_from_each_other(phantoms: ImageSet, reconstructor: Reconstructor) -> None:
+    found = measure(FrozenAgent(PROBLEM), reconstructor, phantoms, np.arange(5), HALF, draws=3)
+    assert not np.array_equal(found.masks[0], found.masks[1])
+    assert found.random_losses[0].tolist() != found.random_losses[1].tolist()

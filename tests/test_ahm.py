@@ -1,0 +1,414 @@
+"""The command line: what a person types, and what comes of it."""
+
+import csv
+import inspect
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+import typer
+
+import ahm
+from agents.settings import RunSettings
+from ahm_env.files import load_tensors
+
+ROOT = Path(ahm.__file__).resolve().parent
+TINY = [
+    "--data",
+    "phantom:80",
+    "--image-size",
+    "32",
+    "--width",
+    "4",
+    "--batch-size",
+    "4",
+    "--images",
+    "64",
+    "--workers",
+    "1",
+]
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AHM_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Run `ahm` in this process: status, output, errors."""
+
+    def call(*words: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["ahm", *words])
+        with pytest.raises(SystemExit) as ended:
+            ahm.main()
+        captured = capsys.readouterr()
+        return int(ended.value.code or 0), captured.out, captured.err
+
+    return call
+
+
+def start(*words: str, **settings: object) -> "subprocess.Popen[str]":
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "ahm", *words]
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, **settings
+    )
+
+
+def folder(path: Path, count: int = 4, size: int = 40) -> Path:
+    (path / "images").mkdir(parents=True)
+    for number in range(count):
+        pixels = np.random.default_rng(number).integers(0, 256, (size, size, 3), dtype=np.uint8)
+        cv2.imwrite(str(path / "images" / f"{number}.png"), pixels)
+    return path
+
+
+def checkpoint(run: Path) -> dict[str, torch.Tensor]:
+    return load_tensors(max((run / "checkpoints").glob("*.safetensors")))[0]
+
+
+def test_training_ends_with_a_table_the_picture_and_what_to_do_next(call, tmp_path):
+    status, out, err = call("train-agent", *TINY, "--out", "run")
+    assert (status, err) == (0, "")
+    assert "hardness on held-out images" in out
+    assert "run/masks.png" in out
+    assert "Next:" in out
+    assert "\x1b" not in out
+    assert "\r" not in out
+    assert cv2.imread("run/masks.png") is not None
+
+
+def test_runs_without_a_name_get_the_next_free_one(call):
+    assert call("train-agent", *TINY)[0] == 0
+    assert call("train-agent", *TINY)[0] == 0
+    assert Path("runs/a3c-phantom-1/masks.png").is_file()
+    assert Path("runs/a3c-phantom-2/masks.png").is_file()
+
+
+def test_a_finished_run_says_so(call):
+    call("train-agent", *TINY, "--out", "run")
+    status, out, _ = call("train-agent", "--resume", "--out", "run")
+    assert status == 0
+    assert "finished" in out
+
+
+def test_every_agent_and_setting_reaches_the_run(call):
+    words = ["--horizon", "2", "--mask-ratio", "0.3:0.6", "--share", "0:0.5", "--norm", "group", "--schedule", "staged"]
+    assert call("train-agent", *TINY, *words, "--gamma", "0.5", "--out", "run")[0] == 0
+    config = (tmp := Path("run/config.json")).read_text()
+    assert tmp.is_file()
+    for text in ('"horizon": 2', '"mask_ratio": "0.3:0.6"', '"share": "0:0.5"', '"norm": "group"', '"gamma": 0.5'):
+        assert text in config
+    for algo in ("random", "frozen"):
+        assert call("train-agent", *TINY, "--algo", algo, "--out", algo)[0] == 0
+
+
+def test_the_help_names_the_defaults_of_the_settings():
+    defaults = RunSettings()
+    for name, parameter in inspect.signature(ahm.train_agent).parameters.items():
+        option = parameter.annotation.__metadata__[0]
+        if name in ("out", "resume", "preset", "channels", "skip_bad", "backbone_weights"):
+            continue
+        own = {"gamma": 0.95, "image_weight": 0.5, "entropy_weight": 0.02, "backbone": "conv"}
+        expected = getattr(defaults, name) if hasattr(defaults, name) else own[name]
+        assert option.show_default == str(expected), name
+
+
+def test_agent_defaults_in_the_help_are_those_of_a3c():
+    from agents import A3CSettings
+
+    settings = A3CSettings()
+    for name in ("gamma", "image_weight", "entropy_weight", "backbone"):
+        option = inspect.signature(ahm.train_agent).parameters[name].annotation.__metadata__[0]
+        assert option.show_default == str(getattr(settings, name)), name
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (["--data", "missing"], "missing"),
+        (["--mask-ratio", "0"], "strictly between 0 and 1"),
+        (["--mask-ratio", "1"], "strictly between 0 and 1"),
+        (["--mask-ratio", "0.01"], "at least one patch must be hidden"),
+        (["--mask-ratio", "half"], "not a number or a range"),
+        (["--image-size", "60"], "not divisible"),
+        (["--image-size", "8"], "fewer than 2 x 2 patches"),
+        (["--images", "-5"], "--images -5"),
+        (["--batch-size", "0"], "--batch-size 0"),
+        (["--workers", "-1"], "--workers -1"),
+        (["--horizon", "0"], "--horizon 0"),
+        (["--horizon", "30"], "horizon 30"),
+        (["--share", "2"], "--share 2"),
+        (["--learning-rate", "0"], "--learning-rate 0"),
+        (["--schedule", "sometimes"], "--schedule"),
+        (["--norm", "layer"], "norm"),
+        (["--algo", "dqn"], "dqn"),
+        (["--device", "tpu9"], "--device tpu9"),
+        (["--preset", "huge"], "--preset huge"),
+        (["--channels", "4"], "channels"),
+        (["--fit", "crop"], "fit"),
+        (["--backbone", "resnet"], "resnet"),
+        (["--backbone", "vgg16", "--backbone-weights", "missing.pth"], "missing.pth"),
+        (["--resume"], "--out"),
+    ],
+)
+def test_bad_settings_are_one_line_and_status_2(call, words, text):
+    status, _, err = (
+        call("train-agent", *TINY, "--out", "run", *words)
+        if "--resume" not in words
+        else call("train-agent", "--resume")
+    )
+    assert status == 2
+    assert text in err
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert "Traceback" not in err
+
+
+def text_named_png(path: Path) -> None:
+    (path / "images" / "9.png").write_text("this is no picture")
+
+
+def truncated_jpeg(path: Path) -> None:
+    cv2.imwrite(str(path / "images" / "9.jpg"), np.zeros((64, 64, 3), np.uint8))
+    whole = (path / "images" / "9.jpg").read_bytes()
+    (path / "images" / "9.jpg").write_bytes(whole[: len(whole) // 2])
+
+
+def other_mask_size(path: Path) -> None:
+    (path / "masks").mkdir()
+    for number in range(4):
+        size = 30 if number == 2 else 40
+        cv2.imwrite(str(path / "masks" / f"{number}.png"), np.zeros((size, size), np.uint8))
+
+
+def mask_without_image(path: Path) -> None:
+    (path / "masks").mkdir()
+    for number in range(5):
+        cv2.imwrite(str(path / "masks" / f"{number}.png"), np.zeros((40, 40), np.uint8))
+
+
+def label_without_image(path: Path) -> None:
+    (path / "labels.csv").write_text("image,label\n" + "".join(f"{number}.png,a\n" for number in range(5)))
+
+
+def emptied(path: Path) -> None:
+    for image in (path / "images").iterdir():
+        image.unlink()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "name"),
+    [
+        (text_named_png, "9.png"),
+        (truncated_jpeg, "9.jpg"),
+        (other_mask_size, "2.png"),
+        (mask_without_image, "4.png"),
+        (label_without_image, "4.png"),
+        (emptied, "images"),
+    ],
+)
+def test_bad_images_are_one_line_that_names_the_file(call, tmp_path, spoil, name):
+    spoil(folder(tmp_path / "scans"))
+    status, _, err = call("train-agent", *TINY, "--data", "scans", "--out", "run")
+    assert status == 2
+    assert name in err
+    assert err.count("\n") == 1
+    assert not Path("run").exists()
+    status, out, _ = call("data", "check", "scans") if spoil is not emptied else (2, name, "")
+    assert status == 2
+    assert name in out
+
+
+def test_skip_bad_goes_on_and_says_how_many(call, tmp_path):
+    text_named_png(folder(tmp_path / "scans", 8))
+    status, out, _ = call("train-agent", *TINY, "--data", "scans", "--out", "run", "--skip-bad")
+    assert status == 0
+    assert "1 bad images" in out or "1 bad image" in out
+
+
+def test_an_output_path_that_is_a_file_is_refused(call):
+    Path("run").write_text("precious")
+    status, _, err = call("train-agent", *TINY, "--out", "run")
+    assert status == 2
+    assert "is a file" in err
+    assert Path("run").read_text() == "precious"
+
+
+def test_a_directory_with_other_things_is_refused(call):
+    Path("run").mkdir()
+    Path("run/thesis.tex").write_text("precious")
+    status, _, err = call("train-agent", *TINY, "--out", "run")
+    assert (status, err.count("\n")) == (2, 1)
+    assert [path.name for path in Path("run").iterdir()] == ["thesis.tex"]
+
+
+def test_an_existing_run_is_never_overwritten(call):
+    call("train-agent", *TINY, "--out", "run")
+    before = {path: path.read_bytes() for path in Path("run").rglob("*") if path.is_file()}
+    for words, text in (
+        ([*TINY, "--out", "run"], "--resume"),
+        ([*TINY, "--out", "run", "--seed", "5"], "other settings"),
+        (["--resume", "--out", "run", "--seed", "5"], "--seed"),
+    ):
+        status, _, err = call("train-agent", *words)
+        assert status == 2
+        assert text in err
+    assert before == {path: path.read_bytes() for path in Path("run").rglob("*") if path.is_file()}
+
+
+def test_resuming_nothing_is_refused(call):
+    status, _, err = call("train-agent", "--resume", "--out", "nothing")
+    assert (status, err.count("\n")) == (2, 1)
+    assert not Path("nothing").exists()
+
+
+def test_a_damaged_checkpoint_is_named_with_the_remedy_and_the_remedy_works(call):
+    call("train-agent", *TINY, "--out", "run")
+    newest = max(Path("run/checkpoints").iterdir())
+    content = bytearray(newest.read_bytes())
+    content[-100] ^= 255
+    newest.write_bytes(content)
+    status, _, err = call("train-agent", "--resume", "--out", "run")
+    assert (status, err.count("\n")) == (2, 1)
+    assert newest.name in err
+    assert "delete" in err
+    newest.unlink()
+    assert call("train-agent", "--resume", "--out", "run")[0] == 0
+
+
+def test_images_that_changed_since_the_run_began_are_refused(call, tmp_path):
+    scans = folder(tmp_path / "scans", 8)
+    call("train-agent", *TINY, "--data", "scans", "--out", "run")
+    cv2.imwrite(str(scans / "images" / "0.png"), np.zeros((41, 41, 3), np.uint8))
+    status, _, err = call("train-agent", "--resume", "--out", "run")
+    assert status == 2
+    assert "changed" in err
+
+
+def test_another_process_on_the_same_run_is_refused(call):
+    words = [*TINY, "--images", "100000", "--out", "run"]
+    with start("train-agent", *words) as first:
+        wait_for(lambda: Path("run/metrics.csv").exists(), first)
+        status, _, err = call("train-agent", "--resume", "--out", "run")
+        first.kill()
+    assert (status, err.count("\n")) == (2, 1)
+    assert "another process" in err
+
+
+def wait_for(happened: Callable[[], bool], process: "subprocess.Popen[str]") -> None:
+    deadline = time.monotonic() + 120
+    while not happened():
+        assert process.poll() is None, process.stderr.read() if process.stderr else ""
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def seen(run: Path) -> int:
+    paths = list((run / "checkpoints").glob("[0-9]*.safetensors"))
+    return max((int(path.stem) for path in paths), default=0)
+
+
+@pytest.mark.parametrize("after", [40, 200])
+def test_kill_9_at_any_moment_and_resume_ends_in_identical_weights(call, after):
+    words = [*TINY, "--images", "320"]
+    torch.set_num_threads(1)
+    call("train-agent", *words, "--out", "whole")
+    with start("train-agent", *words, "--out", "cut") as process:
+        wait_for(lambda: seen(Path("cut")) >= after, process)
+        process.kill()
+    assert 0 < seen(Path("cut")) < 320
+    assert call("train-agent", "--resume", "--out", "cut")[0] == 0
+    whole, cut = checkpoint(Path("whole")), checkpoint(Path("cut"))
+    assert whole.keys() == cut.keys()
+    assert all(torch.equal(whole[name], cut[name]) for name in whole)
+    tables = []
+    for run in ("whole", "cut"):
+        with Path(run, "metrics.csv").open() as file:
+            rows = list(csv.DictReader(file))
+        tables.append([(row["images"], row["unet_loss"], row["hardness"]) for row in rows])
+    assert tables[0] == tables[1]
+
+
+@pytest.mark.parametrize(("number", "workers"), [(signal.SIGINT, "1"), (signal.SIGTERM, "2")])
+def test_ctrl_c_and_sigterm_save_and_say_how_to_go_on(call, number, workers):
+    words = [*TINY, "--images", "100000", "--workers", workers, "--out", "run"]
+    with start("train-agent", *words) as process:
+        wait_for(lambda: Path("run/config.json").exists(), process)
+        time.sleep(1)
+        process.send_signal(number)
+        out, err = process.communicate()
+    assert process.returncode == 128 + number
+    assert err == ""
+    assert "--resume --out run" in out
+    assert "\x1b" not in out
+    assert seen(Path("run")) % 4 == 0
+    assert list(Path("run/checkpoints").glob("*.safetensors"))
+
+
+def test_a_worker_that_dies_ends_the_run_and_leaves_the_checkpoint(call):
+    words = [*TINY, "--images", "100000", "--workers", "2", "--out", "run"]
+    with start("train-agent", *words) as process:
+        wait_for(lambda: seen(Path("run")) > 0, process)
+        children = subprocess.run(
+            ["pgrep", "-P", str(process.pid), "-f", "spawn_main"], capture_output=True, text=True, check=True
+        )
+        os.kill(int(children.stdout.split()[0]), signal.SIGKILL)
+        _, err = process.communicate()
+    assert process.returncode == 2
+    assert "worker 1" in err
+    assert "SIGKILL" in err
+    assert checkpoint(Path("run"))
+
+
+def test_a_full_disk_is_one_line_and_keeps_the_last_checkpoint(call):
+    def limit() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, 500_000))
+
+    call("train-agent", *TINY, "--width", "4", "--out", "warm")  # fills the image cache
+    with start("train-agent", *TINY, "--width", "8", "--out", "run", preexec_fn=limit) as process:
+        _, err = process.communicate()
+    assert process.returncode == 2
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert "resume" in err
+    assert not list(Path("run").rglob("*.tmp"))
+
+
+def test_the_help_imports_nothing_heavy():
+    heavy = ("torch", "cv2", "gymnasium", "numpy")
+    code = "import sys, ahm\nsys.argv = ['ahm', '--help']\ntry: ahm.main()\nexcept SystemExit: pass\n"
+    code += f"print([name for name in {heavy} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert done.stdout.strip().endswith("[]")
+
+
+def test_another_package_named_agents_is_noticed(tmp_path):
+    (tmp_path / "agents").mkdir()
+    (tmp_path / "agents" / "__init__.py").write_text("")
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
+    done = subprocess.run(
+        [sys.executable, "-c", "import ahm; ahm.main()"], capture_output=True, text=True, env=environment, cwd=tmp_path
+    )
+    assert done.returncode == 2
+    assert "virtual environment" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_ahm_only_parses_and_calls():
+    source = Path(ahm.__file__).read_text()
+    heads = [line for line in source.splitlines() if line.startswith(("import ", "from "))]
+    assert all(line.split()[1].split(".")[0] in {*sys.stdlib_module_names, "typer"} for line in heads)
+    assert isinstance(ahm.app, typer.Typer)
