@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from ahm_env import MaskRatio, PatchGrid, SettingsError
+from ahm_env.reconstruction import find_device
 
 SCHEDULES = ("joint", "staged")
 
@@ -139,13 +140,7 @@ class RunSettings:
         Raises:
             SettingsError: Not a device of this machine.
         """
-        if self.device == "auto":
-            best = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-            return torch.device(best)
-        try:
-            return torch.empty(0, device=self.device).device
-        except (RuntimeError, AssertionError, NotImplementedError):
-            raise SettingsError(f"--device {self.device} is not on this machine; use cpu, or auto") from None
+        return find_device(self.device)
 
     @property
     def processes(self) -> int:

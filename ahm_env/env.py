@@ -76,9 +76,10 @@ def make_episodes(
     if not isinstance(data, ImageSet):
         channels = None if reconstructor is None else len(reconstructor.fill)
         data = load_images(data, grid.image_size, channels)
+    train = data.split("train")
     shown = data.split(split) if indices is None else np.asarray(indices, np.int64)
     if reconstructor is None:
-        mean, deviation = data.standardisation(shown)
+        mean, deviation = data.standardisation(train if len(train) else shown)
         standardisation = Standardisation(tuple(mean.tolist()), tuple(deviation.tolist()))
         reconstructor = Reconstructor.create(
             grid, standardisation, width, norm, seed, learning_rate=learning_rate, device=device
@@ -108,6 +109,7 @@ class PatchMaskEnv(gym.Env[Pixels, npt.NDArray[np.int8]]):
         self.observation_space, self.action_space = _spaces(self.episodes)
         self.render_mode = render_mode
         self.episodes.seed(0, self.np_random)
+        self._running = False
 
     @property
     def chosen_share(self) -> float:
@@ -129,12 +131,16 @@ class PatchMaskEnv(gym.Env[Pixels, npt.NDArray[np.int8]]):
         if seed is not None or self.episodes.generators[0] is not self.np_random:
             self.episodes.seed(0, self.np_random)
         self.episodes.begin(_FIRST, (options or {}).get("image_index"))
+        self._running = True
         return self.episodes.observations(_FIRST)[0], _info(self.episodes, 0)
 
     def step(self, action: npt.NDArray[np.int8]) -> tuple[Pixels, float, bool, bool, Info]:
         """Hide patches; exactly the quota of this step is hidden, whatever the number of ones."""
+        if not self._running:
+            raise gym.error.ResetNeeded("call reset() first: no episode has begun, or the last one has ended")
         outcome = self.episodes.step(_FIRST, np.asarray(action)[None])
         reward, terminated = float(outcome.rewards[0]), bool(outcome.terminated[0])
+        self._running = not terminated
         return self.episodes.observations(_FIRST)[0], reward, terminated, False, _info(self.episodes, 0)
 
     def render(self) -> Pixels | None:
@@ -230,7 +236,7 @@ class PatchMaskVectorEnv(VectorEnv[Pixels, npt.NDArray[np.int8], npt.NDArray[Any
             self.episodes.begin(self._all[again])
         stepped = self._all[~again]
         if len(stepped):
-            outcome: Outcome = self.episodes.step(stepped, np.asarray(actions)[stepped])
+            outcome: Outcome = self.episodes.step(stepped, self._rows(actions)[stepped])
             rewards[stepped], terminated[stepped] = outcome.rewards, outcome.terminated
         truncated = np.zeros(self.num_envs, bool)
         if self.max_episode_steps is not None:
@@ -250,6 +256,12 @@ class PatchMaskVectorEnv(VectorEnv[Pixels, npt.NDArray[np.int8], npt.NDArray[Any
             self._finished = finished
         infos |= self._infos(np.ones(self.num_envs, bool))
         return self.episodes.observations(self._all), rewards, terminated, truncated, infos
+
+    def _rows(self, actions: npt.ArrayLike) -> npt.NDArray[Any]:
+        rows = np.asarray(actions)
+        if rows.shape != self.action_space.shape:
+            raise ValueError(f"actions must have the shape {self.action_space.shape}, not {rows.shape}")
+        return rows
 
     def render(self) -> tuple[Pixels, ...] | None:
         """A panel for each environment."""

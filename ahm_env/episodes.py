@@ -60,7 +60,7 @@ class Episodes:
         reconstructor: Reconstructs what is hidden; trained by the way where `co_train`.
         ratio: Share of the patches to hide.
         horizon: Steps an episode (T).
-        chosen_share: Share of the quota that the agent may choose; may be set at any time, for episodes that begin after.
+        chosen_share: Share of the quota that the agent may choose; may be set at any time, for coming episodes.
         co_train: Whether the forward pass that scores the masks also trains the U-Net.
         count: Number of episodes.
 
@@ -87,16 +87,20 @@ class Episodes:
             raise SettingsError(
                 f"horizon {horizon} must be 1 or more, and at most the {self.low} hidden patches of an image"
             )
-        if not 0 <= chosen_share <= 1:
-            raise SettingsError(f"chosen_share {chosen_share} must lie between 0 and 1")
+        indices = np.asarray(indices, np.int64)
         if len(indices) == 0:
             raise SettingsError(f"{images.source}: there is no image in this split; choose another split")
+        if indices.min() < 0 or indices.max() >= len(images):
+            raise SettingsError(
+                f"{images.source}: has images 0 to {len(images) - 1}, but indices "
+                f"{indices.min()} to {indices.max()} were asked for"
+            )
         if (images.channels, images.image_size) != (len(reconstructor.fill), grid.image_size):
             raise SettingsError(
                 f"{images.source}: images of {images.channels} channels at {images.image_size} px do not fit a U-Net "
                 f"for {len(reconstructor.fill)} channels on a grid of {grid.image_size} px; load them alike"
             )
-        self.images, self.indices, self.reconstructor = images, np.asarray(indices, np.int64), reconstructor
+        self.images, self.indices, self.reconstructor = images, indices, reconstructor
         self.horizon, self.chosen_share, self.co_train = horizon, chosen_share, co_train
         shape = (count, grid.patches)
         self.generators = [np.random.default_rng() for _ in range(count)]
@@ -108,23 +112,43 @@ class Episodes:
         self._restored_share: dict[int, float] = {}
         self.hidden, self.chosen = np.zeros(shape, bool), np.zeros(shape, bool)
         self.patch_loss = np.zeros(shape, np.float32)
+        self._at_start: list[dict[str, Any]] = [{} for _ in range(count)]
         for slot in range(count):
             self.seed(slot, self.generators[slot])
-        self._at_start = [generator.bit_generator.state for generator in self.generators]
+
+    @property
+    def chosen_share(self) -> float:
+        """Share of the quota that the agent may choose, in episodes that begin from now on."""
+        return self._chosen_share
+
+    @chosen_share.setter
+    def chosen_share(self, share: float) -> None:
+        if not 0 <= share <= 1:
+            raise SettingsError(f"chosen_share {share} must lie between 0 and 1")
+        self._chosen_share = share
 
     def seed(self, slot: int, generator: np.random.Generator) -> None:
         """Give an episode its own source of randomness; its walk over the images starts afresh."""
         self.generators[slot] = generator
         self.orders[slot] = Order(len(self.indices), int(generator.integers(2**62)))
+        self._at_start[slot] = self._sources(slot)
+
+    def _sources(self, slot: int) -> dict[str, Any]:
+        order = self.orders[slot]
+        return {
+            "order": [order.seed, order.epoch, order.position],
+            "generator": self.generators[slot].bit_generator.state,
+            "share": float(self.share[slot]),
+        }
 
     def begin(self, slots: Slots, image: int | None = None) -> None:
         """Show each of these episodes its next image, or the one asked for, with nothing hidden."""
         if image is not None and not 0 <= image < len(self.images):
             raise SettingsError(f"image_index {image} is not one of the {len(self.images)} images")
         for slot in slots:
-            self._at_start[slot] = self.generators[slot].bit_generator.state
-            self.image[slot] = self.indices[self.orders[slot].next()] if image is None else image
             self.share[slot] = self._restored_share.pop(int(slot), self.chosen_share)
+            self._at_start[slot] = self._sources(slot)
+            self.image[slot] = self.indices[self.orders[slot].next()] if image is None else image
         self.steps[slots] = 0
         self.quota[slots] = self.high
         self.hidden[slots] = self.chosen[slots] = False
@@ -159,7 +183,9 @@ class Episodes:
             slots: Numbers of the episodes.
             actions: `(len(slots), N)`, 1 hides.
         """
-        wanted = np.asarray(actions, bool).reshape(len(slots), -1)
+        wanted = np.asarray(actions, bool)
+        if wanted.shape != (len(slots), self.hidden.shape[1]):
+            raise ValueError(f"an action must hold {self.hidden.shape[1]} zeros and ones an image, not {wanted.shape}")
         if self.low < self.high:  # the first action's number of ones decides how much is hidden
             first = self.steps[slots] == 0
             asked = wanted.sum(1).clip(self.low, self.high)
@@ -182,14 +208,14 @@ class Episodes:
             score = self.reconstructor.learn if self.co_train else self.reconstructor.patch_losses
             self.patch_loss[slots] = score(images, masks)
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> list[dict[str, Any]]:
         """State, as JSON can hold it, from which `begin` starts the current episodes once more."""
-        orders = [[order.seed, order.epoch, order.position - 1] for order in self.orders]
-        return {"orders": orders, "generators": list(self._at_start), "share": self.share.tolist()}
+        return list(self._at_start)
 
-    def restore(self, state: dict[str, Any]) -> None:
+    def restore(self, state: list[dict[str, Any]]) -> None:
         """Go back to what `state` returned; `begin` has to follow."""
-        self._restored_share = dict(enumerate(state["share"]))
-        for slot, (order, generator) in enumerate(zip(state["orders"], state["generators"], strict=True)):
-            self.orders[slot] = Order(len(self.indices), *order)
-            self.generators[slot].bit_generator.state = generator
+        self._at_start = list(state)
+        for slot, source in enumerate(state):
+            self.orders[slot] = Order(len(self.indices), *source["order"])
+            self.generators[slot].bit_generator.state = source["generator"]
+            self._restored_share[slot] = source["share"]

@@ -29,9 +29,11 @@ def atomic(path: Path) -> Iterator[Path]:
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         with suppress(OSError):
             temporary.unlink()
+        if isinstance(error, OSError) and error.errno and error.filename in (None, str(temporary)):
+            error.filename = str(path)
         raise
 
 
@@ -49,10 +51,13 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, 
         tensors: Name to tensor; copied to the CPU.
         about: Anything that JSON can hold.
     """
-    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    metadata = {"about": json.dumps(about), "crc32": str(_checksum(plain))}
+    # copies: other processes may go on changing shared weights while the checksum is taken
+    plain = {
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()
+    }
+    text = json.dumps(about)
     with atomic(path) as temporary:
-        temporary.write_bytes(save(plain, metadata))
+        temporary.write_bytes(save(plain, {"about": text, "crc32": _checksum(plain, text)}))
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -67,18 +72,24 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dictionary)
-        about = json.loads(metadata.get("about", "{}"))
+        text = metadata.get("about", "{}")
+        about = json.loads(text)
     except (SafetensorError, ValueError, OSError) as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise CheckpointError(f"{path}: damaged or not a safetensors file ({reason}); restore it from a copy") from None
-    if "crc32" in metadata and int(metadata["crc32"]) != _checksum(tensors):
+    if metadata.keys() & {"about", "crc32"} and metadata.get("crc32") != _checksum(tensors, text):
         raise CheckpointError(f"{path}: damaged (checksum differs); restore it from a copy")
     return tensors, about
 
 
-def _checksum(tensors: Mapping[str, Tensor]) -> int:
-    total = 0
+def first_line(error: Exception) -> str:
+    """The first line of an error's text, or its kind where it has none."""
+    return (str(error) or type(error).__name__).splitlines()[0]
+
+
+def _checksum(tensors: Mapping[str, Tensor], about: str) -> str:
+    total = zlib.crc32(about.encode())
     for name in sorted(tensors):
-        total = zlib.crc32(name.encode(), total)
+        total = zlib.crc32(f"{name} {tensors[name].dtype} {tuple(tensors[name].shape)}".encode(), total)
         total = zlib.crc32(tensors[name].reshape(-1).view(torch.uint8).numpy().data, total)
-    return total
+    return str(total)

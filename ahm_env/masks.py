@@ -61,7 +61,7 @@ class PatchGrid:
     def to_pixels(self, patch_map: Tensor) -> Tensor:
         """Blow up a patch map `(B, N)` to pixels `(B, 1, S, S)`."""
         grid = patch_map.reshape(-1, 1, self.side, self.side)
-        return functional.interpolate(grid, scale_factor=self.patch_size, mode="nearest")
+        return functional.interpolate(grid, scale_factor=self.patch_size, mode="nearest-exact")
 
     def patch_means(self, pixel_map: Tensor) -> Tensor:
         """Mean over the pixels and channels of each patch: `(B, C, S, S)` to `(B, N)`."""
@@ -98,8 +98,8 @@ class MaskRatio:
         """
         if isinstance(ratio, MaskRatio):
             return ratio
-        parts = ratio.split(":") if isinstance(ratio, str) else np.atleast_1d(np.asarray(ratio)).tolist()
         try:
+            parts = ratio.split(":") if isinstance(ratio, str) else np.atleast_1d(np.asarray(ratio)).tolist()
             numbers = [float(part) for part in parts]
             if len(numbers) not in (1, 2):
                 raise ValueError

@@ -1,6 +1,5 @@
 """The Reconstructor: a U-Net that fills in what is hidden, and the loss of every patch."""
 
-import pickle
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ahm_env.errors import CheckpointError, SettingsError, TrainingError
-from ahm_env.files import load_tensors, save_tensors
+from ahm_env.files import atomic, first_line, load_tensors, save_tensors
 from ahm_env.masks import Bools, PatchGrid, as_tensor
 from ahm_env.optimiser import SharedAdam
 from ahm_env.unet import UNet, initialise
@@ -68,7 +67,9 @@ class Reconstructor:
             raise SettingsError(f"image size {grid.image_size} is too small for a U-Net; use 16 or more")
         if loss_on not in ("hidden", "all"):
             raise SettingsError(f"loss_on {loss_on!r} is unknown; choose hidden or all")
-        self.device = torch.device(device)
+        if not 0 < learning_rate < float("inf"):
+            raise SettingsError(f"learning_rate {learning_rate} must be a positive number")
+        self.device = find_device(device)
         self.unet = unet.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.grid = grid
         self.standardisation = standardisation
@@ -142,15 +143,18 @@ class Reconstructor:
             `(B, N)` patch losses before the step.
 
         Raises:
-            TrainingError: The loss or its gradient is not finite; the weights are left as they were.
+            TrainingError: The loss or its gradient is not finite; weights and statistics are left as they were.
         """
         self.unet.train()
+        statistics = [buffer.clone() for buffer in self.unet.buffers()]
         _, losses, hidden = self._forward(images, masks)
         loss = losses.mean() if self.loss_on == "all" else (losses * hidden).sum() / hidden.sum()
         self.optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         gradients = [weight.grad for weight in self.unet.parameters() if weight.grad is not None]
         if not torch.isfinite(torch.nn.utils.get_total_norm(gradients) + loss):
+            for buffer, before in zip(self.unet.buffers(), statistics, strict=True):
+                buffer.copy_(before)
             raise TrainingError(
                 f"the U-Net's loss is no longer finite ({loss.item():.3g}); the step size is probably too large: "
                 f"lower --learning-rate"
@@ -167,7 +171,7 @@ class Reconstructor:
         return output, self.grid.patch_means((output - targets).square()), hidden
 
     def state(self) -> dict[str, Tensor]:
-        """Every tensor that learning changes: weights, statistics and optimiser."""
+        """Every tensor that learning changes: weights, statistics and optimiser; not copies."""
         weights = {f"unet.{name}": tensor for name, tensor in self.unet.state_dict().items()}
         return weights | {f"optimiser.{name}": tensor for name, tensor in self.optimiser.tensors().items()}
 
@@ -206,10 +210,26 @@ class Reconstructor:
         return cls(unet, grid, standardisation, **settings)
 
 
+def find_device(name: str | torch.device) -> torch.device:
+    """The device of this name; `auto` is the best that this machine has.
+
+    Raises:
+        SettingsError: Not a device of this machine.
+    """
+    if name == "auto":
+        best = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        return torch.device(best)
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError, NotImplementedError):
+        raise SettingsError(f"device {name} is not on this machine; use cpu, or auto") from None
+
+
 def save_unet(path: Path, unet: UNet, standardisation: Standardisation) -> None:
     """Write a U-Net as safetensors, or as a `.pth` state dict that Pytorch-UNet loads, by the suffix of `path`."""
     if path.suffix == ".pth":
-        torch.save({name: tensor.cpu().contiguous() for name, tensor in unet.state_dict().items()}, path)
+        with atomic(path) as temporary:
+            torch.save({name: tensor.cpu().contiguous() for name, tensor in unet.state_dict().items()}, temporary)
         return
     about = {"mean": standardisation.mean, "deviation": standardisation.deviation}
     save_tensors(path, unet.state_dict(), about)
@@ -233,7 +253,7 @@ def load_unet(path: Path) -> tuple[UNet, Standardisation | None]:
         unet = UNet(first.shape[1], last.shape[0], first.shape[0], norm, bilinear="up1.up.weight" not in weights)
         unet.load_state_dict(weights)
     except (KeyError, RuntimeError, IndexError, AttributeError, SettingsError) as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise CheckpointError(f"{path}: not the weights of a U-Net ({reason}); check which file it is") from None
     if "mean" not in about:
         return unet, None
@@ -250,8 +270,8 @@ def read_pth(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"{path}: no such file; check the path")
     try:
         weights = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
+    except Exception as error:  # a damaged pickle can fail in any way
+        reason = first_line(error)
         raise CheckpointError(
             f"{path}: damaged, or not plain weights ({reason}); save it again as a state dict"
         ) from None

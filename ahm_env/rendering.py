@@ -60,16 +60,17 @@ def colour_map(patch_map: Map, image_size: int) -> Pixels:
     """Patch maps `(B, N)` as colours `(B, S, S, 3)`, each from its smallest (dark) to its largest (bright)."""
     side = int(patch_map.shape[1] ** 0.5)
     low, high = patch_map.min(1, keepdims=True), patch_map.max(1, keepdims=True)
-    grey = (255 * (patch_map - low) / np.maximum(high - low, 1e-9)).astype(np.uint8).reshape(-1, side, side)
+    grey = (255 * (patch_map - low) / np.maximum(high - low, 1e-9)).round().astype(np.uint8).reshape(-1, side, side)
     coloured = [cv2.cvtColor(cv2.applyColorMap(one, cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB) for one in grey]
-    size = (image_size, image_size)
-    return np.stack([np.asarray(cv2.resize(one, size, interpolation=cv2.INTER_NEAREST), np.uint8) for one in coloured])
+    patch = image_size // side
+    return np.stack(coloured).astype(np.uint8).repeat(patch, 1).repeat(patch, 2)
 
 
 def overlay(images: Pixels, patch_map: Map, opacity: float = 0.6) -> Pixels:
     """Colours of a patch map `(B, N)` over grey versions of images `(B, S, S, 3)`."""
     grey = images.mean(3, keepdims=True)
-    return (opacity * colour_map(patch_map, images.shape[1]) + (1 - opacity) * grey).astype(np.uint8)
+    blend = opacity * colour_map(patch_map, images.shape[1]) + (1 - opacity) * grey
+    return np.asarray(blend, np.uint8)
 
 
 def masked(images: Pixels, masks: Bools) -> Pixels:

@@ -99,7 +99,7 @@ def updates(agent: A3C, env: Any, images: int) -> list[Update]:
 @pytest.mark.parametrize("quota", [4, (4, 12)])
 def test_one_update_gives_every_network_a_gradient_and_moves_it(toy_env: Toy, textures: Pixels, quota: Any) -> None:
     env = toy_env(textures, noisy(hard_three_times), quota=quota, num_envs=16)
-    agent = A3C(env)
+    agent = A3C(env, A3CSettings(entropy_weight=0.0))  # which would reach the policy by another way
     before = {name: weight.detach().clone() for name, weight in agent.network.named_parameters()}
     agent.learn(env, 16)
     assert {name.partition(".")[0] for name in before} >= {"phi", "policy", "value"} | (
@@ -327,6 +327,24 @@ def _orders(patches: list[int]) -> list[list[int]]:
     if not patches:
         return [[]]
     return [[first, *rest] for first in patches for rest in _orders([p for p in patches if p != first])]
+
+
+def test_the_image_s_reward_is_compared_with_that_of_the_other_images(toy_env: Toy, textures: Pixels) -> None:
+    """One patch is hidden, V = 1: with weight λ the policy loss grows by −λ · mean of z · log p, z standardised."""
+    costs, found = np.random.default_rng(3).uniform(0.5, 3, 16), {}
+    for weight in (0.0, 2.0):
+        env = toy_env(textures, lambda kinds, masks: np.broadcast_to(costs, masks.shape), quota=1, num_envs=6)
+        agent = A3C(env, A3CSettings(image_weight=weight))
+        value_map_of_one(agent)
+        sharpen(agent, textures)
+        log_odds = policy_of(agent, textures).log_softmax(1).double().numpy()
+        (report,) = updates(agent, env, 6)
+        found[weight] = report.policy_loss
+    drawn = env.masks[0].argmax(1)
+    z = (costs[drawn] - costs[drawn].mean()) / costs[drawn].std()
+    expected = -2.0 * (z * log_odds[env.kinds[0], drawn]).mean()
+    assert abs(expected) > 0.1
+    assert found[2.0] - found[0.0] == pytest.approx(expected, rel=0.02)
 
 
 def test_value_targets_are_discounted_over_the_steps_of_an_episode(toy_env: Toy, textures: Pixels) -> None:
