@@ -58,7 +58,8 @@ def load_agent(directory: Path, device: str | torch.device = "cpu") -> Agent:
         # the backbone's own file may be gone: its weights are in this one
         settings = {key: value for key, value in about["settings"].items() if key != "backbone_weights"}
         agent = make_agent(about["agent"], problem, device=device, **settings)
-        agent.restore({name: tensors.get(name, tensor) for name, tensor in agent.state().items()})
-    except (KeyError, TypeError, RuntimeError) as error:
+        fresh = {name: one for name, one in agent.state().items() if name.startswith("optimiser.")}
+        agent.restore(tensors | fresh)
+    except (KeyError, TypeError, RuntimeError, SettingsError) as error:
         raise CheckpointError(f"{path}: not an agent that this version knows ({error}); train it again") from None
     return agent

@@ -20,7 +20,7 @@ from torch import Tensor
 from agents.agent import Callback, Env, Infos, Problem, begin, summary
 from agents.networks import Maps, MaskingNetwork
 from agents.subsets import OrderedSubset
-from ahm_env import TrainingError
+from ahm_env import SettingsError, TrainingError
 from ahm_env.masks import as_tensor
 from ahm_env.optimiser import SharedAdam
 
@@ -96,6 +96,8 @@ class A3C:
         self.device = torch.device(device)
         self.generator = torch.Generator().manual_seed(seed)
         sizes = 1 if problem.quotas[0] == problem.quotas[1] else settings.sizes
+        if settings.n_steps is not None and (settings.n_steps < 1 or sizes > 1):
+            raise SettingsError("n_steps must be 1 or more, and needs a mask ratio that is one number, not a range")
         self.network = MaskingNetwork(
             problem.channels,
             problem.image_size,
@@ -123,11 +125,14 @@ class A3C:
             steps: list[Step] = []
             ended = False
             while not ended and len(steps) != self.settings.n_steps:
-                step, action = self._propose(worker, observations, infos)
+                step, action = self._propose(worker, observations, infos, steps[0] if steps else None)
                 observations, _, terminated, truncated, infos = env.step(action)
                 ended = bool((terminated | truncated).all())
                 last = infos["final_info"] if ended else infos
                 steps.append(replace(step, chosen=self._flat(last["chosen"]) & ~step.hidden))
+            if ended and not terminated.all():
+                played += env.num_envs  # cut off before anything was reconstructed: nothing to learn from
+                continue
             losses = self._losses(worker, steps, last, observations, ended)
             self._apply(worker, sum(losses.values(), torch.zeros(())))
             if ended:
@@ -138,20 +143,21 @@ class A3C:
                 if callback is not None and not callback(update):
                     return
 
-    def _propose(self, network: MaskingNetwork, observations: Pixels, infos: Infos) -> tuple[Step, Actions]:
+    def _propose(
+        self, network: MaskingNetwork, observations: Pixels, infos: Infos, first: Step | None
+    ) -> tuple[Step, Actions]:
         """Draw a mask of exactly the size that the environment will hide by choice, and remember how likely it was."""
         maps = network(as_tensor(observations, self.device))
         hidden, count = self._flat(infos["mask"]), torch.as_tensor(infos["choosable"], device=self.device)
-        explores = size = None
-        if maps.sizes is not None:
-            fresh = ~hidden.any(1)  # the first action also says how much to hide
+        explores, size = (first.explores, first.size) if first is not None else (None, None)
+        if maps.sizes is not None and first is None:  # the first action of an episode also decides its size
             size = torch.multinomial(maps.sizes.detach().softmax(-1).cpu(), 1, generator=self.generator)[:, 0]
-            explores = torch.rand(len(hidden), generator=self.generator).to(self.device) < self.settings.explore
             anything = torch.randint(len(network.quotas), size.shape, generator=self.generator)
-            size = torch.where(explores, anything.to(self.device), size.to(self.device))
-            count = torch.where(fresh, network.quotas[size], count)
-            flat = explores[:, None] & fresh[:, None]
-            maps = replace(maps, logits=torch.where(flat, 0.0, maps.logits))
+            tries = torch.rand(len(hidden), generator=self.generator) < self.settings.explore
+            explores, size = tries.to(self.device), torch.where(tries, anything, size).to(self.device)
+            count = network.quotas[size]
+        if explores is not None:
+            maps = replace(maps, logits=torch.where(explores[:, None], 0.0, maps.logits))
         policy = OrderedSubset(maps.logits, count, excluded=hidden)
         ranking = policy.sample(generator=self.generator)
         action = policy.subset(ranking).cpu().numpy().astype(np.int8)
@@ -164,8 +170,8 @@ class A3C:
 
         Args:
             worker: θ'.
-            steps: s_t, a_t for t = 0 … n − 1.
-            last: Infos after the last step; `patch_loss` is there if the episode has ended.
+            steps: s_t and a_t.
+            last: Infos after the last of them; `patch_loss` is there if the episode has ended.
             observations: s_n, to bootstrap from where it has not.
             ended: Whether the episodes have ended.
         """
@@ -185,7 +191,7 @@ class A3C:
             state_value = (policy.first_draw() * values).sum(1).detach()  # V̄ = Σ π_j V_j
             image_return = mean_over(returns, hidden)
             spread = mean_over((returns - image_return[:, None]).square(), hidden).sqrt()[:, None]
-            own = (returns - baseline) / (spread + 1e-6)  # r̂_i − b: what is hidden gets its own loss …
+            own = (returns - baseline) / spread.clamp(min=0.25)  # r̂_i − b: what is hidden gets its own loss …
             shared = standardised(image_return - state_value)[:, None]  # … and its share of the image's reward
             advantages = own + settings.image_weight * shared
             log_pi = policy.patch_log_prob(step.ranking)
@@ -193,11 +199,14 @@ class A3C:
             policy_loss = policy_loss - (learns * mean_over(advantages * log_pi, step.chosen)).mean()
             value_loss = value_loss + mean_over((returns - values).square(), hidden).mean()
             entropy = entropy + (learns * policy.entropy()).mean()
-            if step.size is not None and step.maps.sizes is not None and step is steps[0] and ended:
-                relative = image_return * self.network.mean_loss / self.network.random_reward[step.size]
+            if step.size is not None and step.maps.sizes is not None and step is steps[0]:
+                random_reward = self.network.random_reward[step.size]
+                known = learns * (random_reward > 0)
+                relative = image_return * self.network.mean_loss / random_reward.clamp(min=1e-12)
+                advantage = relative - (known * relative).sum() / known.sum().clamp(min=1)
                 log_size = step.maps.sizes.log_softmax(-1)
                 taken = log_size.gather(1, step.size[:, None])[:, 0]
-                size_loss = -(learns * standardised(relative) * taken).mean()
+                size_loss = -(known * advantage * taken).mean()
                 entropy = entropy - (log_size.exp() * log_size).sum(1).mean()
             returns = settings.gamma * returns  # R_t = γ R_{t+1}: nothing is paid before the last step
         return {
@@ -211,12 +220,12 @@ class A3C:
         """Keep the running means by which losses stay comparable while the U-Net improves."""
         network = self.network
         rewards = mean_over(losses, hidden)
+        if not torch.isfinite(rewards).all():
+            return  # the loss is not finite either, and is refused
         network.mean_loss.lerp_(rewards.mean(), 1.0 if network.mean_loss == 0 else 0.02)
         if first.size is not None and first.explores is not None:
-            if (network.random_reward == 0).any():
-                network.random_reward.fill_(rewards.mean())
             for size, reward in zip(first.size[first.explores], rewards[first.explores], strict=True):
-                network.random_reward[size].lerp_(reward, 0.05)
+                network.random_reward[size].lerp_(reward, 1.0 if network.random_reward[size] == 0 else 0.05)
 
     def _apply(self, worker: MaskingNetwork, loss: Tensor) -> None:
         """Gradients with respect to θ', applied to θ with the shared moments."""
@@ -246,9 +255,8 @@ class A3C:
         """Masks `(B, N)` for images `(B, C, S, S)`: see the Agent protocol."""
         maps, generator = self.network(as_tensor(observations, self.device)), generator or self.generator
         hidden = torch.zeros_like(maps.logits, dtype=torch.bool) if infos is None else self._flat(infos["mask"])
-        count = self.network.quotas[-1:].expand(len(hidden))
-        if infos is not None:
-            count = torch.as_tensor(infos["choosable"], device=self.device)
+        whole = self.network.quotas[-1:].expand(len(hidden))
+        count = whole if infos is None else torch.as_tensor(infos["choosable"], device=self.device)
         if maps.sizes is not None:
             odds = maps.sizes.softmax(-1).cpu()
             size = odds.argmax(-1) if deterministic else torch.multinomial(odds, 1, generator=generator)[:, 0]

@@ -115,8 +115,8 @@ def play(agent: Agent, env: Env, images: int, callback: Callback | None = None) 
     observations, infos = begin(env)
     played = 0
     while played < images:
-        observations, _, ended, _, infos = env.step(agent.act(observations, infos=infos))
-        if ended.all():
+        observations, _, terminated, truncated, infos = env.step(agent.act(observations, infos=infos))
+        if (terminated | truncated).all():
             played += env.num_envs
             if callback is not None and not callback(summary(infos["final_info"])):
                 return

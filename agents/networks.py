@@ -106,7 +106,7 @@ class MaskingNetwork(nn.Module):
         image_size: S, pixels.
         side: Patches a side.
         quotas: `(K,)` numbers of hidden patches to choose from; one where the size is fixed.
-        bound: Policy logits lie within ±bound; unbounded ones collapse onto few patches. None: no bound.
+        bound: Logits of policy and size lie within ±bound; unbounded ones collapse onto few patches. None: no bound.
         backbone: `conv` or `vgg16`.
         backbone_weights: A file of VGG16 weights.
         generator: Source of the initial weights.
@@ -162,9 +162,10 @@ class MaskingNetwork(nn.Module):
         if features.shape[-1] != self.side:
             size = (self.side, self.side)
             features = functional.interpolate(features, size, mode="bilinear", align_corners=False)
-        logits = self.policy(features).flatten(1)
-        if self.bound is not None:
-            logits = self.bound * torch.tanh(logits / self.bound)
+        logits = self._bounded(self.policy(features).flatten(1))
         values = 1 + self.value(features).flatten(1)  # the mean loss is 1, by its unit
-        sizes = None if self.size is None else self.size(features.mean((2, 3)))
+        sizes = None if self.size is None else self._bounded(self.size(features.mean((2, 3))))
         return Maps(logits, values, sizes)
+
+    def _bounded(self, logits: Tensor) -> Tensor:
+        return logits if self.bound is None else self.bound * torch.tanh(logits / self.bound)

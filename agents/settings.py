@@ -147,7 +147,8 @@ class RunSettings:
         """Number of processes that train at once."""
         if self.workers:
             return self.workers
-        return len(os.sched_getaffinity(0)) if self.torch_device.type == "cpu" else 1
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return cores if self.torch_device.type == "cpu" else 1
 
     def as_dict(self) -> dict[str, Any]:
         """All settings, as JSON can hold them."""

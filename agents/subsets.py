@@ -79,9 +79,11 @@ class OrderedSubset(Distribution):
             ranking: `(B, N)`.
         """
         ranked = self.logits.detach().gather(-1, ranking)
-        weights = (ranked - ranked.amax(-1, keepdim=True)).exp()
-        remaining = weights.flip(-1).cumsum(-1).flip(-1)
-        expected = (weights * values.gather(-1, ranking)).flip(-1).cumsum(-1).flip(-1) / remaining.clamp(min=1e-30)
+        worth = values.gather(-1, ranking)
+        least = worth.amin(-1, keepdim=True)  # what is above it has a logarithm; sums of logarithms stay exact
+        remaining = ranked.flip(-1).logcumsumexp(-1).flip(-1)
+        above = (ranked + (worth - least).log()).flip(-1).logcumsumexp(-1).flip(-1)
+        expected = least + (above - remaining).exp()
         drawn = torch.where(self.drawn(), expected, 0.0)
         return torch.zeros_like(drawn).scatter(-1, ranking, drawn)
 

@@ -222,7 +222,7 @@ def find_device(name: str | torch.device) -> torch.device:
     try:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError, NotImplementedError):
-        raise SettingsError(f"device {name} is not on this machine; use cpu, or auto") from None
+        raise SettingsError(f"--device {name} is not on this machine; use cpu, or auto") from None
 
 
 def save_unet(path: Path, unet: UNet, standardisation: Standardisation) -> None:

@@ -78,11 +78,15 @@ def test_the_size_head_has_a_number_for_each_size() -> None:
 
 @pytest.mark.parametrize("bound", [0.5, 2.0])
 def test_logits_stay_within_the_bound(bound: float) -> None:
-    network = MaskingNetwork(1, 32, 4, ONE_SIZE, bound=bound)
+    network = MaskingNetwork(1, 32, 4, THREE_SIZES, bound=bound)
+    assert network.size is not None
     network.policy.weight.data.mul_(1e6)
-    logits = network(noise(2, 1, 32, 32)).logits
-    assert logits.abs().max() <= bound
-    assert logits.abs().max() > 0.99 * bound
+    network.size.weight.data.mul_(1e6)
+    maps = network(noise(2, 1, 32, 32))
+    assert maps.sizes is not None
+    for logits in (maps.logits, maps.sizes):
+        assert logits.abs().max() <= bound
+        assert logits.abs().max() > 0.99 * bound
 
 
 def test_logits_without_a_bound_have_none() -> None:

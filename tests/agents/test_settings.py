@@ -98,9 +98,8 @@ def test_each_setting_of_a_paper_that_is_changed_to_something_impossible_is_refu
 
 @pytest.mark.parametrize("device", ["gpu", "", "cuda:99", "cpu:x"])
 def test_a_device_that_is_not_there_is_refused(device: str) -> None:
-    settings = RunSettings(device=device)
     with pytest.raises(SettingsError, match=r"--device") as caught:
-        _ = settings.torch_device
+        _ = RunSettings(device=device).torch_device
     assert "\n" not in str(caught.value)
 
 
