@@ -125,10 +125,9 @@ def main() -> None:
         app()
     except Exception as error:
         errors: Any = sys.modules.get("ahm_env.errors")
-        if errors is None or not isinstance(error, errors.AHMError | OSError | ImportError):
+        if errors is None or not isinstance(error, errors.AHMError | OSError):
             raise
-        details = "" if isinstance(error, errors.AHMError) else errors.explain(error)
-        print(f"error: {details or error}", file=sys.stderr)
+        print(f"error: {errors.explain(error) if isinstance(error, OSError) else error}", file=sys.stderr)
         raise SystemExit(2) from None
 
 

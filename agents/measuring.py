@@ -12,6 +12,7 @@ from ahm_env import ImageSet, MaskRatio, PatchMaskVectorEnv, Reconstructor
 from ahm_env.masks import Bools, Ints, random_subsets
 
 BATCH = 64
+ENOUGH = 64  # masks, to speak of collapse
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,18 @@ class Measurement:
     def within_images(self) -> float:
         """Share of patches in which two masks of the same image differ, on average; NaN with one draw."""
         return float(np.mean([_differences(self.masks[:, i]) for i in range(self.masks.shape[1])]))
+
+    @property
+    def collapse(self) -> str | None:
+        """What is wrong with the masks where the policy has collapsed, None where it has not, or too few were seen."""
+        if self.masks.shape[0] * self.masks.shape[1] < ENOUGH:
+            return None
+        if self.frequencies.min() < 0.01 or self.frequencies.max() > 0.99:
+            return "some patches are almost always or never hidden"
+        # a policy that prefers some patches, but the same ones in every image
+        if self.frequencies.std() > 0.15 and self.between_images < 1.02 * self.within_images:
+            return "all images get the same mask"
+        return None
 
 
 def measure(

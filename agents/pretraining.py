@@ -230,14 +230,12 @@ class Pretraining:
         return measure(self.agent, self.reconstructor, self.images, few, ratio, horizon, draws)
 
     def _warn_of_collapse(self, measurement: Measurement) -> None:
-        same = measurement.between_images <= measurement.within_images * 0.98
-        stuck = measurement.frequencies.max() > 0.98 or measurement.frequencies.min() < 0.02
-        learned = measurement.hardness > 1.05 or measurement.frequencies.std() > 0.15
-        if learned and (same or stuck) and not self._warned and self.settings.algo not in ("random", "frozen"):
+        settled = self.seen >= self.settings.images / 2  # at first, all images may well get a similar mask
+        collapse = measurement.collapse
+        if settled and collapse and not self._warned:
             self._warned = True
-            what = "some patches are almost always or never hidden" if stuck else "all images get the same mask"
             self.observer.on_warning(
-                f"the agent's masks are collapsing: {what}; raise --entropy-weight or lower --agent-learning-rate"
+                f"the agent's masks are collapsing: {collapse}; raise --entropy-weight or lower --agent-learning-rate"
             )
 
     def _checkpoint(self) -> None:

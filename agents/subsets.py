@@ -37,8 +37,8 @@ class OrderedSubset(Distribution):
         device = generator.device if generator is not None else self.logits.device
         uniform = torch.rand(shape, generator=generator, device=device, dtype=torch.float64)
         gumbel = -torch.log(-torch.log(uniform.clamp(1e-300, 1 - 1e-16)))
-        perturbed = self.logits.double() + gumbel.to(self.logits.device)
-        return perturbed.sort(-1, descending=True).indices
+        perturbed = self.logits.cpu().double() + gumbel.cpu()  # in double precision, which not every device has
+        return perturbed.sort(-1, descending=True).indices.to(self.logits.device)
 
     @property
     def mode(self) -> Tensor:

@@ -3,11 +3,11 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
+from ahm_env.images.opencv import cv2
 from ahm_env.masks import Bools
 
 if TYPE_CHECKING:

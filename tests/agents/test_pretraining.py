@@ -208,12 +208,15 @@ def test_too_few_images_are_refused(tmp_path):
         split_held_out(few)
 
 
-def test_collapsed_masks_raise_a_warning_once(tmp_path, images):
-    observer = Silent()
+def test_a_destabilised_agent_raises_the_warning_once_and_a_random_one_does_not(tmp_path, images, monkeypatch):
+    monkeypatch.setattr(pretraining, "PAIRS", (64, 128))
+    loose, random = Silent(), Silent()
     agent = {"bound": None, "entropy_weight": 0.0}
-    train(tmp_path / "run", images, observer, agent_learning_rate=0.3, agent=agent, images=192, share="1")
-    assert len(observer.warnings) == 1
-    assert "collapsing" in observer.warnings[0]
+    train(tmp_path / "loose", images, loose, agent_learning_rate=0.3, agent=agent, share="1")
+    assert len(loose.warnings) == 1
+    assert "collapsing" in loose.warnings[0]
+    train(tmp_path / "random", images, random, algo="random")
+    assert random.warnings == []
 
 
 def test_measuring_and_drawing_leave_no_trace(tmp_path, images):
