@@ -12,7 +12,7 @@ from ahm_env import ImageSet, MaskRatio, PatchMaskVectorEnv, Reconstructor
 from ahm_env.masks import Bools, Ints, random_subsets
 
 BATCH = 64
-ENOUGH = 64  # masks, to speak of collapse
+ENOUGH = 64  # times that a patch should have been hidden, and shown, to speak of collapse
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,8 @@ class Measurement:
     @property
     def collapse(self) -> str | None:
         """What is wrong with the masks where the policy has collapsed, None where it has not, or too few were seen."""
-        if self.masks.shape[0] * self.masks.shape[1] < ENOUGH:
+        ratio = self.masks.mean()
+        if self.masks.shape[0] * self.masks.shape[1] * min(ratio, 1 - ratio) < ENOUGH:
             return None
         if self.frequencies.min() < 0.01 or self.frequencies.max() > 0.99:
             return "some patches are almost always or never hidden"

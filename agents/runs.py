@@ -54,7 +54,8 @@ class RunDirectory:
         path: The directory; made where it does not exist.
 
     Raises:
-        RunError: The path is a file, cannot be written, or another process holds it.
+        RunError: The path is a file, or another process holds it.
+        OSError: The path cannot be written.
     """
 
     def __init__(self, path: Path) -> None:

@@ -180,7 +180,7 @@ def test_draws_differ_from_each_other(phantoms: ImageSet, reconstructor: Reconst
     assert found.random_losses[0].tolist() != found.random_losses[1].tolist()
 
 
-def masks_of(policy: np.ndarray, images: int = 40) -> Measurement:
+def masks_of(policy: np.ndarray, images: int = 80) -> Measurement:
     """Masks of 16 patches, 8 hidden, drawn from odds `(images or 1, 16)` by the Gumbel trick, two an image."""
     generator = np.random.default_rng(0)
     noise = generator.gumbel(size=(2, images, 16)) + np.broadcast_to(policy, (images, 16))
@@ -191,7 +191,7 @@ def masks_of(policy: np.ndarray, images: int = 40) -> Measurement:
 def test_collapse_is_seen_in_masks_and_nowhere_else():
     generator = np.random.default_rng(1)
     assert masks_of(np.zeros((1, 16))).collapse is None
-    assert masks_of(generator.normal(size=(40, 16)) * 1.5).collapse is None
+    assert masks_of(generator.normal(size=(80, 16)) * 1.5).collapse is None
     assert masks_of(generator.normal(size=(1, 16)) * 0.8).collapse == "all images get the same mask"
     stuck = np.zeros((1, 16))
     stuck[0, 3] = 50
