@@ -58,7 +58,7 @@ class Measurement:
         if self.frequencies.min() < 0.01 or self.frequencies.max() > 0.99:
             return "some patches are almost always or never hidden"
         # a policy that prefers some patches, but the same ones in every image
-        if self.frequencies.std() > 0.15 and self.between_images < 1.02 * self.within_images:
+        if self.frequencies.std() > 0.15 and self.between_images < 1.05 * self.within_images:
             return "all images get the same mask"
         return None
 
