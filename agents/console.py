@@ -14,8 +14,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 
 from agents.measuring import Measurement
-from agents.pretraining import Pretraining, default_out
-from agents.runs import Row, RunDirectory, free_directory
+from agents.pretraining import Pretraining
+from agents.runs import Row, RunDirectory, default_out, free_directory
 from agents.settings import PRESETS, RunSettings
 from ahm_env import ImageSet, RunError, load_images
 from ahm_env.images import check_source

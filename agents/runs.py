@@ -177,6 +177,12 @@ class RunDirectory:
             raise CheckpointError(f"{paths[-1]}: {reason}; delete this file {rest}, then resume") from None
 
 
+def default_out(settings: RunSettings) -> tuple[Path, str]:
+    """Where runs go by default, and how they are called there."""
+    source = Path(settings.data).stem if Path(settings.data).exists() else settings.data.partition(":")[0]
+    return Path("runs"), f"{settings.algo}-{source}"
+
+
 def free_directory(root: Path, stem: str) -> Path:
     """The first of `root/stem-1`, `root/stem-2`, … that does not exist."""
     number = 1

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import multiprocessing
 
+from agents.schedule import make_env, play_stage, set_curriculum, stages
 from ahm_env import AHMError, TrainingError
 
 if TYPE_CHECKING:
@@ -119,8 +120,6 @@ def _work(
     failures: Any,
 ) -> None:
     """A worker's life: the same stages as the first worker's, on images of its own."""
-    from agents.pretraining import make_env, play_stage, set_curriculum, stages
-
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first worker decides when to stop
     torch.set_num_threads(1)
     parent = os.getppid()

@@ -15,8 +15,8 @@ from rich.table import Table
 
 from agents import load_agent
 from agents.measuring import measure
-from agents.pretraining import split_held_out
 from agents.runs import RunDirectory
+from agents.schedule import split_held_out
 from ahm_env import Reconstructor, load_images
 
 PAIRS = 4096  # image and mask pairs a run

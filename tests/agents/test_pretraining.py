@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from agents import pretraining
-from agents.pretraining import Pretraining, Stage, set_curriculum, split_held_out, stages
+from agents.pretraining import Pretraining
 from agents.runs import RunDirectory
+from agents.schedule import Stage, play_stage, set_curriculum, split_held_out, stages
 from agents.settings import RunSettings
 from ahm_env import ImageSet, SettingsError, TrainingError, load_images
 from ahm_env.files import load_tensors
@@ -174,7 +175,7 @@ def test_stages_train_only_what_they_should(tmp_path, images):
         def changes(stage: Stage) -> tuple[bool, bool]:
             agent, unet = run.agent.network.policy.weight, run.reconstructor.unet.outc.conv.weight
             before = agent.clone(), unet.clone()
-            pretraining.play_stage(stage, run.agent, run.env, 8, lambda update: True)
+            play_stage(stage, run.agent, run.env, 8, lambda update: True)
             return not torch.equal(before[0], agent), not torch.equal(before[1], unet)
 
         assert changes(first) == (False, True)

@@ -1,0 +1,101 @@
+"""What a run is made of: its images, its U-Net, its environment, and the stages and the curriculum it goes through."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from agents import make_agent
+from agents.agent import Agent, Callback, play
+from agents.settings import RunSettings
+from ahm_env import ImageSet, PatchMaskVectorEnv, Reconstructor, SettingsError, Standardisation
+from ahm_env.masks import Ints
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A part of a run: who acts, and which of the two learns, until so many images have been shown."""
+
+    until: int
+    random: bool = False
+    agent_learns: bool = True
+    unet_learns: bool = True
+
+
+def stages(settings: RunSettings) -> list[Stage]:
+    """The parts of a run: one, or the three of the published code, each a third of the images.
+
+    Staged: the U-Net learns from random masks; the agent learns against that U-Net, which is frozen; the U-Net goes
+    on with the masks of the agent, which is frozen.
+    """
+    if settings.schedule == "joint":
+        return [Stage(settings.images)]
+    first, second = settings.images // 3, settings.images * 2 // 3
+    return [
+        Stage(first, random=True, agent_learns=False),
+        Stage(second, unet_learns=False),
+        Stage(settings.images, agent_learns=False),
+    ]
+
+
+def split_held_out(images: ImageSet) -> tuple[Ints, Ints]:
+    """The `train` split in two: images to learn from, and 5 % (at least 32) on which hardness is measured.
+
+    The choice depends on the number of images alone, so that every run on the same images holds out the same ones.
+
+    Raises:
+        SettingsError: Fewer than two images.
+    """
+    train = images.split("train")
+    if len(train) < 2:
+        raise SettingsError(f"{images.source}: {len(train)} images in the train split; at least 2 are needed")
+    count = min(max(32, len(train) // 20), len(train) // 2)
+    order = np.random.default_rng(0).permutation(len(train))
+    return train[np.sort(order[count:])], train[np.sort(order[:count])]
+
+
+def make_reconstructor(settings: RunSettings, images: ImageSet, shown: Ints) -> Reconstructor:
+    """The untrained U-Net of a run, standardised to the images it learns from."""
+    mean, deviation = images.standardisation(shown)
+    return Reconstructor.create(
+        settings.grid,
+        Standardisation(tuple(mean.tolist()), tuple(deviation.tolist())),
+        settings.width,
+        settings.norm,
+        settings.seed,
+        learning_rate=settings.learning_rate,
+        loss_on=settings.loss_on,
+        device=settings.torch_device,
+    )
+
+
+def make_env(settings: RunSettings, images: ImageSet, shown: Ints, reconstructor: Reconstructor) -> PatchMaskVectorEnv:
+    """The environment of a run."""
+    return PatchMaskVectorEnv(
+        settings.batch_size,
+        data=images,
+        indices=shown,
+        unet=reconstructor,
+        mask_ratio=settings.mask_ratio,
+        horizon=settings.horizon,
+        co_train=True,
+    )
+
+
+def set_curriculum(env: PatchMaskVectorEnv, settings: RunSettings, seen: int) -> None:
+    """Set what changes over a run, when so many images have been shown."""
+    progress = seen / settings.images
+    env.chosen_share = settings.chosen_share(progress)
+    env.episodes.reconstructor.optimiser.set_learning_rate(settings.unet_learning_rate(progress))
+
+
+def play_stage(stage: Stage, agent: Agent, env: PatchMaskVectorEnv, images: int, callback: Callback) -> None:
+    """Play a part of a run with this environment."""
+    env.episodes.co_train = stage.unet_learns
+    if stage.random:
+        stand_in = make_agent("random", env)
+        stand_in.generator = agent.generator  # saved with the agent, so that a resumed run draws the same masks
+        play(stand_in, env, images, callback)
+    elif stage.agent_learns:
+        agent.learn(env, images, callback)
+    else:
+        play(agent, env, images, callback)
