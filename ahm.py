@@ -1,5 +1,6 @@
 """Adaptive hard masking: pretrain a U-Net on medical images without labels, by hiding what is worth learning."""
 
+import signal
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -119,10 +120,14 @@ def data_check(
 
 
 def main() -> None:
-    """Run `ahm`; what the user can mend is one line and exit status 2."""
+    """Run `ahm`; what the user can mend is one line and exit status 2, and so is Ctrl-C with 130."""
     check_own_agents()
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # before and after training, which saves
     try:
         app()
+    except KeyboardInterrupt:
+        print("error: stopped by Ctrl-C; nothing was under way that had to be saved", file=sys.stderr)
+        raise SystemExit(128 + signal.SIGINT) from None
     except Exception as error:
         errors: Any = sys.modules.get("ahm_env.errors")
         if errors is None or not isinstance(error, errors.AHMError | OSError):
