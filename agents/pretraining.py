@@ -119,7 +119,8 @@ class Pretraining:
         """
         self.observer = observer
         counter = Counter(self.seen, shared=self.processes > 1)
-        with self._signals(), Workers(self, counter) as workers:
+        team = (self.processes, self.settings, self.images, self.shown, self.reconstructor, self.agent, counter)
+        with self._signals(), Workers(*team) as workers:
             self._began = self._saved = time.monotonic()
             self._seconds_before = self.seconds
             for stage in stages(self.settings):

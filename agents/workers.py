@@ -9,20 +9,16 @@ import time
 import traceback
 from copy import copy
 from multiprocessing.synchronize import Event
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import multiprocessing
 
+from agents.agent import Agent, Update
 from agents.schedule import make_env, play_stage, set_curriculum, stages
-from ahm_env import AHMError, TrainingError
-
-if TYPE_CHECKING:
-    from agents.agent import Agent
-    from agents.pretraining import Pretraining
-    from agents.settings import RunSettings
-    from ahm_env import ImageSet, Reconstructor
-    from ahm_env.masks import Ints
+from agents.settings import RunSettings
+from ahm_env import AHMError, ImageSet, Reconstructor, TrainingError
+from ahm_env.masks import Ints
 
 _PATIENCE = 120.0  # seconds that a worker has to end its batch
 
@@ -53,21 +49,35 @@ class Workers:
     """All workers but the first, which is the calling process itself. Use as a context manager.
 
     Args:
-        run: The run; its agent and its U-Net are moved to shared memory.
+        count: Number of workers, the calling process included.
+        settings: Of the run.
+        images: The images.
+        shown: Which of them are learned from.
+        reconstructor: Moved to shared memory, where there is more than one worker.
+        agent: The same.
         counter: Counts the images of all.
     """
 
-    def __init__(self, run: "Pretraining", counter: Counter) -> None:
+    def __init__(
+        self,
+        count: int,
+        settings: RunSettings,
+        images: ImageSet,
+        shown: Ints,
+        reconstructor: Reconstructor,
+        agent: Agent,
+        counter: Counter,
+    ) -> None:
         context = multiprocessing.get_context("spawn")
         self._stop, self._failures = context.Event(), context.SimpleQueue()
         self._processes: list[Any] = []
-        if run.processes > 1:
-            run.agent.share_memory()
-            run.reconstructor.share_memory()
-        agent = copy(run.agent)
-        del agent.generator  # does not survive the way to another process; each worker has its own
-        for number in range(1, run.processes):
-            work = (number, run.settings, run.images, run.shown, run.reconstructor, agent, counter)
+        if count > 1:
+            agent.share_memory()
+            reconstructor.share_memory()
+        lent = copy(agent)
+        del lent.generator  # does not survive the way to another process; each worker has its own
+        for number in range(1, count):
+            work = (number, settings, images, shown, reconstructor, lent, counter)
             self._processes.append(context.Process(target=_work, args=(*work, self._stop, self._failures), daemon=True))
 
     def __enter__(self) -> "Workers":
@@ -110,11 +120,11 @@ class Workers:
 
 def _work(
     number: int,
-    settings: "RunSettings",
-    images: "ImageSet",
-    shown: "Ints",
-    reconstructor: "Reconstructor",
-    agent: "Agent",
+    settings: RunSettings,
+    images: ImageSet,
+    shown: Ints,
+    reconstructor: Reconstructor,
+    agent: Agent,
     counter: Counter,
     stop: Event,
     failures: Any,
@@ -131,7 +141,7 @@ def _work(
         agent.generator = torch.Generator().manual_seed(seed + counter.value)
         for stage in stages(settings):
 
-            def after(update: Any, until: int = stage.until) -> bool:
+            def after(update: Update, until: int = stage.until) -> bool:
                 seen = counter.add(update.images)
                 set_curriculum(env, settings, seen)
                 return seen < until and not stop.is_set() and os.getppid() == parent

@@ -87,7 +87,27 @@ def make_episodes(
     return Episodes(data, shown, reconstructor, ratio, horizon, chosen_share, co_train, count)
 
 
-class PatchMaskEnv(gym.Env[Pixels, npt.NDArray[np.int8]]):
+class _Masking:
+    """What the environment and the vector environment have in common."""
+
+    episodes: Episodes
+
+    @property
+    def chosen_share(self) -> float:
+        """Share of the quota that the agent may choose; may be set while training, for episodes that begin after."""
+        return self.episodes.chosen_share
+
+    @chosen_share.setter
+    def chosen_share(self, share: float) -> None:
+        self.episodes.chosen_share = share
+
+    @property
+    def quotas(self) -> tuple[int, int]:
+        """Smallest and largest number of patches that an episode hides; equal without a ratio range."""
+        return self.episodes.low, self.episodes.high
+
+
+class PatchMaskEnv(_Masking, gym.Env[Pixels, npt.NDArray[np.int8]]):
     """Choose the patches of an image that a U-Net finds hardest to reconstruct.
 
     Observation: `Box(0, 255, (C, S, S), uint8)`, the image; with `horizon > 1` hidden patches are filled.
@@ -110,20 +130,6 @@ class PatchMaskEnv(gym.Env[Pixels, npt.NDArray[np.int8]]):
         self.render_mode = render_mode
         self.episodes.seed(0, self.np_random)
         self._running = False
-
-    @property
-    def chosen_share(self) -> float:
-        """Share of the quota that the agent may choose; may be set while training, for episodes that begin after."""
-        return self.episodes.chosen_share
-
-    @chosen_share.setter
-    def chosen_share(self, share: float) -> None:
-        self.episodes.chosen_share = share
-
-    @property
-    def quotas(self) -> tuple[int, int]:
-        """Smallest and largest number of patches that an episode hides; equal without a ratio range."""
-        return self.episodes.low, self.episodes.high
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Pixels, Info]:
         """Show the next image, or the one that `options["image_index"]` names, with nothing hidden."""
@@ -148,7 +154,7 @@ class PatchMaskEnv(gym.Env[Pixels, npt.NDArray[np.int8]]):
         return None if self.render_mode is None else episode_panel(self.episodes, _FIRST)
 
 
-class PatchMaskVectorEnv(VectorEnv[Pixels, npt.NDArray[np.int8], npt.NDArray[Any]]):
+class PatchMaskVectorEnv(_Masking, VectorEnv[Pixels, npt.NDArray[np.int8], npt.NDArray[Any]]):
     """Many PatchMaskEnv with one U-Net and one batched pass through it; same spaces, rewards and infos.
 
     Args:
@@ -182,20 +188,6 @@ class PatchMaskVectorEnv(VectorEnv[Pixels, npt.NDArray[np.int8], npt.NDArray[Any
         self._all = np.arange(num_envs)
         self._finished = np.zeros(num_envs, bool)
         self._started = False
-
-    @property
-    def chosen_share(self) -> float:
-        """Share of the quota that the agent may choose; may be set while training, for episodes that begin after."""
-        return self.episodes.chosen_share
-
-    @chosen_share.setter
-    def chosen_share(self, share: float) -> None:
-        self.episodes.chosen_share = share
-
-    @property
-    def quotas(self) -> tuple[int, int]:
-        """Smallest and largest number of patches that an episode hides; equal without a ratio range."""
-        return self.episodes.low, self.episodes.high
 
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
