@@ -24,14 +24,13 @@ from ahm_env.rendering import as_rgb, overlay, panel, reconstruction_columns
 
 ROWS = 16  # rows of metrics.csv, each with a measurement of hardness
 LARGEST_GAP = 10_000  # images between rows
-PAIRS, FINAL_PAIRS = (
-    (32, 128),
-    (64, 4096),
-)  # image and mask pairs that hardness is measured on, in a row and at the end:
-# least and most, and in between a fixed part of the run, so that measuring stays cheap beside training
+# Hardness is measured on this many image and mask pairs, at least and at most, and in between on a fixed part of the
+# run's images, so that measuring stays cheap beside training; for a row, and for the last row.
+PAIRS, FINAL_PAIRS = (32, 128), (64, 4096)
 PART, FINAL_PART = 64, 4
 PICTURED = 8  # rows of masks.png
 CHECKPOINT_SECONDS = 60.0
+_AVERAGED = ("reward", "unet_loss", "entropy", "policy_loss", "value_loss")  # over the batches of a row
 
 
 class Observer(Protocol):
@@ -76,7 +75,8 @@ class Pretraining:
         self.agent = make_agent(settings.algo, self.env, settings.seed, self.device, **extra)
         self.seen = 0
         self.seconds = 0.0
-        self.sums = {"images": 0.0, "updates": 0.0}
+        self.sums = dict.fromkeys(_AVERAGED, 0.0)
+        self.updates = 0
         self.row_start = (0, 0.0)
         self.stopped_by: int | None = None
         self._warned = False
@@ -97,13 +97,15 @@ class Pretraining:
         self.reconstructor.restore(parts["reconstructor"])
         self._env_state = about["env"]
         self.seen, self.seconds = checkpoint.images, about["seconds"]
-        self.sums, self.row_start = about["sums"], (about["row_start"][0], about["row_start"][1])
+        self.sums, self.updates = about["sums"], about["updates"]
+        self.row_start = (about["row_start"][0], about["row_start"][1])
         self.directory.restore_rows(about["rows"])
 
     @property
     def finished(self) -> bool:
         """Whether all images have been shown, and all is written."""
-        return self.seen >= self.settings.images and bool(self.directory.rows)
+        rows = self.directory.rows
+        return bool(rows) and rows[-1]["images"] >= self.settings.images
 
     def run(self, observer: Observer) -> Measurement | None:
         """Train to the end, or until interrupted; the state is saved either way.
@@ -135,9 +137,7 @@ class Pretraining:
 
     def _play(self, stage: Stage, counter: Counter, workers: Workers) -> None:
         set_curriculum(self.env, self.settings, self.seen)
-        self.env.episodes.restore(
-            self._env_state
-        )  # a stage begins with the images that come next, as a resumed run does
+        self.env.episodes.restore(self._env_state)  # go on with the images that come next, resumed or not
 
         def after(update: Update) -> bool:
             workers.check()
@@ -160,10 +160,9 @@ class Pretraining:
         return (self.row_start[0] // gap + 1) * gap
 
     def _tally(self, update: Update) -> None:
-        self.sums["images"] += update.images
-        self.sums["updates"] += 1
-        for name in ("reward", "unet_loss", "entropy", "policy_loss", "value_loss"):
-            self.sums[name] = self.sums.get(name, 0.0) + getattr(update, name)
+        self.updates += 1
+        for name in _AVERAGED:
+            self.sums[name] += getattr(update, name)
 
     def _record(self, last: bool = False) -> Measurement:
         """Measure hardness, add a row, and bring every file of the run up to date."""
@@ -174,12 +173,9 @@ class Pretraining:
                 f"the U-Net's loss on held-out images is no longer finite after {self.seen:,} images; the step size is "
                 f"probably too large: lower --learning-rate. The last checkpoint is as it was"
             )
-        updates = max(1.0, self.sums["updates"])
         images, seconds = self.row_start
-        means = {name: value / updates for name, value in self.sums.items()}
         row = {
-            **{name: means.get(name, float("nan")) for name in ("unet_loss", "reward", "entropy")},
-            **{name: means.get(name, float("nan")) for name in ("policy_loss", "value_loss")},
+            **{name: total / max(1, self.updates) for name, total in self.sums.items()},
             "images": self.seen,
             "seconds": self.seconds,
             "images_per_second": (self.seen - images) / max(1e-9, self.seconds - seconds),
@@ -187,7 +183,7 @@ class Pretraining:
             "chosen_share": self.settings.chosen_share(self.seen / self.settings.images),
             "mask_ratio": float(measurement.masks.mean()),
         }
-        self.row_start, self.sums = (self.seen, self.seconds), {"images": 0.0, "updates": 0.0}
+        self.row_start, self.updates, self.sums = (self.seen, self.seconds), 0, dict.fromkeys(_AVERAGED, 0.0)
         self.directory.add(row)
         self._warn_of_collapse(measurement)
         self.write_results()
@@ -214,7 +210,13 @@ class Pretraining:
     def _checkpoint(self) -> None:
         tensors = {f"agent/{name}": tensor for name, tensor in self.agent.state().items()}
         tensors |= {f"reconstructor/{name}": tensor for name, tensor in self.reconstructor.state().items()}
-        about = {"env": self._env_state, "seconds": self.seconds, "sums": self.sums, "row_start": self.row_start}
+        about = {
+            "env": self._env_state,
+            "seconds": self.seconds,
+            "sums": self.sums,
+            "updates": self.updates,
+            "row_start": self.row_start,
+        }
         self.directory.save(Checkpoint(self.seen, tensors, about))
         self._saved = time.monotonic()
 

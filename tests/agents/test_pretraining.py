@@ -2,6 +2,7 @@
 
 import csv
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 from agents import pretraining
+from agents.measuring import Measurement
 from agents.pretraining import Pretraining
 from agents.runs import RunDirectory
 from agents.schedule import Stage, play_stage, set_curriculum, split_held_out, stages
@@ -143,6 +145,27 @@ def test_a_signal_saves_and_ends_the_run_and_it_goes_on_to_the_same_end(tmp_path
     assert signal.getsignal(signal.SIGTERM) is before
     train(tmp_path / "cut", images)
     assert_same(checkpoint(tmp_path / "whole"), checkpoint(tmp_path / "cut"))
+
+
+def test_a_run_cut_off_before_its_last_row_is_not_finished(tmp_path, images, monkeypatch):
+    monkeypatch.setattr(pretraining, "CHECKPOINT_SECONDS", 0.0)
+    train(tmp_path / "whole", images)
+    with monkeypatch.context() as broken:
+        broken.setattr(Pretraining, "measure", interrupt_at_the_end(Pretraining.measure))
+        with pytest.raises(KeyboardInterrupt):
+            train(tmp_path / "cut", images)
+    assert load_tensors(max((tmp_path / "cut" / "checkpoints").glob("*.safetensors")))[1]["images"] == 96
+    train(tmp_path / "cut", images)
+    assert timeless(tmp_path / "whole") == timeless(tmp_path / "cut")
+
+
+def interrupt_at_the_end(measure: Callable[..., Measurement]) -> Callable[..., Measurement]:
+    def interrupted(run: Pretraining, pairs: int) -> Measurement:
+        if run.seen >= run.settings.images:
+            raise KeyboardInterrupt
+        return measure(run, pairs)
+
+    return interrupted
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_state(tmp_path, images):
