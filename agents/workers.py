@@ -130,7 +130,11 @@ def _work(
     failures: Any,
 ) -> None:
     """A worker's life: the same stages as the first worker's, on images of its own."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first worker decides when to stop
+    for number_of_signal in (
+        signal.SIGINT,
+        signal.SIGTERM,
+    ):  # they may go to all; the first worker decides when to stop
+        signal.signal(number_of_signal, signal.SIG_IGN)
     torch.set_num_threads(1)
     parent = os.getppid()
     try:

@@ -346,9 +346,9 @@ LONG = [*TINY, "--images", "8000"]  # the first checkpoint comes after 500
 
 @pytest.mark.parametrize(("number", "workers"), [(signal.SIGINT, "1"), (signal.SIGTERM, "2")])
 def test_ctrl_c_and_sigterm_save_and_say_how_to_go_on(number, workers):
-    with start("train-agent", *LONG, "--workers", workers, "--out", "run") as process:
+    with start("train-agent", *LONG, "--workers", workers, "--out", "run", start_new_session=True) as process:
         wait_for(lambda: seen(Path("run")) > 0, process)
-        process.send_signal(number)
+        os.killpg(process.pid, number)  # as a terminal or a scheduler does: to the workers, too
         out, err = process.communicate()
     assert process.returncode == 128 + number
     assert err == ""
