@@ -55,7 +55,7 @@ def equal_losses(kinds: Any, masks: Any) -> Any:
 
 
 def weights(agent: A3C) -> Tensor:
-    return torch.nn.utils.parameters_to_vector(agent.network.parameters()).detach().clone()
+    return torch.cat([weight.flatten() for weight in agent.network.parameters()]).detach().clone()
 
 
 def snapshot(agent: A3C) -> dict[str, Tensor]:
