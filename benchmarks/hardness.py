@@ -1,8 +1,8 @@
 """Judge finished runs on their held-out images: `python -m benchmarks.hardness RUN …`.
 
-For each run, with its own U-Net: hardness; how often the least and the most hidden patch is hidden; in which share of
-patches masks of two images, and two masks of one image, differ; and, where the images have masks, how often lesion and
-background are hidden.
+For each run, with its own U-Net: hardness, as the last row of its metrics has it; and, measured anew: how often the
+least and the most hidden patch is hidden; in which share of patches masks of two images, and two masks of one image,
+differ; and, where the images have masks, how often lesion and background are hidden.
 """
 
 import sys
@@ -19,7 +19,7 @@ from agents.runs import RunDirectory
 from agents.schedule import split_held_out
 from ahm_env import Reconstructor, load_images
 
-PAIRS = 4096  # image and mask pairs a run
+PAIRS = 1024  # image and mask pairs a run
 
 
 def main(paths: list[Path]) -> None:
@@ -49,7 +49,7 @@ def main(paths: list[Path]) -> None:
         table.add_row(
             path.name,
             f"{checkpoint.images:,}",
-            f"{found.hardness:.3f}",
+            f"{checkpoint.about['rows'][-1]['hardness']:.3f}",
             f"{found.frequencies.min():.2f} – {found.frequencies.max():.2f}",
             f"{np.round(found.between_images, 3):.3f} – {np.round(found.within_images, 3):.3f}",
             lesions,

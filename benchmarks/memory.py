@@ -37,7 +37,7 @@ def private_memory(source: Path, folder: Path, turn: int) -> float:
     """Largest RssAnon in MB of a short run with one worker."""
     out = folder / f"run-{source.stem}-{turn}"
     command = [sys.executable, "-m", "ahm", "train-agent", "--data", str(source), "--out", str(out)]
-    command += ["--images", "960", "--workers", "1"]
+    command += ["--images", "480", "--workers", "1"]
     environment = {**os.environ, "AHM_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1"}
     largest = 0.0
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, env=environment) as process:
