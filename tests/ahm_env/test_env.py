@@ -327,7 +327,7 @@ def test_a_pickled_vector_goes_on_alike(mode, change):
 def test_closing_twice_is_fine():
     for env in (gym.make(FROZEN, **SMALL), gym.make_vec(FROZEN, 2, **SMALL)):
         env.close()
-        env.close()
+        assert env.close() is None
 
 
 @without_a_warning
