@@ -1,9 +1,10 @@
 # make demo   install, train on synthetic images, show a table and a picture
-# make test   install, run the tests
+# make test   install, run the tests; with EXTRAS=dev,interop also those of examples in other RL libraries
 # make check  lint, types and import contracts
 # make bench  measured ratios
 
 VENV := .venv
+EXTRAS := dev
 PYTHON := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 
@@ -15,7 +16,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/.installed-dev: $(INSTALLED)
-	$(PYTHON) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[$(EXTRAS)]'
 	touch $@
 
 demo: $(INSTALLED)

@@ -8,6 +8,11 @@ from typing import Annotated, Any
 
 import typer
 
+ALGOS = (
+    "a3c, a2c, ppo, random, blocks, foreground, edges, loss, progress, oracle, inverted, frozen, or autoencoder "
+    "(nothing is hidden)"
+)
+
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False, help=__doc__)
 data_app = typer.Typer(no_args_is_help=True, help="Look at images before training on them.")
 app.add_typer(data_app, name="data")
@@ -18,80 +23,107 @@ def flag(name: str, text: str, default: str | bool = False, panel: str = "Run") 
     return typer.Option(name, help=text, show_default=default, rich_help_panel=panel)
 
 
+Algo = Annotated[str | None, flag("--algo", f"Agent: {ALGOS}.", "a3c")]
+Data = Annotated[str | None, flag("--data", "Images: a folder, a .npz file, or phantom[:COUNT[:SEED]].", "phantom")]
+Out = Annotated[Path | None, flag("--out", "Directory of the run.", "runs/ALGO-DATA-NUMBER")]
+Resume = Annotated[
+    bool,
+    typer.Option("--resume", help="Go on with the run in --out, with its own settings.", rich_help_panel="Run"),
+]
+Preset = Annotated[str | None, flag("--preset", "demo (shorter) or paper (320 px, width 64); flags win over it.")]
+Images = Annotated[int | None, flag("--images", "Presentations of images in all.", "12000")]
+BatchSize = Annotated[int | None, flag("--batch-size", "Images side by side.", "12")]
+Workers = Annotated[int | None, flag("--workers", "Processes that train at once; 0: one a core.", "0")]
+Seed = Annotated[int | None, flag("--seed", "Of all weights, draws and orders.", "0")]
+Device = Annotated[str | None, flag("--device", "cpu, cuda, mps or auto.", "auto")]
+Schedule = Annotated[str | None, flag("--schedule", "joint, or staged: U-Net, then agent, then U-Net.", "joint")]
+ImageSize = Annotated[
+    int | None, flag("--image-size", "Images become squares of so many pixels a side.", "64", "Images and masks")
+]
+PatchSize = Annotated[int | None, flag("--patch-size", "Side of a patch in pixels.", "8", "Images and masks")]
+MaskRatio = Annotated[
+    str | None,
+    flag("--mask-ratio", "Share of patches hidden; LOW:HIGH lets the agent decide.", "0.5", "Images and masks"),
+]
+Horizon = Annotated[int | None, flag("--horizon", "Steps an image.", "1", "Images and masks")]
+Share = Annotated[
+    str | None,
+    flag("--share", "Share of the quota that the agent chooses, START:END.", "0.5:1", "Images and masks"),
+]
+Judge = Annotated[
+    str | None, flag("--judge", "File of a U-Net that judges the masks too: judged_hardness in metrics.csv.")
+]
+Channels = Annotated[int | None, flag("--channels", "1 or 3.", "what the images are", "Images and masks")]
+Fit = Annotated[str | None, flag("--fit", "stretch, or pad to keep the aspect ratio.", "stretch", "Images and masks")]
+SkipBad = Annotated[
+    bool | None,
+    typer.Option(
+        "--skip-bad",
+        help="Go on without images that cannot be read.",
+        show_default=False,
+        rich_help_panel="Images and masks",
+    ),
+]
+Width = Annotated[int | None, flag("--width", "Channels of the U-Net's first level.", "16", "U-Net")]
+Norm = Annotated[str | None, flag("--norm", "batch or group.", "batch", "U-Net")]
+LearningRate = Annotated[
+    float | None, flag("--learning-rate", "Step size of the U-Net; falls evenly over the run.", "0.001", "U-Net")
+]
+LossOn = Annotated[
+    str | None, flag("--loss-on", "Patches that the U-Net learns from: hidden or all.", "hidden", "U-Net")
+]
+AgentLearningRate = Annotated[
+    float | None, flag("--agent-learning-rate", "Step size of the agent.", "the agent's own", "Agent")
+]
+Gamma = Annotated[float | None, flag("--gamma", "Discount between the steps of an image.", "0.95", "Agent")]
+ImageWeight = Annotated[
+    float | None, flag("--image-weight", "Weight of the image's reward against a patch's own loss.", "2.0", "Agent")
+]
+EntropyWeight = Annotated[
+    float | None, flag("--entropy-weight", "Reward for varied masks.", "the agent's own", "Agent")
+]
+Policy = Annotated[
+    str | None, flag("--policy", "Of a2c and ppo: maps (as a3c's), or cnn (their own CnnPolicy).", "maps", "Agent")
+]
+Backbone = Annotated[str | None, flag("--backbone", "conv, or vgg16 (its first three blocks).", "conv", "Agent")]
+BackboneWeights = Annotated[
+    str | None, flag("--backbone-weights", "A file such as vgg16-397923af.pth.", False, "Agent")
+]
+
+
 @app.command("train-agent")
 def train_agent(
-    algo: Annotated[str | None, flag("--algo", "Agent: a3c, random or frozen.", "a3c")] = None,
-    data: Annotated[
-        str | None, flag("--data", "Images: a folder, a .npz file, or phantom[:COUNT[:SEED]].", "phantom")
-    ] = None,
-    out: Annotated[Path | None, flag("--out", "Directory of the run.", "runs/ALGO-DATA-NUMBER")] = None,
-    resume: Annotated[
-        bool,
-        typer.Option("--resume", help="Go on with the run in --out, with its own settings.", rich_help_panel="Run"),
-    ] = False,
-    preset: Annotated[
-        str | None, flag("--preset", "demo (shorter) or paper (320 px, width 64); flags win over it.")
-    ] = None,
-    images: Annotated[int | None, flag("--images", "Presentations of images in all.", "12000")] = None,
-    batch_size: Annotated[int | None, flag("--batch-size", "Images side by side.", "12")] = None,
-    workers: Annotated[int | None, flag("--workers", "Processes that train at once; 0: one a core.", "0")] = None,
-    seed: Annotated[int | None, flag("--seed", "Of all weights, draws and orders.", "0")] = None,
-    device: Annotated[str | None, flag("--device", "cpu, cuda, mps or auto.", "auto")] = None,
-    schedule: Annotated[
-        str | None, flag("--schedule", "joint, or staged: U-Net, then agent, then U-Net.", "joint")
-    ] = None,
-    image_size: Annotated[
-        int | None, flag("--image-size", "Images become squares of so many pixels a side.", "64", "Images and masks")
-    ] = None,
-    patch_size: Annotated[
-        int | None, flag("--patch-size", "Side of a patch in pixels.", "8", "Images and masks")
-    ] = None,
-    mask_ratio: Annotated[
-        str | None,
-        flag("--mask-ratio", "Share of patches hidden; LOW:HIGH lets the agent decide.", "0.5", "Images and masks"),
-    ] = None,
-    horizon: Annotated[int | None, flag("--horizon", "Steps an image.", "1", "Images and masks")] = None,
-    share: Annotated[
-        str | None,
-        flag("--share", "Share of the quota that the agent chooses, START:END.", "0.5:1", "Images and masks"),
-    ] = None,
-    channels: Annotated[int | None, flag("--channels", "1 or 3.", "what the images are", "Images and masks")] = None,
-    fit: Annotated[
-        str | None, flag("--fit", "stretch, or pad to keep the aspect ratio.", "stretch", "Images and masks")
-    ] = None,
-    skip_bad: Annotated[
-        bool | None,
-        typer.Option(
-            "--skip-bad",
-            help="Go on without images that cannot be read.",
-            show_default=False,
-            rich_help_panel="Images and masks",
-        ),
-    ] = None,
-    width: Annotated[int | None, flag("--width", "Channels of the U-Net's first level.", "16", "U-Net")] = None,
-    norm: Annotated[str | None, flag("--norm", "batch or group.", "batch", "U-Net")] = None,
-    learning_rate: Annotated[
-        float | None, flag("--learning-rate", "Step size of the U-Net; falls evenly over the run.", "0.001", "U-Net")
-    ] = None,
-    loss_on: Annotated[
-        str | None, flag("--loss-on", "Patches that the U-Net learns from: hidden or all.", "hidden", "U-Net")
-    ] = None,
-    agent_learning_rate: Annotated[
-        float | None, flag("--agent-learning-rate", "Step size of the agent.", "0.001", "Agent")
-    ] = None,
-    gamma: Annotated[float | None, flag("--gamma", "Discount between the steps of an image.", "0.95", "Agent")] = None,
-    image_weight: Annotated[
-        float | None, flag("--image-weight", "Weight of the image's reward against a patch's own loss.", "0.5", "Agent")
-    ] = None,
-    entropy_weight: Annotated[
-        float | None, flag("--entropy-weight", "Reward for varied masks.", "0.02", "Agent")
-    ] = None,
-    backbone: Annotated[
-        str | None, flag("--backbone", "conv, or vgg16 (its first three blocks).", "conv", "Agent")
-    ] = None,
-    backbone_weights: Annotated[
-        str | None, flag("--backbone-weights", "A file such as vgg16-397923af.pth.", False, "Agent")
-    ] = None,
+    algo: Algo = None,
+    data: Data = None,
+    out: Out = None,
+    resume: Resume = False,
+    preset: Preset = None,
+    images: Images = None,
+    batch_size: BatchSize = None,
+    workers: Workers = None,
+    seed: Seed = None,
+    device: Device = None,
+    schedule: Schedule = None,
+    image_size: ImageSize = None,
+    patch_size: PatchSize = None,
+    mask_ratio: MaskRatio = None,
+    horizon: Horizon = None,
+    share: Share = None,
+    judge: Judge = None,
+    channels: Channels = None,
+    fit: Fit = None,
+    skip_bad: SkipBad = None,
+    width: Width = None,
+    norm: Norm = None,
+    learning_rate: LearningRate = None,
+    loss_on: LossOn = None,
+    agent_learning_rate: AgentLearningRate = None,
+    gamma: Gamma = None,
+    image_weight: ImageWeight = None,
+    entropy_weight: EntropyWeight = None,
+    policy: Policy = None,
+    backbone: Backbone = None,
+    backbone_weights: BackboneWeights = None,
 ) -> None:
     """Train an agent that hides patches, and the U-Net that reconstructs them.
 
@@ -101,12 +133,87 @@ def train_agent(
     given = dict(locals())
     for name in ("out", "resume", "preset"):
         del given[name]
-    names = ("gamma", "image_weight", "entropy_weight", "backbone", "backbone_weights")
+    names = ("gamma", "image_weight", "entropy_weight", "policy", "backbone", "backbone_weights")
     agent = {name: given.pop(name) for name in names}
     given["agent"] = {name: value for name, value in agent.items() if value is not None} or None
     from agents.console import train_agent as train
 
     raise typer.Exit(train(given, preset, out, resume))
+
+
+@app.command("compare-agents")
+def compare_agents(
+    out: Annotated[Path, typer.Option(help="Directory of the comparison; the same command goes on with it.")],
+    algos: Annotated[
+        str,
+        typer.Option(
+            help=f"Agents, separated by commas: {ALGOS}. a3c+image_weight=2 is a3c with a setting of its own."
+        ),
+    ] = "a3c,ppo,a2c,random,loss,frozen",
+    data: Data = None,
+    seeds: Annotated[int, typer.Option(help="Runs of each agent, with the seeds 0, 1, …", min=1)] = 5,
+    images: Images = None,
+    jobs: Annotated[int, typer.Option(help="Runs at once; 0: one a core, or one on a GPU.", min=0)] = 0,
+    batch_size: BatchSize = None,
+    device: Device = None,
+    schedule: Schedule = None,
+    image_size: ImageSize = None,
+    patch_size: PatchSize = None,
+    mask_ratio: MaskRatio = None,
+    horizon: Horizon = None,
+    share: Share = None,
+    channels: Channels = None,
+    fit: Fit = None,
+    skip_bad: SkipBad = None,
+    width: Width = None,
+    norm: Norm = None,
+    learning_rate: LearningRate = None,
+    loss_on: LossOn = None,
+) -> None:
+    """Train agents with paired seeds, and judge them all on one U-Net: a table, comparison.csv and report.html.
+
+    Ends with status 1 where a run failed; the others are compared all the same.
+    """
+    given = dict(locals())
+    for name in ("out", "algos", "seeds", "jobs"):
+        del given[name]
+    from downstream.console import compare_agents as compare
+
+    raise typer.Exit(compare(given, algos, seeds, out, jobs))
+
+
+Runs = Annotated[list[Path], typer.Argument(help="Directories that train-agent wrote.", show_default=False)]
+
+
+@app.command("evaluate-agent")
+def evaluate_agent(
+    runs: Runs,
+    unet: Annotated[
+        Path | None, typer.Option(help="File of the U-Net that judges.", show_default="each run's own")
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="Images: their test split, else val, else held out.", show_default="each run's held-out ones"
+        ),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="JSON file for the numbers.", show_default=False)] = None,
+) -> None:
+    """Judge the agents of runs: how hard their masks are, how varied, and how much of the lesion they hide."""
+    from downstream.console import evaluate_agents
+
+    raise typer.Exit(evaluate_agents(runs, unet, data, out))
+
+
+@app.command("report")
+def report(
+    runs: Runs,
+    out: Annotated[Path, typer.Option(help="The page.")] = Path("report.html"),
+) -> None:
+    """Make one self-contained page of runs: table, curves, and how masks evolved."""
+    from downstream.console import report as make
+
+    raise typer.Exit(make(runs, out))
 
 
 @data_app.command("check")

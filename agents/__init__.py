@@ -3,19 +3,66 @@
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
+from zipfile import is_zipfile
 
 import torch
 
 from agents.a3c import A3C, A3CSettings
 from agents.agent import Agent, Env, Problem, save_agent
-from agents.baselines import FrozenAgent, RandomAgent
+from agents.baselines import (
+    AutoencoderAgent,
+    BlocksAgent,
+    EdgesAgent,
+    ForegroundAgent,
+    FrozenAgent,
+    OracleAgent,
+    RandomAgent,
+)
+from agents.loss_predictor import InvertedAgent, LossAgent, LossSettings, ProgressAgent
+from agents.sb3 import A2CAgent, A2CSettings, PPOAgent, PPOSettings
 from ahm_env import CheckpointError, SettingsError
 from ahm_env.files import load_tensors
 
-__all__ = ["A3C", "AGENTS", "A3CSettings", "Agent", "Problem", "load_agent", "make_agent", "save_agent"]
+__all__ = [
+    "A3C",
+    "AGENTS",
+    "A2CSettings",
+    "A3CSettings",
+    "Agent",
+    "LossSettings",
+    "PPOSettings",
+    "Problem",
+    "learns",
+    "load_agent",
+    "make_agent",
+    "save_agent",
+]
 
-AGENTS: dict[str, Any] = {"a3c": A3C, "random": RandomAgent, "frozen": FrozenAgent}
-_SETTINGS: dict[str, Any] = {"a3c": A3CSettings, "frozen": A3CSettings}
+AGENTS: dict[str, type[Agent]] = {
+    agent.name: agent
+    for agent in (
+        A3C,
+        A2CAgent,
+        PPOAgent,
+        RandomAgent,
+        BlocksAgent,
+        ForegroundAgent,
+        EdgesAgent,
+        LossAgent,
+        ProgressAgent,
+        OracleAgent,
+        InvertedAgent,
+        FrozenAgent,
+        AutoencoderAgent,
+    )
+}
+_SETTINGS: dict[str, Any] = {
+    "a3c": A3CSettings,
+    "frozen": A3CSettings,
+    "a2c": A2CSettings,
+    "ppo": PPOSettings,
+    **dict.fromkeys(("loss", "progress", "inverted"), LossSettings),
+}
 
 
 def make_agent(
@@ -41,8 +88,14 @@ def make_agent(
         raise SettingsError(
             f"agent {name!r} has no setting {unknown[0]!r}; it has {', '.join(sorted(known)) or 'none'}"
         )
-    agent: Agent = AGENTS[name](env, kind(**settings) if kind else None, seed, device)
+    make: Any = AGENTS[name]
+    agent: Agent = make(env, kind(**settings) if kind else None, seed, device)
     return agent
+
+
+def learns(name: str) -> bool:
+    """Whether an agent of this name has settings, such as a step size."""
+    return name in _SETTINGS
 
 
 def load_agent(directory: Path, device: str | torch.device = "cpu") -> Agent:
@@ -52,6 +105,12 @@ def load_agent(directory: Path, device: str | torch.device = "cpu") -> Agent:
         CheckpointError: Missing, damaged, or not an agent.
     """
     path = directory / "agent.safetensors"
+    for suspect in (directory, *sorted(directory.glob("*.zip")), path):
+        if suspect.is_file() and is_zipfile(suspect):
+            raise CheckpointError(
+                f"{suspect}: a zip archive, such as Stable-Baselines3 saves; reading it could execute code, so it is "
+                f"not read: train with `ahm train-agent --algo ppo`, or save with agents.save_agent"
+            )
     tensors, about = load_tensors(path)
     try:
         problem = Problem(**{**about["problem"], "quotas": tuple(about["problem"]["quotas"])})

@@ -17,7 +17,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from agents.agent import Callback, Env, Infos, Problem, begin, summary
+from agents.agent import Agent, Callback, Env, Infos, Problem, begin, summary
 from agents.networks import Maps, MaskingNetwork
 from agents.subsets import OrderedSubset
 from ahm_env import SettingsError, TrainingError
@@ -39,7 +39,7 @@ class A3CSettings:
     """γ, discount between the steps of an episode (horizon > 1)."""
     n_steps: int | None = None
     """Steps before an update; None: the whole episode. Shorter ones bootstrap with V."""
-    image_weight: float = 0.5
+    image_weight: float = 2.0
     """λ, weight of the image's reward against the patch's own loss in the advantage."""
     entropy_weight: float = 0.02
     """β, weight of the entropy of the policy map: keeps masks varied."""
@@ -72,7 +72,7 @@ class Step:
     explores: Tensor | None  # (B,) whether the mask was random, to know what that earns
 
 
-class A3C:
+class A3C(Agent):
     """The agent. Several processes may call `learn` at once, after `share_memory`.
 
     Args:

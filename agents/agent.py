@@ -1,8 +1,8 @@
 """The Agent protocol: who chooses the mask. Agents are interchangeable in the run, the comparison, the pictures."""
 
 import json
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,7 +21,18 @@ Infos = dict[str, Any]
 
 @dataclass(frozen=True)
 class Update:
-    """What one batch of episodes came to, for the logs; NaN where an agent has no such number."""
+    """What one batch of episodes came to, for the logs; NaN where an agent has no such number.
+
+    Attributes:
+        images: How many episodes.
+        reward: Their mean reward.
+        unet_loss: Mean loss of their hidden patches.
+        entropy: Of the policy, as a share of the largest possible.
+        policy_loss: Of the agent.
+        value_loss: Of the agent.
+        resumable: Whether the agent's state is whole now; not so in the middle of a rollout.
+        extras: Further numbers for TensorBoard.
+    """
 
     images: int
     reward: float
@@ -29,6 +40,8 @@ class Update:
     entropy: float = float("nan")
     policy_loss: float = float("nan")
     value_loss: float = float("nan")
+    resumable: bool = True
+    extras: Mapping[str, float] = field(default_factory=dict)
 
 
 Callback = Callable[[Update], bool]  # called after each batch of episodes; False ends `learn`
@@ -71,9 +84,13 @@ class Agent(Protocol):
     """What every agent can do."""
 
     name: str
+    parallel: bool = True  # whether several processes can train it at once
     problem: Problem
     settings: Any  # a dataclass of numbers and strings, or None
     generator: torch.Generator
+
+    def attach(self, env: Env) -> None:
+        """Be told the environment to act in; agents that look at the U-Net itself look at this one's."""
 
     def learn(self, env: Env, images: int, callback: Callback | None = None) -> None:
         """Play `images` episodes (rounded up to whole batches) in a SAME_STEP vector environment, and learn."""
@@ -122,6 +139,29 @@ def play(agent: Agent, env: Env, images: int, callback: Callback | None = None) 
                 return
 
 
+def highest(
+    scores: npt.NDArray[Any], problem: Problem, infos: Infos | None, counts: npt.NDArray[np.int64] | None = None
+) -> npt.NDArray[np.int8]:
+    """Masks of the visible patches that score highest, as many as may be chosen.
+
+    Args:
+        scores: `(B, N)`.
+        problem: The masking problem.
+        infos: What the environment said; None for fresh images.
+        counts: `(B,)` how many of a fresh image's patches to hide; by default the largest quota.
+
+    Returns:
+        `(B, N)`, 1 hides.
+    """
+    wanted = np.full(len(scores), problem.quotas[1]) if counts is None else counts
+    if infos is not None:
+        hidden = np.asarray(infos["mask"], bool).reshape(len(scores), -1)
+        scores = np.where(hidden, -np.inf, scores)
+        wanted = np.where(hidden.any(1), infos["choosable"], np.minimum(wanted, infos["choosable"]))
+    rank = (-scores).argsort(1, kind="stable").argsort(1)
+    return (rank < wanted[:, None]).astype(np.int8)
+
+
 def save_agent(agent: Agent, directory: Path) -> None:
     """Write `agent.json` and `agent.safetensors`; the optimiser stays behind."""
     tensors = {name: tensor for name, tensor in agent.state().items() if not name.startswith("optimiser.")}
@@ -142,7 +182,7 @@ def begin(env: Env) -> tuple[npt.NDArray[np.uint8], Infos]:
     return env.reset()
 
 
-def summary(final: Infos, **numbers: float) -> Update:
+def summary(final: Infos, **numbers: Any) -> Update:
     """Reward and loss of finished episodes, from their infos."""
     hidden = final["patch_loss"] * final["mask"]
     counts = final["mask"].sum((1, 2))

@@ -1,4 +1,6 @@
-"""Agents that do not learn, against which a claim must stand."""
+"""Agents that follow a rule, against which a claim must stand: they score patches, and hide what scores highest."""
+
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -6,49 +8,55 @@ import torch
 from torch import Tensor
 
 from agents.a3c import A3C
-from agents.agent import Callback, Env, Infos, Problem, play
+from agents.agent import Agent, Callback, Env, Infos, Problem, Update, begin, highest, play
+from ahm_env import Reconstructor, SettingsError
+from ahm_env.images.opencv import cv2
+
+Pixels = npt.NDArray[np.uint8]
+Scores = npt.NDArray[np.float32]
 
 
-class RandomAgent:
-    """Hides uniformly random patches; of a ratio range, a uniformly random number of them."""
+class ScoringAgent(Agent):
+    """Hides the patches that score highest; of a ratio range, a uniformly random number of them.
 
-    name = "random"
+    Args:
+        env: A vector environment of the masking problem.
+        settings: None.
+        seed: Of the agent's draws.
+        device: Where it computes.
+    """
 
     def __init__(
-        self, env: Env | Problem, settings: None = None, seed: int = 0, device: str | torch.device = "cpu"
+        self, env: Env | Problem, settings: Any = None, seed: int = 0, device: str | torch.device = "cpu"
     ) -> None:
-        self.problem, self.settings = Problem.of(env), settings
+        self.problem, self.settings, self.device = Problem.of(env), settings, torch.device(device)
         self.generator = torch.Generator().manual_seed(seed)
+
+    def scores(self, observations: Pixels, generator: torch.Generator) -> Scores:
+        """Scores `(B, N)` of the patches of images `(B, C, S, S)`."""
+        raise NotImplementedError
 
     def learn(self, env: Env, images: int, callback: Callback | None = None) -> None:
         """Play; there is nothing to learn."""
+        self.attach(env)
         play(self, env, images, callback)
 
     def act(
         self,
-        observations: npt.NDArray[np.uint8],
+        observations: Pixels,
         deterministic: bool = False,
         infos: Infos | None = None,
         generator: torch.Generator | None = None,
     ) -> npt.NDArray[np.int8]:
-        """Random masks `(B, N)`: see the Agent protocol."""
+        """Masks `(B, N)`: see the Agent protocol."""
         generator = generator or self.generator
         low, high = self.problem.quotas
-        shape = (len(observations), self.problem.patches)
-        noise = torch.rand(shape, generator=generator)
-        count = torch.randint(low, high + 1, (len(noise), 1), generator=generator)
-        if infos is not None:
-            hidden = torch.as_tensor(infos["mask"]).flatten(1)
-            noise[hidden] = 2.0
-            choosable = torch.as_tensor(infos["choosable"])[:, None]
-            fresh = ~hidden.any(1, keepdim=True)
-            count = torch.where(fresh & (choosable == high), count, choosable)
-        rank = noise.argsort(1).argsort(1)
-        return (rank < count).numpy().astype(np.int8)
+        counts = torch.randint(low, high + 1, (len(observations),), generator=generator).numpy()
+        return highest(self.scores(observations, generator), self.problem, infos, counts)
 
-    def maps(self, observations: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.float32], None]:
-        """A flat policy map, and no value map."""
-        return np.zeros((len(observations), self.problem.patches), np.float32), None
+    def maps(self, observations: Pixels) -> tuple[Scores, Scores | None]:
+        """The scores as policy map, and no value map."""
+        return self.scores(observations, torch.Generator().manual_seed(0)), None
 
     def state(self) -> dict[str, Tensor]:
         """The generator."""
@@ -61,6 +69,132 @@ class RandomAgent:
     def share_memory(self) -> None:
         """Nothing is shared."""
 
+    def _noise(self, count: int, generator: torch.Generator) -> Scores:
+        return torch.rand((count, self.problem.patches), generator=generator).numpy()
+
+
+class RandomAgent(ScoringAgent):
+    """Hides uniformly random patches."""
+
+    name = "random"
+
+    def scores(self, observations: Pixels, generator: torch.Generator) -> Scores:
+        """Noise."""
+        return self._noise(len(observations), generator)
+
+    def maps(self, observations: Pixels) -> tuple[Scores, None]:
+        """A flat policy map, and no value map."""
+        return np.zeros((len(observations), self.problem.patches), np.float32), None
+
+
+class BlocksAgent(RandomAgent):
+    """Hides random rectangles of patches, one after the other, until the quota is full (as BEiT does, ICLR 2022)."""
+
+    name = "blocks"
+
+    def scores(self, observations: Pixels, generator: torch.Generator) -> Scores:
+        """The earlier a patch was covered, the higher it scores; the last rectangle fills up row by row."""
+        count, side = len(observations), self.problem.side
+        place = torch.arange(side)
+        scores = -torch.arange(side**2).expand(count, -1) / side**2 - BLOCKS
+        for number in reversed(range(BLOCKS)):
+            area, aspect, row, column = torch.rand((4, count), generator=generator)
+            cells = (0.08 + 0.17 * area) * side**2
+            shape = ((2 * aspect - 1) * np.log(2)).exp()  # between 1:2 and 2:1
+            covered = torch.ones((count, side, side), dtype=torch.bool)
+            lengths = (cells * shape).sqrt(), (cells / shape).sqrt()
+            for axis, (length, corner) in enumerate(zip(lengths, (row, column), strict=True)):
+                length = length.round().clamp(1, side)
+                start = (corner * (side - length + 1)).floor()
+                within = (place >= start[:, None]) & (place < (start + length)[:, None])
+                covered &= within[:, :, None] if axis == 0 else within[:, None, :]
+            inside = -torch.arange(side**2) / side**2 - number
+            scores = torch.where(covered.flatten(1), inside, scores)
+        return scores.numpy().astype(np.float32)
+
+
+BLOCKS = 64  # rectangles, enough to cover every quota
+
+
+class ForegroundAgent(ScoringAgent):
+    """Hides random patches of the foreground, and only where they do not suffice, others.
+
+    Foreground is, of the two classes that Otsu's threshold tells apart, the one that touches the border less.
+    """
+
+    name = "foreground"
+
+    def scores(self, observations: Pixels, generator: torch.Generator) -> Scores:
+        """Noise, and 1 for foreground."""
+        patches = patch_means(np.stack([foreground(image) for image in grey(observations)]), self.problem.side)
+        return np.asarray((patches > 0.5) + self._noise(len(observations), generator), np.float32)
+
+
+class EdgesAgent(ScoringAgent):
+    """Hides the patches with the steepest edges: largest mean length of the Sobel gradient."""
+
+    name = "edges"
+
+    def scores(self, observations: Pixels, generator: torch.Generator) -> Scores:
+        """Mean length of the gradient."""
+        slopes = [
+            np.hypot(cv2.Sobel(image, cv2.CV_32F, 1, 0), cv2.Sobel(image, cv2.CV_32F, 0, 1))
+            for image in grey(observations)
+        ]
+        return patch_means(np.stack(slopes), self.problem.side)
+
+
+class OracleAgent(ScoringAgent):
+    """Cheats: hides the patches whose true loss was largest when random halves of the image were hidden."""
+
+    name = "oracle"
+
+    def __init__(
+        self, env: Env | Problem, settings: None = None, seed: int = 0, device: str | torch.device = "cpu"
+    ) -> None:
+        super().__init__(env, settings, seed, device)
+        self._reconstructor: Reconstructor | None = None
+        if not isinstance(env, Problem):
+            self.attach(env)
+
+    def attach(self, env: Env) -> None:
+        """Look at the U-Net of this environment."""
+        self._reconstructor = unet_of(env)
+
+    def scores(self, observations: Pixels, generator: torch.Generator) -> Scores:
+        """Mean patch loss over a few pairs of complementary random masks."""
+        if self._reconstructor is None:
+            raise SettingsError("the oracle has to see a U-Net; call attach(env) first")
+        total = np.zeros((len(observations), self.problem.patches), np.float32)
+        for _ in range(ORACLE_PAIRS):
+            half = torch.from_numpy(self._noise(len(observations), generator)).argsort(1).argsort(1).numpy()
+            mask = half < self.problem.patches // 2
+            for hidden in (mask, ~mask):
+                total += self._reconstructor.patch_losses(observations, hidden) * hidden
+        return np.asarray(total / ORACLE_PAIRS, np.float32)
+
+
+ORACLE_PAIRS = 2
+
+
+class AutoencoderAgent(RandomAgent):
+    """No masking: the U-Net reconstructs images in which nothing is hidden, and the environment is never stepped."""
+
+    name = "autoencoder"
+
+    def learn(self, env: Env, images: int, callback: Callback | None = None) -> None:
+        """Train the U-Net of the environment on its images, as they are."""
+        inner: Any = env.unwrapped
+        reconstructor, learns = unet_of(env), inner.episodes.co_train
+        observations, _ = begin(env)
+        nothing = np.zeros((env.num_envs, self.problem.patches), bool)
+        for _ in range(0, images, env.num_envs):
+            losses = (reconstructor.learn if learns else reconstructor.patch_losses)(observations, nothing)
+            observations, _ = env.reset()
+            update = Update(env.num_envs, float("nan"), float(losses.mean()))
+            if callback is not None and not callback(update):
+                return
+
 
 class FrozenAgent(A3C):
     """A3C's networks as they were drawn, sampled from but never trained: what learning must beat."""
@@ -70,3 +204,34 @@ class FrozenAgent(A3C):
     def learn(self, env: Env, images: int, callback: Callback | None = None) -> None:
         """Play; nothing is learned."""
         play(self, env, images, callback)
+
+
+def unet_of(env: Env) -> Reconstructor:
+    """The U-Net of a vector environment.
+
+    Raises:
+        SettingsError: It has none of its own.
+    """
+    episodes = getattr(env.unwrapped, "episodes", None)
+    if episodes is None:
+        raise SettingsError("this agent looks at the U-Net itself, and needs the native PatchMaskVectorEnv")
+    return episodes.reconstructor  # type: ignore[no-any-return]
+
+
+def grey(images: Pixels) -> Pixels:
+    """Images `(B, 1 or 3, S, S)` to `(B, S, S)`."""
+    return np.asarray(images.mean(1).round(), np.uint8)
+
+
+def foreground(image: Pixels) -> npt.NDArray[np.bool_]:
+    """Foreground `(S, S)` of a grey image: of Otsu's two classes, the one that touches the border less."""
+    _, bright = cv2.threshold(image, 0, 1, cv2.THRESH_BINARY + cv2.THRESH_OTSU)
+    border = np.concatenate([bright[0], bright[-1], bright[:, 0], bright[:, -1]])
+    return np.asarray(bright == (0 if border.mean() > 0.5 else 1))
+
+
+def patch_means(pixels: npt.NDArray[Any], side: int) -> Scores:
+    """Means `(B, N)` over the patches of `(B, S, S)`."""
+    patch = pixels.shape[1] // side
+    means = pixels.reshape(len(pixels), side, patch, side, patch).mean((2, 4))
+    return np.asarray(means.reshape(len(pixels), -1), np.float32)

@@ -89,8 +89,8 @@ def number(value: float) -> str:
 
 def make_console() -> Console:
     """Wide enough that lines which are not shown in a terminal are not broken; colours only in one."""
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=500, no_color=True)
+    console = Console(highlight=False, emoji=False)
+    return console if console.is_terminal else Console(highlight=False, emoji=False, width=500, no_color=True)
 
 
 def train_agent(given: Mapping[str, Any], preset: str | None, out: Path | None, resume: bool) -> int:
@@ -116,7 +116,7 @@ def train_agent(given: Mapping[str, Any], preset: str | None, out: Path | None, 
         out = free_directory(*default_out(settings))
     directory = RunDirectory(Path(out or "."))
     settings = _agree(directory, settings, {**PRESETS.get(preset or "", {}), **given})
-    images = _load(settings, console)
+    images = load(settings, console)
     with directory:
         if directory.settings() is None:
             facts = {"count": len(images), "channels": images.channels, "skipped": images.skipped}
@@ -166,7 +166,7 @@ def _agree(directory: RunDirectory, settings: RunSettings | None, given: Mapping
     return settings
 
 
-def _load(settings: RunSettings, console: Console) -> ImageSet:
+def load(settings: RunSettings, console: Console) -> ImageSet:
     """Load the images; they are decoded where that was not done before."""
     with _reading(console) as report:
         images = load_images(

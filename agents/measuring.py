@@ -89,6 +89,7 @@ def measure(
     numpy_generator = np.random.default_rng(seed)
     batch = min(BATCH, len(indices))
     env = PatchMaskVectorEnv(batch, data=images, indices=indices, unet=reconstructor, mask_ratio=ratio, horizon=horizon)
+    agent.attach(env)
     masks: list[list[Bools]] = [[] for _ in range(draws)]
     losses: list[list[npt.NDArray[np.float64]]] = [[] for _ in range(draws)]
     random_losses: list[list[npt.NDArray[np.float64]]] = [[] for _ in range(draws)]

@@ -5,22 +5,24 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from math import ceil
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from PIL import Image
 
-from agents import make_agent, save_agent
+from agents import learns, make_agent, save_agent
 from agents.agent import Update
+from agents.frames import take_frame
 from agents.measuring import Measurement, measure
 from agents.runs import Checkpoint, Row, RunDirectory
 from agents.schedule import Stage, make_env, make_reconstructor, play_stage, set_curriculum, split_held_out, stages
 from agents.settings import RunSettings
 from agents.workers import Counter, Workers
-from ahm_env import ImageSet, TrainingError
+from ahm_env import ImageSet, Reconstructor, TrainingError
 from ahm_env.files import atomic
-from ahm_env.rendering import as_rgb, overlay, panel, reconstruction_columns
+from ahm_env.rendering import as_rgb, limits, overlay, panel, reconstruction_columns
 
 ROWS = 16  # rows of metrics.csv, each with a measurement of hardness
 LARGEST_GAP = 10_000  # images between rows
@@ -30,7 +32,7 @@ PAIRS, FINAL_PAIRS = (32, 128), (64, 4096)
 PART, FINAL_PART = 64, 4
 PICTURED = 8  # rows of masks.png
 CHECKPOINT_SECONDS = 60.0
-_AVERAGED = ("reward", "unet_loss", "entropy", "policy_loss", "value_loss")  # over the batches of a row
+_AVERAGED = ("reward", "unet_loss", "entropy", "policy_loss", "value_loss")  # over the batches of a row that have one
 
 
 class Observer(Protocol):
@@ -70,13 +72,16 @@ class Pretraining:
         set_curriculum(self.env, settings, 0)
         self.env.reset(seed=settings.seed)
         extra = dict(settings.agent)
-        if settings.algo != "random":
+        if learns(settings.algo) and settings.agent_learning_rate is not None:
             extra["learning_rate"] = settings.agent_learning_rate
         self.agent = make_agent(settings.algo, self.env, settings.seed, self.device, **extra)
         self.seen = 0
         self.seconds = 0.0
-        self.sums = dict.fromkeys(_AVERAGED, 0.0)
-        self.updates = 0
+        self.judge = None if settings.judge is None else Reconstructor.load(Path(settings.judge), settings.grid)
+        self.pictured = self.held_out[
+            np.linspace(0, len(self.held_out) - 1, min(PICTURED, len(self.held_out))).astype(int)
+        ]
+        self.sums: dict[str, tuple[float, int]] = {}
         self.row_start = (0, 0.0)
         self.stopped_by: int | None = None
         self._warned = False
@@ -86,7 +91,7 @@ class Pretraining:
     def _restore(self) -> None:
         checkpoint = self.directory.latest()
         if checkpoint is None:
-            self.directory.restore_rows([])
+            self.directory.restore([], 0)
             return
         about, tensors = checkpoint.about, checkpoint.tensors
         parts: dict[str, dict[str, torch.Tensor]] = {"agent": {}, "reconstructor": {}}
@@ -97,9 +102,9 @@ class Pretraining:
         self.reconstructor.restore(parts["reconstructor"])
         self._env_state = about["env"]
         self.seen, self.seconds = checkpoint.images, about["seconds"]
-        self.sums, self.updates = about["sums"], about["updates"]
+        self.sums = {name: (total, count) for name, (total, count) in about["sums"].items()}
         self.row_start = (about["row_start"][0], about["row_start"][1])
-        self.directory.restore_rows(about["rows"])
+        self.directory.restore(about["rows"], self.seen)
 
     @property
     def finished(self) -> bool:
@@ -125,6 +130,9 @@ class Pretraining:
         with self._signals(), Workers(*team) as workers:
             self._began = self._saved = time.monotonic()
             self._seconds_before = self.seconds
+            if self.seen == 0:
+                self._picture(self.measure(PAIRS[1]))
+                self._began = self._saved = time.monotonic()
             for stage in stages(self.settings):
                 if self.seen < stage.until and self.stopped_by is None:
                     self._play(stage, counter, workers)
@@ -147,7 +155,9 @@ class Pretraining:
             self._tally(update)
             set_curriculum(self.env, self.settings, self.seen)
             self.observer.on_update(self.seen, self.seconds, update.unet_loss)
-            if self.seen >= self._next_row() and self.seen < self.settings.images:
+            if not update.resumable:
+                pass  # rows and checkpoints wait until the agent has learned from its rollout
+            elif self.seen >= self._next_row() and self.seen < self.settings.images:
                 self._record()
             elif time.monotonic() - self._saved > CHECKPOINT_SECONDS:
                 self._checkpoint()
@@ -160,14 +170,17 @@ class Pretraining:
         return (self.row_start[0] // gap + 1) * gap
 
     def _tally(self, update: Update) -> None:
-        self.updates += 1
-        for name in _AVERAGED:
-            self.sums[name] += getattr(update, name)
+        numbers = {name: getattr(update, name) for name in _AVERAGED} | dict(update.extras)
+        for name, value in numbers.items():
+            if not np.isnan(value):
+                total, count = self.sums.get(name, (0.0, 0))
+                self.sums[name] = (total + value, count + 1)
 
     def _record(self, last: bool = False) -> Measurement:
         """Measure hardness, add a row, and bring every file of the run up to date."""
         (least, most), part = (FINAL_PAIRS, FINAL_PART) if last else (PAIRS, PART)
-        measurement = self.measure(min(most, max(least, self.settings.images // part)))
+        pairs = min(most, max(least, self.settings.images // part))
+        measurement = self.measure(pairs)
         if not np.isfinite(measurement.losses).all():
             raise TrainingError(
                 f"the U-Net's loss on held-out images is no longer finite after {self.seen:,} images; the step size is "
@@ -175,28 +188,39 @@ class Pretraining:
             )
         images, seconds = self.row_start
         row = {
-            **{name: total / max(1, self.updates) for name, total in self.sums.items()},
+            **dict.fromkeys(_AVERAGED, float("nan")),
+            **{name: total / count for name, (total, count) in self.sums.items()},
             "images": self.seen,
             "seconds": self.seconds,
             "images_per_second": (self.seen - images) / max(1e-9, self.seconds - seconds),
             "hardness": measurement.hardness,
             "chosen_share": self.settings.chosen_share(self.seen / self.settings.images),
             "mask_ratio": float(measurement.masks.mean()),
+            "unet_updates": self.reconstructor.updates,
+            "judged_hardness": float("nan") if self.judge is None else self.measure(pairs, self.judge).hardness,
         }
-        self.row_start, self.updates, self.sums = (self.seen, self.seconds), 0, dict.fromkeys(_AVERAGED, 0.0)
+        self.row_start, self.sums = (self.seen, self.seconds), {}
         self.directory.add(row)
+        self._picture(measurement)
         self._warn_of_collapse(measurement)
         self.write_results()
         self._checkpoint()
         self.observer.on_row(row)
         return measurement
 
-    def measure(self, pairs: int) -> Measurement:
-        """Hardness and masks on held-out images, about so many image and mask pairs."""
+    def measure(self, pairs: int, judge: Reconstructor | None = None) -> Measurement:
+        """Hardness and masks on about so many held-out image and mask pairs, by the run's own U-Net or a judge."""
         few = self.held_out[: max(2, pairs // 2)]
         draws = max(2, round(pairs / len(few)))
         ratio, horizon = self.settings.ratio, self.settings.horizon
-        return measure(self.agent, self.reconstructor, self.images, few, ratio, horizon, draws)
+        measurement = measure(self.agent, judge or self.reconstructor, self.images, few, ratio, horizon, draws)
+        self.agent.attach(self.env)  # it may have looked at the judge
+        return measurement
+
+    def _picture(self, measurement: Measurement) -> None:
+        self.directory.save_frame(
+            take_frame(self.seen, self.agent, self.reconstructor, self.images, self.pictured, measurement)
+        )
 
     def _warn_of_collapse(self, measurement: Measurement) -> None:
         settled = self.seen >= self.settings.images / 2  # at first, all images may well get a similar mask
@@ -214,7 +238,6 @@ class Pretraining:
             "env": self._env_state,
             "seconds": self.seconds,
             "sums": self.sums,
-            "updates": self.updates,
             "row_start": self.row_start,
         }
         self.directory.save(Checkpoint(self.seen, tensors, about))
@@ -230,13 +253,15 @@ class Pretraining:
 
     def picture(self) -> Any:
         """The panel of the same held-out images, whenever it is drawn: `(height, width, 3)` uint8."""
-        few = self.held_out[np.linspace(0, len(self.held_out) - 1, min(PICTURED, len(self.held_out))).astype(int)]
-        images = self.images.images(few)
+        images = self.images.images(self.pictured)
         masks = self.agent.act(images, generator=torch.Generator().manual_seed(0)).astype(bool)
         made, losses = self.reconstructor.reconstruct(images, masks), self.reconstructor.patch_losses(images, masks)
         shown = as_rgb(images)
-        policy = {"image": shown, "policy map": overlay(shown, self.agent.maps(images)[0])}
-        return panel(policy | reconstruction_columns(images, masks, made, losses))
+        policy, values = self.agent.maps(images)
+        maps = {"policy map": policy} | ({} if values is None else {"value map": values})
+        scales = {name: limits(patch_map) for name, patch_map in maps.items()}
+        overlays = {name: overlay(shown, maps[name], scale=scale) for name, scale in scales.items()}
+        return panel({"image": shown, **overlays, **reconstruction_columns(images, masks, made, losses)}, scales)
 
     @contextmanager
     def _signals(self) -> Iterator[None]:

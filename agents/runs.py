@@ -9,6 +9,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata
+from math import isnan
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
+from agents.frames import Frame, load_frame, save_frame
 from agents.settings import RunSettings
 from ahm_env import CheckpointError, RunError, SettingsError
 from ahm_env.files import load_tensors, save_tensors, write_text
@@ -32,7 +34,10 @@ COLUMNS = (
     "mask_ratio",
     "policy_loss",
     "value_loss",
+    "unet_updates",
+    "judged_hardness",
 )
+_WHOLE = ("images", "unet_updates")
 Row = dict[str, float]
 _KEPT = 2  # checkpoints
 _PACKAGES = ("ahm-env", "torch", "numpy", "gymnasium", "opencv-python", "safetensors")
@@ -118,13 +123,41 @@ class RunDirectory:
         write_text(self.path / "config.json", json.dumps(config, indent=2) + "\n")
 
     def add(self, row: Row) -> None:
-        """Add a row to `metrics.csv` and TensorBoard."""
-        self.rows.append({name: row[name] for name in COLUMNS})
+        """Add a row to `metrics.csv` and TensorBoard; numbers that have no column go to TensorBoard only."""
+        self.rows.append(dict(row))
         self._write_rows()
         self._log(row)
 
-    def restore_rows(self, rows: list[Row]) -> None:
-        """Cut `metrics.csv` and TensorBoard back to these rows."""
+    def last_row(self) -> Row:
+        """The last row of `metrics.csv`.
+
+        Raises:
+            RunError: There is none, or it is damaged.
+        """
+        path = self.path / "metrics.csv"
+        try:
+            with path.open(encoding="utf-8", newline="") as file:
+                return {name: float(value) for name, value in list(csv.DictReader(file))[-1].items()}
+        except (OSError, IndexError, ValueError, TypeError) as error:
+            raise RunError(f"{path}: missing or damaged ({error}); go on with this run by --resume") from None
+
+    def save_frame(self, frame: Frame) -> None:
+        """Add a frame to the history."""
+        save_frame(self.path / "frames" / f"{frame.images:012d}.safetensors", frame)
+
+    def frames(self) -> list[Frame]:
+        """The history, from the first frame to the last.
+
+        Raises:
+            CheckpointError: A frame is damaged.
+        """
+        return [load_frame(path) for path in sorted((self.path / "frames").glob("[0-9]*.safetensors"))]
+
+    def restore(self, rows: list[Row], images: int) -> None:
+        """Cut `metrics.csv` and TensorBoard back to these rows, and the history to so many images."""
+        for path in (self.path / "frames").glob("[0-9]*.safetensors"):
+            if int(path.stem) > images:
+                path.unlink()
         self.rows = [dict(row) for row in rows]
         self._write_rows()
         for old in self.path.glob("events.out.tfevents.*"):
@@ -137,15 +170,17 @@ class RunDirectory:
         writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
         writer.writeheader()
         writer.writerows(
-            {name: f"{value:.6g}" for name, value in row.items()} | {"images": int(row["images"])} for row in self.rows
+            {name: f"{row[name]:.6g}" for name in COLUMNS} | {name: int(row[name]) for name in _WHOLE}
+            for row in self.rows
         )
         write_text(self.path / "metrics.csv", text.getvalue())
 
     def _log(self, row: Row) -> None:
         if self._writer is None:
             self._writer = SummaryWriter(str(self.path))
-        for name in COLUMNS[1:]:
-            self._writer.add_scalar(name, row[name], int(row["images"]))
+        for name, value in row.items():
+            if name != "images" and not isnan(value):
+                self._writer.add_scalar(name, value, int(row["images"]))
         self._writer.flush()
 
     def _checkpoints(self) -> list[Path]:

@@ -7,10 +7,13 @@ from typing import Any
 
 import torch
 
+from agents import AGENTS
 from ahm_env import MaskRatio, PatchGrid, SettingsError
 from ahm_env.reconstruction import find_device
 
 SCHEDULES = ("joint", "staged")
+
+SHARES = {"loss": "0:0.5"}  # HPM's easy-to-hard schedule, where no share is given
 
 PRESETS: dict[str, dict[str, Any]] = {
     "demo": {"images": 8_000},
@@ -54,8 +57,10 @@ class RunSettings:
     """Normalisation in the U-Net: batch or group."""
     learning_rate: float = 1e-3
     """Step size of the U-Net at the start; falls evenly to a fiftieth of it."""
-    agent_learning_rate: float = 1e-3
-    """Step size of the agent."""
+    agent_learning_rate: float | None = None
+    """Step size of the agent; by default the agent's own."""
+    judge: str | None = None
+    """A U-Net in a file, which judges the agent's masks as well as the run's own."""
     workers: int = 0
     """Processes that train at once; 0 is one a core, or one on a GPU."""
     seed: int = 0
@@ -84,8 +89,11 @@ class RunSettings:
             if getattr(self, name) < 0:
                 raise SettingsError(f"--{name} {getattr(self, name)} must not be negative")
         for name in ("learning_rate", "agent_learning_rate"):
-            if not 0 < getattr(self, name) < float("inf"):
-                raise SettingsError(f"--{name.replace('_', '-')} {getattr(self, name)} must be a positive number")
+            rate = getattr(self, name)
+            if rate is not None and not 0 < rate < float("inf"):
+                raise SettingsError(f"--{name.replace('_', '-')} {rate} must be a positive number")
+        if self.workers > 1 and not self._parallel:
+            raise SettingsError(f"{self.algo} trains in one process; use --workers 1")
         if self.schedule not in SCHEDULES:
             raise SettingsError(f"--schedule {self.schedule} is unknown; choose {' or '.join(SCHEDULES)}")
         if self.workers > 1 and self.torch_device.type != "cpu":
@@ -101,7 +109,8 @@ class RunSettings:
         if preset is not None and preset not in PRESETS:
             raise SettingsError(f"--preset {preset} is unknown; choose one of {', '.join(PRESETS)}")
         chosen = {key: value for key, value in given.items() if value is not None}
-        return cls(**{**PRESETS.get(preset or "", {}), **chosen})
+        own = {"share": SHARES[chosen["algo"]]} if chosen.get("algo") in SHARES else {}
+        return cls(**{**own, **PRESETS.get(preset or "", {}), **chosen})
 
     @property
     def grid(self) -> PatchGrid:
@@ -143,10 +152,15 @@ class RunSettings:
         return find_device(self.device)
 
     @property
+    def _parallel(self) -> bool:
+        """Whether several processes can train the agent; an unknown one is refused where it is made."""
+        return self.algo not in AGENTS or AGENTS[self.algo].parallel
+
+    @property
     def processes(self) -> int:
         """Number of processes that train at once."""
-        if self.workers:
-            return self.workers
+        if self.workers or not self._parallel:
+            return self.workers or 1
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         return cores if self.torch_device.type == "cpu" else 1
 

@@ -12,6 +12,7 @@ from ahm_env.images import ImageSet, load_images
 from ahm_env.masks import MaskRatio, PatchGrid
 from ahm_env.reconstruction import Reconstructor, Standardisation
 from ahm_env.unet import UNet
+from ahm_env.wrappers import ScoreActions, VectorScoreActions
 
 __all__ = [
     "AHMError",
@@ -24,10 +25,12 @@ __all__ = [
     "PatchMaskVectorEnv",
     "Reconstructor",
     "RunError",
+    "ScoreActions",
     "SettingsError",
     "Standardisation",
     "TrainingError",
     "UNet",
+    "VectorScoreActions",
     "load_images",
 ]
 

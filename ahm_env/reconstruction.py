@@ -148,7 +148,8 @@ class Reconstructor:
         self.unet.train()
         statistics = [buffer.clone() for buffer in self.unet.buffers()]
         _, losses, hidden = self._forward(images, masks)
-        loss = losses.mean() if self.loss_on == "all" else (losses * hidden).sum() / hidden.sum()
+        everything = self.loss_on == "all" or not masks.any()  # an autoencoder hides nothing
+        loss = losses.mean() if everything else (losses * hidden).sum() / hidden.sum()
         self.optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         gradients = [weight.grad for weight in self.unet.parameters() if weight.grad is not None]
@@ -169,6 +170,11 @@ class Reconstructor:
             output = self.unet(self.hide(targets, hidden))
         output = output.float()
         return output, self.grid.patch_means((output - targets).square()), hidden
+
+    @property
+    def updates(self) -> int:
+        """Steps that the optimiser has taken, in all processes."""
+        return int(self.optimiser.tensors()["0.step"])
 
     def state(self) -> dict[str, Tensor]:
         """Every tensor that learning changes: weights, statistics and optimiser; not copies."""

@@ -16,25 +16,28 @@ if TYPE_CHECKING:
 
 Pixels = npt.NDArray[np.uint8]
 Map = npt.NDArray[np.float32]
+Limits = tuple[float, float]
 
 TILE = 144  # shown side of an image, pixels
 GAP = 8
 HEADER = 30
+FOOTER = 34  # room for a colour scale
 PAPER, INK = (255, 255, 255), (40, 40, 48)
 HIDDEN = (58, 62, 74)  # colour of a hidden patch
 
 
-def panel(columns: Mapping[str, Pixels]) -> Pixels:
-    """Lay out columns of images under their headings.
+def panel(columns: Mapping[str, Pixels], scales: Mapping[str, Limits] | None = None) -> Pixels:
+    """Lay out columns of images under their headings, and colour scales under those that have one.
 
     Args:
         columns: Heading to images `(B, H, W, 3)` uint8 RGB; every column has the same number.
+        scales: Heading to the numbers that the darkest and the brightest colour of its maps stand for.
 
     Returns:
         `(height, width, 3)` uint8 RGB.
     """
     rows = len(next(iter(columns.values())))
-    width, height = len(columns) * (TILE + GAP) + GAP, HEADER + rows * (TILE + GAP)
+    width, height = len(columns) * (TILE + GAP) + GAP, HEADER + rows * (TILE + GAP) + (FOOTER if scales else 0)
     sheet = Image.new("RGB", (width, height), PAPER)
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(14)
     for column, (heading, images) in enumerate(columns.items()):
@@ -42,7 +45,17 @@ def panel(columns: Mapping[str, Pixels]) -> Pixels:
         draw.text((left + TILE / 2, HEADER / 2), heading, INK, font, anchor="mm")
         for row, image in enumerate(images):
             sheet.paste(Image.fromarray(enlarge(image)), (left, HEADER + row * (TILE + GAP)))
+        if scales and heading in scales:
+            top, ramp = height - FOOTER, np.arange(256, dtype=np.uint8)[None].repeat(8, 0)
+            sheet.paste(Image.fromarray(_coloured(ramp)).resize((TILE, 8)), (left, top))
+            for limit, place, anchor in zip(scales[heading], (left, left + TILE), ("lt", "rt"), strict=True):
+                draw.text((place, top + 12), f"{limit:.2g}", INK, ImageFont.load_default(12), anchor=anchor)
     return np.asarray(sheet)
+
+
+def limits(patch_maps: Map) -> Limits:
+    """The smallest and the largest number of some maps."""
+    return float(patch_maps.min()), float(patch_maps.max())
 
 
 def enlarge(image: Pixels) -> Pixels:
@@ -56,20 +69,31 @@ def as_rgb(images: Pixels) -> Pixels:
     return np.ascontiguousarray(np.broadcast_to(images, (len(images), 3, *images.shape[2:])).transpose(0, 2, 3, 1))
 
 
-def colour_map(patch_map: Map, image_size: int) -> Pixels:
-    """Patch maps `(B, N)` as colours `(B, S, S, 3)`, each from its smallest (dark) to its largest (bright)."""
+def colour_map(patch_map: Map, image_size: int, scale: Limits | None = None) -> Pixels:
+    """Patch maps `(B, N)` as colours `(B, S, S, 3)`.
+
+    Args:
+        patch_map: `(B, N)`.
+        image_size: S.
+        scale: Numbers of the darkest and the brightest colour; None: each map's own smallest and largest.
+    """
     side = int(patch_map.shape[1] ** 0.5)
-    low, high = patch_map.min(1, keepdims=True), patch_map.max(1, keepdims=True)
-    grey = (255 * (patch_map - low) / np.maximum(high - low, 1e-9)).round().astype(np.uint8).reshape(-1, side, side)
-    coloured = [cv2.cvtColor(cv2.applyColorMap(one, cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB) for one in grey]
+    low, high = scale or (patch_map.min(1, keepdims=True), patch_map.max(1, keepdims=True))
+    grey = (255 * (patch_map - low) / np.maximum(high - low, 1e-9)).clip(0, 255).round().astype(np.uint8)
+    coloured = [_coloured(one) for one in grey.reshape(-1, side, side)]
     patch = image_size // side
-    return np.stack(coloured).astype(np.uint8).repeat(patch, 1).repeat(patch, 2)
+    return np.stack(coloured).repeat(patch, 1).repeat(patch, 2)
 
 
-def overlay(images: Pixels, patch_map: Map, opacity: float = 0.6) -> Pixels:
-    """Colours of a patch map `(B, N)` over grey versions of images `(B, S, S, 3)`."""
+def _coloured(grey: Pixels) -> Pixels:
+    """`(H, W)` to `(H, W, 3)`, from dark to bright."""
+    return np.asarray(cv2.cvtColor(cv2.applyColorMap(grey, cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB), np.uint8)
+
+
+def overlay(images: Pixels, patch_map: Map, opacity: float = 0.6, scale: Limits | None = None) -> Pixels:
+    """Colours of a patch map `(B, N)` over grey versions of images `(B, S, S, 3)`; `scale` as in `colour_map`."""
     grey = images.mean(3, keepdims=True)
-    blend = opacity * colour_map(patch_map, images.shape[1]) + (1 - opacity) * grey
+    blend = opacity * colour_map(patch_map, images.shape[1], scale) + (1 - opacity) * grey
     return np.asarray(blend, np.uint8)
 
 

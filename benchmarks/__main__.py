@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from agents import A3C
+from agents import A3C, Agent, make_agent
 from ahm_env import PatchGrid, PatchMaskVectorEnv, Reconstructor, Standardisation, load_images
 from ahm_env.masks import random_masks
 
@@ -70,6 +70,22 @@ def main() -> None:
         agent.learn(joint, BATCH * STEPS)
 
     add(table, "joint training, per image", "bare random-mask training", learn, plain, "≤ 1.15")
+
+    for name in ("ppo", "a2c"):
+        other_env, _ = make(co_train=True)
+        other = make_agent(name, other_env)
+
+        def learn_both(who: Agent = other, where: PatchMaskVectorEnv = other_env) -> None:
+            who.learn(where, 2 * BATCH * STEPS)  # three rollouts of PPO
+
+        add(
+            table,
+            "a3c, time for so many images",
+            f"{name}, time for as many",
+            lambda: (learn(), learn()),
+            learn_both,
+            "≥ 0.8",
+        )
 
     speeds = [[images_per_second(workers) for workers in (2, 1)] for _ in range(3)]
     ratios = sorted(two / one for two, one in speeds)

@@ -118,20 +118,29 @@ def test_the_help_names_the_defaults_of_the_settings():
     defaults = RunSettings()
     for name, parameter in inspect.signature(ahm.train_agent).parameters.items():
         option = parameter.annotation.__metadata__[0]
-        if name in ("out", "resume", "preset", "channels", "skip_bad", "backbone_weights"):
+        if name in ("out", "resume", "preset", "channels", "skip_bad", "judge", "backbone_weights"):
             continue
-        own = {"gamma": 0.95, "image_weight": 0.5, "entropy_weight": 0.02, "backbone": "conv"}
-        expected = getattr(defaults, name) if hasattr(defaults, name) else own[name]
+        own = {"gamma": 0.95, "image_weight": 0.5, "policy": "maps", "backbone": "conv"}
+        own |= dict.fromkeys(("agent_learning_rate", "entropy_weight"), "the agent's own")
+        expected = own.get(name) or getattr(defaults, name)
         assert option.show_default == str(expected), name
 
 
-def test_agent_defaults_in_the_help_are_those_of_a3c():
-    from agents import A3CSettings
+def test_agent_defaults_in_the_help_are_those_of_the_agents():
+    from agents import A2CSettings, A3CSettings, PPOSettings
 
-    settings = A3CSettings()
-    for name in ("gamma", "image_weight", "entropy_weight", "backbone"):
+    owners = {"gamma": (A3CSettings, A2CSettings, PPOSettings), "image_weight": (A3CSettings,)}
+    owners |= {"policy": (A2CSettings, PPOSettings), "backbone": (A3CSettings, A2CSettings, PPOSettings)}
+    for name, kinds in owners.items():
         option = inspect.signature(ahm.train_agent).parameters[name].annotation.__metadata__[0]
-        assert option.show_default == str(getattr(settings, name)), name
+        for kind in kinds:
+            assert option.show_default == str(getattr(kind(), name)), (name, kind)
+
+
+def test_every_agent_is_named_in_the_help():
+    from agents import AGENTS
+
+    assert all(name in ahm.ALGOS for name in AGENTS)
 
 
 @pytest.mark.parametrize(

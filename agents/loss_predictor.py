@@ -1,0 +1,191 @@
+"""Agents that regress the loss of patches on the image, and hide what they expect to be hard, easy or instructive."""
+
+from copy import deepcopy
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from agents.a3c import mean_over
+from agents.agent import Callback, Env, Problem, begin, summary
+from agents.baselines import Pixels, Scores, ScoringAgent, unet_of
+from agents.networks import MaskingNetwork
+from ahm_env import Reconstructor, TrainingError
+from ahm_env.masks import as_tensor
+from ahm_env.optimiser import SharedAdam
+
+
+@dataclass(frozen=True)
+class LossSettings:
+    """What can be set of the agents that regress the loss."""
+
+    learning_rate: float = 1e-3
+    """Step size of Adam."""
+    backbone: str = "conv"
+    """Feature extraction: `conv` (small) or `vgg16` (its first three blocks)."""
+    backbone_weights: str | None = None
+    """A file of torchvision's VGG16 weights."""
+
+
+class LossAgent(ScoringAgent):
+    """Regresses the loss of every hidden patch on the image, and hides those of which it expects most.
+
+    In the manner of HPM (Wang et al., "Hard patches mining for masked image modeling", CVPR 2023); its
+    easy-to-hard schedule is the run's share, 0:0.5 by default for this agent.
+    """
+
+    name = "loss"
+    sign = 1
+
+    def __init__(
+        self,
+        env: Env | Problem,
+        settings: LossSettings | None = None,
+        seed: int = 0,
+        device: str | torch.device = "cpu",
+    ) -> None:
+        super().__init__(env, settings or LossSettings(), seed, device)
+        problem = self.problem
+        self.network = MaskingNetwork(
+            problem.channels,
+            problem.image_size,
+            problem.side,
+            torch.tensor(problem.quotas[-1:]),
+            backbone=self.settings.backbone,
+            backbone_weights=self.settings.backbone_weights,
+            generator=self.generator,
+        ).to(self.device)
+        self.network.policy.requires_grad_(False)  # of the two maps, only the value map is used
+        self._weights = [weight for weight in self.network.parameters() if weight.requires_grad]
+        self.optimiser = SharedAdam(self._weights, self.settings.learning_rate)
+
+    @torch.no_grad()
+    def scores(self, observations: Pixels, generator: torch.Generator) -> Scores:
+        """The loss that is expected of each patch, in units of the mean loss; turned around to hide the easiest."""
+        values = self.network(as_tensor(observations, self.device)).values.cpu().numpy()
+        return np.asarray(self.sign * values, np.float32)
+
+    def maps(self, observations: Pixels) -> tuple[Scores, Scores]:
+        """Scores as policy map, and the expected loss as value map."""
+        scores = self.scores(observations, self.generator)
+        return scores, self.sign * scores
+
+    def learn(self, env: Env, images: int, callback: Callback | None = None) -> None:
+        """Play, and after each batch take a step towards the losses that were found.
+
+        Raises:
+            TrainingError: The loss is no longer finite.
+        """
+        self.attach(env)
+        seen, infos = begin(env)
+        observations, played = seen, 0
+        while played < images:
+            observations, _, terminated, truncated, infos = env.step(self.act(observations, infos=infos))
+            if not (terminated | truncated).all():
+                continue
+            final, played = infos["final_info"], played + env.num_envs
+            hidden = final["mask"].reshape(env.num_envs, -1)
+            targets = self.targets(seen, hidden, final["patch_loss"].reshape(hidden.shape))
+            loss = self._regress(seen, hidden, targets)
+            seen = observations
+            if callback is not None and not callback(summary(final, value_loss=loss)):
+                return
+
+    def targets(self, images: Pixels, hidden: npt.NDArray[np.bool_], losses: Scores) -> Scores:
+        """What to regress: the patch losses `(B, N)`."""
+        return losses
+
+    def _regress(self, images: Pixels, hidden: npt.NDArray[np.bool_], targets: Scores) -> float:
+        mask, wanted = torch.as_tensor(hidden, device=self.device), torch.as_tensor(targets, device=self.device)
+        size = mean_over(wanted.abs(), mask).mean()
+        mean = self.network.mean_loss
+        if torch.isfinite(size):
+            mean.lerp_(size, 1.0 if mean == 0 else 0.02)
+        values = self.network(as_tensor(images, self.device)).values
+        loss = mean_over((wanted / mean.clamp(min=1e-12) - values).square(), mask).mean()
+        self.optimiser.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        norm = torch.nn.utils.clip_grad_norm_(self._weights, 1.0)
+        if not torch.isfinite(norm + loss):
+            raise TrainingError(
+                f"the loss of {self.name} is no longer finite ({loss.item():.3g}); its step size is probably too "
+                f"large: lower --agent-learning-rate"
+            )
+        self.optimiser.step()
+        return loss.item()
+
+    def state(self) -> dict[str, Tensor]:
+        """Every tensor that learning changes."""
+        weights = {f"network.{name}": tensor for name, tensor in self.network.state_dict().items()}
+        moments = {f"optimiser.{name}": tensor for name, tensor in self.optimiser.tensors().items()}
+        return weights | moments | super().state()
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Go back to what `state` returned."""
+        for name, tensor in self.state().items():
+            tensor.copy_(state[name])
+        super().restore(state)
+
+    def share_memory(self) -> None:
+        """Let several processes learn at once on the same weights and moments."""
+        self.network.share_memory()
+        self.optimiser.share_memory()
+
+
+class InvertedAgent(LossAgent):
+    """Regresses the loss like `loss`, and hides the patches of which it expects least."""
+
+    name = "inverted"
+    sign = -1
+
+
+class ProgressAgent(LossAgent):
+    """Regresses learning progress: the loss of a slow copy of the U-Net minus that of the U-Net.
+
+    What stays hard for ever, such as hair and speckle, shows no progress.
+    """
+
+    name = "progress"
+    parallel = False  # each process would have a slow copy of its own
+
+    def __init__(
+        self,
+        env: Env | Problem,
+        settings: LossSettings | None = None,
+        seed: int = 0,
+        device: str | torch.device = "cpu",
+    ) -> None:
+        super().__init__(env, settings, seed, device)
+        self._slow: Reconstructor | None = None
+        if not isinstance(env, Problem):
+            self.attach(env)
+
+    def attach(self, env: Env) -> None:
+        """Follow the U-Net of this environment."""
+        fast = unet_of(env)
+        if self._slow is None:
+            unet = deepcopy(fast.unet)
+            self._slow = Reconstructor(unet, fast.grid, fast.standardisation, loss_on="all", device=fast.device)
+        self._fast = fast
+
+    @torch.no_grad()
+    def targets(self, images: Pixels, hidden: npt.NDArray[np.bool_], losses: Scores) -> Scores:
+        """How much better the U-Net reconstructs these patches `(B, N)` than its slow copy; then moves the copy on."""
+        assert self._slow is not None
+        progress = self._slow.patch_losses(images, hidden) - losses
+        fast = self._fast.unet.state_dict()
+        for name, slow in self._slow.unet.state_dict().items():
+            if slow.is_floating_point():
+                slow.lerp_(fast[name], SLOWNESS)
+        return np.asarray(progress, np.float32)
+
+    def state(self) -> dict[str, Tensor]:
+        """Every tensor that learning changes, the slow U-Net among them where there is one."""
+        slow = {} if self._slow is None else self._slow.unet.state_dict()
+        # like an optimiser's moments: needed to go on, not to act
+        return super().state() | {f"optimiser.slow.{name}": tensor for name, tensor in slow.items()}
+
+
+SLOWNESS = 0.01  # share of the way that the slow U-Net goes with each batch

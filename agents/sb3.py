@@ -1,0 +1,364 @@
+"""Stable-Baselines3's A2C and PPO behind the Agent protocol.
+
+SB3 sees the scalar reward only, and takes a mask for N independent bits: the environment brings their number to the
+quota. Nothing is pickled: weights and moments are tensors, and the model is rebuilt from its settings.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from math import log, nan
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from gymnasium.spaces import Box, MultiBinary
+from stable_baselines3 import A2C, PPO
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import Logger
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.policies import ActorCriticCnnPolicy, ActorCriticPolicy
+from torch import Tensor
+
+from agents.agent import Agent, Callback, Env, Infos, Problem, highest, summary
+from agents.sb3_policy import MapsPolicy
+from agents.sb3_vec_env import Returns, SB3VecEnv
+from ahm_env import SettingsError, TrainingError
+from ahm_env.masks import as_tensor
+
+POLICIES = ("maps", "cnn")
+SMALLEST_CNN = 36  # pixels, of which NatureCNN leaves one cell
+SMALLEST_REWARD = 1e-6  # whose logarithm is taken
+NEVER = 10**9  # rollouts between two lines of SB3's own log
+
+
+@dataclass(frozen=True)
+class SB3Settings:
+    """What can be set of both, each with a sentence; as in SB3 where nothing else is said."""
+
+    learning_rate: float = 1e-3
+    """Step size."""
+    n_steps: int = 16
+    """Batches of images before an update."""
+    gamma: float = 0.95
+    """Discount between the steps of an episode."""
+    gae_lambda: float = 0.95
+    """Weight of longer returns in the advantage."""
+    entropy_weight: float = 0.0
+    """Weight of the entropy of the N bits, summed over them."""
+    value_weight: float = 0.5
+    """Weight of the value loss."""
+    max_gradient_norm: float = 0.5
+    """Gradients longer than this are shortened to it."""
+    scale_reward: bool = True
+    """Learn from the logarithm of the reward, standardised over the run; SB3 itself would learn from the reward."""
+    bound: float | None = 2.0
+    """Policy logits lie within ±bound; of `maps` only."""
+    policy: str = "maps"
+    """`maps` (feature extraction and map heads as in our A3C) or `cnn` (SB3's own CnnPolicy)."""
+    backbone: str = "conv"
+    """Feature extraction of `maps`: `conv` or `vgg16`."""
+    backbone_weights: str | None = None
+    """A file of torchvision's VGG16 weights."""
+
+
+@dataclass(frozen=True)
+class A2CSettings(SB3Settings):
+    """What can be set of A2C."""
+
+    n_steps: int = 1
+    gae_lambda: float = 1.0
+    normalize_advantage: bool = True
+    """Advantages minus their mean, over their deviation; SB3's own default is not to."""
+
+
+@dataclass(frozen=True)
+class PPOSettings(SB3Settings):
+    """What can be set of PPO."""
+
+    learning_rate: float = 2e-3
+    n_steps: int = 8
+    epochs: int = 3
+    """Passes over the images of an update."""
+    minibatches: int = 4
+    """Gradient steps a pass; divides `n_steps`."""
+    clip_range: float = 0.2
+    """How far the probability ratio of a mask may move before its gradient is cut."""
+    target_kl: float | None = 0.1
+    """An update ends early where the policy has moved further than this; None: never."""
+
+
+class SB3Agent(Agent):
+    """An SB3 policy, trained by the SB3 algorithm that a subclass names.
+
+    Learning draws from the agent's own generator alone; on the CPU it repeats bit for bit, and so it does when it
+    goes on from the end of a rollout, where `Update.resumable` is true.
+
+    Args:
+        env: A vector environment of the masking problem; only its shapes and quotas are used.
+        settings: Hyper-parameters.
+        seed: Of the weights and of the agent's draws.
+        device: Where the policy computes.
+
+    Raises:
+        SettingsError: Settings that do not go together.
+    """
+
+    parallel = False
+    settings_class: type[SB3Settings]
+    settings: SB3Settings
+
+    def __init__(
+        self,
+        env: Env | Problem,
+        settings: SB3Settings | None = None,
+        seed: int = 0,
+        device: str | torch.device = "cpu",
+    ) -> None:
+        self.problem = problem = Problem.of(env)
+        self.settings = settings = settings or self.settings_class()
+        self.device = torch.device(device)
+        self.generator = torch.Generator().manual_seed(seed)
+        if settings.policy not in POLICIES:
+            raise SettingsError(f"policy {settings.policy!r} is unknown; choose {' or '.join(POLICIES)}")
+        if settings.n_steps < 1:
+            raise SettingsError(f"n_steps {settings.n_steps} must be 1 or more")
+        shape = (problem.channels, problem.image_size, problem.image_size)
+        spaces = Box(0, 255, shape, np.uint8), MultiBinary(problem.patches)
+        rate = settings.learning_rate
+        common = {"lr_schedule": lambda _: rate, **self._optimiser()}
+        self.policy: ActorCriticPolicy
+        if settings.policy == "maps":
+            network = {key: getattr(settings, key) for key in ("bound", "backbone", "backbone_weights")}
+            special: dict[str, Any] = {"problem": problem, "network": network, "generator": self.generator}
+            self.policy = MapsPolicy(*spaces, **special, **common)
+        elif problem.image_size < SMALLEST_CNN:
+            raise SettingsError(f"SB3's CnnPolicy needs images of {SMALLEST_CNN} px or more; use --policy maps")
+        else:
+            with self._randomness():
+                self.policy = ActorCriticCnnPolicy(*spaces, **common)
+        self.policy.to(self.device)
+        # running mean and variance of the logarithms of rewards
+        self.reward_mean, self.reward_variance = torch.zeros(()), torch.zeros(())
+
+    def _optimiser(self) -> dict[str, Any]:
+        """The policy's optimiser, as SB3 would make it."""
+        raise NotImplementedError
+
+    def _model(self, env: SB3VecEnv) -> OnPolicyAlgorithm:
+        """The algorithm around our policy."""
+        raise NotImplementedError
+
+    def _own_policy(self, *_: Any, **__: Any) -> ActorCriticPolicy:
+        """What SB3 calls to make a policy: gives it ours."""
+        return self.policy
+
+    def learn(self, env: Env, images: int, callback: Callback | None = None) -> None:
+        """Play `images` episodes (rounded up to whole batches), and learn after every full rollout.
+
+        Raises:
+            SettingsError: The environment does not start again in the same step, or rollouts are too small.
+            TrainingError: The policy is no longer finite.
+        """
+        vec_env = SB3VecEnv(env, self._pay if self.settings.scale_reward else None)
+        model = self._model(vec_env)
+        model.set_logger(Logger(None, []))
+        played = steps = 0
+        going, held = True, None  # the last update of a rollout waits until the policy has learned
+
+        def on_step(done: bool) -> bool:
+            nonlocal played, steps, going, held
+            steps += 1
+            held = summary(vec_env.infos["final_info"]) if done else None
+            played += held.images if held else 0
+            if steps % self.settings.n_steps and held:
+                going &= callback is None or callback(replace(held, resumable=False))
+            return played < images
+
+        while played < images:
+            with self._randomness():
+                self._learn_rollout(model, _Relay(on_step))
+            if steps % self.settings.n_steps:
+                return  # all images were shown before the rollout was full
+            if held is not None:
+                update = replace(held, **self._numbers(model.logger.name_to_value))
+                going &= callback is None or callback(update)
+                if not going:
+                    return
+
+    def _pay(self, earned: Returns) -> Returns:
+        """Images differ in difficulty by factors, and the U-Net improves: logarithms, standardised, stay comparable."""
+        logs = torch.from_numpy(np.log(np.maximum(earned, SMALLEST_REWARD))).float()
+        weight = 0.01 if self.reward_variance > 0 else 1.0
+        self.reward_mean.lerp_(logs.mean(), weight)
+        self.reward_variance.lerp_((logs - self.reward_mean).square().mean(), weight)
+        return np.asarray((logs - self.reward_mean) / (self.reward_variance.sqrt() + 1e-6), np.float64)
+
+    def _learn_rollout(self, model: OnPolicyAlgorithm, relay: BaseCallback) -> None:
+        count = model.n_steps * model.n_envs
+        try:
+            model.learn(count, relay, log_interval=NEVER, reset_num_timesteps=False)
+        except ValueError:  # how PyTorch's distributions refuse what is not a number
+            if self._finite():
+                raise
+        if not self._finite():
+            raise TrainingError(
+                f"the policy of {self.name} is no longer finite; its step size is probably too large: "
+                f"lower --agent-learning-rate"
+            )
+
+    def _finite(self) -> bool:
+        return all(bool(torch.isfinite(weight).all()) for weight in self.policy.parameters())
+
+    def _numbers(self, logged: dict[str, float]) -> dict[str, Any]:
+        """SB3's log in our words; what we have no word for goes to TensorBoard under its own name."""
+        numbers = {key: float(value) for key, value in logged.items() if key.startswith("train/")}
+        policy_loss = numbers.pop("train/policy_loss", numbers.pop("train/policy_gradient_loss", nan))
+        entropy = -numbers.pop("train/entropy_loss", nan) / (self.problem.patches * log(2))
+        value_loss = numbers.pop("train/value_loss", nan)
+        return {"policy_loss": policy_loss, "value_loss": value_loss, "entropy": entropy, "extras": numbers}
+
+    @contextmanager
+    def _randomness(self) -> Iterator[None]:
+        """SB3 draws from the global generators: lend them our state, and give them back theirs."""
+        others = torch.get_rng_state(), np.random.get_state()
+        torch.set_rng_state(self.generator.get_state())
+        np.random.seed(int(torch.randint(2**31, ())))
+        try:
+            yield
+        finally:
+            self.generator.set_state(torch.get_rng_state())
+            torch.set_rng_state(others[0])
+            np.random.set_state(others[1])
+
+    @torch.no_grad()
+    def _logits(self, observations: npt.NDArray[np.uint8]) -> Tensor:
+        distribution: Any = self.policy.get_distribution(as_tensor(observations, self.device)).distribution
+        return distribution.logits.cpu()  # type: ignore[no-any-return]
+
+    def act(
+        self,
+        observations: npt.NDArray[np.uint8],
+        deterministic: bool = False,
+        infos: Infos | None = None,
+        generator: torch.Generator | None = None,
+    ) -> npt.NDArray[np.int8]:
+        """Masks `(B, N)` for images `(B, C, S, S)`: see the Agent protocol. Sampled ones hold about the quota."""
+        logits = self._logits(observations)
+        if not deterministic:
+            return torch.bernoulli(logits.sigmoid(), generator=generator or self.generator).numpy().astype(np.int8)
+        return highest(logits.numpy(), self.problem, infos)
+
+    def maps(
+        self, observations: npt.NDArray[np.uint8]
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32] | None]:
+        """Policy map (logits) and value map, `(B, N)` each; only the mean of the value map has a meaning."""
+        values = None
+        if isinstance(self.policy, MapsPolicy):
+            with torch.no_grad():
+                values = self.policy.network(as_tensor(observations, self.device)).values.cpu().numpy()
+        return self._logits(observations).numpy(), values
+
+    def state(self) -> dict[str, Tensor]:
+        """Every tensor that learning changes; tensors that SB3's policies share are there once."""
+        named = dict(self.policy.named_parameters()) | dict(self.policy.named_buffers())
+        moments = {
+            f"optimiser.{number}.{name}": torch.as_tensor(value)
+            for number, one in self.policy.optimizer.state_dict()["state"].items()
+            for name, value in one.items()
+        }
+        weights = {f"policy.{name}": tensor.detach() for name, tensor in named.items()}
+        rewards = {"reward.mean": self.reward_mean, "reward.variance": self.reward_variance}
+        return weights | moments | rewards | {"generator": self.generator.get_state()}
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Go back to what `state` returned."""
+        for name, tensor in self.state().items():
+            if name.startswith(("policy.", "reward.")):
+                tensor.copy_(state[name])
+        moments: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in state.items():
+            part, _, rest = name.partition(".")
+            if part == "optimiser":
+                number, _, moment = rest.partition(".")
+                moments.setdefault(int(number), {})[moment] = tensor.clone()
+        groups = self.policy.optimizer.state_dict()["param_groups"]
+        self.policy.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+        self.generator.set_state(state["generator"])
+
+
+class A2CAgent(SB3Agent):
+    """Stable-Baselines3's A2C (Mnih et al., ICML 2016, without the asynchrony)."""
+
+    name = "a2c"
+    settings_class = A2CSettings
+    settings: A2CSettings
+
+    def _optimiser(self) -> dict[str, Any]:
+        options = {"alpha": 0.99, "eps": 1e-5, "weight_decay": 0}
+        return {"optimizer_class": torch.optim.RMSprop, "optimizer_kwargs": options}
+
+    def _model(self, env: SB3VecEnv) -> OnPolicyAlgorithm:
+        settings = self.settings
+        if settings.normalize_advantage and settings.n_steps * env.num_envs < 2:
+            raise SettingsError("a2c needs 2 images or more an update to normalise advantages; raise --batch-size")
+        return A2C(
+            self._own_policy,  # type: ignore[arg-type]
+            env,
+            learning_rate=settings.learning_rate,
+            n_steps=settings.n_steps,
+            gamma=settings.gamma,
+            gae_lambda=settings.gae_lambda,
+            ent_coef=settings.entropy_weight,
+            vf_coef=settings.value_weight,
+            max_grad_norm=settings.max_gradient_norm,
+            normalize_advantage=settings.normalize_advantage,
+            device=self.device,
+        )
+
+
+class PPOAgent(SB3Agent):
+    """Stable-Baselines3's PPO (Schulman et al., 2017)."""
+
+    name = "ppo"
+    settings_class = PPOSettings
+    settings: PPOSettings
+
+    def _optimiser(self) -> dict[str, Any]:
+        return {}
+
+    def _model(self, env: SB3VecEnv) -> OnPolicyAlgorithm:
+        settings = self.settings
+        if settings.minibatches < 1 or settings.n_steps % settings.minibatches:
+            raise SettingsError(f"minibatches {settings.minibatches} must divide n_steps {settings.n_steps}")
+        minibatch = settings.n_steps * env.num_envs // settings.minibatches
+        if minibatch < 2:
+            raise SettingsError("ppo needs 2 images or more a minibatch; raise --batch-size")
+        return PPO(
+            self._own_policy,  # type: ignore[arg-type]
+            env,
+            learning_rate=settings.learning_rate,
+            n_steps=settings.n_steps,
+            batch_size=minibatch,
+            n_epochs=settings.epochs,
+            gamma=settings.gamma,
+            gae_lambda=settings.gae_lambda,
+            clip_range=settings.clip_range,
+            ent_coef=settings.entropy_weight,
+            vf_coef=settings.value_weight,
+            max_grad_norm=settings.max_gradient_norm,
+            target_kl=settings.target_kl,
+            device=self.device,
+        )
+
+
+class _Relay(BaseCallback):
+    """Tells after every step whether all episodes have ended; ends the rollout where it hears False."""
+
+    def __init__(self, on_step: Callable[[bool], bool]) -> None:
+        super().__init__()
+        self._told = on_step
+
+    def _on_step(self) -> bool:
+        return self._told(bool(self.locals["dones"].all()))

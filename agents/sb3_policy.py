@@ -1,0 +1,60 @@
+"""A policy for Stable-Baselines3 that is made of our networks."""
+
+from math import log
+from typing import Any
+
+import numpy as np
+import torch
+from stable_baselines3.common.policies import ActorCriticPolicy
+from torch import Tensor
+
+from agents.agent import Problem
+from agents.networks import MaskingNetwork
+
+
+class MapsPolicy(ActorCriticPolicy):
+    """A fully convolutional actor-critic: our feature extraction and map heads under SB3's roof.
+
+    The policy map holds the logit of every patch's bit; the mean of the value map is the value of the image.
+    """
+
+    def __init__(
+        self, *args: Any, problem: Problem, network: dict[str, Any], generator: torch.Generator, **kwargs: Any
+    ) -> None:
+        self._problem, self._network, self._generator = problem, network, generator
+        super().__init__(*args, **kwargs)
+
+    def _build(self, lr_schedule: Any) -> None:
+        problem = self._problem
+        quota = torch.tensor(problem.quotas[-1:])
+        size = problem.channels, problem.image_size, problem.side
+        self.network = MaskingNetwork(*size, quota, **self._network, generator=self._generator)
+        odds = problem.quotas[-1] / problem.patches
+        bias, most = self.network.policy.bias, 0.9 * (self._network["bound"] or 10.0)
+        assert bias is not None
+        bias.data.fill_(float(np.clip(log(odds / (1 - odds)), -most, most)))  # at first, about as many ones as wanted
+        make: Any = self.optimizer_class
+        self.optimizer = make(self.network.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)
+
+    def _heads(self, observations: Any) -> tuple[Any, Tensor]:
+        maps = self.network(observations.float())
+        return self.action_dist.proba_distribution(maps.logits), maps.values.mean(1, keepdim=True) - 1
+
+    def forward(self, obs: Any, deterministic: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+        """Actions `(B, N)`, values `(B, 1)` and log-probabilities `(B,)` for observations `(B, C, S, S)`."""
+        distribution, values = self._heads(obs)
+        actions = distribution.get_actions(deterministic=deterministic)
+        return actions, values, distribution.log_prob(actions)
+
+    def evaluate_actions(self, obs: Any, actions: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Values `(B, 1)`, log-probabilities `(B,)` and entropies `(B,)`."""
+        distribution, values = self._heads(obs)
+        return values, distribution.log_prob(actions), distribution.entropy()
+
+    def get_distribution(self, obs: Any) -> Any:
+        """The distribution over masks."""
+        return self._heads(obs)[0]
+
+    def predict_values(self, obs: Any) -> Tensor:
+        """Values `(B, 1)`."""
+        return self._heads(obs)[1]

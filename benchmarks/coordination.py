@@ -1,0 +1,108 @@
+"""Does hiding neighbours together pay? Agents on one frozen U-Net: `python -m benchmarks.coordination UNET DATA`.
+
+`loss` regresses every patch's loss on its own, so it can only rank patches; a3c also hears what the image paid (lambda)
+and, with a horizon above 1, sees what it has hidden already. All hide the same quota. Hardness is given for sampled
+masks and for the likeliest ones, which `loss` always hides. The bounds at the end cheat: they look at the losses of the
+image itself, `ranked` patch by patch under random masks, `searched` by exchanging patches one after the other.
+"""
+
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from agents import make_agent
+from agents.agent import Agent
+from agents.measuring import measure
+from agents.schedule import split_held_out
+from ahm_env import ImageSet, MaskRatio, PatchGrid, PatchMaskVectorEnv, Reconstructor, load_images
+from ahm_env.masks import Ints, random_masks
+
+IMAGES, BATCH, SEEDS = 8_000, 24, 3
+DRAWS = 8  # masks an image, and random ones to compare with
+HALF = MaskRatio.parse(0.5)
+GRID = PatchGrid(64, 8)
+STUDIED: list[tuple[str, int, dict[str, Any]]] = [
+    ("loss", 1, {}),
+    *(("a3c", 1, {"image_weight": weight}) for weight in (0.0, 0.5, 2.0, 4.0)),
+    ("a3c", 2, {"image_weight": 2.0}),
+    ("a3c", 4, {"image_weight": 2.0}),
+    ("a3c", 4, {"image_weight": 0.0}),
+]
+
+
+class Likeliest:
+    """An agent that hides its likeliest masks."""
+
+    def __init__(self, agent: Agent) -> None:
+        self.agent = agent
+
+    def attach(self, env: Any) -> None:
+        """Nothing to look at."""
+
+    def act(self, observations: Any, deterministic: bool = False, infos: Any = None, generator: Any = None) -> Any:
+        """The likeliest masks."""
+        return self.agent.act(observations, True, infos, generator)
+
+
+def main(unet: Path, data: str, images: int = IMAGES, seeds: int = SEEDS) -> None:
+    """Train, measure and print."""
+    torch.set_num_threads(1)
+    source = load_images(data, GRID.image_size)
+    shown, held_out = split_held_out(source)
+    judge = Reconstructor.load(unet, GRID)
+    table = Table("agent", "horizon", "lambda", "hardness, sampled", "hardness, likeliest", "images/s")
+    for name, horizon, settings in STUDIED:
+        sampled, likeliest, speeds = [], [], []
+        for seed in range(seeds):
+            env = PatchMaskVectorEnv(BATCH, data=source, indices=shown, unet=judge, horizon=horizon)
+            env.reset(seed=seed)
+            agent = make_agent(name, env, seed, **settings)
+            began = time.perf_counter()
+            agent.learn(env, images)
+            speeds.append(images / (time.perf_counter() - began))
+            for found, who in ((sampled, agent), (likeliest, Likeliest(agent))):
+                found.append(measure(who, judge, source, held_out, HALF, horizon, DRAWS).hardness)
+            print(name, horizon, settings, seed, f"{sampled[-1]:.3f} {likeliest[-1]:.3f}", flush=True)
+        numbers = [f"{np.mean(found):.2f} ({min(found):.2f} – {max(found):.2f})" for found in (sampled, likeliest)]
+        table.add_row(name, str(horizon), str(settings.get("image_weight", "–")), *numbers, f"{np.mean(speeds):.0f}")
+    for name, hardness in bounds(judge, source, held_out).items():
+        table.add_row(name, "–", "–", "–", f"{hardness:.2f}", "–")
+    Console(width=110).print(table)
+
+
+def bounds(judge: Reconstructor, source: ImageSet, indices: Ints, looks: int = 128, exchanges: int = 400) -> Any:
+    """Hardness of masks that cheat."""
+    generator = np.random.default_rng(0)
+    images, count, quota = source.images(indices), len(indices), GRID.patches // 2
+
+    def earned(masks: Any) -> Any:
+        return (judge.patch_losses(images, masks) * masks).sum(1) / quota
+
+    total, times, anywhere = np.zeros((count, GRID.patches)), np.zeros((count, GRID.patches)), []
+    for _ in range(looks):
+        masks = random_masks(count, GRID.patches, quota, generator)
+        losses = judge.patch_losses(images, masks) * masks
+        total, times = total + losses, times + masks
+        anywhere.append(losses.sum(1) / quota)
+    best = np.zeros((count, GRID.patches), bool)
+    np.put_along_axis(best, np.argsort(-total / times, 1)[:, :quota], True, 1)
+    ranked = worth = earned(best)
+    for _ in range(exchanges):
+        proposed = best.copy()
+        for row in range(count):
+            proposed[row, generator.choice(np.flatnonzero(best[row]))] = False
+            proposed[row, generator.choice(np.flatnonzero(~best[row]))] = True
+        better = (now := earned(proposed)) > worth
+        best[better], worth = proposed[better], np.where(better, now, worth)
+    random = np.mean(anywhere)
+    return {"ranked": ranked.mean() / random, f"searched, {exchanges} exchanges": worth.mean() / random}
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2], *map(int, sys.argv[3:]))

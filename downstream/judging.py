@@ -1,0 +1,125 @@
+"""Judging agents: every one on the same frozen U-Net, on images that it did not learn from."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from agents import load_agent
+from agents.agent import Agent
+from agents.measuring import Measurement, measure
+from agents.runs import RunDirectory
+from agents.schedule import split_held_out
+from agents.settings import RunSettings
+from ahm_env import ImageSet, MaskRatio, Reconstructor, RunError, SettingsError, load_images
+from ahm_env.masks import Ints
+
+PAIRS = 1024  # image and mask pairs by which an agent is judged
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """How an agent's masks did on a U-Net.
+
+    Attributes:
+        losses: `(images,)` mean hidden-patch loss under the agent's masks, over several masks an image.
+        random_losses: The same under random masks of the same sizes.
+        measurement: All masks.
+        lesion: Share of the lesion that is hidden, NaN where images have no masks.
+        background: Share of the rest that is hidden.
+    """
+
+    losses: npt.NDArray[np.float64]
+    random_losses: npt.NDArray[np.float64]
+    measurement: Measurement
+    lesion: float
+    background: float
+
+    @property
+    def hardness(self) -> float:
+        """Mean hidden-patch loss under the agent's masks / under random masks; random = 1."""
+        return float(self.losses.mean() / self.random_losses.mean())
+
+
+def judge(
+    agent: Agent,
+    reconstructor: Reconstructor,
+    images: ImageSet,
+    indices: Ints,
+    ratio: MaskRatio,
+    horizon: int = 1,
+    pairs: int = PAIRS,
+    seed: int = 1,
+) -> Judgement:
+    """Judge an agent, its masks sampled, the agent choosing the whole quota.
+
+    Args:
+        agent: The agent.
+        reconstructor: The U-Net that judges; it does not learn.
+        images: The images.
+        indices: Which of them.
+        ratio: Share of the patches to hide.
+        horizon: Steps an image.
+        pairs: Image and mask pairs, about.
+        seed: The same seed gives the same random masks.
+    """
+    found = measure(agent, reconstructor, images, indices, ratio, horizon, max(2, pairs // len(indices)), seed)
+    lesion = background = float("nan")
+    if images.has_masks:
+        hidden, patch, side = found.masks.mean(0), reconstructor.grid.patch_size, reconstructor.grid.side
+        pixels = (images.masks(indices) > 0).reshape(-1, side, patch, side, patch)
+        part = pixels.mean((2, 4)).reshape(hidden.shape)
+        lesion = float((hidden * part).sum() / max(1e-9, part.sum()))
+        background = float((hidden * (1 - part)).sum() / max(1e-9, (1 - part).sum()))
+    return Judgement(found.losses.mean(0), found.random_losses.mean(0), found, lesion, background)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A run, and how its agent did."""
+
+    settings: RunSettings
+    judgement: Judgement
+
+
+def judge_run(path: Path, unet: Path | None = None, data: str | None = None) -> Judged:
+    """Judge the agent of a run directory.
+
+    Args:
+        path: The run.
+        unet: File of the U-Net that judges; by default the run's own.
+        data: Source of images, of which the `test` split is used, else `val`, else what a run would hold out; by
+            default the images that the run held out.
+
+    Raises:
+        AHMError: No run, damaged files, or a U-Net or images that do not fit the agent.
+    """
+    if path.is_file():
+        load_agent(path)  # says what is wrong with it
+        raise RunError(f"{path}: is a file, not a run; give the directory that `ahm train-agent` wrote")
+    settings = RunDirectory(path).settings()
+    if settings is None:
+        raise RunError(f"{path}: holds no run; give the directory that `ahm train-agent` wrote")
+    agent = load_agent(path / "agent", settings.torch_device)
+    reconstructor = Reconstructor.load(unet or path / "unet.safetensors", settings.grid, device=settings.torch_device)
+    channels = len(reconstructor.fill)
+    if channels != agent.problem.channels:
+        raise SettingsError(
+            f"{unet or path}: a U-Net for {channels} channels cannot judge an agent for {agent.problem.channels}; "
+            f"choose another --unet"
+        )
+    images = load_images(data or settings.data, settings.image_size, channels, settings.fit, settings.skip_bad)
+    return Judged(
+        settings,
+        judge(agent, reconstructor, images, judged_images(images, data), settings.ratio, settings.horizon),
+    )
+
+
+def judged_images(images: ImageSet, data: str | None) -> Ints:
+    """Which images to judge on: unseen ones."""
+    if data is not None:
+        for split in ("test", "val"):
+            if len(images.split(split)):
+                return images.split(split)
+    return split_held_out(images)[1]

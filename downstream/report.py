@@ -1,0 +1,217 @@
+"""A report: one self-contained HTML page that shows runs side by side, over the whole of their training."""
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from agents.settings import RunSettings
+from ahm_env import ImageSet, RunError, load_images
+from ahm_env.files import write_text
+from downstream.curves import draw
+from downstream.gallery import Gallery, make_gallery
+from downstream.reading import STYLES, Algorithm, Run, by_algorithm, read_run
+
+TITLE = "What the agents learned to hide"
+_OWN = ("algo", "seed", "agent", "agent_learning_rate", "share", "workers", "device", "skip_bad")
+
+
+@dataclass(frozen=True)
+class Table:
+    """What a comparison wants to show.
+
+    Attributes:
+        title: Above the table.
+        headings: Of its columns.
+        rows: Its cells; where the first of a row is an agent's name, it gets the agent's mark.
+        notes: Sentences below the table.
+    """
+
+    title: str
+    headings: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def numeric(self) -> tuple[bool, ...]:
+        """Whether a column holds numbers, which are set flush right."""
+        columns = [[row[place] for row in self.rows if place < len(row)] for place in range(len(self.headings))]
+        return tuple(all(re.match(r"[-–−+≥≤<>±\d]", cell.strip() or "–") for cell in column) for column in columns)
+
+
+def make_report(
+    runs: Sequence[Path],
+    out: Path,
+    title: str = TITLE,
+    tables: Sequence[Table] = (),
+    images: ImageSet | None = None,
+) -> None:
+    """Write a page that shows runs: tables, learning curves, and what the agents hide in the course of training.
+
+    The page holds everything it needs, and asks the network for nothing. It shows images of the data set, but neither
+    their names nor any path.
+
+    Args:
+        runs: Run directories; those of one algorithm are its seeds.
+        out: The HTML file.
+        title: Its heading.
+        tables: Shown first; by default one of the last rows of the runs.
+        images: The images of the first run, where they have been loaded already.
+
+    Raises:
+        RunError: A directory holds no run, or a damaged one, or its images have changed.
+        CheckpointError: A frame is damaged.
+        ImageError: The images of the first run cannot be read.
+        OSError: The page cannot be written.
+    """
+    if not runs:
+        raise RunError("there is no run to report on; name at least one directory that `ahm train-agent` made")
+    found = [read_run(path) for path in {path.resolve(): path for path in runs}.values()]
+    algorithms = by_algorithm(found)
+    gallery = _gallery(algorithms, images)
+    judged = _judged(algorithms)
+    hardness = [one.curve("judged_hardness" if judged else "hardness") for one in algorithms]
+    losses = [one.curve("unet_loss") for one in algorithms]
+    charts = [chart for chart in (draw("Hardness", hardness, reference=1), draw("U-Net loss", losses)) if chart]
+    data = {
+        "agents": [{"name": one.name, "style": one.style} for one in algorithms],
+        "charts": [chart.numbers() for chart in charts],
+        "gallery": gallery and gallery.data,
+    }
+    page = _template().render(
+        title=title,
+        algorithms=algorithms,
+        marks={one.name: one for one in algorithms},
+        styles={name: style for style, name in enumerate(STYLES)},
+        hides=_hides(found),
+        facts=_facts(algorithms, found),
+        tables=tables or (last_rows(algorithms),),
+        charts=charts,
+        judged=judged,
+        several=any(len(one.runs) > 1 for one in algorithms),
+        gallery=gallery,
+        shown=[one for one in algorithms if gallery and one.number in gallery.agents],
+        seeds=sorted({run.settings.seed for run in found}),
+        differences=_differences(found),
+        versions=_versions(found),
+        data=data,
+    )
+    write_text(out, page)
+
+
+def last_rows(algorithms: Sequence[Algorithm]) -> Table:
+    """The table of a report that was given none: where each agent stood at the end, mean and range over its seeds."""
+    columns = [("hardness", "hardness", "{:.3f}")]
+    columns += [("judged_hardness", "judged hardness", "{:.3f}")] if _judged(algorithms, any) else []
+    columns += [("unet_loss", "U-Net loss", "{:.3f}"), ("images_per_second", "images/s", "{:.0f}")]
+    columns += [("images", "images shown", "{:,.0f}")]
+    rows = tuple(
+        (
+            one.name,
+            *(_mean_and_range([run.rows[-1][key] for run in one.runs], form) for key, _, form in columns),
+            one.seeds,
+        )
+        for one in algorithms
+    )
+    several = "mean over seeds, and their least – most" if any(len(one.runs) > 1 for one in algorithms) else "one seed"
+    notes = (f"The last row of every run: {several}.",)
+    return Table("At the end of training", ("agent", *(heading for _, heading, _ in columns), "seeds"), rows, notes)
+
+
+def source_name(source: str) -> str:
+    """The last part of a data source: the path to it may tell more than is meant to be shown."""
+    return re.split(r"[\\/]", source.rstrip("\\/"))[-1].strip(".") or "a folder"
+
+
+def _gallery(algorithms: Sequence[Algorithm], images: ImageSet | None) -> Gallery | None:
+    groups = [one.runs for one in algorithms]
+    first = next((run.settings for runs in groups for run in runs if run.frames), None)
+    if first is None:
+        return None
+    if images is None:
+        images = load_images(first.data, first.image_size, first.channels, first.fit, first.skip_bad)
+    return make_gallery(groups, images)
+
+
+def _judged(algorithms: Sequence[Algorithm], enough: Callable[..., bool] = all) -> bool:
+    """Whether every run (or any) was judged by a U-Net other than its own; only one kind of hardness is drawn."""
+    return enough(np.isfinite(run.points("judged_hardness")[1]).any() for one in algorithms for run in one.runs)
+
+
+def _mean_and_range(values: Sequence[float], form: str) -> str:
+    finite = [value for value in values if np.isfinite(value)]
+    if not finite:
+        return "–"
+    mean, low, high = (form.format(number) for number in (np.mean(finite), min(finite), max(finite)))
+    return mean if low == high else f"{mean} ({low} – {high})"
+
+
+def _hides(runs: Sequence[Run]) -> str:
+    shares = {share for run in runs for share in _shares(run)}
+    share = shares.pop()
+    much = {0.5: "half", 0.75: "three quarters"}.get(share, f"{100 * share:g} %")
+    return "some of the patches" if shares else f"{much} of the patches"
+
+
+def _shares(run: Run) -> tuple[float, ...]:
+    ratio = run.settings.ratio
+    return (ratio.low,) if ratio.low == ratio.high else (ratio.low, ratio.high)
+
+
+def _facts(algorithms: Sequence[Algorithm], runs: Sequence[Run]) -> list[tuple[str, str]]:
+    """What was computed, in a few short entries; where runs differ, all that there is."""
+
+    def each(tell: Callable[[Run], str]) -> str:
+        return ", ".join(dict.fromkeys(tell(run) for run in runs))
+
+    def patches(run: Run) -> str:
+        return f"{run.settings.grid.side} × {run.settings.grid.side}, {run.settings.patch_size} px"
+
+    return [
+        ("data", each(lambda run: source_name(run.settings.data))),
+        ("images in it", each(lambda run: f"{run.count:,}")),
+        ("image size", each(lambda run: f"{run.settings.image_size} × {run.settings.image_size} px")),
+        ("patches", each(patches)),
+        ("hidden", each(lambda run: " – ".join(f"{100 * share:g}" for share in _shares(run)) + " %")),
+        ("images shown", each(lambda run: f"{run.rows[-1]['images']:,.0f}")),
+        ("agents", str(len(algorithms))),
+        ("seeds", ", ".join(str(seed) for seed in sorted({run.settings.seed for run in runs}))),
+    ]
+
+
+def _differences(runs: Sequence[Run]) -> list[str]:
+    """Settings other than agent and seed in which the runs differ, since then their agents are not alone compared."""
+    found = []
+    for field in fields(RunSettings):
+        values = {json.dumps(getattr(run.settings, field.name), default=str): run for run in runs}
+        if field.name not in _OWN and len(values) > 1:
+            told = (getattr(run.settings, field.name) for run in values.values())
+            words = [source_name(one) if field.name in ("data", "judge") and one else f"{one}" for one in told]
+            found.append(f"{field.name.replace('_', ' ')} ({', '.join(words)})")
+    if len({run.content_key for run in runs}) > 1 and len({run.settings.data for run in runs}) == 1:
+        found.append("the images themselves")
+    return found
+
+
+def _versions(runs: Sequence[Run]) -> list[tuple[str, str]]:
+    names = dict.fromkeys(name for run in runs for name in run.versions)
+    versions = [(name, sorted({run.versions.get(name, "–") for run in runs})) for name in names]
+    commits = sorted({run.commit[:10] for run in runs if run.commit})
+    told = [(name, ", ".join(found)) for name, found in versions]
+    return told + ([("commit", ", ".join(commits))] if commits else [])
+
+
+def _template() -> Any:
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("report.html.jinja")
