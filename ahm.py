@@ -208,7 +208,9 @@ def evaluate_agent(
 @app.command("report")
 def report(
     runs: Runs,
-    out: Annotated[Path, typer.Option(help="The page.")] = Path("report.html"),
+    out: Annotated[
+        Path | None, typer.Option(help="The page.", show_default="RUN/report.html, of several runs report.html")
+    ] = None,
 ) -> None:
     """Make one self-contained page of runs: table, curves, and how masks evolved."""
     from downstream.console import report as make

@@ -32,8 +32,9 @@ class LossSettings:
 class LossAgent(ScoringAgent):
     """Regresses the loss of every hidden patch on the image, and hides those of which it expects most.
 
-    In the manner of HPM (Wang et al., "Hard patches mining for masked image modeling", CVPR 2023); its
-    easy-to-hard schedule is the run's share, 0:0.5 by default for this agent.
+    In the manner of HPM (Wang et al., "Hard patches mining for masked image modeling", CVPR 2023), with its
+    easy-to-hard schedule as the run's share, 0:0.5 by default for this agent. Losses are standardised within the
+    image: the order is what counts, and images differ in difficulty by factors.
     """
 
     name = "loss"
@@ -63,7 +64,7 @@ class LossAgent(ScoringAgent):
 
     @torch.no_grad()
     def scores(self, observations: Pixels, generator: torch.Generator) -> Scores:
-        """The loss that is expected of each patch, in units of the mean loss; turned around to hide the easiest."""
+        """The standardised loss that is expected of each patch; turned around to hide the easiest."""
         values = self.network(as_tensor(observations, self.device)).values.cpu().numpy()
         return np.asarray(self.sign * values, np.float32)
 
@@ -99,12 +100,11 @@ class LossAgent(ScoringAgent):
 
     def _regress(self, images: Pixels, hidden: npt.NDArray[np.bool_], targets: Scores) -> float:
         mask, wanted = torch.as_tensor(hidden, device=self.device), torch.as_tensor(targets, device=self.device)
-        size = mean_over(wanted.abs(), mask).mean()
-        mean = self.network.mean_loss
-        if torch.isfinite(size):
-            mean.lerp_(size, 1.0 if mean == 0 else 0.02)
+        # only the order within an image decides what is hidden, and a few hard images would outweigh all others
+        centred = wanted - mean_over(wanted, mask)[:, None]
+        spread = mean_over(centred.square(), mask).sqrt()[:, None]
         values = self.network(as_tensor(images, self.device)).values
-        loss = mean_over((wanted / mean.clamp(min=1e-12) - values).square(), mask).mean()
+        loss = mean_over((centred / spread.clamp(min=1e-8) - values).square(), mask).mean()
         self.optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         norm = torch.nn.utils.clip_grad_norm_(self._weights, 1.0)

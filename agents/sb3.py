@@ -77,7 +77,6 @@ class A2CSettings(SB3Settings):
 class PPOSettings(SB3Settings):
     """What can be set of PPO."""
 
-    learning_rate: float = 2e-3
     n_steps: int = 8
     epochs: int = 3
     """Passes over the images of an update."""
@@ -85,7 +84,7 @@ class PPOSettings(SB3Settings):
     """Gradient steps a pass; divides `n_steps`."""
     clip_range: float = 0.2
     """How far the probability ratio of a mask may move before its gradient is cut."""
-    target_kl: float | None = 0.1
+    target_kl: float | None = 0.03
     """An update ends early where the policy has moved further than this; None: never."""
 
 

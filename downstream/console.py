@@ -230,12 +230,13 @@ def evaluate_agents(paths: Sequence[Path], unet: Path | None, data: str | None, 
     return 0
 
 
-def report(paths: Sequence[Path], out: Path) -> int:
-    """Write the page of these runs.
+def report(paths: Sequence[Path], out: Path | None) -> int:
+    """Write the page of these runs; of one run, into its directory by default.
 
     Raises:
         AHMError: A directory holds no run, or a damaged one.
     """
+    out = out or (paths[0] / "report.html" if len(paths) == 1 else Path("report.html"))
     make_report(list(paths), out)
     make_console().print(f"page         {out}", markup=False)
     return 0

@@ -71,6 +71,8 @@ def test_agents_of_runs_are_judged_and_reported(call):
     assert call("evaluate-agent", "random", "--data", "phantom:60:3")[0] == 0
     assert call("report", "random", "a2c", "--out", "page.html")[0] == 0
     assert "<html" in Path("page.html").read_text()[:500]
+    assert call("report", "a2c")[0] == 0
+    assert Path("a2c/report.html").exists()
 
 
 @pytest.mark.parametrize(
