@@ -35,18 +35,18 @@ NEVER = 10**9  # rollouts between two lines of SB3's own log
 
 @dataclass(frozen=True)
 class SB3Settings:
-    """What can be set of both, each with a sentence; as in SB3 where nothing else is said."""
+    """What can be set of both, each with a sentence. Sizes of steps and of rollouts come from a search."""
 
     learning_rate: float = 1e-3
     """Step size."""
-    n_steps: int = 16
+    n_steps: int = 8
     """Batches of images before an update."""
     gamma: float = 0.95
     """Discount between the steps of an episode."""
     gae_lambda: float = 0.95
     """Weight of longer returns in the advantage."""
-    entropy_weight: float = 0.0
-    """Weight of the entropy of the N bits, summed over them."""
+    entropy_weight: float = 0.02
+    """Weight of the entropy of the N bits, summed over them; without it, all images end up with one mask."""
     value_weight: float = 0.5
     """Weight of the value loss."""
     max_gradient_norm: float = 0.5
@@ -77,7 +77,6 @@ class A2CSettings(SB3Settings):
 class PPOSettings(SB3Settings):
     """What can be set of PPO."""
 
-    n_steps: int = 8
     epochs: int = 3
     """Passes over the images of an update."""
     minibatches: int = 4
@@ -173,7 +172,7 @@ class SB3Agent(Agent):
             played += held.images if held else 0
             if steps % self.settings.n_steps and held:
                 going &= callback is None or callback(replace(held, resumable=False))
-            return played < images
+            return played < images or steps % self.settings.n_steps == 0  # a full rollout is learned from
 
         while played < images:
             with self._randomness():
