@@ -105,7 +105,7 @@ class BlocksAgent(RandomAgent):
             lengths = (cells * shape).sqrt(), (cells / shape).sqrt()
             for axis, (length, corner) in enumerate(zip(lengths, (row, column), strict=True)):
                 length = length.round().clamp(1, side)
-                start = (corner * (side - length + 1)).floor()
+                start = (corner * (side + length - 1)).floor() - length + 1  # over the border too: no cell is preferred
                 within = (place >= start[:, None]) & (place < (start + length)[:, None])
                 covered &= within[:, :, None] if axis == 0 else within[:, None, :]
             inside = -torch.arange(side**2) / side**2 - number

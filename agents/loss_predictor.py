@@ -87,6 +87,9 @@ class LossAgent(ScoringAgent):
             if not (terminated | truncated).all():
                 continue
             final, played = infos["final_info"], played + env.num_envs
+            if not terminated.all():
+                seen = observations  # cut off before anything was reconstructed: nothing to learn from
+                continue
             hidden = final["mask"].reshape(env.num_envs, -1)
             targets = self.targets(seen, hidden, final["patch_loss"].reshape(hidden.shape))
             loss = self._regress(seen, hidden, targets)

@@ -29,10 +29,11 @@ class MapsPolicy(ActorCriticPolicy):
         quota = torch.tensor(problem.quotas[-1:])
         size = problem.channels, problem.image_size, problem.side
         self.network = MaskingNetwork(*size, quota, **self._network, generator=self._generator)
-        odds = 0.5 * problem.quotas[-1] / problem.patches  # too few ones are better than too many, of which some are lost
+        # at first, half as many ones as wanted: of too many, some are dropped, and the policy cannot tell which
+        odds = 0.5 * problem.quotas[-1] / problem.patches
         bias, most = self.network.policy.bias, 0.9 * (self._network["bound"] or 10.0)
         assert bias is not None
-        bias.data.fill_(float(np.clip(log(odds / (1 - odds)), -most, most)))  # at first, about as many ones as wanted
+        bias.data.fill_(float(np.clip(log(odds / (1 - odds)), -most, most)))
         make: Any = self.optimizer_class
         self.optimizer = make(self.network.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)
 

@@ -8,14 +8,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from agents import pretraining
+from agents import AGENTS, load_agent, pretraining
+from agents.agent import Update
+from agents.baselines import OracleAgent
+from agents.frames import Frame
 from agents.measuring import Measurement
 from agents.pretraining import Pretraining
-from agents.runs import RunDirectory
+from agents.runs import COLUMNS, RunDirectory
 from agents.schedule import Stage, play_stage, set_curriculum, split_held_out, stages
 from agents.settings import RunSettings
-from ahm_env import ImageSet, SettingsError, TrainingError, load_images
+from ahm_env import ImageSet, Reconstructor, SettingsError, TrainingError, load_images
 from ahm_env.files import load_tensors
 
 TINY = {"data": "phantom:80:3", "image_size": 32, "width": 4, "batch_size": 4, "images": 96, "workers": 1}
@@ -92,16 +96,68 @@ def test_another_seed_gives_other_weights(tmp_path, images):
     assert not torch.equal(a[name], b[name])
 
 
-@pytest.mark.parametrize("fail_at", [1, 7, 9, 13, 23])
-@pytest.mark.parametrize("settings", [{}, {"schedule": "staged", "horizon": 2}])
-def test_a_run_that_was_cut_off_and_resumed_equals_one_that_was_not(tmp_path, images, monkeypatch, settings, fail_at):
-    monkeypatch.setattr(pretraining, "CHECKPOINT_SECONDS", 0.0)
-    train(tmp_path / "whole", images, **settings)
+@pytest.fixture
+def few_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Little is measured, and a checkpoint written wherever it may be: these tests ask for other things."""
+    for name, value in {"ROWS": 4, "PAIRS": (4, 4), "FINAL_PAIRS": (8, 8), "CHECKPOINT_SECONDS": 0.0}.items():
+        monkeypatch.setattr(pretraining, name, value)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Runs that came to their end undisturbed, by their settings; each is trained once."""
+    return {}
+
+
+KINDS = {
+    "a3c": {},
+    "a3c-staged": {"schedule": "staged", "horizon": 2},
+    "ppo": {"algo": "ppo", "agent": {"n_steps": 4, "minibatches": 2}},
+    "ppo-2": {"algo": "ppo", "agent": {"n_steps": 4, "minibatches": 2}, "horizon": 2, "mask_ratio": "0.3:0.6"},
+    "a2c-staged": {"algo": "a2c", "agent": {"n_steps": 3}, "schedule": "staged"},
+    "progress": {"algo": "progress"},
+    "autoencoder": {"algo": "autoencoder"},
+}
+
+
+@pytest.mark.usefixtures("few_rows")
+@pytest.mark.parametrize(
+    ("kind", "fail_at"),
+    [(kind, at) for kind in ("a3c", "a3c-staged") for at in (1, 7, 9, 13, 23)]
+    + [(kind, at) for kind in ("ppo", "ppo-2", "a2c-staged") for at in (6, 14, 23)]
+    + [(kind, 15) for kind in ("progress", "autoencoder")],
+)
+def test_a_run_that_was_cut_off_and_resumed_equals_one_that_was_not(
+    tmp_path, tmp_path_factory, images, finished, kind, fail_at
+):
+    """Bit for bit; a run of SB3's agents goes on from the end of the last rollout."""
+    settings = KINDS[kind]
+    if kind not in finished:
+        finished[kind] = tmp_path_factory.mktemp("finished") / "whole"
+        train(finished[kind], images, **settings)
+    whole, cut = finished[kind], tmp_path / "cut"
     with pytest.raises(KeyboardInterrupt):
-        train(tmp_path / "cut", images, Silent(fail_at), **settings)
-    train(tmp_path / "cut", images, **settings)
-    assert_same(checkpoint(tmp_path / "whole"), checkpoint(tmp_path / "cut"))
-    assert timeless(tmp_path / "whole") == timeless(tmp_path / "cut")
+        train(cut, images, Silent(fail_at), **settings)
+    saved = sorted((cut / "checkpoints").glob("*.safetensors"))
+    last = load_tensors(saved[-1])[1]["images"] if saved else 0
+    assert last < 4 * fail_at
+    assert saved or fail_at == 1
+    observer = Silent()
+    train(cut, images, observer, **settings)
+    assert observer.updates == 24 - last // 4
+    assert_same(checkpoint(whole), checkpoint(cut))
+    for name in ("unet.safetensors", "agent/agent.safetensors"):
+        assert_same(load_tensors(whole / name)[0], load_tensors(cut / name)[0])
+    assert timeless(whole) == timeless(cut)
+    for one, other in zip(frames(whole), frames(cut), strict=True):
+        assert one.images == other.images
+        assert np.array_equal(one.masks, other.masks)
+        assert np.array_equal(one.reconstructions, other.reconstructions)
+
+
+def frames(path: Path) -> list[Frame]:
+    with RunDirectory(path) as directory:
+        return directory.frames()
 
 
 def test_hardness_is_measured_ten_times_and_in_the_last_row(tmp_path, images):
@@ -256,3 +312,119 @@ def test_measuring_and_drawing_leave_no_trace(tmp_path, images):
         run.picture()
         assert_same(before, everything())
         assert env == str(run.env.episodes.state())
+
+
+# ---------------------------------------------------------------- other agents than A3C
+
+
+@pytest.mark.usefixtures("few_rows")
+def test_checkpoints_of_an_sb3_run_are_of_ends_of_rollouts(tmp_path, images, monkeypatch):
+    saved: list[int] = []
+    save = RunDirectory.save
+    monkeypatch.setattr(RunDirectory, "save", lambda run, one: (saved.append(one.images), save(run, one)))
+    train(tmp_path / "run", images, **KINDS["ppo"], images=52)
+    assert saved == [16, 32, 48, 52]  # and of the end of the run
+
+
+@pytest.mark.usefixtures("few_rows")
+@pytest.mark.parametrize("algo", sorted(AGENTS))
+def test_with_every_agent_the_unet_is_trained_equally_often(tmp_path, images, algo):
+    run = train(tmp_path / "run", images, algo=algo, images=16)
+    assert [int(row["unet_updates"]) for row in rows(tmp_path / "run")][-1] == 4
+    assert run.reconstructor.updates == 4
+    assert run.finished
+    loaded = load_agent(tmp_path / "run" / "agent")
+    assert loaded.name == algo
+    loaded.attach(run.env)
+    pixels = images.images(run.pictured)
+    assert np.array_equal(loaded.maps(pixels)[0], run.agent.maps(pixels)[0])
+    assert (tmp_path / "run" / "masks.png").exists()
+    last = frames(tmp_path / "run")[-1]
+    assert last.images == 16
+    assert last.masks.shape == (1, 16)
+
+
+@pytest.mark.usefixtures("few_rows")
+def test_the_unet_is_not_trained_while_it_is_frozen(tmp_path, images):
+    train(tmp_path / "run", images, algo="random", schedule="staged", images=48)
+    found = {int(row["images"]): int(row["unet_updates"]) for row in rows(tmp_path / "run")}
+    assert found == {12: 3, 24: 4, 36: 5, 48: 8}  # images 17 to 32 are the agent's alone
+
+
+# ---------------------------------------------------------------- rows
+
+
+@pytest.mark.usefixtures("few_rows")
+@pytest.mark.parametrize("algo", ["random", "oracle"])
+def test_a_judge_judges_the_masks_and_is_not_trained(tmp_path, images, algo):
+    with RunDirectory(tmp_path / "other") as directory:
+        other = Pretraining(RunSettings(**TINY, seed=9), images, directory).reconstructor
+    other.save(tmp_path / "judge.safetensors")
+    before = (tmp_path / "judge.safetensors").read_bytes()
+    run = train(tmp_path / "run", images, algo=algo, images=32, judge=str(tmp_path / "judge.safetensors"))
+    assert (tmp_path / "judge.safetensors").read_bytes() == before
+    assert isinstance(run.judge, Reconstructor)
+    assert run.judge.updates == 0
+    table = rows(tmp_path / "run")
+    assert len(table) == 4
+    assert all(np.isfinite(float(row["judged_hardness"])) for row in table)
+    last = table[-1]
+    assert float(last["judged_hardness"]) == pytest.approx(run.measure(8, other).hardness, rel=1e-4)
+    assert float(last["hardness"]) == pytest.approx(run.measure(8).hardness, rel=1e-4)
+    assert last["judged_hardness"] != last["hardness"]
+    if isinstance(run.agent, OracleAgent):  # it looked at the judge while it was judged, and then back
+        assert float(last["judged_hardness"]) > 1.02
+        pixels = images.images(run.pictured)
+        seen = run.agent.maps(pixels)[0]
+        run.agent.attach(run.env)
+        assert np.array_equal(run.agent.maps(pixels)[0], seen)
+
+
+@pytest.mark.usefixtures("few_rows")
+def test_without_a_judge_there_is_no_judged_hardness(tmp_path, images):
+    train(tmp_path / "run", images, algo="random", images=8)
+    assert [row["judged_hardness"] for row in rows(tmp_path / "run")] == ["nan"] * len(rows(tmp_path / "run"))
+
+
+@pytest.mark.usefixtures("few_rows")
+def test_numbers_of_sb3_without_a_column_go_to_tensorboard_only(tmp_path, images):
+    train(tmp_path / "run", images, **KINDS["ppo"], images=36)
+    found = EventAccumulator(str(tmp_path / "run"), size_guidance={"scalars": 0}).Reload()
+    assert {"train/approx_kl", "train/clip_fraction", "reward", "policy_loss"} <= set(found.Tags()["scalars"])
+    assert all(np.isfinite(event.value) for event in found.Scalars("train/approx_kl"))
+    header = (tmp_path / "run" / "metrics.csv").read_text().splitlines()[0]
+    assert header == ",".join(COLUMNS)
+    assert "train/" not in (tmp_path / "run" / "metrics.csv").read_text()
+    assert np.isfinite(float(rows(tmp_path / "run")[0]["policy_loss"]))
+
+
+@pytest.mark.usefixtures("few_rows")
+def test_a_row_is_the_mean_over_the_batches_that_have_the_number(tmp_path, images):
+    with RunDirectory(tmp_path / "run") as directory:
+        run = Pretraining(RunSettings(**TINY), images, directory)
+        run.observer = Silent()
+        nan = float("nan")
+        run._tally(Update(4, reward=1.0, unet_loss=2.0, policy_loss=nan, extras={"train/new": 8.0}))
+        run._tally(Update(4, reward=4.0, unet_loss=3.0, policy_loss=5.0))
+        run._tally(Update(4, reward=nan, unet_loss=7.0, policy_loss=7.0, extras={"train/new": nan}))
+        assert run.sums["reward"] == (5.0, 2)
+        assert run.sums["policy_loss"] == (12.0, 2)
+        run._record()
+        [row] = directory.rows
+        assert (row["reward"], row["unet_loss"], row["policy_loss"], row["train/new"]) == (2.5, 4.0, 6.0, 8.0)
+        assert np.isnan(row["value_loss"])
+        assert run.sums == {}
+        run._tally(Update(4, reward=9.0, unet_loss=1.0))
+        run._record()
+        assert directory.rows[1]["reward"] == 9.0
+        assert np.isnan(directory.rows[1]["policy_loss"])
+
+
+@pytest.mark.usefixtures("few_rows")
+def test_the_history_begins_with_the_untrained_agent_and_has_a_frame_for_each_row(tmp_path, images):
+    train(tmp_path / "run", images, images=32)
+    found = frames(tmp_path / "run")
+    assert [frame.images for frame in found] == [0, *(int(row["images"]) for row in rows(tmp_path / "run"))]
+    assert all(np.array_equal(frame.shown, found[0].shown) for frame in found)
+    assert not np.array_equal(found[0].reconstructions, found[-1].reconstructions)
+    assert set(found[0].shown.tolist()) <= set(split_held_out(images)[1].tolist())

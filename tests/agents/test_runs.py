@@ -89,10 +89,10 @@ def test_rows_are_written_under_the_agreed_header(path: Path) -> None:
     lines = (path / "metrics.csv").read_text().splitlines()
     assert lines[0] == (
         "images,seconds,images_per_second,unet_loss,reward,hardness,entropy,chosen_share,mask_ratio,"
-        "policy_loss,value_loss"
+        "policy_loss,value_loss,unet_updates,judged_hardness"
     )
-    assert lines[1] == "100,100.125,100.25,100.375,100.5,100.625,100.75,100.875,101,101.125,101.25"
-    assert lines[2] == "200,0.333333,200.25,200.375,123457,nan,200.75,200.875,201,201.125,201.25"
+    assert lines[1] == "100,100.125,100.25,100.375,100.5,100.625,100.75,100.875,101,101.125,101.25,101,101.5"
+    assert lines[2] == "200,0.333333,200.25,200.375,123457,nan,200.75,200.875,201,201.125,201.25,201,201.5"
     assert len(lines) == 3
 
 
@@ -135,7 +135,7 @@ def test_a_resumed_run_cuts_its_rows_back_and_goes_on(path: Path, kept: int) -> 
         for one in rows:
             run.add(one)
     with RunDirectory(path) as run:
-        run.restore_rows(rows[:kept])
+        run.restore(rows[:kept], 10**9)
         assert _steps(path) == ([100, 200][:kept], [100, 200][:kept])
         run.add(row(250))
         assert run.rows == [*rows[:kept], row(250)]
@@ -174,8 +174,8 @@ def test_rows_without_a_number_come_back_from_a_checkpoint(path: Path) -> None:
         run.save(checkpoint(100))
         found = run.latest()
         assert found is not None
-        run.restore_rows(found.about["rows"])
-    assert (path / "metrics.csv").read_text().splitlines()[1].endswith(",nan,101.25")
+        run.restore(found.about["rows"], 100)
+    assert (path / "metrics.csv").read_text().splitlines()[1].endswith(",nan,101.25,101,101.5")
 
 
 def test_two_checkpoints_are_kept(path: Path) -> None:

@@ -1,10 +1,14 @@
-"""Does hiding neighbours together pay? Agents on one frozen U-Net: `python -m benchmarks.coordination UNET DATA`.
+"""What agents can learn on one frozen U-Net: `python -m benchmarks.studies coordination|size UNET DATA`.
 
-`loss` regresses every patch's loss on its own, so it can only rank patches (half of its masks are random in training,
-as in HPM, or it would never learn of patches that it does not hide). a3c also hears what the image paid (lambda) and,
-with a horizon above 1, sees what it has hidden already. All hide the same quota. Hardness is given for sampled
-masks and for the likeliest ones, which `loss` always hides. The bounds at the end cheat: they look at the losses of the
-image itself, `ranked` patch by patch under random masks, `searched` by exchanging patches one after the other.
+Coordination: does hiding neighbours together pay? `loss` regresses every patch's loss on its own, so it can only rank
+patches (half of its masks are random in training, as in HPM, or it would never learn of patches that it does not hide).
+a3c also hears what the image paid (lambda) and, with a horizon above 1, sees what it has hidden already. All hide the
+same quota. Hardness is given for sampled masks and for the likeliest ones, which `loss` always hides. The bounds at the
+end cheat: they look at the losses of the image itself, `ranked` patch by patch under random masks, `searched` by
+exchanging patches one after the other.
+
+Size: a3c with a range of mask ratios, within which it decides for each image, against fixed ratios. Hardness is
+relative to random masks of the same sizes.
 """
 
 import sys
@@ -28,6 +32,7 @@ IMAGES, BATCH, SEEDS = 8_000, 24, 2
 DRAWS = 8  # masks an image, and random ones to compare with
 HALF = MaskRatio.parse(0.5)
 GRID = PatchGrid(64, 8)
+RATIOS = ("0.3:0.7", "0.3", "0.5", "0.7")
 STUDIED: list[tuple[str, int, dict[str, Any]]] = [
     ("loss", 1, {}),
     *(("a3c", 1, {"image_weight": weight}) for weight in (0.0, 0.5, 2.0)),
@@ -51,12 +56,9 @@ class Likeliest:
         return self.agent.act(observations, True, infos, generator)
 
 
-def main(unet: Path, data: str, images: int = IMAGES, seeds: int = SEEDS) -> None:
-    """Train, measure and print."""
-    torch.set_num_threads(1)
-    source = load_images(data, GRID.image_size)
+def coordination(source: ImageSet, judge: Reconstructor, images: int, seeds: int) -> Table:
+    """Loss regression against a3c, by lambda and horizon."""
     shown, held_out = split_held_out(source)
-    judge = Reconstructor.load(unet, GRID)
     table = Table("agent", "horizon", "lambda", "hardness, sampled", "hardness, likeliest", "images/s")
     for name, horizon, settings in STUDIED:
         sampled, likeliest, speeds = [], [], []
@@ -74,6 +76,45 @@ def main(unet: Path, data: str, images: int = IMAGES, seeds: int = SEEDS) -> Non
         table.add_row(name, str(horizon), str(settings.get("image_weight", "–")), *numbers, f"{np.mean(speeds):.0f}")
     for name, hardness in bounds(judge, source, held_out).items():
         table.add_row(name, "–", "–", "–", f"{hardness:.2f}", "–")
+    return table
+
+
+def size(source: ImageSet, judge: Reconstructor, images: int, seeds: int) -> Table:
+    """A range of mask ratios against fixed ones."""
+    shown, held_out = split_held_out(source)
+    table = Table(
+        "mask ratio", "hardness", "hidden, mean", "hidden, least – most of an image", "loss of hidden patches"
+    )
+    for ratio in RATIOS:
+        hardness, losses, masks = [], [], []
+        for seed in range(seeds):
+            env = PatchMaskVectorEnv(BATCH, data=source, indices=shown, unet=judge, mask_ratio=ratio)
+            env.reset(seed=seed)
+            agent = make_agent("a3c", env, seed)
+            agent.learn(env, images)
+            found = measure(agent, judge, source, held_out, MaskRatio.parse(ratio), 1, DRAWS)
+            hardness.append(found.hardness)
+            losses.append(found.losses.mean())
+            masks.append(found.masks.mean((0, 2)))  # share of each image that is hidden, over its masks
+            print(ratio, seed, f"{hardness[-1]:.3f} {masks[-1].mean():.3f}", flush=True)
+        shares = np.concatenate(masks)
+        table.add_row(
+            ratio,
+            f"{np.mean(hardness):.2f} ({min(hardness):.2f} – {max(hardness):.2f})",
+            f"{shares.mean():.2f}",
+            f"{shares.min():.2f} – {shares.max():.2f}",
+            f"{np.mean(losses):.3f}",
+        )
+    return table
+
+
+STUDIES = {"coordination": coordination, "size": size}
+
+
+def main(study: str, unet: Path, data: str, images: int = IMAGES, seeds: int = SEEDS) -> None:
+    """Train, measure and print."""
+    torch.set_num_threads(1)
+    table = STUDIES[study](load_images(data, GRID.image_size), Reconstructor.load(unet, GRID), images, seeds)
     Console(width=110).print(table)
 
 
@@ -119,4 +160,4 @@ def bounds(judge: Reconstructor, source: ImageSet, indices: Ints, looks: int = 1
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2], *map(int, sys.argv[3:]))
+    main(sys.argv[1], Path(sys.argv[2]), sys.argv[3], *map(int, sys.argv[4:]))
