@@ -137,8 +137,8 @@ class SB3Agent(Agent):
             with self._randomness():
                 self.policy = ActorCriticCnnPolicy(*spaces, **common)
         self.policy.to(self.device)
-        # running mean and variance of the logarithms of rewards
-        self.reward_mean, self.reward_variance = torch.zeros(()), torch.zeros(())
+        # running mean and variance of the logarithms of rewards, and the number of batches that they are of
+        self.reward_mean, self.reward_variance, self.reward_count = torch.zeros(3).unbind()
 
     def _optimiser(self) -> dict[str, Any]:
         """The policy's optimiser, as SB3 would make it."""
@@ -188,7 +188,8 @@ class SB3Agent(Agent):
     def _pay(self, earned: Returns) -> Returns:
         """Images differ in difficulty by factors, and the U-Net improves: logarithms, standardised, stay comparable."""
         logs = torch.from_numpy(np.log(np.maximum(earned, SMALLEST_REWARD))).float()
-        weight = 0.01 if self.reward_variance > 0 else 1.0
+        self.reward_count += 1
+        weight = max(0.01, 1 / self.reward_count.item())
         self.reward_mean.lerp_(logs.mean(), weight)
         self.reward_variance.lerp_((logs - self.reward_mean).square().mean(), weight)
         return np.asarray((logs - self.reward_mean) / (self.reward_variance.sqrt() + 1e-6), np.float64)
@@ -197,17 +198,18 @@ class SB3Agent(Agent):
         count = model.n_steps * model.n_envs
         try:
             model.learn(count, relay, log_interval=NEVER, reset_num_timesteps=False)
-        except ValueError:  # how PyTorch's distributions refuse what is not a number
-            if self._finite():
+        except ValueError as error:
+            if "constraint" not in str(error):  # how PyTorch's distributions refuse what is not a number
                 raise
-        if not self._finite():
-            raise TrainingError(
-                f"the policy of {self.name} is no longer finite; its step size is probably too large: "
-                f"lower --agent-learning-rate"
-            )
+            raise self._diverged() from None
+        if not all(bool(torch.isfinite(weight).all()) for weight in self.policy.parameters()):
+            raise self._diverged()
 
-    def _finite(self) -> bool:
-        return all(bool(torch.isfinite(weight).all()) for weight in self.policy.parameters())
+    def _diverged(self) -> TrainingError:
+        return TrainingError(
+            f"the policy of {self.name} is no longer finite; its step size is probably too large: "
+            f"lower --agent-learning-rate"
+        )
 
     def _numbers(self, logged: dict[str, float]) -> dict[str, Any]:
         """SB3's log in our words; what we have no word for goes to TensorBoard under its own name."""
@@ -242,11 +244,17 @@ class SB3Agent(Agent):
         infos: Infos | None = None,
         generator: torch.Generator | None = None,
     ) -> npt.NDArray[np.int8]:
-        """Masks `(B, N)` for images `(B, C, S, S)`: see the Agent protocol. Sampled ones hold about the quota."""
-        logits = self._logits(observations)
-        if not deterministic:
-            return torch.bernoulli(logits.sigmoid(), generator=generator or self.generator).numpy().astype(np.int8)
-        return highest(logits.numpy(), self.problem, infos)
+        """Masks `(B, N)` for images `(B, C, S, S)`: see the Agent protocol.
+
+        Of too many ones a random subset is kept, too few are filled up at random, as the environment would do it.
+        """
+        logits, generator = self._logits(observations), generator or self.generator
+        if deterministic:
+            return highest(logits.numpy(), self.problem, infos)
+        bits = torch.bernoulli(logits.sigmoid(), generator=generator)
+        scores = bits + torch.rand(bits.shape, generator=generator)
+        counts = bits.sum(1).clamp(*self.problem.quotas).long()
+        return highest(scores.numpy(), self.problem, infos, counts.numpy())
 
     def maps(
         self, observations: npt.NDArray[np.uint8]
@@ -267,8 +275,9 @@ class SB3Agent(Agent):
             for name, value in one.items()
         }
         weights = {f"policy.{name}": tensor.detach() for name, tensor in named.items()}
-        rewards = {"reward.mean": self.reward_mean, "reward.variance": self.reward_variance}
-        return weights | moments | rewards | {"generator": self.generator.get_state()}
+        rewards = {"mean": self.reward_mean, "variance": self.reward_variance, "count": self.reward_count}
+        scaling = {f"reward.{name}": tensor for name, tensor in rewards.items()}
+        return weights | moments | scaling | {"generator": self.generator.get_state()}
 
     def restore(self, state: dict[str, Tensor]) -> None:
         """Go back to what `state` returned."""
@@ -330,6 +339,8 @@ class PPOAgent(SB3Agent):
         settings = self.settings
         if settings.minibatches < 1 or settings.n_steps % settings.minibatches:
             raise SettingsError(f"minibatches {settings.minibatches} must divide n_steps {settings.n_steps}")
+        if settings.epochs < 1:
+            raise SettingsError(f"epochs {settings.epochs} must be 1 or more")
         minibatch = settings.n_steps * env.num_envs // settings.minibatches
         if minibatch < 2:
             raise SettingsError("ppo needs 2 images or more a minibatch; raise --batch-size")

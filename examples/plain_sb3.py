@@ -1,6 +1,6 @@
 """Plain Stable-Baselines3 on `AHM/PatchMask-v0`: `python examples/plain_sb3.py [STEPS [ENVS]]`.
 
-`PPO("CnnPolicy", gym.make("ahm_env:AHM/PatchMask-v0")).learn(10_000)` works as it stands. Here some environments run
+`PPO("CnnPolicy", gym.make("ahm_env:AHM/PatchMask-v0")).learn(2_048)` works as it stands. Here some environments run
 side by side; no adapter is needed for that either. Mean reward before and after the minute that 10,000 steps take on
 one core: 0.138 and 0.425.
 """

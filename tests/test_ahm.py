@@ -120,7 +120,7 @@ def test_the_help_names_the_defaults_of_the_settings():
         option = parameter.annotation.__metadata__[0]
         if name in ("out", "resume", "preset", "channels", "skip_bad", "judge", "backbone_weights"):
             continue
-        own = {"gamma": 0.95, "image_weight": 0.5, "policy": "maps", "backbone": "conv"}
+        own = {"gamma": 0.95, "image_weight": 2.0, "policy": "maps", "backbone": "conv"}
         own |= dict.fromkeys(("agent_learning_rate", "entropy_weight"), "the agent's own")
         expected = own.get(name) or getattr(defaults, name)
         assert option.show_default == str(expected), name

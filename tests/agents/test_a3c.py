@@ -501,7 +501,7 @@ def test_it_hides_two_patches_together_if_only_together_they_are_hard(toy_env: T
 @pytest.mark.parametrize(("horizon", "n_steps"), [(2, None), (2, 1), (3, 2)])
 def test_it_learns_over_several_steps(toy_env: Toy, textures: Pixels, horizon: int, n_steps: int | None) -> None:
     env = toy_env(textures, noisy(hard_three_times), quota=6, horizon=horizon)
-    agent = A3C(env, A3CSettings(n_steps=n_steps))
+    agent = A3C(env, A3CSettings(n_steps=n_steps, image_weight=0.5))
     agent.learn(env, 8 * 120)
     assert hardness(env, 100, 120) > 1.3  # 1.56 is the most
     assert torch.isfinite(weights(agent)).all()

@@ -26,10 +26,28 @@ def costs(kinds: Any, masks: Any) -> Any:
 
 
 @pytest.fixture(params=sorted(AGENTS))
-def agent(request: pytest.FixtureRequest, toy_env: Toy, textures: Pixels) -> Agent:
-    """Each agent there is, after it has learned a little on sizes between 4 and 12."""
-    env = toy_env(textures, costs, quota=(4, 12))
-    made = make_agent(request.param, env, seed=3)
+def env(
+    request: pytest.FixtureRequest, toy_env: Toy, textures: Pixels, phantoms: ImageSet, reconstructor: Reconstructor
+) -> Any:
+    """An environment for each agent there is, of sizes between 4 and 12; with a U-Net for those that look at it."""
+    if request.param in ("oracle", "progress", "autoencoder"):
+        made: Any = PatchMaskVectorEnv(8, data=phantoms, unet=reconstructor, mask_ratio="0.25:0.75")
+    else:
+        made = toy_env(textures, costs, quota=(4, 12))
+    made.agent = request.param
+    return made
+
+
+@pytest.fixture
+def pictures(env: Any, textures: Pixels) -> Pixels:
+    """Images with as many channels as the environment's."""
+    return np.repeat(textures, env.single_observation_space.shape[0], 1)
+
+
+@pytest.fixture
+def agent(env: Any) -> Agent:
+    """Each agent, after it has learned a little."""
+    made = make_agent(env.agent, env, seed=3)
     made.learn(env, 24)
     return made
 
@@ -131,9 +149,9 @@ def test_every_agent_has_its_own_name(agent: Agent) -> None:
     assert AGENTS[agent.name] is type(agent)
 
 
-def test_every_agent_makes_masks_within_the_quotas(agent: Agent, textures: Pixels) -> None:
+def test_every_agent_makes_masks_within_the_quotas(agent: Agent, pictures: Pixels) -> None:
     for deterministic in (False, True):
-        masks = agent.act(np.repeat(textures, 20, 0), deterministic)
+        masks = agent.act(np.repeat(pictures, 20, 0), deterministic)
         assert masks.shape == (40, 16)
         assert masks.dtype == np.int8
         assert set(np.unique(masks)) == {0, 1}
@@ -141,62 +159,65 @@ def test_every_agent_makes_masks_within_the_quotas(agent: Agent, textures: Pixel
         assert masks.sum(1).max() <= 12
 
 
-def test_every_agent_hides_what_is_choosable_and_never_what_is_hidden(agent: Agent, textures: Pixels) -> None:
+def test_every_agent_hides_what_is_choosable_and_never_what_is_hidden(agent: Agent, pictures: Pixels) -> None:
     hidden = np.zeros((40, 4, 4), bool)
     hidden[:, 1:3] = True
-    masks = agent.act(np.repeat(textures, 20, 0), infos={"mask": hidden, "choosable": np.arange(40) % 8})
+    masks = agent.act(np.repeat(pictures, 20, 0), infos={"mask": hidden, "choosable": np.arange(40) % 8})
     assert masks.sum(1).tolist() == (np.arange(40) % 8).tolist()
     assert not (masks.astype(bool) & hidden.reshape(40, -1)).any()
 
 
-def test_every_agent_has_a_policy_map(agent: Agent, textures: Pixels) -> None:
-    policy, values = agent.maps(textures)
+def test_every_agent_has_a_policy_map(agent: Agent, pictures: Pixels) -> None:
+    policy, values = agent.maps(pictures)
     assert policy.shape == (2, 16)
     assert policy.dtype == np.float32
     assert values is None or values.shape == (2, 16)
 
 
-def test_every_agent_acts_with_the_generator_it_is_given(agent: Agent, textures: Pixels) -> None:
+def test_every_agent_acts_with_the_generator_it_is_given(agent: Agent, pictures: Pixels) -> None:
     before = agent.generator.get_state()
-    images = np.repeat(textures, 20, 0)
+    images = np.repeat(pictures, 20, 0)
     first, again, other = (agent.act(images, generator=torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
     assert torch.equal(agent.generator.get_state(), before)
     assert np.array_equal(first, again)
     assert not np.array_equal(first, other)
 
 
-def test_every_agent_restored_acts_as_it_did(agent: Agent, textures: Pixels) -> None:
+def test_every_agent_restored_acts_as_it_did(agent: Agent, pictures: Pixels) -> None:
     state = {name: tensor.clone() for name, tensor in agent.state().items()}
-    first = agent.act(np.repeat(textures, 20, 0))
-    assert not np.array_equal(agent.act(np.repeat(textures, 20, 0)), first)
+    first = agent.act(np.repeat(pictures, 20, 0))
+    assert not np.array_equal(agent.act(np.repeat(pictures, 20, 0)), first)
     agent.restore(state)
-    assert np.array_equal(agent.act(np.repeat(textures, 20, 0)), first)
+    assert np.array_equal(agent.act(np.repeat(pictures, 20, 0)), first)
 
 
-def test_every_agent_can_share_its_memory(agent: Agent, toy_env: Toy, textures: Pixels) -> None:
+def test_every_agent_that_several_processes_train_can_share_its_memory(agent: Agent, env: Any) -> None:
+    if not agent.parallel:
+        pytest.skip(f"{agent.name} trains in one process")
     agent.share_memory()
     assert all(tensor.is_shared() for name, tensor in agent.state().items() if name != "generator")
-    agent.learn(toy_env(textures, costs, quota=(4, 12)), 8)
+    agent.learn(env, 8)
 
 
 # ---------------------------------------------------------------- files
 
 
-def test_a_saved_agent_comes_back_as_it_was(agent: Agent, textures: Pixels, tmp_path: Path) -> None:
+def test_a_saved_agent_comes_back_as_it_was(agent: Agent, env: Any, pictures: Pixels, tmp_path: Path) -> None:
     save_agent(agent, tmp_path / "agent")
     loaded = load_agent(tmp_path / "agent")
+    loaded.attach(env)
     assert type(loaded) is type(agent)
     assert (loaded.problem, loaded.settings) == (agent.problem, agent.settings)
-    policy, values = agent.maps(textures)
-    loaded_policy, loaded_values = loaded.maps(textures)
+    policy, values = agent.maps(pictures)
+    loaded_policy, loaded_values = loaded.maps(pictures)
     assert np.array_equal(loaded_policy, policy)
     assert (values is None) == (loaded_values is None)
     if values is not None and loaded_values is not None:
         assert np.array_equal(loaded_values, values)
     assert np.array_equal(
-        loaded.act(textures, True, generator=_seeded()), agent.act(textures, True, generator=_seeded())
+        loaded.act(pictures, True, generator=_seeded()), agent.act(pictures, True, generator=_seeded())
     )
-    images = np.repeat(textures, 20, 0)
+    images = np.repeat(pictures, 20, 0)
     assert np.array_equal(loaded.act(images), agent.act(images))  # its generator as well
 
 
