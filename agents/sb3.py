@@ -198,12 +198,21 @@ class SB3Agent(Agent):
         count = model.n_steps * model.n_envs
         try:
             model.learn(count, relay, log_interval=NEVER, reset_num_timesteps=False)
-        except ValueError as error:
-            if "constraint" not in str(error):  # how PyTorch's distributions refuse what is not a number
+        except (ValueError, RuntimeError):  # how PyTorch refuses to draw from what is not a number
+            if self._finite(model._last_obs):
                 raise
             raise self._diverged() from None
-        if not all(bool(torch.isfinite(weight).all()) for weight in self.policy.parameters()):
+        if not self._finite():
             raise self._diverged()
+
+    def _finite(self, observations: Any = None) -> bool:
+        """Whether the weights are numbers, and what they make of these observations."""
+        if not all(bool(torch.isfinite(weight).all()) for weight in self.policy.parameters()):
+            return False
+        try:
+            return observations is None or bool(torch.isfinite(self._logits(observations)).all())
+        except ValueError:  # refused by PyTorch before we can look
+            return False
 
     def _diverged(self) -> TrainingError:
         return TrainingError(
