@@ -218,6 +218,30 @@ def report(
     raise typer.Exit(make(runs, out))
 
 
+@app.command("annotate")
+def annotate(
+    sam: Annotated[
+        Path, typer.Option(help="Directory with config.json and model.safetensors of a SAM.", show_default=False)
+    ],
+    data: Annotated[
+        str, typer.Option(help="Images: a folder, a .npz file, or phantom[:COUNT[:SEED]].", show_default=False)
+    ],
+    out: Annotated[Path, typer.Option(help="Directory of the labelled source that comes of it.", show_default=False)],
+    prompt: Annotated[
+        str, typer.Option(help="center, box, grid, or a CSV file of points: image,x,y[,label] in pixels.")
+    ] = "center",
+    split: Annotated[str, typer.Option(help="train, val, test or all.")] = "all",
+    device: Annotated[str, typer.Option(help="cpu, cuda, mps or auto.")] = "auto",
+) -> None:
+    """Let Segment Anything draw masks, for training; where the source has masks, measure its own against them.
+
+    The same command goes on where it was. Ends with status 1 where images were skipped.
+    """
+    from downstream.annotation import annotate as draw
+
+    raise typer.Exit(draw(sam, prompt, data, out, split, device))
+
+
 @data_app.command("check")
 def data_check(
     source: Annotated[str, typer.Argument(help="A folder, a .npz file, or phantom[:COUNT[:SEED]].")],
@@ -226,6 +250,88 @@ def data_check(
     from agents.console import check_data
 
     raise typer.Exit(check_data(source))
+
+
+LabelledData = Annotated[
+    str | None, flag("--data", "Labelled images: a folder, a .npz file, or phantom[:COUNT[:SEED]].", "phantom")
+]
+
+
+def count_or_all(text: str | None) -> int | None:
+    """The number of labels; None is all."""
+    if text is None or text == "all":
+        return None
+    if not text.isdigit():
+        raise typer.BadParameter(f"{text!r} is neither a number nor all")
+    return int(text)
+
+
+@app.command("finetune")
+def finetune(
+    task: Annotated[str | None, flag("--task", "segmentation or classification.", "segmentation")] = None,
+    start: Annotated[
+        str | None, flag("--from", "A run of train-agent, a file of U-Net weights, or scratch.", "scratch")
+    ] = None,
+    data: LabelledData = None,
+    labels: Annotated[
+        str | None, flag("--labels", "How many images of the train split count as labelled, or all.", "all")
+    ] = None,
+    out: Annotated[Path | None, flag("--out", "Directory of the run.", "runs/TASK-NUMBER")] = None,
+    resume: Resume = False,
+    preset: Annotated[str | None, flag("--preset", "paper: the published recipe; flags win over it.")] = None,
+    seed: Seed = None,
+    device: Device = None,
+    flips: Annotated[
+        bool | None, typer.Option("--tta", help="Test on mirror images too.", show_default=False, rich_help_panel="Run")
+    ] = None,
+    steps: Annotated[int | None, flag("--steps", "Optimiser steps.", "800", "Learning")] = None,
+    batch_size: Annotated[int | None, flag("--batch-size", "Images a step.", "8", "Learning")] = None,
+    learning_rate: Annotated[
+        float | None, flag("--learning-rate", "Highest step size of Adam.", "0.001", "Learning")
+    ] = None,
+    schedule: Annotated[str | None, flag("--schedule", "cosine or steps.", "cosine", "Learning")] = None,
+    weight_decay: Annotated[float | None, flag("--weight-decay", "Of AdamW.", "0", "Learning")] = None,
+    average: Annotated[
+        float | None, flag("--average", "Decay of the running mean of the weights; 0: none.", "0", "Learning")
+    ] = None,
+    augment: Annotated[
+        str | None, flag("--augment", "none, flips, affine, or full (with elastic bending).", "affine", "Learning")
+    ] = None,
+    select: Annotated[
+        float | None, flag("--select", "Share of the labelled images by which the best state is kept.", "0", "Learning")
+    ] = None,
+    transfer: Annotated[
+        str | None, flag("--transfer", "What is taken from the pretrained U-Net: all or encoder.", "all", "Model")
+    ] = None,
+    model: Annotated[str | None, flag("--model", "unet, or vgg16 to classify.", "unet", "Model")] = None,
+    weights: Annotated[
+        str | None, flag("--weights", "A file such as vgg16-397923af.pth, for vgg16.", False, "Model")
+    ] = None,
+    crop_with: Annotated[
+        str | None, flag("--crop-with", "Classify the lesion that this fine-tuned segmenter finds.", False, "Model")
+    ] = None,
+    width: Annotated[
+        int | None, flag("--width", "Channels of the U-Net's first level.", "the run's, else 16", "Model")
+    ] = None,
+    norm: Annotated[str | None, flag("--norm", "batch or group.", "the run's, else batch", "Model")] = None,
+    image_size: Annotated[int | None, flag("--image-size", "Pixels a side.", "the run's, else 64", "Images")] = None,
+    channels: Annotated[
+        int | None, flag("--channels", "1 or 3.", "the run's, else what the images are", "Images")
+    ] = None,
+    fit: Annotated[str | None, flag("--fit", "stretch or pad.", "the run's, else stretch", "Images")] = None,
+    skip_bad: Annotated[
+        bool | None,
+        typer.Option("--skip-bad", help="Go on without bad images.", show_default=False, rich_help_panel="Images"),
+    ] = None,
+) -> None:
+    """Fine-tune a U-Net, pretrained or not, on few labelled images, and test it once at the end."""
+    given = dict(locals())
+    for name in ("start", "out", "resume", "preset"):
+        del given[name]
+    given["labels"] = count_or_all(labels)
+    from downstream.tasks_console import finetune as tune
+
+    raise typer.Exit(tune(given, start, preset, out, resume))
 
 
 def main() -> None:

@@ -6,21 +6,47 @@ from contextlib import contextmanager
 from math import isnan
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from agents.directory import Directory, Row, S, free_directory
 from agents.measuring import Measurement
 from agents.pretraining import Pretraining
-from agents.runs import Row, RunDirectory, default_out, free_directory
+from agents.runs import RunDirectory, default_out
 from agents.settings import PRESETS, RunSettings
 from ahm_env import ImageSet, RunError, load_images
 from ahm_env.images import check_source
+from ahm_env.images.source import Source
 
 LOADED_LINE = 5_000  # images between two lines about loading, outside a terminal
+
+
+class ImageSettings(Protocol):
+    """Settings that say which images, and how they become pixels."""
+
+    @property
+    def data(self) -> str:
+        """Source of images."""
+
+    @property
+    def image_size(self) -> int:
+        """Pixels a side."""
+
+    @property
+    def channels(self) -> int | None:
+        """1, 3, or None: what the images are."""
+
+    @property
+    def fit(self) -> str:
+        """How images become square."""
+
+    @property
+    def skip_bad(self) -> bool:
+        """Whether to go on without images that cannot be read."""
 
 
 class Display:
@@ -115,7 +141,7 @@ def train_agent(given: Mapping[str, Any], preset: str | None, out: Path | None, 
     if out is None and settings is not None:
         out = free_directory(*default_out(settings))
     directory = RunDirectory(Path(out or "."))
-    settings = _agree(directory, settings, {**PRESETS.get(preset or "", {}), **given})
+    settings = agree(directory, settings, {**PRESETS.get(preset or "", {}), **given})
     images = load(settings, console)
     with directory:
         if directory.settings() is None:
@@ -143,7 +169,7 @@ def train_agent(given: Mapping[str, Any], preset: str | None, out: Path | None, 
     return 0
 
 
-def _agree(directory: RunDirectory, settings: RunSettings | None, given: Mapping[str, Any]) -> RunSettings:
+def agree(directory: Directory[S], settings: S | None, given: Mapping[str, Any]) -> S:
     """The settings to run with: those of a new run, or, where `settings` is None, those of the run in the directory.
 
     Raises:
@@ -166,11 +192,16 @@ def _agree(directory: RunDirectory, settings: RunSettings | None, given: Mapping
     return settings
 
 
-def load(settings: RunSettings, console: Console) -> ImageSet:
-    """Load the images; they are decoded where that was not done before."""
-    with _reading(console) as report:
+def load(settings: ImageSettings, console: Console, source: Source | None = None) -> ImageSet:
+    """Load the images of a run, or those of another source; they are decoded where that was not done before."""
+    with reading(console) as report:
         images = load_images(
-            settings.data, settings.image_size, settings.channels, settings.fit, settings.skip_bad, progress=report
+            source or settings.data,
+            settings.image_size,
+            settings.channels,
+            settings.fit,
+            settings.skip_bad,
+            progress=report,
         )
     if images.skipped:
         console.print(f"[yellow]warning:[/] {images.skipped:,} bad images were left out; `ahm data check` lists them")
@@ -226,7 +257,7 @@ def check_data(source: str) -> int:
         The exit status: 0, or 2 where there are problems.
     """
     console = make_console()
-    with _reading(console) as report_progress:
+    with reading(console) as report_progress:
         report = check_source(source, report_progress)
     table = Table(title=escape(source), show_header=False)
     sizes = [f"{width} x {height} ({count:,})" for (width, height), count in report.sizes.most_common(4)]
@@ -254,7 +285,7 @@ def check_data(source: str) -> int:
 
 
 @contextmanager
-def _reading(console: Console) -> Iterator[Callable[[int, int], None]]:
+def reading(console: Console) -> Iterator[Callable[[int, int], None]]:
     """A bar, or lines outside a terminal, for images that are being read."""
     bar = Progress(
         TextColumn("reading images"),

@@ -1,9 +1,6 @@
 """The run: the agent proposes, the U-Net learns, and everything is measured, saved and drawn on the way."""
 
-import signal
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from math import ceil
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,9 +11,10 @@ from PIL import Image
 
 from agents import learns, make_agent, save_agent
 from agents.agent import Update
+from agents.directory import Checkpoint, Interruption, Row
 from agents.frames import take_frame
 from agents.measuring import Measurement, measure
-from agents.runs import Checkpoint, Row, RunDirectory
+from agents.runs import RunDirectory
 from agents.schedule import Stage, make_env, make_reconstructor, play_stage, set_curriculum, split_held_out, stages
 from agents.settings import RunSettings
 from agents.workers import Counter, Workers
@@ -83,7 +81,7 @@ class Pretraining:
         ]
         self.sums: dict[str, tuple[float, int]] = {}
         self.row_start = (0, 0.0)
-        self.stopped_by: int | None = None
+        self._interruption = Interruption()
         self._warned = False
         self._env_state = self.env.episodes.state()
         self._restore()
@@ -107,6 +105,11 @@ class Pretraining:
         self.directory.restore(about["rows"], self.seen)
 
     @property
+    def stopped_by(self) -> int | None:
+        """The signal that ended the run, None where none did."""
+        return self._interruption.signal
+
+    @property
     def finished(self) -> bool:
         """Whether all images have been shown, and all is written."""
         rows = self.directory.rows
@@ -127,7 +130,7 @@ class Pretraining:
         self.observer = observer
         counter = Counter(self.seen, shared=self.processes > 1)
         team = (self.processes, self.settings, self.images, self.shown, self.reconstructor, self.agent, counter)
-        with self._signals(), Workers(*team) as workers:
+        with self._interruption.watch(), Workers(*team) as workers:
             self._began = self._saved = time.monotonic()
             self._seconds_before = self.seconds
             if self.seen == 0:
@@ -262,17 +265,3 @@ class Pretraining:
         scales = {name: limits(patch_map) for name, patch_map in maps.items()}
         overlays = {name: overlay(shown, maps[name], scale=scale) for name, scale in scales.items()}
         return panel({"image": shown, **overlays, **reconstruction_columns(images, masks, made, losses)}, scales)
-
-    @contextmanager
-    def _signals(self) -> Iterator[None]:
-        """Let Ctrl-C and SIGTERM end the run after the batch that is under way."""
-
-        def stop(number: int, _: Any) -> None:
-            self.stopped_by = number
-
-        before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)

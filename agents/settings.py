@@ -3,7 +3,7 @@
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from typing import Any, Self
 
 import torch
 
@@ -30,7 +30,34 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 @dataclass(frozen=True)
-class RunSettings:
+class Settings:
+    """Settings that a run is repeated by: plain values, through JSON and back."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """All settings, as JSON can hold them."""
+        return asdict(self)
+
+    def differences(self, given: Mapping[str, Any]) -> list[str]:
+        """Names of those given settings that are not this run's; None is not given."""
+        own = self.as_dict()
+        return sorted(key for key, value in given.items() if value is not None and own.get(key) != value)
+
+    @classmethod
+    def from_dict(cls, settings: Mapping[str, Any]) -> Self:
+        """Read what `as_dict` gave.
+
+        Raises:
+            SettingsError: A setting is missing or unknown.
+        """
+        names = {one.name for one in fields(cls)}
+        if set(settings) != names:
+            odd = sorted(set(settings) ^ names)
+            raise SettingsError(f"settings {', '.join(odd)} are missing or unknown: another version wrote them")
+        return cls(**settings)
+
+
+@dataclass(frozen=True)
+class RunSettings(Settings):
     """Settings of a run; the same settings, images and one worker give the same weights, bit for bit."""
 
     algo: str = "a3c"
@@ -164,26 +191,9 @@ class RunSettings:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         return cores if self.torch_device.type == "cpu" else 1
 
-    def as_dict(self) -> dict[str, Any]:
-        """All settings, as JSON can hold them."""
-        return asdict(self)
-
     def differences(self, given: Mapping[str, Any]) -> list[str]:
         """Names of those given settings that are not this run's; `agent` settings by their own names."""
-        flat = {**self.as_dict(), **self.agent}
-        asked = {key: value for key, value in given.items() if key != "agent" and value is not None}
-        asked |= given.get("agent") or {}
-        return sorted(key for key, value in asked.items() if flat.get(key) != value)
-
-    @classmethod
-    def from_dict(cls, settings: Mapping[str, Any]) -> "RunSettings":
-        """Read what `as_dict` gave.
-
-        Raises:
-            SettingsError: A setting is missing or unknown.
-        """
-        names = {one.name for one in fields(cls)}
-        if set(settings) != names:
-            odd = sorted(set(settings) ^ names)
-            raise SettingsError(f"settings {', '.join(odd)} are missing or unknown: another version wrote them")
-        return cls(**settings)
+        own = self.agent
+        asked = {key: value for key, value in (given.get("agent") or {}).items() if value is not None}
+        others = {key: value for key, value in given.items() if key != "agent"}
+        return sorted([*super().differences(others), *(key for key, value in asked.items() if own.get(key) != value)])

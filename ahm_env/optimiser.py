@@ -10,11 +10,20 @@ _STATE = ("step", "exp_avg", "exp_avg_sq")
 
 
 class SharedAdam(torch.optim.Adam):
-    """Adam (Kingma, Ba, ICLR 2015), its moments allocated at once and in a fixed order."""
+    """Adam (Kingma, Ba, ICLR 2015), its moments allocated at once and in a fixed order.
 
-    def __init__(self, parameters: Iterable[Parameter], learning_rate: float) -> None:
+    Weight decay is apart from the moments, as in AdamW (Loshchilov, Hutter, ICLR 2019).
+    """
+
+    def __init__(self, parameters: Iterable[Parameter], learning_rate: float, weight_decay: float = 0.0) -> None:
         weights = list(parameters)
-        super().__init__(weights, lr=learning_rate, fused=weights[0].device.type != "mps")
+        super().__init__(
+            weights,
+            lr=learning_rate,
+            weight_decay=weight_decay,
+            decoupled_weight_decay=True,
+            fused=weights[0].device.type != "mps",
+        )
         for weight in weights:
             step = torch.zeros((), device=weight.device)
             moments = (torch.zeros_like(weight, memory_format=torch.preserve_format) for _ in range(2))

@@ -118,14 +118,19 @@ class UNet(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Map `(B, n_channels, H, W)` to `(B, n_classes, H, W)`; H and W at least 16."""
+        level1, level2, level3, level4, deepest = self.encode(images)
+        features = self.up1(deepest, level4)
+        features = self.up2(features, level3)
+        features = self.up3(features, level2)
+        return self.outc(self.up4(features, level1))  # type: ignore[no-any-return]
+
+    def encode(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """The encoder's features of `(B, n_channels, H, W)`, from full resolution down to a sixteenth of it."""
         level1 = self.inc(images)
         level2 = self.down1(level1)
         level3 = self.down2(level2)
         level4 = self.down3(level3)
-        features = self.up1(self.down4(level4), level4)
-        features = self.up2(features, level3)
-        features = self.up3(features, level2)
-        return self.outc(self.up4(features, level1))  # type: ignore[no-any-return]
+        return level1, level2, level3, level4, self.down4(level4)
 
 
 def initialise(module: nn.Module, generator: torch.Generator) -> None:

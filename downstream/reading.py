@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from agents.directory import Row
 from agents.frames import Frame
-from agents.runs import COLUMNS, Row, RunDirectory
+from agents.runs import COLUMNS, RunDirectory
 from agents.settings import RunSettings
 from ahm_env import RunError
 from downstream.curves import Chart, Curve, Points, draw, over_seeds

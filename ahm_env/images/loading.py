@@ -1,7 +1,11 @@
 """From the name of a source to an `ImageSet`: found in the cache, or decoded into it."""
 
-from dataclasses import asdict
+from collections.abc import Iterator
+from dataclasses import asdict, replace
 from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
 
 from ahm_env.errors import ImageError
 from ahm_env.images.building import Progress, build
@@ -11,16 +15,18 @@ from ahm_env.images.image_set import ImageSet
 from ahm_env.images.npz import Npz
 from ahm_env.images.phantom import Phantom
 from ahm_env.images.pixels import PixelSettings
-from ahm_env.images.source import Source
+from ahm_env.images.source import Sample, Source
 
 
-def find_source(source: str | Path, image_size: int) -> Source:
-    """The source of that name.
+def find_source(source: str | Path | Source, image_size: int) -> Source:
+    """The source of that name; a source is its own.
 
     Raises:
         ImageError: There is no such file or folder, or it is of no known kind.
         SettingsError: The phantom is misspelt.
     """
+    if not isinstance(source, str | Path):
+        return source
     text = str(source)
     if text.partition(":")[0] == Phantom.kind:
         return Phantom(text, image_size)
@@ -34,7 +40,7 @@ def find_source(source: str | Path, image_size: int) -> Source:
 
 
 def load_images(
-    source: str | Path,
+    source: str | Path | Source,
     image_size: int = 64,
     channels: int | None = None,
     fit: str = "stretch",
@@ -45,7 +51,7 @@ def load_images(
     """Opens a set of images; the first time, decodes it into the cache.
 
     Args:
-        source: A folder, an .npz file of MedMNIST or MedSegBench, or `phantom[:COUNT[:SEED]]`.
+        source: A folder, an .npz file of MedMNIST or MedSegBench, `phantom[:COUNT[:SEED]]`, or a `Source`.
         image_size: S: every image becomes S x S pixels.
         channels: 1 (grey) or 3 (RGB); None takes 1 if every image is grey, else 3.
         fit: "stretch", or "pad", which keeps the aspect ratio.
@@ -73,6 +79,41 @@ def load_images(
                 with new_entry(root, key) as directory:
                     build(directory, found.catalogue(), settings, skip_bad, str(source), progress)
     return ImageSet(entry, str(source))
+
+
+def originals(images: ImageSet, indices: npt.ArrayLike) -> Iterator[Sample]:
+    """The images of a set as their source has them, at their own size; masks hold the numbers that the set's do.
+
+    Args:
+        images: The set.
+        indices: (B,) integers, ascending.
+
+    Yields:
+        One sample an index; only these are decoded, unless bad images were left out of the set.
+
+    Raises:
+        ImageError: The source has changed since the set was made.
+    """
+    wanted = {images.names[index] for index in np.atleast_1d(np.asarray(indices))}
+    positions = set(np.atleast_1d(np.asarray(indices)).tolist())
+    found = 0
+    for position, load in enumerate(find_source(images.source, images.image_size).catalogue().samples):
+        if images.skipped == 0 and position not in positions:
+            continue
+        try:
+            sample = load()
+        except ImageError:
+            if images.skipped:
+                continue
+            raise
+        if sample.name not in wanted:
+            continue
+        found += 1
+        if sample.mask is not None and images.binary_masks:
+            sample = replace(sample, mask=np.not_equal(sample.mask, 0).astype(np.uint8))
+        yield sample
+    if found != len(wanted):
+        raise ImageError(f"{images.source}: its images have changed since they were read; start again")
 
 
 def _usable(entry: Path, skip_bad: bool) -> bool:

@@ -12,7 +12,8 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from agents.runs import COLUMNS, Checkpoint, Row, RunDirectory, free_directory
+from agents.directory import Checkpoint, Row, free_directory
+from agents.runs import COLUMNS, RunDirectory
 from agents.settings import RunSettings
 from ahm_env import CheckpointError, RunError
 

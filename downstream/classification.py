@@ -1,0 +1,76 @@
+"""Classification: the classes that a model gives to images, and how often it is right."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ahm_env import ImageSet
+from ahm_env.masks import Ints
+from downstream.metrics import ClassificationScores, score_labels
+from downstream.models import Model
+from downstream.pictures import draw_confusion, save_picture
+from downstream.tables import write_rows
+
+BATCH = 64  # images at once
+
+
+@dataclass(frozen=True)
+class ClassificationAssessment:
+    """How well a model classifies a set of images.
+
+    Attributes:
+        classes: Names of the K classes.
+        images: Names of the B images.
+        truth: `(B,)` class numbers.
+        probabilities: `(B, K)`.
+        scores: What these come to.
+    """
+
+    classes: tuple[str, ...]
+    images: Sequence[str]
+    truth: Ints
+    probabilities: npt.NDArray[np.float32]
+    scores: ClassificationScores
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """The measures, as JSON can hold them; a measure that is not defined is None."""
+        one = self.scores
+        return {
+            "accuracy": one.accuracy,
+            "balanced_accuracy": one.balanced_accuracy,
+            "auroc": None if np.isnan(one.auroc) else one.auroc,
+            "classes": list(self.classes),
+            "confusion": one.confusion.tolist(),
+        }
+
+    def write(self, directory: Path) -> None:
+        """Write `test.csv`, a row an image, and `confusion.png`."""
+        rows = []
+        for name, number, row in zip(self.images, self.truth, self.probabilities, strict=True):
+            shares = {f"p {label}": f"{share:.6g}" for label, share in zip(self.classes, row, strict=True)}
+            rows.append(
+                {"image": name, "label": self.classes[number], "prediction": self.classes[row.argmax()]} | shares
+            )
+        write_rows(directory / "test.csv", rows)
+        save_picture(directory / "confusion.png", draw_confusion(self.scores.confusion, self.classes))
+
+
+def assess_classifier(model: Model, images: ImageSet, indices: Ints, flips: bool = False) -> ClassificationAssessment:
+    """Classify labelled images, and compare.
+
+    Args:
+        model: A model of classification.
+        images: The images; their classes are the model's.
+        indices: Which of them; all have a label.
+        flips: Test-time augmentation.
+    """
+    parts = np.array_split(indices, max(1, -(-len(indices) // BATCH)))
+    probabilities = np.concatenate([model.probabilities(images.images(part), flips) for part in parts])
+    truth = images.labels(indices)
+    names = [images.names[index] for index in indices]
+    return ClassificationAssessment(model.card.classes, names, truth, probabilities, score_labels(truth, probabilities))

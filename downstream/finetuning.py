@@ -1,0 +1,305 @@
+"""The run of fine-tuning: labelled images in, a tested model out, and everything saved on the way."""
+
+import json
+import time
+from dataclasses import dataclass
+from math import ceil, nan
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from torch import Tensor
+
+from agents.directory import Checkpoint, Directory, Interruption, Row
+from ahm_env import ImageError, ImageSet, SettingsError
+from ahm_env.files import write_text
+from ahm_env.masks import Ints
+from downstream.classification import assess_classifier
+from downstream.cropping import SEGMENTER_FILE, load_segmenter
+from downstream.labelled import choose_labelled
+from downstream.models import MODEL_FILE, Card, Model, Start
+from downstream.segmentation import assess_segmenter
+from downstream.settings import FinetuneSettings
+from downstream.training import Trainer
+from downstream.vgg import IMAGENET_DEVIATION, IMAGENET_MEAN, VGG16
+
+COLUMNS = ("images", "seconds", "images_per_second", "loss", "learning_rate", "selection")
+ROWS = 20
+PATIENCE = 6  # rows without a better selection after which a run with --select stops
+CHECKPOINT_SECONDS = 60.0
+
+
+class FinetuneDirectory(Directory[FinetuneSettings]):
+    """A run of fine-tuning on disk. Use as a context manager."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, FinetuneSettings, COLUMNS, ("images",))
+
+
+class Observer(Protocol):
+    """Who is told how it goes."""
+
+    def on_update(self, images: int, loss: float) -> None:
+        """After every step."""
+
+    def on_row(self, row: Row) -> None:
+        """After every row of `metrics.csv`."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """Which images do what.
+
+    Attributes:
+        learn: Learned from.
+        select: The best state is selected by these; empty where the last one is kept.
+        test: Tested on, once, at the end; empty where there is neither a test nor a val split.
+        test_name: `test`, or `val` where there is no test split.
+    """
+
+    learn: Ints
+    select: Ints
+    test: Ints
+    test_name: str
+
+    @classmethod
+    def make(cls, settings: FinetuneSettings, images: ImageSet) -> "Split":
+        """Split the images of a set.
+
+        Raises:
+            SettingsError: Fewer labelled images than asked for.
+            ImageError: There are no masks or labels.
+        """
+        train = usable(settings.task, images, images.split("train"))
+        if not train.size:
+            what = "mask" if settings.task == "segmentation" else "label"
+            raise ImageError(f"{images.source}: no image of its train split has a {what}; check with `ahm data check`")
+        labelled = choose_labelled(images, train, settings.labels, settings.seed)
+        held = round(settings.select * len(labelled))
+        if settings.select and not 0 < held < len(labelled):
+            raise SettingsError(
+                f"--select {settings.select} of {len(labelled)} images leaves none; ask for more labels"
+            )
+        order = np.random.default_rng((settings.seed, 2)).permutation(labelled)
+        name = "test" if images.split("test").size else "val"
+        test = usable(settings.task, images, images.split(name))
+        return cls(np.sort(order[held:]), np.sort(order[:held]), test, name)
+
+
+class Finetuning:
+    """One run of fine-tuning from its start, or from its last checkpoint, to its end.
+
+    Args:
+        settings: What to compute.
+        images: The images.
+        directory: The run directory, held by this process.
+        start: The pretrained weights.
+
+    Raises:
+        AHMError: Settings, images and start do not go together.
+    """
+
+    def __init__(
+        self, settings: FinetuneSettings, images: ImageSet, directory: FinetuneDirectory, start: Start
+    ) -> None:
+        self.settings, self.images, self.directory = settings, images, directory
+        self.split = Split.make(settings, images)
+        self.model = Model.create(make_card(settings, images, start), settings.seed, settings.device)
+        if settings.weights is not None and isinstance(self.model.network, VGG16):
+            self.model.network.load_published(Path(settings.weights))
+        start.transfer(self.model, settings.transfer == "encoder")
+        if settings.task == "classification":
+            check_classes(images, self.split.learn, self.model.card.classes)
+        self.trainer = Trainer(self.model, images, self.split.learn, settings, settings.seed)
+        self.interruption = Interruption()
+        self.seconds, self._losses, self._row_start = 0.0, (0.0, 0), (0, 0.0)
+        self._best: tuple[float, dict[str, Tensor]] = (-1.0, {})
+        self._restore()
+
+    @property
+    def seen(self) -> int:
+        """Images shown so far."""
+        return self.trainer.step * self.settings.batch_size
+
+    @property
+    def learned(self) -> bool:
+        """Whether there is nothing left to learn: all steps are done, or selection has stopped the run."""
+        if self.trainer.step >= self.settings.steps:
+            return True
+        values = [row["selection"] for row in self.directory.rows]
+        return bool(self.settings.select and len(values) > PATIENCE and max(values[-PATIENCE:]) < max(values))
+
+    @property
+    def finished(self) -> bool:
+        """Whether all is learned, tested and written."""
+        return (self.directory.path / "test.json").exists()
+
+    def run(self, observer: Observer) -> dict[str, Any] | None:
+        """Learn to the end, or until interrupted, then test; the state is saved either way.
+
+        Returns:
+            What `test.json` holds, None if the run was interrupted.
+
+        Raises:
+            TrainingError: The loss is not finite; the last checkpoint stays as it is.
+        """
+        began, before, saved = time.monotonic(), self.seconds, time.monotonic()
+        gap = max(1, ceil(self.settings.steps / ROWS))
+        with self.interruption.watch():
+            while not self.learned and self.interruption.signal is None:
+                loss = self.trainer.learn()
+                self.seconds = before + time.monotonic() - began
+                self._losses = self._losses[0] + loss, self._losses[1] + 1
+                observer.on_update(self.seen, loss)
+                if self.trainer.step % gap == 0 or self.trainer.step == self.settings.steps:
+                    observer.on_row(self._record())
+                    saved = time.monotonic()
+                elif time.monotonic() - saved > CHECKPOINT_SECONDS:
+                    self._checkpoint()
+                    saved = time.monotonic()
+            if self.interruption.signal is not None:
+                self._checkpoint()
+                return None
+        self._keep()
+        self.model.save(self.directory.path / MODEL_FILE)
+        if self.settings.crop_with is not None:  # who has this directory needs nothing else
+            load_segmenter(Path(self.settings.crop_with)).save(self.directory.path / SEGMENTER_FILE)
+        return self._test()
+
+    def _record(self) -> Row:
+        total, count = self._losses
+        images, seconds = self._row_start
+        row = {
+            "images": float(self.seen),
+            "seconds": self.seconds,
+            "images_per_second": (self.seen - images) / max(1e-9, self.seconds - seconds),
+            "loss": total / max(1, count),
+            "learning_rate": self.trainer.learning_rate,
+            "selection": self._select(),
+        }
+        self._losses, self._row_start = (0.0, 0), (self.seen, self.seconds)
+        self.directory.add(row)
+        self._checkpoint()
+        return row
+
+    def _select(self) -> float:
+        """How good the state is on the images set aside for that, NaN where there are none; the best is kept."""
+        if not self.split.select.size:
+            return nan
+        candidate = Model.create(self.model.card, 0, self.model.device)
+        candidate.network.load_state_dict(self.trainer.result())
+        assess = assess_segmenter if self.settings.task == "segmentation" else assess_classifier
+        summary = assess(candidate, self.images, self.split.select).summary
+        value = float(summary["dice" if self.settings.task == "segmentation" else "balanced_accuracy"])
+        if value > self._best[0]:
+            self._best = value, {name: one.clone() for name, one in candidate.network.state_dict().items()}
+        return value
+
+    def _keep(self) -> None:
+        """Give the model the weights that are kept: the best of those selected, else the mean or last ones."""
+        self.model.network.load_state_dict(self._best[1] or self.trainer.result())
+
+    def _test(self) -> dict[str, Any]:
+        """Test once, and write every file that tells about it."""
+        path, summary = self.directory.path, dict[str, Any]()
+        if self.split.test.size:
+            assess = assess_segmenter if self.settings.task == "segmentation" else assess_classifier
+            tested = assess(self.model, self.images, self.split.test, self.settings.flips)
+            tested.write(path)
+            summary = tested.summary
+        about = {
+            "task": self.settings.task,
+            "split": self.split.test_name if self.split.test.size else None,
+            "images": len(self.split.test),
+            "labels": len(self.split.learn) + len(self.split.select),
+            **summary,
+        }
+        write_text(path / "test.json", json.dumps(about, indent=2) + "\n")
+        return about
+
+    def _checkpoint(self) -> None:
+        tensors = {f"trainer/{name}": one for name, one in self.trainer.state().items()}
+        tensors |= {f"best/{name}": one for name, one in self._best[1].items()}
+        about = {
+            "step": self.trainer.step,
+            "seconds": self.seconds,
+            "losses": self._losses,
+            "row_start": self._row_start,
+            "best": self._best[0],
+        }
+        self.directory.save(Checkpoint(self.seen, tensors, about))
+
+    def _restore(self) -> None:
+        checkpoint = self.directory.latest()
+        if checkpoint is None:
+            self.directory.restore([], 0)
+            return
+        about, parts = checkpoint.about, dict[str, dict[str, Tensor]](trainer={}, best={})
+        for name, tensor in checkpoint.tensors.items():
+            part, _, rest = name.partition("/")
+            parts[part][rest] = tensor
+        self.trainer.restore(parts["trainer"], about["step"])
+        self.seconds, self._best = about["seconds"], (about["best"], parts["best"])
+        self._losses, self._row_start = tuple(about["losses"]), tuple(about["row_start"])
+        self.directory.restore(about["rows"], self.seen)
+
+
+def make_card(settings: FinetuneSettings, images: ImageSet, start: Start) -> Card:
+    """What the model of a run is.
+
+    Raises:
+        SettingsError: The images' channels are not those of the pretrained U-Net.
+        ImageError: Masks or labels have one class only.
+    """
+    train = images.split("train")
+    if settings.task == "segmentation":
+        values = images.mask_values(train)
+        values = values if values[0] == 0 else (0, *values)
+        names = ("background", "foreground") if values == (0, 1) else ("background", *map(str, values[1:]))
+    else:
+        values, names = (), images.classes
+    if len(names) < 2:
+        what = "its masks are all background" if values else "it has labels of fewer than two classes"
+        raise ImageError(f"{images.source}: {what}; nothing can be learned from that")
+    mean, deviation = (tuple(numbers.tolist()) for numbers in images.standardisation(train))
+    if settings.model == "vgg16":
+        mean, deviation = IMAGENET_MEAN, IMAGENET_DEVIATION
+    elif start.standardisation is not None:
+        mean, deviation = start.standardisation.mean, start.standardisation.deviation
+    is_unet = settings.model == "unet"
+    return Card(
+        task=settings.task,
+        model=settings.model,
+        classes=tuple(names),
+        values=values,
+        image_size=images.image_size,
+        channels=images.channels,
+        fit=settings.fit,
+        mean=mean,
+        deviation=deviation,
+        width=settings.width if is_unet else 0,
+        norm=settings.norm if is_unet else "",
+        bilinear=start.unet.bilinear if start.unet is not None else False,
+    )
+
+
+def usable(task: str, images: ImageSet, indices: Ints) -> Ints:
+    """Those of the images that have what a task needs: a mask, or a label."""
+    if task == "classification":
+        return indices[images.labels(indices) >= 0] if indices.size else indices
+    return indices if images.has_masks else indices[:0]
+
+
+def check_classes(images: ImageSet, labelled: Ints, classes: tuple[str, ...]) -> None:
+    """Every class must have a labelled image.
+
+    Raises:
+        SettingsError: One has none.
+    """
+    present = set(images.labels(labelled).tolist())
+    missing = [name for number, name in enumerate(classes) if number not in present]
+    if missing:
+        raise SettingsError(
+            f"{images.source}: no image of class {', '.join(missing)} among the {len(labelled)} to learn from; ask for "
+            f"more --labels, or take the class out of labels.csv"
+        )

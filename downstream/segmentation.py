@@ -1,0 +1,191 @@
+"""Segmentation: the masks that a model finds in images at their own size, and how good they are."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from ahm_env import ImageError, ImageSet
+from ahm_env.images.loading import originals
+from ahm_env.images.source import Sample
+from ahm_env.masks import Ints
+from downstream.metrics import SegmentationScores, score_classes
+from downstream.models import Model
+from downstream.pictures import Case, draw_cases, save_picture
+from downstream.resizing import to_original, to_square
+from downstream.tables import write_rows
+
+Mask = npt.NDArray[np.uint8]
+
+BATCH = 8  # images in memory at once: they may be large
+PICTURED = 5  # images of a row of cases.png
+MEASURES = tuple(field.name for field in fields(SegmentationScores))
+
+
+@dataclass(frozen=True)
+class Segmented:
+    """One image with what the model found in it.
+
+    Attributes:
+        sample: The image, its true mask among it.
+        mask: `(H, W)` uint8 numbers of classes: of the model's card, not those that stand in a mask file.
+        probabilities: `(K,)` mean probability of each class over the image.
+    """
+
+    sample: Sample
+    mask: Mask
+    probabilities: npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Score:
+    """How well one image was segmented.
+
+    Attributes:
+        image: Its name.
+        classes: Name of each class but the background to its scores.
+    """
+
+    image: str
+    classes: Mapping[str, SegmentationScores]
+
+    def mean(self, measure: str) -> float:
+        """Mean of a measure over the classes."""
+        return float(np.mean([getattr(one, measure) for one in self.classes.values()]))
+
+    def row(self) -> dict[str, float]:
+        """The measures: their means over the classes and, where there are several classes, those of each."""
+        row = {name: self.mean(name) for name in MEASURES}
+        if len(self.classes) > 1:
+            for label, scores in self.classes.items():
+                row |= {f"{name} {label}": value for name, value in asdict(scores).items()}
+        return row
+
+
+def segment(model: Model, samples: Iterable[Sample], flips: bool = False) -> Iterator[Segmented]:
+    """Segment images one after the other, in flat memory.
+
+    Args:
+        model: A model of segmentation.
+        samples: Images at their own size.
+        flips: Test-time augmentation.
+
+    Raises:
+        ImageError: An image holds no finite value.
+    """
+    for some in in_batches(samples, BATCH):
+        squares = np.stack([to_square(sample.image, model.card) for sample in some])
+        for sample, maps in zip(some, model.probabilities(squares, flips), strict=True):
+            height, width = sample.image.shape[:2]
+            mask = to_original(maps, height, width, model.card).argmax(0).astype(np.uint8)
+            yield Segmented(sample, mask, maps.mean((1, 2)))
+
+
+def evaluate(model: Model, images: ImageSet, indices: Ints, flips: bool = False) -> Iterator[tuple[Segmented, Score]]:
+    """Segment labelled images, and compare with their masks at their own size.
+
+    Args:
+        model: A model of segmentation.
+        images: The images.
+        indices: Which of them, ascending.
+        flips: Test-time augmentation.
+
+    Raises:
+        ImageError: There are no masks, or one holds a number that the model does not know.
+    """
+    card = model.card
+    for found in segment(model, originals(images, indices), flips):
+        truth = class_numbers(found.sample, card.values)
+        scores = score_classes(truth, found.mask, range(1, len(card.values)))
+        yield found, Score(found.sample.name, {card.classes[number]: one for number, one in scores.items()})
+
+
+def class_numbers(sample: Sample, values: tuple[int, ...]) -> Mask:
+    """The true mask of an image as numbers of classes `(H, W)`.
+
+    Raises:
+        ImageError: There is no mask, or it holds a number that no class has.
+    """
+    if sample.mask is None:
+        raise ImageError(f"{sample.path}: has no mask to compare with; put one in masks/, with the stem of its image")
+    table = np.full(256, 255, np.uint8)
+    table[list(values)] = np.arange(len(values))
+    numbers = table[sample.mask]
+    if (numbers == 255).any():
+        odd = int(sample.mask[numbers == 255][0])
+        known = ", ".join(map(str, values))
+        raise ImageError(
+            f"{sample.path}: its mask holds {odd}, but the model knows {known}; renumber the mask's classes"
+        )
+    return numbers
+
+
+def in_batches(samples: Iterable[Sample], size: int) -> Iterator[list[Sample]]:
+    """Cut a stream into lists of up to `size`."""
+    batch: list[Sample] = []
+    for sample in samples:
+        batch.append(sample)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+@dataclass(frozen=True)
+class SegmentationAssessment:
+    """How well a model segments a set of images.
+
+    Attributes:
+        scores: Of every image.
+        cases: Rows of the picture: best, median and worst.
+    """
+
+    scores: tuple[Score, ...]
+    cases: tuple[tuple[str, tuple[Case, ...]], ...]
+
+    @property
+    def summary(self) -> dict[str, float]:
+        """Mean of every measure over the images."""
+        rows = [one.row() for one in self.scores]
+        return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
+
+    def write(self, directory: Path) -> None:
+        """Write `test.csv`, a row an image, and `cases.png`."""
+        rows = [
+            {"image": one.image} | {name: f"{value:.6g}" for name, value in one.row().items()} for one in self.scores
+        ]
+        write_rows(directory / "test.csv", rows)
+        save_picture(directory / "cases.png", draw_cases(self.cases))
+
+
+def assess_segmenter(model: Model, images: ImageSet, indices: Ints, flips: bool = False) -> SegmentationAssessment:
+    """Segment labelled images at their own size, and compare: `evaluate` for all of them, with pictures of some.
+
+    Args:
+        model: A model of segmentation.
+        images: The images.
+        indices: Which of them, ascending; at least one.
+        flips: Test-time augmentation.
+
+    Raises:
+        ImageError: There are no masks, or one holds a number that the model does not know.
+    """
+    scores = tuple(score for _, score in evaluate(model, images, indices, flips))
+    order = np.argsort([-score.mean("dice") for score in scores], kind="stable")
+    count = min(PICTURED, len(order))
+    middle = (len(order) - count) // 2
+    rows = {"best": order[:count], "median": order[middle : middle + count], "worst": order[-count:]}
+    shown = np.unique(np.concatenate(list(rows.values())))
+    found = dict(zip(shown.tolist(), evaluate(model, images, indices[shown], flips), strict=True))
+
+    def case(position: int) -> Case:
+        segmented, score = found[position]
+        truth = class_numbers(segmented.sample, model.card.values)
+        return Case(f"{score.image}   Dice {score.mean('dice'):.3f}", segmented.sample.image, truth, segmented.mask)
+
+    return SegmentationAssessment(
+        scores, tuple((heading, tuple(case(int(one)) for one in some)) for heading, some in rows.items())
+    )

@@ -1,0 +1,163 @@
+"""What a person sees of fine-tuning and evaluation: progress, a table at the end, and what to do next."""
+
+import signal
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from agents.console import agree, load, make_console, number
+from agents.directory import Row, free_directory
+from ahm_env import ImageSet, RunError
+from ahm_env.images.loading import find_source
+from downstream.cropping import Cropped, load_segmenter
+from downstream.finetuning import FinetuneDirectory, Finetuning
+from downstream.models import MODEL_FILE, Start
+from downstream.settings import PRESETS, FinetuneSettings
+
+LINES = 4  # rows of metrics.csv between two lines, outside a terminal
+
+
+class FinetuneDisplay:
+    """Shows how fine-tuning goes. Use as a context manager."""
+
+    def __init__(self, console: Console, total: int, seen: int) -> None:
+        self._console, self._total, self._rows = console, total, 0
+        columns = TextColumn("fine-tuning"), BarColumn(), MofNCompleteColumn()
+        loss = TextColumn("loss {task.fields[loss]}")
+        self._bar = Progress(*columns, loss, TimeRemainingColumn(), console=console, disable=not console.is_terminal)
+        self._task: TaskID = self._bar.add_task("", total=total, completed=seen, loss="–")
+
+    def __enter__(self) -> "FinetuneDisplay":
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def on_update(self, images: int, loss: float) -> None:
+        """Move the bar."""
+        self._bar.update(self._task, completed=images, loss=f"{loss:.3f}")
+
+    def on_row(self, row: Row) -> None:
+        """Print a line now and then, where there is no bar."""
+        self._rows += 1
+        if not self._console.is_terminal and self._rows % LINES == 0:
+            selection = "" if row["selection"] != row["selection"] else f"  selection {number(row['selection'])}"
+            self._console.print(
+                f"{int(row['images']):>9,} of {self._total:,} images  {row['images_per_second']:.0f} images/s  "
+                f"loss {row['loss']:.3f}{selection}"
+            )
+
+
+def finetune(given: Mapping[str, Any], start: str | None, preset: str | None, out: Path | None, resume: bool) -> int:
+    """Fine-tune a model on labelled images and test it, or go on with that.
+
+    Args:
+        given: Settings that the user named; None is not named.
+        start: `scratch`, a run directory, or a file of weights.
+        preset: Name of a preset.
+        out: The run directory; by default a new one under `runs`.
+        resume: Go on with the run in `out`.
+
+    Returns:
+        The exit status: 0, or 128 + the signal that ended it.
+
+    Raises:
+        AHMError: Anything that the user can mend.
+    """
+    console = make_console()
+    if out is None and resume:
+        raise RunError("--resume needs --out RUN, the directory of the run to go on with")
+    directory = FinetuneDirectory(Path(out or "."))
+    before = directory.settings() if resume else None
+    found = Start.find(before.start if before is not None else start or "scratch")
+    settings = None if resume else FinetuneSettings.make(found, preset, **given)
+    if out is None and settings is not None:
+        directory = FinetuneDirectory(free_directory(Path("runs"), settings.task))
+    settings = agree(directory, settings, {**PRESETS.get(preset or "", {}), **given, "start": start})
+    images = load_labelled(settings, console)
+    with directory:
+        if directory.settings() is None:
+            facts = {"count": len(images), "channels": images.channels, "skipped": images.skipped}
+            directory.begin(settings, {**facts, "content_key": images.content_key})
+        elif directory.content_key() != images.content_key:
+            raise RunError(
+                f"{directory.path}: the images of {settings.data} have changed since this run began; bring them back, "
+                f"or choose another --out"
+            )
+        run = Finetuning(settings, images, directory, found)
+        if run.finished:
+            console.print(f"{directory.path} is finished. There is nothing left to do.", markup=False)
+            return 0
+        _announce(run, console)
+        with FinetuneDisplay(console, settings.steps * settings.batch_size, run.seen) as display:
+            result = run.run(display)
+    if result is None:
+        assert run.interruption.signal is not None
+        name = signal.Signals(run.interruption.signal).name
+        console.print(
+            f"Stopped by {name} after {run.trainer.step:,} of {settings.steps:,} steps; all is saved. Go on with"
+        )
+        console.print(f"  ahm finetune --resume --out {directory.path}", markup=False)
+        return 128 + run.interruption.signal
+    _conclude(run, result, console)
+    return 0
+
+
+def load_labelled(settings: FinetuneSettings, console: Console) -> ImageSet:
+    """The images that fine-tuning sees, cut to the lesion where that is asked for."""
+    if settings.crop_with is None:
+        return load(settings, console)
+    segmenter = load_segmenter(Path(settings.crop_with), settings.device)
+    source = find_source(settings.data, settings.image_size)
+    return load(settings, console, Cropped(source, segmenter, settings.data))
+
+
+def _announce(run: Finetuning, console: Console) -> None:
+    settings, split = run.settings, run.split
+    aside = f", {len(split.select):,} to select by" if split.select.size else ""
+    console.print(
+        f"{settings.task} from {escape(settings.start)}, {escape(settings.data)}: {len(split.learn):,} labelled images "
+        f"to learn from{aside}, {len(split.test):,} to test on; {settings.steps:,} steps of {settings.batch_size}; "
+        f"{run.model.device}"
+    )
+    if not split.test.size:
+        console.print("[yellow]warning:[/] there is no test or val split: nothing will be tested")
+    if run.trainer.step:
+        console.print(f"Going on after {run.trainer.step:,} steps.")
+
+
+def _conclude(run: Finetuning, result: Mapping[str, Any], console: Console) -> None:
+    """The result, and what to do next."""
+    path, task = run.directory.path, run.settings.task
+    table = Table(title="Result", show_header=False)
+    where = f"{result['images']:,} images of the {result['split']} split" if result["split"] else "nothing"
+    table.add_row("tested on", where)
+    table.add_row("labelled images", f"{result['labels']:,}")
+    for name, value in result.items():
+        if isinstance(value, float):
+            table.add_row(escape(NAMES.get(name, name)), number(value))
+    console.print(table)
+    picture = "cases.png" if task == "segmentation" else "confusion.png"
+    if result["split"]:
+        console.print(f"picture      {path / picture}", markup=False)
+        console.print(f"each image   {path / 'test.csv'}", markup=False)
+    console.print(f"model        {path / MODEL_FILE}", markup=False)
+    console.print(f"Next: ahm predict --from {path} YOUR_IMAGES --out predictions", markup=False)
+
+
+NAMES = {
+    "dice": "Dice",
+    "iou": "IoU",
+    "hd95": "HD95, pixels",
+    "auroc": "AUROC",
+    "balanced_accuracy": "balanced accuracy",
+}
