@@ -141,6 +141,9 @@ def train_agent(
     raise typer.Exit(train(given, preset, out, resume))
 
 
+FEW = "Few labels"
+
+
 @app.command("compare-agents")
 def compare_agents(
     out: Annotated[Path, typer.Option(help="Directory of the comparison; the same command goes on with it.")],
@@ -169,17 +172,32 @@ def compare_agents(
     norm: Norm = None,
     learning_rate: LearningRate = None,
     loss_on: LossOn = None,
+    downstream: Annotated[
+        str | None,
+        flag("--downstream", "Fine-tune their U-Nets, and one from scratch: segmentation,classification.", False, FEW),
+    ] = None,
+    labels: Annotated[str, flag("--labels", "Numbers of labelled images, or all.", True, FEW)] = "25,100,all",
+    finetune: Annotated[
+        str, flag("--finetune", "Settings of fine-tuning, such as steps=400,augment=flips.", False, FEW)
+    ] = "",
+    sam: Annotated[
+        Path | None, flag("--sam", "Directory of a Segment Anything model, for a row without training.", False, FEW)
+    ] = None,
+    prompt: Annotated[str, flag("--prompt", "How it is prompted: center, box, grid or a CSV file.", True, FEW)] = "box",
 ) -> None:
     """Train agents with paired seeds, and judge them all on one U-Net: a table, comparison.csv and report.html.
 
-    Ends with status 1 where a run failed; the others are compared all the same.
+    With --downstream their U-Nets are fine-tuned too, all alike, on the same few labelled images. Ends with status 1
+    where a run failed; the others are compared all the same.
     """
     given = dict(locals())
-    for name in ("out", "algos", "seeds", "jobs"):
+    for name in ("out", "algos", "seeds", "jobs", "downstream", "labels", "finetune", "sam", "prompt"):
         del given[name]
     from downstream.console import compare_agents as compare
+    from downstream.transfer import Downstream
 
-    raise typer.Exit(compare(given, algos, seeds, out, jobs))
+    asked = None if downstream is None else Downstream(downstream, labels, finetune, sam, prompt)
+    raise typer.Exit(compare(given, algos, seeds, out, jobs, asked))
 
 
 Runs = Annotated[list[Path], typer.Argument(help="Directories that train-agent wrote.", show_default=False)]
@@ -332,6 +350,67 @@ def finetune(
     from downstream.tasks_console import finetune as tune
 
     raise typer.Exit(tune(given, start, preset, out, resume))
+
+
+Tuned = Annotated[Path, typer.Option("--from", help="Directory that finetune wrote.", show_default=False)]
+Flips = Annotated[bool, typer.Option("--tta", help="Average over mirror images.", show_default=False)]
+AnyDevice = Annotated[str, typer.Option(help="cpu, cuda, mps or auto.")]
+
+
+@app.command("predict")
+def predict(
+    paths: Annotated[list[Path], typer.Argument(help="Images, and folders of images.", show_default=False)],
+    tuned: Tuned,
+    out: Annotated[Path, typer.Option(help="Directory for predictions.csv, masks/ and overlays/.", show_default=False)],
+    flips: Flips = False,
+    overlays: Annotated[bool, typer.Option(help="Draw what was found on the images.")] = True,
+    device: AnyDevice = "auto",
+) -> None:
+    """Find masks, at the size of the images, or classes for images that nobody has labelled.
+
+    The same command goes on where it was. Ends with status 1 where images could not be used, see problems.csv.
+    """
+    from downstream.prediction import predict as find
+
+    raise typer.Exit(find(tuned, paths, out, flips, overlays, device))
+
+
+@app.command("evaluate")
+def evaluate(
+    tuned: Tuned,
+    data: Annotated[
+        str, typer.Option(help="Labelled images: a folder, a .npz file, or phantom[:COUNT[:SEED]].", show_default=False)
+    ],
+    split: Annotated[str, typer.Option(help="train, val, test or all.")] = "test",
+    out: Annotated[Path | None, typer.Option(help="JSON file for the numbers.", show_default=False)] = None,
+    pictures: Annotated[
+        Path | None,
+        typer.Option(help="Directory for test.csv, and cases.png or confusion.png.", show_default=False),
+    ] = None,
+    flips: Flips = False,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Go on without bad images.", show_default=False)] = False,
+    device: AnyDevice = "auto",
+) -> None:
+    """Measure a fine-tuned model on labelled images: means with 95 % intervals over images, at their own size."""
+    from downstream.evaluation import evaluate as measure
+
+    raise typer.Exit(measure(tuned, data, split, out, pictures, flips, skip_bad, device))
+
+
+@app.command("export")
+def export(
+    source: Annotated[
+        Path, typer.Option("--from", help="Directory that finetune wrote; or train-agent, for pytorch-unet.")
+    ],
+    out: Annotated[Path, typer.Option(help="File to write.", show_default=False)],
+    form: Annotated[
+        str, typer.Option("--format", help="onnx, or pytorch-unet: a .pth for milesial/Pytorch-UNet.")
+    ] = "onnx",
+) -> None:
+    """Write a trained network for other programs, after checking that it computes the same there."""
+    from downstream.export import export as write
+
+    raise typer.Exit(write(source, form, out))
 
 
 def main() -> None:

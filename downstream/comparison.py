@@ -51,7 +51,7 @@ class Variant:
             key, equals, value = pair.partition("=")
             if not equals or not key:
                 raise SettingsError(f"{label!r}: {pair!r} is not KEY=VALUE; for example a3c+image_weight=2")
-            settings[key.replace("-", "_")] = _value(value)
+            settings[key.replace("-", "_")] = parse_value(value)
         return cls(label, algo, settings)
 
     def given(self, common: dict[str, Any]) -> dict[str, Any]:
@@ -208,7 +208,7 @@ def _run(plan: Plan, cell: Cell) -> int:
     return 0
 
 
-def _value(text: str) -> Any:
+def parse_value(text: str) -> Any:
     """A number, true, false or null where the text is one, else the text."""
     try:
         return json.loads(text)

@@ -1,0 +1,197 @@
+"""Evaluation of a fine-tuned model on a labelled source: every measure, with how sure it is."""
+
+import json
+from collections.abc import Callable, Mapping
+from math import isnan
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from agents.console import make_console, number, reading
+from ahm_env import ImageError, ImageSet, SettingsError, load_images
+from ahm_env.files import write_text
+from ahm_env.images.loading import find_source
+from ahm_env.images.source import SPLITS
+from ahm_env.masks import Ints
+from downstream.classification import ClassificationAssessment, assess_classifier
+from downstream.cropping import Cropped
+from downstream.finetuning import usable
+from downstream.metrics import score_labels
+from downstream.models import Card
+from downstream.prediction import load_tuned
+from downstream.segmentation import SegmentationAssessment, assess_segmenter
+from downstream.summaries import Interval
+from downstream.tasks_console import NAMES
+
+DRAWS = 1000  # of the bootstrap: AUROC takes a millisecond
+ALL = "all"
+
+Measures = Mapping[str, float]
+
+
+def evaluate(
+    tuned: Path,
+    data: str,
+    split: str = "test",
+    out: Path | None = None,
+    pictures: Path | None = None,
+    flips: bool = False,
+    skip_bad: bool = False,
+    device: str = "auto",
+) -> int:
+    """Evaluate a model, and show how good it is.
+
+    Args:
+        tuned: Directory that `ahm finetune` wrote.
+        data: A source with masks, or with the labels that the classifier knows.
+        split: Of which images: `train`, `val`, `test` or `all`.
+        out: JSON file for the numbers.
+        pictures: Directory for a table of all images, and for a picture of the cases or of the confusion.
+        flips: Test-time augmentation.
+        skip_bad: Go on without images that cannot be read.
+        device: Where to compute.
+
+    Returns:
+        The exit status.
+
+    Raises:
+        AHMError: Anything that the user can mend.
+    """
+    console = make_console()
+    if split not in (*SPLITS, ALL):
+        raise SettingsError(f"--split {split} is unknown; choose one of: {', '.join((*SPLITS, ALL))}")
+    if out is not None and out.is_dir():
+        raise SettingsError(f"--out {out} is a directory; give the name of a file, such as {out / 'evaluation.json'}")
+    model, segmenter = load_tuned(tuned, device)
+    card = model.card
+    source = data if segmenter is None else Cropped(find_source(data, card.image_size), segmenter, data)
+    with reading(console) as report:
+        images = load_images(source, card.image_size, card.channels, card.fit, skip_bad, progress=report)
+    if images.skipped:
+        console.print(f"[yellow]warning:[/] {images.skipped:,} bad images were left out; `ahm data check` lists them")
+    if card.task == "classification":
+        check_classes(images, card)
+    indices = of_split(images, card.task, split)
+    assessed: SegmentationAssessment | ClassificationAssessment
+    if card.task == "segmentation":
+        assessed = assess_segmenter(model, images, indices, flips)
+        measures = measures_of_masks(assessed)
+    else:
+        assessed = assess_classifier(model, images, indices, flips)
+        measures = measures_of_labels(assessed)
+    found = with_intervals(measures, len(indices))
+    where = {"task": card.task, "model": str(tuned), "data": data, "split": split, "tta": flips}
+    if out is not None:
+        write_text(out, json.dumps({**where, "images": len(indices), **as_json(assessed, found)}, indent=2) + "\n")
+    if pictures is not None:
+        assessed.write(pictures)
+    _show(console, f"{len(indices):,} images, {split} split of {data}", found)
+    if out is not None:
+        console.print(f"numbers      {out}", markup=False)
+    if pictures is not None:
+        picture = "cases.png" if card.task == "segmentation" else "confusion.png"
+        console.print(f"picture      {pictures / picture}", markup=False)
+        console.print(f"each image   {pictures / 'test.csv'}", markup=False)
+    return 0
+
+
+def of_split(images: ImageSet, task: str, split: str) -> Ints:
+    """Images of a split, or all, that have a mask or a label; ascending.
+
+    Raises:
+        ImageError: There is none.
+    """
+    found = {name: usable(task, images, images.split(name)) for name in SPLITS}
+    found[ALL] = np.sort(np.concatenate([found[name] for name in SPLITS]))
+    if found[split].size:
+        return found[split]
+    what = "mask" if task == "segmentation" else "label"
+    others = [f"{name} ({len(found[name]):,})" for name in SPLITS if found[name].size]
+    remedy = f"choose --split {' or '.join(others)}" if others else f"the whole source has none; add {what}s"
+    where = "no image" if split == ALL else f"no image of its {split} split"
+    raise ImageError(f"{images.source}: {where} has a {what}; {remedy}")
+
+
+def check_classes(images: ImageSet, card: Card) -> None:
+    """A source must have the classes of the classifier.
+
+    Raises:
+        SettingsError: One is missing or unknown.
+    """
+    if images.classes == card.classes:
+        return
+    missing, unknown = (
+        ", ".join(sorted(set(some) - set(others)))
+        for some, others in ((card.classes, images.classes), (images.classes, card.classes))
+    )
+    odd = [f"{what} {names}" for what, names in (("missing:", missing), ("unknown:", unknown)) if names]
+    raise SettingsError(
+        f"{images.source}: its classes are not those of the model ({', '.join(card.classes)}); {'; '.join(odd)}; "
+        f"rename them in labels.csv, or evaluate on a source that has these"
+    )
+
+
+def measures_of_masks(assessed: SegmentationAssessment) -> Callable[[Ints], Measures]:
+    """The means of all measures of segmentation over some of the images, chosen by position."""
+    rows = [one.row() for one in assessed.scores]
+    table = np.array([list(row.values()) for row in rows])
+    return lambda chosen: dict(zip(rows[0], table[chosen].mean(0).tolist(), strict=True))
+
+
+def measures_of_labels(assessed: ClassificationAssessment) -> Callable[[Ints], Measures]:
+    """All measures of classification on some of the images, chosen by position; NaN where one is not defined."""
+
+    def measure(chosen: Ints) -> Measures:
+        scores = score_labels(assessed.truth[chosen], assessed.probabilities[chosen])
+        measures = {
+            "accuracy": scores.accuracy,
+            "balanced_accuracy": scores.balanced_accuracy,
+            "auroc": scores.auroc,
+        }
+        for name, row, hits in zip(assessed.classes, scores.confusion, scores.confusion.diagonal(), strict=True):
+            measures[f"sensitivity {name}"] = float(hits / row.sum()) if row.sum() else float("nan")
+        return measures
+
+    return measure
+
+
+def with_intervals(measure: Callable[[Ints], Measures], count: int, draws: int = DRAWS) -> dict[str, Interval]:
+    """Measures with their 95 % intervals, by a bootstrap over images (percentiles; Efron, Tibshirani, 1993, ch. 13).
+
+    Args:
+        measure: Of the images at some positions, in which one may come several times.
+        count: Number of images.
+        draws: Number of resamples; one in which a measure is not defined does not count for that measure.
+
+    Returns:
+        Name to interval; NaN where a measure is not defined.
+    """
+    generator = np.random.default_rng(0)
+    drawn = [measure(generator.integers(count, size=count)) for _ in range(draws)]
+    found = {}
+    for name, value in measure(np.arange(count)).items():
+        values = [one[name] for one in drawn if not isnan(one[name])]
+        low, high = (float("nan"),) * 2 if isnan(value) else np.quantile(values, (0.025, 0.975)).tolist()
+        found[name] = Interval(value, low, high)
+    return found
+
+
+def as_json(
+    assessed: SegmentationAssessment | ClassificationAssessment, found: Mapping[str, Interval]
+) -> dict[str, Any]:
+    """The summary as in `test.json`, the measures that it lacks, and the intervals; None for what is not defined."""
+    means = {name: None if isnan(one.mean) else one.mean for name, one in found.items()}
+    intervals = {name: None if isnan(one.mean) else [one.low, one.high] for name, one in found.items()}
+    return {**means, **assessed.summary, "intervals": intervals}
+
+
+def _show(console: Console, title: str, found: Mapping[str, Interval]) -> None:
+    table = Table("measure", "mean", "95 % interval", title=escape(title))
+    for name, one in found.items():
+        between = "–" if isnan(one.mean) else f"{one.low:.3f} to {one.high:.3f}"
+        table.add_row(escape(NAMES.get(name, name)), number(one.mean), between)
+    console.print(table)

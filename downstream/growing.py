@@ -1,0 +1,118 @@
+"""A directory of predictions, whose table grows row by row, and to which the same command can go back."""
+
+import csv
+import errno
+import io
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from ahm_env import RunError
+from ahm_env.files import write_text
+
+TABLE, SETTINGS = "predictions.csv", "predictions.json"
+
+
+class GrowingTable:
+    """A CSV file that grows by whole rows only, each on the disk as soon as it is added. Use as a context manager.
+
+    Args:
+        path: The file; what is in it stays.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file = path.open("ab", buffering=0)
+
+    def __enter__(self) -> "GrowingTable":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+
+    def append(self, row: Sequence[str]) -> None:
+        """Add a row.
+
+        Raises:
+            OSError: The disk is full; the file is as it was.
+        """
+        content, end = _as_csv([row]).encode(), self._file.tell()
+        try:
+            if self._file.write(content) != len(content):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError as error:
+            self._file.truncate(end)
+            error.filename = str(self._path)
+            raise
+
+
+@contextmanager
+def growing_table(
+    out: Path, about: Mapping[str, Any], header: Sequence[str], names: set[str]
+) -> Iterator[tuple[GrowingTable, set[str]]]:
+    """The `predictions.csv` of a directory, held by one process, and the images that have a row in it.
+
+    Args:
+        out: The directory; made where it does not exist.
+        about: What decides what is predicted.
+        header: Columns of the table.
+        names: Of all the images.
+
+    Raises:
+        RunError: The directory holds something else, other predictions, or is in use.
+    """
+    text = json.dumps(dict(about), indent=2) + "\n"
+    if (out / SETTINGS).is_file():
+        if (out / SETTINGS).read_bytes() != text.encode():
+            raise RunError(f"{out}: holds predictions of another model, other images or settings; choose another --out")
+    elif out.exists() and (not out.is_dir() or any(child.name != ".lock" for child in out.iterdir())):
+        raise RunError(f"{out}: is not an empty directory and holds no predictions; choose another --out")
+    out.mkdir(parents=True, exist_ok=True)
+    try:
+        held = FileLock(out / ".lock").acquire(timeout=0)
+    except Timeout:
+        raise RunError(f"{out}: another process is predicting into it; wait for it, or choose another --out") from None
+    with held:
+        rows = _read_rows(out / TABLE, header)
+        done = {row[0] for row in rows[1:]}
+        if not done <= names:
+            raise RunError(f"{out / TABLE}: has a row of an image that is not given now; choose another --out")
+        write_text(out / SETTINGS, text)
+        write_text(out / TABLE, _as_csv(rows))
+        for torn in (*out.glob(".*.tmp"), *out.glob("*/.*.tmp")):
+            torn.unlink()
+        with GrowingTable(out / TABLE) as table:
+            yield table, done
+
+
+def _read_rows(path: Path, header: Sequence[str]) -> list[list[str]]:
+    """The header and the whole rows of a table; the last one may be cut off where a power cut came.
+
+    Raises:
+        RunError: It has another header.
+    """
+    if not path.is_file() or not path.stat().st_size:
+        return [list(header)]
+    text = path.read_bytes().decode("utf-8", "replace")
+    try:
+        rows = list(csv.reader(io.StringIO(text, newline="")))
+    except csv.Error:
+        rows = [[]]
+    if rows[0] != list(header):
+        raise RunError(f"{path}: has been changed since it was written; move it away, or choose another --out")
+    whole = rows if text.endswith("\n") else rows[:-1]
+    return [row for row in whole if len(row) == len(header)]
+
+
+def _as_csv(rows: Iterable[Sequence[str]]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()

@@ -1,0 +1,245 @@
+"""Prediction: masks or classes for new images, in flat memory, whatever is wrong with some of them."""
+
+import hashlib
+import signal
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from agents.console import make_console
+from agents.directory import Interruption
+from ahm_env import ImageError
+from ahm_env.images.source import Sample
+from downstream.cropping import SEGMENTER_FILE, crop, load_segmenter
+from downstream.growing import TABLE, growing_table
+from downstream.incoming import find_images, in_order, load_image
+from downstream.models import MODEL_FILE, Card, Model
+from downstream.pictures import Case, draw_overlay, save_picture
+from downstream.resizing import to_square
+from downstream.segmentation import BATCH, Mask, in_batches, segment
+from downstream.tables import write_rows
+
+PROBLEMS = "problems.csv"
+TOLD = 20  # problems on the console; all of them are in the file
+LINE_SECONDS = 30.0  # between two lines about progress, outside a terminal
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a model makes of one image.
+
+    Attributes:
+        sample: The image.
+        probabilities: `(K,)`; of segmentation their mean over the image.
+        mask: Of segmentation, `(H, W)` uint8 numbers of the card's classes; else None.
+    """
+
+    sample: Sample
+    probabilities: npt.NDArray[np.float32]
+    mask: Mask | None
+
+    def row(self, card: Card) -> list[str]:
+        """Its row of `predictions.csv`, see `columns`."""
+        row = [self.sample.name]
+        if self.mask is None:
+            row.append(card.classes[int(self.probabilities.argmax())])
+        else:
+            for number in range(1, len(card.classes)):
+                area = np.count_nonzero(self.mask == number)
+                row += [str(area), f"{area / self.mask.size:.6g}"]
+        return row + [f"{share:.6g}" for share in self.probabilities]
+
+    def save(self, out: Path, card: Card, overlays: bool) -> list[str]:
+        """Write its mask and overlay, if it has a mask; gives its row."""
+        if self.mask is not None:
+            name = f"{Path(self.sample.name).stem}.png"
+            numbers = np.array((0, 255) if card.values == (0, 1) else card.values, np.uint8)
+            save_picture(out / "masks" / name, numbers[self.mask])
+            if overlays:
+                save_picture(out / "overlays" / name, draw_overlay(Case("", self.sample.image, None, self.mask)))
+        return self.row(card)
+
+
+def columns(card: Card) -> list[str]:
+    """Columns of `predictions.csv`: the image; its class, or the pixels of each class and their share; probabilities.
+
+    `p CLASS` is a probability, of segmentation its mean over the image. Where there is one class beside the background,
+    its pixels are `area`, else `area CLASS`.
+    """
+    found = [f" {name}" for name in card.classes[1:]] if len(card.classes) > 2 else [""]
+    areas = [f"{what}{name}" for name in found for what in ("area", "area_share")]
+    middle = areas if card.task == "segmentation" else ["prediction"]
+    return ["image", *middle, *(f"p {name}" for name in card.classes)]
+
+
+def load_tuned(path: Path, device: str | torch.device) -> tuple[Model, Model | None]:
+    """A model that `ahm finetune` wrote, and, of a classifier of lesions, the segmenter that finds them.
+
+    Args:
+        path: The directory, or the file of the model in it.
+        device: Where to compute.
+
+    Raises:
+        CheckpointError: A file is missing, damaged, or something else.
+    """
+    model = Model.load(path, device)
+    directory = path if path.is_dir() else path.parent
+    segmenter = directory / SEGMENTER_FILE
+    if model.card.task == "classification" and segmenter.is_file():
+        return model, load_segmenter(segmenter, model.device)
+    return model, None
+
+
+def predict_samples(
+    model: Model,
+    segmenter: Model | None,
+    samples: Iterable[Sample],
+    refuse: Callable[[Sample, ImageError], object],
+    flips: bool = False,
+) -> Iterator[Prediction]:
+    """Predict images one after the other, in flat memory.
+
+    Args:
+        model: Of either task.
+        segmenter: A classifier's images are cut to what this one finds; None leaves them as they are.
+        samples: Images at their own size, each with a finite value.
+        refuse: Is told of an image whose cut-out part cannot be used.
+        flips: Test-time augmentation.
+    """
+    card = model.card
+    if card.task == "segmentation":
+        for found in segment(model, samples, flips):
+            yield Prediction(found.sample, found.probabilities, found.mask)
+        return
+
+    def squares() -> Iterator[Sample]:
+        for sample in samples:
+            try:
+                seen = sample if segmenter is None else crop(sample, segmenter)
+                yield replace(sample, image=to_square(seen.image, card))
+            except ImageError as error:
+                refuse(sample, error)
+
+    for some in in_batches(squares(), BATCH):
+        shares = model.probabilities(np.stack([sample.image for sample in some]), flips)
+        for sample, row in zip(some, shares, strict=True):
+            yield Prediction(sample, row, None)
+
+
+def predict(
+    tuned: Path, paths: Sequence[Path], out: Path, flips: bool = False, overlays: bool = True, device: str = "auto"
+) -> int:
+    """Predict images into a directory; the same command goes on where an earlier one was stopped.
+
+    Args:
+        tuned: Directory that `ahm finetune` wrote.
+        paths: Images, and folders of images.
+        out: Directory for `predictions.csv` and, of segmentation, `masks/` and `overlays/`.
+        flips: Test-time augmentation.
+        overlays: Draw what was found on the images; of segmentation.
+        device: Where to compute.
+
+    Returns:
+        The exit status: 0, 1 where an image could not be used, or 128 + the signal that ended it.
+
+    Raises:
+        AHMError: Anything else that the user can mend.
+        OSError: The disk is full; what was written is whole.
+    """
+    console = make_console()
+    images = find_images(paths)
+    model, segmenter = load_tuned(tuned, device)
+    card = model.card
+    weights = tuned / MODEL_FILE if tuned.is_dir() else tuned
+    about = {
+        "model": _sha256(weights),
+        "segmenter": _sha256(weights.with_name(SEGMENTER_FILE)) if segmenter is not None else None,
+        "tta": flips,
+        "overlays": overlays and card.task == "segmentation",
+        "folders": sorted({str(path.parent.resolve()) for path in images}),
+    }
+    names, problems, interruption = {path.name for path in images}, list[tuple[str, str]](), Interruption()
+    with growing_table(out, about, columns(card), names) as (table, done):
+        left = [path for path in images if path.name not in done]
+        console.print(
+            f"{card.task} with {tuned}: {len(left):,} images to predict, {len(done):,} done before; {model.device}",
+            markup=False,
+        )
+
+        def refuse(name: str, error: ImageError) -> None:
+            problems.append((name.encode("utf-8", "backslashreplace").decode(), str(error)))
+
+        def samples() -> Iterator[Sample]:
+            for path, loaded in zip(left, in_order(partial(load_image, path) for path in left), strict=True):
+                if interruption.signal is not None:
+                    return
+                if isinstance(loaded, Sample):
+                    yield loaded
+                else:
+                    refuse(path.name, loaded)
+
+        found = predict_samples(model, segmenter, samples(), lambda sample, error: refuse(sample.name, error), flips)
+        rows = in_order(partial(one.save, out, card, overlays) for one in found)
+        with _shown(console, len(images), len(done)) as show, interruption.watch(), closing(rows):
+            for written, row in enumerate(rows, len(done) + 1):
+                table.append(row)
+                show(written + len(problems))
+        if problems:
+            write_rows(out / PROBLEMS, [{"image": name, "problem": problem} for name, problem in problems])
+        else:
+            (out / PROBLEMS).unlink(missing_ok=True)
+    if interruption.signal is not None:
+        name = signal.Signals(interruption.signal).name
+        console.print(f"Stopped by {name}; all that was predicted is saved. The same command goes on where it was.")
+        return 128 + interruption.signal
+    _conclude(console, out, len(images), about["overlays"] is True, card, problems)
+    return 1 if problems else 0
+
+
+@contextmanager
+def _shown(console: Console, total: int, done: int) -> Iterator[Callable[[int], None]]:
+    """A bar, or lines outside a terminal, for images that are being predicted."""
+    bar_columns = TextColumn("predicting"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with Progress(*bar_columns, console=console, disable=not console.is_terminal) as bar:
+        task, told = bar.add_task("", total=total, completed=done), time.monotonic()
+
+        def show(completed: int) -> None:
+            nonlocal told
+            bar.update(task, completed=completed)
+            if not console.is_terminal and time.monotonic() - told > LINE_SECONDS:
+                told = time.monotonic()
+                console.print(f"{completed:>9,} of {total:,} images predicted")
+
+        yield show
+
+
+def _conclude(
+    console: Console, out: Path, total: int, overlays: bool, card: Card, problems: Sequence[tuple[str, str]]
+) -> None:
+    """What could not be predicted, and where the rest is."""
+    for _, problem in problems[:TOLD]:
+        console.print(f"problem      {problem}", markup=False)
+    if len(problems) > TOLD:
+        console.print(f"problem      … and {len(problems) - TOLD:,} more")
+    console.print(f"table        {out / TABLE}: {total - len(problems):,} of {total:,} images", markup=False)
+    if card.task == "segmentation":
+        console.print(f"masks        {out / 'masks'}", markup=False)
+    if overlays:
+        console.print(f"overlays     {out / 'overlays'}", markup=False)
+    if problems:
+        bad = f"{len(problems):,} image" + "s" * (len(problems) > 1)
+        console.print(f"problems     {out / PROBLEMS}: {bad}; mend, and the same command adds them", markup=False)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,245 @@
+"""What pretraining is good for: agents × seeds × label counts, all fine-tuned alike, on the same labelled images."""
+
+import csv
+import json
+import sys
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass, fields
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from agents.settings import RunSettings
+from ahm_env import AHMError, RunError, SettingsError
+from ahm_env.errors import explain
+from ahm_env.files import write_text
+from downstream.comparison import Plan, parse_value
+from downstream.models import TASKS, Start
+from downstream.settings import FinetuneSettings
+from downstream.tasks_console import finetune
+from downstream.training import Recipe
+
+SCRATCH = "scratch"
+ALL = "all"
+# What each task is judged by, an image at a time
+MEASURE = {"segmentation": "dice", "classification": "accuracy"}
+
+
+@dataclass(frozen=True)
+class TransferCell:
+    """One U-Net fine-tuned for one task with one number of labels.
+
+    Attributes:
+        agent: Whose masks it was pretrained with; `scratch` for none.
+        seed: Of pretraining, of the choice of labelled images, and of fine-tuning.
+        task: `segmentation` or `classification`.
+        labels: How many labelled images; None is all.
+        start: The run it starts from, or `scratch`.
+        path: Its own run.
+        total: Images that it is shown in all.
+    """
+
+    agent: str
+    seed: int
+    task: str
+    labels: int | None
+    start: str
+    path: Path
+    total: int
+
+    @cached_property
+    def result(self) -> dict[str, Any] | None:
+        """What `test.json` holds, None where the cell is not done. Looked up once it is done."""
+        path = self.path / "test.json"
+        try:
+            return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else None
+        except ValueError:
+            return None  # damaged: tested again
+
+    @property
+    def done(self) -> bool:
+        """Whether it has been tested."""
+        return (self.path / "test.json").exists()
+
+    @property
+    def images(self) -> int:
+        """Images shown so far."""
+        try:
+            return int(list(csv.DictReader((self.path / "metrics.csv").open(encoding="utf-8")))[-1]["images"])
+        except (OSError, IndexError, KeyError, ValueError):
+            return 0
+
+    def per_image(self) -> dict[str, float]:
+        """Name of each test image to its Dice, or to whether its class was found.
+
+        Raises:
+            RunError: `test.csv` is missing or damaged.
+        """
+        path = self.path / "test.csv"
+        try:
+            with path.open(encoding="utf-8", newline="") as file:
+                rows = list(csv.DictReader(file))
+            if self.task == "segmentation":
+                return {row["image"]: float(row["dice"]) for row in rows}
+            return {row["image"]: float(row["label"] == row["prediction"]) for row in rows}
+        except (OSError, KeyError, ValueError) as error:
+            raise RunError(f"{path}: missing or damaged ({error}); delete {self.path} and run again") from None
+
+
+@dataclass(frozen=True)
+class Downstream:
+    """What the user asked to be done with pretrained U-Nets, as it was written.
+
+    Attributes:
+        tasks: Such as `segmentation,classification`.
+        labels: Such as `25,100,all`.
+        settings: Such as `steps=400,augment=flips`.
+        sam: Directory of a Segment Anything model.
+        prompt: How that is prompted.
+    """
+
+    tasks: str
+    labels: str
+    settings: str = ""
+    sam: Path | None = None
+    prompt: str = "box"
+
+    def transfer(self, plan: Plan) -> "Transfer":
+        """Read it.
+
+        Raises:
+            SettingsError: It is misspelt, or a value is out of range.
+        """
+        counts = tuple(_count(text) for text in _parts(self.labels))
+        settings = dict(_pair(text) for text in _parts(self.settings))
+        return Transfer(plan, tuple(_parts(self.tasks)), counts, settings, self.sam, self.prompt)
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """The part of a comparison that fine-tunes.
+
+    Args:
+        plan: The comparison whose runs are fine-tuned.
+        tasks: `segmentation`, `classification`, or both.
+        counts: How many labelled images, each at a time; None is all.
+        settings: Settings of fine-tuning that are not its defaults, the same for all.
+        sam: Directory of a Segment Anything model, which segments the test images without training; None for none.
+        prompt: How that is prompted.
+
+    Raises:
+        SettingsError: A task is unknown, or a setting out of range.
+    """
+
+    plan: Plan
+    tasks: tuple[str, ...]
+    counts: tuple[int | None, ...]
+    settings: dict[str, Any]
+    sam: Path | None = None
+    prompt: str = "box"
+
+    def __post_init__(self) -> None:
+        if odd := [task for task in self.tasks if task not in TASKS]:
+            raise SettingsError(f"--downstream {odd[0]} is unknown; choose among {', '.join(TASKS)}")
+        if not self.tasks or not self.counts:
+            raise SettingsError("--downstream needs a task, and --labels a number or all")
+        if len(set(self.counts)) < len(self.counts) or len(set(self.tasks)) < len(self.tasks):
+            raise SettingsError("--downstream and --labels must name each task and number once")
+        self.total  # noqa: B018 (refuses settings that are out of range)
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """Settings of fine-tuning that all cells share; those of the images are the comparison's."""
+        run = RunSettings.make(**self.plan.variants[0].given(self.plan.shared))
+        images = {name: getattr(run, name) for name in ("data", "image_size", "channels", "fit", "skip_bad", "device")}
+        return {**images, "width": run.width, "norm": run.norm, **self.settings}
+
+    @property
+    def total(self) -> int:
+        """Images that a cell is shown."""
+        settings = FinetuneSettings.make(Start(SCRATCH, None, None, {}), **self.given)
+        return settings.steps * settings.batch_size
+
+    @property
+    def cells(self) -> list[TransferCell]:
+        """All cells, seed by seed, so that what is done early is a comparison already."""
+        runs = {(cell.variant.label, cell.seed): cell.path for cell in self.plan.cells}
+        agents = (SCRATCH, *self.plan.labels)
+        return [
+            self._cell(agent, seed, task, count, runs)
+            for seed in range(self.plan.seeds)
+            for count in self.counts
+            for task in self.tasks
+            for agent in agents
+        ]
+
+    def _cell(
+        self, agent: str, seed: int, task: str, count: int | None, runs: dict[tuple[str, int], Path]
+    ) -> TransferCell:
+        start = SCRATCH if agent == SCRATCH else str(runs[agent, seed])
+        name = f"{task}-{count_name(count)}-{agent}-{seed}".replace("/", "_").replace(":", "-")
+        return TransferCell(agent, seed, task, count, start, self.plan.out / "finetuned" / name, self.total)
+
+    def begin(self) -> None:
+        """Keep what is compared beside the comparison, which may grow by tasks and numbers of labels.
+
+        Raises:
+            RunError: The comparison was begun with other settings of fine-tuning.
+        """
+        path = self.plan.out / "transfer.json"
+        if path.exists():
+            try:
+                before = json.loads(path.read_text(encoding="utf-8"))["settings"]
+            except (ValueError, KeyError, TypeError) as error:
+                raise RunError(f"{path}: damaged ({error}); restore it, or choose another --out") from None
+            if before != self.settings:
+                odd = sorted(key for key in {*before, *self.settings} if before.get(key) != self.settings.get(key))
+                raise RunError(
+                    f"{self.plan.out}: was fine-tuned with another {odd[0]}; give the same, or choose another --out"
+                )
+        about = {"tasks": self.tasks, "labels": [count_name(one) for one in self.counts], "settings": self.settings}
+        write_text(path, json.dumps(about, indent=2) + "\n")
+
+
+def count_name(count: int | None) -> str:
+    """A number of labels as the user writes it."""
+    return ALL if count is None else str(count)
+
+
+def _parts(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _count(text: str) -> int | None:
+    if text != ALL and not text.isdecimal():
+        raise SettingsError(f"--labels {text} is neither a number nor {ALL}; for example --labels 25,100,{ALL}")
+    return None if text == ALL else int(text)
+
+
+def _pair(text: str) -> tuple[str, Any]:
+    key, equals, value = text.partition("=")
+    known = {field.name for field in fields(Recipe)} | {"transfer", "select", "flips"}
+    if not equals or key not in known:
+        raise SettingsError(f"--finetune {text} is not KEY=VALUE with a KEY among {', '.join(sorted(known))}")
+    return key, parse_value(value)
+
+
+def run_transfer_cell(transfer: Transfer, cell: TransferCell, threads: int) -> None:
+    """Fine-tune and test one U-Net, or go on with it; what is printed goes to a log beside the run. Made for a process.
+
+    Ends the process with a status that is not 0 where it does not come to an end; the reason is the log's last line.
+    """
+    torch.set_num_threads(threads)
+    log = cell.path.with_name(f"{cell.path.name}.log")
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("a", encoding="utf-8") as file, redirect_stdout(file), redirect_stderr(file):
+        try:
+            resume = (cell.path / "config.json").exists()
+            given = {**transfer.given, "task": cell.task, "labels": cell.labels, "seed": cell.seed}
+            status = finetune({} if resume else given, None if resume else cell.start, None, cell.path, resume)
+        except (AHMError, OSError) as error:
+            file.write(f"error: {explain(error) if isinstance(error, OSError) else error}\n")
+            status = 2
+    sys.exit(status)

@@ -1,0 +1,260 @@
+"""Evaluation of a fine-tuned model, as a person asks for it: the numbers, how sure they are, and what is refused."""
+
+import csv
+import json
+import sys
+from collections.abc import Callable
+from math import isnan, nan, sqrt
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+import ahm
+from ahm_env import load_images
+from ahm_env.images.loading import find_source
+from downstream.classification import assess_classifier
+from downstream.cropping import Cropped
+from downstream.evaluation import with_intervals
+from downstream.metrics import score_classes, score_labels
+from downstream.models import Card, Model
+from downstream.segmentation import segment
+
+SIDE = 16
+SPLIT = ("train", "val", "test", "test")
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AHM_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Run `ahm evaluate --from tuned … --device cpu` in this process: status, output, errors."""
+
+    def call(*words: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["ahm", "evaluate", "--from", "tuned", *words, "--device", "cpu"])
+        with pytest.raises(SystemExit) as ended:
+            ahm.main()
+        captured = capsys.readouterr()
+        return int(ended.value.code or 0), captured.out, captured.err
+
+    return call
+
+
+def make_model(
+    name: str, task: str = "segmentation", classes: tuple[str, ...] = ("background", "foreground"), seed: int = 0
+) -> Model:
+    """An untrained model whose last layer is large, so that its predictions differ."""
+    values = tuple(range(len(classes))) if task == "segmentation" else ()
+    card = Card(task, "unet", classes, values, SIDE, 3, "stretch", (127.0,) * 3, (60.0,) * 3, 2, "group", False)
+    model = Model.create(card, seed)
+    last = model.network.outc.conv if task == "segmentation" else model.network.head
+    last.weight.data *= 20
+    model.save(Path("tuned") / name)
+    return Model.load(Path("tuned") / name)
+
+
+def write_source(path: Path, count: int = 24, masks: int = 2, classes: tuple[str, ...] = ("mel", "nev")) -> Path:
+    """Images of several sizes with masks of 0 … masks - 1, a label and a split."""
+    rng = np.random.default_rng(0)
+    lines = ["image,label,split"]
+    for directory in ("images", "masks"):
+        (path / directory).mkdir(parents=True)
+    for number in range(count):
+        height, width = 12 + number % 5, 20 - number % 3
+        pixels = cv2.resize(rng.integers(0, 256, (4, 4, 3), np.uint8), (width, height))
+        cv2.imwrite(str(path / f"images/{number:02}.png"), pixels)
+        truth = cv2.resize(rng.integers(0, masks, (3, 3), np.uint8), (width, height), interpolation=cv2.INTER_NEAREST)
+        cv2.imwrite(str(path / f"masks/{number:02}.png"), truth)
+        lines.append(f"{number:02},{classes[number % 3 % len(classes)]},{SPLIT[number % 4]}")
+    (path / "labels.csv").write_text("\n".join(lines) + "\n")
+    return path
+
+
+def scores_of(model: Model, data: Path, splits: set[str]) -> list[dict[int, object]]:
+    """Scores of every image of these splits, found without the code of the evaluation."""
+    found = []
+    for number, load in enumerate(find_source(data, SIDE).catalogue().samples):
+        if SPLIT[number % 4] in splits:
+            one = load()
+            (result,) = segment(model, [one])
+            assert one.mask is not None
+            found.append(score_classes(one.mask, result.mask, range(len(model.card.classes))))
+    return found
+
+
+def test_the_numbers_of_a_segmenter_are_means_over_the_images_of_the_split(call):
+    model, data = make_model("model.safetensors"), write_source(Path("data"))
+    status, out, _ = call("--data", "data", "--out", "e.json", "--pictures", "shown")
+    assert status == 0
+    found = json.loads(Path("e.json").read_text())
+    scores = [one[1] for one in scores_of(model, data, {"test"})]
+    assert (found["task"], found["split"], found["images"]) == ("segmentation", "test", 12)
+    assert len({one.dice for one in scores}) > 3
+    for measure in ("dice", "iou", "hd95", "sensitivity", "specificity"):
+        values = [getattr(one, measure) for one in scores]
+        assert found[measure] == pytest.approx(np.mean(values))
+        low, high = found["intervals"][measure]
+        assert min(values) <= low <= found[measure] <= high <= max(values)
+    assert f"{found['dice']:.3f}" in out
+    with Path("shown/test.csv").open(newline="") as file:
+        assert [float(row["dice"]) for row in csv.DictReader(file)] == pytest.approx(
+            [one.dice for one in scores], rel=1e-5
+        )
+    assert cv2.imread("shown/cases.png") is not None
+
+
+def test_splits_and_several_classes(call):
+    model = make_model("model.safetensors", classes=("background", "disc", "cup"), seed=2)
+    data = write_source(Path("data"), masks=3)
+    for split, splits in (("val", {"val"}), ("all", {"train", "val", "test"})):
+        assert call("--data", "data", "--split", split, "--out", "e.json")[0] == 0
+        found = json.loads(Path("e.json").read_text())
+        scores = scores_of(model, data, splits)
+        assert found["images"] == len(scores)
+        for number, name in ((1, "disc"), (2, "cup")):
+            assert found[f"dice {name}"] == pytest.approx(np.mean([one[number].dice for one in scores]))
+            assert len(found["intervals"][f"dice {name}"]) == 2
+        assert found["dice"] == pytest.approx((found["dice disc"] + found["dice cup"]) / 2)
+
+
+def test_test_time_augmentation_changes_the_numbers_as_it_does_the_masks(call):
+    model, data = make_model("model.safetensors"), write_source(Path("data"))
+    assert call("--data", "data", "--tta", "--out", "e.json")[0] == 0
+    found, dice = json.loads(Path("e.json").read_text()), []
+    for number, load in enumerate(find_source(data, SIDE).catalogue().samples):
+        if SPLIT[number % 4] == "test":
+            one = load()
+            (result,) = segment(model, [one], flips=True)
+            dice.append(score_classes(one.mask, result.mask, (1,))[1].dice)
+    assert found["tta"] is True
+    assert found["dice"] == pytest.approx(np.mean(dice))
+    assert found["dice"] != pytest.approx(np.mean([one[1].dice for one in scores_of(model, data, {"test"})]))
+
+
+def test_the_numbers_of_a_classifier(call):
+    model, data = make_model("model.safetensors", "classification", ("mel", "nev")), write_source(Path("data"))
+    status, out, _ = call("--data", "data", "--split", "all", "--out", "e.json", "--pictures", "shown")
+    assert status == 0
+    found = json.loads(Path("e.json").read_text())
+    images = load_images(data, SIDE, 3)
+    truth, shares = images.labels(range(24)), model.probabilities(images.images(range(24)))
+    scores, predicted = score_labels(truth, shares), shares.argmax(1)
+    assert found["images"] == 24
+    assert found["accuracy"] == pytest.approx(np.mean(truth == predicted))
+    assert found["balanced_accuracy"] == pytest.approx(scores.balanced_accuracy)
+    assert found["auroc"] == pytest.approx(scores.auroc)
+    assert found["confusion"] == scores.confusion.tolist()
+    for number, name in enumerate(("mel", "nev")):
+        assert found[f"sensitivity {name}"] == pytest.approx(np.mean(predicted[truth == number] == number))
+    low, high = found["intervals"]["auroc"]
+    assert 0 <= low < found["auroc"] < high <= 1
+    assert f"{found['accuracy']:.3f}" in out
+    assert cv2.imread("shown/confusion.png") is not None
+
+
+def test_a_measure_that_is_not_defined_is_null(call):
+    make_model("model.safetensors", "classification", ("mel", "nev"))
+    data = write_source(Path("data"))
+    lines = (data / "labels.csv").read_text().replace("nev,test", "mel,test")
+    (data / "labels.csv").write_text(lines)
+    assert call("--data", "data", "--out", "e.json")[0] == 0
+    found = json.loads(Path("e.json").read_text(), parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    assert found["auroc"] is found["sensitivity nev"] is None
+    assert found["intervals"]["auroc"] is found["intervals"]["sensitivity nev"] is None
+    assert found["accuracy"] == found["sensitivity mel"]
+
+
+def test_a_classifier_of_lesions_is_measured_on_what_its_segmenter_finds(call):
+    model, data = make_model("model.safetensors", "classification", ("mel", "nev"), seed=1), write_source(Path("data"))
+    assert call("--data", "data", "--split", "all", "--out", "whole.json")[0] == 0
+    segmenter = make_model("segmenter.safetensors")
+    assert call("--data", "data", "--split", "all", "--out", "e.json")[0] == 0
+    images = load_images(Cropped(find_source(data, SIDE), segmenter, "data"), SIDE, 3)
+    expected = assess_classifier(model, images, np.arange(24)).summary
+    found = json.loads(Path("e.json").read_text())
+    assert {name: found[name] for name in expected} == expected
+    assert found["auroc"] != json.loads(Path("whole.json").read_text())["auroc"]
+
+
+# Intervals
+
+
+def test_the_interval_of_a_mean_is_that_of_the_normal_distribution_for_many_images():
+    values = np.random.default_rng(1).normal(3, 2, 400)
+    found = with_intervals(lambda chosen: {"mean": float(values[chosen].mean())}, 400)["mean"]
+    half = 1.96 * values.std() / sqrt(400)
+    assert found.mean == values.mean()
+    assert found.low == pytest.approx(values.mean() - half, abs=0.15 * half)
+    assert found.high == pytest.approx(values.mean() + half, abs=0.15 * half)
+
+
+def test_intervals_repeat_and_leave_out_what_is_not_defined():
+    def measure(chosen: np.ndarray) -> dict[str, float]:
+        return {"constant": 0.5, "never": nan, "sometimes": 1.0 if 0 in chosen else nan}
+
+    found = with_intervals(measure, 3, draws=50)
+    assert (found["constant"].low, found["constant"].mean, found["constant"].high) == (0.5, 0.5, 0.5)
+    assert all(isnan(value) for value in (found["never"].low, found["never"].mean, found["never"].high))
+    assert (found["sometimes"].low, found["sometimes"].high) == (1, 1)
+    many = np.random.default_rng(0).random(30)
+    first, second = (with_intervals(lambda chosen: {"m": float(many[chosen].mean())}, 30, draws=50) for _ in range(2))
+    assert first == second
+
+
+# What is refused
+
+
+def refused(result: tuple[int, str, str], *texts: str) -> None:
+    status, _, err = result
+    assert (status, err.count("\n")) == (2, 1), err
+    for text in texts:
+        assert text in err
+
+
+def test_classes_must_be_those_of_the_classifier(call):
+    make_model("model.safetensors", "classification", ("mel", "nev"))
+    write_source(Path("more"), classes=("mel", "nev", "ker"))
+    write_source(Path("other"), classes=("melanoma", "nev"))
+    refused(call("--data", "more", "--out", "e.json"), "more", "unknown: ker")
+    refused(call("--data", "other", "--out", "e.json"), "other", "missing: mel", "unknown: melanoma", "labels.csv")
+    (Path("other") / "labels.csv").unlink()
+    refused(call("--data", "other", "--out", "e.json"), "missing: mel, nev")
+    assert not Path("e.json").exists()
+
+
+def test_masks_must_hold_what_the_segmenter_knows(call):
+    make_model("model.safetensors")
+    write_source(Path("data"), masks=4)
+    refused(call("--data", "data"), "its mask holds", "knows 0, 1")
+
+
+def test_a_split_without_images_is_told_with_those_that_have_some(call):
+    make_model("model.safetensors")
+    data = write_source(Path("data"))
+    (data / "labels.csv").write_text((data / "labels.csv").read_text().replace(",test", ",train"))
+    refused(call("--data", "data"), "no image of its test split has a mask", "train (18)", "val (6)")
+    for mask in (data / "masks").iterdir():
+        mask.unlink()
+    refused(call("--data", "data"), "no image of its test split has a mask", "add masks")
+    make_model("model.safetensors", "classification", ("mel", "nev"))
+    lines = (data / "labels.csv").read_text().replace("mel,val", ",val").replace("nev,val", ",val")
+    (data / "labels.csv").write_text(lines)
+    refused(call("--data", "data", "--split", "val"), "no image of its val split has a label", "--split train (18)")
+
+
+def test_what_else_cannot_be_used(call):
+    make_model("model.safetensors")
+    write_source(Path("data"))
+    refused(call("--data", "nowhere"), "nowhere")
+    refused(call("--data", "data", "--split", "holdout"), "holdout", "train, val, test, all")
+    refused(call("--data", "data", "--out", "."), "is a directory")
+    refused(call("--data", "data", "--from", "data"), "holds no model.safetensors")
+    Path("data/images/03.png").write_bytes(b"x")
+    refused(call("--data", "data"), "03.png", "--skip-bad")
+    assert call("--data", "data", "--skip-bad", "--out", "e.json")[0] == 0
+    assert json.loads(Path("e.json").read_text())["images"] == 11
