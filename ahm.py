@@ -279,8 +279,10 @@ def count_or_all(text: str | None) -> int | None:
     """The number of labels; None is all."""
     if text is None or text == "all":
         return None
-    if not text.isdigit():
-        raise typer.BadParameter(f"{text!r} is neither a number nor all")
+    if not text.isdecimal():
+        from ahm_env.errors import SettingsError
+
+        raise SettingsError(f"--labels {text} is neither a number nor all; for example --labels 25")
     return int(text)
 
 
@@ -314,6 +316,15 @@ def finetune(
     ] = None,
     augment: Annotated[
         str | None, flag("--augment", "none, flips, affine, or full (with elastic bending).", "affine", "Learning")
+    ] = None,
+    balance: Annotated[
+        bool | None,
+        typer.Option(
+            "--balance/--no-balance",
+            help="To classify: rare classes count as much as frequent ones.",
+            show_default="balance",
+            rich_help_panel="Learning",
+        ),
     ] = None,
     select: Annotated[
         float | None, flag("--select", "Share of the labelled images by which the best state is kept.", "0", "Learning")

@@ -1,5 +1,6 @@
 """Augmentation: labelled images turned, mirrored, scaled, bent and recoloured, masks along with them (Kornia)."""
 
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -24,30 +25,35 @@ class Augmentation:
         if kind not in AUGMENTATIONS:
             raise SettingsError(f"--augment {kind} is unknown; choose one of {', '.join(AUGMENTATIONS)}")
         self.kind = kind
-        self._change: Any = None if kind == "none" else _sequence(kind)
 
     def __call__(self, images: Tensor, masks: Tensor, seed: int) -> tuple[Tensor, Tensor]:
         """Change a batch; the same seed changes it in the same way.
 
         Args:
             images: `(B, C, S, S)` float32 in 0..255.
-            masks: `(B, S, S)` int64 class numbers; outside of the image is 0.
+            masks: `(B, S, S)` int64 class numbers. What comes into view from outside repeats the border, in both.
             seed: Decides what is done.
 
         Returns:
             Images and masks of the same shapes.
         """
-        if self._change is None:
+        if self.kind == "none":
             return images, masks
         # Kornia draws from PyTorch's global generator: it is put back as it was
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            changed, bent = self._change(images / 255, masks[:, None].float())
-        return changed * 255, bent[:, 0].round().long()
+            torch.default_generator.manual_seed(seed)
+            # its changes of colour take three channels; of grey ones, saturation and hue stay what they are
+            changed, bent = self._change(images.expand(-1, 3, -1, -1) / 255, masks[:, None].float())
+        return changed[:, : images.shape[1]] * 255, bent[:, 0].round().long()
+
+    @cached_property
+    def _change(self) -> Any:
+        return _sequence(self.kind)
 
 
 def _sequence(kind: str) -> Any:
     import kornia.augmentation as kornia
+    from kornia.constants import DataKey, Resample
 
     flips = [kornia.RandomHorizontalFlip(p=0.5), kornia.RandomVerticalFlip(p=0.5)]
     affine = [
@@ -64,4 +70,5 @@ def _sequence(kind: str) -> Any:
     changes = flips + (affine if kind != "flips" else []) + (bend if kind == "full" else [])
     if kind != "flips":
         changes = changes + colour
-    return kornia.AugmentationSequential(*changes, data_keys=["image", "mask"])
+    masks = {DataKey.MASK: {"resample": Resample.NEAREST, "align_corners": False}}
+    return kornia.AugmentationSequential(*changes, data_keys=["image", "mask"], extra_args=masks)

@@ -1,6 +1,5 @@
 """Agents × seeds: each agent trained alike, all judged on one frozen reference U-Net; nothing is done twice."""
 
-import csv
 import json
 import sys
 from contextlib import redirect_stderr, redirect_stdout
@@ -17,6 +16,7 @@ from agents.settings import RunSettings
 from ahm_env import AHMError, RunError, SettingsError
 from ahm_env.errors import explain
 from ahm_env.files import write_text
+from downstream.crew import images_shown
 from downstream.judging import judge_run
 
 REFERENCE_SEED = 1_000_000  # no seed of a comparison, so that no agent's own U-Net is the reference
@@ -82,10 +82,7 @@ class Cell:
     @property
     def images(self) -> int:
         """Images shown so far."""
-        try:
-            return int(list(csv.DictReader((self.path / "metrics.csv").open(encoding="utf-8")))[-1]["images"])
-        except (OSError, IndexError, KeyError, ValueError):
-            return 0
+        return images_shown(self.path)
 
 
 @dataclass(frozen=True)

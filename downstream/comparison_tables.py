@@ -2,6 +2,7 @@
 
 import csv
 from collections.abc import Sequence
+from dataclasses import replace
 from math import isnan
 from pathlib import Path
 
@@ -10,16 +11,22 @@ import numpy as np
 from agents.console import number
 from agents.settings import RunSettings
 from downstream.comparison import Plan
-from downstream.report import Table
+from downstream.report import Table, Trend, source_name
 from downstream.summaries import Interval, baseline, bootstrap, summarise, unlike
 from downstream.transfer import Transfer, count_name
-from downstream.transfer_summaries import BASELINES, TransferSummary, summarise_transfer
+from downstream.transfer_summaries import BASELINES, TransferSummary
 
 _FURTHER = {
     "segmentation": {"iou": "IoU", "hd95": "HD95, pixels", "sensitivity": "sensitivity", "specificity": "specificity"},
     "classification": {"balanced_accuracy": "balanced accuracy", "auroc": "AUROC"},
 }
 _MEASURED = {"segmentation": "Dice", "classification": "accuracy"}
+NOTES = (
+    "Means over seeds and test images; a seed is one pretraining, one choice of labelled images and one fine-tuning, "
+    "the same choice for all. Intervals: bootstrap over seeds and images, differences paired by both.",
+    "p: Wilcoxon's signed-rank test over images, of the means over seeds, corrected after Holm within each table; "
+    "unlike the intervals, it takes these seeds as given.",
+)
 
 
 def hardness_table(plan: Plan) -> list[Table]:
@@ -60,17 +67,30 @@ def hardness_table(plan: Plan) -> list[Table]:
     ]
     if complaints := unlike(plan):
         notes[1] = "NOT COMPARABLE: the runs differ in " + "; ".join(complaints)
-    title = f"Agents on {plan.shared.get('data', 'phantom')}"
+    title = f"Agents on {source_name(plan.shared.get('data', 'phantom'))}"
     return [Table(title, headings, tuple(rows), tuple(notes))]
 
 
-def transfer_tables(transfer: Transfer) -> list[Table]:
+def transfer_tables(transfer: Transfer, summaries: Sequence[TransferSummary]) -> list[Table]:
     """How well the U-Nets segment or classify after fine-tuning: one table for each task and number of labels."""
-    summaries = summarise_transfer(transfer)
     groups: dict[tuple[str, int | None], list[TransferSummary]] = {}
     for one in summaries:
         groups.setdefault((one.task, one.labels), []).append(one)
-    return [_transfer_table(transfer, task, count, some) for (task, count), some in groups.items()]
+    tables = [_transfer_table(transfer, task, count, some) for (task, count), some in groups.items()]
+    return [*tables[:-1], *(replace(table, notes=NOTES) for table in tables[-1:])]  # once is enough
+
+
+def transfer_trends(summaries: Sequence[TransferSummary]) -> list[Trend]:
+    """How well the U-Nets do with more and more labels: one trend for each task."""
+    trends = []
+    for task in dict.fromkeys(one.task for one in summaries):
+        counts, agents = dict[int, str](), dict[str, dict[int, Interval]]()
+        for one in sorted(summaries, key=lambda one: (one.labelled, one.labels is None)):
+            if one.task == task:
+                counts[one.labelled] = f"all ({one.labelled:,})" if one.labels is None else f"{one.labelled:,}"
+                agents.setdefault(one.agent, {})[one.labelled] = one.mean
+        trends.append(Trend(_MEASURED[task].capitalize(), counts, agents))
+    return trends
 
 
 def _transfer_table(transfer: Transfer, task: str, count: int | None, summaries: Sequence[TransferSummary]) -> Table:
@@ -86,17 +106,12 @@ def _transfer_table(transfer: Transfer, task: str, count: int | None, summaries:
             gap = gaps.get(base)
             row += ["–", "–"] if gap is None else [interval(gap.interval, sign=True), _p(gap.p)]
         rows.append((*row, *(number(one.others[name]) if name in one.others else "–" for name in further)))
-    if task == "segmentation" and (zero_shot := sam_dice(transfer.plan.out / "sam")) is not None:
+    if task == "segmentation" and (zero_shot := sam_dice(transfer.zero_shot)) is not None:
         unknown = ["–"] * (len(headings) - 3 + len(further))
-        rows.append((f"SAM, {transfer.prompt}, no labels", "–", interval(zero_shot), *unknown))
-    notes = (
-        "Means over seeds and test images; a seed is one pretraining, one choice of labelled images and one "
-        "fine-tuning, the same choice for all. Intervals: bootstrap over seeds and images, differences paired by both. "
-        "p: Wilcoxon's signed-rank test over images, of the means over seeds, corrected after Holm within the table.",
-    )
-    where = transfer.plan.shared.get("data", "phantom")
+        rows.append((f"SAM, {Path(transfer.prompt).stem}, no labels", "–", interval(zero_shot), *unknown))
+    where = source_name(transfer.plan.shared.get("data", "phantom"))
     title = f"{task.capitalize()} of {where} with {count_name(count)} labels"
-    return Table(title, (*headings, *further.values()), tuple(rows), notes)
+    return Table(title, (*headings, *further.values()), tuple(rows))
 
 
 def sam_dice(directory: Path) -> Interval | None:

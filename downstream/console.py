@@ -18,13 +18,15 @@ from ahm_env import RunError
 from ahm_env.files import write_text
 from downstream.annotation import annotate
 from downstream.comparison import Plan, run_cell
-from downstream.comparison_tables import hardness_table, transfer_tables
+from downstream.comparison_tables import hardness_table, transfer_tables, transfer_trends
 from downstream.crew import Crew, last_line
 from downstream.judging import judge_run
+from downstream.prompts import find_prompts
 from downstream.report import make_report
+from downstream.sam import SegmentAnything
 from downstream.summaries import write_csv
 from downstream.transfer import MEASURE, SCRATCH, Downstream, Transfer, TransferCell, run_transfer_cell
-from downstream.transfer_summaries import write_transfer_csv
+from downstream.transfer_summaries import summarise_transfer, write_transfer_csv
 
 
 def compare_agents(
@@ -57,6 +59,11 @@ def compare_agents(
     settings = RunSettings.make(**plan.variants[0].given(plan.shared))
     transfer = None if downstream is None else downstream.transfer(plan)
     images = load(settings, console)  # once, before many processes want the same images
+    if transfer is not None:
+        transfer.check(images)
+        if transfer.sam is not None:  # at the end it would be late to learn that it is not there
+            SegmentAnything.load(transfer.sam, settings.torch_device)
+            find_prompts(transfer.prompt)
     plan.begin()
     if transfer is not None:
         transfer.begin()
@@ -79,7 +86,7 @@ def compare_agents(
             fine_tune(transfer, crew)
     if transfer is not None and transfer.sam is not None:
         split = "test" if images.split("test").size else "val"
-        annotate(transfer.sam, transfer.prompt, settings.data, plan.out / "sam", split, settings.device)
+        annotate(transfer.sam, transfer.prompt, settings.data, transfer.zero_shot, split, settings.device)
     show_comparison(plan, transfer, console)
     for job in crew.failed:
         console.print(f"failed: {job.path.name}: {last_line(job.path)}", markup=False)
@@ -94,13 +101,14 @@ def fine_tune(transfer: Transfer, crew: Crew) -> None:
         measure = MEASURE[cell.task]
         return f"{measure} {(cell.result or {}).get(measure, nan):.3f}"
 
-    waiting = [cell for cell in ready if not cell.done]
+    waiting = [cell for cell in ready if cell.result is None]
     crew.work(waiting, partial(run_transfer_cell, transfer), transfer.total, result)
 
 
 def show_comparison(plan: Plan, transfer: Transfer | None, console: Console) -> None:
     """Print the tables of a comparison, and write its CSV files and `report.html`."""
-    tables = [*hardness_table(plan), *(transfer_tables(transfer) if transfer is not None else ())]
+    summaries = summarise_transfer(transfer) if transfer is not None else []
+    tables = [*hardness_table(plan), *(transfer_tables(transfer, summaries) if transfer is not None else ())]
     if not tables:
         console.print("No cell is done: there is nothing to compare.")
         return
@@ -114,9 +122,10 @@ def show_comparison(plan: Plan, transfer: Transfer | None, console: Console) -> 
     console.print(f"numbers      {write_csv(plan)}", markup=False)
     if transfer is not None and (path := write_transfer_csv(transfer)) is not None:
         console.print(f"             {path}", markup=False)
-    page = plan.out / "report.html"
-    make_report([cell.path for cell in plan.cells if cell.verdict is not None], page, tables=tables)
-    console.print(f"page         {page}", markup=False)
+    if judged := [cell for cell in plan.cells if cell.verdict is not None]:
+        page, names = plan.out / "report.html", [cell.variant.label for cell in judged]
+        make_report([cell.path for cell in judged], page, tables=tables, trends=transfer_trends(summaries), names=names)
+        console.print(f"page         {page}", markup=False)
 
 
 def evaluate_agents(paths: Sequence[Path], unet: Path | None, data: str | None, out: Path | None) -> int:

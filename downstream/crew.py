@@ -1,5 +1,6 @@
 """A few processes at once, each at work on a cell of a comparison; nobody is left behind."""
 
+import csv
 import signal
 import time
 from collections.abc import Callable, Sequence
@@ -86,6 +87,15 @@ class Crew:
             self.failed.append(job)
             how = signal.Signals(-status).name if status < 0 else f"status {status}"
             self.console.print(f"failed  {job.path.name:<40} {how}: {last_line(job.path)}", markup=False)
+
+
+def images_shown(path: Path) -> int:
+    """Images that a run has shown so far, by its `metrics.csv`."""
+    try:
+        with (path / "metrics.csv").open(encoding="utf-8", newline="") as file:
+            return int(list(csv.DictReader(file))[-1]["images"])
+    except (OSError, IndexError, KeyError, ValueError, TypeError):
+        return 0
 
 
 def last_line(path: Path) -> str:

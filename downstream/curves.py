@@ -6,13 +6,12 @@ areas; all text is HTML beside it, so that it stays legible at every width.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import ceil, floor, log10
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-Floats = npt.NDArray[np.float64]
+from downstream.axes import Axis, Floats, images_shown, nice_ticks
+
 Points = tuple[Floats, Floats]  # x and y, x rising
 
 LABEL_HEIGHT = 18  # pixels that a label at the end of a line needs
@@ -27,9 +26,9 @@ class Curve:
         name: What it is called at its end.
         style: Which of the page's line styles it has.
         agent: Number of the agent that it belongs to.
-        x: `(T,)` images shown, rising.
+        x: `(T,)` rising, such as images shown.
         mean: `(T,)` mean over seeds.
-        low: `(T,)` lower end of the band, None with one seed.
+        low: `(T,)` lower end of the band, None without one.
         high: `(T,)` upper end.
     """
 
@@ -48,6 +47,7 @@ class Line:
 
     curve: Curve
     path: str
+    dots: str
     band: str
     leader: str
     end_top: float
@@ -61,37 +61,49 @@ class Chart:
 
     Attributes:
         title: What it shows.
+        axis: What it is shown against.
         lines: Its lines.
         x_ticks: Place and text of each.
         y_ticks: Place and text of each.
-        x_end: Images at the right edge.
         reference: Place of a horizontal line for comparison, None without one.
         gutter: Room that the labels need at the right, rem.
         height: Of the plot, pixels.
-        percent: Whether values are shares, written in percent.
+        decimals: With which values are told.
     """
 
     title: str
+    axis: Axis
     lines: tuple[Line, ...]
     x_ticks: tuple[tuple[float, str], ...]
     y_ticks: tuple[tuple[float, str], ...]
-    x_end: float
     reference: float | None
     gutter: float
     height: int
-    percent: bool
+    decimals: int
 
     @property
     def summary(self) -> str:
         """The chart in words, for those who do not see it."""
-        ends = "; ".join(f"{line.curve.name} ends at {line.label}" for line in self.lines)
-        return f"{self.title}, against images shown: {ends}"
+        if not self.axis.logarithmic:
+            ends = "; ".join(f"{line.curve.name} ends at {line.label}" for line in self.lines)
+            return f"{self.title}, against {self.axis.name}: {ends}"
+        return f"{self.title}: " + "; ".join(f"{line.curve.name} {self._points(line.curve)}" for line in self.lines)
+
+    def _points(self, curve: Curve) -> str:
+        """All points of a curve in words."""
+        means = [f"{value:.{self.decimals}f}" for value in curve.mean]
+        if curve.low is not None and curve.high is not None:
+            pairs = zip(means, curve.low, curve.high, strict=True)
+            means = [f"{mean} ({low:.{self.decimals}f} to {high:.{self.decimals}f})" for mean, low, high in pairs]
+        return ", ".join(f"{mean} {self.axis.tell(x)}" for mean, x in zip(means, curve.x.tolist(), strict=True))
 
     def numbers(self) -> dict[str, Any]:
         """What the page's script needs to read values off the lines."""
+        stops = np.unique(np.concatenate([line.curve.x for line in self.lines]))
+        places = self.axis.place(stops).tolist()
         return {
-            "end": self.x_end,
-            "percent": self.percent,
+            "stops": [[x, round(place, 2), self.axis.tell(x)] for x, place in zip(stops.tolist(), places, strict=True)],
+            "decimals": self.decimals,
             "lines": [
                 {
                     "agent": line.curve.agent,
@@ -157,6 +169,8 @@ def draw(
     reference: float | None = None,
     percent: bool = False,
     ticks: int = 5,
+    axis: Axis | None = None,
+    decimals: int = 2,
 ) -> Chart | None:
     """Lay out a chart.
 
@@ -168,6 +182,8 @@ def draw(
         reference: A value to draw a horizontal line at.
         percent: Whether values are shares, to be written in percent.
         ticks: About how many ticks y has.
+        axis: That of x; by default images shown.
+        decimals: With which values are told.
 
     Returns:
         The chart, None without curves.
@@ -175,20 +191,20 @@ def draw(
     drawn = [curve for curve in curves if curve is not None]
     if not drawn:
         return None
-    x_end = max(float(curve.x[-1]) for curve in drawn) or 1.0
+    axis = axis or images_shown(max(float(curve.x[-1]) for curve in drawn) or 1.0)
     if span is None:
         values = [part for curve in drawn for part in (curve.mean, curve.low, curve.high) if part is not None]
         known = np.concatenate([*values, [] if reference is None else [reference]])
         span = float(known.min()), float(known.max())
-    y_values, decimals = nice_ticks(*span, ticks)
+    y_values, y_decimals = nice_ticks(*span, ticks)
     bottom, top = min(span[0], y_values[0]), max(span[1], y_values[-1])
 
     def place(x: Any, y: Any) -> list[tuple[float, float]]:
-        across, down = 100 * np.asarray(x) / x_end, 100 * (top - np.asarray(y)) / (top - bottom)
-        return list(zip(across.tolist(), down.tolist(), strict=True))
+        down = 100 * (top - np.asarray(y)) / (top - bottom)
+        return list(zip(axis.place(x).tolist(), down.tolist(), strict=True))
 
     def text(value: float) -> str:
-        return f"{100 * value:.0f} %" if percent else f"{value:.2f}"
+        return f"{100 * value:.0f} %" if percent else f"{value:.{decimals}f}"
 
     ends = [place(curve.x[-1:], curve.mean[-1:])[0] for curve in drawn]
     tops = spread([down for _, down in ends], 100 * LABEL_HEIGHT / height)
@@ -198,34 +214,25 @@ def draw(
         if curve.low is not None and curve.high is not None:
             band = _path(place(curve.x, curve.high) + place(curve.x, curve.low)[::-1]) + "Z"
         leader = _path([(across, down), (100, down)]) if across < 99 else ""
-        mean_path = _path(place(curve.x, curve.mean))
-        lines.append(Line(curve, mean_path, band, leader, down, text(float(curve.mean[-1])), label_top))
+        points = place(curve.x, curve.mean)
+        dots = "".join(_path([point]) for point in points) if axis.logarithmic else ""
+        lines.append(Line(curve, _path(points), dots, band, leader, down, text(float(curve.mean[-1])), label_top))
     widest = max(len(f"{line.curve.name} {line.label}") for line in lines)
+    downs = [100 * (top - value) / (top - bottom) for value in y_values]
     return Chart(
         title,
+        axis,
         tuple(lines),
-        tuple((100 * value / x_end, short(value, x_end)) for value in nice_ticks(0, x_end, 4)[0] if value <= x_end),
+        tuple((float(axis.place(value)), words) for value, words in axis.marks),
         tuple(
-            (place([0], [value])[0][1], f"{100 * value:.0f} %" if percent else f"{value:.{decimals}f}")
-            for value in y_values
+            (down, f"{100 * value:.0f} %" if percent else f"{value:.{y_decimals}f}")
+            for down, value in zip(downs, y_values, strict=True)
         ),
-        x_end,
-        None if reference is None else place([0], [reference])[0][1],
+        None if reference is None else 100 * (top - reference) / (top - bottom),
         round(min(10.0, 2.6 + 0.46 * widest), 2),
         height,
-        percent,
+        decimals,
     )
-
-
-def nice_ticks(low: float, high: float, about: int = 5) -> tuple[list[float], int]:
-    """Round numbers that span low to high, and how many decimals they need."""
-    if not high - low > 1e-9 * max(abs(low), abs(high), 1e-9):
-        low, high = low - (abs(low) or 1) / 2, high + (abs(high) or 1) / 2
-    rough = (high - low) / about
-    power = 10.0 ** floor(log10(rough))
-    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * 0.999)
-    first, last = floor(low / step + 1e-9), ceil(high / step - 1e-9)
-    return [float(step * number) for number in range(first, last + 1)], max(0, -floor(log10(step) + 1e-9))
 
 
 def spread(places: Sequence[float], gap: float) -> list[float]:
@@ -250,14 +257,6 @@ def spread(places: Sequence[float], gap: float) -> list[float]:
         for rank, member in enumerate(members):
             moved[member] = centre + gap * (rank - (len(members) - 1) / 2)
     return moved
-
-
-def short(count: float, largest: float) -> str:
-    """A number of images on an axis that ends at `largest`: 500 of 3,000, 5k of 20,000, 2M of 10,000,000."""
-    for unit, letter in ((1_000_000, "M"), (1_000, "k")):
-        if largest >= 10 * unit and count:
-            return f"{count / unit:g}{letter}"
-    return f"{count:,.0f}"
 
 
 def _path(points: Sequence[tuple[float, float]]) -> str:

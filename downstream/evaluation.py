@@ -83,13 +83,14 @@ def evaluate(
     else:
         assessed = assess_classifier(model, images, indices, flips)
         measures = measures_of_labels(assessed)
-    found = with_intervals(measures, len(indices))
+    found = with_intervals(measures, len(indices), DRAWS)
     where = {"task": card.task, "model": str(tuned), "data": data, "split": split, "tta": flips}
     if out is not None:
         write_text(out, json.dumps({**where, "images": len(indices), **as_json(assessed, found)}, indent=2) + "\n")
     if pictures is not None:
         assessed.write(pictures)
-    _show(console, f"{len(indices):,} images, {split} split of {data}", found)
+    part = "" if split == ALL else f", {split} split"
+    _show(console, f"{data}{part}: {len(indices):,} images", found)
     if out is not None:
         console.print(f"numbers      {out}", markup=False)
     if pictures is not None:
@@ -159,7 +160,7 @@ def measures_of_labels(assessed: ClassificationAssessment) -> Callable[[Ints], M
     return measure
 
 
-def with_intervals(measure: Callable[[Ints], Measures], count: int, draws: int = DRAWS) -> dict[str, Interval]:
+def with_intervals(measure: Callable[[Ints], Measures], count: int, draws: int) -> dict[str, Interval]:
     """Measures with their 95 % intervals, by a bootstrap over images (percentiles; Efron, Tibshirani, 1993, ch. 13).
 
     Args:

@@ -25,7 +25,7 @@ from downstream.vgg import IMAGENET_DEVIATION, IMAGENET_MEAN, VGG16
 
 COLUMNS = ("images", "seconds", "images_per_second", "loss", "learning_rate", "selection")
 ROWS = 20
-PATIENCE = 6  # rows without a better selection after which a run with --select stops
+PATIENCE = 6  # rows, all of them worse than the best, after which a run with --select stops
 CHECKPOINT_SECONDS = 60.0
 
 
@@ -53,8 +53,8 @@ class Split:
     Attributes:
         learn: Learned from.
         select: The best state is selected by these; empty where the last one is kept.
-        test: Tested on, once, at the end; empty where there is neither a test nor a val split.
-        test_name: `test`, or `val` where there is no test split.
+        test: Tested on, once, at the end; empty where neither split has a mask or label.
+        test_name: `test`, or `val` where no image of the test split has a mask or label.
     """
 
     learn: Ints
@@ -81,7 +81,7 @@ class Split:
                 f"--select {settings.select} of {len(labelled)} images leaves none; ask for more labels"
             )
         order = np.random.default_rng((settings.seed, 2)).permutation(labelled)
-        name = "test" if images.split("test").size else "val"
+        name = "test" if usable(settings.task, images, images.split("test")).size else "val"
         test = usable(settings.task, images, images.split(name))
         return cls(np.sort(order[held:]), np.sort(order[:held]), test, name)
 
@@ -280,6 +280,7 @@ def make_card(settings: FinetuneSettings, images: ImageSet, start: Start) -> Car
         width=settings.width if is_unet else 0,
         norm=settings.norm if is_unet else "",
         bilinear=start.unet.bilinear if start.unet is not None else False,
+        cropped=settings.crop_with is not None,
     )
 
 

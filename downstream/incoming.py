@@ -2,7 +2,7 @@
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
@@ -66,7 +66,7 @@ def load_image(path: Path) -> Sample | ImageError:
     return Sample(path.name, str(path), image)
 
 
-def in_order(calls: Iterable[Callable[[], T]]) -> Iterator[T]:
+def in_order(calls: Iterable[Callable[[], T]]) -> Generator[T, None, None]:
     """Results of calls that a few threads make ahead of whoever takes them, in their order and in flat memory."""
     pool = ThreadPoolExecutor(THREADS)
     ahead: deque[Future[T]] = deque()

@@ -41,6 +41,7 @@ class Card:
         width: Channels of the U-Net's first level; 0 for VGG16.
         norm: Of the U-Net.
         bilinear: Of the U-Net.
+        cropped: Whether it looks at the lesion that a segmenter finds, not at the whole image.
     """
 
     task: str
@@ -55,6 +56,7 @@ class Card:
     width: int
     norm: str
     bilinear: bool
+    cropped: bool = False
 
     @classmethod
     def from_dict(cls, about: Mapping[str, Any]) -> "Card":
@@ -201,6 +203,8 @@ class Start:
                     f"{name}: no such run or file; give a run directory, a file of weights or `scratch`"
                 )
             return cls(name, *load_unet(path), {})
+        if (path / MODEL_FILE).exists():
+            raise CheckpointError(f"{name}: holds a fine-tuned model; give the directory that `ahm train-agent` wrote")
         from agents.runs import RunDirectory
 
         settings = RunDirectory(path).settings()

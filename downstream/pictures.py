@@ -21,7 +21,6 @@ Mask = npt.NDArray[np.uint8]
 TRUTH, FOUND = (255, 255, 255), (0, 158, 255)
 COLOURS = ((0, 158, 255), (230, 159, 0), (0, 200, 140), (204, 121, 167), (240, 228, 66), (213, 94, 0))
 TILE, GAP, CAPTION, HEADER = 220, 10, 22, 34
-TINT = 0.25
 LARGEST = 1024  # longest side of an overlay, pixels
 
 
@@ -43,7 +42,7 @@ class Case:
 
 
 def draw_overlay(case: Case, largest: int = LARGEST, line: int = 2) -> Picture:
-    """An image with the contours of what is true (white) and what was found (in colour, tinted).
+    """An image with the contours of what is true (white) and what was found (in colour).
 
     Args:
         case: The image; its caption is not drawn.
@@ -61,9 +60,7 @@ def draw_overlay(case: Case, largest: int = LARGEST, line: int = 2) -> Picture:
     picture = np.repeat(small[..., None], 3, 2) if small.ndim == 2 else small.copy()
     for number in range(1, int(found.max(initial=0)) + 1):
         colour = COLOURS[(number - 1) % len(COLOURS)]
-        inside = found == number
-        picture[inside] = ((1 - TINT) * picture[inside] + TINT * np.array(colour)).astype(np.uint8)
-        _contour(picture, inside, colour, line)
+        _contour(picture, found == number, colour, line)
     if case.truth is not None:
         truth = _resized(case.truth, size)
         for number in range(1, int(truth.max(initial=0)) + 1):
@@ -127,8 +124,10 @@ def draw_confusion(confusion: npt.NDArray[np.int64], classes: Sequence[str]) -> 
 
 def save_picture(path: Path, picture: Picture) -> None:
     """Write a picture as PNG, whole."""
+    done, content = cv2.imencode(".png", picture[..., ::-1])  # ten times as fast as Pillow
+    assert done
     with atomic(path) as temporary:
-        Image.fromarray(picture).save(temporary, format="PNG")
+        temporary.write_bytes(content.tobytes())
 
 
 def _enlarged(case: Case) -> Case:

@@ -89,14 +89,12 @@ def load_tuned(path: Path, device: str | torch.device) -> tuple[Model, Model | N
         device: Where to compute.
 
     Raises:
-        CheckpointError: A file is missing, damaged, or something else.
+        CheckpointError: A file, maybe that of the segmenter, is missing, damaged, or something else.
     """
     model = Model.load(path, device)
     directory = path if path.is_dir() else path.parent
     segmenter = directory / SEGMENTER_FILE
-    if model.card.task == "classification" and segmenter.is_file():
-        return model, load_segmenter(segmenter, model.device)
-    return model, None
+    return model, load_segmenter(segmenter, model.device) if model.card.cropped else None
 
 
 def predict_samples(

@@ -2,7 +2,7 @@
 
 import csv
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from downstream.curves import Chart, Curve, Points, draw, over_seeds
 # An agent looks the same on every page; the page has seven colours, each solid, dashed and dotted.
 STYLES = (
     *("a3c", "ppo", "a2c", "loss", "progress", "oracle", "random"),
-    *("edges", "foreground", "blocks", "inverted", "autoencoder", "frozen"),
+    *("edges", "foreground", "blocks", "inverted", "autoencoder", "frozen", "scratch"),
 )
 # Settings that do not make another agent; an agent's own settings are told one by one.
 _NO_LABEL = {"algo", "agent", "seed", "workers", "device", "data", "judge", "images", "skip_bad"}
@@ -128,20 +128,30 @@ def read_run(path: Path) -> Run:
     return Run(path, settings, rows, frames, count, key, versions, None if commit is None else str(commit))
 
 
-def by_algorithm(runs: Sequence[Run]) -> list[Algorithm]:
-    """Group runs by agent, in the order in which they come; the seeds of each rise."""
-    labels = {id(run): label for run, label in zip(runs, labelled(runs), strict=True)}
-    names = list(dict.fromkeys(labels.values()))
-    strangers = [name for name in names if name not in STYLES]
+def by_algorithm(runs: Sequence[Run], names: Sequence[str] = ()) -> list[Algorithm]:
+    """Group runs by agent, in the order in which they come; the seeds of each rise.
+
+    Args:
+        runs: The runs.
+        names: What the agent of each is called; by default as in `labelled`.
+    """
+    labels = {id(run): label for run, label in zip(runs, names or labelled(runs), strict=True)}
     return [
         Algorithm(
             name,
             number,
-            STYLES.index(name) if name in STYLES else len(STYLES) + strangers.index(name),
+            style,
             tuple(sorted((run for run in runs if labels[id(run)] == name), key=lambda run: run.settings.seed)),
         )
-        for number, name in enumerate(names)
+        for number, (name, style) in enumerate(styles_of(labels.values()).items())
     ]
+
+
+def styles_of(names: Iterable[str]) -> dict[str, int]:
+    """The line style of each name, in the order in which they come."""
+    order = dict.fromkeys(names)
+    strangers = [name for name in order if name not in STYLES]
+    return {name: STYLES.index(name) if name in STYLES else len(STYLES) + strangers.index(name) for name in order}
 
 
 def labelled(runs: Sequence[Run]) -> list[str]:

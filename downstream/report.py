@@ -2,10 +2,10 @@
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -13,9 +13,11 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from agents.settings import RunSettings
 from ahm_env import ImageSet, RunError, load_images
 from ahm_env.files import write_text
-from downstream.curves import draw
+from downstream.axes import labelled_images
+from downstream.curves import Chart, Curve, draw
 from downstream.gallery import Gallery, make_gallery
-from downstream.reading import STYLES, Algorithm, Run, by_algorithm, read_run
+from downstream.reading import STYLES, Algorithm, Run, by_algorithm, read_run, styles_of
+from downstream.summaries import Interval
 
 TITLE = "What the agents learned to hide"
 _OWN = ("algo", "seed", "agent", "agent_learning_rate", "share", "workers", "device", "skip_bad")
@@ -44,12 +46,37 @@ class Table:
         return tuple(all(re.match(r"[-–−+≥≤<>±\d]", cell.strip() or "–") for cell in column) for column in columns)
 
 
+@dataclass(frozen=True)
+class Trend:
+    """How good agents' U-Nets become with few and with many labelled images, for a chart.
+
+    Attributes:
+        measure: What is measured, such as `Dice`.
+        counts: Numbers of labelled images, rising, and how each is written.
+        agents: Name of each agent to its means with their intervals, for those numbers of which it has one.
+    """
+
+    measure: str
+    counts: Mapping[int, str]
+    agents: Mapping[str, Mapping[int, Interval]]
+
+
+class Mark(NamedTuple):
+    """How an agent is shown: its name, its number on the page, and its line style."""
+
+    name: str
+    number: int
+    style: int
+
+
 def make_report(
     runs: Sequence[Path],
     out: Path,
     title: str = TITLE,
     tables: Sequence[Table] = (),
     images: ImageSet | None = None,
+    trends: Sequence[Trend] = (),
+    names: Sequence[str] = (),
 ) -> None:
     """Write a page that shows runs: tables, learning curves, and what the agents hide in the course of training.
 
@@ -62,6 +89,9 @@ def make_report(
         title: Its heading.
         tables: Shown first; by default one of the last rows of the runs.
         images: The images of the first run, where they have been loaded already.
+        trends: Drawn above the tables, where there are two numbers of labelled images or more.
+        names: What the agent of each run is called in tables and trends; by default after its algorithm, and the
+            settings in which runs of one algorithm differ.
 
     Raises:
         RunError: A directory holds no run, or a damaged one, or its images have changed.
@@ -71,27 +101,32 @@ def make_report(
     """
     if not runs:
         raise RunError("there is no run to report on; name at least one directory that `ahm train-agent` made")
+    called = {path.resolve(): name for path, name in zip(runs, names, strict=True)} if names else {}
     found = [read_run(path) for path in {path.resolve(): path for path in runs}.values()]
-    algorithms = by_algorithm(found)
+    algorithms = by_algorithm(found, list(called.values()))
     gallery = _gallery(algorithms, images)
     judged = _judged(algorithms)
     hardness = [one.curve("judged_hardness" if judged else "hardness") for one in algorithms]
     losses = [one.curve("unet_loss") for one in algorithms]
     charts = [chart for chart in (draw("Hardness", hardness, reference=1), draw("U-Net loss", losses)) if chart]
+    styles = styles_of([*(one.name for one in algorithms), *(name for trend in trends for name in trend.agents)])
+    marks = {name: Mark(name, number, style) for number, (name, style) in enumerate(styles.items())}
+    trend_charts = [chart for trend in trends if (chart := _draw_trend(trend, marks))]
     data = {
         "agents": [{"name": one.name, "style": one.style} for one in algorithms],
-        "charts": [chart.numbers() for chart in charts],
+        "charts": [chart.numbers() for chart in (*charts, *trend_charts)],
         "gallery": gallery and gallery.data,
     }
     page = _template().render(
         title=title,
         algorithms=algorithms,
-        marks={one.name: one for one in algorithms},
-        styles={name: style for style, name in enumerate(STYLES)},
+        styles={name: style for style, name in enumerate(STYLES)} | styles,
         hides=_hides(found),
         facts=_facts(algorithms, found),
         tables=tables or (last_rows(algorithms),),
         charts=charts,
+        trends=trend_charts,
+        trended=[mark for mark in marks.values() if any(mark.name in trend.agents for trend in trends)],
         judged=judged,
         several=any(len(one.runs) > 1 for one in algorithms),
         gallery=gallery,
@@ -121,6 +156,20 @@ def last_rows(algorithms: Sequence[Algorithm]) -> Table:
     several = "mean over seeds, and their least – most" if any(len(one.runs) > 1 for one in algorithms) else "one seed"
     notes = (f"The last row of every run: {several}.",)
     return Table("At the end of training", ("agent", *(heading for _, heading, _ in columns), "seeds"), rows, notes)
+
+
+def _draw_trend(trend: Trend, marks: Mapping[str, Mark]) -> Chart | None:
+    """A trend as a chart; None where there are no two numbers of labelled images."""
+    if len(trend.counts) < 2:
+        return None
+    curves = []
+    for name, means in trend.agents.items():
+        counts = [count for count in trend.counts if count in means]
+        if counts:
+            mean, low, high = np.array([[means[one].mean, means[one].low, means[one].high] for one in counts]).T
+            _, number, style = marks[name]
+            curves.append(Curve(name, style, number, np.array(counts, np.float64), mean, low, high))
+    return draw(f"{trend.measure} against labels", curves, axis=labelled_images(trend.counts), decimals=3)
 
 
 def source_name(source: str) -> str:

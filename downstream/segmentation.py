@@ -20,6 +20,7 @@ from downstream.tables import write_rows
 Mask = npt.NDArray[np.uint8]
 
 BATCH = 8  # images in memory at once: they may be large
+BINARY = (0, 1)  # what an ImageSet makes of masks of two values
 PICTURED = 5  # images of a row of cases.png
 MEASURES = tuple(field.name for field in fields(SegmentationScores))
 
@@ -76,11 +77,19 @@ def segment(model: Model, samples: Iterable[Sample], flips: bool = False) -> Ite
         ImageError: An image holds no finite value.
     """
     for some in in_batches(samples, BATCH):
-        squares = np.stack([to_square(sample.image, model.card) for sample in some])
+        squares = np.stack([_square(sample, model) for sample in some])
         for sample, maps in zip(some, model.probabilities(squares, flips), strict=True):
             height, width = sample.image.shape[:2]
-            mask = to_original(maps, height, width, model.card).argmax(0).astype(np.uint8)
-            yield Segmented(sample, mask, maps.mean((1, 2)))
+            wide = to_original(maps, height, width, model.card)
+            yield Segmented(sample, wide.argmax(0).astype(np.uint8), wide.mean((1, 2)))
+
+
+def _square(sample: Sample, model: Model) -> npt.NDArray[np.uint8]:
+    """What the model sees of an image."""
+    try:
+        return to_square(sample.image, model.card)
+    except ImageError as error:
+        raise ImageError(f"{sample.path}: {error}") from None
 
 
 def evaluate(model: Model, images: ImageSet, indices: Ints, flips: bool = False) -> Iterator[tuple[Segmented, Score]]:
@@ -112,6 +121,8 @@ def class_numbers(sample: Sample, values: tuple[int, ...]) -> Mask:
         raise ImageError(f"{sample.path}: has no mask to compare with; put one in masks/, with the stem of its image")
     table = np.full(256, 255, np.uint8)
     table[list(values)] = np.arange(len(values))
+    if values == BINARY:
+        table[255] = 1  # as most programs store a mask of two values
     numbers = table[sample.mask]
     if (numbers == 255).any():
         odd = int(sample.mask[numbers == 255][0])

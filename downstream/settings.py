@@ -7,6 +7,7 @@ from typing import Any
 from agents.settings import Settings
 from ahm_env import SettingsError
 from ahm_env.images.pixels import PixelSettings
+from ahm_env.reconstruction import SMALLEST_IMAGE
 from downstream.models import MODELS, TASKS, Start
 from downstream.training import Recipe
 
@@ -70,6 +71,10 @@ class FinetuneSettings(Recipe, Settings):
         ):
             if value not in known:
                 raise SettingsError(f"--{name} {value} is unknown; choose {' or '.join(known)}")
+        if self.model == "unet" and self.image_size < SMALLEST_IMAGE:
+            raise SettingsError(f"--image-size {self.image_size} is too small for a U-Net; use 16 or more")
+        if self.model == "unet" and self.norm == "batch" and self.batch_size == 1 and self.image_size < 32:
+            raise SettingsError("--batch-size 1 below --image-size 32 has no batch to normalise by; use --norm group")
         if self.labels is not None and self.labels < 1:
             raise SettingsError(f"--labels {self.labels} must be 1 or more, or all")
         if self.seed < 0:

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from agents.console import agree, load, make_console, number
 from agents.directory import Row, free_directory
-from ahm_env import ImageSet, RunError
+from ahm_env import AHMError, ImageSet, RunError
 from ahm_env.images.loading import find_source
 from downstream.cropping import Cropped, load_segmenter
 from downstream.finetuning import FinetuneDirectory, Finetuning
@@ -85,7 +85,7 @@ def finetune(given: Mapping[str, Any], start: str | None, preset: str | None, ou
     settings = agree(directory, settings, {**PRESETS.get(preset or "", {}), **given, "start": start})
     images = load_labelled(settings, console)
     with directory:
-        if directory.settings() is None:
+        if begins := directory.settings() is None:
             facts = {"count": len(images), "channels": images.channels, "skipped": images.skipped}
             directory.begin(settings, {**facts, "content_key": images.content_key})
         elif directory.content_key() != images.content_key:
@@ -93,7 +93,12 @@ def finetune(given: Mapping[str, Any], start: str | None, preset: str | None, ou
                 f"{directory.path}: the images of {settings.data} have changed since this run began; bring them back, "
                 f"or choose another --out"
             )
-        run = Finetuning(settings, images, directory, found)
+        try:
+            run = Finetuning(settings, images, directory, found)
+        except AHMError:
+            if begins:  # a run that cannot begin leaves its place free
+                (directory.path / "config.json").unlink()
+            raise
         if run.finished:
             console.print(f"{directory.path} is finished. There is nothing left to do.", markup=False)
             return 0
@@ -130,7 +135,8 @@ def _announce(run: Finetuning, console: Console) -> None:
         f"{run.model.device}"
     )
     if not split.test.size:
-        console.print("[yellow]warning:[/] there is no test or val split: nothing will be tested")
+        what = "mask" if settings.task == "segmentation" else "label"
+        console.print(f"[yellow]warning:[/] no test or val split with {what}s: nothing will be tested")
     if run.trainer.step:
         console.print(f"Going on after {run.trainer.step:,} steps.")
 

@@ -35,6 +35,8 @@ class Recipe:
     """Decay of the weights towards zero, apart from Adam's moments (AdamW)."""
     average: float = 0.0
     """Decay of a running mean of the weights, which is what is kept in the end; 0 keeps the last ones."""
+    balance: bool = True
+    """Of classification: rare classes count as much as frequent ones."""
     augment: str = "affine"
     """none, flips, affine or full."""
 
@@ -52,7 +54,7 @@ class Recipe:
 
 
 class Trainer:
-    """Teaches a model. Everything random depends on the seed and the number of the step, so that any step can be resumed.
+    """Teaches a model. All that is random depends on the seed and the number of the step: any step can be resumed.
 
     Args:
         model: What learns.
@@ -75,7 +77,7 @@ class Trainer:
         self.average = {name: one.detach().clone() for name, one in self._weights().items()} if recipe.average else {}
         self._segments = model.card.task == "segmentation"
         self._class_of = _lookup(model.card.values) if self._segments else np.zeros(0, np.int64)
-        self._class_weights = None if self._segments else self._balance()
+        self._class_weights = self._balance() if recipe.balance and not self._segments else None
 
     def learn(self) -> float:
         """One optimiser step.
@@ -84,7 +86,7 @@ class Trainer:
             The loss before it.
 
         Raises:
-            TrainingError: The loss is not finite.
+            TrainingError: The loss or its gradient is not finite; no weight has changed.
         """
         chosen = self._batch()
         pixels = torch.from_numpy(self.images.images(chosen)).float()
@@ -102,9 +104,11 @@ class Trainer:
         self.optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         value = float(loss.item())
-        if not math.isfinite(value):
+        gradients = [weight.grad for weight in self.model.network.parameters() if weight.grad is not None]
+        if not torch.isfinite(torch.nn.utils.get_total_norm(gradients) + loss):
             raise TrainingError(
-                f"the loss is no longer finite ({value:.3g}); the step size is probably too large: lower --learning-rate"
+                f"the loss or its gradient is no longer finite (loss {value:.3g}); the step size is probably "
+                f"too large: lower --learning-rate"
             )
         self.optimiser.set_learning_rate(self.learning_rate)
         self.optimiser.step()

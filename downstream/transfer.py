@@ -5,17 +5,18 @@ import json
 import sys
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, fields
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from agents.settings import RunSettings
-from ahm_env import AHMError, RunError, SettingsError
+from ahm_env import AHMError, ImageError, ImageSet, RunError, SettingsError
 from ahm_env.errors import explain
 from ahm_env.files import write_text
 from downstream.comparison import Plan, parse_value
+from downstream.crew import images_shown
+from downstream.finetuning import Split, check_classes
 from downstream.models import TASKS, Start
 from downstream.settings import FinetuneSettings
 from downstream.tasks_console import finetune
@@ -49,27 +50,23 @@ class TransferCell:
     path: Path
     total: int
 
-    @cached_property
+    @property
     def result(self) -> dict[str, Any] | None:
-        """What `test.json` holds, None where the cell is not done. Looked up once it is done."""
+        """What `test.json` holds, None where the cell is not done.
+
+        Raises:
+            RunError: It is damaged.
+        """
         path = self.path / "test.json"
         try:
             return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else None
-        except ValueError:
-            return None  # damaged: tested again
-
-    @property
-    def done(self) -> bool:
-        """Whether it has been tested."""
-        return (self.path / "test.json").exists()
+        except (ValueError, TypeError) as error:
+            raise RunError(f"{path}: damaged ({error}); delete it, and the same command tests again") from None
 
     @property
     def images(self) -> int:
         """Images shown so far."""
-        try:
-            return int(list(csv.DictReader((self.path / "metrics.csv").open(encoding="utf-8")))[-1]["images"])
-        except (OSError, IndexError, KeyError, ValueError):
-            return 0
+        return images_shown(self.path)
 
     def per_image(self) -> dict[str, float]:
         """Name of each test image to its Dice, or to whether its class was found.
@@ -81,10 +78,12 @@ class TransferCell:
         try:
             with path.open(encoding="utf-8", newline="") as file:
                 rows = list(csv.DictReader(file))
+            if not rows:
+                raise ValueError("it holds no image")
             if self.task == "segmentation":
                 return {row["image"]: float(row["dice"]) for row in rows}
             return {row["image"]: float(row["label"] == row["prediction"]) for row in rows}
-        except (OSError, KeyError, ValueError) as error:
+        except (OSError, KeyError, ValueError, TypeError, csv.Error) as error:
             raise RunError(f"{path}: missing or damaged ({error}); delete {self.path} and run again") from None
 
 
@@ -143,24 +142,50 @@ class Transfer:
     def __post_init__(self) -> None:
         if odd := [task for task in self.tasks if task not in TASKS]:
             raise SettingsError(f"--downstream {odd[0]} is unknown; choose among {', '.join(TASKS)}")
-        if not self.tasks or not self.counts:
-            raise SettingsError("--downstream needs a task, and --labels a number or all")
+        if not self.tasks or not self.counts or 0 in self.counts:
+            raise SettingsError("--downstream needs a task, and --labels a number from 1 or all")
+        if self.sam is not None and "segmentation" not in self.tasks:
+            raise SettingsError("--sam segments; add segmentation to --downstream, or leave it out")
         if len(set(self.counts)) < len(self.counts) or len(set(self.tasks)) < len(self.tasks):
             raise SettingsError("--downstream and --labels must name each task and number once")
         self.total  # noqa: B018 (refuses settings that are out of range)
 
     @property
-    def given(self) -> dict[str, Any]:
-        """Settings of fine-tuning that all cells share; those of the images are the comparison's."""
-        run = RunSettings.make(**self.plan.variants[0].given(self.plan.shared))
-        images = {name: getattr(run, name) for name in ("data", "image_size", "channels", "fit", "skip_bad", "device")}
-        return {**images, "width": run.width, "norm": run.norm, **self.settings}
+    def zero_shot(self) -> Path:
+        """Where the masks of Segment Anything are, and their scores."""
+        return self.plan.out / f"sam-{Path(self.prompt).stem}"
 
     @property
     def total(self) -> int:
         """Images that a cell is shown."""
-        settings = FinetuneSettings.make(Start(SCRATCH, None, None, {}), **self.given)
+        settings = FinetuneSettings.make(Start(SCRATCH, None, None, {}), **self.settings)
         return settings.steps * settings.batch_size
+
+    def given(self, cell: TransferCell) -> dict[str, Any]:
+        """Settings of a cell; what a pretrained U-Net has decided is left to it."""
+        run = RunSettings.make(**self.plan.reference.variant.given(self.plan.shared))
+        names = ["data", "skip_bad", "device"]
+        if cell.start == SCRATCH:
+            names += ["image_size", "channels", "fit", "width", "norm"]
+        own = {"task": cell.task, "labels": cell.labels, "seed": cell.seed}
+        return {**{name: getattr(run, name) for name in names}, **self.settings, **own}
+
+    def check(self, images: ImageSet) -> None:
+        """Refuse, before hours of training, what these images cannot give.
+
+        Raises:
+            SettingsError: Fewer labelled images than asked for, or none of a class among them.
+            ImageError: There are no masks or labels, or there is no image to test on.
+        """
+        for cell in self.cells:
+            if cell.start == SCRATCH:
+                settings = FinetuneSettings.make(Start(SCRATCH, None, None, {}), **self.given(cell))
+                split = Split.make(settings, images)
+                if cell.task == "classification":
+                    check_classes(images, split.learn, images.classes)
+                if not split.test.size:
+                    what = "mask" if cell.task == "segmentation" else "label"
+                    raise ImageError(f"{images.source}: no image of a test or val split has a {what}; add such a split")
 
     @property
     def cells(self) -> list[TransferCell]:
@@ -219,11 +244,15 @@ def _count(text: str) -> int | None:
 
 
 def _pair(text: str) -> tuple[str, Any]:
-    key, equals, value = text.partition("=")
-    known = {field.name for field in fields(Recipe)} | {"transfer", "select", "flips"}
-    if not equals or key not in known:
-        raise SettingsError(f"--finetune {text} is not KEY=VALUE with a KEY among {', '.join(sorted(known))}")
-    return key, parse_value(value)
+    key, equals, written = text.partition("=")
+    names = {field.name for field in fields(Recipe)} | {"transfer", "select", "flips"}
+    if not equals or key not in names:
+        raise SettingsError(f"--finetune {text} is not KEY=VALUE with a KEY among {', '.join(sorted(names))}")
+    value, kind = parse_value(written), type(getattr(FinetuneSettings, key))
+    if type(value) is not kind and not (kind is float and type(value) is int):
+        words = {int: "a whole number", float: "a number", bool: "true or false", str: "a name"}
+        raise SettingsError(f"--finetune {text}: {key} must be {words[kind]}")
+    return key, value
 
 
 def run_transfer_cell(transfer: Transfer, cell: TransferCell, threads: int) -> None:
@@ -237,8 +266,9 @@ def run_transfer_cell(transfer: Transfer, cell: TransferCell, threads: int) -> N
     with log.open("a", encoding="utf-8") as file, redirect_stdout(file), redirect_stderr(file):
         try:
             resume = (cell.path / "config.json").exists()
-            given = {**transfer.given, "task": cell.task, "labels": cell.labels, "seed": cell.seed}
-            status = finetune({} if resume else given, None if resume else cell.start, None, cell.path, resume)
+            status = finetune(
+                {} if resume else transfer.given(cell), None if resume else cell.start, None, cell.path, resume
+            )
         except (AHMError, OSError) as error:
             file.write(f"error: {explain(error) if isinstance(error, OSError) else error}\n")
             status = 2

@@ -46,6 +46,7 @@ class TransferSummary:
         agent: Name of the agent, or `scratch`.
         task: `segmentation` or `classification`.
         labels: How many; None is all.
+        labelled: How many that are.
         seeds: How many cells are done.
         mean: Dice, or accuracy, over seeds and test images.
         differences: To each baseline that is there.
@@ -55,6 +56,7 @@ class TransferSummary:
     agent: str
     task: str
     labels: int | None
+    labelled: int
     seeds: int
     mean: Interval
     differences: tuple[Difference, ...]
@@ -81,7 +83,7 @@ def _summarise(
     task: str, count: int | None, agents: Mapping[str, Mapping[int, TransferCell]], draws: int
 ) -> list[TransferSummary]:
     """The agents of one table."""
-    values = {agent: _values(cells) for agent, cells in agents.items()}
+    values = _values(agents)
     found = {
         (agent, base): _difference(values[agent], values[base], draws)
         for agent in values
@@ -97,20 +99,27 @@ def _summarise(
             for (name, base), (interval, _, both) in found.items()
             if name == agent
         )
-        others = _others([cell.result or {} for cell in cells.values()])
+        results = [cell.result or {} for cell in cells.values()]
         mean = bootstrap([np.array(seeds)[None]], lambda parts: parts[0][0], draws)
-        summaries.append(TransferSummary(agent, task, count, len(seeds), mean, differences, others))
+        summaries.append(
+            TransferSummary(
+                agent, task, count, int(results[0]["labels"]), len(seeds), mean, differences, _others(results)
+            )
+        )
     return summaries
 
 
-def _values(cells: Mapping[int, TransferCell]) -> dict[int, Floats]:
-    """For each seed, the value of every test image, `(images,)`, in one order."""
-    found = {seed: cell.per_image() for seed, cell in cells.items()}
-    names = list(next(iter(found.values())))
-    for seed, one in found.items():
-        if list(one) != names:
-            raise RunError(f"{cells[seed].path}: was tested on other images than its siblings; delete it and run again")
-    return {seed: np.array(list(one.values())) for seed, one in found.items()}
+def _values(agents: Mapping[str, Mapping[int, TransferCell]]) -> dict[str, dict[int, Floats]]:
+    """For each agent and seed, the value of every test image, `(images,)`, in one order."""
+    names, values = list[str](), dict[str, dict[int, Floats]]()
+    for agent, cells in agents.items():
+        for seed, cell in cells.items():
+            found = cell.per_image()
+            names = names or list(found)
+            if list(found) != names:
+                raise RunError(f"{cell.path}: was tested on other images than its siblings; delete it and run again")
+            values.setdefault(agent, {})[seed] = np.array(list(found.values()))
+    return values
 
 
 def _difference(one: Mapping[int, Floats], base: Mapping[int, Floats], draws: int) -> tuple[Interval, float, int]:

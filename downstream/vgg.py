@@ -1,7 +1,8 @@
 """VGG16's thirteen convolutions with a linear layer to one's own classes.
 
 The published fully connected layers hold 120 of the 138 million weights, and suit 224 px only: an average over the
-image takes their place. Names are torchvision's, so that its published file loads. Source: Simonyan, Zisserman, ICLR 2015.
+image takes their place. Names are torchvision's, so that its published file loads. Source: Simonyan, Zisserman, ICLR
+2015.
 """
 
 from pathlib import Path
@@ -56,7 +57,7 @@ class VGG16(nn.Module):
             CheckpointError: Missing, damaged, would execute code, or other weights.
         """
         published, own = read_pth(path), self.features.state_dict(prefix="features.")
-        if any(name not in published or published[name].shape != own[name].shape for name in own):
+        if any(getattr(published.get(name), "shape", None) != own[name].shape for name in own):
             raise CheckpointError(
                 f"{path}: not torchvision's VGG16 weights; expected a file such as vgg16-397923af.pth"
             )

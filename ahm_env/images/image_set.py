@@ -24,7 +24,6 @@ class ImageSet:
         names: Names of the images in their source.
         classes: Sorted class names; empty without labels.
         has_masks: Whether there are masks.
-        binary_masks: Whether each mask has two values only; they are given as 0 and 1.
         skipped: How many bad images were left out.
         content_key: Hex key of content and settings.
     """
@@ -38,7 +37,7 @@ class ImageSet:
         self.image_size, self.channels = meta.image_size, meta.channels
         self.classes, self.has_masks, self.skipped = meta.classes, meta.has_masks, meta.skipped
         self.content_key = entry.name
-        self.binary_masks = meta.binary_masks
+        self._binary_masks = meta.binary_masks
         self._images = _open(entry / "images.npy")
         self._masks = _open(entry / "masks.npy") if meta.has_masks else None
         self._labels = _open(entry / "labels.npy")
@@ -77,7 +76,7 @@ class ImageSet:
         if self._masks is None:
             raise ImageError(f"{self.source}: no masks; put them in masks/, each with the stem of its image")
         masks = self._masks[_as_indices(indices)]
-        return (masks != 0).astype(np.uint8) if self.binary_masks else masks
+        return (masks != 0).astype(np.uint8) if self._binary_masks else masks
 
     def mask_values(self, indices: npt.ArrayLike) -> tuple[int, ...]:
         """Class numbers that occur in the masks of these images, ascending, read in flat memory.

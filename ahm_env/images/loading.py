@@ -1,7 +1,7 @@
 """From the name of a source to an `ImageSet`: found in the cache, or decoded into it."""
 
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -82,7 +82,7 @@ def load_images(
 
 
 def originals(images: ImageSet, indices: npt.ArrayLike) -> Iterator[Sample]:
-    """The images of a set as their source has them, at their own size; masks hold the numbers that the set's do.
+    """The images of a set as their source has them, at their own size, masks as they are stored.
 
     Args:
         images: The set.
@@ -109,8 +109,6 @@ def originals(images: ImageSet, indices: npt.ArrayLike) -> Iterator[Sample]:
         if sample.name not in wanted:
             continue
         found += 1
-        if sample.mask is not None and images.binary_masks:
-            sample = replace(sample, mask=np.not_equal(sample.mask, 0).astype(np.uint8))
         yield sample
     if found != len(wanted):
         raise ImageError(f"{images.source}: its images have changed since they were read; start again")

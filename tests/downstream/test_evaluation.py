@@ -10,10 +10,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
 
 import ahm
 from ahm_env import load_images
 from ahm_env.images.loading import find_source
+from downstream import evaluation
 from downstream.classification import assess_classifier
 from downstream.cropping import Cropped
 from downstream.evaluation import with_intervals
@@ -46,14 +48,24 @@ def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
 
 
 def make_model(
-    name: str, task: str = "segmentation", classes: tuple[str, ...] = ("background", "foreground"), seed: int = 0
+    name: str,
+    task: str = "segmentation",
+    classes: tuple[str, ...] = ("background", "foreground"),
+    seed: int = 0,
+    background: float = 0.0,
 ) -> Model:
-    """An untrained model whose last layer is large, so that its predictions differ."""
+    """An untrained model whose last layer is scaled so that its predictions differ."""
     values = tuple(range(len(classes))) if task == "segmentation" else ()
-    card = Card(task, "unet", classes, values, SIDE, 3, "stretch", (127.0,) * 3, (60.0,) * 3, 2, "group", False)
+    card = Card(task, "unet", classes, values, SIDE, 3, "stretch", (127.0,) * 3, (60.0,) * 3, 2, "batch", False)
     model = Model.create(card, seed)
     last = model.network.outc.conv if task == "segmentation" else model.network.head
-    last.weight.data *= 20
+    squares = np.random.default_rng(0).integers(0, 256, (32, 3, 4, 4)).repeat(4, 2).repeat(4, 3)
+    pixels = torch.from_numpy(squares).float()
+    model.network.eval()
+    with torch.no_grad():
+        last.weight /= model.logits(pixels).transpose(0, 1).flatten(1).std(1).view(-1, *(1,) * (last.weight.ndim - 1))
+        last.bias -= model.logits(pixels).transpose(0, 1).flatten(1).mean(1)
+        last.bias[0] += background
     model.save(Path("tuned") / name)
     return Model.load(Path("tuned") / name)
 
@@ -136,7 +148,8 @@ def test_test_time_augmentation_changes_the_numbers_as_it_does_the_masks(call):
     assert found["dice"] != pytest.approx(np.mean([one[1].dice for one in scores_of(model, data, {"test"})]))
 
 
-def test_the_numbers_of_a_classifier(call):
+def test_the_numbers_of_a_classifier(call, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(evaluation, "DRAWS", 100)
     model, data = make_model("model.safetensors", "classification", ("mel", "nev")), write_source(Path("data"))
     status, out, _ = call("--data", "data", "--split", "all", "--out", "e.json", "--pictures", "shown")
     assert status == 0
@@ -169,10 +182,11 @@ def test_a_measure_that_is_not_defined_is_null(call):
     assert found["accuracy"] == found["sensitivity mel"]
 
 
-def test_a_classifier_of_lesions_is_measured_on_what_its_segmenter_finds(call):
+def test_a_classifier_of_lesions_is_measured_on_what_its_segmenter_finds(call, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(evaluation, "DRAWS", 20)
     model, data = make_model("model.safetensors", "classification", ("mel", "nev"), seed=1), write_source(Path("data"))
     assert call("--data", "data", "--split", "all", "--out", "whole.json")[0] == 0
-    segmenter = make_model("segmenter.safetensors")
+    segmenter = make_model("segmenter.safetensors", background=0.5)
     assert call("--data", "data", "--split", "all", "--out", "e.json")[0] == 0
     images = load_images(Cropped(find_source(data, SIDE), segmenter, "data"), SIDE, 3)
     expected = assess_classifier(model, images, np.arange(24)).summary
@@ -186,7 +200,7 @@ def test_a_classifier_of_lesions_is_measured_on_what_its_segmenter_finds(call):
 
 def test_the_interval_of_a_mean_is_that_of_the_normal_distribution_for_many_images():
     values = np.random.default_rng(1).normal(3, 2, 400)
-    found = with_intervals(lambda chosen: {"mean": float(values[chosen].mean())}, 400)["mean"]
+    found = with_intervals(lambda chosen: {"mean": float(values[chosen].mean())}, 400, draws=1000)["mean"]
     half = 1.96 * values.std() / sqrt(400)
     assert found.mean == values.mean()
     assert found.low == pytest.approx(values.mean() - half, abs=0.15 * half)

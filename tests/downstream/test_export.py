@@ -4,7 +4,6 @@ import json
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from copy import deepcopy
 from dataclasses import asdict, replace
 from importlib import import_module
 from pathlib import Path
@@ -17,10 +16,10 @@ from torch import nn
 import ahm
 from agents.runs import RunDirectory
 from agents.settings import RunSettings
-from ahm_env import CheckpointError, PatchGrid, Reconstructor, SettingsError, Standardisation, UNet
+from ahm_env import CheckpointError, SettingsError, Standardisation, UNet
 from ahm_env.reconstruction import load_unet, save_unet
-from ahm_env.unet import initialise
 from downstream import export
+from downstream.folding import fold
 from downstream.models import MODEL_FILE, Card, Model
 
 RGB = Standardisation((150.0, 110.0, 70.0), (30.0, 45.0, 60.0))
@@ -54,17 +53,11 @@ CARDS = {
 def shake(network: nn.Module) -> None:
     """Statistics and scales as training might leave them: none is 0 or 1."""
     generator = torch.Generator().manual_seed(1)
-    for layer in network.modules():
-        if isinstance(layer, nn.BatchNorm2d):
-            assert layer.running_mean is not None
-            assert layer.running_var is not None
-            for tensor, low, high in (
-                (layer.running_mean, -0.3, 0.3),
-                (layer.running_var, 0.1, 0.5),
-                (layer.weight.data, 0.7, 1.5),
-                (layer.bias.data, -0.3, 0.3),
-            ):
-                tensor.uniform_(low, high, generator=generator)
+    for name, tensor in network.state_dict().items():
+        if name.endswith("running_var"):
+            tensor.uniform_(0.1, 0.5, generator=generator)
+        elif tensor.ndim == 1:
+            tensor.add_(torch.empty_like(tensor).uniform_(-0.3, 0.3, generator=generator))
 
 
 def make(card: Card) -> Model:
@@ -73,17 +66,10 @@ def make(card: Card) -> Model:
     return model
 
 
-def make_unet(width: int, classes: int = 3, bilinear: bool = False) -> UNet:
-    unet = UNet(3, classes, width, bilinear=bilinear)
-    initialise(unet, torch.Generator().manual_seed(0))
-    shake(unet)
+def make_unet(width: int) -> UNet:
+    unet = make(replace(SEGMENTER, width=width)).network
+    assert isinstance(unet, UNet)
     return unet.eval()
-
-
-def fold(unet: UNet, standardisation: Standardisation, reconstructs: bool = False) -> UNet:
-    folded = UNet(unet.n_channels, unet.n_classes, unet.width, bilinear=unet.bilinear).eval()
-    folded.load_state_dict(export.fold(unet.state_dict(), standardisation, reconstructs))
-    return folded
 
 
 def random_images(*shape: int) -> np.ndarray:
@@ -231,69 +217,6 @@ def test_the_printed_lines_of_python_work(tmp_path, monkeypatch, call, exported)
     np.testing.assert_allclose(room["probabilities"], model.probabilities(images), atol=1e-4)
 
 
-# Standardisation, folded into the weights
-
-
-@pytest.mark.parametrize("bilinear", [False, True])
-def test_folded_features_are_the_same_but_at_the_border_where_they_miss_what_the_mean_would_add(bilinear):
-    unet = make_unet(width=4, bilinear=bilinear)
-    folded = fold(unet, RGB)
-    mean, deviation = (torch.tensor(values).reshape(1, 3, 1, 1) for values in (RGB.mean, RGB.deviation))
-    images = torch.from_numpy(random_images(2, 3, 16, 16)).float()
-    with torch.no_grad():
-        features = unet.inc.double_conv[:2]((images - mean) / deviation)
-        of_pixels = folded.inc.double_conv[:2](images / 255)
-        difference = of_pixels - features
-        assert difference[:, :, 1:-1, 1:-1].abs().max() < 1e-4
-        # by hand, in the upper left corner: black stands in five of the nine places, where the mean would give 0
-        convolution, norm = unet.inc.double_conv[0], unet.inc.double_conv[1]
-        outside = [(0, 0), (0, 1), (0, 2), (1, 0), (2, 0)]
-        black = sum((convolution.weight[:, :, y, x] * (-mean / deviation).flatten()).sum(1) for y, x in outside)
-        scale = norm.weight / (norm.running_var + norm.eps).sqrt()
-    # folded: Σ all W·(x - m)/d where x = 0 outside
-    torch.testing.assert_close(difference[0, :, 0, 0], black * scale, rtol=1e-3, atol=1e-4)
-    assert difference[0, :, 0, 0].abs().max() > 0.1
-
-
-def test_folding_changes_two_tensors_of_a_copy():
-    unet = make_unet(width=2)
-    before = deepcopy(unet.state_dict())
-    after = export.fold(unet.state_dict(), RGB)
-    assert all(torch.equal(tensor, before[name]) for name, tensor in unet.state_dict().items())
-    changed = {name for name, tensor in after.items() if not torch.equal(tensor, before[name])}
-    assert changed == {"inc.double_conv.0.weight", "inc.double_conv.1.running_mean"}
-
-
-@pytest.mark.parametrize("reconstructs", [False, True])
-def test_the_difference_lies_in_the_padding_alone(reconstructs):
-    unet = make_unet(width=4)
-    inside, border = export.fold_differences(unet, fold(unet, RGB, reconstructs), RGB, 32, reconstructs)
-    assert inside < 1e-5
-    assert border > 1e-3
-    # the mean of these images is black
-    folded = fold(unet, ON_BLACK, reconstructs)
-    inside, border = export.fold_differences(unet, folded, ON_BLACK, 32, reconstructs)
-    assert max(inside, border) < 1e-5
-
-
-def test_a_wrong_fold_is_seen():
-    unet = make_unet(width=4)
-    for wrong in (unet, fold(unet, replace(RGB, mean=(151.0, 110.0, 70.0))), fold(unet, RGB, reconstructs=True)):
-        assert export.fold_differences(unet, deepcopy(wrong), RGB, 32)[0] > 1e-3
-
-
-def test_a_reconstruction_in_0_to_1_is_the_reconstruction():
-    unet = make_unet(width=4)
-    folded = fold(unet, ON_BLACK, reconstructs=True)
-    images = random_images(2, 3, 32, 32)
-    nothing = np.zeros((2, 16), dtype=bool)
-    expected = Reconstructor(unet, PatchGrid(32, 8), ON_BLACK).reconstruct(images, nothing)
-    with torch.no_grad():
-        found = folded(torch.from_numpy(images).float() / 255) * 255
-    # 0.5 for rounding to whole numbers
-    np.testing.assert_allclose(found.clamp(0, 255).numpy(), expected, atol=0.51)
-
-
 # Pytorch-UNet
 
 
@@ -396,7 +319,7 @@ def test_a_pretrained_unet_is_fine_tuned_elsewhere_with_the_printed_lines(pretra
     net = UNet(3, 2)
     last = net.outc.conv.weight.clone()
     exec("\n".join(line.strip() for line in out.splitlines()[-3:]), {"torch": torch, "net": net})
-    expected = export.fold(make_unet(width=64).state_dict(), RGB)
+    expected = fold(make_unet(width=64).state_dict(), RGB)
     assert torch.equal(net.outc.conv.weight, last)
     for name, tensor in net.state_dict().items():
         assert name.startswith("outc.") or torch.equal(tensor, expected[name]), name

@@ -460,7 +460,9 @@ def test_calls_are_made_ahead_but_not_far_and_their_results_keep_their_order():
     results = in_order(partial(work, number) for number in range(100))
     for number in range(100):
         assert next(results) == number
-        assert len(started) <= number + AHEAD
+        if number in (0, 40):
+            time.sleep(0.2)  # the threads could go on meanwhile
+            assert len(started) == number + AHEAD
     with pytest.raises(StopIteration):
         next(results)
 
