@@ -228,8 +228,9 @@ class Start:
         given = {name: tensor for name, tensor in self.unet.state_dict().items() if not name.startswith("outc.")}
         if encoder_only or model.card.task == "classification":
             given = {name: tensor for name, tensor in given.items() if name.partition(".")[0] in ENCODER}
-        odd = [name for name, tensor in given.items() if name not in own or own[name].shape != tensor.shape]
-        if odd:
+        parts = {name.partition(".")[0] for name in given}
+        wanted = {name: tensor.shape for name, tensor in own.items() if name.partition(".")[0] in parts}
+        if wanted != {name: tensor.shape for name, tensor in given.items()}:
             raise CheckpointError(
                 f"{self.name}: its U-Net (width {self.unet.width}, {self.unet.n_channels} channels, norm "
                 f"{self.unet.norm}) does not fit the model (width {model.card.width}, {model.card.channels} channels, "

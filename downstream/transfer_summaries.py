@@ -85,7 +85,7 @@ def _summarise(
     """The agents of one table."""
     values = _values(agents)
     found = {
-        (agent, base): _difference(values[agent], values[base], draws)
+        (agent, base): paired_difference(values[agent], values[base], draws)
         for agent in values
         for base in BASELINES
         if base in values and base != agent and agent != SCRATCH and values[agent].keys() & values[base].keys()
@@ -122,8 +122,19 @@ def _values(agents: Mapping[str, Mapping[int, TransferCell]]) -> dict[str, dict[
     return values
 
 
-def _difference(one: Mapping[int, Floats], base: Mapping[int, Floats], draws: int) -> tuple[Interval, float, int]:
-    """Mean difference, p of Wilcoxon's test before correction, and number of seeds."""
+def paired_difference(
+    one: Mapping[int, Floats], base: Mapping[int, Floats], draws: int = DRAWS
+) -> tuple[Interval, float, int]:
+    """How two agents differ on the seeds that both have, and on the same images.
+
+    Args:
+        one: For each seed the values of an agent, `(images,)`.
+        base: Those of the other one.
+        draws: Resamples of the bootstrap.
+
+    Returns:
+        The mean difference with its 95 % interval, p of Wilcoxon's test before correction, and the number of seeds.
+    """
     both = sorted(one.keys() & base.keys())
     gaps = np.array([one[seed] - base[seed] for seed in both])
     return bootstrap([gaps[None]], lambda parts: parts[0][0], draws), wilcoxon(gaps.mean(0)), len(both)

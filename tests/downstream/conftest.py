@@ -37,9 +37,7 @@ def pretrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def card() -> Card:
     """Of a U-Net that finds one kind of lesion in colour images of 16 px."""
     names = ("background", "foreground")
-    return Card(
-        "segmentation", "unet", names, (0, 1), 16, 3, "stretch", (120.0,) * 3, (60.0,) * 3, 2, "batch", False
-    )
+    return Card("segmentation", "unet", names, (0, 1), 16, 3, "stretch", (120.0,) * 3, (60.0,) * 3, 2, "batch", False)
 
 
 @pytest.fixture

@@ -18,9 +18,11 @@ from agents.frames import Frame
 from agents.runs import COLUMNS, RunDirectory
 from agents.settings import RunSettings
 from ahm_env import CheckpointError, ImageError, ImageSet, RunError, load_images
-from downstream.curves import Curve, bootstrap_band, draw, nice_ticks, over_seeds, short, spread
+from downstream.axes import images_shown, labelled_images, nice_ticks, short
+from downstream.curves import Curve, bootstrap_band, draw, over_seeds, spread
 from downstream.reading import STYLES, by_algorithm, read_run
-from downstream.report import Table, last_rows, make_report, source_name
+from downstream.report import Table, Trend, last_rows, make_report, source_name
+from downstream.summaries import Interval
 
 SIDE, SHOWN = 4, np.array([3, 7])  # patches a side; images that frames picture
 MOMENTS = (0, 100, 200)
@@ -197,6 +199,44 @@ def test_numbers_of_images_are_short_on_an_axis() -> None:
     assert short(2_500_000, 10_000_000) == "2.5M"
 
 
+def test_an_axis_of_labels_is_logarithmic_and_one_of_images_is_not() -> None:
+    labels = labelled_images({25: "25", 100: "100", 400: "all (400)"})
+    assert labels.place([25, 50, 100, 400]) == pytest.approx([0, 25, 50, 100])
+    assert labels.marks == ((25, "25"), (100, "100"), (400, "all (400)"))
+    assert [labels.tell(number) for number in (100, 400)] == ["with 100 labels", "with all (400) labels"]
+    images = images_shown(4_000)
+    assert images.place([0, 1_000, 4_000]) == pytest.approx([0, 25, 100])
+    assert images.tell(1_000) == "after 1,000 images"
+
+
+def test_marks_that_would_touch_are_left_out_but_never_that_of_all() -> None:
+    counts = {number: str(number) for number in (10, 11, 50, 100, 395)} | {400: "all (400)"}
+    assert [text for _, text in labelled_images(counts).marks] == ["11", "50", "100", "all (400)"]
+
+
+def test_a_chart_against_labels_marks_its_points_and_tells_all_of_them() -> None:
+    x, mean = np.array([25.0, 100.0, 400.0]), np.array([0.5, 0.6, 0.7])
+    curves = [
+        Curve("a3c", 0, 0, x, mean, mean - 0.1, mean + 0.1),
+        Curve("scratch", 13, 1, x[:1], mean[:1]),  # the rest has failed
+    ]
+    chart = draw("Dice against labels", curves, axis=labelled_images({25: "25", 100: "100", 400: "all"}), decimals=3)
+    assert chart is not None
+    assert chart.lines[0].path == "M0.00 75.00L50.00 50.00L100.00 25.00"
+    assert chart.lines[0].dots == "M0.00 75.00h0M50.00 50.00h0M100.00 25.00h0"
+    assert chart.lines[0].band == "M0.00 50.00L50.00 25.00L100.00 0.00L100.00 50.00L50.00 75.00L0.00 100.00Z"
+    assert chart.lines[1].leader == "M0.00 75.00L100.00 75.00"
+    assert chart.summary == (
+        "Dice against labels: a3c 0.500 (0.400 to 0.600) with 25 labels, 0.600 (0.500 to 0.700) with 100 labels, "
+        "0.700 (0.600 to 0.800) with all labels; scratch 0.500 with 25 labels"
+    )
+    assert chart.numbers()["stops"] == [
+        [25, 0, "with 25 labels"],
+        [100, 50, "with 100 labels"],
+        [400, 100, "with all labels"],
+    ]
+
+
 # ---------------------------------------------------------------- runs and their table
 
 
@@ -255,6 +295,53 @@ def test_given_tables_are_shown_instead(make_run: Maker, phantoms: ImageSet) -> 
     assert re.search(r'<th scope="row"><svg class="mark[^>]*>.*?</svg>a3c</th>', page)
     assert '<th scope="row">a stranger</th>' in page
     assert '<td class="number">+0.3</td>' in page
+
+
+def trend(measure: str = "Dice", counts: tuple[int, ...] = (25, 100, 1599), agents: str = "scratch a3c") -> Trend:
+    """Agents that gain a tenth with every further number of labels."""
+    texts = {count: f"{count:,}" for count in counts[:-1]} | {counts[-1]: f"all ({counts[-1]:,})"}
+    names = agents.split()
+    means = {
+        name: {
+            count: Interval(value := 0.3 + 0.1 * place + 0.004 * rank, value - 0.05, value + 0.05)
+            for place, count in enumerate(counts)
+        }
+        for rank, name in enumerate(names)
+    }
+    return Trend(measure, texts, means)
+
+
+def test_trends_are_charts_in_which_agents_look_as_elsewhere(make_run: Maker, phantoms: ImageSet) -> None:
+    runs = [make_run("a3c"), make_run("random")]
+    trends = [trend(agents="scratch random a3c"), trend("Accuracy")]
+    page = report(runs, phantoms, trends=trends, tables=[Table("T", ("agent",), (("scratch",),))])
+    charts = data_of(page)["charts"]
+    assert len(charts) == 4  # the two of training come first
+    styles = {line["name"]: (line["agent"], line["style"]) for line in charts[0]["lines"]}
+    shown = {line["name"]: (line["agent"], line["style"]) for line in charts[2]["lines"]}
+    assert shown == {**styles, "scratch": (2, STYLES.index("scratch"))}
+    assert "Dice against labels" in words_of(page)
+    assert "Accuracy against labels" in words_of(page)
+    assert "all (1,599)" in words_of(page)
+    assert "scratch 0.300 (0.250 to 0.350) with 25 labels" in page
+    assert '<svg class="mark d1" style="--c: var(--c6)"' in page[page.index("<tbody>") :]
+    assert [one["name"] for one in data_of(page)["agents"]] == ["a3c", "random"]
+
+
+def test_one_number_of_labels_is_no_chart(make_run: Maker, phantoms: ImageSet) -> None:
+    page = report([make_run()], phantoms, trends=[trend(counts=(25,))])
+    assert len(data_of(page)["charts"]) == 2
+    assert "against labels" not in page
+    assert "What pretraining is good for" not in page
+
+
+def test_agents_are_called_as_the_comparison_calls_them(make_run: Maker, phantoms: ImageSet) -> None:
+    runs = [make_run("a3c", horizon=2), make_run("random"), make_run("a3c", 1, horizon=2)]
+    names = ["a3c+horizon=2", "random", "a3c+horizon=2"]
+    data = data_of(report(runs, phantoms, names=names, trends=[trend(agents="scratch a3c+horizon=2")]))
+    assert [one["name"] for one in data["agents"]] == names[:2]
+    assert [line["agent"] for line in data["charts"][2]["lines"]] == [2, 0]
+    assert [one["name"] for one in data_of(report(runs, phantoms))["agents"]] == ["a3c", "random"]
 
 
 def test_a_table_of_uneven_rows_is_no_error(make_run: Maker, phantoms: ImageSet) -> None:
@@ -609,7 +696,8 @@ def page(tmp_path_factory: pytest.TempPathFactory, phantoms: ImageSet) -> Iterat
         write_run(where, phantoms, "random", 0, (1, 1)),
     ]
     wide = Table("A wide table", ("agent", *(f"column {number}" for number in range(12))), (("a3c", *["1.234"] * 12),))
-    make_report(runs, where / "report.html", tables=[wide], images=phantoms)
+    trends = [trend(agents="scratch random a3c ppo a3c+image_weight=2"), trend("Accuracy")]
+    make_report(runs, where / "report.html", tables=[wide], images=phantoms, trends=trends)
     options = webdriver.ChromeOptions()
     options.binary_location = str(CHROMIUM)
     for flag in (*FLAGS, f"--user-data-dir={where / 'profile'}"):
@@ -652,6 +740,55 @@ def test_labels_at_line_ends_do_not_overlap(page: Page) -> None:
         boxes = sorted(plot)
         assert all(upper[1] <= lower[0] + 1 for upper, lower in pairwise(boxes))
         assert all(box[2] <= 400 for box in boxes)
+
+
+@pytest.mark.parametrize("width", [400, 1400])
+def test_a_trend_is_legible(page: Page, width: int) -> None:
+    page.open(width)
+    boxes = """return [...document.querySelectorAll("[data-chart='2'] " + arguments[0])].map(one => {
+      const box = one.getBoundingClientRect();
+      return [box.left, box.right, box.top, box.bottom, one.textContent];
+    })"""
+    marks = sorted(page.run(boxes, ".x"))
+    assert [mark[4] for mark in marks] == ["25", "100", "all (1,599)"]
+    assert all(one[1] < other[0] for one, other in pairwise(marks))
+    ends = page.run(boxes, ".end")
+    assert len(ends) == 5
+    assert all(end[1] <= width for end in ends)
+    for end, value in page.run(
+        """return [...document.querySelectorAll(".end")].filter(one => one.checkVisibility()).map(one =>
+          [one, one.querySelector("b")].map(part => part.getBoundingClientRect().right))"""
+    ):
+        assert value <= end + 0.5  # however long the name is, the value is there
+    assert page.run("return document.querySelectorAll(\"[data-chart='2'] .now\").length") == 0
+
+
+def test_the_values_of_a_trend_can_be_read(page: Page) -> None:
+    page.open(1400)
+    words = page.run(
+        """const plot = document.querySelector("[data-chart='2']"), box = plot.getBoundingClientRect();
+        return [0, .3, 1].map(share => {
+          plot.dispatchEvent(new PointerEvent("pointermove", { clientX: box.left + share * box.width }));
+          return plot.querySelector(".readout").textContent;
+        })"""
+    )
+    assert words[0].startswith("with 25 labels")
+    assert words[1].startswith("with 100 labels")
+    assert words[2].startswith("with all (1,599) labels")
+    assert "scratch0.400 (0.350 – 0.450)" in words[1]
+    page.run("document.querySelector(\"[data-chart='2']\").dispatchEvent(new PointerEvent('pointerleave'))")
+
+
+def test_a_table_keeps_its_agents_in_sight(page: Page) -> None:
+    page.open(400)
+    left = page.run(
+        """const table = document.querySelector(".scroll");
+        table.scrollLeft = 300;
+        const [agent, ...others] = [...table.querySelectorAll("tbody tr > *")].map(one => one.getBoundingClientRect());
+        return [agent.left, others[0].left];"""
+    )
+    assert left[0] == 16
+    assert left[1] < 0
 
 
 @pytest.mark.parametrize("width", [400, 1400])
@@ -708,9 +845,9 @@ def test_agents_can_be_chosen(page: Page) -> None:
     assert page.heads() == ["image", "a3c", "ppo", "random"]
     visible = "return [...document.querySelectorAll('.plot .end')].filter(one => one.checkVisibility()).length"
     lines = page.run(visible)
-    for chip in page.run("return [...document.querySelectorAll('[data-toggle=\"1\"]')].map((_, place) => place)"):
+    for turn, chip in enumerate((0, 1, 2, 0)):  # above trends, curves and pictures
         page.run("document.querySelectorAll('[data-toggle=\"1\"]')[arguments[0]].click()", chip)
-        gone = chip == 0
+        gone = turn % 2 == 0
         pressed = page.run("return [...document.querySelectorAll('[data-toggle=\"1\"]')].map(one => one.ariaPressed)")
         assert set(pressed) == {"false" if gone else "true"}
         assert page.heads() == ["image", "a3c", *([] if gone else ["ppo"]), "random"]
@@ -767,11 +904,11 @@ def test_arrow_keys_move_time_and_read_values(page: Page) -> None:
     assert page.run("return slider.getAttribute('aria-valuetext')") == "after 0 images"
     plot = page.driver.find_element(By.CSS_SELECTOR, "[data-chart='0']")
     plot.send_keys(Keys.ARROW_LEFT)
-    readout = page.run("return document.querySelector('.readout').textContent")
+    readout = page.run("return document.querySelector(\"[data-chart='0'] .readout\").textContent")
     assert "after 100 images" in readout
     assert "a3c1.30 (1.20 – 1.40)" in readout
     plot.send_keys(Keys.ESCAPE)
-    assert page.run("return document.querySelector('.readout').hidden")
+    assert page.run("return document.querySelector(\"[data-chart='0'] .readout\").hidden")
 
 
 def test_pointing_at_a_chart_tells_its_values(page: Page) -> None:
@@ -785,9 +922,9 @@ def test_pointing_at_a_chart_tells_its_values(page: Page) -> None:
             share,
         )
         assert 0 <= box[0] < box[1] <= 400
-    assert "after 200 images" in page.run("return document.querySelector('.readout').textContent")
+    assert "after 200 images" in page.run("return document.querySelector(\"[data-chart='0'] .readout\").textContent")
     page.run("document.querySelector(\"[data-chart='0']\").dispatchEvent(new PointerEvent('pointerleave'))")
-    assert page.run("return document.querySelector('.readout').hidden")
+    assert page.run("return document.querySelector(\"[data-chart='0'] .readout\").hidden")
 
 
 def test_everything_has_a_name_for_those_who_do_not_see_it(page: Page) -> None:
