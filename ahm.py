@@ -66,6 +66,16 @@ SkipBad = Annotated[
 ]
 Width = Annotated[int | None, flag("--width", "Channels of the U-Net's first level.", "16", "U-Net")]
 Norm = Annotated[str | None, flag("--norm", "batch or group.", "batch", "U-Net")]
+Skips = Annotated[
+    bool | None,
+    typer.Option(
+        "--skips/--no-skips",
+        help="Whether skip connections are there while it reconstructs; cut, its deepest layers learn more.",
+        show_default="skips",
+        rich_help_panel="U-Net",
+    ),
+]
+Precision = Annotated[str | None, flag("--precision", "fp32, bf16, or auto: bf16 on CUDA.", "auto", "U-Net")]
 LearningRate = Annotated[
     float | None, flag("--learning-rate", "Step size of the U-Net; falls evenly over the run.", "0.001", "U-Net")
 ]
@@ -115,6 +125,8 @@ def train_agent(
     skip_bad: SkipBad = None,
     width: Width = None,
     norm: Norm = None,
+    skips: Skips = None,
+    precision: Precision = None,
     learning_rate: LearningRate = None,
     loss_on: LossOn = None,
     agent_learning_rate: AgentLearningRate = None,
@@ -170,6 +182,8 @@ def compare_agents(
     skip_bad: SkipBad = None,
     width: Width = None,
     norm: Norm = None,
+    skips: Skips = None,
+    precision: Precision = None,
     learning_rate: LearningRate = None,
     loss_on: LossOn = None,
     downstream: Annotated[

@@ -62,6 +62,8 @@ def make_reconstructor(settings: RunSettings, images: ImageSet, shown: Ints) -> 
         settings.width,
         settings.norm,
         settings.seed,
+        settings.skips,
+        precision=settings.precision,
         learning_rate=settings.learning_rate,
         loss_on=settings.loss_on,
         device=settings.torch_device,

@@ -82,6 +82,10 @@ class RunSettings(Settings):
     """Channels of the U-Net's first level."""
     norm: str = "batch"
     """Normalisation in the U-Net: batch or group."""
+    skips: bool = True
+    """Whether the U-Net's skip connections are there while it reconstructs."""
+    precision: str = "auto"
+    """Of the U-Net's layers: fp32, bf16, or auto: bf16 on CUDA."""
     learning_rate: float = 1e-3
     """Step size of the U-Net at the start; falls evenly to a fiftieth of it."""
     agent_learning_rate: float | None = None

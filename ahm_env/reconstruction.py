@@ -16,6 +16,7 @@ from ahm_env.optimiser import SharedAdam
 from ahm_env.unet import UNet, initialise
 
 DEFAULT_UNET = Path(__file__).with_name("default_unet.safetensors")
+PRECISIONS = ("auto", "fp32", "bf16")
 SMALLEST_IMAGE = 16  # four halvings
 
 
@@ -43,6 +44,8 @@ class Reconstructor:
         learning_rate: Step size of Adam.
         loss_on: `hidden` (the U-Net learns from hidden patches) or `all`.
         device: Where to compute.
+        precision: Of the U-Net's layers: `fp32`, `bf16` (about 1.7 times as fast on CPUs that have it), or `auto`:
+            bf16 on CUDA, else fp32.
 
     Raises:
         SettingsError: The U-Net does not map images to images of these channels, or images are too small.
@@ -56,6 +59,7 @@ class Reconstructor:
         learning_rate: float = 1e-3,
         loss_on: str = "hidden",
         device: str | torch.device = "cpu",
+        precision: str = "auto",
     ) -> None:
         channels = len(standardisation.mean)
         if unet.n_channels != channels or unet.n_classes != channels:
@@ -69,7 +73,10 @@ class Reconstructor:
             raise SettingsError(f"loss_on {loss_on!r} is unknown; choose hidden or all")
         if not 0 < learning_rate < float("inf"):
             raise SettingsError(f"learning_rate {learning_rate} must be a positive number")
+        if precision not in PRECISIONS:
+            raise SettingsError(f"precision {precision!r} is unknown; choose one of {', '.join(PRECISIONS)}")
         self.device = find_device(device)
+        self._half = precision == "bf16" or (precision == "auto" and self.device.type == "cuda")
         self.unet = unet.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.grid = grid
         self.standardisation = standardisation
@@ -87,11 +94,12 @@ class Reconstructor:
         width: int = 16,
         norm: str = "batch",
         seed: int = 0,
+        skips: bool = True,
         **settings: Any,
     ) -> "Reconstructor":
         """An untrained Reconstructor whose weights depend on `seed` alone."""
         channels = len(standardisation.mean)
-        unet = UNet(channels, channels, width, norm)
+        unet = UNet(channels, channels, width, norm, skips=skips)
         initialise(unet, torch.Generator().manual_seed(seed))
         return cls(unet, grid, standardisation, **settings)
 
@@ -166,7 +174,7 @@ class Reconstructor:
     def _forward(self, images: npt.NDArray[np.uint8], masks: Bools) -> tuple[Tensor, Tensor, Tensor]:
         """Reconstruction `(B, C, S, S)`, patch losses `(B, N)`, and masks `(B, N)`, all float32."""
         targets, hidden = self.standardise(images), as_tensor(masks, self.device)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self._half):
             output = self.unet(self.hide(targets, hidden))
         output = output.float()
         return output, self.grid.patch_means((output - targets).square()), hidden
@@ -237,7 +245,7 @@ def save_unet(path: Path, unet: UNet, standardisation: Standardisation) -> None:
         with atomic(path) as temporary:
             torch.save({name: tensor.cpu().contiguous() for name, tensor in unet.state_dict().items()}, temporary)
         return
-    about = {"mean": standardisation.mean, "deviation": standardisation.deviation}
+    about = {"mean": standardisation.mean, "deviation": standardisation.deviation, "skips": unet.skips}
     save_tensors(path, unet.state_dict(), about)
 
 
@@ -256,7 +264,8 @@ def load_unet(path: Path) -> tuple[UNet, Standardisation | None]:
     try:
         first, last = weights["inc.double_conv.0.weight"], weights["outc.conv.weight"]
         norm = "batch" if "inc.double_conv.1.running_mean" in weights else "group"
-        unet = UNet(first.shape[1], last.shape[0], first.shape[0], norm, bilinear="up1.up.weight" not in weights)
+        bilinear, skips = "up1.up.weight" not in weights, bool(about.get("skips", True))
+        unet = UNet(first.shape[1], last.shape[0], first.shape[0], norm, bilinear, skips)
         unet.load_state_dict(weights)
     except (KeyError, RuntimeError, IndexError, AttributeError, SettingsError) as error:
         reason = first_line(error)

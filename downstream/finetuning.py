@@ -248,7 +248,6 @@ def make_card(settings: FinetuneSettings, images: ImageSet, start: Start) -> Car
     """What the model of a run is.
 
     Raises:
-        SettingsError: The images' channels are not those of the pretrained U-Net.
         ImageError: Masks or labels have one class only.
     """
     train = images.split("train")

@@ -61,6 +61,8 @@ def summarise(plan: Plan, draws: int = DRAWS) -> list[Summary]:
     for cell in plan.cells:
         if (verdict := cell.verdict) is not None:
             verdicts.setdefault(cell.variant.label, {})[cell.seed] = verdict
+    if not verdicts:
+        return []
     base = baseline(list(verdicts))
     summaries = []
     for label, cells in verdicts.items():

@@ -82,7 +82,8 @@ def finetune(given: Mapping[str, Any], start: str | None, preset: str | None, ou
     settings = None if resume else FinetuneSettings.make(found, preset, **given)
     if out is None and settings is not None:
         directory = FinetuneDirectory(free_directory(Path("runs"), settings.task))
-    settings = agree(directory, settings, {**PRESETS.get(preset or "", {}), **given, "start": start})
+    named = {key: value for key, value in given.items() if value is not None}
+    settings = agree(directory, settings, {**PRESETS.get(preset or "", {}), **named, "start": start})
     images = load_labelled(settings, console)
     with directory:
         if begins := directory.settings() is None:

@@ -69,14 +69,19 @@ def summarise_transfer(transfer: Transfer, draws: int = DRAWS) -> list[TransferS
     Raises:
         RunError: The cells were tested on different images.
     """
-    done: dict[tuple[str, int | None], dict[str, dict[int, TransferCell]]] = {}
-    for task in transfer.tasks:
-        for count in transfer.counts:
-            done[task, count] = {}
+    done: dict[tuple[str, int | None], dict[str, dict[int, TransferCell]]] = {
+        (task, count): {agent: {} for agent in (SCRATCH, *transfer.plan.labels)}
+        for task in transfer.tasks
+        for count in transfer.counts
+    }
     for cell in transfer.cells:
         if cell.result is not None:
-            done[cell.task, cell.labels].setdefault(cell.agent, {})[cell.seed] = cell
-    return [one for (task, count), agents in done.items() for one in _summarise(task, count, agents, draws)]
+            done[cell.task, cell.labels][cell.agent][cell.seed] = cell
+    return [
+        one
+        for (task, count), agents in done.items()
+        for one in _summarise(task, count, {agent: cells for agent, cells in agents.items() if cells}, draws)
+    ]
 
 
 def _summarise(
@@ -141,10 +146,14 @@ def paired_difference(
 
 
 def wilcoxon(gaps: Floats) -> float:
-    """P of Wilcoxon's signed-rank test (1945), two-sided, that paired differences `(images,)` are symmetric about 0."""
+    """P of Wilcoxon's signed-rank test (1945), two-sided, that paired differences `(images,)` are symmetric about 0.
+
+    Differences of 0 are left out; where there are no others, p is NaN.
+    """
     from scipy.stats import wilcoxon as test  # type: ignore[import-untyped]
 
-    return float(test(gaps, zero_method="wilcox").pvalue) if np.any(gaps) else nan
+    ties = np.round(gaps, 9)  # what is equal but for the last bits has the same rank
+    return float(test(ties, zero_method="wilcox").pvalue) if np.any(ties) else nan
 
 
 def holm(ps: Sequence[float]) -> list[float]:

@@ -52,6 +52,32 @@ def test_the_first_steps_of_one_weight_by_hand():
         assert weight.item() == pytest.approx(expected, rel=1e-5)
 
 
+def test_weight_decay_by_hand():
+    # Loshchilov, Hutter, ICLR 2019: the weight shrinks by step size x decay, whatever its gradient
+    weight = nn.Parameter(torch.tensor([2.0]))
+    optimiser = SharedAdam([weight], 0.1, weight_decay=0.5)
+    weight.grad = torch.tensor([4.0])
+    optimiser.step()
+    assert weight.item() == pytest.approx(2.0 - 0.1 * 0.5 * 2.0 - 0.1, rel=1e-5)  # Adam's first step is the step size
+    still = nn.Parameter(torch.tensor([2.0]))
+    optimiser = SharedAdam([still], 0.1, weight_decay=0.5)
+    still.grad = torch.zeros(1)
+    optimiser.step()
+    assert still.item() == pytest.approx(2.0 * (1 - 0.1 * 0.5), rel=1e-6)
+
+
+def test_steps_with_weight_decay_are_those_of_adamw():
+    ours, theirs = layers(), layers()
+    shared = SharedAdam(ours.parameters(), 0.01, weight_decay=0.1)
+    plain = torch.optim.AdamW(theirs.parameters(), 0.01, weight_decay=0.1, foreach=False, fused=False)
+    for step in range(5):
+        for network, optimiser in ((ours, shared), (theirs, plain)):
+            set_gradients(network, step)
+            optimiser.step()
+    for weight, expected in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(weight, expected, rtol=1e-5, atol=1e-6)
+
+
 def test_the_step_size_may_be_changed_on_the_way():
     ours, theirs = layers(), layers()
     shared, plain = SharedAdam(ours.parameters(), 0.01), torch.optim.Adam(theirs.parameters(), 0.01)

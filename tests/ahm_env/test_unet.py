@@ -159,6 +159,22 @@ def test_the_output_has_the_size_of_the_input_odd_or_even(norm, bilinear, size):
     assert torch.isfinite(output).all()
 
 
+@pytest.mark.parametrize("bilinear", [False, True])
+def test_the_encoder_halves_the_resolution_four_times_and_its_deepest_features_decide(bilinear):
+    unet = small(n_channels=3, bilinear=bilinear).eval()
+    batch = images(2, 3, 32, 48)
+    with torch.no_grad():
+        levels = unet.encode(batch)
+        deepest = 4 * 16 // (2 if bilinear else 1)
+        shapes = [(2, 4, 32, 48), (2, 8, 16, 24), (2, 16, 8, 12), (2, 32, 4, 6), (2, deepest, 2, 3)]
+        assert [tuple(level.shape) for level in levels] == shapes
+        features = levels[-1]
+        for up, level in zip((unet.up1, unet.up2, unet.up3, unet.up4), levels[-2::-1], strict=True):
+            features = up(features, level)
+        assert torch.equal(unet.outc(features), unet(batch))
+        torch.testing.assert_close(levels[1], unet.down1(unet.inc(batch)))
+
+
 @pytest.mark.parametrize("norm", ["batch", "group"])
 def test_every_weight_gets_a_gradient(norm):
     unet = small(norm=norm)

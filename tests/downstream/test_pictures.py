@@ -13,7 +13,6 @@ from downstream.pictures import (
     COLOURS,
     FOUND,
     LARGEST,
-    TRUTH,
     Case,
     draw_cases,
     draw_confusion,
@@ -51,13 +50,13 @@ def test_what_was_found_is_outlined_and_nothing_else_is_changed():
 
 def test_the_truth_is_white_and_each_class_has_its_colour():
     found = squares()
-    found[12:18, 30:40] = 2
+    found[17:24, 30:40] = 2
     truth = np.zeros((40, 60), np.uint8)
     truth[5:35, 5:15] = 1
     picture = draw_overlay(Case("", np.zeros((40, 60), np.uint8), truth, found))
-    assert (picture[5, 6:14] > 200).all()  # nearly TRUTH: its edge is soft
+    assert (picture[5, 6:14] > 200).all()  # a thin line has soft edges
     assert (picture[10, 20:50] == COLOURS[0]).all()
-    assert (picture[12, 30:40] == COLOURS[1]).all()
+    assert (picture[17, 30:40] == COLOURS[1]).all()
     assert not picture[20, 0:3].any()
     assert COLOURS[0] == FOUND
 

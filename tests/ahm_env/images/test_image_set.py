@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from ahm_env.errors import ImageError, SettingsError
 from ahm_env.images import ImageSet, load_images
 from ahm_env.images.cache import Meta, cache_root, new_entry, write_meta
+from ahm_env.images.opencv import cv2
 
 TABLE = "image,label,split\n" + "".join(
     f"{i:04d},{'AB'[i % 2] if i else ''},{'train' if i < 5 else 'val'}\n" for i in range(7)
@@ -78,6 +79,25 @@ def test_a_set_without_masks_says_where_they_belong(make_folder, cache: Path) ->
     assert not images.has_masks
     with pytest.raises(ImageError, match="no masks; put them in masks/"):
         images.masks([0])
+
+
+@pytest.mark.parametrize("chunk", [1, 2**18])
+def test_the_numbers_in_masks_are_those_of_the_images_asked_for(
+    make_folder, cache: Path, monkeypatch: pytest.MonkeyPatch, chunk: int
+) -> None:
+    monkeypatch.setattr("ahm_env.images.image_set.CHUNK_BYTES", chunk)
+    root = make_folder(3, masks=True)
+    two = load_images(root, 8, cache_dir=cache)
+    assert two.mask_values(range(3)) == (0, 1)  # 0 and 255 in the files
+    cv2.imwrite(str(root / "masks" / "0001.png"), np.full((20, 30), 7, np.uint8))
+    several = load_images(root, 8, cache_dir=cache)
+    assert several.mask_values([1]) == (7,)
+    assert several.mask_values([2, 1]) == (0, 7, 255)
+    assert several.mask_values([]) == ()
+    with pytest.raises(IndexError):
+        several.mask_values([3])
+    with pytest.raises(ImageError, match="no masks"):
+        load_images(make_folder(2, name="bare"), 8, cache_dir=cache).mask_values([0])
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=25)

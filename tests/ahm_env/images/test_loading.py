@@ -11,7 +11,9 @@ import pytest
 
 from ahm_env.errors import ImageError, SettingsError
 from ahm_env.images import building, load_images
+from ahm_env.images.loading import find_source, originals
 from ahm_env.images.opencv import cv2
+from ahm_env.images.source import Catalogue, Sample
 
 
 def entries(cache: Path) -> list[str]:
@@ -217,3 +219,98 @@ def test_real_images_load(
     assert set(np.unique(images.masks(everything))) == {0, 1}
     mean, deviation = images.standardisation(everything)
     assert ((mean > 90) & (mean < 210) & (deviation > 20)).all()
+
+
+# Images at their own size
+
+
+def names_of(samples) -> list[str]:
+    return [sample.name for sample in samples]
+
+
+@pytest.mark.parametrize("chosen", [[], [2], [0, 3, 4], range(5), np.array([1, 4])])
+def test_originals_are_the_images_of_the_source_at_their_own_size(make_folder, cache: Path, chosen) -> None:
+    root = make_folder(5, masks=True, table="image,label,split\n" + "".join(f"{i:04d},a,val\n" for i in range(5)))
+    images = load_images(root, 8, cache_dir=cache)
+    found = list(originals(images, chosen))
+    assert names_of(found) == [images.names[index] for index in chosen]
+    for sample in found:
+        assert sample.mask is not None
+        assert np.array_equal(sample.image, cv2.imread(str(root / "images" / sample.name))[..., ::-1])
+        assert np.array_equal(sample.mask, cv2.imread(str(root / "masks" / sample.name), cv2.IMREAD_UNCHANGED))
+        assert (sample.label, sample.split) == (0, 1)
+
+
+def test_only_what_is_asked_for_is_decoded(make_folder, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = load_images(make_folder(6), 8, cache_dir=cache)
+    decoded = []
+    read = "ahm_env.images.folder.read_image"
+    monkeypatch.setattr(read, lambda path: decoded.append(path.name) or np.zeros((4, 4), np.uint8))
+    assert names_of(originals(images, [1, 4])) == decoded == ["0001.png", "0004.png"]
+
+
+def test_originals_are_found_by_name_where_bad_images_were_left_out(make_folder, cache: Path) -> None:
+    root = make_folder(6)
+    (root / "images" / "0001.png").write_bytes(b"")
+    cv2.imwrite(str(root / "images" / "0002.tif"), np.full((4, 4), np.nan, np.float32))
+    (root / "images" / "0002.png").unlink()
+    images = load_images(root, 8, skip_bad=True, cache_dir=cache)
+    assert images.skipped == 2
+    assert names_of(originals(images, [1, 3])) == ["0003.png", "0005.png"]
+
+
+@pytest.mark.parametrize("change", ["gone", "renamed", "bad"])
+def test_a_source_that_has_changed_is_told(make_folder, cache: Path, change: str) -> None:
+    root = make_folder(4)
+    images = load_images(root, 8, cache_dir=cache)
+    path = root / "images" / "0002.png"
+    if change == "gone":
+        path.unlink()
+    elif change == "renamed":
+        path.rename(root / "images" / "0009.png")
+    else:
+        path.write_bytes(b"text")
+    with pytest.raises(
+        ImageError, match=r"0002\.png: not an image" if change == "bad" else "scans: its images have ch"
+    ):
+        list(originals(images, [2, 3]))
+
+
+def test_originals_of_phantoms_are_as_large_as_they_are_drawn(cache: Path) -> None:
+    images = load_images("phantom:12:3", 24, cache_dir=cache)
+    found = list(originals(images, images.split("test")))
+    assert np.array_equal(found[0].image.transpose(2, 0, 1), images.images(images.split("test"))[0])
+    assert np.array_equal(found[0].mask != 0, images.masks(images.split("test"))[0] == 1)
+
+
+class Drawn:
+    """A source of one's own: grey squares."""
+
+    kind = "drawn"
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def __str__(self) -> str:
+        return "my squares"
+
+    def fingerprint(self) -> str:
+        return f"drawn {self.count}"
+
+    def catalogue(self) -> Catalogue:
+        def load(number: int) -> Sample:
+            return Sample(f"{number}", f"square {number}", np.full((4, 4), number, np.uint8))
+
+        return Catalogue(self.count, (lambda number=number: load(number) for number in range(self.count)))
+
+
+def test_a_source_of_one_s_own_is_loaded_and_cached_by_its_fingerprint(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert find_source(Drawn(3), 8).__class__ is Drawn
+    images = load_images(Drawn(3), 8, cache_dir=cache)
+    assert (images.source, len(images), images.channels) == ("my squares", 3, 1)
+    assert images.images([2]).tolist() == [[[[2] * 8] * 8]]
+    assert load_images(Drawn(4), 8, cache_dir=cache).content_key != images.content_key
+    no_decoding(monkeypatch)
+    assert load_images(Drawn(3), 8, cache_dir=cache).content_key == images.content_key

@@ -1,0 +1,73 @@
+"""Run directories of any kind of settings, and the signals that end a run; what every run shares is in test_runs.py."""
+
+import os
+import signal
+from dataclasses import dataclass
+from math import isnan
+from pathlib import Path
+
+import pytest
+
+from agents.directory import Directory, Interruption
+from agents.settings import Settings
+from ahm_env import RunError
+
+
+@dataclass(frozen=True)
+class Brewing(Settings):
+    """Settings of something else."""
+
+    leaves: int = 2
+    sort: str = "green"
+
+
+class Pot(Directory[Brewing]):
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, Brewing, ("images", "heat", "cups"), ("images", "cups"))
+
+
+def test_settings_and_columns_are_those_of_the_kind(tmp_path: Path) -> None:
+    with Pot(tmp_path / "pot") as pot:
+        pot.begin(Brewing(3, "black"), {"content_key": "tea"})
+        assert (pot.settings(), pot.content_key()) == (Brewing(3, "black"), "tea")
+        pot.add({"images": 12.0, "heat": 1 / 3, "cups": 2.0, "elsewhere": 5.0})
+        pot.add({"images": 24.0, "heat": float("nan"), "cups": 3.0})
+        assert pot.last_row()["images"] == 24
+        assert isnan(pot.last_row()["heat"])
+    assert (tmp_path / "pot" / "metrics.csv").read_text() == "images,heat,cups\n12,0.333333,2\n24,nan,3\n"
+
+
+def test_another_kind_of_run_is_refused_by_name(tmp_path: Path) -> None:
+    from agents.runs import RunDirectory
+
+    with Pot(tmp_path / "pot") as pot:
+        pot.begin(Brewing(), {})
+    with pytest.raises(RunError, match=r"pot/config\.json: settings .*leaves.* are missing or unknown.*--out"):
+        RunDirectory(tmp_path / "pot").settings()
+
+
+@pytest.mark.parametrize("text", [None, "", "images,heat,cups\n", "images,heat,cups\n12,hot,2\n", "images,heat\n1\n"])
+def test_without_a_last_row_the_remedy_is_told(tmp_path: Path, text: str | None) -> None:
+    pot = Pot(tmp_path)
+    if text is not None:
+        (tmp_path / "metrics.csv").write_text(text)
+    with pytest.raises(RunError, match=r"metrics\.csv: missing or damaged .*--resume") as refusal:
+        pot.last_row()
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_is_noted_while_it_is_watched_for_and_acts_as_before_afterwards(number: int) -> None:
+    seen, interruption = [], Interruption()
+    before = signal.signal(number, lambda *_: seen.append("outside"))
+    try:
+        with interruption.watch():
+            assert interruption.signal is None
+            os.kill(os.getpid(), number)
+            assert (interruption.signal, seen) == (number, [])
+        with pytest.raises(ZeroDivisionError), interruption.watch():
+            raise ZeroDivisionError
+        os.kill(os.getpid(), number)
+        assert seen == ["outside"]
+    finally:
+        signal.signal(number, before)

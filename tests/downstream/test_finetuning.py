@@ -1,0 +1,455 @@
+"""The run of fine-tuning: who learns and who tests, that a kill changes nothing, and that numbers are what they say."""
+
+import csv
+import json
+import os
+import signal
+from collections.abc import Callable
+from dataclasses import replace
+from math import isnan
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from ahm_env import CheckpointError, ImageError, ImageSet, SettingsError, TrainingError, load_images
+from ahm_env.files import load_tensors
+from ahm_env.images.opencv import cv2
+from downstream import finetuning
+from downstream.finetuning import PATIENCE, FinetuneDirectory, Finetuning, Split
+from downstream.metrics import score_mask
+from downstream.models import MODEL_FILE, Model, Start
+from downstream.resizing import to_square
+from downstream.settings import FinetuneSettings
+
+pytestmark = pytest.mark.usefixtures("own_cache")
+
+TINY = {"image_size": 16, "width": 2, "steps": 6, "batch_size": 4, "augment": "flips", "device": "cpu"}
+
+
+class Observer:
+    """Counts, and does something after a step."""
+
+    def __init__(self, at: int = 0, act: Callable[[], None] = lambda: None) -> None:
+        self.at, self.act = at, act
+        self.steps, self.rows = 0, list[dict[str, float]]()
+
+    def on_update(self, images: int, loss: float) -> None:
+        self.steps += 1
+        if self.steps == self.at:
+            self.act()
+
+    def on_row(self, row: dict[str, float]) -> None:
+        self.rows.append(row)
+
+
+def terminate() -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+class KilledError(BaseException):
+    """Ends a run in which nothing more can be saved."""
+
+
+def die() -> None:
+    raise KilledError
+
+
+def tune(path: Path, images: ImageSet, start: str = "scratch", observer: Observer | None = None, **given: Any):
+    """Begin a run, or go on with it; what `test.json` holds, or None where it was interrupted."""
+    found = Start.find(start)
+    settings = FinetuneSettings.make(found, **{**({} if found.run else TINY), **given})
+    with FinetuneDirectory(path) as directory:
+        if directory.settings() is None:
+            directory.begin(settings, {"content_key": images.content_key})
+        return Finetuning(settings, images, directory, found).run(observer or Observer())
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def timeless(path: Path) -> list[dict[str, str]]:
+    return [{key: value for key, value in row.items() if "second" not in key} for row in table(path / "metrics.csv")]
+
+
+def assert_same(ours: Path, theirs: Path) -> None:
+    """Weights, rows and tests are the same, bit for bit."""
+    first, second = load_tensors(ours / MODEL_FILE), load_tensors(theirs / MODEL_FILE)
+    assert first[1] == second[1]
+    assert all(torch.equal(tensor, second[0][name]) for name, tensor in first[0].items())
+    assert timeless(ours) == timeless(theirs)
+    assert (ours / "test.csv").read_bytes() == (theirs / "test.csv").read_bytes()
+    assert (ours / "test.json").read_bytes() == (theirs / "test.json").read_bytes()
+
+
+# Splits
+
+
+@pytest.mark.parametrize("task", ["segmentation", "classification"])
+@pytest.mark.parametrize("labels", [None, 12])
+def test_what_is_tested_on_is_neither_learned_from_nor_selected_by(drawn: ImageSet, task: str, labels: int | None):
+    split = Split.make(FinetuneSettings(task=task, labels=labels, select=0.25), drawn)
+    learn, select, test = (set(some.tolist()) for some in (split.learn, split.select, split.test))
+    train = set(drawn.split("train").tolist())
+    assert learn | select <= train
+    assert not learn & select
+    assert len(learn | select) == (labels or 32)
+    assert len(select) == (labels or 32) // 4
+    assert (split.test_name, test) == ("test", set(drawn.split("test").tolist()))
+    assert split.learn.tolist() == sorted(learn)
+    assert split.select.tolist() == sorted(select)
+
+
+def test_the_labelled_images_are_the_same_for_every_start_and_recipe(drawn: ImageSet):
+    one = Split.make(FinetuneSettings(labels=10, seed=3), drawn)
+    other = Split.make(
+        FinetuneSettings(labels=10, seed=3, start="run", width=4, steps=5, augment="none", transfer="encoder"), drawn
+    )
+    assert one.learn.tolist() == other.learn.tolist()
+    assert one.learn.tolist() != Split.make(FinetuneSettings(labels=10, seed=4), drawn).learn.tolist()
+    more = Split.make(FinetuneSettings(labels=11, seed=3, task="classification"), drawn)
+    assert set(one.learn.tolist()) < set(more.learn.tolist())
+
+
+def test_without_a_test_split_it_is_tested_on_val_and_without_both_on_nothing(write_source):
+    images = load_images(write_source("val", ("train", "train", "val")), 16)
+    split = Split.make(FinetuneSettings(), images)
+    assert (split.test_name, split.test.tolist()) == ("val", [2])
+    images = load_images(write_source("none", ("train", "train")), 16)
+    assert Split.make(FinetuneSettings(), images).test.size == 0
+    result = tune(Path("run"), images)
+    assert (result["split"], result["images"], result["labels"]) == (None, 0, 2)
+    assert not Path("run/test.csv").exists()
+    assert json.loads(Path("run/test.json").read_text()) == result
+
+
+def test_a_test_split_without_labels_is_no_test(write_source):
+    root = write_source(classes=("a", "b"))
+    lines = [
+        line if "test" not in line else line.replace(",a,", ",,").replace(",b,", ",,")
+        for line in (root / "labels.csv").read_text().splitlines()
+    ]
+    (root / "labels.csv").write_text("\n".join(lines))
+    split = Split.make(FinetuneSettings(task="classification"), load_images(root, 16))
+    assert (split.test_name, len(split.test)) == ("val", 1)
+
+
+def test_a_share_that_leaves_nothing_is_refused(drawn: ImageSet):
+    with pytest.raises(SettingsError, match=r"--select 0\.1 of 4 images leaves none; ask for more labels"):
+        Split.make(FinetuneSettings(select=0.1, labels=4), drawn)
+    with pytest.raises(SettingsError, match=r"--select 0\.9 of 4 images leaves none"):
+        Split.make(FinetuneSettings(select=0.9, labels=4), drawn)
+    with pytest.raises(SettingsError, match="--labels 33"):
+        Split.make(FinetuneSettings(labels=33), drawn)
+
+
+# Interruptions
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"augment": "full", "average": 0.9, "weight_decay": 0.01, "flips": True},
+        {"task": "classification", "select": 0.25, "schedule": "steps"},
+        {"select": 0.25, "norm": "group", "labels": 12},
+    ],
+    ids=["mean", "classification", "selection"],
+)
+def test_a_run_that_was_stopped_and_killed_is_one_run_bit_for_bit(
+    drawn: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: dict[str, object]
+):
+    monkeypatch.setattr(finetuning, "ROWS", 5)
+    given = {**given, "steps": 15}  # a row every three steps
+    assert tune(tmp_path / "whole", drawn, **given) is not None
+    path = tmp_path / "parts"
+    assert tune(path, drawn, observer=Observer(4, terminate), **given) is None
+    assert not (path / MODEL_FILE).exists()
+    assert len(table(path / "metrics.csv")) == 1
+    with pytest.raises(KilledError):
+        tune(path, drawn, observer=Observer(10, die), **given)  # steps 13 and 14 are lost
+    assert len(table(path / "metrics.csv")) == 4
+    assert tune(path, drawn, observer=Observer(1, terminate), **given) is None
+    rest = Observer()
+    assert tune(path, drawn, observer=rest, **given) is not None
+    assert rest.steps == 15 - 13
+    assert_same(path, tmp_path / "whole")
+
+
+def test_a_run_killed_before_its_first_checkpoint_starts_again(drawn: ImageSet, tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(finetuning, "ROWS", 2)
+    tune(tmp_path / "whole", drawn)
+    with pytest.raises(KilledError):
+        tune(tmp_path / "parts", drawn, observer=Observer(1, die))
+    tune(tmp_path / "parts", drawn)
+    assert_same(tmp_path / "parts", tmp_path / "whole")
+
+
+def test_a_run_killed_while_it_is_tested_is_tested_again(drawn: ImageSet, tmp_path: Path, monkeypatch):
+    tune(tmp_path / "whole", drawn)
+    with monkeypatch.context() as patch:
+        patch.setattr(finetuning, "assess_segmenter", lambda *_: die())
+        with pytest.raises(KilledError):
+            tune(tmp_path / "parts", drawn)
+    again = Observer()
+    tune(tmp_path / "parts", drawn, observer=again)
+    assert again.steps == 0
+    assert_same(tmp_path / "parts", tmp_path / "whole")
+
+
+def test_the_handlers_of_signals_are_put_back(drawn: ImageSet, tmp_path: Path):
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    tune(tmp_path / "run", drawn, observer=Observer(2, terminate))
+    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
+
+
+def test_a_checkpoint_is_saved_between_rows_where_rows_are_far_apart(drawn: ImageSet, tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(finetuning, "CHECKPOINT_SECONDS", -1.0)
+    with pytest.raises(KilledError):
+        tune(tmp_path / "run", drawn, steps=200, observer=Observer(5, die))
+    rest = Observer(1, terminate)
+    tune(tmp_path / "run", drawn, steps=200, observer=rest)
+    assert max((tmp_path / "run" / "checkpoints").iterdir()).stem == f"{5 * 4:012d}"  # four steps, and this one
+
+
+def test_a_loss_that_is_not_finite_leaves_the_last_checkpoint(drawn: ImageSet, tmp_path: Path, monkeypatch):
+    observer = Observer(
+        2,
+        lambda: monkeypatch.setattr(
+            finetuning.Trainer, "_loss", lambda *_: torch.tensor(torch.nan, requires_grad=True)
+        ),
+    )
+    with pytest.raises(TrainingError, match="lower --learning-rate"):
+        tune(tmp_path / "run", drawn, observer=observer)
+    monkeypatch.undo()
+    assert max((tmp_path / "run" / "checkpoints").iterdir()).stem == f"{2 * 4:012d}"
+
+
+# Rows and selection
+
+
+def test_rows_say_how_it_went(drawn: ImageSet, tmp_path: Path):
+    observer = Observer()
+    tune(tmp_path / "run", drawn, observer=observer, steps=21)
+    rows = table(tmp_path / "run" / "metrics.csv")
+    assert list(rows[0]) == ["images", "seconds", "images_per_second", "loss", "learning_rate", "selection"]
+    assert [int(row["images"]) for row in rows] == [*range(8, 84, 8), 84]
+    assert [row["images"] for row in observer.rows] == [float(row["images"]) for row in rows]
+    assert all(isnan(float(row["selection"])) for row in rows)
+    assert float(rows[-1]["learning_rate"]) == pytest.approx(1e-5)
+    assert [float(row["seconds"]) for row in rows] == sorted(float(row["seconds"]) for row in rows)
+
+
+def script(
+    monkeypatch: pytest.MonkeyPatch, images: ImageSet, values: list[float]
+) -> list[tuple[dict[str, Any], list[int]]]:
+    """Make assessments say these values, one after the other; gives the states and images that were assessed."""
+    seen: list[tuple[dict[str, Any], list[int]]] = []
+
+    def assess(model: Model, _: ImageSet, indices: Any, flips: bool = False) -> Any:
+        state = {name: tensor.clone() for name, tensor in model.network.state_dict().items()}
+        seen.append((state, indices.tolist()))
+        value = values[len(seen) - 1] if len(seen) <= len(values) else 0.0
+        return SimpleNamespace(summary={"dice": value}, write=lambda _: None)
+
+    monkeypatch.setattr(finetuning, "assess_segmenter", assess)
+    return seen
+
+
+@pytest.mark.parametrize("average", [0.0, 0.9])
+def test_the_best_state_is_kept_and_the_run_stops_once_it_gets_no_better(
+    drawn: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, average: float
+):
+    seen = script(monkeypatch, drawn, [0.2, 0.5, 0.4, 0.6, 0.6, 0.5, 0.4, 0.5, 0.3, 0.2, 0.1, 0.9])
+    tune(tmp_path / "run", drawn, select=0.25, steps=20, average=average)
+    # the second 0.6 is as good as the first, and the six after it are worse
+    assert len(table(tmp_path / "run" / "metrics.csv")) == 5 + PATIENCE
+    weights = load_tensors(tmp_path / "run" / MODEL_FILE)[0]
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in seen[3][0].items())  # the first 0.6
+    assert any(not torch.equal(tensor, weights[name]) for name, tensor in seen[4][0].items())
+    split = Split.make(FinetuneSettings(select=0.25), drawn)
+    assert all(indices == split.select.tolist() for _, indices in seen[:-1])
+    assert seen[-1][1] == split.test.tolist()  # once, at the end
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in seen[-1][0].items())
+
+
+def test_a_run_that_was_stopped_by_selection_is_learned_when_it_goes_on(drawn: ImageSet, tmp_path: Path, monkeypatch):
+    script(monkeypatch, drawn, [0.5] + [0.1] * PATIENCE)
+    with pytest.raises(KilledError):
+        tune(tmp_path / "run", drawn, select=0.25, steps=20, observer=Observer(PATIENCE + 1, die))
+    script(monkeypatch, drawn, [0.1])
+    rest = Observer()
+    tune(tmp_path / "run", drawn, select=0.25, steps=20, observer=rest)
+    assert rest.steps == 1  # the one that was lost
+    assert len(table(tmp_path / "run" / "metrics.csv")) == PATIENCE + 1
+
+
+def test_without_selection_the_last_state_is_kept_or_the_running_mean(drawn: ImageSet, tmp_path: Path, monkeypatch):
+    states = []
+    for average in (0.0, 0.9):
+        seen = script(monkeypatch, drawn, [])
+        tune(tmp_path / f"run{average}", drawn, average=average)
+        assert len(seen) == 1
+        checkpoint = load_tensors(max((tmp_path / f"run{average}" / "checkpoints").iterdir()))[0]
+        part = "trainer/average." if average else "trainer/network."
+        name = "inc.double_conv.0.weight"
+        assert torch.equal(seen[0][0][name], checkpoint[part + name])
+        states.append(seen[0][0][name])
+    assert not torch.equal(*states)
+
+
+# Tests at the images' own size
+
+
+@pytest.mark.parametrize("fit", ["stretch", "pad"])
+@pytest.mark.parametrize("flips", [False, True])
+def test_the_scores_of_every_image_are_those_at_its_own_size(write_source, fit: str, flips: bool):
+    root = write_source(splits=("train",) * 4 + ("test",) * 6)
+    result = tune(Path("run"), load_images(root, 16, fit=fit), fit=fit, flips=flips, learning_rate=0.03)
+    model = Model.load(Path("run"))
+    paths = [root / "images" / f"{number:02}.png" for number in range(4, 10)]
+    pixels = [cv2.imread(str(path))[..., ::-1] for path in paths]
+    found = model.probabilities(np.stack([to_square(image, model.card) for image in pixels]), flips)
+    expected = []
+    for path, image, maps in zip(paths, pixels, found, strict=True):
+        height, width = image.shape[:2]
+        if fit == "pad":
+            inner = [max(1, round(side * 16 / max(height, width))) for side in (height, width)]
+            top, left = ((16 - side) // 2 for side in inner)
+            maps = maps[:, top : top + inner[0], left : left + inner[1]]
+        wide = [cv2.resize(np.ascontiguousarray(one), (width, height)) for one in maps]
+        truth = cv2.imread(str(root / "masks" / path.name), cv2.IMREAD_UNCHANGED) == 255
+        expected.append(score_mask(truth, wide[1] > wide[0]))
+    rows = table(Path("run/test.csv"))
+    assert [row["image"] for row in rows] == [path.name for path in paths]
+    for measure in ("dice", "iou", "hd95", "sensitivity", "specificity"):
+        values = [getattr(one, measure) for one in expected]
+        assert [float(row[measure]) for row in rows] == pytest.approx(values, rel=1e-5)
+        assert result[measure] == pytest.approx(np.mean(values))
+    assert (result["split"], result["images"], result["labels"]) == ("test", 6, 4)
+    assert cv2.imread("run/cases.png") is not None
+
+
+def test_masks_of_several_classes_are_learned_and_told_apart(write_source):
+    images = load_images(write_source(values=(0, 2, 5)), 16)
+    result = tune(Path("run"), images)
+    model = Model.load(Path("run"))
+    assert (model.card.classes, model.card.values) == (("background", "2", "5"), (0, 2, 5))
+    rows = table(Path("run/test.csv"))
+    assert {"dice", "dice 2", "dice 5", "hd95 2"} <= set(rows[0])
+    for row in rows:
+        assert float(row["dice"]) == pytest.approx((float(row["dice 2"]) + float(row["dice 5"])) / 2, rel=1e-4)
+    assert result["dice 5"] == pytest.approx(np.mean([float(row["dice 5"]) for row in rows]), rel=1e-4)
+    assert model.probabilities(images.images([0])).shape == (1, 3, 16, 16)
+
+
+def test_an_unknown_number_in_a_mask_of_the_test_split_is_told_with_its_file(write_source):
+    root = write_source(values=(0, 2, 5))
+    mask = cv2.imread(str(root / "masks" / "08.png"), cv2.IMREAD_UNCHANGED)
+    mask[0, 0] = 9
+    cv2.imwrite(str(root / "masks" / "08.png"), mask)
+    with pytest.raises(ImageError, match=r"images/08\.png: its mask holds 9, but the model knows 0, 2, 5"):
+        tune(Path("run"), load_images(root, 16))
+
+
+# What a model is, and what does not go together
+
+
+def test_a_classifier_is_tested_on_labels(drawn: ImageSet, tmp_path: Path):
+    result = tune(tmp_path / "run", drawn, task="classification")
+    model = Model.load(tmp_path / "run")
+    assert (model.card.classes, model.card.values) == (drawn.classes, ())
+    shares = model.probabilities(drawn.images(drawn.split("test")))
+    right = shares.argmax(1) == drawn.labels(drawn.split("test"))
+    assert result["accuracy"] == pytest.approx(right.mean())
+    assert np.sum(result["confusion"]) == 4
+    assert [row["image"] for row in table(tmp_path / "run" / "test.csv")] == [
+        drawn.names[index] for index in drawn.split("test")
+    ]
+
+
+def test_images_are_standardised_as_in_pretraining_or_by_the_train_split(drawn: ImageSet, pretrained: Path, tmp_path):
+    tune(tmp_path / "tuned", drawn, str(pretrained), steps=1)
+    about = load_tensors(pretrained / "unet.safetensors")[1]
+    card = Model.load(tmp_path / "tuned").card
+    assert (list(card.mean), list(card.deviation)) == (about["mean"], about["deviation"])
+    tune(tmp_path / "scratch", drawn, steps=1)
+    mean, deviation = drawn.standardisation(drawn.split("train"))
+    card = Model.load(tmp_path / "scratch").card
+    assert (card.mean, card.deviation) == (tuple(mean.tolist()), tuple(deviation.tolist()))
+
+
+@pytest.mark.parametrize("transfer", ["all", "encoder"])
+def test_learning_starts_from_what_was_pretrained(drawn: ImageSet, pretrained: Path, tmp_path: Path, transfer: str):
+    given = load_tensors(pretrained / "unet.safetensors")[0]
+    settings = FinetuneSettings.make(Start.find(str(pretrained)), transfer=transfer, device="cpu", steps=1)
+    with FinetuneDirectory(tmp_path / "run") as directory:
+        network = Finetuning(settings, drawn, directory, Start.find(str(pretrained))).model.network.state_dict()
+    same = {
+        name
+        for name, tensor in given.items()
+        if network[name].shape == tensor.shape and torch.equal(network[name], tensor)
+    }
+    for name in ("inc.double_conv.0.weight", "down4.maxpool_conv.1.double_conv.4.running_var"):
+        assert name in same
+    assert ("up1.up.weight" in same) == (transfer == "all")
+    assert "outc.conv.weight" not in same
+
+
+@pytest.mark.parametrize("augment", ["affine", "full"])
+def test_grey_images_are_learned_in_grey_from_scratch_and_in_colour_from_a_unet_that_takes_colour(
+    write_source, pretrained: Path, augment: str
+):
+    root = write_source(grey=True)
+    tune(Path("grey"), load_images(root, 16), augment=augment, steps=2)
+    assert Model.load(Path("grey")).card.channels == 1
+    settings = FinetuneSettings.make(Start.find(str(pretrained)))
+    assert settings.channels == 3
+    tune(Path("colour"), load_images(root, 16, settings.channels), str(pretrained), augment=augment, steps=2)
+    assert Model.load(Path("colour")).card.channels == 3
+
+
+def test_images_without_what_a_task_needs_are_refused(write_source, drawn: ImageSet):
+    images = load_images(write_source("bare", masks=False), 16)
+    for task, what in (("segmentation", "mask"), ("classification", "label")):
+        with pytest.raises(ImageError, match=rf"bare: no image of its train split has a {what}; check with `ahm data"):
+            tune(Path(task), images, task=task)
+    empty = load_images(write_source("empty", values=(0,), classes=("a",)), 16)
+    with pytest.raises(ImageError, match=r"empty: its masks are all background; nothing can be learned"):
+        tune(Path("empty-run"), empty)
+    with pytest.raises(ImageError, match=r"empty: it has labels of fewer than two classes"):
+        tune(Path("one-class"), empty, task="classification")
+    assert not list(Path.cwd().glob("*/checkpoints"))
+
+
+def test_a_class_without_a_labelled_image_is_named(drawn: ImageSet, write_source):
+    with pytest.raises(
+        SettingsError, match=r"no image of class \w+, \w+ among the 1 to learn from; ask for more --labe"
+    ):
+        tune(Path("one"), drawn, task="classification", labels=1)
+    root = write_source(classes=("a", "b"))
+    text = (root / "labels.csv").read_text().replace("08,a,test", "08,rare,test")
+    (root / "labels.csv").write_text(text)
+    with pytest.raises(SettingsError, match="no image of class rare among the 6 to learn from"):
+        tune(Path("rare"), load_images(root, 16), task="classification")
+
+
+def test_masks_that_cover_everything_still_have_a_background(write_source):
+    root = write_source()
+    for path in (root / "masks").iterdir():
+        mask = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+        cv2.imwrite(str(path), np.full_like(mask, 255))
+    tune(Path("run"), load_images(root, 16), steps=2)
+    assert Model.load(Path("run")).card.values == (0, 1)
+
+
+def test_other_channels_than_the_unet_s_are_refused(write_source, pretrained: Path):
+    start = Start.find(str(pretrained))
+    settings = replace(FinetuneSettings.make(start), channels=1)
+    images = load_images(write_source(grey=True), 16)
+    with FinetuneDirectory(Path("run")) as directory, pytest.raises(CheckpointError, match=r"3 channels.*1 channels"):
+        Finetuning(settings, images, directory, start)
