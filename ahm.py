@@ -326,7 +326,7 @@ def finetune(
     schedule: Annotated[str | None, flag("--schedule", "cosine or steps.", "cosine", "Learning")] = None,
     weight_decay: Annotated[float | None, flag("--weight-decay", "Of AdamW.", "0", "Learning")] = None,
     average: Annotated[
-        float | None, flag("--average", "Decay of the running mean of the weights; 0: none.", "0", "Learning")
+        float | None, flag("--average", "Decay of the running mean of the weights; 0: none.", "0.99", "Learning")
     ] = None,
     augment: Annotated[
         str | None, flag("--augment", "none, flips, affine, or full (with elastic bending).", "affine", "Learning")
@@ -344,7 +344,7 @@ def finetune(
         float | None, flag("--select", "Share of the labelled images by which the best state is kept.", "0", "Learning")
     ] = None,
     transfer: Annotated[
-        str | None, flag("--transfer", "What is taken from the pretrained U-Net: all or encoder.", "all", "Model")
+        str | None, flag("--transfer", "What is taken from the pretrained U-Net: encoder, or all.", "encoder", "Model")
     ] = None,
     model: Annotated[str | None, flag("--model", "unet, or vgg16 to classify.", "unet", "Model")] = None,
     weights: Annotated[

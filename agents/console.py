@@ -141,7 +141,8 @@ def train_agent(given: Mapping[str, Any], preset: str | None, out: Path | None, 
     if out is None and settings is not None:
         out = free_directory(*default_out(settings))
     directory = RunDirectory(Path(out or "."))
-    settings = agree(directory, settings, {**PRESETS.get(preset or "", {}), **given})
+    named = {name: value for name, value in given.items() if value is not None}
+    settings = agree(directory, settings, {**PRESETS.get(preset or "", {}), **named})
     images = load(settings, console)
     with directory:
         if directory.settings() is None:

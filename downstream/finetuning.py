@@ -16,7 +16,7 @@ from ahm_env.files import write_text
 from ahm_env.masks import Ints
 from downstream.classification import assess_classifier
 from downstream.cropping import SEGMENTER_FILE, load_segmenter
-from downstream.labelled import choose_labelled
+from downstream.labelled import choose_labelled, label_order
 from downstream.models import MODEL_FILE, Card, Model, Start
 from downstream.segmentation import assess_segmenter
 from downstream.settings import FinetuneSettings
@@ -80,7 +80,7 @@ class Split:
             raise SettingsError(
                 f"--select {settings.select} of {len(labelled)} images leaves none; ask for more labels"
             )
-        order = np.random.default_rng((settings.seed, 2)).permutation(labelled)
+        order = labelled[label_order(images.labels(labelled), settings.seed)]
         name = "test" if usable(settings.task, images, images.split("test")).size else "val"
         test = usable(settings.task, images, images.split(name))
         return cls(np.sort(order[held:]), np.sort(order[:held]), test, name)
@@ -110,6 +110,8 @@ class Finetuning:
         start.transfer(self.model, settings.transfer == "encoder")
         if settings.task == "classification":
             check_classes(images, self.split.learn, self.model.card.classes)
+        elif self.split.test.size:
+            check_values(images, self.split.test, self.model.card.values)
         self.trainer = Trainer(self.model, images, self.split.learn, settings, settings.seed)
         self.interruption = Interruption()
         self.seconds, self._losses, self._row_start = 0.0, (0.0, 0), (0, 0.0)
@@ -288,6 +290,21 @@ def usable(task: str, images: ImageSet, indices: Ints) -> Ints:
     if task == "classification":
         return indices[images.labels(indices) >= 0] if indices.size else indices
     return indices if images.has_masks else indices[:0]
+
+
+def check_values(images: ImageSet, tested: Ints, values: tuple[int, ...]) -> None:
+    """The masks to test on must hold known numbers only, which is better said before learning than after.
+
+    Raises:
+        ImageError: One holds another number.
+    """
+    for index in tested:
+        if odd := [number for number in images.mask_values(index) if number not in values]:
+            known = ", ".join(map(str, values))
+            raise ImageError(
+                f"{images.source}: the mask of {images.names[index]}, to test on, holds {odd[0]}, but those to learn "
+                f"from hold {known}; renumber its classes, or move an image of that class to the train split"
+            )
 
 
 def check_classes(images: ImageSet, labelled: Ints, classes: tuple[str, ...]) -> None:

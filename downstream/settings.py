@@ -46,7 +46,7 @@ class FinetuneSettings(Recipe, Settings):
     """Channels of the U-Net's first level."""
     norm: str = "batch"
     """Normalisation in the U-Net: batch or group."""
-    transfer: str = "all"
+    transfer: str = "encoder"
     """What is taken from the pretrained U-Net: all but its last layer, or its encoder."""
     select: float = 0.0
     """Share of the labelled images by which the best state is selected; 0: the last state is kept."""

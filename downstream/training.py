@@ -33,7 +33,7 @@ class Recipe:
     """cosine (a short warm-up, then down), or steps (x 0.9 every 3 epochs, as published)."""
     weight_decay: float = 0.0
     """Decay of the weights towards zero, apart from Adam's moments (AdamW)."""
-    average: float = 0.0
+    average: float = 0.99
     """Decay of a running mean of the weights, which is what is kept in the end; 0 keeps the last ones."""
     balance: bool = True
     """Of classification: rare classes count as much as frequent ones."""

@@ -53,10 +53,13 @@ def make_model(
     classes: tuple[str, ...] = ("background", "foreground"),
     seed: int = 0,
     background: float = 0.0,
+    cropped: bool = False,
 ) -> Model:
     """An untrained model whose last layer is scaled so that its predictions differ."""
     values = tuple(range(len(classes))) if task == "segmentation" else ()
-    card = Card(task, "unet", classes, values, SIDE, 3, "stretch", (127.0,) * 3, (60.0,) * 3, 2, "batch", False)
+    card = Card(
+        task, "unet", classes, values, SIDE, 3, "stretch", (127.0,) * 3, (60.0,) * 3, 2, "batch", False, cropped
+    )
     model = Model.create(card, seed)
     last = model.network.outc.conv if task == "segmentation" else model.network.head
     squares = np.random.default_rng(0).integers(0, 256, (32, 3, 4, 4)).repeat(4, 2).repeat(4, 3)
@@ -187,6 +190,7 @@ def test_a_classifier_of_lesions_is_measured_on_what_its_segmenter_finds(call, m
     model, data = make_model("model.safetensors", "classification", ("mel", "nev"), seed=1), write_source(Path("data"))
     assert call("--data", "data", "--split", "all", "--out", "whole.json")[0] == 0
     segmenter = make_model("segmenter.safetensors", background=0.5)
+    make_model("model.safetensors", "classification", ("mel", "nev"), seed=1, cropped=True)
     assert call("--data", "data", "--split", "all", "--out", "e.json")[0] == 0
     images = load_images(Cropped(find_source(data, SIDE), segmenter, "data"), SIDE, 3)
     expected = assess_classifier(model, images, np.arange(24)).summary

@@ -352,7 +352,7 @@ def test_an_unknown_number_in_a_mask_of_the_test_split_is_told_with_its_file(wri
     mask = cv2.imread(str(root / "masks" / "08.png"), cv2.IMREAD_UNCHANGED)
     mask[0, 0] = 9
     cv2.imwrite(str(root / "masks" / "08.png"), mask)
-    with pytest.raises(ImageError, match=r"images/08\.png: its mask holds 9, but the model knows 0, 2, 5"):
+    with pytest.raises(ImageError, match=r"mask of 08\.png, to test on, holds 9, but those to learn from hold 0, 2, 5"):
         tune(Path("run"), load_images(root, 16))
 
 

@@ -60,9 +60,10 @@ def make_model(
     values: tuple[int, ...] = (0, 1),
     seed: int = 0,
     background: float = 0.0,
+    cropped: bool = False,
 ) -> Model:
     """A tiny model whose predictions differ between images, and within them."""
-    card = Card(task, "unet", classes, values, SIDE, 3, "pad", (127.0,) * 3, (60.0,) * 3, 2, "batch", False)
+    card = Card(task, "unet", classes, values, SIDE, 3, "pad", (127.0,) * 3, (60.0,) * 3, 2, "batch", False, cropped)
     model = Model.create(card, seed)
     generator = np.random.default_rng(seed)
     squares = generator.integers(0, 256, (32, 3, 4, 4)).repeat(SIDE // 4, 2).repeat(SIDE // 4, 3)
@@ -191,6 +192,7 @@ def test_a_classifier_of_lesions_sees_what_its_segmenter_finds(call, scans: Path
     model = make_model(Path("tuned/model.safetensors"), "classification", ("mel", "nev"), ())
     assert call("scans", "--out", "plain")[0] == 0
     segmenter = make_model(Path("tuned/segmenter.safetensors"), background=2.0)
+    make_model(Path("tuned/model.safetensors"), "classification", ("mel", "nev"), (), cropped=True)
     assert call("scans", "--out", "out")[0] == 0
     for row in rows():
         seen = crop(sample(scans / row["image"]), segmenter).image

@@ -262,7 +262,7 @@ def test_the_running_mean_of_the_weights_by_hand(card: Card):
 
 
 def test_without_a_running_mean_the_result_is_the_network(card: Card):
-    trainer = make_trainer(card)
+    trainer = make_trainer(card, replace(QUICK, average=0.0))
     trainer.learn()
     assert_equal(trainer.result(), dict(trainer.model.network.state_dict()))
 
