@@ -44,15 +44,13 @@ class Settings:
 
     @classmethod
     def from_dict(cls, settings: Mapping[str, Any]) -> Self:
-        """Read what `as_dict` gave.
+        """Read what `as_dict` gave, now or in an older version: a setting that it did not have has its default.
 
         Raises:
-            SettingsError: A setting is missing or unknown.
+            SettingsError: A setting is unknown.
         """
-        names = {one.name for one in fields(cls)}
-        if set(settings) != names:
-            odd = sorted(set(settings) ^ names)
-            raise SettingsError(f"settings {', '.join(odd)} are missing or unknown: another version wrote them")
+        if odd := sorted(set(settings) - {one.name for one in fields(cls)}):
+            raise SettingsError(f"settings {', '.join(odd)} are unknown: a newer version, or another command, wrote them")
         return cls(**settings)
 
 

@@ -42,7 +42,7 @@ def test_another_kind_of_run_is_refused_by_name(tmp_path: Path) -> None:
 
     with Pot(tmp_path / "pot") as pot:
         pot.begin(Brewing(), {})
-    with pytest.raises(RunError, match=r"pot/config\.json: settings .*leaves.* are missing or unknown.*--out"):
+    with pytest.raises(RunError, match=r"pot/config\.json: settings .*leaves.* are unknown.*--out"):
         RunDirectory(tmp_path / "pot").settings()
 
 
