@@ -190,14 +190,16 @@ def compare_agents(
         str | None,
         flag("--downstream", "Fine-tune their U-Nets, and one from scratch: segmentation,classification.", False, FEW),
     ] = None,
-    labels: Annotated[str, flag("--labels", "Numbers of labelled images, or all.", True, FEW)] = "25,100,all",
+    labels: Annotated[str | None, flag("--labels", "Numbers of labelled images, or all.", "25,100,all", FEW)] = None,
     finetune: Annotated[
-        str, flag("--finetune", "Settings of fine-tuning, such as steps=400,augment=flips.", False, FEW)
-    ] = "",
+        str | None, flag("--finetune", "Settings of fine-tuning, such as steps=400,augment=flips.", False, FEW)
+    ] = None,
     sam: Annotated[
         Path | None, flag("--sam", "Directory of a Segment Anything model, for a row without training.", False, FEW)
     ] = None,
-    prompt: Annotated[str, flag("--prompt", "How it is prompted: center, box, grid or a CSV file.", True, FEW)] = "box",
+    prompt: Annotated[
+        str | None, flag("--prompt", "How it is prompted: center, box, grid or a CSV file.", "box", FEW)
+    ] = None,
 ) -> None:
     """Train agents with paired seeds, and judge them all on one U-Net: a table, comparison.csv and report.html.
 
@@ -210,7 +212,7 @@ def compare_agents(
     from downstream.console import compare_agents as compare
     from downstream.transfer import Downstream
 
-    asked = None if downstream is None else Downstream(downstream, labels, finetune, sam, prompt)
+    asked = Downstream.asked(downstream, labels=labels, settings=finetune, sam=sam, prompt=prompt)
     raise typer.Exit(compare(given, algos, seeds, out, jobs, asked))
 
 

@@ -100,10 +100,25 @@ class Downstream:
     """
 
     tasks: str
-    labels: str
+    labels: str = "25,100,all"
     settings: str = ""
     sam: Path | None = None
     prompt: str = "box"
+
+    @classmethod
+    def asked(cls, tasks: str | None, **given: Any) -> "Downstream | None":
+        """What was asked; None if nothing was (None is not given).
+
+        Raises:
+            SettingsError: It is said how, but not what for.
+        """
+        named = {name: value for name, value in given.items() if value is not None}
+        if tasks is not None:
+            return cls(tasks, **named)
+        if named:
+            flag = next(iter(named)).replace("settings", "finetune")
+            raise SettingsError(f"--{flag} needs --downstream segmentation, or classification, or both")
+        return None
 
     def transfer(self, plan: Plan) -> "Transfer":
         """Read it.

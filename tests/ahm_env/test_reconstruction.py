@@ -394,6 +394,19 @@ def test_a_huge_step_size_ends_in_a_training_error_with_finite_weights():
 # State
 
 
+def test_bf16_computes_nearly_the_same_and_keeps_full_weights():
+    exact, half = make(precision="fp32", seed=1), make(precision="bf16", seed=1)
+    inputs, masks = pictures(), masks_for(exact)
+    for one, other in ((exact.patch_losses, half.patch_losses), (exact.learn, half.learn)):
+        losses, near = one(inputs, masks), other(inputs, masks)
+        assert near.dtype == np.float32
+        assert not np.array_equal(losses, near)
+        np.testing.assert_allclose(near, losses, rtol=0.1, atol=0.02)
+    assert all(weight.dtype == torch.float32 for weight in half.unet.parameters())
+    with pytest.raises(SettingsError, match=r"precision 'fp8' is unknown"):
+        make(precision="fp8")
+
+
 def test_a_restored_state_continues_bit_exactly(tmp_path):
     one, other = make(learning_rate=0.01), make(learning_rate=0.01, seed=5)
     images, masks = pictures(8), masks_for(one, 8)

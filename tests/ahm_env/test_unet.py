@@ -149,6 +149,27 @@ def test_the_published_weights_compute_what_they_compute_there(bilinear, size):
     torch.testing.assert_close(output, published_output(weights, batch, bilinear), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("bilinear", [False, True])
+def test_without_skips_all_goes_through_the_deepest_features(bilinear):
+    cut, whole = (small(width=4, bilinear=bilinear, skips=skips).eval() for skips in (False, True))
+    assert {name: one.shape for name, one in cut.state_dict().items()} == {
+        name: one.shape for name, one in whole.state_dict().items()
+    }
+    inputs = images(2, 1, 32, 32)
+    levels = list(cut.encode(inputs))
+    cut.encode = lambda _: (*(torch.randn_like(one) for one in levels[:4]), levels[4])
+    expected = cut(inputs)
+    assert torch.equal(expected, cut(inputs))  # whatever the shallow levels say
+    cut.encode = lambda _: (*levels[:4], levels[4] + 1)
+    assert not torch.equal(expected, cut(inputs))
+
+
+def test_a_saved_unet_knows_that_its_skips_are_cut(tmp_path):
+    for skips in (False, True):
+        save_unet(tmp_path / "unet.safetensors", small(skips=skips), Standardisation((1.0,), (2.0,)))
+        assert load_unet(tmp_path / "unet.safetensors")[0].skips is skips
+
+
 @pytest.mark.parametrize("norm", ["batch", "group"])
 @pytest.mark.parametrize("bilinear", [False, True])
 @pytest.mark.parametrize("size", [(16, 16), (17, 31), (33, 16), (50, 70)])

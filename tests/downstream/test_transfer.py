@@ -77,6 +77,15 @@ def test_what_a_pretrained_u_net_has_decided_is_left_to_it(tmp_path: Path) -> No
     assert {(one.steps, one.data, one.labels) for one in made.values()} == {(2, "phantom:40:0", None)}
 
 
+def test_how_to_fine_tune_without_what_for_is_refused():
+    assert Downstream.asked(None, labels=None, settings=None) is None
+    assert Downstream.asked("segmentation", labels=None, sam=None) == Downstream("segmentation", "25,100,all")
+    with pytest.raises(SettingsError, match="--finetune needs --downstream"):
+        Downstream.asked(None, settings="steps=4")
+    with pytest.raises(SettingsError, match="--labels needs --downstream"):
+        Downstream.asked(None, labels="25")
+
+
 @pytest.mark.parametrize(
     ("asked", "text"),
     [
