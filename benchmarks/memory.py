@@ -1,7 +1,8 @@
-"""Private memory of a run on 1,000 and on 100,000 images: `python -m benchmarks.memory` (Linux).
+"""Private memory of training and of predicting: `python -m benchmarks.memory [predict]` (Linux).
 
-Writes two `.npz` files of noise at 64 px into a temporary folder (0.4 GB), trains on each, and prints the largest
-private memory (RssAnon) of the training process, once while the images are decoded and once from the cache.
+Training: writes two `.npz` files of 1,000 and 100,000 images of noise at 64 px into a temporary folder (0.4 GB), trains
+on each, and prints the largest private memory (RssAnon) of the process, once while the images are decoded and once from
+the cache. Predicting: 1,000 and 10,000 files, with overlays.
 """
 
 import os
@@ -18,6 +19,48 @@ from rich.table import Table
 
 def main() -> None:
     """Measure and print."""
+    predicting() if sys.argv[1:] == ["predict"] else training()
+
+
+def predicting() -> None:
+    """Segment 1,000 and 10,000 files with a small model."""
+    from ahm_env.images.opencv import cv2
+    from downstream.models import MODEL_FILE, Card, Model
+
+    table = Table("files", "RssAnon, MB")
+    figures = []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        card = Card(
+            "segmentation",
+            "unet",
+            ("background", "foreground"),
+            (0, 1),
+            32,
+            1,
+            "stretch",
+            (127.0,),
+            (60.0,),
+            4,
+            "batch",
+            False,
+        )
+        Model.create(card, 0).save(folder / "tuned" / MODEL_FILE)
+        generator = np.random.default_rng(0)
+        for count in (1_000, 10_000):
+            images = folder / f"scans-{count}"
+            images.mkdir()
+            for number in range(count):
+                cv2.imwrite(str(images / f"{number:05d}.png"), generator.integers(0, 256, (64, 64), dtype=np.uint8))
+            command = ["predict", str(images), "--from", str(folder / "tuned"), "--out", str(folder / f"found-{count}")]
+            figures.append(largest_memory(command, folder))
+            table.add_row(f"{count:,}", f"{figures[-1]:.0f}")
+        table.add_row("ratio", f"{figures[1] / figures[0]:.3f}")
+    Console().print(table)
+
+
+def training() -> None:
+    """Train on 1,000 and on 100,000 images."""
     table = Table("images", "RssAnon while decoding, MB", "RssAnon from the cache, MB")
     figures: list[list[float]] = []
     with tempfile.TemporaryDirectory() as folder:
@@ -36,8 +79,13 @@ def main() -> None:
 def private_memory(source: Path, folder: Path, turn: int) -> float:
     """Largest RssAnon in MB of a short run with one worker."""
     out = folder / f"run-{source.stem}-{turn}"
-    command = [sys.executable, "-m", "ahm", "train-agent", "--data", str(source), "--out", str(out)]
-    command += ["--images", "480", "--workers", "1"]
+    command = ["train-agent", "--data", str(source), "--out", str(out), "--images", "480", "--workers", "1"]
+    return largest_memory(command, folder)
+
+
+def largest_memory(arguments: list[str], folder: Path) -> float:
+    """Largest RssAnon in MB of `ahm` with these arguments."""
+    command = [sys.executable, "-m", "ahm", *arguments]
     environment = {**os.environ, "AHM_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1"}
     largest = 0.0
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, env=environment) as process:

@@ -78,12 +78,10 @@ def compare_agents(
         crew.work([plan.reference], partial(run_cell, plan), settings.images, lambda _: "")
         if not plan.unet.exists() or crew.failed:
             raise RunError(f"{plan.out}: the reference U-Net could not be trained: {last_line(plan.reference.path)}")
-        waiting = [cell for cell in plan.cells if cell.verdict is None]
-        crew.work(
-            waiting, partial(run_cell, plan), settings.images, lambda cell: f"hardness {_ratio(cell.verdict):.3f}"
-        )
-        if transfer is not None:
-            fine_tune(transfer, crew)
+        for seed in range(seeds):  # what is done of the first seeds is a comparison already
+            _pretrain(plan, seed, settings.images, crew)
+            if transfer is not None:
+                _fine_tune(transfer, seed, crew)
     if transfer is not None and transfer.sam is not None:
         split = "test" if images.split("test").size else "val"
         annotate(transfer.sam, transfer.prompt, settings.data, transfer.zero_shot, split, settings.device)
@@ -93,16 +91,26 @@ def compare_agents(
     return 1 if crew.failed else 0
 
 
-def fine_tune(transfer: Transfer, crew: Crew) -> None:
-    """Fine-tune every U-Net that is there, with every number of labels."""
-    ready = [cell for cell in transfer.cells if cell.start == SCRATCH or (Path(cell.start) / "judgement.json").exists()]
+def _pretrain(plan: Plan, seed: int, images: int, crew: Crew) -> None:
+    """Train and judge every agent with this seed."""
+    waiting = [cell for cell in plan.cells if cell.seed == seed and cell.verdict is None]
+    crew.work(waiting, partial(run_cell, plan), images, lambda cell: f"hardness {_ratio(cell.verdict):.3f}")
+    write_csv(plan)
+
+
+def _fine_tune(transfer: Transfer, seed: int, crew: Crew) -> None:
+    """Fine-tune every U-Net of this seed that is there, with every number of labels."""
+
+    def ready(cell: TransferCell) -> bool:
+        return cell.start == SCRATCH or (Path(cell.start) / "judgement.json").exists()
 
     def result(cell: TransferCell) -> str:
         measure = MEASURE[cell.task]
         return f"{measure} {(cell.result or {}).get(measure, nan):.3f}"
 
-    waiting = [cell for cell in ready if cell.result is None]
+    waiting = [cell for cell in transfer.cells if cell.seed == seed and ready(cell) and cell.result is None]
     crew.work(waiting, partial(run_transfer_cell, transfer), transfer.total, result)
+    write_transfer_csv(transfer)
 
 
 def show_comparison(plan: Plan, transfer: Transfer | None, console: Console) -> None:
