@@ -28,9 +28,9 @@ class TrainingError(AHMError):
 
 
 _REMEDIES = {
-    errno.ENOSPC: "the disk is full; free some space, then go on",
-    errno.EDQUOT: "the disk quota is used up; free some space, then go on",
-    errno.EFBIG: "the file would be larger than is allowed here; raise the limit, then go on",
+    errno.ENOSPC: "the disk is full; free some space, then go on; a run by --resume",
+    errno.EDQUOT: "the disk quota is used up; free some space, then go on; a run by --resume",
+    errno.EFBIG: "the file would be larger than is allowed here; raise the limit, then go on; a run by --resume",
     errno.EACCES: "no permission; change the permissions or choose another path",
     errno.EPERM: "no permission; change the permissions or choose another path",
     errno.EROFS: "read-only; choose another path",

@@ -20,6 +20,7 @@ import typer
 import ahm
 from agents.settings import RunSettings
 from ahm_env.files import load_tensors
+from downstream.settings import FinetuneSettings
 
 ROOT = Path(ahm.__file__).resolve().parent
 TINY = [
@@ -105,11 +106,14 @@ def test_a_finished_run_says_so(call):
 
 def test_every_agent_and_setting_reaches_the_run(call):
     words = ["--horizon", "2", "--mask-ratio", "0.3:0.6", "--share", "0:0.5", "--norm", "group", "--schedule", "staged"]
+    words += ["--no-skips", "--precision", "bf16"]
     assert call("train-agent", *TINY, *words, "--gamma", "0.5", "--out", "run")[0] == 0
     config = (tmp := Path("run/config.json")).read_text()
     assert tmp.is_file()
     for text in ('"horizon": 2', '"mask_ratio": "0.3:0.6"', '"share": "0:0.5"', '"norm": "group"', '"gamma": 0.5'):
         assert text in config
+    assert '"skips": false' in config
+    assert '"precision": "bf16"' in config
     for algo in ("random", "frozen"):
         assert call("train-agent", *TINY, "--algo", algo, "--out", algo)[0] == 0
 
@@ -120,7 +124,7 @@ def test_the_help_names_the_defaults_of_the_settings():
         option = parameter.annotation.__metadata__[0]
         if name in ("out", "resume", "preset", "channels", "skip_bad", "judge", "backbone_weights"):
             continue
-        own = {"gamma": 0.95, "image_weight": 2.0, "policy": "maps", "backbone": "conv"}
+        own = {"gamma": 0.95, "image_weight": 2.0, "policy": "maps", "backbone": "conv", "skips": "skips"}
         own |= dict.fromkeys(("agent_learning_rate", "entropy_weight"), "the agent's own")
         expected = own.get(name) or getattr(defaults, name)
         assert option.show_default == str(expected), name
@@ -431,3 +435,17 @@ def test_ahm_only_parses_and_calls():
     heads = [line for line in source.splitlines() if line.startswith(("import ", "from "))]
     assert all(line.split()[1].split(".")[0] in {*sys.stdlib_module_names, "typer"} for line in heads)
     assert isinstance(ahm.app, typer.Typer)
+
+
+def test_the_help_of_finetune_names_the_defaults_of_its_settings():
+    defaults = FinetuneSettings()
+    own = {"labels": "all", "balance": "balance", "width": "the run's, else 16", "norm": "the run's, else batch"}
+    own |= {"image_size": "the run's, else 64", "channels": "the run's, else what the images are"}
+    own |= {"fit": "the run's, else stretch"}
+    for name, parameter in inspect.signature(ahm.finetune).parameters.items():
+        option = parameter.annotation.__metadata__[0]
+        if name in ("out", "resume", "preset", "skip_bad", "flips", "weights", "crop_with"):
+            continue
+        value = getattr(defaults, name, None)
+        expected = own.get(name) or (f"{value:g}" if isinstance(value, float) else str(value))
+        assert option.show_default == expected, name

@@ -62,7 +62,7 @@ def test_the_config_has_settings_images_versions_and_commit(path: Path) -> None:
     assert config["git_commit"] is None or re.fullmatch(r"[0-9a-f]{40}", config["git_commit"])
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"settings": 3}', '{"settings": {"seed": 1}}', "\x00\xff"])
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"settings": 3}', '{"settings": {"seeds": 1}}', "\x00\xff"])
 def test_a_damaged_config_is_refused_by_name(path: Path, content: str) -> None:
     with RunDirectory(path) as run:
         (path / "config.json").write_text(content, encoding="latin-1")

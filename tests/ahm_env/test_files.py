@@ -287,7 +287,7 @@ def test_a_folder_that_cannot_be_made_is_an_error_that_explains_itself(tmp_path)
 def test_every_error_of_a_user_has_one_base():
     assert issubclass(CheckpointError, AHMError)
     assert explain(OSError(errno.ENOSPC, "No space left on device", "/data/x")) == (
-        "/data/x: the disk is full; free some space, then go on"
+        "/data/x: the disk is full; free some space, then go on; a run by --resume"
     )
     assert explain(OSError(errno.EIO, "Input/output error", "/data/x")) == "/data/x: Input/output error"
     assert explain(OSError(errno.EROFS, "Read-only file system")) == "read-only; choose another path"
