@@ -245,8 +245,7 @@ def _conclude(run: Pretraining, measurement: Measurement, console: Console) -> N
     console.print(f"curves       {path / 'metrics.csv'}, or: tensorboard --logdir {path}", markup=False)
     console.print(f"page         ahm report {path}", markup=False)
     console.print(
-        f"Next: look at the picture; then your own images: ahm data check FOLDER, "
-        f"ahm train-agent --algo {run.settings.algo} --data FOLDER",
+        f"Next: look at the picture; then, with a few labels: ahm finetune --from {path} --data FOLDER --labels 25",
         markup=False,
     )
 

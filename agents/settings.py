@@ -50,7 +50,7 @@ class Settings:
             SettingsError: A setting is unknown.
         """
         if odd := sorted(set(settings) - {one.name for one in fields(cls)}):
-            raise SettingsError(f"settings {', '.join(odd)} are unknown: a newer version, or another command, wrote them")
+            raise SettingsError(f"settings {', '.join(odd)} are unknown: another command or version wrote them")
         return cls(**settings)
 
 

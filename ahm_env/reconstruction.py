@@ -285,11 +285,8 @@ def read_pth(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"{path}: no such file; check the path")
     try:
         weights = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged pickle can fail in any way
-        reason = first_line(error)
-        raise CheckpointError(
-            f"{path}: damaged, or not plain weights ({reason}); save it again as a state dict"
-        ) from None
+    except Exception:  # a damaged pickle can fail in any way, and PyTorch's text advises to execute it
+        raise CheckpointError(f"{path}: damaged, or more than plain weights; save it again as a state dict") from None
     if not isinstance(weights, dict):
         raise CheckpointError(f"{path}: holds no state dict; save the model's state_dict() instead")
     weights.pop("mask_values", None)  # Pytorch-UNet's train.py adds it

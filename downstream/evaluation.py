@@ -25,7 +25,7 @@ from downstream.models import Card
 from downstream.prediction import load_tuned
 from downstream.segmentation import SegmentationAssessment, assess_segmenter
 from downstream.summaries import Interval
-from downstream.tasks_console import NAMES
+from downstream.tasks_console import measure_name
 
 DRAWS = 1000  # of the bootstrap: AUROC takes a millisecond
 ALL = "all"
@@ -66,6 +66,10 @@ def evaluate(
         raise SettingsError(f"--split {split} is unknown; choose one of: {', '.join((*SPLITS, ALL))}")
     if out is not None and out.is_dir():
         raise SettingsError(f"--out {out} is a directory; give the name of a file, such as {out / 'evaluation.json'}")
+    if out is not None and out.suffix.lower() != ".json":  # else a slip overwrites labels.csv
+        raise SettingsError(f"--out {out} must end in .json; for example {out.with_suffix('.json')}")
+    if pictures is not None and (pictures / "config.json").exists():
+        raise SettingsError(f"--pictures {pictures} is a run, whose own test.csv would be lost; give another directory")
     model, segmenter = load_tuned(tuned, device)
     card = model.card
     source = data if segmenter is None else Cropped(find_source(data, card.image_size), segmenter, data)
@@ -194,5 +198,5 @@ def _show(console: Console, title: str, found: Mapping[str, Interval]) -> None:
     table = Table("measure", "mean", "95 % interval", title=escape(title))
     for name, one in found.items():
         between = "–" if isnan(one.mean) else f"{one.low:.3f} to {one.high:.3f}"
-        table.add_row(escape(NAMES.get(name, name)), number(one.mean), between)
+        table.add_row(escape(measure_name(name)), number(one.mean), between)
     console.print(table)

@@ -21,7 +21,7 @@ from ahm_env.files import atomic, first_line
 from downstream.folding import fold, fold_differences
 from downstream.models import MODEL_FILE, Model, Start
 
-FORMATS = ("onnx", "pytorch-unet")
+FORMATS = {"onnx": ".onnx", "pytorch-unet": ".pth"}  # and how their files end
 TOLERANCE = 1e-4
 PUBLISHED_WIDTH = 64  # of Pytorch-UNet, which has no other
 _PACKAGES = ("onnx", "onnxruntime", "onnxscript")
@@ -149,6 +149,10 @@ def export(source: Path, form: str, out: Path) -> int:
     """
     if form not in FORMATS:
         raise SettingsError(f"--format {form!r} is unknown; choose {' or '.join(FORMATS)}")
+    if out.suffix.lower() != FORMATS[form] or out.is_dir():  # else a slip overwrites a model or an image
+        raise SettingsError(
+            f"--out {out} must be a file that ends in {FORMATS[form]}; for example model{FORMATS[form]}"
+        )
     if source.is_dir() and not (source / MODEL_FILE).is_file() and (source / "unet.safetensors").is_file():
         lines = _export_pretrained(source, form, out)
     else:

@@ -68,12 +68,19 @@ def draw_overlay(case: Case, largest: int = LARGEST, line: int = 2) -> Picture:
     return picture
 
 
-def draw_cases(rows: Sequence[tuple[str, Sequence[Case]]]) -> Picture:
-    """Rows of cases, such as best, median and worst, each under its heading."""
+def draw_cases(rows: Sequence[tuple[str, Sequence[Case]]], classes: Sequence[str] = ("",)) -> Picture:
+    """Rows of cases, such as best, median and worst, each under its heading.
+
+    Args:
+        rows: Headings and cases.
+        classes: Names of the classes beside the background, for the legend; a single one is not named.
+    """
     font, small = ImageFont.load_default(15), ImageFont.load_default(12)
     columns = max(len(cases) for _, cases in rows)
+    found = ["found"] if len(classes) == 1 else [f"found: {name}" for name in classes]
     row_height = HEADER + TILE + CAPTION
-    sheet = Image.new("RGB", (GAP + columns * (TILE + GAP), len(rows) * row_height + HEADER), PAPER)
+    width = max(columns * (TILE + GAP), 84 + sum(52 + int(small.getlength(text)) for text in found))
+    sheet = Image.new("RGB", (GAP + width, len(rows) * row_height + HEADER), PAPER)
     draw = ImageDraw.Draw(sheet)
     for row, (heading, cases) in enumerate(rows):
         top = row * row_height
@@ -87,8 +94,11 @@ def draw_cases(rows: Sequence[tuple[str, Sequence[Case]]]) -> Picture:
     draw.rectangle((GAP, legend - 6, GAP + 24, legend + 6), fill=(90, 90, 98))
     draw.line((GAP + 3, legend, GAP + 21, legend), TRUTH, 2)
     draw.text((GAP + 32, legend), "truth", INK, small, anchor="lm")
-    draw.line((GAP + 84, legend, GAP + 108, legend), FOUND, 3)
-    draw.text((GAP + 116, legend), "found", INK, small, anchor="lm")
+    left = GAP + 84
+    for number, text in enumerate(found):
+        draw.line((left, legend, left + 24, legend), COLOURS[number % len(COLOURS)], 3)
+        draw.text((left + 32, legend), text, INK, small, anchor="lm")
+        left += 52 + int(small.getlength(text))
     return np.asarray(sheet)
 
 

@@ -169,7 +169,7 @@ class SegmentationAssessment:
             {"image": one.image} | {name: f"{value:.6g}" for name, value in one.row().items()} for one in self.scores
         ]
         write_rows(directory / "test.csv", rows)
-        save_picture(directory / "cases.png", draw_cases(self.cases))
+        save_picture(directory / "cases.png", draw_cases(self.cases, tuple(self.scores[0].classes)))
 
 
 def assess_segmenter(model: Model, images: ImageSet, indices: Ints, flips: bool = False) -> SegmentationAssessment:
@@ -186,7 +186,7 @@ def assess_segmenter(model: Model, images: ImageSet, indices: Ints, flips: bool 
     """
     scores = tuple(score for _, score in evaluate(model, images, indices, flips))
     order = np.argsort([-score.mean("dice") for score in scores], kind="stable")
-    count = min(PICTURED, len(order))
+    count = min(PICTURED, max(1, len(order) // 3))  # of few images, none is shown twice
     middle = (len(order) - count) // 2
     rows = {"best": order[:count], "median": order[middle : middle + count], "worst": order[-count:]}
     shown = np.unique(np.concatenate(list(rows.values())))

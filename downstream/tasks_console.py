@@ -129,9 +129,10 @@ def load_labelled(settings: FinetuneSettings, console: Console) -> ImageSet:
 
 def _announce(run: Finetuning, console: Console) -> None:
     settings, split = run.settings, run.split
+    start = settings.weights or settings.start
     aside = f", {len(split.select):,} to select by" if split.select.size else ""
     console.print(
-        f"{settings.task} from {escape(settings.start)}, {escape(settings.data)}: {len(split.learn):,} labelled images "
+        f"{settings.task} from {escape(start)}, {escape(settings.data)}: {len(split.learn):,} labelled images "
         f"to learn from{aside}, {len(split.test):,} to test on; {settings.steps:,} steps of {settings.batch_size}; "
         f"{run.model.device}"
     )
@@ -151,7 +152,7 @@ def _conclude(run: Finetuning, result: Mapping[str, Any], console: Console) -> N
     table.add_row("labelled images", f"{result['labels']:,}")
     for name, value in result.items():
         if isinstance(value, float):
-            table.add_row(escape(NAMES.get(name, name)), number(value))
+            table.add_row(escape(measure_name(name)), number(value))
     console.print(table)
     picture = "cases.png" if task == "segmentation" else "confusion.png"
     if result["split"]:
@@ -159,6 +160,13 @@ def _conclude(run: Finetuning, result: Mapping[str, Any], console: Console) -> N
         console.print(f"each image   {path / 'test.csv'}", markup=False)
     console.print(f"model        {path / MODEL_FILE}", markup=False)
     console.print(f"Next: ahm predict --from {path} YOUR_IMAGES --out predictions", markup=False)
+
+
+def measure_name(key: str) -> str:
+    """What a person reads for a measure of a summary, such as `hd95` or, of one class, `hd95 lesion`."""
+    measure, _, label = key.partition(" ")
+    name, comma, unit = NAMES.get(measure, measure).partition(",")
+    return f"{name} {label}".rstrip() + comma + unit
 
 
 NAMES = {

@@ -349,3 +349,13 @@ def test_a_directory_without_a_model_is_named_in_one_line(tmp_path, call):
     status, _, errors = call("export", "--from", str(tmp_path), "--out", str(tmp_path / "model.onnx"))
     assert status == 2
     assert errors == f"error: {tmp_path}: holds no {MODEL_FILE}; give the directory that `ahm finetune` wrote\n"
+
+
+@pytest.mark.parametrize(("form", "ending"), [("onnx", ".onnx"), ("pytorch-unet", ".pth")])
+def test_a_slip_overwrites_nothing(tmp_path, form, ending):
+    (tmp_path / "labels.csv").write_text("mine")
+    (tmp_path / f"full{ending}").mkdir()
+    for name in ("labels.csv", f"full{ending}", "."):
+        with pytest.raises(SettingsError, match=rf"must be a file that ends in \{ending}"):
+            export.export(tmp_path, form, tmp_path / name)
+    assert (tmp_path / "labels.csv").read_text() == "mine"

@@ -100,6 +100,15 @@ def test_a_sheet_has_a_place_for_every_case():
     assert (one[0, 0] == PAPER).all()
 
 
+def test_the_legend_has_the_colour_of_every_class():
+    empty = np.zeros((20, 20), np.uint8)
+    rows = [("best", [Case("a", empty, empty, empty)])]  # a narrow sheet
+    for classes in (1, 2, 5):
+        legend = draw_cases(rows, ["name"] * classes)[-30:]
+        shown = [(legend == colour).all(2).any() for colour in COLOURS[:5]]
+        assert shown == [number < classes for number in range(5)]
+
+
 def test_a_cell_of_the_confusion_is_as_dark_as_its_share_of_its_row():
     sheet = draw_confusion(np.array([[3, 1], [0, 0]]), ["a", "b"])
     height, width = sheet.shape[:2]

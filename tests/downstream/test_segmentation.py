@@ -178,6 +178,13 @@ def test_the_best_the_median_and_the_worst_are_pictured(write_source, card: Card
     assert cv2.imread(str(tmp_path / "shown" / "cases.png")) is not None
 
 
+def test_of_few_images_none_is_pictured_twice(write_source, card: Card):
+    images = load_images(write_source(splits=("test",) * 8), 16)
+    found = assess_segmenter(Bright(card), images, images.split("test"))
+    shown = [case.caption for _, cases in found.cases for case in cases]
+    assert len(shown) == len(set(shown)) == 6
+
+
 def test_one_image_is_the_best_and_the_worst(write_source, card: Card):
     images = load_images(write_source(), 16)
     found = assess_segmenter(Bright(card), images, images.split("val"))

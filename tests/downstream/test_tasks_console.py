@@ -15,6 +15,7 @@ from ahm_env.files import load_tensors
 from ahm_env.images.opencv import cv2
 from downstream.models import Model
 from downstream.settings import FinetuneSettings
+from downstream.tasks_console import measure_name
 from downstream.training import Trainer
 
 pytestmark = pytest.mark.usefixtures("own_cache")
@@ -166,6 +167,13 @@ def test_what_cannot_be_used_is_one_line_and_status_2(call, words: list[str], te
     assert err.startswith("error: ")
     assert text in err
     assert not Path("run/model.safetensors").exists()
+
+
+def test_measures_are_named_for_people_of_one_class_too():
+    assert measure_name("hd95") == "HD95, pixels"
+    assert measure_name("hd95 2") == "HD95 2, pixels"
+    assert measure_name("dice 2") == "Dice 2"
+    assert measure_name("sensitivity left lung") == "sensitivity left lung"
 
 
 def test_resume_needs_a_run(call):
