@@ -1,20 +1,15 @@
 """Agents × seeds: each agent trained alike, all judged on one frozen reference U-Net; nothing is done twice."""
 
 import json
-import sys
-from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from agents import AGENTS
 from agents.console import train_agent
 from agents.runs import RunDirectory
 from agents.settings import RunSettings
-from ahm_env import AHMError, RunError, SettingsError
-from ahm_env.errors import explain
+from ahm_env import RunError, SettingsError
 from ahm_env.files import write_text
 from downstream.crew import images_shown
 from downstream.judging import judge_run
@@ -165,24 +160,15 @@ class Plan:
         write_text(path, json.dumps(about, indent=2) + "\n")
 
 
-def run_cell(plan: Plan, cell: Cell, threads: int) -> None:
-    """Train and judge one agent, or go on with it; what is printed goes to a log beside the run. Made for a process.
+def run_cell(plan: Plan, cell: Cell) -> int:
+    """Train and judge one agent, or go on with it.
 
-    Ends the process with a status that is not 0 where it does not come to an end; the reason is the log's last line.
+    Returns:
+        The exit status.
+
+    Raises:
+        AHMError: Anything that the user can mend.
     """
-    torch.set_num_threads(threads)
-    log = cell.path.with_name(f"{cell.path.name}.log")
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("a", encoding="utf-8") as file, redirect_stdout(file), redirect_stderr(file):
-        try:
-            status = _run(plan, cell)
-        except (AHMError, OSError) as error:
-            file.write(f"error: {explain(error) if isinstance(error, OSError) else error}\n")
-            status = 2
-    sys.exit(status)
-
-
-def _run(plan: Plan, cell: Cell) -> int:
     resume = (cell.path / "config.json").exists()
     is_reference = cell.path == plan.reference.path
     common = dict(plan.shared) if is_reference else {**plan.shared, "judge": str(plan.unet)}

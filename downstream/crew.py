@@ -2,14 +2,20 @@
 
 import csv
 import signal
+import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any, Protocol
 
+import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import multiprocessing
+
+from ahm_env import AHMError
+from ahm_env.errors import explain
 
 POLL = 0.5  # seconds between two looks at the processes
 
@@ -52,12 +58,13 @@ class Crew:
         for process in self._running:
             process.join()
 
-    def work(self, jobs: Sequence[Any], run: Callable[..., None], images: int, result: Callable[[Any], str]) -> None:
+    def work(self, jobs: Sequence[Any], run: Callable[[Any], int], images: int, result: Callable[[Any], str]) -> None:
         """Run jobs to their end; one that fails does not keep the others from running.
 
         Args:
             jobs: The jobs, first ones first.
-            run: Called as `run(job, threads)` in a process of its own; has to be picklable.
+            run: Called with a job in a process of its own, where what it prints goes to the job's log; returns the
+                exit status. Has to be picklable.
             images: That each job shows, for the progress bar.
             result: What to say of a job that is done.
         """
@@ -69,7 +76,7 @@ class Crew:
             while waiting or self._running:
                 while waiting and len(self._running) < self.size:
                     job = waiting.pop(0)
-                    process = context.Process(target=run, args=(job, self.threads))
+                    process = context.Process(target=run_logged, args=(run, job, self.threads))
                     process.start()
                     self._running[process] = job
                 time.sleep(POLL)
@@ -96,6 +103,23 @@ def images_shown(path: Path) -> int:
             return int(list(csv.DictReader(file))[-1]["images"])
     except (OSError, IndexError, KeyError, ValueError, TypeError):
         return 0
+
+
+def run_logged(run: Callable[[Any], int], job: Job, threads: int) -> None:
+    """Work on a job, what is printed going to a log beside its directory; made for a process, which ends with this.
+
+    The status is not 0 where the job does not come to its end; the reason is the log's last line.
+    """
+    torch.set_num_threads(threads)
+    log = job.path.with_name(f"{job.path.name}.log")
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("a", encoding="utf-8") as file, redirect_stdout(file), redirect_stderr(file):
+        try:
+            status = run(job)
+        except (AHMError, OSError) as error:
+            file.write(f"error: {explain(error) if isinstance(error, OSError) else error}\n")
+            status = 2
+    sys.exit(status)
 
 
 def last_line(path: Path) -> str:

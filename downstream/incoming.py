@@ -1,11 +1,7 @@
 """New images on their way into a model: found in files and folders, decoded ahead by a few threads."""
 
-import os
-from collections import deque
-from collections.abc import Callable, Generator, Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 
@@ -13,12 +9,6 @@ from ahm_env import ImageError
 from ahm_env.images.decoding import read_image
 from ahm_env.images.files import EXTENSIONS, ImageFiles, is_image
 from ahm_env.images.source import Sample
-from downstream.segmentation import BATCH
-
-THREADS = min(4, os.cpu_count() or 1)
-AHEAD = BATCH  # what the network takes next is decoded while it computes
-
-T = TypeVar("T")
 
 
 def find_images(paths: Sequence[Path]) -> list[Path]:
@@ -64,21 +54,6 @@ def load_image(path: Path) -> Sample | ImageError:
     if image.dtype.kind == "f" and not np.isfinite(image).any():
         return ImageError(f"{path}: holds no finite value; export it again")
     return Sample(path.name, str(path), image)
-
-
-def in_order(calls: Iterable[Callable[[], T]]) -> Generator[T, None, None]:
-    """Results of calls that a few threads make ahead of whoever takes them, in their order and in flat memory."""
-    pool = ThreadPoolExecutor(THREADS)
-    ahead: deque[Future[T]] = deque()
-    try:
-        for call in calls:
-            ahead.append(pool.submit(call))
-            if len(ahead) == AHEAD:
-                yield ahead.popleft().result()
-        while ahead:
-            yield ahead.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 def _place(path: Path) -> Path:

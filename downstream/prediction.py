@@ -18,10 +18,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from agents.console import make_console
 from agents.directory import Interruption
 from ahm_env import ImageError
+from ahm_env.images.building import in_order
 from ahm_env.images.source import Sample
 from downstream.cropping import SEGMENTER_FILE, crop, load_segmenter
 from downstream.growing import TABLE, growing_table
-from downstream.incoming import find_images, in_order, load_image
+from downstream.incoming import find_images, load_image
 from downstream.models import MODEL_FILE, Card, Model
 from downstream.pictures import Case, draw_overlay, save_picture
 from downstream.resizing import to_square
@@ -177,7 +178,7 @@ def predict(
             problems.append((name.encode("utf-8", "backslashreplace").decode(), str(error)))
 
         def samples() -> Iterator[Sample]:
-            for path, loaded in zip(left, in_order(partial(load_image, path) for path in left), strict=True):
+            for path, loaded in zip(left, in_order((partial(load_image, path) for path in left), BATCH), strict=True):
                 if interruption.signal is not None:
                     return
                 if isinstance(loaded, Sample):
@@ -186,7 +187,7 @@ def predict(
                     refuse(path.name, loaded)
 
         found = predict_samples(model, segmenter, samples(), lambda sample, error: refuse(sample.name, error), flips)
-        rows = in_order(partial(one.save, out, card, overlays) for one in found)
+        rows = in_order((partial(one.save, out, card, overlays) for one in found), BATCH)
         with _shown(console, len(images), len(done)) as show, interruption.watch(), closing(rows):
             for written, row in enumerate(rows, len(done) + 1):
                 table.append(row)

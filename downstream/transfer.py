@@ -2,17 +2,12 @@
 
 import csv
 import json
-import sys
-from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from agents.settings import RunSettings
-from ahm_env import AHMError, ImageError, ImageSet, RunError, SettingsError
-from ahm_env.errors import explain
+from ahm_env import ImageError, ImageSet, RunError, SettingsError
 from ahm_env.files import write_text
 from downstream.comparison import Plan, parse_value
 from downstream.crew import images_shown
@@ -270,21 +265,15 @@ def _pair(text: str) -> tuple[str, Any]:
     return key, value
 
 
-def run_transfer_cell(transfer: Transfer, cell: TransferCell, threads: int) -> None:
-    """Fine-tune and test one U-Net, or go on with it; what is printed goes to a log beside the run. Made for a process.
+def run_transfer_cell(transfer: Transfer, cell: TransferCell) -> int:
+    """Fine-tune and test one U-Net, or go on with it.
 
-    Ends the process with a status that is not 0 where it does not come to an end; the reason is the log's last line.
+    Returns:
+        The exit status.
+
+    Raises:
+        AHMError: Anything that the user can mend.
     """
-    torch.set_num_threads(threads)
-    log = cell.path.with_name(f"{cell.path.name}.log")
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("a", encoding="utf-8") as file, redirect_stdout(file), redirect_stderr(file):
-        try:
-            resume = (cell.path / "config.json").exists()
-            status = finetune(
-                {} if resume else transfer.given(cell), None if resume else cell.start, None, cell.path, resume
-            )
-        except (AHMError, OSError) as error:
-            file.write(f"error: {explain(error) if isinstance(error, OSError) else error}\n")
-            status = 2
-    sys.exit(status)
+    if (cell.path / "config.json").exists():
+        return finetune({}, None, None, cell.path, resume=True)
+    return finetune(transfer.given(cell), cell.start, None, cell.path, resume=False)

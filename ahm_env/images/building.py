@@ -2,11 +2,12 @@
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Self
+from typing import Self, TypeVar
 
 import numpy as np
 
@@ -20,6 +21,7 @@ THREADS = min(4, os.cpu_count() or 1)
 AHEAD = 4 * THREADS
 
 Progress = Callable[[int, int], None]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +51,17 @@ class Prepared:
 
 def prepare_all(catalogue: Catalogue, settings: PixelSettings) -> Iterator[Prepared | ImageError]:
     """Decodes, scales and resizes every sample, in the order of the catalogue; a bad one gives its error."""
+    return in_order(partial(_prepare, load, settings) for load in catalogue.samples)
+
+
+def in_order(calls: Iterable[Callable[[], T]], most: int = AHEAD) -> Generator[T, None, None]:
+    """Results of calls of which a few threads make up to `most` ahead of whoever takes them, in their order."""
     pool = ThreadPoolExecutor(THREADS)
-    ahead: deque[Future[Prepared | ImageError]] = deque()
+    ahead: deque[Future[T]] = deque()
     try:
-        for load in catalogue.samples:
-            ahead.append(pool.submit(_prepare, load, settings))
-            if len(ahead) == AHEAD:
+        for call in calls:
+            ahead.append(pool.submit(call))
+            if len(ahead) == most:
                 yield ahead.popleft().result()
         while ahead:
             yield ahead.popleft().result()

@@ -12,9 +12,10 @@ from rich.console import Console
 from downstream import crew
 from downstream.crew import Crew, images_shown, last_line
 
-# In a file of its own, since the processes must be able to import it, and start faster without torch
+# In a file of its own, since the processes must be able to import it
 JOBS = """
 import os, signal, sys, time
+import torch
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,16 +27,16 @@ class Job:
     images: int = 0
 
 
-def run(job, threads):
+def run(job):
     others = list(job.path.parent.glob("*.now"))
     now = job.path.with_suffix(".now")
     now.write_text("")
-    job.path.with_suffix(".done").write_text(f"{len(others)} {threads}")
+    job.path.with_suffix(".done").write_text(f"{len(others)} {torch.get_num_threads()}")
     time.sleep(0.2)
     now.unlink()
     if job.end == "badly":
-        job.path.with_name(f"{job.path.name}.log").write_text("all was well\\nerror: then not\\n\\n")
-        sys.exit(3)
+        print("all was well\\nerror: then not\\n")
+        return 3
     if job.end == "killed":
         os.kill(os.getpid(), signal.SIGKILL)
     if job.end == "never":
@@ -45,6 +46,7 @@ def run(job, threads):
         signal.signal(signal.SIGTERM, stop)
         job.path.with_suffix(".waits").write_text("")
         time.sleep(60)
+    return 0
 """
 
 

@@ -20,12 +20,12 @@ from filelock import FileLock
 
 import ahm
 from ahm_env.files import atomic
+from ahm_env.images.building import AHEAD, THREADS, in_order
 from ahm_env.images.decoding import read_image
 from ahm_env.images.source import Sample
 from downstream import incoming, prediction
 from downstream.cropping import crop
 from downstream.growing import GrowingTable
-from downstream.incoming import AHEAD, THREADS, in_order
 from downstream.models import Card, Model
 from downstream.resizing import to_original, to_square
 from downstream.segmentation import BATCH, segment

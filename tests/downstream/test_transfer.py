@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from agents.settings import RunSettings
 from ahm_env import ImageError, ImageSet, RunError, SettingsError, UNet, load_images
 from downstream.comparison import Plan
+from downstream.crew import run_logged
 from downstream.finetuning import Split
 from downstream.models import Start
 from downstream.settings import FinetuneSettings
@@ -211,7 +213,7 @@ def test_a_damaged_result_is_told_and_not_taken_for_none(damage: str, tmp_path: 
 
 def run(transfer: Transfer, cell: TransferCell) -> int:
     with pytest.raises(SystemExit) as ended:
-        run_transfer_cell(transfer, cell, 1)
+        run_logged(partial(run_transfer_cell, transfer), cell, 1)
     return int(ended.value.code or 0)
 
 
