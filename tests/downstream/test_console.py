@@ -11,7 +11,7 @@ import pytest
 
 import ahm
 from downstream import console
-from downstream.crew import Crew
+from downstream.crew import Crew, run_logged
 from downstream.sam import SegmentAnything
 
 TINY = ["--data", "phantom:80", "--image-size", "32", "--width", "4", "--batch-size", "4", "--images", "32"]
@@ -70,10 +70,10 @@ FINETUNE = ["--finetune", "steps=2,batch_size=2,augment=none"]
 class AtHome(Crew):
     """Works in this process, one after the other: starting processes takes longer than all that they do here."""
 
-    def work(self, jobs: Sequence[Any], run: Callable[..., None], images: int, result: Callable[[Any], str]) -> None:
+    def work(self, jobs: Sequence[Any], run: Callable[[Any], int], images: int, result: Callable[[Any], str]) -> None:
         for job in jobs:
             with pytest.raises(SystemExit) as ended:
-                run(job, 1)
+                run_logged(run, job, 1)
             self._tell(job, int(ended.value.code or 0), result)
 
 
