@@ -145,14 +145,7 @@ def train_agent(given: Mapping[str, Any], preset: str | None, out: Path | None, 
     settings = agree(directory, settings, {**PRESETS.get(preset or "", {}), **named})
     images = load(settings, console)
     with directory:
-        if directory.settings() is None:
-            facts = {"count": len(images), "channels": images.channels, "skipped": images.skipped}
-            directory.begin(settings, {**facts, "content_key": images.content_key})
-        elif directory.content_key() != images.content_key:
-            raise RunError(
-                f"{directory.path}: the images of {settings.data} have changed since this run began; "
-                f"bring them back, or choose another --out"
-            )
+        begin(directory, settings, images)
         run = Pretraining(settings, images, directory)
         if run.finished:
             console.print(f"{directory.path} is finished: {run.seen:,} images shown. There is nothing left to do.")
@@ -191,6 +184,27 @@ def agree(directory: Directory[S], settings: S | None, given: Mapping[str, Any])
     if directory.occupied:
         raise RunError(f"{path}: is not empty and holds no run; choose another --out")
     return settings
+
+
+def begin(directory: Directory[S], settings: S, images: ImageSet) -> bool:
+    """Begin a run in its directory; of one that has begun, check that its images are the same.
+
+    Returns:
+        Whether it begins now.
+
+    Raises:
+        RunError: The images have changed.
+    """
+    if directory.settings() is None:
+        facts = {"count": len(images), "channels": images.channels, "skipped": images.skipped}
+        directory.begin(settings, {**facts, "content_key": images.content_key})
+        return True
+    if directory.content_key() != images.content_key:
+        raise RunError(
+            f"{directory.path}: the images of {images.source} have changed since this run began; bring them back, or "
+            f"choose another --out"
+        )
+    return False
 
 
 def load(settings: ImageSettings, console: Console, source: Source | None = None) -> ImageSet:

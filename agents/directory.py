@@ -39,6 +39,11 @@ class Checkpoint:
     tensors: dict[str, Tensor]
     about: dict[str, Any]
 
+    def part(self, name: str) -> dict[str, Tensor]:
+        """The tensors whose names begin with `name/`, without that."""
+        start = f"{name}/"
+        return {one.removeprefix(start): tensor for one, tensor in self.tensors.items() if one.startswith(start)}
+
 
 class Directory(Generic[S]):
     """A run on disk, held by one process at a time. Use as a context manager.

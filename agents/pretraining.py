@@ -91,13 +91,9 @@ class Pretraining:
         if checkpoint is None:
             self.directory.restore([], 0)
             return
-        about, tensors = checkpoint.about, checkpoint.tensors
-        parts: dict[str, dict[str, torch.Tensor]] = {"agent": {}, "reconstructor": {}}
-        for name, tensor in tensors.items():
-            part, _, rest = name.partition("/")
-            parts[part][rest] = tensor
-        self.agent.restore(parts["agent"])
-        self.reconstructor.restore(parts["reconstructor"])
+        about = checkpoint.about
+        self.agent.restore(checkpoint.part("agent"))
+        self.reconstructor.restore(checkpoint.part("reconstructor"))
         self._env_state = about["env"]
         self.seen, self.seconds = checkpoint.images, about["seconds"]
         self.sums = {name: (total, count) for name, (total, count) in about["sums"].items()}

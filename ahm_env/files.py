@@ -1,5 +1,6 @@
 """Files that are whole or absent, and tensors that cannot execute code."""
 
+import hashlib
 import json
 import os
 import zlib
@@ -80,6 +81,12 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if metadata.keys() & {"about", "crc32"} and metadata.get("crc32") != _checksum(tensors, text):
         raise CheckpointError(f"{path}: damaged (checksum differs); restore it from a copy")
     return tensors, about
+
+
+def sha256(path: Path) -> str:
+    """Digest of a file's content, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def first_line(error: Exception) -> str:

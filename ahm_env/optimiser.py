@@ -34,6 +34,11 @@ class SharedAdam(torch.optim.Adam):
         for group in self.param_groups:
             group["lr"] = learning_rate
 
+    def is_finite(self, loss: Tensor) -> bool:
+        """Whether a loss and its gradient are finite, so that a step may be taken."""
+        gradients = [weight.grad for weight in self.param_groups[0]["params"] if weight.grad is not None]
+        return bool(torch.isfinite(torch.nn.utils.get_total_norm(gradients) + loss))
+
     def tensors(self) -> dict[str, Tensor]:
         """Every tensor of the state, by the number of its weight; not copies."""
         weights = self.param_groups[0]["params"]

@@ -160,8 +160,7 @@ class Reconstructor:
         loss = losses.mean() if everything else (losses * hidden).sum() / hidden.sum()
         self.optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
-        gradients = [weight.grad for weight in self.unet.parameters() if weight.grad is not None]
-        if not torch.isfinite(torch.nn.utils.get_total_norm(gradients) + loss):
+        if not self.optimiser.is_finite(loss):
             for buffer, before in zip(self.unet.buffers(), statistics, strict=True):
                 buffer.copy_(before)
             raise TrainingError(

@@ -1,12 +1,11 @@
 """Segment Anything over a whole source: masks for a labelled source, and how good they are where the truth is known."""
 
 import csv
-import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import astuple, fields, replace
+from dataclasses import astuple, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,21 +16,21 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from agents.console import make_console
 from ahm_env.errors import ImageError, RunError, SettingsError
-from ahm_env.files import atomic, write_text
+from ahm_env.files import atomic, sha256, write_text
 from ahm_env.images.decoding import read_mask
 from ahm_env.images.files import is_image, readable
 from ahm_env.images.loading import find_source
-from ahm_env.images.opencv import cv2
 from ahm_env.images.pixels import Image8, PixelSettings, to_uint8
-from ahm_env.images.source import SPLITS, Catalogue, Load, Pixels, Sample
+from ahm_env.images.source import SPLITS, Catalogue, Load, Sample
 from ahm_env.masks import Bools
 from ahm_env.reconstruction import find_device
-from downstream.metrics import SegmentationScores, score_mask
+from downstream.metrics import score_mask
+from downstream.pictures import save_picture
 from downstream.prompts import ALL, PointTable, Prompts, find_prompts, stem
 from downstream.sam import SegmentAnything, weights_file
+from downstream.segmentation import MEASURES
 
 SETTINGS, LABELS = "annotation.json", ("image", "label", "split")
-MEASURES = tuple(field.name for field in fields(SegmentationScores))
 LINE_SECONDS = 30.0  # between two lines about progress, outside a terminal
 
 
@@ -95,8 +94,9 @@ class LabelledSource:
             with atomic(path) as temporary:
                 temporary.write_bytes(content)
         else:
-            _write_png(path, sample.image)
-        _write_png(self.mask_path(sample), np.where(mask, 255, 0).astype(np.uint8))
+            held = sample.image.dtype in (np.uint8, np.uint16)  # as it is where a PNG can hold it
+            save_picture(path, sample.image if held else to_uint8(sample.image))
+        save_picture(self.mask_path(sample), np.where(mask, 255, 0).astype(np.uint8))
 
 
 def annotate(sam_directory: Path, prompt: str, data: str, out: Path, split: str = ALL, device: str = "auto") -> int:
@@ -128,9 +128,9 @@ def annotate(sam_directory: Path, prompt: str, data: str, out: Path, split: str 
     if isinstance(prompts, PointTable):
         with _shown(source.catalogue(), console, "checking points") as shown:
             prompts.check(shown, split)
-        prompt = f"points {_sha256(Path(prompt))}"
+        prompt = f"points {sha256(Path(prompt))}"
     labelled = LabelledSource(out)
-    labelled.begin({"data": data, "split": split, "prompt": prompt, "weights": _sha256(weights_file(sam_directory))})
+    labelled.begin({"data": data, "split": split, "prompt": prompt, "weights": sha256(weights_file(sam_directory))})
     console.print("Ctrl-C stops; the same command goes on where it was.")
     with _shown(catalogue, console, "segmenting") as shown:
         return _annotate(sam, prompts, shown, labelled, split, partial(console.print, markup=False))
@@ -224,19 +224,6 @@ def _as_rgb(sample: Sample) -> Image8:
 def _has_file(sample: Sample) -> bool:
     """Whether the image is all that is in a file of its own."""
     return is_image(sample.name) and Path(sample.path).name == sample.name
-
-
-def _write_png(path: Path, pixels: Pixels) -> None:
-    """Writes `(H, W)` or `(H, W, 3)` RGB; as it is where a PNG can hold it, else scaled to 8 bits."""
-    held = pixels if pixels.dtype in (np.uint8, np.uint16) else to_uint8(pixels)
-    _, content = cv2.imencode(".png", held if held.ndim == 2 else np.ascontiguousarray(held[..., ::-1]))
-    with atomic(path) as temporary:
-        temporary.write_bytes(content.tobytes())
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _as_json(settings: dict[str, Any]) -> str:

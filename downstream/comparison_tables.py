@@ -13,12 +13,13 @@ from agents.settings import RunSettings
 from downstream.comparison import Plan
 from downstream.report import Table, Trend, source_name
 from downstream.summaries import Interval, baseline, bootstrap, summarise, unlike
+from downstream.tasks_console import measure_name
 from downstream.transfer import Transfer, count_name
 from downstream.transfer_summaries import BASELINES, TransferSummary
 
 _FURTHER = {
-    "segmentation": {"iou": "IoU", "hd95": "HD95, pixels", "sensitivity": "sensitivity", "specificity": "specificity"},
-    "classification": {"balanced_accuracy": "balanced accuracy", "auroc": "AUROC"},
+    "segmentation": ("iou", "hd95", "sensitivity", "specificity"),
+    "classification": ("balanced_accuracy", "auroc"),
 }
 _MEASURED = {"segmentation": "Dice", "classification": "accuracy"}
 NOTES = (
@@ -111,7 +112,7 @@ def _transfer_table(transfer: Transfer, task: str, count: int | None, summaries:
         rows.append((f"SAM, {Path(transfer.prompt).stem}, no labels", "–", interval(zero_shot), *unknown))
     where = source_name(transfer.plan.shared.get("data", "phantom"))
     title = f"{task.capitalize()} of {where} with {count_name(count)} labels"
-    return Table(title, (*headings, *further.values()), tuple(rows))
+    return Table(title, (*headings, *map(measure_name, further)), tuple(rows))
 
 
 def sam_dice(directory: Path) -> Interval | None:

@@ -80,7 +80,7 @@ class Split:
             raise SettingsError(
                 f"--select {settings.select} of {len(labelled)} images leaves none; ask for more labels"
             )
-        order = labelled[label_order(images.labels(labelled), settings.seed)]
+        order = labelled[label_order(images.labels(labelled), settings.seed)] if held else labelled
         name = "test" if usable(settings.task, images, images.split("test")).size else "val"
         test = usable(settings.task, images, images.split(name))
         return cls(np.sort(order[held:]), np.sort(order[:held]), test, name)
@@ -103,6 +103,7 @@ class Finetuning:
         self, settings: FinetuneSettings, images: ImageSet, directory: FinetuneDirectory, start: Start
     ) -> None:
         self.settings, self.images, self.directory = settings, images, directory
+        self._assess = assess_segmenter if settings.task == "segmentation" else assess_classifier
         self.split = Split.make(settings, images)
         self.model = Model.create(make_card(settings, images, start), settings.seed, settings.device)
         if settings.weights is not None and isinstance(self.model.network, VGG16):
@@ -190,8 +191,7 @@ class Finetuning:
             return nan
         candidate = Model.create(self.model.card, 0, self.model.device)
         candidate.network.load_state_dict(self.trainer.result())
-        assess = assess_segmenter if self.settings.task == "segmentation" else assess_classifier
-        summary = assess(candidate, self.images, self.split.select).summary
+        summary = self._assess(candidate, self.images, self.split.select).summary
         value = float(summary["dice" if self.settings.task == "segmentation" else "balanced_accuracy"])
         if value > self._best[0]:
             self._best = value, {name: one.clone() for name, one in candidate.network.state_dict().items()}
@@ -205,8 +205,7 @@ class Finetuning:
         """Test once, and write every file that tells about it."""
         path, summary = self.directory.path, dict[str, Any]()
         if self.split.test.size:
-            assess = assess_segmenter if self.settings.task == "segmentation" else assess_classifier
-            tested = assess(self.model, self.images, self.split.test, self.settings.flips)
+            tested = self._assess(self.model, self.images, self.split.test, self.settings.flips)
             tested.write(path)
             summary = tested.summary
         about = {
@@ -236,12 +235,9 @@ class Finetuning:
         if checkpoint is None:
             self.directory.restore([], 0)
             return
-        about, parts = checkpoint.about, dict[str, dict[str, Tensor]](trainer={}, best={})
-        for name, tensor in checkpoint.tensors.items():
-            part, _, rest = name.partition("/")
-            parts[part][rest] = tensor
-        self.trainer.restore(parts["trainer"], about["step"])
-        self.seconds, self._best = about["seconds"], (about["best"], parts["best"])
+        about = checkpoint.about
+        self.trainer.restore(checkpoint.part("trainer"), about["step"])
+        self.seconds, self._best = about["seconds"], (about["best"], checkpoint.part("best"))
         self._losses, self._row_start = tuple(about["losses"]), tuple(about["row_start"])
         self.directory.restore(about["rows"], self.seen)
 
@@ -262,11 +258,14 @@ def make_card(settings: FinetuneSettings, images: ImageSet, start: Start) -> Car
     if len(names) < 2:
         what = "its masks are all background" if values else "it has labels of fewer than two classes"
         raise ImageError(f"{images.source}: {what}; nothing can be learned from that")
-    mean, deviation = (tuple(numbers.tolist()) for numbers in images.standardisation(train))
+    mean: tuple[float, ...]
+    deviation: tuple[float, ...]
     if settings.model == "vgg16":
         mean, deviation = IMAGENET_MEAN, IMAGENET_DEVIATION
     elif start.standardisation is not None:
         mean, deviation = start.standardisation.mean, start.standardisation.deviation
+    else:
+        mean, deviation = (tuple(numbers.tolist()) for numbers in images.standardisation(train))
     is_unet = settings.model == "unet"
     return Card(
         task=settings.task,

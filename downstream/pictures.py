@@ -132,8 +132,8 @@ def draw_confusion(confusion: npt.NDArray[np.int64], classes: Sequence[str]) -> 
     return np.asarray(sheet)
 
 
-def save_picture(path: Path, picture: Picture) -> None:
-    """Write a picture `(h, w, 3)`, RGB, or `(h, w)` as PNG, whole."""
+def save_picture(path: Path, picture: Pixels) -> None:
+    """Write a picture `(h, w, 3)`, RGB, or `(h, w)`, uint8 or uint16, as PNG, whole."""
     stored = picture if picture.ndim == 2 else np.ascontiguousarray(picture[..., ::-1])
     done, content = cv2.imencode(".png", stored)  # ten times as fast as Pillow
     assert done

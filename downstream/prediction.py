@@ -1,6 +1,5 @@
 """Prediction: masks or classes for new images, in flat memory, whatever is wrong with some of them."""
 
-import hashlib
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -18,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from agents.console import make_console
 from agents.directory import Interruption
 from ahm_env import ImageError
+from ahm_env.files import sha256
 from ahm_env.images.building import in_order
 from ahm_env.images.source import Sample
 from downstream.cropping import SEGMENTER_FILE, crop, load_segmenter
@@ -160,8 +160,8 @@ def predict(
     card = model.card
     weights = tuned / MODEL_FILE if tuned.is_dir() else tuned
     about = {
-        "model": _sha256(weights),
-        "segmenter": _sha256(weights.with_name(SEGMENTER_FILE)) if segmenter is not None else None,
+        "model": sha256(weights),
+        "segmenter": sha256(weights.with_name(SEGMENTER_FILE)) if segmenter is not None else None,
         "tta": flips,
         "overlays": overlays and card.task == "segmentation",
         "folders": sorted({str(path.parent.resolve()) for path in images}),
@@ -237,8 +237,3 @@ def _conclude(
     if problems:
         bad = f"{len(problems):,} image" + "s" * (len(problems) > 1)
         console.print(f"problems     {out / PROBLEMS}: {bad}; mend, and the same command adds them", markup=False)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

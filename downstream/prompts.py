@@ -1,9 +1,8 @@
 """What Segment Anything is asked: the centre, a box, a grid of points, or points of a CSV file."""
 
-import csv
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,13 +10,15 @@ import numpy as np
 import numpy.typing as npt
 
 from ahm_env.errors import ImageError, SettingsError
-from ahm_env.images.files import is_image, readable
+from ahm_env.images.files import is_image
+from ahm_env.images.labels import table_lines
 from ahm_env.images.source import SPLITS, Catalogue
 from ahm_env.masks import Floats, Ints
 
 ALL = "all"  # splits
 MARGIN = 0.1  # of each side, outside the box
 GRID = 4  # points a side
+COLUMNS = "image", "x", "y"
 COVERAGE = 0.01, 0.8  # a proposal of the grid that covers less is a speck, one that covers more the background
 
 
@@ -80,7 +81,7 @@ class PointTable:
         """
         self._path = path
         self._points: dict[str, list[tuple[int, float, float, int]]] = {}
-        for line, cells in self._lines():
+        for line, cells in table_lines(path, COLUMNS, "line 1: needs the columns image,x,y and may have label"):
             try:
                 point = line, float(cells["x"]), float(cells["y"]), int(cells.get("label") or 1)
             except ValueError:
@@ -126,22 +127,6 @@ class PointTable:
         if unnamed and not bad:
             line, name = min((self._points[name][0][0], name) for name in unnamed)
             raise ImageError(f"{self._path}: line {line} names {name!r}, which is not there; correct or delete it")
-
-    def _lines(self) -> Iterator[tuple[int, dict[str, str]]]:
-        try:
-            with readable(self._path), self._path.open(encoding="utf-8-sig", newline="") as file:
-                delimiter = max(",;\t", key=file.readline().count)
-                file.seek(0)
-                reader = csv.reader(file, delimiter=delimiter, strict=True)
-                header = [cell.strip().lower() for cell in next(reader, [])]
-                if not {"image", "x", "y"} <= set(header):
-                    raise ImageError(f"{self._path}: line 1: needs the columns image,x,y and may have label")
-                for cells in reader:
-                    if any(cells):
-                        padded = [cell.strip() for cell in cells] + [""] * (len(header) - len(cells))
-                        yield reader.line_num, dict(zip(header, padded, strict=False))
-        except (UnicodeDecodeError, csv.Error) as error:
-            raise ImageError(f"{self._path}: not a CSV file in UTF-8 ({error}); save it as `CSV UTF-8`") from None
 
 
 def find_prompts(name: str) -> Prompts:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -151,17 +152,41 @@ class SegmentationAssessment:
 
     Attributes:
         scores: Of every image.
-        cases: Rows of the picture: best, median and worst.
+        model: What was assessed.
+        images: The images.
+        indices: Which of them.
+        flips: Whether mirror images counted.
     """
 
     scores: tuple[Score, ...]
-    cases: tuple[tuple[str, tuple[Case, ...]], ...]
+    model: Model
+    images: ImageSet
+    indices: Ints
+    flips: bool
 
     @property
     def summary(self) -> dict[str, float]:
         """Mean of every measure over the images."""
         rows = [one.row() for one in self.scores]
         return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
+
+    @cached_property
+    def cases(self) -> tuple[tuple[str, tuple[Case, ...]], ...]:
+        """Rows of the picture, best, median and worst; these few images are segmented again."""
+        order = np.argsort([-score.mean("dice") for score in self.scores], kind="stable")
+        count = min(PICTURED, max(1, len(order) // 3))  # of few images, none is shown twice
+        middle = (len(order) - count) // 2
+        rows = {"best": order[:count], "median": order[middle : middle + count], "worst": order[-count:]}
+        shown = np.unique(np.concatenate(list(rows.values())))
+        again = evaluate(self.model, self.images, self.indices[shown], self.flips)
+        found = dict(zip(shown.tolist(), again, strict=True))
+
+        def case(position: int) -> Case:
+            segmented, score = found[position]
+            truth = class_numbers(segmented.sample, self.model.card.values)
+            return Case(f"{score.image}   Dice {score.mean('dice'):.3f}", segmented.sample.image, truth, segmented.mask)
+
+        return tuple((heading, tuple(case(int(one)) for one in some)) for heading, some in rows.items())
 
     def write(self, directory: Path) -> None:
         """Write `test.csv`, a row an image, and `cases.png`."""
@@ -173,7 +198,7 @@ class SegmentationAssessment:
 
 
 def assess_segmenter(model: Model, images: ImageSet, indices: Ints, flips: bool = False) -> SegmentationAssessment:
-    """Segment labelled images at their own size, and compare: `evaluate` for all of them, with pictures of some.
+    """Segment labelled images at their own size, and compare: `evaluate` for all of them.
 
     Args:
         model: A model of segmentation.
@@ -185,18 +210,4 @@ def assess_segmenter(model: Model, images: ImageSet, indices: Ints, flips: bool 
         ImageError: There are no masks, or one holds a number that the model does not know.
     """
     scores = tuple(score for _, score in evaluate(model, images, indices, flips))
-    order = np.argsort([-score.mean("dice") for score in scores], kind="stable")
-    count = min(PICTURED, max(1, len(order) // 3))  # of few images, none is shown twice
-    middle = (len(order) - count) // 2
-    rows = {"best": order[:count], "median": order[middle : middle + count], "worst": order[-count:]}
-    shown = np.unique(np.concatenate(list(rows.values())))
-    found = dict(zip(shown.tolist(), evaluate(model, images, indices[shown], flips), strict=True))
-
-    def case(position: int) -> Case:
-        segmented, score = found[position]
-        truth = class_numbers(segmented.sample, model.card.values)
-        return Case(f"{score.image}   Dice {score.mean('dice'):.3f}", segmented.sample.image, truth, segmented.mask)
-
-    return SegmentationAssessment(
-        scores, tuple((heading, tuple(case(int(one)) for one in some)) for heading, some in rows.items())
-    )
+    return SegmentationAssessment(scores, model, images, indices, flips)

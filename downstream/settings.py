@@ -101,11 +101,11 @@ class FinetuneSettings(Recipe, Settings):
             raise SettingsError(f"--preset {preset} is unknown; choose one of {', '.join(PRESETS)}")
         chosen = {key: value for key, value in given.items() if value is not None}
         fixed = _of_start(start)
-        for name in ("width", "norm", "channels", *(("image_size", "fit") if start.run else ())):
-            if name in fixed and name in chosen and chosen[name] != fixed[name]:
+        for name, value in fixed.items():
+            if name in chosen and chosen[name] != value:
                 flag = name.replace("_", "-")
                 raise SettingsError(
-                    f"--{flag} {chosen[name]}: {start.name} was pretrained with {fixed[name]}; leave --{flag} out"
+                    f"--{flag} {chosen[name]}: {start.name} was pretrained with {value}; leave --{flag} out"
                 )
         if chosen.get("model") == "vgg16":
             chosen.setdefault("channels", 3)

@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from agents.console import agree, load, make_console, number
+from agents.console import agree, begin, load, make_console, number
 from agents.directory import Row, free_directory
 from ahm_env import AHMError, ImageSet, RunError
 from ahm_env.images.loading import find_source
@@ -21,6 +21,13 @@ from downstream.models import MODEL_FILE, Start
 from downstream.settings import PRESETS, FinetuneSettings
 
 LINES = 4  # rows of metrics.csv between two lines, outside a terminal
+NAMES = {
+    "dice": "Dice",
+    "iou": "IoU",
+    "hd95": "HD95, pixels",
+    "auroc": "AUROC",
+    "balanced_accuracy": "balanced accuracy",
+}
 
 
 class FinetuneDisplay:
@@ -86,14 +93,7 @@ def finetune(given: Mapping[str, Any], start: str | None, preset: str | None, ou
     settings = agree(directory, settings, {**PRESETS.get(preset or "", {}), **named, "start": start})
     images = load_labelled(settings, console)
     with directory:
-        if begins := directory.settings() is None:
-            facts = {"count": len(images), "channels": images.channels, "skipped": images.skipped}
-            directory.begin(settings, {**facts, "content_key": images.content_key})
-        elif directory.content_key() != images.content_key:
-            raise RunError(
-                f"{directory.path}: the images of {settings.data} have changed since this run began; bring them back, "
-                f"or choose another --out"
-            )
+        begins = begin(directory, settings, images)
         try:
             run = Finetuning(settings, images, directory, found)
         except AHMError:
@@ -167,12 +167,3 @@ def measure_name(key: str) -> str:
     measure, _, label = key.partition(" ")
     name, comma, unit = NAMES.get(measure, measure).partition(",")
     return f"{name} {label}".rstrip() + comma + unit
-
-
-NAMES = {
-    "dice": "Dice",
-    "iou": "IoU",
-    "hd95": "HD95, pixels",
-    "auroc": "AUROC",
-    "balanced_accuracy": "balanced accuracy",
-}

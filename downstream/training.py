@@ -104,8 +104,7 @@ class Trainer:
         self.optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         value = float(loss.item())
-        gradients = [weight.grad for weight in self.model.network.parameters() if weight.grad is not None]
-        if not torch.isfinite(torch.nn.utils.get_total_norm(gradients) + loss):
+        if not self.optimiser.is_finite(loss):
             raise TrainingError(
                 f"the loss or its gradient is no longer finite (loss {value:.3g}); the step size is probably "
                 f"too large: lower --learning-rate"

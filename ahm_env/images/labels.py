@@ -2,7 +2,7 @@
 
 import csv
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ahm_env.errors import ImageError
@@ -35,7 +35,9 @@ class Labels:
         self._splits = bytearray(len(images))
         self._unknown_splits: dict[int, str] = {}
         numbers = {"": UNLABELLED}
-        for line, cells in _lines(table):
+        for line, cells in table_lines(
+            table, ("image",), "no column `image` in its first line; it needs image,label,split"
+        ):
             position = images.position(cells["image"])
             if position is None:
                 cause = f"names {cells['image']!r}, which is not there; add the image or delete the line"
@@ -73,19 +75,28 @@ class Labels:
             self._unknown_splits[position] = split
 
 
-def _lines(table: Path) -> Iterator[tuple[int, dict[str, str]]]:
-    """Number and cells, by column, of each line that is not blank."""
+def table_lines(table: Path, columns: Sequence[str], missing: str) -> Iterator[tuple[int, dict[str, str]]]:
+    """Number and cells, by column, of each line of a CSV file that is not blank.
+
+    Args:
+        table: The file; commas, semicolons or tabs separate.
+        columns: Columns that it must have; a cell that a line lacks is empty.
+        missing: What to say where it has not.
+
+    Raises:
+        ImageError: It cannot be read, or a column is missing.
+    """
     try:
         with readable(table), table.open(encoding="utf-8-sig", newline="") as file:
             delimiter = max(",;\t", key=file.readline().count)
             file.seek(0)
             reader = csv.reader(file, delimiter=delimiter, strict=True)
             header = [cell.strip().lower() for cell in next(reader, [])]
-            if "image" not in header:
-                raise ImageError(f"{table}: no column `image` in its first line; it needs image,label,split")
+            if not set(columns) <= set(header):
+                raise ImageError(f"{table}: {missing}")
             for cells in reader:
                 if any(cells):
                     stripped = (cell.strip() for cell in cells)
-                    yield reader.line_num, {"image": ""} | dict(zip(header, stripped, strict=False))
+                    yield reader.line_num, dict.fromkeys(columns, "") | dict(zip(header, stripped, strict=False))
     except (UnicodeDecodeError, csv.Error) as error:
         raise ImageError(f"{table}: not a CSV file in UTF-8 ({error}); save it as `CSV UTF-8`") from error
