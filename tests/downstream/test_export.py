@@ -3,7 +3,7 @@
 import json
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 from importlib import import_module
 from pathlib import Path
@@ -13,7 +13,6 @@ import pytest
 import torch
 from torch import nn
 
-import ahm
 from agents.runs import RunDirectory
 from agents.settings import RunSettings
 from ahm_env import CheckpointError, SettingsError, Standardisation, UNet
@@ -74,20 +73,6 @@ def make_unet(width: int) -> UNet:
 
 def random_images(*shape: int) -> np.ndarray:
     return np.random.default_rng(5).integers(0, 256, shape, dtype=np.uint8)
-
-
-@pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
-    """Run `ahm` in this process: status, output, errors."""
-
-    def call(*words: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["ahm", *words])
-        with pytest.raises(SystemExit) as ended:
-            ahm.main()
-        captured = capsys.readouterr()
-        return int(ended.value.code or 0), captured.out, captured.err
-
-    return call
 
 
 # ONNX
