@@ -12,7 +12,7 @@ from typing import Self, TypeVar
 import numpy as np
 
 from ahm_env.errors import ImageError
-from ahm_env.images.cache import ArrayWriter, Meta, write_meta
+from ahm_env.images.cache import ArrayWriter, Meta, content_digest, write_meta
 from ahm_env.images.opencv import cv2
 from ahm_env.images.pixels import Image8, PixelSettings, fit_image, fit_mask, with_channels
 from ahm_env.images.source import Catalogue, Load
@@ -117,7 +117,7 @@ class EntryWriter:
     def __init__(self, directory: Path, has_masks: bool, settings: PixelSettings) -> None:
         """Opens the files."""
         square = (settings.image_size, settings.image_size)
-        self._settings = settings
+        self._directory, self._settings = directory, settings
         self._binary_masks = True
         self._arrays = {
             "images": ArrayWriter(directory / "images.npy", (settings.channels or 1, *square), np.uint8),
@@ -161,7 +161,7 @@ class EntryWriter:
         self._arrays["name_ends"].append(self._arrays["names"].rows)
 
     def meta(self, classes: tuple[str, ...], skipped: int) -> Meta:
-        """What was written."""
+        """What was written; to be asked when the files are complete."""
         return Meta(
             image_size=self._settings.image_size,
             channels=self._channels,
@@ -169,6 +169,7 @@ class EntryWriter:
             has_masks="masks" in self._arrays,
             binary_masks=self._binary_masks,
             skipped=skipped,
+            content=content_digest(self._directory, classes),
         )
 
     @property

@@ -23,7 +23,7 @@ from filelock import FileLock
 from ahm_env.errors import SettingsError
 
 # To be raised with every change of what is stored, so that old entries are not found.
-FORMAT = 1
+FORMAT = 2
 META = "set.json"
 NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
 
@@ -39,6 +39,7 @@ class Meta:
         has_masks: Whether there are masks.
         binary_masks: Whether each mask has two values only, 0 and 1 or 0 and 255.
         skipped: How many bad images were left out.
+        content: Hex digest of what the files hold; the same for the same images, wherever they lie.
     """
 
     image_size: int
@@ -47,6 +48,7 @@ class Meta:
     has_masks: bool
     binary_masks: bool
     skipped: int
+    content: str
 
 
 def entry_key(fingerprint: str, settings: dict[str, object]) -> str:
@@ -83,6 +85,15 @@ def write_meta(directory: Path, meta: Meta) -> None:
     """Writes what the entry holds, with the sizes of its files, by which damage is known."""
     sizes = {path.name: path.stat().st_size for path in directory.iterdir()}
     (directory / META).write_text(json.dumps({"meta": asdict(meta), "sizes": sizes}))
+
+
+def content_digest(directory: Path, classes: tuple[str, ...]) -> str:
+    """Hex digest of the classes and of the files in a directory, names included."""
+    content = hashlib.sha256(json.dumps(classes).encode())
+    for path in sorted(directory.iterdir()):
+        with path.open("rb") as file:
+            content.update(path.name.encode() + hashlib.file_digest(file, "sha256").digest())
+    return content.hexdigest()[:32]
 
 
 @contextmanager

@@ -25,7 +25,7 @@ class ImageSet:
         classes: Sorted class names; empty without labels.
         has_masks: Whether there are masks.
         skipped: How many bad images were left out.
-        content_key: Hex key of content and settings.
+        content_key: Hex digest of pixels, masks, labels, splits and names: the same for a copy of the source.
     """
 
     def __init__(self, entry: Path, source: str) -> None:
@@ -36,7 +36,7 @@ class ImageSet:
         self.source = source
         self.image_size, self.channels = meta.image_size, meta.channels
         self.classes, self.has_masks, self.skipped = meta.classes, meta.has_masks, meta.skipped
-        self.content_key = entry.name
+        self.content_key = meta.content
         self._binary_masks = meta.binary_masks
         self._images = _open(entry / "images.npy")
         self._masks = _open(entry / "masks.npy") if meta.has_masks else None

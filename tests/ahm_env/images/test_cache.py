@@ -10,7 +10,7 @@ from ahm_env.errors import SettingsError
 from ahm_env.images import cache as cache_module
 from ahm_env.images.cache import ArrayWriter, Meta, cache_root, entry_key, locked, new_entry, read_meta, write_meta
 
-META = Meta(image_size=8, channels=1, classes=("a", "b"), has_masks=False, binary_masks=True, skipped=2)
+META = Meta(image_size=8, channels=1, classes=("a", "b"), has_masks=False, binary_masks=True, skipped=2, content="ab")
 
 
 def make_entry(root: Path, key: str = "key", content: bytes = b"12345") -> Path:

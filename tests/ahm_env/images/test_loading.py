@@ -4,6 +4,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -49,29 +50,61 @@ def test_a_cache_that_only_can_be_read_is_enough(make_folder, cache: Path, monke
 
 def test_each_setting_and_each_change_has_its_own_entry(make_folder, cache: Path) -> None:
     root = make_folder(3)
-    keys = [
-        load_images(root, 8, cache_dir=cache).content_key,
-        load_images(root, 9, cache_dir=cache).content_key,
-        load_images(root, 8, channels=1, cache_dir=cache).content_key,
-        load_images(root, 8, fit="pad", cache_dir=cache).content_key,
-    ]
+    load_images(root, 8, cache_dir=cache)
+    load_images(root, 9, cache_dir=cache)
+    load_images(root, 8, channels=1, cache_dir=cache)
+    load_images(root, 8, fit="pad", cache_dir=cache)
     os.utime(root / "images" / "0000.png", ns=(5, 5))
-    keys.append(load_images(root, 8, cache_dir=cache).content_key)
-    assert len(set(keys)) == 5
+    load_images(root, 8, cache_dir=cache)
+    assert len(entries(cache)) == 5
+
+
+def test_a_copy_has_the_same_content_and_a_changed_image_mask_name_or_split_has_not(
+    make_folder, cache: Path, tmp_path: Path
+) -> None:
+    root = make_folder(3, masks=True, table="image,label,split\n0000,a,train\n0001,b,train\n0002,b,test\n")
+    key = load_images(root, 30, cache_dir=cache).content_key
+
+    def rename(copy: Path) -> None:
+        for path in list(copy.glob("*/0001.png")):
+            path.rename(path.with_stem("0009"))
+        _replace(copy / "labels.csv", "0001", "0009")
+
+    def changed(name: str, change: Callable[[Path], object]) -> str:
+        copy = tmp_path / name
+        shutil.copytree(root, copy)
+        change(copy)
+        return load_images(copy, 30, cache_dir=cache).content_key
+
+    assert changed("same", lambda copy: os.utime(copy / "images" / "0000.png", ns=(5, 5))) == key
+    others = {
+        changed("image", lambda copy: shutil.copy(copy / "images" / "0001.png", copy / "images" / "0000.png")),
+        changed("mask", lambda copy: shutil.copy(copy / "masks" / "0001.png", copy / "masks" / "0000.png")),
+        changed("class", lambda copy: _replace(copy / "labels.csv", ",a,", ",c,")),
+        changed("split", lambda copy: _replace(copy / "labels.csv", "test", "val")),
+        changed("name", rename),
+    }
+    assert len(others) == 5
+    assert key not in others
+
+
+def _replace(path: Path, old: str, new: str) -> None:
+    path.write_text(path.read_text().replace(old, new))
 
 
 @pytest.mark.parametrize("name", ["images.npy", "masks.npy", "labels.npy", "set.json"])
 def test_a_damaged_entry_is_built_again(make_folder, cache: Path, name: str) -> None:
     root = make_folder(3, masks=True)
     first = load_images(root, 8, cache_dir=cache)
-    damaged = cache / first.content_key / name
+    (entry,) = entries(cache)
+    damaged = cache / entry / name
     # Cut in place it would be a SIGBUS for whoever has it mapped; what is tested is a copy cut short.
     content = damaged.read_bytes()
     damaged.unlink()
     damaged.write_bytes(content[:-1])
     again = load_images(root, 8, cache_dir=cache)
     assert np.array_equal(again.images(range(3)), first.images(range(3)))
-    assert entries(cache) == [first.content_key]
+    assert entries(cache) == [entry]
 
 
 def test_progress_is_told_of_every_image(make_folder, cache: Path) -> None:
@@ -157,7 +190,7 @@ def test_processes_that_build_the_same_at_once_agree(make_folder, cache: Path) -
     told = {process.communicate()[0].strip() for process in running}
     images = load_images(root, 8, cache_dir=cache)
     assert told == {f"{images.content_key} {int(images.images(range(40)).sum())}"}
-    assert entries(cache) == [images.content_key]
+    assert len(entries(cache)) == 1
 
 
 def test_phantoms_and_npz_files_load_as_folders_do(tmp_path: Path, cache: Path) -> None:
