@@ -281,9 +281,29 @@ def data_check(
     source: Annotated[str, typer.Argument(help="A folder, a .npz file, or phantom[:COUNT[:SEED]].")],
 ) -> None:
     """Print counts, sizes, classes and splits, and every problem with its file; if there is one, end with status 2."""
-    from agents.console import check_data
+    from ahm_env.images.console import check_data
 
     raise typer.Exit(check_data(source))
+
+
+@data_app.command("split")
+def data_split(
+    source: Annotated[str, typer.Argument(help="A folder.")],
+    train: Annotated[float, typer.Option(help="Share of the images to train on.")] = 0.7,
+    val: Annotated[float, typer.Option(help="Share for validation.")] = 0.1,
+    test: Annotated[float, typer.Option(help="Share for the test.")] = 0.2,
+    stratify: Annotated[
+        str | None, typer.Option(help="label: every split gets its share of each class.", show_default=False)
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the draw.")] = 0,
+    again: Annotated[
+        bool, typer.Option("--again", help="Replace the splits that are there; the old table is kept.")
+    ] = False,
+) -> None:
+    """Draw splits that keep each patient on one side, and write them into the folder's labels.csv."""
+    from ahm_env.images.console import split_data
+
+    raise typer.Exit(split_data(source, {"train": train, "val": val, "test": test}, stratify, seed, again))
 
 
 LabelledData = Annotated[

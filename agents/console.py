@@ -1,8 +1,7 @@
 """What a person sees of a run: a progress bar in a terminal, plain lines elsewhere, a table at the end."""
 
 import signal
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from math import isnan
 from pathlib import Path
 from types import TracebackType
@@ -19,10 +18,8 @@ from agents.pretraining import Pretraining
 from agents.runs import RunDirectory, default_out
 from agents.settings import PRESETS, RunSettings
 from ahm_env import ImageSet, RunError, load_images
-from ahm_env.images import check_source
+from ahm_env.console import make_console, reading
 from ahm_env.images.source import Source
-
-LOADED_LINE = 5_000  # images between two lines about loading, outside a terminal
 
 
 class ImageSettings(Protocol):
@@ -111,12 +108,6 @@ class Display:
 def number(value: float) -> str:
     """A number for people; a dash for none."""
     return "–" if isnan(value) else f"{value:.3f}"
-
-
-def make_console() -> Console:
-    """Wide enough that lines which are not shown in a terminal are not broken; colours only in one."""
-    console = Console(highlight=False, emoji=False)
-    return console if console.is_terminal else Console(highlight=False, emoji=False, width=500, no_color=True)
 
 
 def train_agent(given: Mapping[str, Any], preset: str | None, out: Path | None, resume: bool) -> int:
@@ -262,59 +253,3 @@ def _conclude(run: Pretraining, measurement: Measurement, console: Console) -> N
         f"Next: look at the picture; then, with a few labels: ahm finetune --from {path} --data FOLDER --labels 25",
         markup=False,
     )
-
-
-def check_data(source: str) -> int:
-    """Show what is in a source of images, and everything that is wrong with it.
-
-    Returns:
-        The exit status: 0, or 2 where there are problems.
-    """
-    console = make_console()
-    with reading(console) as report_progress:
-        report = check_source(source, report_progress)
-    table = Table(title=escape(source), show_header=False)
-    sizes = [f"{width} x {height} ({count:,})" for (width, height), count in report.sizes.most_common(4)]
-    more = len(report.sizes) - len(sizes)
-    table.add_row("kind", report.kind)
-    table.add_row("images", f"{report.images:,}")
-    table.add_row("sizes", ", ".join(sizes) + (f", and {more:,} more" if more else ""))
-    names = {1: "grey", 3: "colour"}
-    table.add_row("channels", ", ".join(f"{names[key]} ({count:,})" for key, count in sorted(report.channels.items())))
-    table.add_row("pixels", ", ".join(f"{key} ({count:,})" for key, count in sorted(report.pixel_types.items())))
-    values = ", ".join(map(str, report.mask_values[:8])) + (", …" if len(report.mask_values) > 8 else "")
-    empty = f", {report.empty_masks:,} of them empty" if report.empty_masks else ""
-    table.add_row("masks", f"{report.masks:,} with values {values}{empty}" if report.masks else "none")
-    table.add_row("splits", ", ".join(f"{name} {count:,}" for name, count in report.splits.items()))
-    for name, splits in sorted(report.classes.items()):
-        table.add_row(f"class {escape(name)}", ", ".join(f"{split} {splits[split]:,}" for split in report.splits))
-    console.print(table)
-    for note in report.notes:
-        console.print(f"note: {note}", markup=False)
-    for problem in report.problems:
-        console.print(f"problem: {problem}", markup=False)
-    count = len(report.problems)
-    console.print(f"{count:,} problem{'s' * (count != 1)}." if count else "No problem found.")
-    return 2 if count else 0
-
-
-@contextmanager
-def reading(console: Console) -> Iterator[Callable[[int, int], None]]:
-    """A bar, or lines outside a terminal, for images that are being read."""
-    bar = Progress(
-        TextColumn("reading images"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    )
-    with bar:
-        task = bar.add_task("", total=None)
-
-        def report(done: int, count: int) -> None:
-            bar.update(task, completed=done, total=count)
-            if not console.is_terminal and done % LOADED_LINE == 0:
-                console.print(f"{done:>9,} of {count:,} images read")
-
-        yield report

@@ -8,6 +8,7 @@ from agents import make_agent
 from agents.agent import Agent, Callback, play
 from agents.settings import RunSettings
 from ahm_env import ImageSet, PatchMaskVectorEnv, Reconstructor, SettingsError, Standardisation
+from ahm_env.images.patients import grouped
 from ahm_env.masks import Ints
 
 
@@ -40,7 +41,8 @@ def stages(settings: RunSettings) -> list[Stage]:
 def split_held_out(images: ImageSet) -> tuple[Ints, Ints]:
     """The `train` split in two: images to learn from, and 5 % (at least 32) on which hardness is measured.
 
-    The choice depends on the number of images alone, so that every run on the same images holds out the same ones.
+    The choice depends on the number of images and on whose they are alone, so that every run on the same images holds
+    out the same ones. A patient is on one side, unless there is but one.
 
     Raises:
         SettingsError: Fewer than two images.
@@ -49,8 +51,14 @@ def split_held_out(images: ImageSet) -> tuple[Ints, Ints]:
     if len(train) < 2:
         raise SettingsError(f"{images.source}: {len(train)} images in the train split; at least 2 are needed")
     count = min(max(32, len(train) // 20), len(train) // 2)
-    order = np.random.default_rng(0).permutation(len(train))
-    return train[np.sort(order[count:])], train[np.sort(order[:count])]
+    patients = grouped(images.patients(train))
+    if len(patients) == 1:
+        patients = list(np.arange(len(train))[:, None])
+    held = np.zeros(len(train), bool)
+    for patient in np.random.default_rng(0).permutation(len(patients)):
+        if held.sum() < count and held.sum() + len(patients[patient]) <= len(train) // 2:
+            held[patients[patient]] = True
+    return train[~held], train[held]
 
 
 def make_reconstructor(settings: RunSettings, images: ImageSet, shown: Ints) -> Reconstructor:

@@ -14,7 +14,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from agents.console import make_console
+from ahm_env.console import make_console
 from ahm_env.errors import ImageError, RunError, SettingsError
 from ahm_env.files import atomic, sha256, write_text
 from ahm_env.images.decoding import read_mask
@@ -30,7 +30,7 @@ from downstream.prompts import ALL, PointTable, Prompts, find_prompts, stem
 from downstream.sam import SegmentAnything, weights_file
 from downstream.segmentation import MEASURES
 
-SETTINGS, LABELS = "annotation.json", ("image", "label", "split")
+SETTINGS, LABELS = "annotation.json", ("image", "label", "split", "patient")
 LINE_SECONDS = 30.0  # between two lines about progress, outside a terminal
 
 
@@ -153,7 +153,7 @@ def _annotate(
         for load in catalogue.samples:
             try:
                 sample = load()
-                if split not in (ALL, SPLITS[sample.split]):
+                if sample is None or split not in (ALL, SPLITS[sample.split]):
                     continue
                 name, mask = labelled.image_name(sample), labelled.find_mask(sample)
                 if mask is None:
@@ -165,7 +165,14 @@ def _annotate(
                 tell(f"skipped      {error}")
                 continue
             done += 1
-            add_label((name, catalogue.classes[sample.label] if sample.label >= 0 else "", SPLITS[sample.split]))
+            add_label(
+                (
+                    name,
+                    catalogue.classes[sample.label] if sample.label >= 0 else "",
+                    SPLITS[sample.split],
+                    sample.patient,
+                )
+            )
             if sample.mask is not None:
                 score = score_mask(sample.mask != 0, mask)
                 total_dice += score.dice

@@ -12,9 +12,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as RichTable
 
-from agents.console import load, make_console, number
+from agents.console import load, number
 from agents.settings import RunSettings
 from ahm_env import RunError
+from ahm_env.console import make_console
 from ahm_env.files import write_text
 from downstream.annotation import annotate
 from downstream.comparison import Plan, run_cell

@@ -53,8 +53,9 @@ class Cropped:
         for load in loads:
             yield partial(self._load, load)
 
-    def _load(self, load: Load) -> Sample:
-        return crop(load(), self._segmenter)
+    def _load(self, load: Load) -> Sample | None:
+        sample = load()
+        return None if sample is None else crop(sample, self._segmenter)
 
 
 def crop(sample: Sample, segmenter: Model) -> Sample:

@@ -1,7 +1,7 @@
 """Evaluation of a fine-tuned model on a labelled source: every measure, with how sure it is."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from math import isnan
 from pathlib import Path
 from typing import Any
@@ -11,10 +11,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from agents.console import make_console, number, reading
+from agents.console import number
 from ahm_env import ImageError, ImageSet, SettingsError, load_images
+from ahm_env.console import make_console, reading
 from ahm_env.files import write_text
 from ahm_env.images.loading import find_source
+from ahm_env.images.patients import grouped
 from ahm_env.images.source import SPLITS
 from ahm_env.masks import Ints
 from downstream.classification import ClassificationAssessment, assess_classifier
@@ -87,7 +89,7 @@ def evaluate(
     else:
         assessed = assess_classifier(model, images, indices, flips)
         measures = measures_of_labels(assessed)
-    found = with_intervals(measures, len(indices), DRAWS)
+    found = with_intervals(measures, grouped(images.patients(indices)), DRAWS)
     where = {"task": card.task, "model": str(tuned), "data": data, "split": split, "tta": flips}
     if out is not None:
         write_text(out, json.dumps({**where, "images": len(indices), **as_json(assessed, found)}, indent=2) + "\n")
@@ -164,21 +166,26 @@ def measures_of_labels(assessed: ClassificationAssessment) -> Callable[[Ints], M
     return measure
 
 
-def with_intervals(measure: Callable[[Ints], Measures], count: int, draws: int) -> dict[str, Interval]:
-    """Measures with their 95 % intervals, by a bootstrap over images (percentiles; Efron, Tibshirani, 1993, ch. 13).
+def with_intervals(measure: Callable[[Ints], Measures], patients: Sequence[Ints], draws: int) -> dict[str, Interval]:
+    """Measures with their 95 % intervals, by a bootstrap over patients (percentiles; Efron, Tibshirani, 1993, ch. 13).
 
     Args:
         measure: Of the images at some positions, in which one may come several times.
-        count: Number of images.
+        patients: Positions of each patient's images, who are drawn with all of theirs.
         draws: Number of resamples; one in which a measure is not defined does not count for that measure.
 
     Returns:
         Name to interval; NaN where a measure is not defined.
     """
     generator = np.random.default_rng(0)
-    drawn = [measure(generator.integers(count, size=count)) for _ in range(draws)]
+    drawn = [
+        measure(
+            np.concatenate([patients[patient] for patient in generator.integers(len(patients), size=len(patients))])
+        )
+        for _ in range(draws)
+    ]
     found = {}
-    for name, value in measure(np.arange(count)).items():
+    for name, value in measure(np.sort(np.concatenate(patients))).items():
         values = [one[name] for one in drawn if not isnan(one[name])]
         low, high = (float("nan"),) * 2 if isnan(value) else np.quantile(values, (0.025, 0.975)).tolist()
         found[name] = Interval(value, low, high)

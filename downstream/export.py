@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from agents.console import make_console
 from ahm_env import CheckpointError, SettingsError, Standardisation, UNet
+from ahm_env.console import make_console
 from ahm_env.files import atomic, first_line
 from downstream.folding import fold, fold_differences
 from downstream.models import MODEL_FILE, Model, Start

@@ -13,10 +13,11 @@ from torch import Tensor
 from agents.directory import Checkpoint, Directory, Interruption, Row
 from ahm_env import ImageError, ImageSet, SettingsError
 from ahm_env.files import write_text
+from ahm_env.images.patients import fair_order, first_patients
 from ahm_env.masks import Ints
 from downstream.classification import assess_classifier
 from downstream.cropping import SEGMENTER_FILE, load_segmenter
-from downstream.labelled import choose_labelled, label_order
+from downstream.labelled import choose_labelled
 from downstream.models import MODEL_FILE, Card, Model, Start
 from downstream.segmentation import assess_segmenter
 from downstream.settings import FinetuneSettings
@@ -75,15 +76,18 @@ class Split:
             what = "mask" if settings.task == "segmentation" else "label"
             raise ImageError(f"{images.source}: no image of its train split has a {what}; check with `ahm data check`")
         labelled = choose_labelled(images, train, settings.labels, settings.seed)
-        held = round(settings.select * len(labelled))
-        if settings.select and not 0 < held < len(labelled):
-            raise SettingsError(
-                f"--select {settings.select} of {len(labelled)} images leaves none; ask for more labels"
-            )
-        order = labelled[label_order(images.labels(labelled), settings.seed)] if held else labelled
+        select = labelled[:0]
+        if settings.select:
+            patients = images.patients(labelled)
+            order = fair_order(images.labels(labelled), patients, settings.seed)
+            select = labelled[first_patients(patients, order, round(settings.select * len(labelled)))]
+            if not 0 < len(select) < len(labelled):
+                raise SettingsError(
+                    f"--select {settings.select} of {len(labelled)} images leaves none; ask for more labels"
+                )
         name = "test" if usable(settings.task, images, images.split("test")).size else "val"
         test = usable(settings.task, images, images.split(name))
-        return cls(np.sort(order[held:]), np.sort(order[:held]), test, name)
+        return cls(np.setdiff1d(labelled, select), np.sort(select), test, name)
 
 
 class Finetuning:

@@ -14,9 +14,9 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from agents.console import make_console
 from agents.directory import Interruption
 from ahm_env import ImageError
+from ahm_env.console import make_console
 from ahm_env.files import sha256
 from ahm_env.images.building import in_order
 from ahm_env.images.source import Sample

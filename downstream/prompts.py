@@ -121,6 +121,8 @@ class PointTable:
             except ImageError:
                 bad = True
                 continue
+            if sample is None:
+                continue
             unnamed -= {sample.name, stem(sample.name)}
             if split in (ALL, SPLITS[sample.split]):
                 self(sample.name, *sample.image.shape[:2])

@@ -11,9 +11,10 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from agents.console import agree, begin, load, make_console, number
+from agents.console import agree, begin, load, number
 from agents.directory import Row, free_directory
 from ahm_env import AHMError, ImageSet, RunError
+from ahm_env.console import make_console
 from ahm_env.images.loading import find_source
 from downstream.cropping import Cropped, load_segmenter
 from downstream.finetuning import FinetuneDirectory, Finetuning

@@ -14,6 +14,7 @@ import numpy as np
 from ahm_env.errors import ImageError
 from ahm_env.images.cache import ArrayWriter, Meta, content_digest, write_meta
 from ahm_env.images.opencv import cv2
+from ahm_env.images.patients import Sides
 from ahm_env.images.pixels import Image8, PixelSettings, fit_image, fit_mask, with_channels
 from ahm_env.images.source import Catalogue, Load
 
@@ -34,6 +35,7 @@ class Prepared:
         mask: (S, S) uint8 class numbers, or None.
         label: Class number, or -1.
         split: Index into `SPLITS`.
+        patient: Pseudonym, or empty.
         original_size: (width, height) in pixels.
         original_type: Name of the NumPy type of its pixels.
         mask_values: Class numbers in the mask before resizing.
@@ -44,13 +46,17 @@ class Prepared:
     mask: Image8 | None
     label: int
     split: int
+    patient: str
     original_size: tuple[int, int]
     original_type: str
     mask_values: frozenset[int]
 
 
-def prepare_all(catalogue: Catalogue, settings: PixelSettings) -> Iterator[Prepared | ImageError]:
-    """Decodes, scales and resizes every sample, in the order of the catalogue; a bad one gives its error."""
+def prepare_all(catalogue: Catalogue, settings: PixelSettings) -> Iterator[Prepared | ImageError | None]:
+    """Decodes, scales and resizes every sample, in the order of the catalogue.
+
+    A bad one gives its error, one without content None.
+    """
     return in_order(partial(_prepare, load, settings) for load in catalogue.samples)
 
 
@@ -88,17 +94,21 @@ def build(
         progress: Called with (done, total).
 
     Raises:
-        ImageError: An image is bad and `skip_bad` is not set, or every image is bad.
+        ImageError: An image is bad and `skip_bad` is not set, every image is bad, or a patient is in two splits.
         OSError: The disk is full.
     """
     problems = len(catalogue.problems)
     first_problem = next(iter(catalogue.problems), "")
     if problems and not skip_bad:
         raise ImageError(_with_remedy(first_problem, source, problems))
+    sides = Sides()
     with EntryWriter(directory, catalogue.has_masks, settings) as writer:
         for done, prepared in enumerate(prepare_all(catalogue, settings), 1):
             if isinstance(prepared, Prepared):
-                writer.append(prepared)
+                writer.append(prepared, done - 1)
+                sides.add(prepared.patient, prepared.split)
+            elif prepared is None:
+                pass
             elif skip_bad:
                 problems += 1
                 first_problem = first_problem or str(prepared)
@@ -107,7 +117,9 @@ def build(
             if progress:
                 progress(done, catalogue.count)
         if writer.count == 0:
-            raise ImageError(f"{source}: all of its {catalogue.count} images are bad; the first: {first_problem}")
+            cause = f"bad; the first: {first_problem}" if problems else "empty"
+            raise ImageError(f"{source}: all of its {catalogue.count} images are {cause}")
+    sides.check(source)
     write_meta(directory, writer.meta(catalogue.classes, skipped=problems))
 
 
@@ -119,10 +131,13 @@ class EntryWriter:
         square = (settings.image_size, settings.image_size)
         self._directory, self._settings = directory, settings
         self._binary_masks = True
+        self._patients: dict[str, int] = {}
         self._arrays = {
             "images": ArrayWriter(directory / "images.npy", (settings.channels or 1, *square), np.uint8),
             "labels": ArrayWriter(directory / "labels.npy", (), np.int32),
             "splits": ArrayWriter(directory / "splits.npy", (), np.uint8),
+            "patients": ArrayWriter(directory / "patients.npy", (), np.int64),
+            "positions": ArrayWriter(directory / "positions.npy", (), np.int64),
             "names": ArrayWriter(directory / "names.npy", (), np.uint8),
             "name_ends": ArrayWriter(directory / "name_ends.npy", (), np.int64),
         }
@@ -146,8 +161,8 @@ class EntryWriter:
         """Samples written so far."""
         return self._arrays["labels"].rows
 
-    def append(self, prepared: Prepared) -> None:
-        """Appends one sample."""
+    def append(self, prepared: Prepared, position: int) -> None:
+        """Appends one sample, and where in the catalogue it was."""
         if self._settings.channels is None and len(prepared.image) > self._channels:
             self._widen()
         self._arrays["images"].append(with_channels(prepared.image, self._channels))
@@ -156,6 +171,10 @@ class EntryWriter:
             self._binary_masks &= prepared.mask_values <= {0, 1} or prepared.mask_values <= {0, 255}
         self._arrays["labels"].append(prepared.label)
         self._arrays["splits"].append(prepared.split)
+        # A patient has the number of the first image, so that whoever is unknown has a number too.
+        first = self._patients.setdefault(prepared.patient, self.count - 1) if prepared.patient else self.count - 1
+        self._arrays["patients"].append(first)
+        self._arrays["positions"].append(position)
         name = prepared.name.encode("utf-8", "surrogateescape")
         self._arrays["names"].append(np.frombuffer(name, np.uint8))
         self._arrays["name_ends"].append(self._arrays["names"].rows)
@@ -188,11 +207,13 @@ class EntryWriter:
         narrow.unlink()
 
 
-def _prepare(load: Load, settings: PixelSettings) -> Prepared | ImageError:
+def _prepare(load: Load, settings: PixelSettings) -> Prepared | ImageError | None:
     try:
         sample = load()
     except ImageError as error:
         return error
+    if sample is None:
+        return None
     try:
         image = fit_image(sample.image, settings)
     except ImageError as error:
@@ -204,7 +225,15 @@ def _prepare(load: Load, settings: PixelSettings) -> Prepared | ImageError:
         counts = cv2.calcHist([sample.mask], [0], None, [256], [0, 256])
         values = frozenset(np.flatnonzero(counts).tolist())
     return Prepared(
-        sample.name, image, mask, sample.label, sample.split, (width, height), sample.image.dtype.name, values
+        name=sample.name,
+        image=image,
+        mask=mask,
+        label=sample.label,
+        split=sample.split,
+        patient=sample.patient,
+        original_size=(width, height),
+        original_type=sample.image.dtype.name,
+        mask_values=values,
     )
 
 

@@ -25,6 +25,7 @@ from ahm_env.errors import SettingsError
 # To be raised with every change of what is stored, so that old entries are not found.
 FORMAT = 2
 META = "set.json"
+CONTENT = ("images", "labels", "masks", "patients", "splits")
 NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
 
 
@@ -65,7 +66,7 @@ def cache_root(cache_dir: Path | None) -> Path:
     """
     root = Path(cache_dir or os.environ.get("AHM_CACHE") or platformdirs.user_cache_dir("ahm", appauthor=False))
     root = root.expanduser().absolute()
-    with _explained(root):
+    with explained(root):
         root.mkdir(parents=True, exist_ok=True)
     return root
 
@@ -88,9 +89,12 @@ def write_meta(directory: Path, meta: Meta) -> None:
 
 
 def content_digest(directory: Path, classes: tuple[str, ...]) -> str:
-    """Hex digest of the classes and of the files in a directory, names included."""
+    """Hex digest of the classes and of the arrays in a directory.
+
+    Names of images are left out: they may be pseudonyms, which differ between computers.
+    """
     content = hashlib.sha256(json.dumps(classes).encode())
-    for path in sorted(directory.iterdir()):
+    for path in sorted(directory / f"{name}.npy" for name in CONTENT if (directory / f"{name}.npy").is_file()):
         with path.open("rb") as file:
             content.update(path.name.encode() + hashlib.file_digest(file, "sha256").digest())
     return content.hexdigest()[:32]
@@ -104,7 +108,7 @@ def locked(root: Path, key: str) -> Iterator[None]:
         SettingsError: The cache directory is not writable.
     """
     lock = FileLock(root / f"{key}.lock")
-    with _explained(root):
+    with explained(root):
         lock.acquire()
     try:
         yield
@@ -123,7 +127,7 @@ def new_entry(root: Path, key: str) -> Iterator[Path]:
     for left_by_a_killed_process in root.glob(f"{key}.*.tmp"):
         shutil.rmtree(left_by_a_killed_process, ignore_errors=True)
     directory = root / f"{key}.{secrets.token_hex(4)}.tmp"
-    with _explained(root):
+    with explained(root):
         directory.mkdir()
     try:
         yield directory
@@ -198,7 +202,8 @@ def _sync(path: Path) -> None:
 
 
 @contextmanager
-def _explained(root: Path) -> Iterator[None]:
+def explained(root: Path) -> Iterator[None]:
+    """Turns an error of writing into the cache into a `SettingsError` that names the remedy."""
     try:
         yield
     except OSError as error:

@@ -1,4 +1,4 @@
-"""A folder: `images/`, optional `masks/` of the same stems, optional `labels.csv` (`image,label,split`)."""
+"""A folder: `images/`, optional `masks/` of the same stems, optional `labels.csv` (`image,label,split,patient`)."""
 
 import hashlib
 from collections import Counter
@@ -21,12 +21,12 @@ class Folder:
     def __init__(self, path: Path) -> None:
         self._images = path / "images" if (path / "images").is_dir() else path
         self._masks = path / "masks"
-        self._table = path / "labels.csv"
+        self.table = path / "labels.csv"
 
     def fingerprint(self) -> str:
         """Names, sizes and times of all files, and the content of `labels.csv`."""
-        with readable(self._table):
-            table = hashlib.sha256(self._table.read_bytes()).hexdigest() if self._table.is_file() else ""
+        with readable(self.table):
+            table = hashlib.sha256(self.table.read_bytes()).hexdigest() if self.table.is_file() else ""
         return f"{self.kind} {digest(self._images)} {digest(self._masks)} {table}"
 
     def catalogue(self) -> Catalogue:
@@ -40,7 +40,7 @@ class Folder:
             types = ", ".join(EXTENSIONS)
             cause = f"no image directly in it ({types})"
             raise ImageError(f"{self._images}: {cause}; put the images there, or give the folder they are in")
-        labels = Labels(self._table, images) if self._table.is_file() else None
+        labels = Labels(self.table, images) if self.table.is_file() else None
         problems = [
             f"{self._masks / name}: mask without an image of that stem; add the image or delete the mask"
             for name in masks.not_in(images)
@@ -66,10 +66,10 @@ class Folder:
         path = self._images / (stem + ending)
         if len(rivals) > 1:
             raise ImageError(f"{path}: stem is not unique ({', '.join(rivals)}); rename or delete all but one")
-        label, split = labels.find(stem, path) if labels else (UNLABELLED, 0)
+        label, split, patient = labels.find(stem, path) if labels else (UNLABELLED, 0, "")
         image = read_image(path)
         if masks is None:
-            return Sample(path.name, str(path), image, None, label, split)
+            return Sample(path.name, str(path), image, None, label, split, patient)
         if not masks:
             raise ImageError(f"{path}: no mask of that stem in {self._masks}; add it, or take the image out")
         if len(masks) > 1:
@@ -79,10 +79,10 @@ class Folder:
             (mask_height, mask_width), (height, width) = mask.shape, image.shape[:2]
             sizes = f"mask is {mask_width}x{mask_height} but image is {width}x{height}"
             raise ImageError(f"{path}: {sizes}; re-export one of them")
-        return Sample(path.name, str(path), image, mask, label, split)
+        return Sample(path.name, str(path), image, mask, label, split, patient)
 
     def _notes(self) -> list[str]:
         others = Counter(Path(entry.name).suffix for entry in files_in(self._images) if not is_image(entry.name))
-        if self._table.parent == self._images:
+        if self.table.parent == self._images:
             others -= Counter({".csv": 1})
         return [f"{self._images}: {n} files of type {end or 'none'!r} are not read" for end, n in others.items()]

@@ -25,7 +25,7 @@ class ImageSet:
         classes: Sorted class names; empty without labels.
         has_masks: Whether there are masks.
         skipped: How many bad images were left out.
-        content_key: Hex digest of pixels, masks, labels, splits and names: the same for a copy of the source.
+        content_key: Hex digest of pixels, masks, labels, splits and patients: the same for a copy.
     """
 
     def __init__(self, entry: Path, source: str) -> None:
@@ -42,6 +42,8 @@ class ImageSet:
         self._masks = _open(entry / "masks.npy") if meta.has_masks else None
         self._labels = _open(entry / "labels.npy")
         self._splits = _open(entry / "splits.npy")
+        self._patients = _open(entry / "patients.npy")
+        self._positions = _open(entry / "positions.npy")
         self.names: Sequence[str] = Names(_open(entry / "names.npy"), _open(entry / "name_ends.npy"))
 
     def __reduce__(self) -> tuple[type["ImageSet"], tuple[Path, str]]:
@@ -99,6 +101,22 @@ class ImageSet:
             IndexError: An index is outside the set.
         """
         return self._labels[_as_indices(indices)].astype(np.int64)
+
+    def patients(self, indices: npt.ArrayLike) -> npt.NDArray[np.int64]:
+        """Whom images show: (B,) int64, equal for images of one patient; an image of nobody known has its own number.
+
+        Raises:
+            IndexError: An index is outside the set.
+        """
+        return self._patients[_as_indices(indices)]
+
+    def positions(self, indices: npt.ArrayLike) -> npt.NDArray[np.int64]:
+        """Where in the catalogue of the source images are: (B,) int64, ascending as their indices.
+
+        Raises:
+            IndexError: An index is outside the set.
+        """
+        return self._positions[_as_indices(indices)]
 
     def split(self, name: str) -> npt.NDArray[np.int64]:
         """Indices of the images whose split is `name`, sorted.

@@ -1,22 +1,27 @@
-"""`labels.csv`: which class and which split an image of a folder belongs to."""
+"""`labels.csv`: which class, which split and which patient an image of a folder belongs to."""
 
 import csv
+import io
 from array import array
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ahm_env.errors import ImageError
 from ahm_env.images.files import ImageFiles, readable
+from ahm_env.images.patients import pseudonym
 from ahm_env.images.source import SPLITS, UNLABELLED, class_order
 
 ABSENT = -2
+UNKNOWN = -1
+NO_IMAGE = "no column `image` in its first line; it needs image,label,split"
 
 
 class Labels:
     """The lines of `labels.csv`, found by image.
 
     An image is named with or without its extension. Without a `split` column, or where its cell is empty, the
-    image is for training; without a label its class is unknown. Commas, semicolons or tabs separate.
+    image is for training; without a label its class is unknown, without a patient the image is a patient of its own.
+    Commas, semicolons or tabs separate.
 
     Attributes:
         classes: Sorted class names.
@@ -34,10 +39,11 @@ class Labels:
         self._labels = array("i", [ABSENT]) * len(images)
         self._splits = bytearray(len(images))
         self._unknown_splits: dict[int, str] = {}
+        self._patients = array("i", [UNKNOWN]) * len(images)
+        self._pseudonyms: list[str] = []
+        patients: dict[str, int] = {}
         numbers = {"": UNLABELLED}
-        for line, cells in table_lines(
-            table, ("image",), "no column `image` in its first line; it needs image,label,split"
-        ):
+        for line, cells in table_lines(table, ("image",), NO_IMAGE):
             position = images.position(cells["image"])
             if position is None:
                 cause = f"names {cells['image']!r}, which is not there; add the image or delete the line"
@@ -47,11 +53,15 @@ class Labels:
             else:
                 self._labels[position] = numbers.setdefault(cells.get("label", ""), len(numbers) - 1)
                 self._set_split(position, cells.get("split", "").lower() or SPLITS[0])
+                if patient := cells.get("patient", ""):
+                    if patient not in patients:
+                        self._pseudonyms.append(pseudonym(patient))
+                    self._patients[position] = patients.setdefault(patient, len(patients))
         self.classes = class_order(set(numbers) - {""})
         self._order = {numbers[name]: index for index, name in enumerate(self.classes)}
 
-    def find(self, stem: str, path: Path) -> tuple[int, int]:
-        """Class number (-1 if unknown) and split (an index into `SPLITS`) of the image of this stem.
+    def find(self, stem: str, path: Path) -> tuple[int, int, str]:
+        """Class number (-1 if unknown), split (an index into `SPLITS`) and pseudonym of the patient of an image.
 
         Args:
             stem: Name of the image without extension.
@@ -66,7 +76,12 @@ class Labels:
         if position in self._unknown_splits:
             cause = f"split is {self._unknown_splits[position]!r} in {self._table}"
             raise ImageError(f"{path}: {cause}; use one of: {', '.join(SPLITS)}")
-        return self._order.get(self._labels[position], UNLABELLED), self._splits[position]
+        patient = self._patients[position]
+        return (
+            self._order.get(self._labels[position], UNLABELLED),
+            self._splits[position],
+            self._pseudonyms[patient] if patient != UNKNOWN else "",
+        )
 
     def _set_split(self, position: int, split: str) -> None:
         if split in SPLITS:
@@ -88,9 +103,7 @@ def table_lines(table: Path, columns: Sequence[str], missing: str) -> Iterator[t
     """
     try:
         with readable(table), table.open(encoding="utf-8-sig", newline="") as file:
-            delimiter = max(",;\t", key=file.readline().count)
-            file.seek(0)
-            reader = csv.reader(file, delimiter=delimiter, strict=True)
+            reader = csv.reader(file, delimiter=separator_of(file), strict=True)
             header = [cell.strip().lower() for cell in next(reader, [])]
             if not set(columns) <= set(header):
                 raise ImageError(f"{table}: {missing}")
@@ -100,3 +113,10 @@ def table_lines(table: Path, columns: Sequence[str], missing: str) -> Iterator[t
                     yield reader.line_num, dict.fromkeys(columns, "") | dict(zip(header, stripped, strict=False))
     except (UnicodeDecodeError, csv.Error) as error:
         raise ImageError(f"{table}: not a CSV file in UTF-8 ({error}); save it as `CSV UTF-8`") from error
+
+
+def separator_of(file: io.TextIOBase) -> str:
+    """What separates the cells of a table that has just been opened: comma, semicolon or tab."""
+    separator = max(",;\t", key=file.readline().count)
+    file.seek(0)
+    return separator

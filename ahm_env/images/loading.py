@@ -89,29 +89,19 @@ def originals(images: ImageSet, indices: npt.ArrayLike) -> Iterator[Sample]:
         indices: (B,) integers, ascending.
 
     Yields:
-        One sample an index; only these are decoded, unless bad images were left out of the set.
+        One sample an index; only these are decoded.
 
     Raises:
         ImageError: The source has changed since the set was made.
     """
-    wanted = {images.names[index] for index in np.atleast_1d(np.asarray(indices))}
-    positions = set(np.atleast_1d(np.asarray(indices)).tolist())
-    found = 0
-    for position, load in enumerate(find_source(images.source, images.image_size).catalogue().samples):
-        if images.skipped == 0 and position not in positions:
-            continue
-        try:
-            sample = load()
-        except ImageError:
-            if images.skipped:
-                continue
-            raise
-        if sample.name not in wanted:
-            continue
-        found += 1
+    wanted = zip(images.positions(indices).tolist(), np.atleast_1d(np.asarray(indices)).tolist(), strict=True)
+    loads = enumerate(find_source(images.source, images.image_size).catalogue().samples)
+    for position, index in wanted:
+        load = next((load for place, load in loads if place == position), None)
+        sample = load() if load else None
+        if sample is None or sample.name != images.names[index]:
+            raise ImageError(f"{images.source}: its images have changed since they were read; start again")
         yield sample
-    if found != len(wanted):
-        raise ImageError(f"{images.source}: its images have changed since they were read; start again")
 
 
 def _usable(entry: Path, skip_bad: bool) -> bool:

@@ -7,6 +7,7 @@ from pathlib import Path
 from ahm_env.errors import ImageError
 from ahm_env.images.building import Prepared, Progress, prepare_all
 from ahm_env.images.loading import find_source
+from ahm_env.images.patients import Sides
 from ahm_env.images.pixels import PixelSettings
 from ahm_env.images.source import SPLITS, Catalogue
 
@@ -21,6 +22,8 @@ class SourceReport:
         source: As the user gave it.
         kind: "folder", "npz" or "phantom".
         images: Number of images that can be used.
+        patients: Number of patients whom these are known to show.
+        empty: Number of slices without content, which are left out.
         sizes: Images by (width, height) in pixels.
         channels: Images by number of channels, 1 or 3; three equal channels count as 1.
         pixel_types: Images by the type of their pixels, such as "uint8", "uint16", "float32".
@@ -36,6 +39,8 @@ class SourceReport:
     source: str
     kind: str
     images: int = 0
+    patients: int = 0
+    empty: int = 0
     sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
     channels: Counter[int] = field(default_factory=Counter)
     pixel_types: Counter[str] = field(default_factory=Counter)
@@ -67,6 +72,7 @@ def check_source(source: str | Path, progress: Progress | None = None) -> Source
     settings = PixelSettings()
     found = find_source(source, settings.image_size)
     report = SourceReport(str(source), found.kind)
+    sides, patients = Sides(), set[str]()
     try:
         catalogue = found.catalogue()
         report.classes = {name: Counter() for name in catalogue.classes}
@@ -75,10 +81,16 @@ def check_source(source: str | Path, progress: Progress | None = None) -> Source
         for done, prepared in enumerate(prepare_all(catalogue, settings), 1):
             if isinstance(prepared, Prepared):
                 _count(report, prepared, catalogue)
+                sides.add(prepared.patient, prepared.split)
+                patients.update({prepared.patient} - {""})
+            elif prepared is None:
+                report.empty += 1
             else:
                 report.problems.append(str(prepared))
             if progress:
                 progress(done, catalogue.count)
+        report.patients = len(patients)
+        sides.check(str(source))
     except ImageError as error:
         report.problems.append(str(error))
     return report

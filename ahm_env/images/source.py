@@ -28,6 +28,7 @@ class Sample:
         mask: (H, W) uint8 class numbers, or None where the source has no masks.
         label: Class number, or -1 if unknown.
         split: Index into `SPLITS`.
+        patient: Pseudonym of whom it shows; empty if unknown: the image then counts as a patient of its own.
     """
 
     name: str
@@ -36,9 +37,10 @@ class Sample:
     mask: npt.NDArray[np.uint8] | None = None
     label: int = UNLABELLED
     split: int = 0
+    patient: str = ""
 
 
-Load = Callable[[], Sample]
+Load = Callable[[], Sample | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +48,9 @@ class Catalogue:
     """What a source holds, known without decoding.
 
     Attributes:
-        count: Number of samples.
-        samples: One call a sample, in the order of the set; a bad one raises `ImageError`.
+        count: Number of samples, those without content included.
+        samples: One call a sample, in the order of the set; a bad one raises `ImageError`, one without content, such
+            as an empty slice of a volume, gives None and is left out.
         classes: Sorted class names; empty without labels.
         has_masks: Whether every sample has a mask.
         problems: What is wrong and belongs to no sample, one line each, naming the file.

@@ -202,9 +202,27 @@ def test_a_classifier_of_lesions_is_measured_on_what_its_segmenter_finds(call, m
 # Intervals
 
 
+def alone(count: int) -> list[np.ndarray]:
+    """Patients with one image each."""
+    return list(np.arange(count)[:, None])
+
+
+def test_patients_are_drawn_with_all_of_their_images():
+    drawn: list[set[int]] = []
+
+    def measure(chosen: np.ndarray) -> dict[str, float]:
+        drawn.append(set(chosen.tolist()))
+        return {"mean": float((chosen >= 10).mean())}
+
+    patients = [np.arange(10), np.arange(10, 12)]
+    found = with_intervals(measure, patients, draws=200)["mean"]
+    assert all(some in ({*range(10)}, {10, 11}, {*range(12)}) for some in drawn)
+    assert (found.low, found.mean, found.high) == (0, 2 / 12, 1)
+
+
 def test_the_interval_of_a_mean_is_that_of_the_normal_distribution_for_many_images():
     values = np.random.default_rng(1).normal(3, 2, 400)
-    found = with_intervals(lambda chosen: {"mean": float(values[chosen].mean())}, 400, draws=1000)["mean"]
+    found = with_intervals(lambda chosen: {"mean": float(values[chosen].mean())}, alone(400), draws=1000)["mean"]
     half = 1.96 * values.std() / sqrt(400)
     assert found.mean == values.mean()
     assert found.low == pytest.approx(values.mean() - half, abs=0.15 * half)
@@ -215,12 +233,14 @@ def test_intervals_repeat_and_leave_out_what_is_not_defined():
     def measure(chosen: np.ndarray) -> dict[str, float]:
         return {"constant": 0.5, "never": nan, "sometimes": 1.0 if 0 in chosen else nan}
 
-    found = with_intervals(measure, 3, draws=50)
+    found = with_intervals(measure, alone(3), draws=50)
     assert (found["constant"].low, found["constant"].mean, found["constant"].high) == (0.5, 0.5, 0.5)
     assert all(isnan(value) for value in (found["never"].low, found["never"].mean, found["never"].high))
     assert (found["sometimes"].low, found["sometimes"].high) == (1, 1)
     many = np.random.default_rng(0).random(30)
-    first, second = (with_intervals(lambda chosen: {"m": float(many[chosen].mean())}, 30, draws=50) for _ in range(2))
+    first, second = (
+        with_intervals(lambda chosen: {"m": float(many[chosen].mean())}, alone(30), draws=50) for _ in range(2)
+    )
     assert first == second
 
 

@@ -6,11 +6,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ahm_env import ImageSet, SettingsError
-from downstream.labelled import choose_labelled, label_order
+from ahm_env.images.patients import fair_order
+from downstream.labelled import choose_labelled
 
 CLASSES = st.lists(st.integers(1, 12), min_size=1, max_size=6).flatmap(
     lambda sizes: st.permutations([number for number, size in enumerate(sizes) for _ in range(size)])
 )
+
+
+def label_order(classes: np.ndarray, seed: int) -> np.ndarray:
+    """Where each image is a patient of its own."""
+    return fair_order(classes, np.arange(len(classes)), seed)
 
 
 def deviations(classes: np.ndarray, order: np.ndarray) -> np.ndarray:

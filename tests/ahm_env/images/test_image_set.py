@@ -164,6 +164,8 @@ def test_a_hundred_thousand_images_need_no_private_memory(cache: Path) -> None:
         np.save(directory / "images.npy", np.zeros((count, 1, 8, 8), np.uint8))
         np.save(directory / "labels.npy", np.zeros(count, np.int32))
         np.save(directory / "splits.npy", (np.arange(count) % 3).astype(np.uint8))
+        np.save(directory / "patients.npy", np.arange(count))
+        np.save(directory / "positions.npy", np.arange(count))
         np.save(directory / "names.npy", np.frombuffer(names, np.uint8))
         np.save(directory / "name_ends.npy", np.arange(1, count + 1) * 16)
         write_meta(directory, Meta(8, 1, ("a",), has_masks=False, binary_masks=True, skipped=0, content=""))

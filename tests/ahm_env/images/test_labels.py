@@ -23,7 +23,7 @@ def read(tmp_path: Path, images: ImageFiles, text: str | bytes) -> Labels:
 
 
 def found(labels: Labels) -> list[tuple[int, int]]:
-    return [labels.find(Path(name).stem, Path(name)) for name in NAMES]
+    return [labels.find(Path(name).stem, Path(name))[:2] for name in NAMES]
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_an_unknown_split_is_named(tmp_path: Path, images: ImageFiles) -> None:
     labels = read(tmp_path, images, "image,split\na,holdout\nb,val\nc,test\n")
     with pytest.raises(ImageError, match=r"a\.png: split is 'holdout' in .*; use one of: train, val, test"):
         labels.find("a", Path("a.png"))
-    assert labels.find("b", Path("b.png")) == (-1, 1)
+    assert labels.find("b", Path("b.png")) == (-1, 1, "")
 
 
 def test_lines_without_an_image_and_second_lines_are_problems(tmp_path: Path, images: ImageFiles) -> None:
@@ -88,3 +88,14 @@ def test_what_is_not_csv_in_utf8_is_refused_in_one_line(tmp_path: Path, images: 
     with pytest.raises(ImageError, match=r"labels\.csv: not a CSV file in UTF-8 .*; save it as `CSV UTF-8`") as caught:
         read(tmp_path, images, content)
     assert "\n" not in str(caught.value)
+
+
+def test_patients_get_pseudonyms_that_are_the_same_for_the_same_number(
+    tmp_path: Path, images: ImageFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AHM_CACHE", str(tmp_path / "cache"))
+    labels = read(tmp_path, images, "image,patient\na,MUELLER\nb, \nc,MUELLER\n")
+    first, none, second = (labels.find(Path(name).stem, Path(name))[2] for name in NAMES)
+    assert (first, none) == (second, "")
+    assert len(first) == 10
+    assert "MUELLER" not in first

@@ -1,0 +1,37 @@
+"""What a person sees in a terminal, or reads in a log: a console, and a bar for images that are being read."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+LOADED_LINE = 5_000  # images between two lines about loading, outside a terminal
+
+
+def make_console() -> Console:
+    """Wide enough that lines which are not shown in a terminal are not broken; colours only in one."""
+    console = Console(highlight=False, emoji=False)
+    return console if console.is_terminal else Console(highlight=False, emoji=False, width=500, no_color=True)
+
+
+@contextmanager
+def reading(console: Console) -> Iterator[Callable[[int, int], None]]:
+    """A bar, or lines outside a terminal, for images that are being read."""
+    bar = Progress(
+        TextColumn("reading images"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
+    with bar:
+        task = bar.add_task("", total=None)
+
+        def report(done: int, count: int) -> None:
+            bar.update(task, completed=done, total=count)
+            if not console.is_terminal and done % LOADED_LINE == 0:
+                console.print(f"{done:>9,} of {count:,} images read")
+
+        yield report

@@ -1,0 +1,113 @@
+"""Draws splits, patients kept apart, and writes them into `labels.csv`."""
+
+import csv
+import io
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from ahm_env.errors import ImageError, SettingsError
+from ahm_env.files import write_text
+from ahm_env.images.building import Progress, in_order
+from ahm_env.images.labels import NO_IMAGE, separator_of, table_lines
+from ahm_env.images.loading import find_source
+from ahm_env.images.patients import Ints, fair_order, first_patients
+
+BEFORE = "labels.before.csv"
+
+
+def split_source(
+    source: str,
+    shares: Mapping[str, float],
+    stratify: str | None = None,
+    seed: int = 0,
+    again: bool = False,
+    progress: Progress | None = None,
+) -> Counter[str]:
+    """Draws a split for each image of a folder and writes it into its `labels.csv`; a patient is in one split.
+
+    Args:
+        source: A folder.
+        shares: Of the images, by split; they add up to 1. Met as nearly as whole patients allow.
+        stratify: "label" gives every split its share of each class, as nearly as possible.
+        seed: Decides.
+        again: Replace splits that are there; the table before is kept as `labels.before.csv`.
+        progress: Called with (done, total).
+
+    Returns:
+        Images by split.
+
+    Raises:
+        ImageError: The source, or one of its images, cannot be used.
+        SettingsError: The shares are wrong, too few patients, splits are there already, or no place to write them.
+    """
+    if abs(sum(shares.values()) - 1) > 1e-6 or min(shares.values()) < 0:
+        told = ", ".join(f"--{name} {share:g}" for name, share in shares.items())
+        raise SettingsError(f"{told}: shares must be 0 or more and add up to 1; for example 0.7, 0.1 and 0.2")
+    if stratify not in (None, "label"):
+        raise SettingsError(f"--stratify {stratify} is unknown; give label, or leave it out")
+    found = find_source(source, 64)
+    table = getattr(found, "table", None)
+    if table is None:
+        raise SettingsError(f"{source}: a source of kind {found.kind} has splits of its own; give a folder")
+    separator, rows = _read(table)
+    if any(row.get("split") for row in rows) and not again:
+        raise SettingsError(f"{table}: has splits already; --again draws new ones and keeps the table as {BEFORE}")
+    catalogue = found.catalogue()
+    if catalogue.problems:
+        raise ImageError(f"{catalogue.problems[0]} (`ahm data check {source}` lists all problems)")
+    names, classes, patients = [], [], []
+    numbers: dict[str, int] = {}
+    for done, sample in enumerate(in_order(catalogue.samples), 1):
+        if sample is not None:
+            names.append(sample.name)
+            classes.append(sample.label if stratify else 0)
+            patients.append(numbers.setdefault(sample.patient or f"image {done}", len(numbers)))
+        if progress:
+            progress(done, catalogue.count)
+    splits = _draw(np.array(classes), np.array(patients), shares, seed, source)
+    _write(table, separator, rows, dict(zip(names, splits, strict=True)))
+    return Counter(splits)
+
+
+def _draw(classes: Ints, patients: Ints, shares: Mapping[str, float], seed: int, source: str) -> list[str]:
+    """The split of each image: beginnings of a fair order of patients."""
+    rest = fair_order(classes, patients, seed)
+    splits, left = [""] * len(classes), float(len(classes))
+    for name, share in shares.items():
+        images = share * len(classes)
+        taken = rest if images >= left - 0.5 else first_patients(patients, rest, round(images))
+        if share and not len(taken):
+            raise SettingsError(
+                f"{source}: {len(set(patients.tolist())):,} patients are too few, or one has too many of the images, "
+                f"for a share of {share:g} in {name}; leave that split out, or add patients"
+            )
+        for position in taken:
+            splits[position] = name
+        rest, left = rest[len(taken) :], left - images
+    return splits
+
+
+def _read(table: Path) -> tuple[str, list[dict[str, str]]]:
+    """Columns in lower case and lines of a table, empty where there is none, with what separates its cells."""
+    if not table.is_file():
+        return ",", []
+    with table.open(encoding="utf-8-sig", newline="") as file:
+        separator = separator_of(file)
+    return separator, [cells for _, cells in table_lines(table, ("image",), NO_IMAGE)]
+
+
+def _write(table: Path, separator: str, rows: list[dict[str, str]], splits: Mapping[str, str]) -> None:
+    by_stem = {Path(name).stem: split for name, split in splits.items()}
+    rows = rows or [{"image": name} for name in splits]
+    for row in rows:
+        row["split"] = splits.get(row["image"]) or by_stem[Path(row["image"]).stem]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), delimiter=separator, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    if table.is_file():
+        write_text(table.with_name(BEFORE), table.read_text(encoding="utf-8-sig"))
+    write_text(table, text.getvalue())
