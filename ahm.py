@@ -14,7 +14,7 @@ ALGOS = (
 )
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False, help=__doc__)
-data_app = typer.Typer(no_args_is_help=True, help="Look at images before training on them.")
+data_app = typer.Typer(no_args_is_help=True, help="Look at images, split and import them.")
 app.add_typer(data_app, name="data")
 
 
@@ -24,7 +24,9 @@ def flag(name: str, text: str, default: str | bool = False, panel: str = "Run") 
 
 
 Algo = Annotated[str | None, flag("--algo", f"Agent: {ALGOS}.", "a3c")]
-Data = Annotated[str | None, flag("--data", "Images: a folder, a .npz file, or phantom[:COUNT[:SEED]].", "phantom")]
+Data = Annotated[
+    str | None, flag("--data", "Images: a folder, a file (.npz, .nii.gz, DICOM), or phantom[:COUNT[:SEED]].", "phantom")
+]
 Out = Annotated[Path | None, flag("--out", "Directory of the run.", "runs/ALGO-DATA-NUMBER")]
 Resume = Annotated[
     bool,
@@ -48,13 +50,29 @@ MaskRatio = Annotated[
 Horizon = Annotated[int | None, flag("--horizon", "Steps an image.", "1", "Images and masks")]
 Share = Annotated[
     str | None,
-    flag("--share", "Share of the quota that the agent chooses, START:END.", "0.5:1", "Images and masks"),
+    flag("--share", "Share of the quota that the agent chooses, START:END.", "0:0.5", "Images and masks"),
 ]
 Judge = Annotated[
     str | None, flag("--judge", "File of a U-Net that judges the masks too: judged_hardness in metrics.csv.")
 ]
 Channels = Annotated[int | None, flag("--channels", "1 or 3.", "what the images are", "Images and masks")]
 Fit = Annotated[str | None, flag("--fit", "stretch, or pad to keep the aspect ratio.", "stretch", "Images and masks")]
+Window = Annotated[
+    str | None,
+    flag("--window", "Of CT: lung, bone, brain, soft, or CENTRE,WIDTH.", "the file's own", "Images and masks"),
+]
+Axis = Annotated[
+    str | None, flag("--axis", "Slices of volumes: sagittal, coronal or axial.", "axial", "Images and masks")
+]
+BurnedIn = Annotated[
+    bool | None,
+    typer.Option(
+        "--burned-in",
+        help="Take DICOM images in that say that text, a name perhaps, is burned into them.",
+        show_default=False,
+        rich_help_panel="Images and masks",
+    ),
+]
 SkipBad = Annotated[
     bool | None,
     typer.Option(
@@ -71,7 +89,7 @@ Skips = Annotated[
     typer.Option(
         "--skips/--no-skips",
         help="Whether skip connections are there while it reconstructs; cut, its deepest layers learn more.",
-        show_default="skips",
+        show_default="no-skips",
         rich_help_panel="U-Net",
     ),
 ]
@@ -122,6 +140,9 @@ def train_agent(
     judge: Judge = None,
     channels: Channels = None,
     fit: Fit = None,
+    window: Window = None,
+    axis: Axis = None,
+    burned_in: BurnedIn = None,
     skip_bad: SkipBad = None,
     width: Width = None,
     norm: Norm = None,
@@ -179,6 +200,9 @@ def compare_agents(
     share: Share = None,
     channels: Channels = None,
     fit: Fit = None,
+    window: Window = None,
+    axis: Axis = None,
+    burned_in: BurnedIn = None,
     skip_bad: SkipBad = None,
     width: Width = None,
     norm: Norm = None,
@@ -258,7 +282,10 @@ def annotate(
         Path, typer.Option(help="Directory with config.json and model.safetensors of a SAM.", show_default=False)
     ],
     data: Annotated[
-        str, typer.Option(help="Images: a folder, a .npz file, or phantom[:COUNT[:SEED]].", show_default=False)
+        str,
+        typer.Option(
+            help="Images: a folder, a file (.npz, .nii.gz, DICOM), or phantom[:COUNT[:SEED]].", show_default=False
+        ),
     ],
     out: Annotated[Path, typer.Option(help="Directory of the labelled source that comes of it.", show_default=False)],
     prompt: Annotated[
@@ -286,6 +313,48 @@ def data_check(
     raise typer.Exit(check_data(source))
 
 
+@data_app.command("show")
+def data_show(
+    source: Annotated[str, typer.Argument(help="As for check.")],
+    out: Annotated[Path, typer.Option(help="PNG to write.")] = Path("contact-sheet.png"),
+    count: Annotated[int, typer.Option(help="Images on it.", min=1)] = 24,
+    seed: Annotated[int, typer.Option(help="Which images.", min=0)] = 0,
+    window: Window = None,
+    axis: Annotated[str, typer.Option(help="Slices of volumes: sagittal, coronal or axial.")] = "axial",
+    burned_in: Annotated[
+        bool, typer.Option("--burned-in", help="Take in images with burned-in text.", show_default=False)
+    ] = False,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Go on without bad images.", show_default=False)] = False,
+) -> None:
+    """Make a contact sheet: some images, mixed as the whole, with the contours of their masks."""
+    from ahm_env.images.console import show_data
+
+    raise typer.Exit(show_data(source, out, count, seed, window, axis, burned_in, skip_bad))
+
+
+@data_app.command("import")
+def data_import(
+    name: Annotated[str, typer.Argument(help="isic2018, busi, lgg, medmnist or medsegbench.")],
+    source: Annotated[Path, typer.Argument(help="The data set as it is distributed: a folder, or a .npz file.")],
+    out: Annotated[Path, typer.Option(help="Folder to write.", show_default=False)],
+) -> None:
+    """Turn a public data set into a folder of images, masks and labels.csv."""
+    from ahm_env.images.console import import_into
+
+    raise typer.Exit(import_into(name, source, out))
+
+
+@data_app.command("find")
+def data_find(
+    source: Annotated[str, typer.Argument(help="A folder of DICOM files.")],
+    name: Annotated[str, typer.Argument(help="The name under which an image is shown.")],
+) -> None:
+    """Print which file it is that is shown under a pseudonym."""
+    from ahm_env.images.console import find_file
+
+    raise typer.Exit(find_file(source, name))
+
+
 @data_app.command("split")
 def data_split(
     source: Annotated[str, typer.Argument(help="A folder.")],
@@ -299,11 +368,12 @@ def data_split(
     again: Annotated[
         bool, typer.Option("--again", help="Replace the splits that are there; the old table is kept.")
     ] = False,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Go on without bad images.", show_default=False)] = False,
 ) -> None:
     """Draw splits that keep each patient on one side, and write them into the folder's labels.csv."""
     from ahm_env.images.console import split_data
 
-    raise typer.Exit(split_data(source, {"train": train, "val": val, "test": test}, stratify, seed, again))
+    raise typer.Exit(split_data(source, {"train": train, "val": val, "test": test}, stratify, seed, again, skip_bad))
 
 
 LabelledData = Annotated[
@@ -384,6 +454,19 @@ def finetune(
         int | None, flag("--channels", "1 or 3.", "the run's, else what the images are", "Images")
     ] = None,
     fit: Annotated[str | None, flag("--fit", "stretch or pad.", "the run's, else stretch", "Images")] = None,
+    window: Annotated[
+        str | None,
+        flag("--window", "lung, bone, brain, soft, or CENTRE,WIDTH.", "the run's, else the file's own", "Images"),
+    ] = None,
+    axis: Annotated[
+        str | None, flag("--axis", "sagittal, coronal or axial.", "the run's, else axial", "Images")
+    ] = None,
+    burned_in: Annotated[
+        bool | None,
+        typer.Option(
+            "--burned-in", help="Take in images with burned-in text.", show_default=False, rich_help_panel="Images"
+        ),
+    ] = None,
     skip_bad: Annotated[
         bool | None,
         typer.Option("--skip-bad", help="Go on without bad images.", show_default=False, rich_help_panel="Images"),
@@ -436,12 +519,15 @@ def evaluate(
     ] = None,
     flips: Flips = False,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Go on without bad images.", show_default=False)] = False,
+    burned_in: Annotated[
+        bool, typer.Option("--burned-in", help="Take in images with burned-in text.", show_default=False)
+    ] = False,
     device: AnyDevice = "auto",
 ) -> None:
     """Measure a fine-tuned model on labelled images: means with 95 % intervals over images, at their own size."""
     from downstream.evaluation import evaluate as measure
 
-    raise typer.Exit(measure(tuned, data, split, out, pictures, flips, skip_bad, device))
+    raise typer.Exit(measure(tuned, data, split, out, pictures, flips, skip_bad, burned_in, device))
 
 
 @app.command("export")

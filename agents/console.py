@@ -2,10 +2,11 @@
 
 import signal
 from collections.abc import Mapping
+from dataclasses import asdict
 from math import isnan
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -16,34 +17,10 @@ from agents.directory import Directory, Row, S, free_directory
 from agents.measuring import Measurement
 from agents.pretraining import Pretraining
 from agents.runs import RunDirectory, default_out
-from agents.settings import PRESETS, RunSettings
+from agents.settings import PRESETS, ImageSettings, RunSettings
 from ahm_env import ImageSet, RunError, load_images
 from ahm_env.console import make_console, reading
 from ahm_env.images.source import Source
-
-
-class ImageSettings(Protocol):
-    """Settings that say which images, and how they become pixels."""
-
-    @property
-    def data(self) -> str:
-        """Source of images."""
-
-    @property
-    def image_size(self) -> int:
-        """Pixels a side."""
-
-    @property
-    def channels(self) -> int | None:
-        """1, 3, or None: what the images are."""
-
-    @property
-    def fit(self) -> str:
-        """How images become square."""
-
-    @property
-    def skip_bad(self) -> bool:
-        """Whether to go on without images that cannot be read."""
 
 
 class Display:
@@ -202,12 +179,7 @@ def load(settings: ImageSettings, console: Console, source: Source | None = None
     """Load the images of a run, or those of another source; they are decoded where that was not done before."""
     with reading(console) as report:
         images = load_images(
-            source or settings.data,
-            settings.image_size,
-            settings.channels,
-            settings.fit,
-            settings.skip_bad,
-            progress=report,
+            source or settings.data, skip_bad=settings.skip_bad, progress=report, **asdict(settings.pixels)
         )
     if images.skipped:
         console.print(f"[yellow]warning:[/] {images.skipped:,} bad images were left out; `ahm data check` lists them")

@@ -33,7 +33,7 @@ class LossAgent(ScoringAgent):
     """Regresses the loss of every hidden patch on the image, and hides those of which it expects most.
 
     In the manner of HPM (Wang et al., "Hard patches mining for masked image modeling", CVPR 2023), with its
-    easy-to-hard schedule as the run's share, 0:0.5 by default for this agent. Losses are standardised within the
+    easy-to-hard schedule as the run's share, 0:0.5 by default. Losses are standardised within the
     image: the order is what counts, and images differ in difficulty by factors.
     """
 

@@ -9,11 +9,11 @@ import torch
 
 from agents import AGENTS
 from ahm_env import MaskRatio, PatchGrid, SettingsError
+from ahm_env.images.pixels import PixelSettings
 from ahm_env.reconstruction import find_device
 
 SCHEDULES = ("joint", "staged")
 
-SHARES = {"loss": "0:0.5"}  # HPM's easy-to-hard schedule, where no share is given
 
 PRESETS: dict[str, dict[str, Any]] = {
     "demo": {"images": 8_000},
@@ -25,6 +25,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "batch_size": 12,
         "learning_rate": 2e-4,
         "agent_learning_rate": 2e-4,
+        "share": "0.5:1",
+        "skips": True,
     },
 }
 
@@ -55,22 +57,49 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class RunSettings(Settings):
-    """Settings of a run; the same settings, images and one worker give the same weights, bit for bit."""
+class ImageSettings(Settings):
+    """Which images, and how they are read and become pixels."""
 
-    algo: str = "a3c"
-    """Agent that chooses the masks."""
     data: str = "phantom"
     """Source of images."""
     image_size: int = 64
     """Images are resized to this many pixels a side."""
+    channels: int | None = None
+    """1 or 3; by default what the images are."""
+    fit: str = "stretch"
+    """How images become square: stretch or pad."""
+    window: str | None = None
+    """Of DICOM and NIfTI: lung, bone, brain, soft, or centre,width; by default the file's own."""
+    axis: str = "axial"
+    """Of NIfTI volumes: across which axis they are cut into slices."""
+    burned_in: bool = False
+    """Whether to take DICOM images in that say that text is burned into them."""
+    skip_bad: bool = False
+    """Go on without images that cannot be read."""
+
+    @property
+    def pixels(self) -> PixelSettings:
+        """How images become pixels.
+
+        Raises:
+            SettingsError: A setting is out of range.
+        """
+        return PixelSettings(self.image_size, self.channels, self.fit, self.window, self.axis, self.burned_in)
+
+
+@dataclass(frozen=True)
+class RunSettings(ImageSettings):
+    """Settings of a run; the same settings, images and one worker give the same weights, bit for bit."""
+
+    algo: str = "a3c"
+    """Agent that chooses the masks."""
     patch_size: int = 8
     """Side of a patch, pixels."""
     mask_ratio: str = "0.5"
     """Share of the patches that is hidden; low:high lets the agent decide."""
     horizon: int = 1
     """Steps an image, after each of which the agent sees what is hidden."""
-    share: str = "0.5:1"
+    share: str = "0:0.5"
     """Share of the quota that the agent chooses, from the start to the end of the run."""
     images: int = 12_000
     """Presentations of images in all."""
@@ -80,7 +109,7 @@ class RunSettings(Settings):
     """Channels of the U-Net's first level."""
     norm: str = "batch"
     """Normalisation in the U-Net: batch or group."""
-    skips: bool = True
+    skips: bool = False
     """Whether the U-Net's skip connections are there while it reconstructs."""
     precision: str = "auto"
     """Of the U-Net's layers: fp32, bf16, or auto: bf16 on CUDA."""
@@ -100,17 +129,11 @@ class RunSettings(Settings):
     """joint, or staged: U-Net on random masks, then the agent, then the U-Net on the agent's masks."""
     loss_on: str = "hidden"
     """Patches that the U-Net learns from: hidden or all."""
-    channels: int | None = None
-    """1 or 3; by default what the images are."""
-    fit: str = "stretch"
-    """How images become square: stretch or pad."""
-    skip_bad: bool = False
-    """Go on without images that cannot be read."""
     agent: Mapping[str, Any] = field(default_factory=dict)
     """Further settings of the agent, such as gamma."""
 
     def __post_init__(self) -> None:
-        self.grid, self.ratio.quotas(self.grid.patches), self.shares
+        self.grid, self.ratio.quotas(self.grid.patches), self.shares, self.pixels
         for name in ("horizon", "images", "batch_size", "width"):
             if getattr(self, name) < 1:
                 raise SettingsError(f"--{name.replace('_', '-')} {getattr(self, name)} must be 1 or more")
@@ -138,8 +161,7 @@ class RunSettings(Settings):
         if preset is not None and preset not in PRESETS:
             raise SettingsError(f"--preset {preset} is unknown; choose one of {', '.join(PRESETS)}")
         chosen = {key: value for key, value in given.items() if value is not None}
-        own = {"share": SHARES[chosen["algo"]]} if chosen.get("algo") in SHARES else {}
-        return cls(**{**own, **PRESETS.get(preset or "", {}), **chosen})
+        return cls(**{**PRESETS.get(preset or "", {}), **chosen})
 
     @property
     def grid(self) -> PatchGrid:

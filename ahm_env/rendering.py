@@ -24,6 +24,8 @@ HEADER = 30
 FOOTER = 34  # room for a colour scale
 PAPER, INK = (255, 255, 255), (40, 40, 48)
 HIDDEN = (58, 62, 74)  # colour of a hidden patch
+# Readable on skin, on grey scans, and for people who do not see red and green apart (Okabe, Ito, 2008)
+COLOURS = ((0, 158, 255), (230, 159, 0), (0, 200, 140), (204, 121, 167), (240, 228, 66), (213, 94, 0))
 
 
 def panel(columns: Mapping[str, Pixels], scales: Mapping[str, Limits] | None = None) -> Pixels:
@@ -103,6 +105,12 @@ def masked(images: Pixels, masks: Bools) -> Pixels:
     patch = images.shape[1] // side
     pixels = masks.reshape(-1, side, side, 1).repeat(patch, 1).repeat(patch, 2)
     return np.where(pixels, np.array(HIDDEN, np.uint8), images)
+
+
+def draw_contour(picture: Pixels, inside: Bools, colour: tuple[int, int, int], line: int) -> None:
+    """Outline what is inside, `(H, W)`, holes too, on a picture `(H, W, 3)`, with a line of so many pixels."""
+    found, _ = cv2.findContours(inside.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
+    cv2.drawContours(picture, found, -1, colour, line, cv2.LINE_AA)
 
 
 def reconstruction_columns(images: Pixels, masks: Bools, reconstructions: Pixels, losses: Map) -> dict[str, Pixels]:

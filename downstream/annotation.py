@@ -18,6 +18,7 @@ from ahm_env.console import make_console
 from ahm_env.errors import ImageError, RunError, SettingsError
 from ahm_env.files import atomic, sha256, write_text
 from ahm_env.images.decoding import read_mask
+from ahm_env.images.encoding import save_picture
 from ahm_env.images.files import is_image, readable
 from ahm_env.images.loading import find_source
 from ahm_env.images.pixels import Image8, PixelSettings, to_uint8
@@ -25,7 +26,6 @@ from ahm_env.images.source import SPLITS, Catalogue, Load, Sample
 from ahm_env.masks import Bools
 from ahm_env.reconstruction import find_device
 from downstream.metrics import score_mask
-from downstream.pictures import save_picture
 from downstream.prompts import ALL, PointTable, Prompts, find_prompts, stem
 from downstream.sam import SegmentAnything, weights_file
 from downstream.segmentation import MEASURES
@@ -122,7 +122,7 @@ def annotate(sam_directory: Path, prompt: str, data: str, out: Path, split: str 
     console = make_console()
     if split not in (*SPLITS, ALL):
         raise SettingsError(f"--split {split} is unknown; choose one of: {', '.join((*SPLITS, ALL))}")
-    source = find_source(data, PixelSettings().image_size)
+    source = find_source(data, PixelSettings())
     catalogue, prompts = source.catalogue(), find_prompts(prompt)
     sam = SegmentAnything.load(sam_directory, find_device(device))
     if isinstance(prompts, PointTable):

@@ -9,10 +9,11 @@ import numpy as np
 import numpy.typing as npt
 
 from ahm_env import ImageSet
+from ahm_env.images.encoding import save_picture
 from ahm_env.masks import Ints
 from downstream.metrics import ClassificationScores, score_labels
 from downstream.models import Model
-from downstream.pictures import draw_confusion, save_picture
+from downstream.pictures import draw_confusion
 from downstream.tables import write_rows
 
 BATCH = 64  # images at once

@@ -106,9 +106,8 @@ class Plan:
 
     @property
     def shared(self) -> dict[str, Any]:
-        """Settings of every run: one process each, and one curriculum for all."""
-        share = RunSettings().share  # an agent's own default would make its curriculum another
-        return {"share": share, **self.common, "workers": 1}
+        """Settings of every run: one process each."""
+        return {**self.common, "workers": 1}
 
     @property
     def variants(self) -> list[Variant]:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
 from math import isnan
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,7 @@ def evaluate(
     pictures: Path | None = None,
     flips: bool = False,
     skip_bad: bool = False,
+    burned_in: bool = False,
     device: str = "auto",
 ) -> int:
     """Evaluate a model, and show how good it is.
@@ -55,6 +57,7 @@ def evaluate(
         pictures: Directory for a table of all images, and for a picture of the cases or of the confusion.
         flips: Test-time augmentation.
         skip_bad: Go on without images that cannot be read.
+        burned_in: Take DICOM images in that say that text is burned into them.
         device: Where to compute.
 
     Returns:
@@ -74,9 +77,10 @@ def evaluate(
         raise SettingsError(f"--pictures {pictures} is a run, whose own test.csv would be lost; give another directory")
     model, segmenter = load_tuned(tuned, device)
     card = model.card
-    source = data if segmenter is None else Cropped(find_source(data, card.image_size), segmenter, data)
+    pixels = replace(card.pixels, burned_in=burned_in)
+    source = data if segmenter is None else Cropped(find_source(data, pixels), segmenter, data)
     with reading(console) as report:
-        images = load_images(source, card.image_size, card.channels, card.fit, skip_bad, progress=report)
+        images = load_images(source, skip_bad=skip_bad, progress=report, **asdict(pixels))
     if images.skipped:
         console.print(f"[yellow]warning:[/] {images.skipped:,} bad images were left out; `ahm data check` lists them")
     if card.task == "classification":

@@ -285,6 +285,8 @@ def make_card(settings: FinetuneSettings, images: ImageSet, start: Start) -> Car
         norm=settings.norm if is_unet else "",
         bilinear=start.unet.bilinear if start.unet is not None else False,
         cropped=settings.crop_with is not None,
+        window=settings.window,
+        axis=settings.axis,
     )
 
 

@@ -1,6 +1,6 @@
 """Judging agents: every one on the same frozen U-Net, on images that it did not learn from."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -109,7 +109,9 @@ def judge_run(path: Path, unet: Path | None = None, data: str | None = None) -> 
             f"{unet or path}: a U-Net for {channels} channels cannot judge an agent for {agent.problem.channels}; "
             f"choose another --unet"
         )
-    images = load_images(data or settings.data, settings.image_size, channels, settings.fit, settings.skip_bad)
+    images = load_images(
+        data or settings.data, skip_bad=settings.skip_bad, **asdict(replace(settings.pixels, channels=channels))
+    )
     return Judged(
         settings,
         judge(agent, reconstructor, images, judged_images(images, data), settings.ratio, settings.horizon),

@@ -1,7 +1,7 @@
 """What fine-tuning makes: a network with a description of its images and classes, in one file that anyone can load."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ahm_env import CheckpointError, SettingsError, Standardisation, UNet
 from ahm_env.files import first_line, load_tensors, save_tensors
+from ahm_env.images.pixels import PixelSettings
 from ahm_env.masks import as_tensor
 from ahm_env.reconstruction import find_device, load_unet
 from ahm_env.unet import initialise
@@ -36,6 +37,8 @@ class Card:
         image_size: S; images are resized to S x S pixels.
         channels: 1 or 3.
         fit: How images become square: `stretch` or `pad`.
+        window: Of DICOM and NIfTI images: which intensities are shown; None is the file's own.
+        axis: Of NIfTI volumes: across which axis they are cut.
         mean: Of each channel, in 0..255 units, by which images are standardised.
         deviation: Likewise.
         width: Channels of the U-Net's first level; 0 for VGG16.
@@ -57,6 +60,13 @@ class Card:
     norm: str
     bilinear: bool
     cropped: bool = False
+    window: str | None = None
+    axis: str = "axial"
+
+    @property
+    def pixels(self) -> PixelSettings:
+        """How images become the pixels that the model sees."""
+        return PixelSettings(self.image_size, self.channels, self.fit, self.window, self.axis)
 
     @classmethod
     def from_dict(cls, about: Mapping[str, Any]) -> "Card":
@@ -67,7 +77,8 @@ class Card:
         """
         lists = ("classes", "values", "mean", "deviation")
         return cls(
-            **{field.name: about[field.name] for field in fields(cls)} | {name: tuple(about[name]) for name in lists}
+            **{one.name: about[one.name] for one in fields(cls) if one.name in about or one.default is MISSING}
+            | {name: tuple(about[name]) for name in lists}
         )
 
 

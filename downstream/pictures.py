@@ -2,24 +2,20 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
-from ahm_env.files import atomic
 from ahm_env.images.opencv import cv2
 from ahm_env.images.pixels import to_uint8
 from ahm_env.images.source import Pixels
-from ahm_env.rendering import INK, PAPER
+from ahm_env.rendering import COLOURS, INK, PAPER, draw_contour
 
 Picture = npt.NDArray[np.uint8]
 Mask = npt.NDArray[np.uint8]
 
-# Readable on skin, on grey scans, and for people who do not see red and green apart (Okabe, Ito, 2008)
-TRUTH, FOUND = (255, 255, 255), (0, 158, 255)
-COLOURS = ((0, 158, 255), (230, 159, 0), (0, 200, 140), (204, 121, 167), (240, 228, 66), (213, 94, 0))
+TRUTH, FOUND = (255, 255, 255), COLOURS[0]
 TILE, GAP, CAPTION, HEADER = 220, 10, 22, 34
 LARGEST = 1024  # longest side of an overlay, pixels
 
@@ -60,11 +56,11 @@ def draw_overlay(case: Case, largest: int = LARGEST, line: int = 2) -> Picture:
     picture = np.repeat(small[..., None], 3, 2) if small.ndim == 2 else small.copy()
     for number in range(1, int(found.max(initial=0)) + 1):
         colour = COLOURS[(number - 1) % len(COLOURS)]
-        _contour(picture, found == number, colour, line)
+        draw_contour(picture, found == number, colour, line)
     if case.truth is not None:
         truth = _resized(case.truth, size)
         for number in range(1, int(truth.max(initial=0)) + 1):
-            _contour(picture, truth == number, TRUTH, max(1, line // 2))
+            draw_contour(picture, truth == number, TRUTH, max(1, line // 2))
     return picture
 
 
@@ -132,15 +128,6 @@ def draw_confusion(confusion: npt.NDArray[np.int64], classes: Sequence[str]) -> 
     return np.asarray(sheet)
 
 
-def save_picture(path: Path, picture: Pixels) -> None:
-    """Write a picture `(h, w, 3)`, RGB, or `(h, w)`, uint8 or uint16, as PNG, whole."""
-    stored = picture if picture.ndim == 2 else np.ascontiguousarray(picture[..., ::-1])
-    done, content = cv2.imencode(".png", stored)  # ten times as fast as Pillow
-    assert done
-    with atomic(path) as temporary:
-        temporary.write_bytes(content.tobytes())
-
-
 def _enlarged(case: Case) -> Case:
     """A case at least as large as a tile, so that contours are fine."""
     height, width = case.image.shape[:2]
@@ -155,8 +142,3 @@ def _enlarged(case: Case) -> Case:
 
 def _resized(mask: Mask, size: tuple[int, int]) -> Mask:
     return np.asarray(cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST_EXACT), np.uint8)
-
-
-def _contour(picture: Picture, inside: npt.NDArray[np.bool_], colour: tuple[int, int, int], line: int) -> None:
-    found, _ = cv2.findContours(inside.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
-    cv2.drawContours(picture, found, -1, colour, line, cv2.LINE_AA)

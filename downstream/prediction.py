@@ -19,12 +19,13 @@ from ahm_env import ImageError
 from ahm_env.console import make_console
 from ahm_env.files import sha256
 from ahm_env.images.building import in_order
+from ahm_env.images.encoding import save_picture
 from ahm_env.images.source import Sample
 from downstream.cropping import SEGMENTER_FILE, crop, load_segmenter
 from downstream.growing import TABLE, growing_table
 from downstream.incoming import find_images, load_image
 from downstream.models import MODEL_FILE, Card, Model
-from downstream.pictures import Case, draw_overlay, save_picture
+from downstream.pictures import Case, draw_overlay
 from downstream.resizing import to_square
 from downstream.segmentation import BATCH, Mask, in_batches, segment
 from downstream.tables import write_rows

@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -183,7 +183,7 @@ def _gallery(algorithms: Sequence[Algorithm], images: ImageSet | None) -> Galler
     if first is None:
         return None
     if images is None:
-        images = load_images(first.data, first.image_size, first.channels, first.fit, first.skip_bad)
+        images = load_images(first.data, skip_bad=first.skip_bad, **asdict(first.pixels))
     return make_gallery(groups, images)
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ahm_env.images.opencv import cv2
-from ahm_env.images.pixels import PixelSettings, fit_image, inner_box, with_channels
+from ahm_env.images.pixels import fit_image, inner_box, with_channels
 from downstream.models import Card
 
 
@@ -14,12 +14,11 @@ def to_square(image: npt.NDArray[np.generic], card: Card) -> npt.NDArray[np.uint
     Raises:
         ImageError: No value is finite.
     """
-    return with_channels(fit_image(image, PixelSettings(card.image_size, card.channels, card.fit)), card.channels)
+    return with_channels(fit_image(image, card.pixels), card.channels)
 
 
 def to_original(maps: npt.NDArray[np.float32], height: int, width: int, card: Card) -> npt.NDArray[np.float32]:
     """Maps `(K, S, S)` of a square, resized to the image that it was made of: `(K, H, W)`."""
-    settings = PixelSettings(card.image_size, card.channels, card.fit)
-    top, left, inner_height, inner_width = inner_box(height, width, settings)
+    top, left, inner_height, inner_width = inner_box(height, width, card.pixels)
     inner = maps[:, top : top + inner_height, left : left + inner_width]
     return np.stack([cv2.resize(one, (width, height), interpolation=cv2.INTER_LINEAR) for one in inner])

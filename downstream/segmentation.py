@@ -9,12 +9,13 @@ import numpy as np
 import numpy.typing as npt
 
 from ahm_env import ImageError, ImageSet
+from ahm_env.images.encoding import save_picture
 from ahm_env.images.loading import originals
 from ahm_env.images.source import Sample
 from ahm_env.masks import Ints
 from downstream.metrics import SegmentationScores, score_classes
 from downstream.models import Model
-from downstream.pictures import Case, draw_cases, save_picture
+from downstream.pictures import Case, draw_cases
 from downstream.resizing import to_original, to_square
 from downstream.tables import write_rows
 

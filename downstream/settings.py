@@ -4,9 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from agents.settings import Settings
+from agents.settings import ImageSettings
 from ahm_env import SettingsError
-from ahm_env.images.pixels import PixelSettings
 from ahm_env.reconstruction import SMALLEST_IMAGE
 from downstream.models import MODELS, TASKS, Start
 from downstream.training import Recipe
@@ -17,11 +16,11 @@ PRESETS: dict[str, dict[str, Any]] = {
     "paper": {"learning_rate": 3e-4, "schedule": "steps", "batch_size": 4, "augment": "none", "average": 0.0},
 }
 # What a start decides, and how a run and a fine-tuned model call it.
-_FROM_RUN = ("image_size", "width", "norm", "channels", "fit")
+_FROM_RUN = ("image_size", "width", "norm", "channels", "fit", "window", "axis")
 
 
 @dataclass(frozen=True)
-class FinetuneSettings(Recipe, Settings):
+class FinetuneSettings(Recipe, ImageSettings):
     """Settings of fine-tuning; the same settings and images give the same weights, bit for bit, on the CPU."""
 
     task: str = "segmentation"
@@ -30,18 +29,8 @@ class FinetuneSettings(Recipe, Settings):
     """scratch, a run directory, or a file of U-Net weights."""
     model: str = "unet"
     """unet, or, for classification, vgg16."""
-    data: str = "phantom"
-    """Source of labelled images."""
     labels: int | None = None
     """How many images of the train split count as labelled; None is all."""
-    image_size: int = 64
-    """Images are resized to this many pixels a side."""
-    channels: int | None = None
-    """1 or 3; by default what the images are."""
-    fit: str = "stretch"
-    """How images become square: stretch or pad."""
-    skip_bad: bool = False
-    """Go on without images that cannot be read."""
     width: int = 16
     """Channels of the U-Net's first level."""
     norm: str = "batch"
@@ -63,7 +52,7 @@ class FinetuneSettings(Recipe, Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        PixelSettings(self.image_size, self.channels, self.fit)
+        _ = self.pixels
         for name, value, known in (
             ("task", self.task, TASKS),
             ("model", self.model, MODELS),

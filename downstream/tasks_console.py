@@ -124,7 +124,7 @@ def load_labelled(settings: FinetuneSettings, console: Console) -> ImageSet:
     if settings.crop_with is None:
         return load(settings, console)
     segmenter = load_segmenter(Path(settings.crop_with), settings.device)
-    source = find_source(settings.data, settings.image_size)
+    source = find_source(settings.data, settings.pixels)
     return load(settings, console, Cropped(source, segmenter, settings.data))
 
 

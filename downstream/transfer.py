@@ -174,9 +174,9 @@ class Transfer:
     def given(self, cell: TransferCell) -> dict[str, Any]:
         """Settings of a cell; what a pretrained U-Net has decided is left to it."""
         run = RunSettings.make(**self.plan.reference.variant.given(self.plan.shared))
-        names = ["data", "skip_bad", "device"]
+        names = ["data", "skip_bad", "burned_in", "device"]
         if cell.start == SCRATCH:
-            names += ["image_size", "channels", "fit", "width", "norm"]
+            names += ["image_size", "channels", "fit", "window", "axis", "width", "norm"]
         own = {"task": cell.task, "labels": cell.labels, "seed": cell.seed}
         return {**{name: getattr(run, name) for name in names}, **self.settings, **own}
 

@@ -1,6 +1,7 @@
 """An animation of how an agent's masks evolved in a run: `python examples/animate_masks.py RUN OUT.gif`."""
 
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ def main(run: Path, out: Path) -> None:
     settings, frames = directory.settings(), directory.frames()
     if settings is None or not frames:
         raise RunError(f"{run}: holds no run with frames; give the directory that `ahm train-agent` wrote")
-    images = load_images(settings.data, settings.image_size, settings.channels, settings.fit, settings.skip_bad)
+    images = load_images(settings.data, skip_bad=settings.skip_bad, **asdict(settings.pixels))
     scale = limits(np.stack([frame.policy for frame in frames]))
     pictures = [picture(frame, images, scale) for frame in frames]
     pauses = [MILLISECONDS] * (len(pictures) - 1) + [5 * MILLISECONDS]

@@ -108,9 +108,10 @@ def test_the_help_names_the_defaults_of_the_settings():
     defaults = RunSettings()
     for name, parameter in inspect.signature(ahm.train_agent).parameters.items():
         option = parameter.annotation.__metadata__[0]
-        if name in ("out", "resume", "preset", "channels", "skip_bad", "judge", "backbone_weights"):
+        if name in ("out", "resume", "preset", "channels", "burned_in", "skip_bad", "judge", "backbone_weights"):
             continue
-        own = {"gamma": 0.95, "image_weight": 2.0, "policy": "maps", "backbone": "conv", "skips": "skips"}
+        own = {"gamma": 0.95, "image_weight": 2.0, "policy": "maps", "backbone": "conv", "skips": "no-skips"}
+        own |= {"window": "the file's own"}
         own |= dict.fromkeys(("agent_learning_rate", "entropy_weight"), "the agent's own")
         expected = own.get(name) or getattr(defaults, name)
         assert option.show_default == str(expected), name
@@ -427,10 +428,11 @@ def test_the_help_of_finetune_names_the_defaults_of_its_settings():
     defaults = FinetuneSettings()
     own = {"labels": "all", "balance": "balance", "width": "the run's, else 16", "norm": "the run's, else batch"}
     own |= {"image_size": "the run's, else 64", "channels": "the run's, else what the images are"}
-    own |= {"fit": "the run's, else stretch"}
+    own |= {"fit": "the run's, else stretch", "axis": "the run's, else axial"}
+    own |= {"window": "the run's, else the file's own"}
     for name, parameter in inspect.signature(ahm.finetune).parameters.items():
         option = parameter.annotation.__metadata__[0]
-        if name in ("out", "resume", "preset", "skip_bad", "flips", "weights", "crop_with"):
+        if name in ("out", "resume", "preset", "burned_in", "skip_bad", "flips", "weights", "crop_with"):
             continue
         value = getattr(defaults, name, None)
         expected = own.get(name) or (f"{value:g}" if isinstance(value, float) else str(value))

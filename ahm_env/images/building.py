@@ -20,6 +20,8 @@ from ahm_env.images.source import Catalogue, Load
 
 THREADS = min(4, os.cpu_count() or 1)
 AHEAD = 4 * THREADS
+MANY = 256  # images from which it pays to start processes
+BATCH = 16  # images a process is given at once: slices of one volume, mostly
 
 Progress = Callable[[int, int], None]
 T = TypeVar("T")
@@ -57,7 +59,8 @@ def prepare_all(catalogue: Catalogue, settings: PixelSettings) -> Iterator[Prepa
 
     A bad one gives its error, one without content None.
     """
-    return in_order(partial(_prepare, load, settings) for load in catalogue.samples)
+    calls = (partial(_prepare, load, settings) for load in catalogue.samples)
+    return _in_processes(calls) if catalogue.slow and catalogue.count >= MANY else in_order(calls)
 
 
 def in_order(calls: Iterable[Callable[[], T]], most: int = AHEAD) -> Generator[T, None, None]:
@@ -73,6 +76,22 @@ def in_order(calls: Iterable[Callable[[], T]], most: int = AHEAD) -> Generator[T
             yield ahead.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _in_processes(calls: Iterable[Callable[[], T]]) -> Iterator[T]:
+    """Results of calls, in their order, of one process a core."""
+    # Its processes do not import the caller's main module again: scripts need no guard.
+    from joblib import Parallel, delayed
+    from joblib.externals.loky.process_executor import TerminatedWorkerError
+
+    parallel = Parallel(n_jobs=-1, batch_size=BATCH, pre_dispatch=f"{2 * BATCH} * n_jobs", return_as="generator")
+    try:
+        yield from parallel(delayed(call)() for call in calls)
+    except TerminatedWorkerError:
+        raise ImageError(
+            "a process that decodes images ended at once: memory ran out, or a damaged file crashed a decoder; give "
+            "parts of the folder to `ahm data check` to find it"
+        ) from None
 
 
 def build(
@@ -182,7 +201,7 @@ class EntryWriter:
     def meta(self, classes: tuple[str, ...], skipped: int) -> Meta:
         """What was written; to be asked when the files are complete."""
         return Meta(
-            image_size=self._settings.image_size,
+            pixels=self._settings,
             channels=self._channels,
             classes=classes,
             has_masks="masks" in self._arrays,

@@ -21,6 +21,7 @@ import platformdirs
 from filelock import FileLock
 
 from ahm_env.errors import SettingsError
+from ahm_env.images.pixels import PixelSettings
 
 # To be raised with every change of what is stored, so that old entries are not found.
 FORMAT = 2
@@ -34,7 +35,7 @@ class Meta:
     """What an entry holds.
 
     Attributes:
-        image_size: S, in pixels.
+        pixels: How the images were asked for.
         channels: 1 or 3.
         classes: Sorted class names.
         has_masks: Whether there are masks.
@@ -43,7 +44,7 @@ class Meta:
         content: Hex digest of what the files hold; the same for the same images, wherever they lie.
     """
 
-    image_size: int
+    pixels: PixelSettings
     channels: int
     classes: tuple[str, ...]
     has_masks: bool
@@ -77,8 +78,9 @@ def read_meta(entry: Path) -> Meta | None:
         stored = json.loads((entry / META).read_text())
         if any((entry / name).stat().st_size != size for name, size in stored["sizes"].items()):
             return None
-        return Meta(**stored["meta"] | {"classes": tuple(stored["meta"]["classes"])})
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        meta = stored["meta"]
+        return Meta(**meta | {"classes": tuple(meta["classes"]), "pixels": PixelSettings(**meta["pixels"])})
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, SettingsError):
         return None
 
 

@@ -1,11 +1,20 @@
-"""What `ahm data` shows: what is in a source, and what is wrong with it."""
+"""What `ahm data` shows: what is in a source, what is wrong with it, how it looks, and what was made of it."""
 
+import shlex
+from collections import Counter
 from pathlib import Path
 
 from rich.markup import escape
 from rich.table import Table
 
 from ahm_env.console import make_console, reading
+from ahm_env.errors import SettingsError
+from ahm_env.images.contact_sheet import TILE, contact_sheet, fair_sample
+from ahm_env.images.dicom import Dicom
+from ahm_env.images.encoding import save_picture
+from ahm_env.images.importing import import_data
+from ahm_env.images.loading import find_source, load_images
+from ahm_env.images.pixels import PixelSettings
 from ahm_env.images.report import check_source
 from ahm_env.images.splitting import split_source
 
@@ -47,7 +56,9 @@ def check_data(source: str) -> int:
     return 2 if count else 0
 
 
-def split_data(source: str, shares: dict[str, float], stratify: str | None, seed: int, again: bool) -> int:
+def split_data(
+    source: str, shares: dict[str, float], stratify: str | None, seed: int, again: bool, skip_bad: bool
+) -> int:
     """Draw splits, write them into `labels.csv`, and show how many images each has.
 
     Returns:
@@ -58,7 +69,110 @@ def split_data(source: str, shares: dict[str, float], stratify: str | None, seed
     """
     console = make_console()
     with reading(console) as report_progress:
-        counts = split_source(source, shares, stratify, seed, again, report_progress)
+        counts = split_source(source, shares, stratify, seed, again, skip_bad, report_progress)
     told = ", ".join(f"{name} {counts[name]:,}" for name in shares)
     console.print(f"splits       {Path(source) / 'labels.csv'}: {told}; each patient in one", markup=False)
+    return 0
+
+
+def show_data(
+    source: str,
+    out: Path = Path("contact-sheet.png"),
+    count: int = 24,
+    seed: int = 0,
+    window: str | None = None,
+    axis: str = "axial",
+    burned_in: bool = False,
+    skip_bad: bool = False,
+) -> int:
+    """Draw a fair sample of a source, with masks, names and classes, as a picture.
+
+    Args:
+        source: As for `load_images`.
+        out: The picture, a .png.
+        count: Images wanted.
+        seed: Decides which.
+        window: As for `load_images`.
+        axis: As for `load_images`.
+        burned_in: As for `load_images`.
+        skip_bad: As for `load_images`.
+
+    Returns:
+        The exit status.
+
+    Raises:
+        AHMError: Anything that the user can mend.
+    """
+    if out.suffix.lower() != ".png" or out.is_dir():
+        raise SettingsError(f"--out {out}: not the name of a .png file; give one, such as contact-sheet.png")
+    if count < 1:
+        raise SettingsError(f"--count {count}: too few; give 1 or more")
+    console = make_console()
+    with reading(console) as report_progress:
+        # Padded, so that everything has the shape that its readers know.
+        images = load_images(
+            source,
+            TILE,
+            fit="pad",
+            window=window,
+            axis=axis,
+            burned_in=burned_in,
+            skip_bad=skip_bad,
+            progress=report_progress,
+        )
+    chosen = fair_sample(images, count, seed)
+    save_picture(out, contact_sheet(images, chosen))
+    console.print(f"picture      {out}: {len(chosen):,} of {len(images):,} images", markup=False)
+    return 0
+
+
+def import_into(name: str, source: Path, out: Path) -> int:
+    """Bring a public data set into the layout of a folder, and say what to do next.
+
+    Returns:
+        The exit status.
+
+    Raises:
+        AHMError: Anything that the user can mend.
+    """
+    console = make_console()
+    with reading(console) as report_progress:
+        made = import_data(name, source, out, report_progress)
+    folder = shlex.quote(str(out))
+    masks = " with masks" if made.has_masks else ""
+    patients = f", {made.patients:,} patients or lesions" if made.patients else ""
+    console.print(f"imported     {out}: {made.images:,} images{masks}{patients}", markup=False)
+    for what, counts in (("classes", made.classes), ("splits", made.splits)):
+        if counts:
+            console.print(f"{what:<12} {_told(counts)}", markup=False)
+    for note in made.notes:
+        console.print(f"note: {note}", markup=False)
+    steps = [f"ahm data check {folder}"]
+    if made.leaking:
+        cause = "have images in more than one split, which training refuses"
+        console.print(f"note: {made.leaking:,} patients or lesions {cause}; draw splits anew", markup=False)
+        steps.insert(0, f"ahm data split {folder} --again")
+    elif not made.splits:
+        steps.append(f"ahm data split {folder}")
+    console.print(f"next         {'; '.join(steps)}", markup=False)
+    return 0
+
+
+def _told(counts: Counter[str]) -> str:
+    return ", ".join(f"{name} {count:,}" for name, count in counts.items())
+
+
+def find_file(source: str, name: str) -> int:
+    """Print the file behind a pseudonym, and nothing else.
+
+    Returns:
+        The exit status.
+
+    Raises:
+        AHMError: Not a source of DICOM files, or there is none of that name.
+    """
+    found = find_source(source, PixelSettings(burned_in=True))
+    if not isinstance(found, Dicom):
+        raise SettingsError(f"{source}: its images are shown by their own names; pseudonyms are for DICOM files")
+    make_console().print(str(found.find(name)), markup=False, soft_wrap=True)
     return 0

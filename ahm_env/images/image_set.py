@@ -19,6 +19,7 @@ class ImageSet:
 
     Attributes:
         source: As the user gave it.
+        pixels: How the images were asked for.
         image_size: S, in pixels.
         channels: 1 (grey) or 3 (RGB).
         names: Names of the images in their source.
@@ -34,7 +35,7 @@ class ImageSet:
             raise ImageError(f"{entry}: cached images are gone or damaged; load {source} again")
         self._entry = entry
         self.source = source
-        self.image_size, self.channels = meta.image_size, meta.channels
+        self.pixels, self.image_size, self.channels = meta.pixels, meta.pixels.image_size, meta.channels
         self.classes, self.has_masks, self.skipped = meta.classes, meta.has_masks, meta.skipped
         self.content_key = meta.content
         self._binary_masks = meta.binary_masks

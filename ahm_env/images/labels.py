@@ -5,15 +5,28 @@ import io
 from array import array
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Protocol
 
 from ahm_env.errors import ImageError
-from ahm_env.images.files import ImageFiles, readable
+from ahm_env.images.files import readable
 from ahm_env.images.patients import pseudonym
 from ahm_env.images.source import SPLITS, UNLABELLED, class_order
 
 ABSENT = -2
 UNKNOWN = -1
 NO_IMAGE = "no column `image` in its first line; it needs image,label,split"
+
+
+class Positions(Protocol):
+    """Images of which each has a position, from 0."""
+
+    def __len__(self) -> int:
+        """Number of images."""
+        ...
+
+    def position(self, name: str) -> int | None:
+        """Where an image is, its name given with or without extension; None if it is not there."""
+        ...
 
 
 class Labels:
@@ -28,14 +41,19 @@ class Labels:
         problems: Lines that name no image, or one that another line named, one text each.
     """
 
-    def __init__(self, table: Path, images: ImageFiles) -> None:
+    def __init__(self, table: Path, images: Positions, quoted: bool = True) -> None:
         """Reads the table for these images.
+
+        Args:
+            table: The file.
+            images: What it may name.
+            quoted: Whether problems may quote what stands in the table: a path may hold a patient's name.
 
         Raises:
             ImageError: It is not a CSV file with a column named `image`.
         """
         self.problems: list[str] = []
-        self._table, self._images = table, images
+        self._table, self._images, self._quoted = table, images, quoted
         self._labels = array("i", [ABSENT]) * len(images)
         self._splits = bytearray(len(images))
         self._unknown_splits: dict[int, str] = {}
@@ -45,11 +63,12 @@ class Labels:
         numbers = {"": UNLABELLED}
         for line, cells in table_lines(table, ("image",), NO_IMAGE):
             position = images.position(cells["image"])
+            named = f"names {cells['image']!r}" if quoted else "names an image"
             if position is None:
-                cause = f"names {cells['image']!r}, which is not there; add the image or delete the line"
+                cause = f"{named}, which is not there; add the image or delete the line"
                 self.problems.append(f"{table}: line {line} {cause}")
             elif self._labels[position] != ABSENT:
-                self.problems.append(f"{table}: line {line} names {cells['image']!r} again; keep one line")
+                self.problems.append(f"{table}: line {line} {named} again; keep one line")
             else:
                 self._labels[position] = numbers.setdefault(cells.get("label", ""), len(numbers) - 1)
                 self._set_split(position, cells.get("split", "").lower() or SPLITS[0])
@@ -60,7 +79,7 @@ class Labels:
         self.classes = class_order(set(numbers) - {""})
         self._order = {numbers[name]: index for index, name in enumerate(self.classes)}
 
-    def find(self, stem: str, path: Path) -> tuple[int, int, str]:
+    def find(self, stem: str, path: Path | str) -> tuple[int, int, str]:
         """Class number (-1 if unknown), split (an index into `SPLITS`) and pseudonym of the patient of an image.
 
         Args:
@@ -74,7 +93,8 @@ class Labels:
         if position is None or self._labels[position] == ABSENT:
             raise ImageError(f"{path}: not in {self._table}; add a line for it, or take the image out")
         if position in self._unknown_splits:
-            cause = f"split is {self._unknown_splits[position]!r} in {self._table}"
+            split = repr(self._unknown_splits[position]) if self._quoted else "unknown"
+            cause = f"split is {split} in {self._table}"
             raise ImageError(f"{path}: {cause}; use one of: {', '.join(SPLITS)}")
         patient = self._patients[position]
         return (

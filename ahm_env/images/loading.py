@@ -10,6 +10,7 @@ import numpy.typing as npt
 from ahm_env.errors import ImageError
 from ahm_env.images.building import Progress, build
 from ahm_env.images.cache import cache_root, entry_key, locked, new_entry, read_meta
+from ahm_env.images.files import files_in, is_image
 from ahm_env.images.folder import Folder
 from ahm_env.images.image_set import ImageSet
 from ahm_env.images.npz import Npz
@@ -18,7 +19,7 @@ from ahm_env.images.pixels import PixelSettings
 from ahm_env.images.source import Sample, Source
 
 
-def find_source(source: str | Path | Source, image_size: int) -> Source:
+def find_source(source: str | Path | Source, pixels: PixelSettings) -> Source:
     """The source of that name; a source is its own.
 
     Raises:
@@ -29,14 +30,35 @@ def find_source(source: str | Path | Source, image_size: int) -> Source:
         return source
     text = str(source)
     if text.partition(":")[0] == Phantom.kind:
-        return Phantom(text, image_size)
+        return Phantom(text, pixels.image_size)
     path = Path(text).expanduser()
     if path.is_dir():
-        return Folder(path)
+        return _in_folder(path, pixels)
     if path.suffix.lower() == ".npz" and path.is_file():
         return Npz(path)
+    from ahm_env.images.dicom import Dicom, is_dicom
+    from ahm_env.images.nifti import Nifti, is_nifti
+
+    if path.is_file() and is_nifti(path.name):
+        return Nifti(path, pixels.intensities, pixels.axis)
+    if path.is_file() and is_dicom(path):
+        return Dicom(path, pixels.intensities, pixels.burned_in)
     what = "not a source of images" if path.exists() else "no such file or folder"
-    raise ImageError(f"{text}: {what}; give a folder of images, an .npz file or `phantom`")
+    raise ImageError(f"{text}: {what}; give a folder of images, an .npz, NIfTI or DICOM file, or `phantom`")
+
+
+def _in_folder(path: Path, pixels: PixelSettings) -> Source:
+    """A folder of images of the usual formats, of NIfTI volumes, or a tree of DICOM files: whichever comes first."""
+    images = path / "images" if (path / "images").is_dir() else path
+    names = [entry.name for entry in files_in(images)]
+    if any(map(is_image, names)):
+        return Folder(path)
+    from ahm_env.images.dicom import Dicom, holds_dicom
+    from ahm_env.images.nifti import Nifti, is_nifti
+
+    if any(map(is_nifti, names)):
+        return Nifti(path, pixels.intensities, pixels.axis)
+    return Dicom(path, pixels.intensities, pixels.burned_in) if holds_dicom(images) else Folder(path)
 
 
 def load_images(
@@ -44,6 +66,9 @@ def load_images(
     image_size: int = 64,
     channels: int | None = None,
     fit: str = "stretch",
+    window: str | None = None,
+    axis: str = "axial",
+    burned_in: bool = False,
     skip_bad: bool = False,
     cache_dir: Path | None = None,
     progress: Progress | None = None,
@@ -55,6 +80,9 @@ def load_images(
         image_size: S: every image becomes S x S pixels.
         channels: 1 (grey) or 3 (RGB); None takes 1 if every image is grey, else 3.
         fit: "stretch", or "pad", which keeps the aspect ratio.
+        window: Of DICOM and NIfTI: lung, bone, brain, soft, or CENTRE,WIDTH; None takes the file's own.
+        axis: Of NIfTI volumes: sagittal, coronal or axial.
+        burned_in: Take DICOM images in that say that text is burned into them.
         skip_bad: Leave bad images out, and count them, instead of stopping at the first.
         cache_dir: Where decoded images are kept; None takes $AHM_CACHE, else the user's cache directory.
         progress: Called with (done, total) while decoding.
@@ -67,8 +95,8 @@ def load_images(
         SettingsError: A setting is out of range, or the cache cannot be written.
         OSError: The disk is full.
     """
-    settings = PixelSettings(image_size, channels, fit)
-    found = find_source(source, image_size)
+    settings = PixelSettings(image_size, channels, fit, window, axis, burned_in)
+    found = find_source(source, settings)
     root = cache_root(cache_dir)
     key = entry_key(found.fingerprint(), asdict(settings))
     entry = root / key
@@ -95,7 +123,7 @@ def originals(images: ImageSet, indices: npt.ArrayLike) -> Iterator[Sample]:
         ImageError: The source has changed since the set was made.
     """
     wanted = zip(images.positions(indices).tolist(), np.atleast_1d(np.asarray(indices)).tolist(), strict=True)
-    loads = enumerate(find_source(images.source, images.image_size).catalogue().samples)
+    loads = enumerate(find_source(images.source, images.pixels).catalogue().samples)
     for position, index in wanted:
         load = next((load for place, load in loads if place == position), None)
         sample = load() if load else None

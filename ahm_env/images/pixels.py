@@ -9,10 +9,12 @@ import numpy.typing as npt
 from ahm_env.errors import ImageError, SettingsError
 from ahm_env.images.opencv import cv2
 from ahm_env.images.source import Pixels
+from ahm_env.images.window import Window
 
 Image8 = npt.NDArray[np.uint8]
 
 FITS = ("stretch", "pad")
+AXES = ("sagittal", "coronal", "axial")
 LOW, HIGH = 0.5, 99.5
 
 
@@ -24,6 +26,9 @@ class PixelSettings:
         image_size: S, in pixels.
         channels: 1 (grey), 3 (RGB), or None: 1 if every image is grey, else 3.
         fit: "stretch" to a square, or "pad" it, which keeps the aspect ratio.
+        window: Of DICOM and NIfTI: what `Window.parse` reads, or None: the file's own.
+        axis: Of NIfTI volumes: one of `AXES`, across which they are cut into slices.
+        burned_in: Whether DICOM images are taken in that say that text is burned into them.
 
     Raises:
         SettingsError: One is out of range.
@@ -32,6 +37,9 @@ class PixelSettings:
     image_size: int = 64
     channels: int | None = None
     fit: str = "stretch"
+    window: str | None = None
+    axis: str = "axial"
+    burned_in: bool = False
 
     def __post_init__(self) -> None:
         """Checks the ranges."""
@@ -41,6 +49,14 @@ class PixelSettings:
             raise SettingsError(f"channels is {self.channels}; choose 1 (grey) or 3 (RGB), or leave it out")
         if self.fit not in FITS:
             raise SettingsError(f"fit is {self.fit!r}; choose one of: {', '.join(FITS)}")
+        if self.axis not in AXES:
+            raise SettingsError(f"--axis {self.axis} is unknown; choose one of: {', '.join(AXES)}")
+        _ = self.intensities
+
+    @property
+    def intensities(self) -> Window | None:
+        """The window, or None."""
+        return None if self.window is None else Window.parse(self.window)
 
 
 def fit_image(image: Pixels, settings: PixelSettings) -> Image8:

@@ -53,7 +53,9 @@ class SourceReport:
     notes: list[str] = field(default_factory=list)
 
 
-def check_source(source: str | Path, progress: Progress | None = None) -> SourceReport:
+def check_source(
+    source: str | Path, progress: Progress | None = None, settings: PixelSettings | None = None
+) -> SourceReport:
     """Decodes every image of a source, without the cache, and reports what is there.
 
     Bad images, masks and labels are listed, not raised.
@@ -61,6 +63,7 @@ def check_source(source: str | Path, progress: Progress | None = None) -> Source
     Args:
         source: As for `load_images`.
         progress: Called with (done, total).
+        settings: How images are read; by default as `load_images` does.
 
     Returns:
         The report.
@@ -69,8 +72,8 @@ def check_source(source: str | Path, progress: Progress | None = None) -> Source
         ImageError: There is no such source.
         SettingsError: The phantom is misspelt.
     """
-    settings = PixelSettings()
-    found = find_source(source, settings.image_size)
+    settings = settings or PixelSettings()
+    found = find_source(source, settings)
     report = SourceReport(str(source), found.kind)
     sides, patients = Sides(), set[str]()
     try:

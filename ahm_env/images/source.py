@@ -29,6 +29,7 @@ class Sample:
         label: Class number, or -1 if unknown.
         split: Index into `SPLITS`.
         patient: Pseudonym of whom it shows; empty if unknown: the image then counts as a patient of its own.
+        line: How `labels.csv` names it, where that is not `name`.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Sample:
     label: int = UNLABELLED
     split: int = 0
     patient: str = ""
+    line: str = ""
 
 
 Load = Callable[[], Sample | None]
@@ -55,6 +57,7 @@ class Catalogue:
         has_masks: Whether every sample has a mask.
         problems: What is wrong and belongs to no sample, one line each, naming the file.
         notes: What is worth knowing but is no fault, one line each.
+        slow: Whether decoding is mostly Python, so that processes are faster than threads; samples can then be pickled.
     """
 
     count: int
@@ -63,6 +66,7 @@ class Catalogue:
     has_masks: bool = False
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    slow: bool = False
 
 
 class Source(Protocol):

@@ -2,8 +2,10 @@
 
 import csv
 import io
+import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,8 @@ from ahm_env.images.building import Progress, in_order
 from ahm_env.images.labels import NO_IMAGE, separator_of, table_lines
 from ahm_env.images.loading import find_source
 from ahm_env.images.patients import Ints, fair_order, first_patients
+from ahm_env.images.pixels import PixelSettings
+from ahm_env.images.source import Load, Sample
 
 BEFORE = "labels.before.csv"
 
@@ -24,6 +28,7 @@ def split_source(
     stratify: str | None = None,
     seed: int = 0,
     again: bool = False,
+    skip_bad: bool = False,
     progress: Progress | None = None,
 ) -> Counter[str]:
     """Draws a split for each image of a folder and writes it into its `labels.csv`; a patient is in one split.
@@ -34,6 +39,7 @@ def split_source(
         stratify: "label" gives every split its share of each class, as nearly as possible.
         seed: Decides.
         again: Replace splits that are there; the table before is kept as `labels.before.csv`.
+        skip_bad: Leave bad images out, which then have no line, instead of stopping at the first.
         progress: Called with (done, total).
 
     Returns:
@@ -43,12 +49,12 @@ def split_source(
         ImageError: The source, or one of its images, cannot be used.
         SettingsError: The shares are wrong, too few patients, splits are there already, or no place to write them.
     """
-    if abs(sum(shares.values()) - 1) > 1e-6 or min(shares.values()) < 0:
+    if not abs(sum(shares.values()) - 1) <= 1e-6 or min(shares.values()) < 0:
         told = ", ".join(f"--{name} {share:g}" for name, share in shares.items())
         raise SettingsError(f"{told}: shares must be 0 or more and add up to 1; for example 0.7, 0.1 and 0.2")
     if stratify not in (None, "label"):
         raise SettingsError(f"--stratify {stratify} is unknown; give label, or leave it out")
-    found = find_source(source, 64)
+    found = find_source(source, PixelSettings(burned_in=True))
     table = getattr(found, "table", None)
     if table is None:
         raise SettingsError(f"{source}: a source of kind {found.kind} has splits of its own; give a folder")
@@ -56,20 +62,35 @@ def split_source(
     if any(row.get("split") for row in rows) and not again:
         raise SettingsError(f"{table}: has splits already; --again draws new ones and keeps the table as {BEFORE}")
     catalogue = found.catalogue()
-    if catalogue.problems:
-        raise ImageError(f"{catalogue.problems[0]} (`ahm data check {source}` lists all problems)")
-    names, classes, patients = [], [], []
+    if catalogue.problems and not skip_bad:
+        raise ImageError(_with_remedy(catalogue.problems[0], source))
+    lines, classes, patients = [], [], []
     numbers: dict[str, int] = {}
-    for done, sample in enumerate(in_order(catalogue.samples), 1):
-        if sample is not None:
-            names.append(sample.name)
+    for done, sample in enumerate(in_order(partial(_decoded, load) for load in catalogue.samples), 1):
+        if isinstance(sample, Sample):
+            lines.append(sample.line or sample.name)
             classes.append(sample.label if stratify else 0)
-            patients.append(numbers.setdefault(sample.patient or f"image {done}", len(numbers)))
+            patients.append(numbers.setdefault(sample.patient or f"line {lines[-1]}", len(numbers)))
+        elif sample is not None and not skip_bad:
+            raise ImageError(_with_remedy(str(sample), source))
         if progress:
             progress(done, catalogue.count)
+    if not lines:
+        raise ImageError(f"{source}: no image of it can be read; `ahm data check {source}` says why")
     splits = _draw(np.array(classes), np.array(patients), shares, seed, source)
-    _write(table, separator, rows, dict(zip(names, splits, strict=True)))
+    _write(table, separator, rows, dict(zip(lines, splits, strict=True)))
     return Counter(splits)
+
+
+def _decoded(load: Load) -> Sample | ImageError | None:
+    try:
+        return load()
+    except ImageError as error:
+        return error
+
+
+def _with_remedy(problem: str, source: str) -> str:
+    return f"{problem} (--skip-bad leaves bad images out, `ahm data check {source}` lists them)"
 
 
 def _draw(classes: Ints, patients: Ints, shares: Mapping[str, float], seed: int, source: str) -> list[str]:
@@ -99,11 +120,18 @@ def _read(table: Path) -> tuple[str, list[dict[str, str]]]:
     return separator, [cells for _, cells in table_lines(table, ("image",), NO_IMAGE)]
 
 
+def _shorter(name: str) -> Iterator[str]:
+    """A name without its extension, and without two of them, as of `.nii.gz`."""
+    for _ in range(2):
+        name = os.path.splitext(name)[0]
+        yield name
+
+
 def _write(table: Path, separator: str, rows: list[dict[str, str]], splits: Mapping[str, str]) -> None:
-    by_stem = {Path(name).stem: split for name, split in splits.items()}
-    rows = rows or [{"image": name} for name in splits]
+    named = {name: split for line, split in splits.items() for name in (line, *_shorter(line))}
+    rows = rows or [{"image": line} for line in splits]
     for row in rows:
-        row["split"] = splits.get(row["image"]) or by_stem[Path(row["image"]).stem]
+        row["split"] = next((named[name] for name in (row["image"], *_shorter(row["image"])) if name in named), "")
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]), delimiter=separator, lineterminator="\n")
     writer.writeheader()

@@ -12,12 +12,15 @@ from hypothesis import strategies as st
 from ahm_env import CheckpointError, ImageError, load_images
 from ahm_env.images.loading import find_source
 from ahm_env.images.opencv import cv2
+from ahm_env.images.pixels import PixelSettings
 from ahm_env.images.source import Sample
 from downstream.cropping import MARGIN, Cropped, crop, lesion_box, load_segmenter
 from downstream.models import Card, Model
 from downstream.resizing import to_square
 
 pytestmark = pytest.mark.usefixtures("own_cache")
+
+PIXELS = PixelSettings(16)
 
 
 class Bright:
@@ -93,8 +96,8 @@ def test_a_crop_is_what_lies_in_the_box(card: Card):
 
 def test_a_cropped_source_shows_crops_and_no_masks(write_source, card: Card):
     root = write_source(classes=("mel", "nev"))
-    whole = list(find_source(root, 16).catalogue().samples)
-    source = Cropped(find_source(root, 16), Bright(card), str(root))
+    whole = list(find_source(root, PIXELS).catalogue().samples)
+    source = Cropped(find_source(root, PIXELS), Bright(card), str(root))
     images = load_images(source, 16)
     assert (str(source), images.source) == (str(root), str(root))
     assert (images.has_masks, images.classes, len(images)) == (False, ("mel", "nev"), len(whole))
@@ -110,14 +113,16 @@ def test_a_cropped_source_shows_crops_and_no_masks(write_source, card: Card):
 
 def test_other_weights_or_images_are_another_source(write_source, card: Card, segmenter: Model):
     root = write_source()
-    prints = [Cropped(find_source(root, 16), one, "name").fingerprint() for one in (segmenter, Model.create(card, 0))]
+    prints = [
+        Cropped(find_source(root, PIXELS), one, "name").fingerprint() for one in (segmenter, Model.create(card, 0))
+    ]
     assert prints[0] == prints[1]
-    prints.append(Cropped(find_source(root, 16), Model.create(card, 1), "name").fingerprint())
-    prints.append(Cropped(find_source(root, 16), Model.create(replace(card, fit="pad"), 0), "name").fingerprint())
-    prints.append(Cropped(find_source("phantom:3", 16), segmenter, "name").fingerprint())
+    prints.append(Cropped(find_source(root, PIXELS), Model.create(card, 1), "name").fingerprint())
+    prints.append(Cropped(find_source(root, PIXELS), Model.create(replace(card, fit="pad"), 0), "name").fingerprint())
+    prints.append(Cropped(find_source("phantom:3", PIXELS), segmenter, "name").fingerprint())
     with torch.no_grad():
         segmenter.network.inc.double_conv[1].running_mean[0] += 1e-6  # statistics count as well
-    prints.append(Cropped(find_source(root, 16), segmenter, "name").fingerprint())
+    prints.append(Cropped(find_source(root, PIXELS), segmenter, "name").fingerprint())
     assert len(set(prints[1:])) == 5
 
 
@@ -126,8 +131,8 @@ def test_an_image_that_cannot_be_used_is_named(write_source, segmenter: Model):
     cv2.imwrite(str(root / "images" / "03.tif"), np.full((8, 8), np.nan, np.float32))
     (root / "images" / "03.png").unlink()
     with pytest.raises(ImageError, match=r"images/03\.tif: holds no finite value"):
-        load_images(Cropped(find_source(root, 16), segmenter, "name"), 16)
-    assert load_images(Cropped(find_source(root, 16), segmenter, "name"), 16, skip_bad=True).skipped == 1
+        load_images(Cropped(find_source(root, PIXELS), segmenter, "name"), 16)
+    assert load_images(Cropped(find_source(root, PIXELS), segmenter, "name"), 16, skip_bad=True).skipped == 1
 
 
 def test_a_segmenter_is_no_classifier(card: Card, segmenter: Model, tmp_path: Path):

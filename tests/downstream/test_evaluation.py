@@ -15,6 +15,7 @@ import torch
 import ahm
 from ahm_env import load_images
 from ahm_env.images.loading import find_source
+from ahm_env.images.pixels import PixelSettings
 from downstream import evaluation
 from downstream.classification import assess_classifier
 from downstream.cropping import Cropped
@@ -93,7 +94,7 @@ def write_source(path: Path, count: int = 24, masks: int = 2, classes: tuple[str
 def scores_of(model: Model, data: Path, splits: set[str]) -> list[dict[int, object]]:
     """Scores of every image of these splits, found without the code of the evaluation."""
     found = []
-    for number, load in enumerate(find_source(data, SIDE).catalogue().samples):
+    for number, load in enumerate(find_source(data, PixelSettings(SIDE)).catalogue().samples):
         if SPLIT[number % 4] in splits:
             one = load()
             (result,) = segment(model, [one])
@@ -141,7 +142,7 @@ def test_test_time_augmentation_changes_the_numbers_as_it_does_the_masks(call):
     model, data = make_model("model.safetensors"), write_source(Path("data"))
     assert call("--data", "data", "--tta", "--out", "e.json")[0] == 0
     found, dice = json.loads(Path("e.json").read_text()), []
-    for number, load in enumerate(find_source(data, SIDE).catalogue().samples):
+    for number, load in enumerate(find_source(data, PixelSettings(SIDE)).catalogue().samples):
         if SPLIT[number % 4] == "test":
             one = load()
             (result,) = segment(model, [one], flips=True)
@@ -192,7 +193,7 @@ def test_a_classifier_of_lesions_is_measured_on_what_its_segmenter_finds(call, m
     segmenter = make_model("segmenter.safetensors", background=0.5)
     make_model("model.safetensors", "classification", ("mel", "nev"), seed=1, cropped=True)
     assert call("--data", "data", "--split", "all", "--out", "e.json")[0] == 0
-    images = load_images(Cropped(find_source(data, SIDE), segmenter, "data"), SIDE, 3)
+    images = load_images(Cropped(find_source(data, PixelSettings(SIDE)), segmenter, "data"), SIDE, 3)
     expected = assess_classifier(model, images, np.arange(24)).summary
     found = json.loads(Path("e.json").read_text())
     assert {name: found[name] for name in expected} == expected

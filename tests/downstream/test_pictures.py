@@ -1,12 +1,9 @@
 """Pictures of results: contours where masks end, counts where they belong, and no size that is too odd."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
 
 from ahm_env.rendering import INK, PAPER
 from downstream.pictures import (
@@ -17,7 +14,6 @@ from downstream.pictures import (
     draw_cases,
     draw_confusion,
     draw_overlay,
-    save_picture,
 )
 
 
@@ -128,11 +124,3 @@ def test_any_number_of_classes_and_long_names_fit(count: int):
     sheet = draw_confusion(np.full((count, count), 1_234_567, np.int64), names)
     assert sheet.shape[0] == 84 + 84 * count
     assert sheet.shape[1] > 84 * count
-
-
-@pytest.mark.parametrize("shape", [(7, 9, 3), (7, 9)])
-def test_a_file_holds_what_was_drawn(tmp_path: Path, shape: tuple[int, ...]):
-    picture = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
-    save_picture(tmp_path / "deeper" / "a.png", picture)
-    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "deeper" / "a.png")), picture)
-    assert [path.name for path in (tmp_path / "deeper").iterdir()] == ["a.png"]

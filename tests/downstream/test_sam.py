@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 import ahm
 from ahm_env import CheckpointError, ImageError, RunError, SettingsError, load_images
 from ahm_env.images.loading import find_source
+from ahm_env.images.pixels import PixelSettings
 from downstream.annotation import annotate
 from downstream.metrics import score_mask
 from downstream.prompts import PointTable, Prompt, box_prompt, centre_prompt, find_prompts, grid_prompt, points_prompt
@@ -379,7 +380,9 @@ def test_a_folder_becomes_a_labelled_source(tiny: Path, capsys: pytest.CaptureFi
     assert annotate(tiny, "center", "data", out) == 0
 
     sam = SegmentAnything.load(tiny, CPU)
-    samples = {sample.name: sample for sample in (load() for load in find_source(data, 64).catalogue().samples)}
+    samples = {
+        sample.name: sample for sample in (load() for load in find_source(data, PixelSettings(64)).catalogue().samples)
+    }
     masks = {name: sam.segment(one.image, centre_prompt(*one.image.shape[:2]))[0] for name, one in samples.items()}
     assert any(0 < mask.mean() < 1 for mask in masks.values())  # or the test would tell little
     for name, mask in masks.items():

@@ -9,8 +9,11 @@ import pytest
 from ahm_env.errors import SettingsError
 from ahm_env.images import cache as cache_module
 from ahm_env.images.cache import ArrayWriter, Meta, cache_root, entry_key, locked, new_entry, read_meta, write_meta
+from ahm_env.images.pixels import PixelSettings
 
-META = Meta(image_size=8, channels=1, classes=("a", "b"), has_masks=False, binary_masks=True, skipped=2, content="ab")
+META = Meta(
+    pixels=PixelSettings(8), channels=1, classes=("a", "b"), has_masks=False, binary_masks=True, skipped=2, content="ab"
+)
 
 
 def make_entry(root: Path, key: str = "key", content: bytes = b"12345") -> Path:

@@ -12,6 +12,7 @@ from ahm_env.errors import ImageError, SettingsError
 from ahm_env.images import ImageSet, load_images
 from ahm_env.images.cache import Meta, cache_root, new_entry, write_meta
 from ahm_env.images.opencv import cv2
+from ahm_env.images.pixels import PixelSettings
 
 TABLE = "image,label,split\n" + "".join(
     f"{i:04d},{'AB'[i % 2] if i else ''},{'train' if i < 5 else 'val'}\n" for i in range(7)
@@ -168,7 +169,9 @@ def test_a_hundred_thousand_images_need_no_private_memory(cache: Path) -> None:
         np.save(directory / "positions.npy", np.arange(count))
         np.save(directory / "names.npy", np.frombuffer(names, np.uint8))
         np.save(directory / "name_ends.npy", np.arange(1, count + 1) * 16)
-        write_meta(directory, Meta(8, 1, ("a",), has_masks=False, binary_masks=True, skipped=0, content=""))
+        write_meta(
+            directory, Meta(PixelSettings(8), 1, ("a",), has_masks=False, binary_masks=True, skipped=0, content="")
+        )
     before = private_bytes()
     images = ImageSet(cache / "many", "many")
     assert images.names[count - 1] == "ISIC_0099999.jpg"

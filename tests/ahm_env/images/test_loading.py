@@ -14,6 +14,7 @@ from ahm_env.errors import ImageError, SettingsError
 from ahm_env.images import building, load_images
 from ahm_env.images.loading import find_source, originals
 from ahm_env.images.opencv import cv2
+from ahm_env.images.pixels import PixelSettings
 from ahm_env.images.source import Catalogue, Sample
 
 
@@ -340,7 +341,7 @@ class Drawn:
 def test_a_source_of_one_s_own_is_loaded_and_cached_by_its_fingerprint(
     cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert find_source(Drawn(3), 8).__class__ is Drawn
+    assert find_source(Drawn(3), PixelSettings(8)).__class__ is Drawn
     images = load_images(Drawn(3), 8, cache_dir=cache)
     assert (images.source, len(images), images.channels) == ("my squares", 3, 1)
     assert images.images([2]).tolist() == [[[[2] * 8] * 8]]

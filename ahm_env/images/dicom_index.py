@@ -1,0 +1,75 @@
+"""The DICOM files of a source by name, in flat memory, and how many frames each has."""
+
+import os
+import re
+from array import array
+from bisect import bisect_left
+from collections.abc import Iterator
+
+import numpy as np
+
+from ahm_env.images.files import PackedNames
+
+NUMBERED = re.compile(r"(.+)_(\d{4,})")
+
+
+class DicomFiles:
+    """Files in the order of their names, which are paths within a folder.
+
+    Attributes:
+        frames: Number of images in each.
+    """
+
+    def __init__(self, names: PackedNames, frames: "array[int]") -> None:
+        """Sorts them.
+
+        Args:
+            names: Paths within the folder, with "/" between their parts.
+            frames: Number of images in each.
+        """
+        unsorted = names.array()
+        order = np.argsort(unsorted, kind="stable")
+        self._names = unsorted[order]
+        self.frames = np.asarray(frames, np.int64)[order]
+
+    def __len__(self) -> int:
+        """Number of files."""
+        return len(self._names)
+
+    def __iter__(self) -> Iterator[tuple[str, int]]:
+        """Name and number of images of each file."""
+        for name, frames in zip(self._names, self.frames.tolist(), strict=True):
+            yield os.fsdecode(name), frames
+
+    def position(self, name: str) -> int | None:
+        """Where a file is, its name given with or without extension; None if it is not there, or several are."""
+        key = os.fsencode(name)
+        place = bisect_left(self._names, key)
+        if place < len(self) and self._names[place] == key:
+            return place
+        places = self.with_stem(name)
+        return places[0] if len(places) == 1 else None
+
+    def with_stem(self, stem: str) -> list[int]:
+        """Where the files with this stem are."""
+        key = os.fsencode(stem)
+        # "." and "/" are neighbours among the characters: between them is what the stem and an extension make up.
+        start, end = bisect_left(self._names, key + b"."), bisect_left(self._names, key + b"/")
+        exact = bisect_left(self._names, key)
+        places = [exact] if exact < len(self) and self._names[exact] == key else []
+        places += range(start, end)
+        return [place for place in places if stem_of(os.fsdecode(self._names[place])) == stem]
+
+    def has_frame(self, stem: str) -> bool:
+        """Whether this is the stem of a file of one image, or that of one of more with `_0001` and so on added."""
+        if any(self.frames[place] == 1 for place in self.with_stem(stem)):
+            return True
+        numbered = NUMBERED.fullmatch(stem)
+        places = self.with_stem(numbered[1]) if numbered else []
+        return numbered is not None and any(1 <= int(numbered[2]) <= self.frames[place] > 1 for place in places)
+
+
+def stem_of(name: str) -> str:
+    """A name without its extension; digits only, as in 1.2.840.113619 or IM.0001, are none but part of the name."""
+    stem, ending = os.path.splitext(name)
+    return name if ending[1:].isdigit() else stem

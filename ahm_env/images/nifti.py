@@ -1,0 +1,309 @@
+"""NIfTI volumes (.nii, .nii.gz) of a folder, or one of them, slice by slice."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import NoReturn, cast
+
+import numpy as np
+
+from ahm_env.errors import ImageError, SettingsError
+from ahm_env.images.decoding import read_mask
+from ahm_env.images.files import ImageFiles, digest, files_in, readable
+from ahm_env.images.labels import NO_IMAGE, Labels, table_lines
+from ahm_env.images.nifti_files import MaskFiles, VolumeFiles, is_nifti, nifti_stem
+from ahm_env.images.nifti_volume import Header, class_numbers, read_header, read_volume, shown
+from ahm_env.images.patients import pseudonym
+from ahm_env.images.pixels import AXES, Image8
+from ahm_env.images.recent import Recent
+from ahm_env.images.source import UNLABELLED, Catalogue, Load, Pixels, Sample
+from ahm_env.images.window import Window
+
+__all__ = ["AXES", "Nifti", "from_slices", "is_nifti", "nifti_stem", "to_slice"]
+
+DARKEST = 4  # of 255: a slice with nothing brighter shows nothing
+TOLERANCE = 1e-3  # mm
+KEPT = 2  # volumes: while slices of one are still wanted, the next is begun
+
+
+class Nifti:
+    """Volumes in the `images/` of a folder, or else directly in it, or one file; every slice along an axis is a sample.
+
+    Beside them may be `masks/`: for each volume a label volume of the same stem, shape and place, or a PNG a slice,
+    `STEM_0012.png`, drawn on the slice as `to_slice` shows it, numbered from 0 along the axis. `labels.csv` has a line
+    a volume. A volume is a patient of its own where the table does not say whom it shows. A slice that shows nothing is
+    left out, unless something is marked in its mask. A volume one voxel thick, such as a 2-D image, is shown from its
+    flat side, whatever the axis.
+    """
+
+    kind = "nifti"
+
+    def __init__(self, path: Path, window: Window | None = None, axis: str = "axial") -> None:
+        """Names the volumes, and how they are shown.
+
+        Args:
+            path: A folder, or a file.
+            window: Range of intensities that is shown; None fits one to each volume.
+            axis: One of `AXES`, along which volumes are cut.
+
+        Raises:
+            SettingsError: There is no such axis.
+        """
+        if axis not in AXES:
+            raise SettingsError(f"--axis {axis} is unknown; give one of: {', '.join(AXES)}")
+        self._window, self._axis = window, axis
+        self._file = None if path.is_dir() else path
+        folder = path if self._file is None else path.parent
+        self._images = folder / "images" if self._file is None and (folder / "images").is_dir() else folder
+        self._masks = folder / "masks"
+        self.table = folder / "labels.csv"
+        self._decoded: Recent[Decoded | str] = Recent(KEPT)
+
+    def fingerprint(self) -> str:
+        """Names, sizes and times of all files, the content of `labels.csv`, and how volumes are shown."""
+        with readable(self.table):
+            table = hashlib.sha256(self.table.read_bytes()).hexdigest() if self.table.is_file() else ""
+        images = digest(self._images) if self._file is None else _state(self._file)
+        return f"{self.kind} {self._axis} {self._window} {images} {digest(self._masks)} {table}"
+
+    def catalogue(self) -> Catalogue:
+        """Reads the headers, and pairs volumes with masks and labels by their stems; a bad volume counts as one sample.
+
+        Raises:
+            ImageError: There is no volume, or `labels.csv` cannot be read.
+            SettingsError: nibabel is not installed, or the salt of pseudonyms cannot be written.
+        """
+        files, masks, notes = self._volume_files(), MaskFiles(self._masks), self._other_files()
+        labels = self._labels(files, notes)
+        has_masks = any(masks.named(nifti_stem(name)) for name in files.names) if self._file else masks.count > 0
+        volumes: list[Volume | ImageError] = []
+        for name in files.names:
+            try:
+                volumes.append(self._volume(name, files, masks if has_masks else None, labels))
+            except ImageError as error:
+                volumes.append(error)
+        good = [volume for volume in volumes if isinstance(volume, Volume)]
+        problems = []
+        if self._file is None:
+            problems = masks.without_volume(files, {volume.stem: volume.slices for volume in good})
+            problems += labels.problems if labels else []
+        return Catalogue(
+            count=sum(volume.slices if isinstance(volume, Volume) else 1 for volume in volumes),
+            samples=self._samples(volumes),
+            classes=labels.classes if labels else (),
+            has_masks=has_masks,
+            problems=problems,
+            notes=notes + _note_on_series(good),
+        )
+
+    def _volume_files(self) -> VolumeFiles:
+        if self._file is not None:
+            if not is_nifti(self._file.name):
+                raise ImageError(f"{self._file}: no NIfTI file by its name; give one that ends in .nii or .nii.gz")
+            return VolumeFiles([self._file.name])
+        files = VolumeFiles(entry.name for entry in files_in(self._images) if is_nifti(entry.name))
+        if len(files) == 0:
+            cause = "no NIfTI volume directly in it (.nii, .nii.gz)"
+            raise ImageError(f"{self._images}: {cause}; put the volumes there, or give the folder they are in")
+        return files
+
+    def _other_files(self) -> list[str]:
+        if self._file is not None:
+            return []
+        others = (entry.name for entry in files_in(self._images) if not is_nifti(entry.name))
+        endings = Counter(Path(name).suffix for name in others if self._images / name != self.table)
+        return [f"{self._images}: {n} files of type {end or 'none'!r} are not read" for end, n in endings.items()]
+
+    def _labels(self, files: VolumeFiles, notes: list[str]) -> Labels | None:
+        if not self.table.is_file():
+            return None
+        if self._file is not None:
+            # Beside a single file, the table may be about other files, or be no table of images at all.
+            try:
+                lines = [line for _, line in table_lines(self.table, ("image",), NO_IMAGE)]
+            except ImageError as error:
+                notes.append(f"{error}: not used")
+                return None
+            count = sum(files.position(line["image"]) is not None for line in lines)
+            if count > 1:
+                raise ImageError(f"{self.table}: names {self._file.name} {count} times; keep one line")
+            if count == 0:
+                return None
+        return Labels(self.table, cast(ImageFiles, files))
+
+    def _volume(self, name: str, files: VolumeFiles, masks: MaskFiles | None, labels: Labels | None) -> "Volume":
+        path, stem = self._images / name, nifti_stem(name)
+        if len(rivals := files.named(stem)) > 1:
+            raise ImageError(f"{path}: stem is not unique ({', '.join(rivals)}); rename or delete all but one")
+        label, split, patient = labels.find(stem, path) if labels else (UNLABELLED, 0, "")
+        found = masks.named(stem) if masks else []
+        if masks and not found:
+            raise ImageError(f"{path}: no mask of that stem in {self._masks}; add it, or take the volume out")
+        if len(found) > 1:
+            raise ImageError(f"{path}: more than one mask in {self._masks} ({', '.join(found)}); keep one")
+        drawn = masks.drawn.get(stem) if masks else None
+        mask = self._masks / found[0] if found and drawn is None else None
+        header, _ = _headers(path, mask)
+        thin = [axis for axis, side in enumerate(header.ras_shape) if side == 1]
+        axis = thin[0] if len(thin) == 1 else AXES.index(self._axis)
+        return Volume(
+            path=path,
+            stem=stem,
+            axis=AXES[axis],
+            slices=header.ras_shape[axis],
+            series=header.volumes,
+            mask=mask,
+            drawn=drawn,
+            label=label,
+            split=split,
+            patient=patient or pseudonym(f"NIfTI {stem}"),
+        )
+
+    def _samples(self, volumes: "list[Volume | ImageError]") -> Iterator[Load]:
+        for volume in volumes:
+            if isinstance(volume, ImageError):
+                yield partial(_refuse, str(volume))
+            else:
+                for index in range(volume.slices):
+                    yield partial(self._load, volume, index)
+
+    def _load(self, volume: "Volume", index: int) -> Sample | None:
+        decoded = self._decoded.get(volume.path, partial(self._decode, volume))
+        if isinstance(decoded, str):
+            raise ImageError(decoded)
+        path = f"{volume.path}[{volume.axis} slice {index}]"
+        image = np.ascontiguousarray(to_slice(decoded.image, volume.axis, index))
+        mask = None
+        if decoded.mask is not None:
+            mask = np.ascontiguousarray(to_slice(decoded.mask, volume.axis, index))
+        elif volume.drawn and index in volume.drawn:
+            mask = _drawn_mask(self._masks / volume.drawn[index], path, image)
+        if _shows_nothing(image) and (mask is None or not mask.any()):
+            return None
+        name = f"{volume.stem}_{index:04d}"
+        if mask is None and volume.drawn:
+            raise ImageError(f"{path}: no mask {name}.png in {self._masks}; add it, black where nothing is marked")
+        return Sample(name, path, image, mask, volume.label, volume.split, volume.patient, volume.path.name)
+
+    def _decode(self, volume: "Volume") -> "Decoded | str":
+        """A volume, or what is wrong with it, which its other slices need not find out again."""
+        try:
+            header, labels = _headers(volume.path, volume.mask)
+            if header.ras_shape[AXES.index(volume.axis)] != volume.slices:
+                raise ImageError(f"{volume.path}: has changed while it was read; start again")
+            image = shown(header, read_volume(header), self._window)
+            return Decoded(image, class_numbers(labels, read_volume(labels)) if labels else None)
+        except ImageError as error:
+            return str(error)
+
+
+@dataclass(frozen=True, slots=True)
+class Volume:
+    """What is known of a volume from its header and from what belongs to it.
+
+    Attributes:
+        path: Its file.
+        stem: Name of the file without extension.
+        axis: One of `AXES`, along which it is cut.
+        slices: Number of slices.
+        series: Number of volumes in the file, of which the first is read.
+        mask: File of its label volume, or None.
+        drawn: File names of masks by slice, or None.
+        label: Class number, or -1.
+        split: Index into `SPLITS`.
+        patient: Pseudonym.
+    """
+
+    path: Path
+    stem: str
+    axis: str
+    slices: int
+    series: int
+    mask: Path | None
+    drawn: Mapping[int, str] | None
+    label: int
+    split: int
+    patient: str
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """Pixels and class numbers of a volume: (X, Y, Z[, 3]) and (X, Y, Z) uint8 in RAS order."""
+
+    image: Image8
+    mask: Image8 | None
+
+
+def to_slice(volume: Pixels, axis: str, index: int) -> Pixels:
+    """One slice of a volume, as radiologists look at it.
+
+    Axial: from the feet, front up. Coronal: from the front, head up. Sagittal: from the patient's left, head up. So the
+    patient's right is on the left of axial and coronal slices, and the front on the left of sagittal ones.
+
+    Args:
+        volume: (X, Y, Z) or (X, Y, Z, 3) in RAS order: right, front and top grow.
+        axis: One of `AXES`.
+        index: From 0, at the patient's left, back or feet.
+
+    Returns:
+        (H, W) or (H, W, 3), a view.
+    """
+    return np.moveaxis(volume, AXES.index(axis), 0)[index, ::-1, ::-1].swapaxes(0, 1)
+
+
+def from_slices(slices: Sequence[Pixels] | Pixels, axis: str) -> Pixels:
+    """The way back from `to_slice`: all slices, (N, H, W) or (N, H, W, 3), to a volume in RAS order.
+
+    `Header.from_ras` turns it to the order of its file, to be saved with the affine of that file.
+    """
+    return np.moveaxis(np.stack([each.swapaxes(0, 1)[::-1, ::-1] for each in slices]), 0, AXES.index(axis))
+
+
+def _headers(path: Path, mask: Path | None) -> tuple[Header, Header | None]:
+    """Headers of a volume and of its mask, which fit each other."""
+    header = read_header(path)
+    if mask is None:
+        return header, None
+    labels = read_header(mask)
+    sizes = " and ".join("x".join(map(str, each.ras_shape)) for each in (labels, header))
+    if labels.volumes > 1:
+        raise ImageError(f"{mask}: holds {labels.volumes} volumes; save it as one, of class numbers 0..255")
+    if labels.ras_shape != header.ras_shape:
+        raise ImageError(f"{path}: mask and image are {sizes} voxels (right, front, top); re-export one of them")
+    apart = np.abs(labels.ras_affine - header.ras_affine).max()
+    if apart > TOLERANCE:
+        places = f"mask and image are {sizes} voxels, but their affines differ by up to {apart:g}"
+        raise ImageError(f"{path}: {places}; re-export one of them")
+    return header, labels
+
+
+def _drawn_mask(file: Path, path: str, image: Pixels) -> Image8:
+    mask = read_mask(file)
+    if mask.shape != image.shape[:2]:
+        (mask_height, mask_width), (height, width) = mask.shape, image.shape[:2]
+        sizes = f"mask is {mask_width}x{mask_height} but slice is {width}x{height}"
+        raise ImageError(f"{path}: {sizes}; re-export one of them")
+    return mask
+
+
+def _shows_nothing(image: Image8) -> bool:
+    return bool(image.max() <= DARKEST or (image == image[:1, :1]).all())
+
+
+def _note_on_series(volumes: "list[Volume]") -> list[str]:
+    series = [volume for volume in volumes if volume.series > 1]
+    more = f" (and {len(series) - 1:,} more such files)" if len(series) > 1 else ""
+    return [f"{each.path}: the first of its {each.series:,} volumes is read{more}" for each in series[:1]]
+
+
+def _state(file: Path) -> str:
+    with readable(file):
+        status = file.stat()
+    return f"{file.name} {status.st_size} {status.st_mtime_ns}"
+
+
+def _refuse(problem: str) -> NoReturn:
+    raise ImageError(problem)

@@ -1,0 +1,94 @@
+"""The NIfTI files of a folder and the masks that belong to them, found by name."""
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from ahm_env.images.files import files_in, is_image
+
+EXTENSIONS = (".nii.gz", ".nii")
+DRAWN = re.compile(r"(.+)_([0-9]{4}|[1-9][0-9]{4,})\.png")
+
+
+def is_nifti(name: str) -> bool:
+    """Whether a file name is that of a NIfTI file."""
+    return name.lower().endswith(EXTENSIONS)
+
+
+def nifti_stem(name: str) -> str:
+    """A file name without .nii or .nii.gz."""
+    ending = next((ending for ending in EXTENSIONS if name.lower().endswith(ending)), "")
+    return name[: len(name) - len(ending)]
+
+
+class VolumeFiles:
+    """Names of NIfTI files, sorted by stem, found as `Labels` finds images."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        """Sorts them."""
+        self.names = sorted(names, key=lambda name: (nifti_stem(name), name))
+        self._named: dict[str, list[str]] = defaultdict(list)
+        self._positions: dict[str, int] = {}
+        for position, name in enumerate(self.names):
+            stem = nifti_stem(name)
+            self._named[stem].append(name)
+            self._positions[name] = self._positions.setdefault(stem, position)
+
+    def __len__(self) -> int:
+        """Number of files."""
+        return len(self.names)
+
+    def named(self, stem: str) -> list[str]:
+        """Names of the files with this stem."""
+        return self._named.get(stem, [])
+
+    def position(self, name: str) -> int | None:
+        """Where a file is, its name given with or without extension; None if it is not there."""
+        return self._positions.get(name)
+
+
+class MaskFiles:
+    """The masks of volumes, directly in a folder: label volumes, and PNGs of slices; none without such a folder.
+
+    Attributes:
+        count: Number of files.
+        drawn: Names of PNGs by stem of the volume and number of the slice.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Lists the folder.
+
+        Raises:
+            ImageError: It cannot be read.
+        """
+        self._folder = folder
+        self._volumes: dict[str, list[str]] = defaultdict(list)
+        self._strangers: list[str] = []
+        self.drawn: dict[str, dict[int, str]] = defaultdict(dict)
+        for name in sorted(entry.name for entry in files_in(folder)):
+            if is_nifti(name):
+                self._volumes[nifti_stem(name)].append(name)
+            elif found := DRAWN.fullmatch(name):
+                self.drawn[found[1]][int(found[2])] = name
+            elif is_image(name):
+                self._strangers.append(name)
+        self.count = sum(map(len, self._volumes.values())) + sum(map(len, self.drawn.values())) + len(self._strangers)
+
+    def named(self, stem: str) -> list[str]:
+        """The masks of a volume: names of label volumes, and one that stands for all PNGs."""
+        return self._volumes.get(stem, []) + [f"{stem}_0000.png"][: stem in self.drawn]
+
+    def without_volume(self, files: VolumeFiles, slices: Mapping[str, int]) -> list[str]:
+        """What masks belong to nothing, one line each.
+
+        Args:
+            files: The volumes.
+            slices: Number of slices of each that can be read, by stem.
+        """
+        alone = [name for stem, names in self._volumes.items() if not files.named(stem) for name in names]
+        for stem, drawn in self.drawn.items():
+            most = slices.get(stem, max(drawn) + 1) if files.named(stem) else 0
+            alone += [name for index, name in drawn.items() if index >= most]
+        cause = "mask without a volume of that stem, or without a slice of that number; rename or delete it"
+        return [f"{self._folder / name}: {cause}" for name in sorted(alone + self._strangers)]

@@ -1,0 +1,102 @@
+"""What `ahm data import` and `ahm data show` print and leave behind."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ahm_env.errors import ImageError, SettingsError
+from ahm_env.images.console import import_into, show_data
+from ahm_env.images.opencv import cv2
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AHM_CACHE", str(tmp_path / "cache"))
+
+
+def npz(path: Path, **arrays: np.ndarray) -> Path:
+    np.savez(path, train_images=np.zeros((3, 8, 8), np.uint8), **arrays)
+    return path
+
+
+def test_an_import_says_what_it_made_and_what_comes_next(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = npz(
+        tmp_path / "a.npz",
+        train_labels=np.array([1, 0, 1]),
+        test_images=np.zeros((1, 8, 8), np.uint8),
+        test_labels=np.array([0]),
+    )
+    out = tmp_path / "my data"
+    assert import_into("medmnist", source, out) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        f"imported     {out}: 4 images",
+        "classes      1 2, 0 2",
+        "splits       train 3, test 1",
+        f"next         ahm data check '{out}'",
+    ]
+
+
+def test_without_splits_drawing_them_is_next(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out"
+    source = npz(tmp_path / "a.npz", train_label=np.ones((3, 8, 8), np.uint8))
+    assert import_into("medsegbench", source, out) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        f"imported     {out}: 3 images with masks",
+        f"next         ahm data check {out}; ahm data split {out}",
+    ]
+
+
+def test_lesions_on_two_sides_are_told_with_the_remedy(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source, out = tmp_path / "isic", tmp_path / "out"
+    for number, part in enumerate(("Training", "Training", "Test")):
+        (source / f"ISIC_2019_{part}_Input").mkdir(parents=True, exist_ok=True)
+        path = source / f"ISIC_2019_{part}_Input" / f"ISIC_{number:07d}.jpg"
+        cv2.imwrite(str(path), np.zeros((8, 8, 3), np.uint8))
+    (source / "ISIC_2019_Training_Metadata.csv").write_text(
+        "image,lesion_id\nISIC_0000000,A\nISIC_0000001,B\nISIC_0000002,B\n"
+    )
+    assert import_into("isic2018", source, out) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        f"imported     {out}: 3 images, 2 patients or lesions",
+        "splits       train 2, test 1",
+        "note: 1 patients or lesions have images in more than one split, which training refuses; draw splits anew",
+        f"next         ahm data split {out} --again; ahm data check {out}",
+    ]
+
+
+def test_a_picture_of_a_source_is_written_without_metadata(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "deeper" / "sheet.PNG"
+    assert show_data("phantom:9:1", out, count=4) == 0
+    assert capsys.readouterr().out == f"picture      {out}: 4 of 9 images\n"
+    picture = Image.open(out)
+    assert picture.info == {}
+    first = out.read_bytes()
+    show_data("phantom:9:1", out, count=4)
+    assert out.read_bytes() == first
+    show_data("phantom:9:1", out, count=4, seed=1)
+    assert out.read_bytes() != first
+    assert [path.name for path in out.parent.iterdir()] == ["sheet.PNG"]
+
+
+def test_a_file_that_is_no_picture_is_not_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "labels.csv").write_text("mine")
+    (tmp_path / "folder.png").mkdir()
+    for name in ("labels.csv", "folder.png", "sheet", "sheet.jpg"):
+        with pytest.raises(SettingsError, match=rf"--out .*{name}: not the name of a .png file"):
+            show_data("phantom:3", tmp_path / name)
+    assert (tmp_path / "labels.csv").read_text() == "mine"
+    with pytest.raises(SettingsError, match="--count 0: too few"):
+        show_data("phantom:3", tmp_path / "a.png", count=0)
+
+
+def test_bad_images_stop_a_picture_unless_they_are_skipped(tmp_path: Path) -> None:
+    for number in range(3):
+        cv2.imwrite(str(tmp_path / f"{number}.png"), np.zeros((8, 8), np.uint8))
+    (tmp_path / "2.png").write_bytes(b"not an image")
+    out = tmp_path / "pictures" / "sheet.png"
+    with pytest.raises(ImageError, match=r"2.png: not an image"):
+        show_data(str(tmp_path), out)
+    assert not out.parent.exists()
+    assert show_data(str(tmp_path), out, skip_bad=True) == 0
