@@ -1,0 +1,99 @@
+"""Reading DICOM: `python -m benchmarks.dicom` (Linux; needs the extra `medical`).
+
+Writes trees of 1,000 and 20,000 CT slices of 256 x 256 into a temporary folder (2.8 GB), half of them compressed (RLE),
+and loads each twice: images/s and the largest private memory (RssAnon) of all its processes while decoding, and the
+time in which a second process has its images from the cache.
+"""
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+from pydicom.dataset import FileDataset, FileMetaDataset
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, RLELossless, generate_uid
+from rich.console import Console
+from rich.table import Table
+
+SIDE = 256
+LOAD = "import sys; from ahm_env.images import load_images; print(len(load_images(sys.argv[1], 64)))"
+
+
+def main() -> None:
+    """Measure and print."""
+    table = Table("slices", "images/s", "RssAnon of all processes, MB", "from the cache, s")
+    figures = []
+    with tempfile.TemporaryDirectory() as name:
+        for count in (1_000, 20_000):
+            tree = Path(name) / f"{count}"
+            write(tree, count)
+            seconds, memory = load(tree, Path(name))
+            again, _ = load(tree, Path(name))
+            figures.append(memory)
+            table.add_row(f"{count:,}", f"{count / seconds:.0f}", f"{memory:.0f}", f"{again:.1f}")
+    table.add_row("ratio", "", f"{figures[1] / figures[0]:.3f}", "")
+    Console().print(table)
+
+
+def write(tree: Path, count: int) -> None:
+    """Series of 100 slices, a patient each."""
+    generator = np.random.default_rng(0)
+    for number in range(count):
+        meta = FileMetaDataset()
+        meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = CTImageStorage, generate_uid()
+        meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        one = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
+        one.SOPClassUID, one.SOPInstanceUID, one.Modality = CTImageStorage, meta.MediaStorageSOPInstanceUID, "CT"
+        one.PatientID, one.InstanceNumber = f"{number // 100}", number % 100
+        one.Rows = one.Columns = SIDE
+        one.PhotometricInterpretation, one.SamplesPerPixel, one.PixelRepresentation = "MONOCHROME2", 1, 0
+        one.BitsAllocated, one.BitsStored, one.HighBit = 16, 12, 11
+        one.RescaleSlope, one.RescaleIntercept, one.WindowCenter, one.WindowWidth = 1, -1024, 40, 400
+        coarse = generator.integers(900, 1300, (SIDE // 8, SIDE // 8), dtype=np.uint16)
+        one.PixelData = np.kron(coarse, np.ones((8, 8), np.uint16)).tobytes()
+        if number % 2:
+            one.compress(RLELossless, generate_instance_uid=False)
+        path = tree / f"patient-{number // 100}" / f"{number % 100:03d}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        one.save_as(path, enforce_file_format=True)
+
+
+def load(tree: Path, folder: Path) -> tuple[float, float]:
+    """Seconds until a new process has its images, and the largest RssAnon in MB of it and its children."""
+    environment = {**os.environ, "AHM_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1"}
+    largest, begin = 0.0, time.perf_counter()
+    with subprocess.Popen(
+        [sys.executable, "-c", LOAD, str(tree)], stdout=subprocess.DEVNULL, env=environment
+    ) as process:
+        while process.poll() is None:
+            largest = max(largest, sum(map(private, family(process.pid))))
+            time.sleep(0.05)
+    if process.returncode:
+        raise SystemExit(f"loading {tree} ended with status {process.returncode}")
+    return time.perf_counter() - begin, largest
+
+
+def family(process: int) -> list[int]:
+    """A process and all that it began."""
+    children: list[str] = []
+    for thread in Path(f"/proc/{process}/task").glob("*"):
+        with suppress(OSError):
+            children += (thread / "children").read_text().split()
+    return [process, *(one for child in children for one in family(int(child)))]
+
+
+def private(process: int) -> float:
+    """RssAnon in MB; 0 where the process has ended."""
+    try:
+        lines = Path(f"/proc/{process}/status").read_text().splitlines()
+    except OSError:
+        return 0.0
+    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith("RssAnon")), 0.0)
+
+
+if __name__ == "__main__":
+    main()
