@@ -2,13 +2,14 @@
 # make test   install, run the tests; with EXTRAS=dev,interop also those of examples in other RL libraries
 # make check  lint, types and import contracts
 # make bench  measured ratios
+# make wheelhouse   a folder of all packages, to install on a machine without a network; see docs/offline.md
 
 VENV := .venv
 EXTRAS := dev
 PYTHON := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test lint type contracts check format bench clean
+.PHONY: demo test lint type contracts check format bench wheelhouse clean
 
 $(INSTALLED): pyproject.toml constraints.txt
 	test -x $(PYTHON) || python3 -m venv $(VENV)
@@ -44,5 +45,11 @@ format: $(VENV)/.installed-dev
 bench: $(INSTALLED)
 	$(PYTHON) -m benchmarks
 
+# also what builds the project itself, which pip fetches apart
+wheelhouse: pyproject.toml constraints.txt
+	test -x $(PYTHON) || python3 -m venv $(VENV)
+	$(PYTHON) -m pip wheel --disable-pip-version-check --constraint constraints.txt --wheel-dir wheelhouse \
+		'.[$(EXTRAS)]' 'setuptools>=77' wheel pip
+
 clean:
-	rm -rf $(VENV) build *.egg-info
+	rm -rf $(VENV) wheelhouse build *.egg-info

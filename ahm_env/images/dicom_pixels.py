@@ -24,8 +24,8 @@ from ahm_env.images.source import Pixels
 from ahm_env.images.window import Window
 
 PIXELS = "its pixels cannot be decoded"
-# pydicom tries what is installed until one succeeds. Only these are tried: damaged data make pylibjpeg's RLE decoder panic,
-# past `except Exception` and into the terminal, and its JPEG-LS decoder invent what is missing.
+# pydicom would try whatever is installed until something succeeds. Of damaged data pylibjpeg's RLE decoder panics, past
+# `except Exception` and into the terminal, and its JPEG-LS decoder invents what is missing.
 PLUGINS = {
     RLELossless: ("pydicom",),
     JPEGBaseline8Bit: ("pillow",),
