@@ -513,6 +513,7 @@ def evaluate(
     ],
     split: Annotated[str, typer.Option(help="train, val, test or all.")] = "test",
     out: Annotated[Path | None, typer.Option(help="JSON file for the numbers.", show_default=False)] = None,
+    page: Annotated[Path | None, typer.Option(help="HTML file for all of it.", show_default=False)] = None,
     pictures: Annotated[
         Path | None,
         typer.Option(help="Directory for test.csv, and cases.png or confusion.png.", show_default=False),
@@ -524,10 +525,10 @@ def evaluate(
     ] = False,
     device: AnyDevice = "auto",
 ) -> None:
-    """Measure a fine-tuned model on labelled images: means with 95 % intervals over images, at their own size."""
+    """Measure a fine-tuned model on labelled images: means with 95 % intervals over patients, at their own size."""
     from downstream.evaluation import evaluate as measure
 
-    raise typer.Exit(measure(tuned, data, split, out, pictures, flips, skip_bad, burned_in, device))
+    raise typer.Exit(measure(tuned, data, split, out, page, pictures, flips, skip_bad, burned_in, device))
 
 
 @app.command("export")

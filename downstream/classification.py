@@ -49,6 +49,11 @@ class ClassificationAssessment:
             "confusion": one.confusion.tolist(),
         }
 
+    @property
+    def picture(self) -> npt.NDArray[np.uint8]:
+        """The confusion of classes, drawn: `(h, w, 3)`."""
+        return draw_confusion(self.scores.confusion, self.classes)
+
     def write(self, directory: Path) -> None:
         """Write `test.csv`, a row an image, and `confusion.png`."""
         rows = []
@@ -58,7 +63,7 @@ class ClassificationAssessment:
                 {"image": name, "label": self.classes[number], "prediction": self.classes[row.argmax()]} | shares
             )
         write_rows(directory / "test.csv", rows)
-        save_picture(directory / "confusion.png", draw_confusion(self.scores.confusion, self.classes))
+        save_picture(directory / "confusion.png", self.picture)
 
 
 def assess_classifier(model: Model, images: ImageSet, indices: Ints, flips: bool = False) -> ClassificationAssessment:

@@ -22,10 +22,12 @@ from ahm_env.images.source import SPLITS
 from ahm_env.masks import Ints
 from downstream.classification import ClassificationAssessment, assess_classifier
 from downstream.cropping import Cropped
+from downstream.evaluation_page import write_page
 from downstream.finetuning import usable
 from downstream.metrics import score_labels
 from downstream.models import Card
 from downstream.prediction import load_tuned
+from downstream.report import source_name
 from downstream.segmentation import SegmentationAssessment, assess_segmenter
 from downstream.summaries import Interval
 from downstream.tasks_console import measure_name
@@ -41,6 +43,7 @@ def evaluate(
     data: str,
     split: str = "test",
     out: Path | None = None,
+    page: Path | None = None,
     pictures: Path | None = None,
     flips: bool = False,
     skip_bad: bool = False,
@@ -54,6 +57,7 @@ def evaluate(
         data: A source with masks, or with the labels that the classifier knows.
         split: Of which images: `train`, `val`, `test` or `all`.
         out: JSON file for the numbers.
+        page: HTML file for all of it.
         pictures: Directory for a table of all images, and for a picture of the cases or of the confusion.
         flips: Test-time augmentation.
         skip_bad: Go on without images that cannot be read.
@@ -73,6 +77,8 @@ def evaluate(
         raise SettingsError(f"--out {out} is a directory; give the name of a file, such as {out / 'evaluation.json'}")
     if out is not None and out.suffix.lower() != ".json":  # else a slip overwrites labels.csv
         raise SettingsError(f"--out {out} must end in .json; for example {out.with_suffix('.json')}")
+    if page is not None and page.suffix.lower() != ".html":
+        raise SettingsError(f"--page {page} must end in .html; for example {page.with_suffix('.html')}")
     if pictures is not None and (pictures / "config.json").exists():
         raise SettingsError(f"--pictures {pictures} is a run, whose own test.csv would be lost; give another directory")
     model, segmenter = load_tuned(tuned, device)
@@ -93,16 +99,23 @@ def evaluate(
     else:
         assessed = assess_classifier(model, images, indices, flips)
         measures = measures_of_labels(assessed)
-    found = with_intervals(measures, grouped(images.patients(indices)), DRAWS)
+    part = "" if split == ALL else f", {split} split"
+    patients = grouped(images.patients(indices))
+    found = with_intervals(measures, patients, DRAWS)
     where = {"task": card.task, "model": str(tuned), "data": data, "split": split, "tta": flips}
     if out is not None:
-        write_text(out, json.dumps({**where, "images": len(indices), **as_json(assessed, found)}, indent=2) + "\n")
+        counts = {"images": len(indices), "patients": len(patients)}
+        write_text(out, json.dumps({**where, **counts, **as_json(assessed, found)}, indent=2) + "\n")
     if pictures is not None:
         assessed.write(pictures)
-    part = "" if split == ALL else f", {split} split"
-    _show(console, f"{data}{part}: {len(indices):,} images", found)
+    if page is not None:
+        write_page(page, assessed, found, patients, f"{source_name(data)}{part}")
+    whose = f" of {len(patients):,} patients" if len(patients) < len(indices) else ""
+    _show(console, f"{data}{part}: {len(indices):,} images{whose}", found)
     if out is not None:
         console.print(f"numbers      {out}", markup=False)
+    if page is not None:
+        console.print(f"page         {page}", markup=False)
     if pictures is not None:
         picture = "cases.png" if card.task == "segmentation" else "confusion.png"
         console.print(f"picture      {pictures / picture}", markup=False)

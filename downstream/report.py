@@ -117,7 +117,7 @@ def make_report(
         "charts": [chart.numbers() for chart in (*charts, *trend_charts)],
         "gallery": gallery and gallery.data,
     }
-    page = _template().render(
+    page = template("report.html.jinja").render(
         title=title,
         algorithms=algorithms,
         styles={name: style for style, name in enumerate(STYLES)} | styles,
@@ -255,7 +255,8 @@ def _versions(runs: Sequence[Run]) -> list[tuple[str, str]]:
     return told + ([("commit", ", ".join(commits))] if commits else [])
 
 
-def _template() -> Any:
+def template(name: str) -> Any:
+    """A page's template, from beside this file."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -263,4 +264,4 @@ def _template() -> Any:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template("report.html.jinja")
+    return environment.get_template(name)

@@ -189,13 +189,18 @@ class SegmentationAssessment:
 
         return tuple((heading, tuple(case(int(one)) for one in some)) for heading, some in rows.items())
 
+    @property
+    def picture(self) -> npt.NDArray[np.uint8]:
+        """The cases, drawn: `(h, w, 3)`."""
+        return draw_cases(self.cases, tuple(self.scores[0].classes))
+
     def write(self, directory: Path) -> None:
         """Write `test.csv`, a row an image, and `cases.png`."""
         rows = [
             {"image": one.image} | {name: f"{value:.6g}" for name, value in one.row().items()} for one in self.scores
         ]
         write_rows(directory / "test.csv", rows)
-        save_picture(directory / "cases.png", draw_cases(self.cases, tuple(self.scores[0].classes)))
+        save_picture(directory / "cases.png", self.picture)
 
 
 def assess_segmenter(model: Model, images: ImageSet, indices: Ints, flips: bool = False) -> SegmentationAssessment:

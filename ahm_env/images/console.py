@@ -32,7 +32,7 @@ def check_data(source: str) -> int:
     sizes = [f"{width} x {height} ({count:,})" for (width, height), count in report.sizes.most_common(4)]
     more = len(report.sizes) - len(sizes)
     table.add_row("kind", report.kind)
-    dropped = f", and {report.empty:,} slices without content" if report.empty else ""
+    dropped = f", and {report.empty:,} left out: nothing to see, or text burned in" if report.empty else ""
     table.add_row("images", f"{report.images:,}{dropped}")
     if report.patients:
         table.add_row("patients", f"{report.patients:,}")

@@ -160,6 +160,8 @@ class Dicom:
         kinds, strangers, burned_in = Counter[str](), 0, 0
         for found in walk(self._images, self._path):
             path, count = Path(found.path), 1
+            if path == self.table:
+                continue
             if found.trouble:
                 problems.append(self._problem(self._images, found.relative, found.trouble))
                 continue
@@ -191,12 +193,14 @@ class Dicom:
         """Whether there is any mask; a mask without its image is a problem."""
         if self._images == self._path:
             return False
-        masks = [found for found in walk(self._masks, self._path) if found.relative.lower().endswith(".png")]
-        for mask in masks:
-            cause = mask.trouble or "is a mask without an image of its name; add the image or delete the mask"
-            if mask.trouble or not files.has_frame(mask.relative[:-4]):
-                problems.append(self._problem(self._masks, mask.relative, cause))
-        return bool(masks)
+        any_mask = False
+        for found in walk(self._masks, self._path):
+            if found.relative.lower().endswith(".png"):
+                any_mask = True
+                if found.trouble or not files.has_frame(found.relative[: -len(".png")]):
+                    cause = found.trouble or "is a mask without an image of its name; add the image or delete the mask"
+                    problems.append(self._problem(self._masks, found.relative, cause))
+        return any_mask
 
     def _samples(self, files: DicomFiles, labels: Labels | None, has_masks: bool) -> Iterator[Load]:
         for relative, frames in files:
@@ -250,6 +254,26 @@ class Dicom:
             return read_mask(path)
         except ImageError as error:
             raise ImageError(f"its mask: {str(error).removeprefix(f'{path}: ')}") from None
+
+    def files(self) -> tuple[DicomFiles, list[str], list[str]]:
+        """The files with images, masks and labels left aside, and the problems and notes as of a catalogue.
+
+        Raises:
+            SettingsError: pydicom is missing.
+        """
+        problems, notes = list[str](), list[str]()
+        return self._scan(problems, notes), problems, notes
+
+    def frames(self, files: DicomFiles) -> Iterator[tuple[str, Path, Load]]:
+        """Of each image its name, known without decoding, its file, and the call that loads it without mask and label.
+
+        The images of a file come one after another.
+        """
+        for relative, frames in files:
+            path = self._images / relative if self._images.is_dir() else self._images
+            for index in range(frames):
+                place = Place(relative, index, frames, False)
+                yield self._name(self._images, relative) + place.number, path, partial(self._load, place)
 
 
 def is_dicom(path: Path) -> bool:

@@ -199,6 +199,21 @@ class Nifti:
         except ImageError as error:
             return str(error)
 
+    def volumes(self) -> "Iterator[Volume | ImageError]":
+        """Each volume as its header has it, without mask and label; or what is wrong with it."""
+        files = self._volume_files()
+        for name in files.names:
+            try:
+                volume: Volume | ImageError = self._volume(name, files, None, None)
+            except ImageError as error:
+                volume = error
+            yield volume
+
+    def slices(self, volume: "Volume") -> Iterator[tuple[str, Load]]:
+        """Of each slice of a volume its name, known without decoding, and the call that loads it."""
+        for index in range(volume.slices):
+            yield f"{volume.stem}_{index:04d}", partial(self._load, volume, index)
+
 
 @dataclass(frozen=True, slots=True)
 class Volume:

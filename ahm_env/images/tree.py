@@ -59,7 +59,7 @@ def walk(top: Path, within: Path) -> Iterator[Found]:
                     continue
                 if entry.is_dir(follow_symlinks=False):
                     folders.append((entry.path, relative + "/"))
-                elif entry.is_symlink() and not (entry.is_file() and inside(entry.path, boundary)):
+                elif entry.is_symlink() and not (os.path.isfile(entry.path) and inside(entry.path, boundary)):
                     yield Found(entry.path, relative, ASTRAY)
                 elif entry.is_file():
                     yield Found(entry.path, relative)

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import sys
 from collections.abc import Callable
 from math import isnan, nan, sqrt
@@ -20,8 +21,9 @@ from downstream import evaluation
 from downstream.classification import assess_classifier
 from downstream.cropping import Cropped
 from downstream.evaluation import with_intervals
+from downstream.evaluation_page import stacked
 from downstream.metrics import score_classes, score_labels
-from downstream.models import Card, Model
+from downstream.models import MODEL_FILE, Card, Model
 from downstream.segmentation import segment
 
 SIDE = 16
@@ -303,3 +305,50 @@ def test_what_else_cannot_be_used(call):
     refused(call("--data", "data"), "03.png", "--skip-bad")
     assert call("--data", "data", "--skip-bad", "--out", "e.json")[0] == 0
     assert json.loads(Path("e.json").read_text())["images"] == 11
+
+
+# The page
+
+
+def test_the_page_says_how_good_the_model_is_on_these_patients_and_fetches_nothing(call):
+    make_model(MODEL_FILE)
+    data = write_source(Path("data"))
+    table = (data / "labels.csv").read_text().splitlines()
+    rows = [f"{line},P{number // 8}" for number, line in enumerate(table[1:])]
+    text = "\n".join([f"{table[0]},patient", *rows]).replace(",val", ",train").replace(",test", ",train")
+    (data / "labels.csv").write_text(text + "\n")
+    status, out, err = call("--data", "data", "--split", "all", "--page", "e.html", "--out", "e.json")
+    assert (status, err) == (0, "")
+    assert "24 images of 3 patients" in " ".join(out.split())
+    found, page = json.loads(Path("e.json").read_text()), Path("e.html").read_text()
+    low, high = found["intervals"]["dice"]
+    assert (found["images"], found["patients"]) == (24, 3)
+    assert f"<h1>Dice {found['dice']:.3f}</h1>" in page
+    assert f"between {low:.3f} and {high:.3f} for patients" in page
+    assert page.count("<circle") == 3
+    assert "data:image/png;base64," in page
+    assert not re.search(r"(src|href)=\"(?!data:)", page)
+
+
+def test_a_classifier_has_a_page_too(call):
+    make_model(MODEL_FILE, "classification", ("mel", "nev"))
+    write_source(Path("data"))
+    status, _, err = call("--data", "data", "--split", "all", "--page", "e.html")
+    assert (status, err) == (0, "")
+    assert "<circle" not in Path("e.html").read_text()
+
+
+def test_a_page_of_another_ending_is_refused(call):
+    make_model(MODEL_FILE)
+    write_source(Path("data"))
+    status, _, err = call("--data", "data", "--page", "data/labels.csv")
+    assert status == 2
+    assert err.count("\n") == 1
+    assert "--page data/labels.csv must end in .html" in err
+
+
+def test_dots_of_equal_values_are_stacked_within_the_drawing():
+    places = stacked(np.array([0.0, 0.5, 0.5, 1.0, *[0.99] * 40]))
+    assert len(set(places)) == len(places) == 44
+    assert all(0 <= left <= 1000 and 0 <= top <= 112 for left, top in places)
+    assert places[1][0] == places[2][0] != places[0][0]

@@ -1,0 +1,89 @@
+"""An evaluation as one page: how good the model is on these patients, how sure that is, and what it looks like."""
+
+import base64
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from agents.console import number
+from ahm_env.files import write_text
+from ahm_env.images.encoding import encode_png
+from ahm_env.masks import Floats, Ints
+from downstream.classification import ClassificationAssessment
+from downstream.report import template
+from downstream.segmentation import SegmentationAssessment
+from downstream.summaries import Interval
+from downstream.tasks_console import measure_name
+
+BINS = 60  # of the dots, side by side
+HEIGHT, GAP = 112.0, 10.0
+
+
+def write_page(
+    path: Path,
+    assessed: SegmentationAssessment | ClassificationAssessment,
+    found: Mapping[str, Interval],
+    patients: Sequence[Ints],
+    data: str,
+) -> None:
+    """Write the page, whole.
+
+    Args:
+        path: The file.
+        assessed: What was assessed.
+        found: Every measure with its interval, the most important one first.
+        patients: Positions of each patient's images.
+        data: What it was assessed on, as it is shown.
+
+    Raises:
+        OSError: The disk is full, or may not be written.
+    """
+    images = sum(map(len, patients))
+    several = len(patients) < images
+    whose = f"{len(patients):,} patients" if several else f"{images:,} images"
+    those = "patients" if several else "images"
+    name, main = next(iter(found.items()))
+    one = measure_name(name)
+    dots = of_patients(assessed, patients) if isinstance(assessed, SegmentationAssessment) else None
+    content = template("evaluation.html.jinja").render(
+        title=f"{one} on {data}",
+        where=f"{data}: {images:,} images" + (f" of {whose}" if several else ""),
+        headline=f"{one} {number(main.mean)}",
+        lead=f"With 95 % confidence between {number(main.low)} and {number(main.high)} for {those} like these.",
+        rows=[
+            (measure_name(name), number(one.mean), f"{number(one.low)} to {number(one.high)}")
+            for name, one in found.items()
+        ],
+        note=f"Intervals: bootstrap over {whose}" + ("; whoever is drawn comes with all images." if several else "."),
+        dots=() if dots is None else stacked(dots),
+        dots_title="Dice of each patient" if several else "Dice of each image",
+        dots_summary="" if dots is None else _words(dots),
+        picture_title="Best, median and worst cases" if dots is not None else "Truth and prediction",
+        picture="data:image/png;base64," + base64.b64encode(encode_png(assessed.picture)).decode(),
+    )
+    write_text(path, content)
+
+
+def of_patients(assessed: SegmentationAssessment, patients: Sequence[Ints]) -> Floats:
+    """Mean Dice of each patient's images: `(P,)`."""
+    dice = np.array([score.mean("dice") for score in assessed.scores])
+    return np.array([dice[positions].mean() for positions in patients])
+
+
+def stacked(values: Floats) -> list[tuple[float, float]]:
+    """Left and top of a dot for each value from 0 to 1; those of about the same value one above the other."""
+    bins = np.minimum((values * BINS).astype(int), BINS - 1)
+    tallest = int(np.bincount(bins).max())
+    gap = min(GAP, (HEIGHT - 10) / tallest)
+    seen = dict.fromkeys(range(BINS), 0)
+    places = []
+    for slot in bins.tolist():
+        places.append((round((slot + 0.5) / BINS * 1000, 1), round(HEIGHT - 5 - seen[slot] * gap, 1)))
+        seen[slot] += 1
+    return places
+
+
+def _words(values: Floats) -> str:
+    low, middle, high = np.quantile(values, (0.1, 0.5, 0.9))
+    return f"Half of them are above {middle:.3f}, one in ten below {low:.3f}, one in ten above {high:.3f}."
