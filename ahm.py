@@ -489,11 +489,17 @@ AnyDevice = Annotated[str, typer.Option(help="cpu, cuda, mps or auto.")]
 
 @app.command("predict")
 def predict(
-    paths: Annotated[list[Path], typer.Argument(help="Images, and folders of images.", show_default=False)],
+    paths: Annotated[
+        list[Path],
+        typer.Argument(help="Images, NIfTI volumes, DICOM files, and folders of these.", show_default=False),
+    ],
     tuned: Tuned,
     out: Annotated[Path, typer.Option(help="Directory for predictions.csv, masks/ and overlays/.", show_default=False)],
     flips: Flips = False,
     overlays: Annotated[bool, typer.Option(help="Draw what was found on the images.")] = True,
+    burned_in: Annotated[
+        bool, typer.Option("--burned-in", help="Take in images with burned-in text.", show_default=False)
+    ] = False,
     device: AnyDevice = "auto",
 ) -> None:
     """Find masks, at the size of the images, or classes for images that nobody has labelled.
@@ -502,7 +508,7 @@ def predict(
     """
     from downstream.prediction import predict as find
 
-    raise typer.Exit(find(tuned, paths, out, flips, overlays, device))
+    raise typer.Exit(find(tuned, paths, out, flips, overlays, device, burned_in))
 
 
 @app.command("evaluate")

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import takewhile
 from pathlib import Path
 
 import numpy as np
@@ -23,10 +24,11 @@ from ahm_env.images.encoding import save_picture
 from ahm_env.images.source import Sample
 from downstream.cropping import SEGMENTER_FILE, crop, load_segmenter
 from downstream.growing import TABLE, growing_table
-from downstream.incoming import find_images, load_image
+from downstream.incoming import Problem, find_images, stem
 from downstream.models import MODEL_FILE, Card, Model
 from downstream.pictures import Case, draw_overlay
 from downstream.resizing import to_square
+from downstream.returning import MASKS, Returning
 from downstream.segmentation import BATCH, Mask, in_batches, segment
 from downstream.tables import write_rows
 
@@ -63,9 +65,9 @@ class Prediction:
     def save(self, out: Path, card: Card, overlays: bool) -> list[str]:
         """Write its mask and overlay, if it has a mask; gives its row."""
         if self.mask is not None:
-            name = f"{Path(self.sample.name).stem}.png"
+            name = f"{stem(self.sample.name)}.png"
             numbers = np.array((0, 255) if card.values == (0, 1) else card.values, np.uint8)
-            save_picture(out / "masks" / name, numbers[self.mask])
+            save_picture(out / MASKS / name, numbers[self.mask])
             if overlays:
                 save_picture(out / "overlays" / name, draw_overlay(Case("", self.sample.image, None, self.mask)))
         return self.row(card)
@@ -135,18 +137,56 @@ def predict_samples(
             yield Prediction(sample, row, None)
 
 
+@dataclass
+class Tally:
+    """What became of images that have no row.
+
+    Attributes:
+        problems: What is wrong, each with the image or file that it was found at.
+        refused: Images that could not be used.
+        empty: Images that show nothing.
+    """
+
+    problems: list[Problem]
+    refused: int = 0
+    empty: int = 0
+
+    def refuse(self, name: str, error: ImageError) -> None:
+        """Count an image that cannot be used."""
+        self.refused += 1
+        self.tell(name, str(error))
+
+    def tell(self, name: str, problem: str) -> None:
+        """Note a problem; the slices of a damaged volume all have the same, which is told once."""
+        if not self.problems or self.problems[-1][1] != problem:
+            self.problems.append((name.encode("utf-8", "backslashreplace").decode(), problem))
+
+    def tell_all(self, found: Iterable[Problem | None]) -> None:
+        """Note the problems among what is found."""
+        for problem in found:
+            if problem is not None:
+                self.tell(*problem)
+
+
 def predict(
-    tuned: Path, paths: Sequence[Path], out: Path, flips: bool = False, overlays: bool = True, device: str = "auto"
+    tuned: Path,
+    paths: Sequence[Path],
+    out: Path,
+    flips: bool = False,
+    overlays: bool = True,
+    device: str = "auto",
+    burned_in: bool = False,
 ) -> int:
     """Predict images into a directory; the same command goes on where an earlier one was stopped.
 
     Args:
         tuned: Directory that `ahm finetune` wrote.
-        paths: Images, and folders of images.
+        paths: Images and folders of images: of the usual formats, NIfTI volumes, DICOM files and trees.
         out: Directory for `predictions.csv` and, of segmentation, `masks/` and `overlays/`.
         flips: Test-time augmentation.
         overlays: Draw what was found on the images; of segmentation.
         device: Where to compute.
+        burned_in: Take DICOM images in that say that text is burned into them.
 
     Returns:
         The exit status: 0, 1 where an image could not be used, or 128 + the signal that ended it.
@@ -156,53 +196,61 @@ def predict(
         OSError: The disk is full; what was written is whole.
     """
     console = make_console()
-    images = find_images(paths)
     model, segmenter = load_tuned(tuned, device)
     card = model.card
+    images = find_images(paths, replace(card.pixels, burned_in=burned_in))
     weights = tuned / MODEL_FILE if tuned.is_dir() else tuned
     about = {
         "model": sha256(weights),
         "segmenter": sha256(weights.with_name(SEGMENTER_FILE)) if segmenter is not None else None,
         "tta": flips,
         "overlays": overlays and card.task == "segmentation",
-        "folders": sorted({str(path.parent.resolve()) for path in images}),
+        "folders": images.folders,
     }
-    names, problems, interruption = {path.name for path in images}, list[tuple[str, str]](), Interruption()
-    with growing_table(out, about, columns(card), names) as (table, done):
-        left = [path for path in images if path.name not in done]
+    tally, interruption = Tally(images.problems), Interruption()
+    with growing_table(out, about, columns(card), images.names) as (table, done):
+        returning = Returning(out, card, str(about["model"]), images.groups)
+        for note in images.notes:
+            console.print(f"note         {note}", markup=False)
+        left = len(images.names) - len(done)
         console.print(
-            f"{card.task} with {tuned}: {len(left):,} images to predict, {len(done):,} done before; {model.device}",
+            f"{card.task} with {tuned}: {left:,} images to predict, {len(done):,} done before; {model.device}",
             markup=False,
         )
 
-        def refuse(name: str, error: ImageError) -> None:
-            problems.append((name.encode("utf-8", "backslashreplace").decode(), str(error)))
-
         def samples() -> Iterator[Sample]:
-            for path, loaded in zip(left, in_order((partial(load_image, path) for path in left), BATCH), strict=True):
+            for place, name, loaded in in_order(images.loads(done), BATCH):
                 if interruption.signal is not None:
                     return
+                returning.loaded(place, name, loaded)
                 if isinstance(loaded, Sample):
                     yield loaded
+                elif loaded is None:
+                    tally.empty += 1
                 else:
-                    refuse(path.name, loaded)
+                    tally.refuse(name, loaded)
 
-        found = predict_samples(model, segmenter, samples(), lambda sample, error: refuse(sample.name, error), flips)
+        found = predict_samples(
+            model, segmenter, samples(), lambda sample, error: tally.refuse(sample.name, error), flips
+        )
         rows = in_order((partial(one.save, out, card, overlays) for one in found), BATCH)
-        with _shown(console, len(images), len(done)) as show, interruption.watch(), closing(rows):
+        with _shown(console, len(images.names), len(done)) as show, interruption.watch(), closing(rows):
             for written, row in enumerate(rows, len(done) + 1):
                 table.append(row)
-                show(written + len(problems))
-        if problems:
-            write_rows(out / PROBLEMS, [{"image": name, "problem": problem} for name, problem in problems])
+                tally.tell_all(returning.written(row[0]))
+                show(written + tally.refused + tally.empty)
+            if interruption.signal is None:
+                tally.tell_all(takewhile(lambda _: interruption.signal is None, returning.rest()))
+        if tally.problems:
+            write_rows(out / PROBLEMS, [{"image": name, "problem": problem} for name, problem in tally.problems])
         else:
             (out / PROBLEMS).unlink(missing_ok=True)
     if interruption.signal is not None:
         name = signal.Signals(interruption.signal).name
         console.print(f"Stopped by {name}; all that was predicted is saved. The same command goes on where it was.")
         return 128 + interruption.signal
-    _conclude(console, out, len(images), about["overlays"] is True, card, problems)
-    return 1 if problems else 0
+    _conclude(console, out, len(images.names), about["overlays"] is True, card, tally)
+    return 1 if tally.problems else 0
 
 
 @contextmanager
@@ -222,19 +270,20 @@ def _shown(console: Console, total: int, done: int) -> Iterator[Callable[[int], 
         yield show
 
 
-def _conclude(
-    console: Console, out: Path, total: int, overlays: bool, card: Card, problems: Sequence[tuple[str, str]]
-) -> None:
+def _conclude(console: Console, out: Path, total: int, overlays: bool, card: Card, tally: Tally) -> None:
     """What could not be predicted, and where the rest is."""
+    problems, good = tally.problems, total - tally.refused - tally.empty
     for _, problem in problems[:TOLD]:
         console.print(f"problem      {problem}", markup=False)
     if len(problems) > TOLD:
         console.print(f"problem      … and {len(problems) - TOLD:,} more")
-    console.print(f"table        {out / TABLE}: {total - len(problems):,} of {total:,} images", markup=False)
+    empty = f"; {tally.empty:,} show nothing or are left out" if tally.empty else ""
+    console.print(f"table        {out / TABLE}: {good:,} of {total:,} images{empty}", markup=False)
     if card.task == "segmentation":
-        console.print(f"masks        {out / 'masks'}", markup=False)
+        console.print(f"masks        {out / MASKS}", markup=False)
     if overlays:
         console.print(f"overlays     {out / 'overlays'}", markup=False)
     if problems:
-        bad = f"{len(problems):,} image" + "s" * (len(problems) > 1)
+        what, count = ("image", tally.refused) if tally.refused else ("result", len(problems))
+        bad = f"{count:,} {what}" + "s" * (count > 1)
         console.print(f"problems     {out / PROBLEMS}: {bad}; mend, and the same command adds them", markup=False)

@@ -18,7 +18,7 @@ Ints = npt.NDArray[np.int64]
 
 SALT = "patients.salt"
 SALT_BYTES = 32
-DIGITS = 10
+DIGITS = 16  # 64 bits: no two of a million files have the same
 NAMED = 5  # at most, in an error
 
 

@@ -1,0 +1,83 @@
+"""From an archive's export to masks, as a hospital's engineer would go; and what is private stays where it was."""
+
+import re
+import socket
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("pydicom", reason="the extra `medical` is not installed")
+pytest.importorskip("highdicom", reason="the extra `medical` is not installed")
+
+from tests.hospital import BROKEN, Hospital, build
+
+SMALL = ("--image-size", "16", "--patch-size", "4", "--width", "4", "--batch-size", "4", "--workers", "1")
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever wants to connect anywhere fails."""
+
+    def refuse(*where: object) -> None:
+        raise AssertionError(f"a connection was tried: {where}")
+
+    for name in ("connect", "connect_ex", "sendto"):
+        monkeypatch.setattr(socket.socket, name, refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+
+
+@pytest.fixture
+def hospital(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hospital:
+    monkeypatch.setenv("AHM_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    return build(tmp_path / "archive")
+
+
+def test_from_raw_files_to_a_segmenter_with_nothing_private_anywhere(call, hospital: Hospital, tmp_path: Path) -> None:
+    said: list[str] = []
+
+    def run(status: int, *words: str) -> str:
+        found, out, err = call(*words)
+        said.append(out + err)
+        assert found == status, (words, out, err)
+        return out + err
+
+    checked = run(2, "data", "check", "archive")
+    assert f"{BROKEN} problems" in checked
+    assert re.search(r"patients\W+40\b", checked)
+    run(2, "train-agent", "--data", "archive", "--out", "runs/refused", *SMALL)
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "archive").rglob("*") if path.is_file()}
+    run(0, "data", "split", "archive", "--train", "0.7", "--val", "0.1", "--test", "0.2", "--skip-bad")
+    options = ("--data", "archive", "--skip-bad")
+    run(0, "train-agent", *options, "--images", "64", "--out", "runs/pretrained", *SMALL)
+    run(0, "finetune", "--from", "runs/pretrained", *options, "--labels", "25", "--steps", "30", "--out", "runs/tuned")
+    outputs = ("--out", "evaluated.json", "--page", "evaluated.html", "--pictures", "pictures")
+    run(0, "evaluate", "--from", "runs/tuned", *options, *outputs)
+    run(0, "report", "runs/pretrained", "--out", "report.html")
+    run(0, "data", "show", "archive", "--out", "sheet.png", "--skip-bad")
+    run(1, "predict", "--from", "runs/tuned", "archive/images", "--out", "found")
+
+    segmentations = list((tmp_path / "found" / "masks").glob("*.seg.dcm"))
+    assert len(segmentations) == hospital.images
+    archive = tmp_path / "archive"
+    written = [
+        path
+        for path in tmp_path.rglob("*")
+        if not path.is_relative_to(archive) and path not in segmentations and path.is_file()
+    ]
+    assert len(written) > 100
+    assert before == {path: path.stat().st_mtime_ns for path in before}
+    secret = re.compile(
+        "|".join(re.escape(part) for word in hospital.secrets for part in word.split("^")), re.IGNORECASE
+    )
+    names = [str(path.relative_to(tmp_path)) for path in (*written, *segmentations)]
+    assert not [found.group() for text in (*said, *names) if (found := secret.search(text))]
+    in_bytes = re.compile(secret.pattern.encode(), re.IGNORECASE)
+    assert not [(path, found.group()) for path in written if (found := in_bytes.search(path.read_bytes()))]
+
+
+def test_the_secrets_are_there_to_be_found(hospital: Hospital) -> None:
+    content = b"".join(path.read_bytes() for path in hospital.root.rglob("*") if path.is_file())
+    paths = " ".join(map(str, hospital.root.rglob("*")))
+    assert all(word.encode() in content for word in hospital.secrets)
+    assert any(word.replace("^", "_") in paths for word in hospital.secrets)
