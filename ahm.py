@@ -432,6 +432,15 @@ def finetune(
             rich_help_panel="Learning",
         ),
     ] = None,
+    freeze: Annotated[
+        bool | None,
+        typer.Option(
+            "--freeze/--no-freeze",
+            help="To classify: leave the encoder as it is; only the layer to the classes learns.",
+            show_default="no-freeze",
+            rich_help_panel="Learning",
+        ),
+    ] = None,
     select: Annotated[
         float | None, flag("--select", "Share of the labelled images by which the best state is kept.", "0", "Learning")
     ] = None,

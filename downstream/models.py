@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,7 @@ TASKS = ("segmentation", "classification")
 MODELS = ("unet", "vgg16")
 MODEL_FILE = "model.safetensors"
 ENCODER = ("inc", "down1", "down2", "down3", "down4")
+DEEP = ENCODER[2:]
 _FLIPS: tuple[tuple[int, ...], ...] = ((), (3,), (2,), (2, 3))
 
 
@@ -83,20 +84,44 @@ class Card:
 
 
 class EncoderClassifier(nn.Module):
-    """The encoder of a U-Net, its deepest features averaged over the image, and a linear layer to the classes."""
+    """The encoder of a U-Net, what its levels hold of the whole image, and a linear layer to the classes.
+
+    Of every channel of the three deepest levels: mean, standard deviation and maximum over the image, each standardised
+    over the batches seen.
+    """
 
     def __init__(self, unet: UNet, classes: int) -> None:
         super().__init__()
+        self._frozen = False
         for name in ENCODER:
             self.add_module(name, getattr(unet, name))
-        self.head = nn.Linear(unet.width * 16 // (2 if unet.bilinear else 1), classes)
+        channels = unet.width * (4 + 8 + 16 // (2 if unet.bilinear else 1))
+        self.standardise = nn.BatchNorm1d(3 * channels, affine=False)
+        self.head = nn.Linear(3 * channels, classes)
+
+    def freeze(self) -> None:
+        """From here on only the layer to the classes learns; the encoder stays as it is, its normalisation too."""
+        self._frozen = True
+        for name in ENCODER:
+            getattr(self, name).requires_grad_(False)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> Self:
+        """As of any module, but for a frozen encoder."""
+        super().train(mode)
+        for name in ENCODER if self._frozen else ():
+            getattr(self, name).eval()
+        return self
 
     def forward(self, images: Tensor) -> Tensor:
         """Map `(B, C, H, W)` to logits `(B, K)`."""
-        features = images
+        features, pooled = images, list[Tensor]()
         for name in ENCODER:
             features = getattr(self, name)(features)
-        return self.head(features.mean((2, 3)))  # type: ignore[no-any-return]
+            if name in DEEP:
+                deviation = (features.var((2, 3), unbiased=False) + 1e-5).sqrt()
+                pooled += [features.mean((2, 3)), deviation, features.amax((2, 3))]
+        return self.head(self.standardise(torch.cat(pooled, 1)))  # type: ignore[no-any-return]
 
 
 class Model:

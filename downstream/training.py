@@ -5,16 +5,17 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from ahm_env import ImageSet, SettingsError, TrainingError
 from ahm_env.masks import Ints
 from ahm_env.optimiser import SharedAdam
 from downstream.augmentation import Augmentation
-from downstream.models import Model
+from downstream.models import EncoderClassifier, Model
 
 SCHEDULES = ("cosine", "steps")
+MEASURED = 64  # images at once
 _WARM_UP = 0.05  # of the steps
 _LOWEST = 0.01  # of the step size, at the end of a cosine
 
@@ -33,6 +34,8 @@ class Recipe:
     """cosine (a short warm-up, then down), or steps (x 0.9 every 3 epochs, as published)."""
     weight_decay: float = 0.0
     """Decay of the weights towards zero, apart from Adam's moments (AdamW)."""
+    freeze: bool = False
+    """Of classification by a U-Net: its encoder stays as it is, and only the layer to the classes learns."""
     average: float = 0.99
     """Decay of a running mean of the weights, which is what is kept in the end; 0 keeps the last ones."""
     balance: bool = True
@@ -73,7 +76,11 @@ class Trainer:
         self.model, self.images, self.labelled, self.recipe, self.seed = model, images, labelled, recipe, seed
         self.step = 0
         self.augmentation = Augmentation(recipe.augment)
-        self.optimiser = SharedAdam(model.network.parameters(), recipe.learning_rate, recipe.weight_decay)
+        if recipe.freeze and isinstance(model.network, EncoderClassifier):
+            self._measure_norms()
+            model.network.freeze()
+        learning = [weight for weight in model.network.parameters() if weight.requires_grad]
+        self.optimiser = SharedAdam(learning, recipe.learning_rate, recipe.weight_decay)
         self.average = {name: one.detach().clone() for name, one in self._weights().items()} if recipe.average else {}
         self._segments = model.card.task == "segmentation"
         self._class_of = _lookup(model.card.values) if self._segments else np.zeros(0, np.int64)
@@ -142,6 +149,19 @@ class Trainer:
         for name, tensor in self.state().items():
             tensor.data.copy_(state[name])
         self.step = step
+
+    def _measure_norms(self) -> None:
+        """Statistics of BatchNorm over whole images: those of pretraining are of images with patches hidden."""
+        norms = [layer for layer in self.model.network.modules() if isinstance(layer, nn.BatchNorm2d)]
+        for layer in norms:
+            layer.reset_running_stats()
+            layer.momentum = None  # the mean over all batches
+        self.model.network.train()
+        with torch.no_grad():
+            for part in np.array_split(self.labelled, -(-len(self.labelled) // MEASURED)):
+                self.model.logits(torch.from_numpy(self.images.images(part)).float())
+        for layer in norms:
+            layer.momentum = 0.1  # PyTorch's own
 
     def _batch(self) -> Ints:
         """The images of a step: epochs in random order, one running into the next."""

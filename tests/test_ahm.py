@@ -426,7 +426,8 @@ def test_ahm_only_parses_and_calls():
 
 def test_the_help_of_finetune_names_the_defaults_of_its_settings():
     defaults = FinetuneSettings()
-    own = {"labels": "all", "balance": "balance", "width": "the run's, else 16", "norm": "the run's, else batch"}
+    own = {"freeze": "no-freeze"}
+    own |= {"labels": "all", "balance": "balance", "width": "the run's, else 16", "norm": "the run's, else batch"}
     own |= {"image_size": "the run's, else 64", "channels": "the run's, else what the images are"}
     own |= {"fit": "the run's, else stretch", "axis": "the run's, else axial"}
     own |= {"window": "the run's, else the file's own"}

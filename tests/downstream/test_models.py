@@ -153,7 +153,7 @@ def test_predicting_teaches_nothing(card: Card):
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.network.state_dict().items())
 
 
-def test_a_classifier_is_the_encoder_averaged_and_a_linear_layer(card: Card):
+def test_a_classifier_is_what_the_deep_levels_hold_of_the_image_and_a_linear_layer(card: Card):
     model = Model.create(replace(card, **CLASSIFIER), 0)
     unet = UNet(3, 3, 2)
     weights = {name: tensor for name, tensor in model.network.state_dict().items() if not name.startswith("head")}
@@ -162,7 +162,11 @@ def test_a_classifier_is_the_encoder_averaged_and_a_linear_layer(card: Card):
     model.network.eval()
     images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        expected = model.network.head(unet.encode(images)[-1].mean((2, 3)))
+        pooled = []
+        for level in unet.encode(images)[2:]:
+            values = level.flatten(2)
+            pooled += [values.mean(2), (values.var(2, correction=0) + 1e-5).sqrt(), values.max(2).values]
+        expected = model.network.head(model.network.standardise(torch.cat(pooled, 1)))
         torch.testing.assert_close(model.network(images), expected)
 
 

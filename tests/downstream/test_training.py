@@ -194,6 +194,34 @@ def test_a_step_changes_every_weight_by_a_finite_gradient(card: Card, task: dict
     assert len(moved) > len(before) * 0.9
 
 
+def test_a_frozen_encoder_stays_as_it_is_and_its_norms_are_those_of_whole_images(card: Card):
+    trainer = make_trainer(replace(card, **CLASSIFIER), replace(QUICK, freeze=True, average=0.0))
+    network, images = trainer.model.network, Few()
+    before = copies(network.state_dict())
+    for _ in range(4):
+        trainer.learn()
+    changed = {name for name, tensor in network.state_dict().items() if not torch.equal(tensor, before[name])}
+    moving = {"head.weight", "head.bias", *(name for name in before if name.startswith("standardise"))}
+    assert changed == moving
+    first = network.inc.double_conv[0]
+    pixels = (torch.from_numpy(images.images(np.arange(8))).float() - trainer.model._mean) / trainer.model._deviation
+    expected = first(pixels).mean((0, 2, 3))
+    torch.testing.assert_close(before["inc.double_conv.1.running_mean"], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_frozen_run_goes_on_from_any_step_bit_for_bit(card: Card):
+    recipe = replace(QUICK, freeze=True)
+    whole = make_trainer(replace(card, **CLASSIFIER), recipe)
+    for _ in range(3):
+        whole.learn()
+    state = copies(whole.state())
+    again = make_trainer(replace(card, **CLASSIFIER), recipe)
+    again.restore(state, 3)
+    for one in (whole, again):
+        one.learn()
+    assert_equal(again.state(), whole.state())
+
+
 def test_a_few_images_are_learned(card: Card, drawn: ImageSet):
     recipe = Recipe(steps=40, batch_size=8, augment="none", learning_rate=0.01)
     trainer = make_trainer(replace(card, width=4), recipe, drawn, drawn.split("train")[:8])
