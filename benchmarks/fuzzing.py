@@ -14,7 +14,6 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 from rich.console import Console
@@ -23,6 +22,7 @@ from rich.table import Table
 from ahm_env.errors import AHMError
 from ahm_env.files import load_tensors, save_tensors
 from ahm_env.images.loading import find_source
+from ahm_env.images.opencv import cv2
 from ahm_env.images.pixels import PixelSettings, fit_image
 
 SLOW = 1.0  # seconds

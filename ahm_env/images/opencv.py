@@ -1,6 +1,11 @@
 """OpenCV, imported in one place, so that a missing system library is explained once."""
 
+import os
+
 from ahm_env.errors import SettingsError
+
+# A few damaged bytes of a header may ask for gigabytes. Whoever has larger images says so in the environment.
+os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(100_000_000))
 
 DEBIAN_PACKAGES = {"libGL.so": "libgl1", "libgthread": "libglib2.0-0", "libglib": "libglib2.0-0"}
 

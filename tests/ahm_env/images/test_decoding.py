@@ -1,5 +1,6 @@
 import io
 import struct
+import time
 from pathlib import Path
 
 import numpy as np
@@ -189,3 +190,16 @@ def test_masks_of_other_types_become_class_numbers() -> None:
 def test_masks_with_other_values_are_refused(value: float) -> None:
     with pytest.raises(ImageError, match="m: mask holds values that are not class numbers"):
         as_class_numbers(np.array([[0, 7, value]]), "m")
+
+
+def test_a_small_file_that_asks_for_gigabytes_is_refused_before_they_are_taken(tmp_path: Path) -> None:
+    path = tmp_path / "a.jpg"
+    cv2.imwrite(str(path), np.zeros((16, 16, 3), np.uint8))
+    content = bytearray(path.read_bytes())
+    frame = content.index(b"\xff\xc0")
+    content[frame + 5 : frame + 9] = (14_000).to_bytes(2) + (18_000).to_bytes(2)
+    path.write_bytes(content)
+    begin = time.perf_counter()
+    with pytest.raises(ImageError, match="too large or damaged"):
+        read_image(path)
+    assert time.perf_counter() - begin < 1
