@@ -63,7 +63,7 @@ def hardness_table(plan: Plan) -> list[Table]:
         "Hardness: loss of the hidden patches over that under random masks of the same size, on held-out images and "
         "one U-Net, which was trained on random masks and judges all. Intervals: bootstrap over seeds and images; "
         "differences are paired.",
-        f"All runs: {plan.shared.get('images', RunSettings().images):,} images, share {plan.shared['share']}, the same "
+        f"All runs: {plan.shared.get('images', RunSettings().images):,} images, share {plan.shared.get('share', RunSettings().share)}, the same "
         f"number of U-Net updates.",
     ]
     if complaints := unlike(plan):

@@ -20,7 +20,6 @@ import typer
 import ahm
 from agents.settings import RunSettings
 from ahm_env.files import load_tensors
-from downstream.settings import FinetuneSettings
 
 ROOT = Path(ahm.__file__).resolve().parent
 TINY = [
@@ -422,19 +421,3 @@ def test_ahm_only_parses_and_calls():
     heads = [line for line in source.splitlines() if line.startswith(("import ", "from "))]
     assert all(line.split()[1].split(".")[0] in {*sys.stdlib_module_names, "typer"} for line in heads)
     assert isinstance(ahm.app, typer.Typer)
-
-
-def test_the_help_of_finetune_names_the_defaults_of_its_settings():
-    defaults = FinetuneSettings()
-    own = {"freeze": "no-freeze"}
-    own |= {"labels": "all", "balance": "balance", "width": "the run's, else 16", "norm": "the run's, else batch"}
-    own |= {"image_size": "the run's, else 64", "channels": "the run's, else what the images are"}
-    own |= {"fit": "the run's, else stretch", "axis": "the run's, else axial"}
-    own |= {"window": "the run's, else the file's own"}
-    for name, parameter in inspect.signature(ahm.finetune).parameters.items():
-        option = parameter.annotation.__metadata__[0]
-        if name in ("out", "resume", "preset", "burned_in", "skip_bad", "flips", "weights", "crop_with"):
-            continue
-        value = getattr(defaults, name, None)
-        expected = own.get(name) or (f"{value:g}" if isinstance(value, float) else str(value))
-        assert option.show_default == expected, name

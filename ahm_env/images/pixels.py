@@ -114,7 +114,8 @@ def to_uint8(image: Pixels) -> Image8:
         low, high = finite.min(), finite.max()
     # Halved, because the span of two finite numbers may be infinite.
     span = (high / 2 - low / 2) or 1.0
-    scaled = np.nan_to_num((values / 2 - low / 2) / span, nan=0.0, posinf=1.0, neginf=0.0)
+    with np.errstate(over="ignore"):  # what lies far outside becomes infinite, and is cut off
+        scaled = np.nan_to_num((values / 2 - low / 2) / span, nan=0.0, posinf=1.0, neginf=0.0)
     return np.asarray((scaled.clip(0, 1) * 255).round(), np.uint8)
 
 

@@ -3,6 +3,7 @@
 import inspect
 import json
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Callable
@@ -124,9 +125,10 @@ def test_the_help_names_the_defaults_of_the_settings():
     defaults = FinetuneSettings()
     own = {"labels": "all", "width": "the run's, else 16", "norm": "the run's, else batch"}
     own |= {"image_size": "the run's, else 64", "fit": "the run's, else stretch", "balance": "balance"}
+    own |= {"axis": "the run's, else axial", "window": "the run's, else the file's own", "freeze": "no-freeze"}
     names = set(inspect.signature(ahm.finetune).parameters) - {"out", "resume", "preset"}
     assert names == set(defaults.as_dict())
-    for name in names - {"channels", "skip_bad", "flips", "weights", "crop_with"}:
+    for name in names - {"channels", "burned_in", "skip_bad", "flips", "weights", "crop_with"}:
         option = inspect.signature(ahm.finetune).parameters[name].annotation.__metadata__[0]
         value = getattr(defaults, name)
         expected = own.get(name) or (f"{value:g}" if isinstance(value, float) else str(value))
@@ -219,6 +221,10 @@ def test_images_that_have_changed_are_refused(call, write_source):
     assert call(*words, "--out", "run")[0] == 0
     Path("run/test.json").unlink()
     os.utime(root / "images" / "00.png", ns=(5, 5))
+    assert call("--resume", "--out", "run")[0] == 0  # as after a copy: what they hold is the same
+    Path("run/test.json").unlink()
+    shutil.copy(root / "images" / "01.png", root / "images" / "00.png")
+    shutil.copy(root / "masks" / "01.png", root / "masks" / "00.png")
     status, _, err = call("--resume", "--out", "run")
     assert (status, err.count("\n")) == (2, 1)
     assert "have changed since this run began" in err
