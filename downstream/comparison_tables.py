@@ -59,12 +59,12 @@ def hardness_table(plan: Plan) -> list[Table]:
         )
         for one in summaries
     ]
+    shared = RunSettings.make(**plan.shared)
     notes = [
         "Hardness: loss of the hidden patches over that under random masks of the same size, on held-out images and "
         "one U-Net, which was trained on random masks and judges all. Intervals: bootstrap over seeds and images; "
         "differences are paired.",
-        f"All runs: {plan.shared.get('images', RunSettings().images):,} images, share {plan.shared.get('share', RunSettings().share)}, the same "
-        f"number of U-Net updates.",
+        f"All runs: {shared.images:,} images, share {shared.share}, the same number of U-Net updates.",
     ]
     if complaints := unlike(plan):
         notes[1] = "NOT COMPARABLE: the runs differ in " + "; ".join(complaints)
