@@ -54,10 +54,13 @@ def split_held_out(images: ImageSet) -> tuple[Ints, Ints]:
     patients = grouped(images.patients(train))
     if len(patients) == 1:
         patients = list(np.arange(len(train))[:, None])
-    held = np.zeros(len(train), bool)
+    held, taken = np.zeros(len(train), bool), 0
     for patient in np.random.default_rng(0).permutation(len(patients)):
-        if held.sum() < count and held.sum() + len(patients[patient]) <= len(train) // 2:
+        if taken >= count:
+            break
+        if taken + len(patients[patient]) <= len(train) // 2:
             held[patients[patient]] = True
+            taken += len(patients[patient])
     return train[~held], train[held]
 
 

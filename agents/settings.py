@@ -14,7 +14,6 @@ from ahm_env.reconstruction import find_device
 
 SCHEDULES = ("joint", "staged")
 
-
 PRESETS: dict[str, dict[str, Any]] = {
     "demo": {"images": 8_000},
     "paper": {

@@ -15,7 +15,7 @@ from ahm_env import ImageError
 from ahm_env.images.decoding import read_image
 from ahm_env.images.dicom import Dicom, is_dicom
 from ahm_env.images.dicom_index import DicomFiles
-from ahm_env.images.files import EXTENSIONS, ImageFiles, files_in, is_image
+from ahm_env.images.files import EXTENSIONS, ImageFiles, files_in, images_in, is_image
 from ahm_env.images.loading import find_source
 from ahm_env.images.nifti import Nifti, Volume, is_nifti
 from ahm_env.images.patients import pseudonym
@@ -132,7 +132,7 @@ def find_images(paths: Sequence[Path], pixels: PixelSettings) -> Incoming:
     pictures, volumes, trees = list[Path](), list[Path](), list[Path]()
     for path in paths:
         if path.is_dir():
-            folder = path / "images" if (path / "images").is_dir() else path
+            folder = images_in(path)
             source = find_source(path, pixels)
             if isinstance(source, Dicom):
                 trees.append(path)
@@ -220,9 +220,6 @@ def _nifti_file(path: Path, pixels: PixelSettings, notes: list[str]) -> NiftiFil
 def _dicom_tree(path: Path, pixels: PixelSettings, problems: list[Problem], notes: list[str]) -> DicomTree:
     source = Dicom(path, pixels.intensities, pixels.burned_in)
     files, wrong, remarks = source.files()
-    if len(files) == 0:
-        found = "; ".join(remark.removeprefix(f"{path}: ") for remark in remarks) or "it is empty"
-        raise ImageError(f"{path}: no DICOM image in it ({found}); give the folder they are in")
     problems += [(str(path), problem) for problem in wrong]
     notes += remarks
     return DicomTree(path, source, files)
@@ -264,7 +261,7 @@ def _outermost(paths: Sequence[Path]) -> list[Path]:
     """Files and trees that lie in none of the others, each once."""
     places = dict[Path, Path]()
     for path in paths:
-        places.setdefault((path / "images" if (path / "images").is_dir() else path).resolve(), path)
+        places.setdefault(images_in(path).resolve(), path)
     return [path for place, path in places.items() if places.keys().isdisjoint(place.parents)]
 
 

@@ -119,7 +119,7 @@ def build(
     problems = len(catalogue.problems)
     first_problem = next(iter(catalogue.problems), "")
     if problems and not skip_bad:
-        raise ImageError(_with_remedy(first_problem, source, problems))
+        raise ImageError(with_remedy(first_problem, source, problems))
     sides = Sides()
     with EntryWriter(directory, catalogue.has_masks, settings) as writer:
         for done, prepared in enumerate(prepare_all(catalogue, settings), 1):
@@ -132,7 +132,7 @@ def build(
                 problems += 1
                 first_problem = first_problem or str(prepared)
             else:
-                raise ImageError(_with_remedy(str(prepared), source)) from prepared
+                raise ImageError(with_remedy(str(prepared), source)) from prepared
             if progress:
                 progress(done, catalogue.count)
         if writer.count == 0:
@@ -256,6 +256,7 @@ def _prepare(load: Load, settings: PixelSettings) -> Prepared | ImageError | Non
     )
 
 
-def _with_remedy(problem: str, source: str, count: int | None = None) -> str:
+def with_remedy(problem: str, source: str, count: int | None = None) -> str:
+    """A problem of a source with what can be done about it; `count` is how many there are, if that is known."""
     bad = f"{count} such problems; " if count and count > 1 else ""
     return f"{problem} ({bad}--skip-bad leaves bad images out, `ahm data check {source}` lists them)"

@@ -9,9 +9,9 @@ from PIL import Image, ImageDraw, ImageFont
 
 from ahm_env.images.image_set import ImageSet
 from ahm_env.images.opencv import cv2
-from ahm_env.images.patients import Ints, fair_order
+from ahm_env.images.patients import fair_order
 from ahm_env.images.source import SPLITS
-from ahm_env.masks import Bools
+from ahm_env.masks import Bools, Ints
 from ahm_env.rendering import COLOURS, INK, PAPER, as_rgb, draw_contour
 
 Picture = npt.NDArray[np.uint8]

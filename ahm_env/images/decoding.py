@@ -54,6 +54,14 @@ def read_mask(path: Path) -> npt.NDArray[np.uint8]:
     return as_class_numbers(mask, str(path))
 
 
+def mismatch(mask: Pixels, image: Pixels, what: str = "image") -> str:
+    """What to say of a mask that has not the size of its image; empty where it has."""
+    if mask.shape == image.shape[:2]:
+        return ""
+    (mask_height, mask_width), (height, width) = mask.shape, image.shape[:2]
+    return f"mask is {mask_width}x{mask_height} but {what} is {width}x{height}; re-export one of them"
+
+
 def as_class_numbers(mask: Pixels, name: str) -> npt.NDArray[np.uint8]:
     """Gives a mask of any type as uint8; where it holds only 0 and one number above 255, as 0 and 255.
 

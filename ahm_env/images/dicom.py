@@ -4,7 +4,6 @@ Names of patients, files and folders tell who somebody is: none is shown or writ
 from one back to the file.
 """
 
-import hashlib
 import re
 import shlex
 from array import array
@@ -21,10 +20,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ahm_env.errors import ImageError, SettingsError
-from ahm_env.images.decoding import read_mask
+from ahm_env.images.decoding import mismatch, read_mask
 from ahm_env.images.dicom_index import DicomFiles, stem_of
-from ahm_env.images.files import PackedNames, readable
-from ahm_env.images.labels import Labels
+from ahm_env.images.files import PackedNames, images_in
+from ahm_env.images.labels import Labels, table_digest
 from ahm_env.images.patients import pseudonym
 from ahm_env.images.source import UNLABELLED, Catalogue, Load, Sample
 from ahm_env.images.tree import digest_tree, inside, walk
@@ -88,16 +87,14 @@ class Dicom:
             burned_in: Take images that say that text is burned into their pixels: it may be a patient's name.
         """
         self._path, self._window, self._burned_in = path, window, burned_in
-        self._images = path / "images" if (path / "images").is_dir() else path
+        self._images = images_in(path)
         self._masks = path / "masks"
         self.table = path / "labels.csv"
 
     def fingerprint(self) -> str:
         """Names, sizes and times of all files, the content of `labels.csv`, and the settings."""
-        with readable(self.table):
-            table = hashlib.sha256(self.table.read_bytes()).hexdigest() if self.table.is_file() else ""
         digests = " ".join(digest_tree(top, self._path) for top in self._tops())
-        return f"{self.kind} {digests} {table} {self._window} {self._burned_in}"
+        return f"{self.kind} {digests} {table_digest(self.table)} {self._window} {self._burned_in}"
 
     def catalogue(self) -> Catalogue:
         """Reads the headers of all files, and the table.
@@ -106,11 +103,7 @@ class Dicom:
             ImageError: There is no DICOM image, or `labels.csv` cannot be read.
             SettingsError: pydicom is missing.
         """
-        problems, notes = list[str](), list[str]()
-        files = self._scan(problems, notes)
-        if len(files) == 0:
-            found = "; ".join(note.removeprefix(f"{self._path}: ") for note in notes) or "it is empty"
-            raise ImageError(f"{self._path}: no DICOM image in it ({found}); give the folder they are in")
+        files, problems, notes = self.files()
         labels = Labels(self.table, files, quoted=False) if self.table.is_file() else None
         has_masks = self._check_masks(files, problems)
         return Catalogue(
@@ -239,10 +232,8 @@ class Dicom:
             return None
         mask = self._mask(place) if place.has_mask else None
         image = read_frame(path, place.index, self._window)
-        if mask is not None and mask.shape != image.shape[:2]:
-            (mask_height, mask_width), (height, width) = mask.shape, image.shape[:2]
-            sizes = f"mask is {mask_width}x{mask_height} but image is {width}x{height}"
-            raise ImageError(f"{sizes}; re-export one of them")
+        if mask is not None and (wrong := mismatch(mask, image)):
+            raise ImageError(wrong)
         patient = place.patient or (pseudonym(f"DICOM {header.patient}") if header.patient else "")
         return Sample(name, where, image, mask, place.label, place.split, patient, place.relative)
 
@@ -259,10 +250,15 @@ class Dicom:
         """The files with images, masks and labels left aside, and the problems and notes as of a catalogue.
 
         Raises:
+            ImageError: There is no DICOM image.
             SettingsError: pydicom is missing.
         """
         problems, notes = list[str](), list[str]()
-        return self._scan(problems, notes), problems, notes
+        files = self._scan(problems, notes)
+        if len(files) == 0:
+            found = "; ".join(note.removeprefix(f"{self._path}: ") for note in notes) or "it is empty"
+            raise ImageError(f"{self._path}: no DICOM image in it ({found}); give the folder they are in")
+        return files, problems, notes
 
     def frames(self, files: DicomFiles) -> Iterator[tuple[str, Path, Load]]:
         """Of each image its name, known without decoding, its file, and the call that loads it without mask and label.

@@ -98,6 +98,11 @@ class PackedNames:
         return np.frombuffer(padded, np.dtype((np.bytes_, width)))
 
 
+def images_in(folder: Path) -> Path:
+    """Where the images of a folder are: in its `images/` where there is one, else in itself."""
+    return folder / "images" if (folder / "images").is_dir() else folder
+
+
 def is_image(name: str) -> bool:
     """Whether a file name is that of an image."""
     return name.lower().endswith(EXTENSIONS)

@@ -1,15 +1,14 @@
 """A folder: `images/`, optional `masks/` of the same stems, optional `labels.csv` (`image,label,split,patient`)."""
 
-import hashlib
 from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
 from ahm_env.errors import ImageError
-from ahm_env.images.decoding import read_image, read_mask
-from ahm_env.images.files import EXTENSIONS, ImageFiles, digest, files_in, is_image, readable
-from ahm_env.images.labels import Labels
+from ahm_env.images.decoding import mismatch, read_image, read_mask
+from ahm_env.images.files import EXTENSIONS, ImageFiles, digest, files_in, images_in, is_image
+from ahm_env.images.labels import Labels, table_digest
 from ahm_env.images.source import UNLABELLED, Catalogue, Load, Sample
 
 
@@ -19,15 +18,13 @@ class Folder:
     kind = "folder"
 
     def __init__(self, path: Path) -> None:
-        self._images = path / "images" if (path / "images").is_dir() else path
+        self._images = images_in(path)
         self._masks = path / "masks"
         self.table = path / "labels.csv"
 
     def fingerprint(self) -> str:
         """Names, sizes and times of all files, and the content of `labels.csv`."""
-        with readable(self.table):
-            table = hashlib.sha256(self.table.read_bytes()).hexdigest() if self.table.is_file() else ""
-        return f"{self.kind} {digest(self._images)} {digest(self._masks)} {table}"
+        return f"{self.kind} {digest(self._images)} {digest(self._masks)} {table_digest(self.table)}"
 
     def catalogue(self) -> Catalogue:
         """Pairs images with masks and labels by their stems.
@@ -75,10 +72,8 @@ class Folder:
         if len(masks) > 1:
             raise ImageError(f"{path}: more than one mask in {self._masks} ({', '.join(masks)}); keep one")
         mask = read_mask(self._masks / masks[0])
-        if mask.shape != image.shape[:2]:
-            (mask_height, mask_width), (height, width) = mask.shape, image.shape[:2]
-            sizes = f"mask is {mask_width}x{mask_height} but image is {width}x{height}"
-            raise ImageError(f"{path}: {sizes}; re-export one of them")
+        if wrong := mismatch(mask, image):
+            raise ImageError(f"{path}: {wrong}")
         return Sample(path.name, str(path), image, mask, label, split, patient)
 
     def _notes(self) -> list[str]:

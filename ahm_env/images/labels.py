@@ -1,6 +1,7 @@
 """`labels.csv`: which class, which split and which patient an image of a folder belongs to."""
 
 import csv
+import hashlib
 import io
 from array import array
 from collections.abc import Iterator, Sequence
@@ -108,6 +109,16 @@ class Labels:
             self._splits[position] = SPLITS.index(split)
         else:
             self._unknown_splits[position] = split
+
+
+def table_digest(table: Path) -> str:
+    """Hex digits that change with the content of a table; empty where there is none.
+
+    Raises:
+        ImageError: It cannot be read.
+    """
+    with readable(table):
+        return hashlib.sha256(table.read_bytes()).hexdigest() if table.is_file() else ""
 
 
 def table_lines(table: Path, columns: Sequence[str], missing: str) -> Iterator[tuple[int, dict[str, str]]]:

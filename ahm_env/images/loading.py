@@ -10,9 +10,11 @@ import numpy.typing as npt
 from ahm_env.errors import ImageError
 from ahm_env.images.building import Progress, build
 from ahm_env.images.cache import cache_root, entry_key, locked, new_entry, read_meta
-from ahm_env.images.files import files_in, is_image
+from ahm_env.images.dicom import Dicom, holds_dicom, is_dicom
+from ahm_env.images.files import files_in, images_in, is_image
 from ahm_env.images.folder import Folder
 from ahm_env.images.image_set import ImageSet
+from ahm_env.images.nifti import Nifti, is_nifti
 from ahm_env.images.npz import Npz
 from ahm_env.images.phantom import Phantom
 from ahm_env.images.pixels import PixelSettings
@@ -36,9 +38,6 @@ def find_source(source: str | Path | Source, pixels: PixelSettings) -> Source:
         return _in_folder(path, pixels)
     if path.suffix.lower() == ".npz" and path.is_file():
         return Npz(path)
-    from ahm_env.images.dicom import Dicom, is_dicom
-    from ahm_env.images.nifti import Nifti, is_nifti
-
     if path.is_file() and is_nifti(path.name):
         return Nifti(path, pixels.intensities, pixels.axis)
     if path.is_file() and is_dicom(path):
@@ -49,13 +48,10 @@ def find_source(source: str | Path | Source, pixels: PixelSettings) -> Source:
 
 def _in_folder(path: Path, pixels: PixelSettings) -> Source:
     """A folder of images of the usual formats, of NIfTI volumes, or a tree of DICOM files: whichever comes first."""
-    images = path / "images" if (path / "images").is_dir() else path
+    images = images_in(path)
     names = [entry.name for entry in files_in(images)]
     if any(map(is_image, names)):
         return Folder(path)
-    from ahm_env.images.dicom import Dicom, holds_dicom
-    from ahm_env.images.nifti import Nifti, is_nifti
-
     if any(map(is_nifti, names)):
         return Nifti(path, pixels.intensities, pixels.axis)
     return Dicom(path, pixels.intensities, pixels.burned_in) if holds_dicom(images) else Folder(path)

@@ -1,6 +1,5 @@
 """NIfTI volumes (.nii, .nii.gz) of a folder, or one of them, slice by slice."""
 
-import hashlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,9 +10,9 @@ from typing import NoReturn, cast
 import numpy as np
 
 from ahm_env.errors import ImageError, SettingsError
-from ahm_env.images.decoding import read_mask
-from ahm_env.images.files import ImageFiles, digest, files_in, readable
-from ahm_env.images.labels import NO_IMAGE, Labels, table_lines
+from ahm_env.images.decoding import mismatch, read_mask
+from ahm_env.images.files import ImageFiles, digest, files_in, images_in, readable
+from ahm_env.images.labels import NO_IMAGE, Labels, table_digest, table_lines
 from ahm_env.images.nifti_files import MaskFiles, VolumeFiles, is_nifti, nifti_stem
 from ahm_env.images.nifti_volume import Header, class_numbers, read_header, read_volume, shown
 from ahm_env.images.patients import pseudonym
@@ -57,17 +56,15 @@ class Nifti:
         self._window, self._axis = window, axis
         self._file = None if path.is_dir() else path
         folder = path if self._file is None else path.parent
-        self._images = folder / "images" if self._file is None and (folder / "images").is_dir() else folder
+        self._images = images_in(folder) if self._file is None else folder
         self._masks = folder / "masks"
         self.table = folder / "labels.csv"
         self._decoded: Recent[Decoded | str] = Recent(KEPT)
 
     def fingerprint(self) -> str:
         """Names, sizes and times of all files, the content of `labels.csv`, and how volumes are shown."""
-        with readable(self.table):
-            table = hashlib.sha256(self.table.read_bytes()).hexdigest() if self.table.is_file() else ""
         images = digest(self._images) if self._file is None else _state(self._file)
-        return f"{self.kind} {self._axis} {self._window} {images} {digest(self._masks)} {table}"
+        return f"{self.kind} {self._axis} {self._window} {images} {digest(self._masks)} {table_digest(self.table)}"
 
     def catalogue(self) -> Catalogue:
         """Reads the headers, and pairs volumes with masks and labels by their stems; a bad volume counts as one sample.
@@ -297,10 +294,8 @@ def _headers(path: Path, mask: Path | None) -> tuple[Header, Header | None]:
 
 def _drawn_mask(file: Path, path: str, image: Pixels) -> Image8:
     mask = read_mask(file)
-    if mask.shape != image.shape[:2]:
-        (mask_height, mask_width), (height, width) = mask.shape, image.shape[:2]
-        sizes = f"mask is {mask_width}x{mask_height} but slice is {width}x{height}"
-        raise ImageError(f"{path}: {sizes}; re-export one of them")
+    if wrong := mismatch(mask, image, "slice"):
+        raise ImageError(f"{path}: {wrong}")
     return mask
 
 

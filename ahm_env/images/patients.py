@@ -8,13 +8,11 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from ahm_env.errors import ImageError
 from ahm_env.images.cache import cache_root, explained
 from ahm_env.images.source import SPLITS
-
-Ints = npt.NDArray[np.int64]
+from ahm_env.masks import Ints
 
 SALT = "patients.salt"
 SALT_BYTES = 32
@@ -31,9 +29,8 @@ def pseudonym(identifier: str) -> str:
     Raises:
         SettingsError: The cache directory, where the salt is kept, cannot be written.
     """
-    return hashlib.blake2b(identifier.encode("utf-8", "surrogateescape"), key=_salt(cache_root(None))).hexdigest()[
-        :DIGITS
-    ]
+    text = identifier.encode("utf-8", "surrogateescape")
+    return hashlib.blake2b(text, key=_salt(cache_root(None))).hexdigest()[:DIGITS]
 
 
 def grouped(patients: Ints) -> list[Ints]:

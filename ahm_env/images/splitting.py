@@ -12,12 +12,13 @@ import numpy as np
 
 from ahm_env.errors import ImageError, SettingsError
 from ahm_env.files import write_text
-from ahm_env.images.building import Progress, in_order
+from ahm_env.images.building import Progress, in_order, with_remedy
 from ahm_env.images.labels import NO_IMAGE, separator_of, table_lines
 from ahm_env.images.loading import find_source
-from ahm_env.images.patients import Ints, fair_order, first_patients
+from ahm_env.images.patients import fair_order, first_patients
 from ahm_env.images.pixels import PixelSettings
 from ahm_env.images.source import Load, Sample
+from ahm_env.masks import Ints
 
 BEFORE = "labels.before.csv"
 
@@ -63,7 +64,7 @@ def split_source(
         raise SettingsError(f"{table}: has splits already; --again draws new ones and keeps the table as {BEFORE}")
     catalogue = found.catalogue()
     if catalogue.problems and not skip_bad:
-        raise ImageError(_with_remedy(catalogue.problems[0], source))
+        raise ImageError(with_remedy(catalogue.problems[0], source))
     lines, classes, patients = [], [], []
     numbers: dict[str, int] = {}
     for done, sample in enumerate(in_order(partial(_decoded, load) for load in catalogue.samples), 1):
@@ -72,7 +73,7 @@ def split_source(
             classes.append(sample.label if stratify else 0)
             patients.append(numbers.setdefault(sample.patient or f"line {lines[-1]}", len(numbers)))
         elif sample is not None and not skip_bad:
-            raise ImageError(_with_remedy(str(sample), source))
+            raise ImageError(with_remedy(str(sample), source))
         if progress:
             progress(done, catalogue.count)
     if not lines:
@@ -87,10 +88,6 @@ def _decoded(load: Load) -> Sample | ImageError | None:
         return load()
     except ImageError as error:
         return error
-
-
-def _with_remedy(problem: str, source: str) -> str:
-    return f"{problem} (--skip-bad leaves bad images out, `ahm data check {source}` lists them)"
 
 
 def _draw(classes: Ints, patients: Ints, shares: Mapping[str, float], seed: int, source: str) -> list[str]:
