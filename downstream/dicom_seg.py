@@ -105,7 +105,7 @@ def without_repeats(series: Series) -> list[Series]:
 
 def is_segmentation_of(path: Path, series: Series) -> bool:
     """Whether a file is a SEG that refers to these images and no others."""
-    from ahm_env.images.dicom_files import understood
+    from ahm_env.images.dicom.header import understood
 
     try:
         with unnamed(str(path)), understood(HEADER):
@@ -129,7 +129,7 @@ def save_segmentation(path: Path, series: Series, masks: Sequence[Mask], card: C
     Raises:
         ImageError: It cannot be made of these images; the message names no image.
     """
-    from ahm_env.images.dicom_files import understood
+    from ahm_env.images.dicom.header import understood
 
     with _silent(), understood(WRITING):
         with unnamed(WRITING):
@@ -192,7 +192,7 @@ def _segmentation(sources: Sequence[Any], masks: Mask, card: Card, model: str) -
 
 def _belonging(path: Path, frames: int) -> tuple[str, str, float]:
     """What images that belong together have in common, the SOP instance UID, and the plane."""
-    from ahm_env.images.dicom_files import understood
+    from ahm_env.images.dicom.header import understood
 
     with unnamed(""), understood(HEADER):
         dataset = _read(path, [*FRAMED, *PLACED])

@@ -14,7 +14,7 @@ import numpy as np
 from ahm_env import ImageError
 from ahm_env.images.decoding import read_image
 from ahm_env.images.dicom import Dicom, is_dicom
-from ahm_env.images.dicom_index import DicomFiles
+from ahm_env.images.dicom.index import DicomFiles
 from ahm_env.images.files import EXTENSIONS, ImageFiles, files_in, images_in, is_image
 from ahm_env.images.loading import find_source
 from ahm_env.images.nifti import Nifti, Volume, is_nifti

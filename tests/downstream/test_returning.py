@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 
 from ahm_env import SettingsError
-from ahm_env.images import nifti
-from ahm_env.images.nifti import AXES
+from ahm_env.images.nifti import source as nifti_source
 from ahm_env.images.opencv import cv2
 from ahm_env.images.patients import pseudonym
+from ahm_env.images.pixels import AXES
 from downstream import dicom_seg, prediction
 from downstream.models import MODEL_FILE, Card
 from downstream.prediction import predict
@@ -246,7 +246,7 @@ def test_two_volumes_of_one_stem_are_refused(run: Run):
 def test_memory_is_flat_in_the_number_of_volumes(run: Run, monkeypatch: pytest.MonkeyPatch):
     for number in range(12):
         save(f"scans/{number:02}.nii", noise(number, 16, 16, 12), np.eye(4))
-    alive, most, keep = set[int](), 0, nifti.shown
+    alive, most, keep = set[int](), 0, nifti_source.shown
 
     def shown(*words: Any) -> np.ndarray:
         nonlocal most
@@ -258,7 +258,7 @@ def test_memory_is_flat_in_the_number_of_volumes(run: Run, monkeypatch: pytest.M
         return volume
 
     counted: list[int] = []
-    monkeypatch.setattr(nifti, "shown", shown)
+    monkeypatch.setattr(nifti_source, "shown", shown)
     assert run("scans") == 0
     assert len(counted) == 12  # each is decoded once
     assert most <= 3
@@ -615,8 +615,8 @@ def test_what_is_done_is_not_decoded_again(run: Run, monkeypatch: pytest.MonkeyP
     def decode(*_: Any) -> None:
         raise AssertionError("decoded")
 
-    monkeypatch.setattr("ahm_env.images.nifti.read_volume", decode)
-    monkeypatch.setattr("ahm_env.images.dicom_pixels.read_frame", decode)
+    monkeypatch.setattr("ahm_env.images.nifti.source.read_volume", decode)
+    monkeypatch.setattr("ahm_env.images.dicom.pixels.read_frame", decode)
     monkeypatch.setattr("downstream.returning.save_segmentation", decode)
     assert run("scans", "archive") == 0
     # gathered from the PNGs

@@ -17,9 +17,9 @@ from pydicom.uid import (
 )
 
 from ahm_env.errors import ImageError
-from ahm_env.images.codestreams import frame_shape
-from ahm_env.images.dicom_files import Header, dataset_stream, read_header, understood
-from ahm_env.images.dicom_values import GREY, INVERTED, PALETTE, full_range
+from ahm_env.images.dicom.codestreams import frame_shape
+from ahm_env.images.dicom.header import Header, dataset_stream, read_header, understood
+from ahm_env.images.dicom.values import GREY, INVERTED, PALETTE, full_range
 from ahm_env.images.source import Pixels
 from ahm_env.images.window import Window
 

@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from ahm_env.images.recent import Recent
+from ahm_env.images.nifti.recent import Recent
 
 
 def test_the_last_values_are_kept_and_older_ones_made_again() -> None:

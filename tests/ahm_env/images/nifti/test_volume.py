@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ahm_env.errors import ImageError, SettingsError
-from ahm_env.images import nifti_volume
-from ahm_env.images.nifti_volume import class_numbers, read_header, read_volume, shown
+from ahm_env.images.nifti import volume as nifti_volume
+from ahm_env.images.nifti.volume import class_numbers, read_header, read_volume, shown
 from ahm_env.images.window import Window
 
 nibabel = pytest.importorskip("nibabel")

@@ -13,15 +13,13 @@ from ahm_env.errors import ImageError, SettingsError
 from ahm_env.images.decoding import mismatch, read_mask
 from ahm_env.images.files import ImageFiles, digest, files_in, images_in, readable
 from ahm_env.images.labels import NO_IMAGE, Labels, table_digest, table_lines
-from ahm_env.images.nifti_files import MaskFiles, VolumeFiles, is_nifti, nifti_stem
-from ahm_env.images.nifti_volume import Header, class_numbers, read_header, read_volume, shown
+from ahm_env.images.nifti.names import MaskFiles, VolumeFiles, is_nifti, nifti_stem
+from ahm_env.images.nifti.recent import Recent
+from ahm_env.images.nifti.volume import Header, class_numbers, read_header, read_volume, shown
 from ahm_env.images.patients import pseudonym
 from ahm_env.images.pixels import AXES, Image8
-from ahm_env.images.recent import Recent
 from ahm_env.images.source import UNLABELLED, Catalogue, Load, Pixels, Sample
 from ahm_env.images.window import Window
-
-__all__ = ["AXES", "Nifti", "from_slices", "is_nifti", "nifti_stem", "to_slice"]
 
 DARKEST = 4  # of 255: a slice with nothing brighter shows nothing
 TOLERANCE = 1e-3  # mm

@@ -2,7 +2,7 @@ from array import array
 
 import pytest
 
-from ahm_env.images.dicom_index import DicomFiles, stem_of
+from ahm_env.images.dicom.index import DicomFiles, stem_of
 from ahm_env.images.files import PackedNames
 
 

@@ -29,7 +29,7 @@ from pydicom.uid import (
 )
 
 from ahm_env.errors import ImageError, SettingsError
-from ahm_env.images.dicom_values import PALETTES, Display, read_displays
+from ahm_env.images.dicom.values import PALETTES, Display, read_displays
 
 HEADER = "its header cannot be read"
 MOST_PIXELS = 100_000_000

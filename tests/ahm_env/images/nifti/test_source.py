@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 
 from ahm_env.errors import ImageError, SettingsError
-from ahm_env.images import load_images, nifti
-from ahm_env.images.nifti import AXES, Nifti, from_slices, is_nifti, nifti_stem, to_slice
-from ahm_env.images.nifti_volume import read_header, read_volume
+from ahm_env.images import load_images
+from ahm_env.images.nifti import Nifti, from_slices, is_nifti, nifti_stem, to_slice
+from ahm_env.images.nifti import source as nifti_source
+from ahm_env.images.nifti.volume import read_header, read_volume
 from ahm_env.images.opencv import cv2
 from ahm_env.images.patients import pseudonym
+from ahm_env.images.pixels import AXES
 from ahm_env.images.source import Sample
 from ahm_env.images.window import Window
 
@@ -364,7 +366,7 @@ def test_a_volume_is_not_decoded_again_for_each_slice(
     for index in range(volumes):
         save(tmp_path / "images" / f"v{index}.nii.gz", noise(index, 5, 6, 40))
         save(tmp_path / "masks" / f"v{index}.nii.gz", noise(index, 5, 6, 40) % 2)
-    monkeypatch.setattr(nifti, "read_volume", counted)
+    monkeypatch.setattr(nifti_source, "read_volume", counted)
     catalogue = Nifti(tmp_path).catalogue()
     assert not decoded
     with ThreadPoolExecutor(threads) as pool:
@@ -383,7 +385,7 @@ def test_a_damaged_volume_is_decoded_once_and_all_its_slices_are_refused(
     content[-8] ^= 1
     path.write_bytes(content)
     decoded: list[Path] = []
-    monkeypatch.setattr(nifti, "read_volume", lambda header: decoded.append(header.path) or read_volume(header))
+    monkeypatch.setattr(nifti_source, "read_volume", lambda header: decoded.append(header.path) or read_volume(header))
     found = outcomes(Nifti(root))
     assert [isinstance(each, str) for each in found] == [True] * 4 + [False] * 4
     assert found[0].startswith(f"{path}: truncated, damaged or no NIfTI file")

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from ahm_env.errors import ImageError, SettingsError
-from ahm_env.images import dicom
 from ahm_env.images.dicom import Dicom, holds_dicom, is_dicom
+from ahm_env.images.dicom import source as dicom_source
 from ahm_env.images.loading import load_images
 from ahm_env.images.opencv import cv2
 from ahm_env.images.patients import pseudonym
@@ -321,7 +321,7 @@ def test_a_fault_of_the_disk_is_no_fault_of_the_file(tmp_path: Path, make_dicom,
     def fail(path: Path) -> None:
         raise OSError(5, "Input/output error", str(path))
 
-    monkeypatch.setattr(dicom, "_begins", fail)
+    monkeypatch.setattr(dicom_source, "_begins", fail)
     with pytest.raises(OSError, match="Input/output error") as caught:
         load()
     assert "Gerda" not in str(caught.value)
@@ -376,7 +376,7 @@ def test_the_fingerprint_follows_images_masks_and_table(tmp_path: Path, make_dic
 
 def test_without_pydicom_it_says_what_to_install(tmp_path: Path, make_dicom, monkeypatch) -> None:
     make_dicom(tmp_path / "a.dcm", grey())
-    monkeypatch.setattr(dicom, "find_spec", lambda _: None)
+    monkeypatch.setattr(dicom_source, "find_spec", lambda _: None)
     with pytest.raises(SettingsError, match=r"needs pydicom: pip install 'ahm-env\[medical\]'"):
         Dicom(tmp_path).catalogue()
 
@@ -414,6 +414,6 @@ def test_a_folder_that_holds_dicom_is_known_after_a_few_files(tmp_path: Path, ma
     assert not holds_dicom(tmp_path / "tree")
     make_dicom(tmp_path / "tree" / "a" / "b" / "c", grey())
     assert holds_dicom(tmp_path / "tree")
-    monkeypatch.setattr(dicom, "SEARCHED", 0)
+    monkeypatch.setattr(dicom_source, "SEARCHED", 0)
     assert not holds_dicom(tmp_path / "tree")
     assert not holds_dicom(tmp_path / "none")

@@ -21,12 +21,12 @@ import numpy.typing as npt
 
 from ahm_env.errors import ImageError, SettingsError
 from ahm_env.images.decoding import mismatch, read_mask
-from ahm_env.images.dicom_index import DicomFiles, stem_of
+from ahm_env.images.dicom.index import DicomFiles, stem_of
+from ahm_env.images.dicom.tree import digest_tree, inside, walk
 from ahm_env.images.files import PackedNames, images_in
 from ahm_env.images.labels import Labels, table_digest
 from ahm_env.images.patients import pseudonym
 from ahm_env.images.source import UNLABELLED, Catalogue, Load, Sample
-from ahm_env.images.tree import digest_tree, inside, walk
 from ahm_env.images.window import Window
 
 ENDINGS = (".dcm", ".dicom", ".ima")
@@ -146,7 +146,7 @@ class Dicom:
     def _scan(self, problems: list[str], notes: list[str]) -> DicomFiles:
         """Finds the images; says what else there is."""
         _need_pydicom()
-        from ahm_env.images.dicom_files import quiet, read_header
+        from ahm_env.images.dicom.header import quiet, read_header
 
         quiet()
         names, frames = PackedNames(), array("q")
@@ -217,8 +217,8 @@ class Dicom:
             raise ImageError(f"{where}: {error} ({self._hint(name)})") from None
 
     def _read(self, place: Place, name: str, where: str) -> Sample | None:
-        from ahm_env.images.dicom_files import read_header
-        from ahm_env.images.dicom_pixels import read_frame
+        from ahm_env.images.dicom.header import read_header
+        from ahm_env.images.dicom.pixels import read_frame
 
         if place.trouble:
             raise ImageError(place.trouble)

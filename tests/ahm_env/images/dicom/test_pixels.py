@@ -21,9 +21,9 @@ from pydicom.dataset import Dataset  # noqa: E402
 from pydicom.encaps import encapsulate  # noqa: E402
 from pydicom.pixels import apply_color_lut  # noqa: E402
 
-from ahm_env.images import dicom_files, dicom_pixels  # noqa: E402
-from ahm_env.images.dicom_files import quiet, read_header  # noqa: E402
-from ahm_env.images.dicom_pixels import read_frame  # noqa: E402
+from ahm_env.images.dicom import header, pixels  # noqa: E402
+from ahm_env.images.dicom.header import quiet, read_header  # noqa: E402
+from ahm_env.images.dicom.pixels import read_frame  # noqa: E402
 
 FILES = Path(pydicom.__file__).parent / "data"
 SAMPLES = FILES / "test_files"
@@ -282,7 +282,7 @@ def test_floats_are_read(tmp_path: Path, make_dicom) -> None:
 
 
 def test_a_deflated_file_is_read_and_a_bomb_is_not(tmp_path: Path, make_dicom, monkeypatch) -> None:
-    monkeypatch.setattr(dicom_files, "MOST_INFLATED", 2**20)
+    monkeypatch.setattr(header, "MOST_INFLATED", 2**20)
     pixels = np.arange(4096, dtype=np.int16).reshape(64, 64)
     path = make_dicom(tmp_path / "a.dcm", pixels, DEFLATED)
     assert path.stat().st_size < 8192
@@ -351,12 +351,12 @@ def test_what_is_compressed_to_another_size_is_not_given_to_a_decoder(tmp_path: 
     assert content.count(size) == 1
     path = tmp_path / "a.dcm"
     path.write_bytes(content.replace(size, size[:8] + bytes.fromhex("00ffffff 00ffffff")))
-    monkeypatch.setattr(dicom_pixels, "_plugin", None)
+    monkeypatch.setattr(pixels, "_plugin", None)
     assert refused(path).startswith("16777215x16777215x1 pixels are compressed but the header says 256x1024x1")
 
 
 def test_a_missing_decoder_is_named_with_what_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dicom_pixels, "OTHERWISE", ())
+    monkeypatch.setattr(pixels, "OTHERWISE", ())
     text = refused(SAMPLES / "SC_rgb_jpeg_gdcm.dcm")
     assert text.startswith("compressed as JPEG Lossless, Non-Hierarchical, First-Order Prediction (Process 14 ")
     assert text.endswith("for which no decoder is installed; pip install 'ahm-env[medical]'")

@@ -1,0 +1,5 @@
+"""DICOM: files of an archive as a source of images."""
+
+from ahm_env.images.dicom.source import Dicom, holds_dicom, is_dicom, unnamed
+
+__all__ = ["Dicom", "holds_dicom", "is_dicom", "unnamed"]
