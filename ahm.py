@@ -346,8 +346,8 @@ def data_import(
 
 @data_app.command("find")
 def data_find(
-    source: Annotated[str, typer.Argument(help="A folder of DICOM files.")],
-    name: Annotated[str, typer.Argument(help="The name under which an image is shown.")],
+    source: Annotated[str, typer.Argument(help="DICOM or NIfTI files.")],
+    name: Annotated[str | None, typer.Argument(help="The name under which an image is shown; by default all.")] = None,
 ) -> None:
     """Print which file it is that is shown under a pseudonym."""
     from ahm_env.images.console import find_file

@@ -203,7 +203,7 @@ def _in_folder(folder: Path) -> list[Path]:
 
 
 def _nifti(path: Path, pixels: PixelSettings) -> Nifti:
-    return Nifti(path, pixels.intensities, pixels.axis)
+    return Nifti(path, pixels.intensities, pixels.axis, named=True)
 
 
 def _nifti_file(path: Path, pixels: PixelSettings, notes: list[str]) -> NiftiFile:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
+import nibabel
 import numpy as np
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import (
@@ -59,6 +60,22 @@ def build(root: Path, patients: int = 40, side: int = 48, seed: int = 0) -> Hosp
         path.write_bytes((content[: len(content) // 2], content[:140], content[:200] + b"\xff" * 400)[number])
     burned_in = len(range(0, patients, 4))
     return Hospital(root, tuple(sorted(set(secrets))), len(files) - BROKEN - burned_in)
+
+
+def build_volumes(root: Path, patients: int = 8, side: int = 24) -> tuple[str, ...]:
+    """Write `root/images/NAME_OF_PATIENT.nii.gz` and masks of the same names, one of them broken; gives the names."""
+    rng = np.random.default_rng(0)
+    names = [_identity(patient)["name"].replace("^", "_") for patient in range(patients)]
+    for folder in ("images", "masks"):
+        (root / folder).mkdir(parents=True)
+    for name in names:
+        drawn = [_picture(rng, side) for _ in range(6)]
+        images, masks = (np.stack(each, 2) for each in zip(*drawn, strict=True))
+        for folder, values in (("images", (images * 1000).astype(np.int16)), ("masks", (masks > 0).astype(np.uint8))):
+            nibabel.save(nibabel.Nifti1Image(values, np.eye(4)), root / folder / f"{name}.nii.gz")
+    broken = root / "images" / f"{names[-1]}.nii.gz"
+    broken.write_bytes(broken.read_bytes()[:200])
+    return tuple(part for name in names for part in name.split("_"))
 
 
 def _identity(patient: int) -> dict[str, str]:

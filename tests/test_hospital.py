@@ -2,6 +2,7 @@
 
 import re
 import socket
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 pytest.importorskip("pydicom", reason="the extra `medical` is not installed")
 pytest.importorskip("highdicom", reason="the extra `medical` is not installed")
 
-from tests.hospital import BROKEN, Hospital, build
+from tests.hospital import BROKEN, Hospital, build, build_volumes
 
 SMALL = ("--image-size", "16", "--patch-size", "4", "--width", "4", "--batch-size", "4", "--workers", "1")
 
@@ -27,21 +28,36 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
+def run(call):
+    """Runs a command that must end with this status; keeps what it said."""
+
+    def command(status: int, *words: str) -> str:
+        found, out, err = call(*words)
+        command.said.append(out + err)
+        assert found == status, (words, out, err)
+        return out + err
+
+    command.said = []
+    return command
+
+
+def assert_untold(secrets: Iterable[str], said: Iterable[str], top: Path, written: list[Path]) -> None:
+    """None of these words is in what was said, in the names of files below `top`, or in any byte of these files."""
+    secret = re.compile("|".join(re.escape(part) for word in secrets for part in word.split("^")), re.IGNORECASE)
+    names = [str(path.relative_to(top)) for path in written]
+    assert not [found.group() for text in (*said, *names) if (found := secret.search(text))]
+    in_bytes = re.compile(secret.pattern.encode(), re.IGNORECASE)
+    assert not [(path, found.group()) for path in written if (found := in_bytes.search(path.read_bytes()))]
+
+
+@pytest.fixture
 def hospital(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hospital:
     monkeypatch.setenv("AHM_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
     return build(tmp_path / "archive")
 
 
-def test_from_raw_files_to_a_segmenter_with_nothing_private_anywhere(call, hospital: Hospital, tmp_path: Path) -> None:
-    said: list[str] = []
-
-    def run(status: int, *words: str) -> str:
-        found, out, err = call(*words)
-        said.append(out + err)
-        assert found == status, (words, out, err)
-        return out + err
-
+def test_from_raw_files_to_a_segmenter_with_nothing_private_anywhere(run, hospital: Hospital, tmp_path: Path) -> None:
     checked = run(2, "data", "check", "archive")
     assert f"{BROKEN} problems" in checked
     assert re.search(r"patients\W+40\b", checked)
@@ -60,20 +76,29 @@ def test_from_raw_files_to_a_segmenter_with_nothing_private_anywhere(call, hospi
     segmentations = list((tmp_path / "found" / "masks").glob("*.seg.dcm"))
     assert len(segmentations) == hospital.images
     archive = tmp_path / "archive"
-    written = [
-        path
-        for path in tmp_path.rglob("*")
-        if not path.is_relative_to(archive) and path not in segmentations and path.is_file()
-    ]
+    written = [path for path in tmp_path.rglob("*") if not path.is_relative_to(archive) and path.is_file()]
     assert len(written) > 100
     assert before == {path: path.stat().st_mtime_ns for path in before}
-    secret = re.compile(
-        "|".join(re.escape(part) for word in hospital.secrets for part in word.split("^")), re.IGNORECASE
-    )
-    names = [str(path.relative_to(tmp_path)) for path in (*written, *segmentations)]
-    assert not [found.group() for text in (*said, *names) if (found := secret.search(text))]
-    in_bytes = re.compile(secret.pattern.encode(), re.IGNORECASE)
-    assert not [(path, found.group()) for path in written if (found := in_bytes.search(path.read_bytes()))]
+    assert_untold(hospital.secrets, run.said, tmp_path, [path for path in written if path not in segmentations])
+    assert_untold(hospital.secrets, map(str, segmentations), tmp_path, [])
+
+
+def test_names_of_volumes_stay_where_they_were(run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AHM_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    secrets = build_volumes(tmp_path / "scans")
+    run(2, "data", "check", "scans")
+    options = ("--data", "scans", "--skip-bad")
+    run(0, "data", "split", "scans", "--skip-bad")
+    run(0, "train-agent", *options, "--images", "64", "--out", "runs/pretrained", *SMALL)
+    run(0, "finetune", "--from", "runs/pretrained", *options, "--labels", "25", "--steps", "10", "--out", "runs/tuned")
+    outputs = ("--out", "evaluated.json", "--page", "evaluated.html", "--pictures", "pictures")
+    run(0, "evaluate", "--from", "runs/tuned", *options, *outputs)
+    run(0, "report", "runs/pretrained", "--out", "report.html")
+    run(0, "data", "show", "scans", "--out", "sheet.png", "--skip-bad")
+    written = [path for path in tmp_path.rglob("*") if not path.is_relative_to(tmp_path / "scans") and path.is_file()]
+    assert len(written) > 20
+    assert_untold(secrets, run.said, tmp_path, written)
 
 
 def test_the_secrets_are_there_to_be_found(hospital: Hospital) -> None:

@@ -1,6 +1,9 @@
 """What `ahm data` shows: what is in a source, what is wrong with it, how it looks, and what was made of it."""
 
+import csv
+import re
 import shlex
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -14,6 +17,7 @@ from ahm_env.images.dicom import Dicom
 from ahm_env.images.encoding import save_picture
 from ahm_env.images.importing import import_data
 from ahm_env.images.loading import find_source, load_images
+from ahm_env.images.nifti import Nifti
 from ahm_env.images.pixels import PixelSettings
 from ahm_env.images.report import check_source
 from ahm_env.images.splitting import split_source
@@ -162,17 +166,26 @@ def _told(counts: Counter[str]) -> str:
     return ", ".join(f"{name} {count:,}" for name, count in counts.items())
 
 
-def find_file(source: str, name: str) -> int:
-    """Print the file behind a pseudonym, and nothing else.
+def find_file(source: str, name: str | None) -> int:
+    """Print the file behind a pseudonym, and nothing else; or, as CSV, all pseudonyms and their files.
 
     Returns:
         The exit status.
 
     Raises:
-        AHMError: Not a source of DICOM files, or there is none of that name.
+        AHMError: Not a source of DICOM or NIfTI files, or there is none of that name.
     """
     found = find_source(source, PixelSettings(burned_in=True))
-    if not isinstance(found, Dicom):
-        raise SettingsError(f"{source}: its images are shown by their own names; pseudonyms are for DICOM files")
-    make_console().print(str(found.find(name)), markup=False, soft_wrap=True)
-    return 0
+    if not isinstance(found, Dicom | Nifti):
+        raise SettingsError(f"{source}: its images are shown by their own names; pseudonyms are for DICOM and NIfTI")
+    if name is None:
+        table = csv.writer(sys.stdout, lineterminator="\n")
+        table.writerow(("name", "file"))
+        table.writerows(found.names())
+        return 0
+    wanted = re.sub(r"_\d{4,}$", "", name)  # the number of a frame or a slice
+    for shown, path in found.names():
+        if shown == wanted:
+            make_console().print(str(path), markup=False, soft_wrap=True)
+            return 0
+    raise SettingsError(f"{source}: no file of name {name} in it; give a name that was shown for this source")

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import secrets
+import shlex
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -31,6 +32,11 @@ def pseudonym(identifier: str) -> str:
     """
     text = identifier.encode("utf-8", "surrogateescape")
     return hashlib.blake2b(text, key=_salt(cache_root(None))).hexdigest()[:DIGITS]
+
+
+def hint(source: Path, name: str) -> str:
+    """How to find the file of a source that a pseudonym stands for."""
+    return f"`ahm data find {shlex.quote(str(source))} {name}` tells where it is"
 
 
 def grouped(patients: Ints) -> list[Ints]:

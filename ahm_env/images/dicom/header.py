@@ -29,6 +29,7 @@ from pydicom.uid import (
 )
 
 from ahm_env.errors import ImageError, SettingsError
+from ahm_env.images.dicom.identity import NAMES, NUMBERS, identity
 from ahm_env.images.dicom.values import PALETTES, Display, read_displays
 
 HEADER = "its header cannot be read"
@@ -59,7 +60,8 @@ TAGS = [
         *(f"{palette}{part}" for palette in PALETTES for part in ("Descriptor", "Data")),
         *(f"Segmented{palette}Data" for palette in PALETTES),
         "SOPClassUID",
-        "PatientID",
+        *NAMES,
+        *NUMBERS,
         "BurnedInAnnotation",
         "NumberOfFrames",
         "RescaleSlope",
@@ -106,6 +108,7 @@ class Header:
         frames: Number of images; 0 where it holds none.
         kind: Name that the standard gives to its kind of object.
         patient: PatientID; empty where it is blank.
+        identity: What must stand in no path that is written down.
         burned_in: Whether it says that text is burned into the pixels.
         offset: Where the pixels begin in the dataset's stream.
         options: Their properties, as pydicom's decoders take them.
@@ -116,6 +119,7 @@ class Header:
     frames: int
     kind: str
     patient: str
+    identity: frozenset[str]
     burned_in: bool
     offset: int
     options: dict[str, Any]
@@ -207,6 +211,7 @@ def read_header(path: Path) -> Header:
             frames=frames,
             kind=kind,
             patient=_text(file.dataset, "PatientID"),
+            identity=identity(file.dataset),
             burned_in=_text(file.dataset, "BurnedInAnnotation").upper() == "YES",
             offset=file.stream.tell(),
             options=file.options,

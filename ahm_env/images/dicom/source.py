@@ -1,11 +1,10 @@
 """A folder of DICOM files, searched with its sub-folders; optional `masks/` and `labels.csv`, as for other images.
 
-Names of patients, files and folders tell who somebody is: none is shown or written, only pseudonyms; `Dicom.find` leads
-from one back to the file.
+Names of patients, files and folders tell who somebody is: none is shown or written, only pseudonyms, from which `ahm
+data find` leads back to the file.
 """
 
 import re
-import shlex
 from array import array
 from collections import Counter
 from collections.abc import Iterator
@@ -25,12 +24,16 @@ from ahm_env.images.dicom.index import DicomFiles, stem_of
 from ahm_env.images.dicom.tree import digest_tree, inside, walk
 from ahm_env.images.files import PackedNames, images_in
 from ahm_env.images.labels import Labels, table_digest
-from ahm_env.images.patients import pseudonym
+from ahm_env.images.patients import hint, pseudonym
 from ahm_env.images.source import UNLABELLED, Catalogue, Load, Sample
 from ahm_env.images.window import Window
 
 ENDINGS = (".dcm", ".dicom", ".ima")
 NOT_DICOM = "not DICOM, or its beginning is damaged; copy or export it again, or take it out"
+TELLING = (
+    "the path of these images holds a name, number, date or institution of their headers, and runs write it down; "
+    "rename the folder, or give one above it, or a link with another name"
+)
 SEARCHED = 2000
 HEAD = 4096
 PREAMBLE, PREFIX = 128, b"DICM"
@@ -101,9 +104,9 @@ class Dicom:
 
         Raises:
             ImageError: There is no DICOM image, or `labels.csv` cannot be read.
-            SettingsError: pydicom is missing.
+            SettingsError: pydicom is missing, or the given path, which runs keep, tells whose images they are.
         """
-        files, problems, notes = self.files()
+        files, problems, notes = self.files(kept=True)
         labels = Labels(self.table, files, quoted=False) if self.table.is_file() else None
         has_masks = self._check_masks(files, problems)
         return Catalogue(
@@ -116,18 +119,11 @@ class Dicom:
             slow=True,
         )
 
-    def find(self, name: str) -> Path:
-        """The file of a sample, an error or a problem, given the pseudonym that stands for it there.
-
-        Raises:
-            SettingsError: None has that name.
-        """
-        wanted = re.sub(r"_\d{4,}$", "", name)
+    def names(self) -> Iterator[tuple[str, Path]]:
+        """Pseudonym and path of each file that can be told of."""
         for top in self._tops():
             for found in walk(top, self._path):
-                if self._name(top, found.relative) == wanted:
-                    return Path(found.path)
-        raise SettingsError(f"{self._path}: no file of name {name} in it; give a name that was shown for this source")
+                yield self._name(top, found.relative), Path(found.path)
 
     def _tops(self) -> tuple[Path, ...]:
         """What is searched: images, and masks where they are apart."""
@@ -138,17 +134,16 @@ class Dicom:
 
     def _problem(self, top: Path, relative: str, cause: str) -> str:
         name = self._name(top, relative)
-        return f"{self._path}: DICOM file {name} {cause} ({self._hint(name)})"
+        return f"{self._path}: DICOM file {name} {cause} ({hint(self._path, name)})"
 
-    def _hint(self, name: str) -> str:
-        return f"`ahm data find {shlex.quote(str(self._path))} {name}` tells where it is"
-
-    def _scan(self, problems: list[str], notes: list[str]) -> DicomFiles:
+    def _scan(self, problems: list[str], notes: list[str], kept: bool) -> DicomFiles:
         """Finds the images; says what else there is."""
         _need_pydicom()
         from ahm_env.images.dicom.header import quiet, read_header
+        from ahm_env.images.dicom.identity import PathWords
 
         quiet()
+        words = PathWords(self._path)
         names, frames = PackedNames(), array("q")
         kinds, strangers, burned_in = Counter[str](), 0, 0
         for found in walk(self._images, self._path):
@@ -167,6 +162,8 @@ class Dicom:
                     else:
                         strangers += 1
                         continue
+                if kept and words.tell(header.identity):
+                    raise SettingsError(TELLING)
                 count = header.frames
                 kinds.update([] if count else [header.kind])
                 burned_in += count * header.burned_in
@@ -214,7 +211,7 @@ class Dicom:
             with unnamed(where):
                 return self._read(place, name, where)
         except ImageError as error:
-            raise ImageError(f"{where}: {error} ({self._hint(name)})") from None
+            raise ImageError(f"{where}: {error} ({hint(self._path, name)})") from None
 
     def _read(self, place: Place, name: str, where: str) -> Sample | None:
         from ahm_env.images.dicom.header import read_header
@@ -246,15 +243,18 @@ class Dicom:
         except ImageError as error:
             raise ImageError(f"its mask: {str(error).removeprefix(f'{path}: ')}") from None
 
-    def files(self) -> tuple[DicomFiles, list[str], list[str]]:
+    def files(self, kept: bool = False) -> tuple[DicomFiles, list[str], list[str]]:
         """The files with images, masks and labels left aside, and the problems and notes as of a catalogue.
+
+        Args:
+            kept: Whether the given path will be written down.
 
         Raises:
             ImageError: There is no DICOM image.
-            SettingsError: pydicom is missing.
+            SettingsError: pydicom is missing, or a path that will be written down tells whose images they are.
         """
         problems, notes = list[str](), list[str]()
-        files = self._scan(problems, notes)
+        files = self._scan(problems, notes, kept)
         if len(files) == 0:
             found = "; ".join(note.removeprefix(f"{self._path}: ") for note in notes) or "it is empty"
             raise ImageError(f"{self._path}: no DICOM image in it ({found}); give the folder they are in")

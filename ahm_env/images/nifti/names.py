@@ -62,7 +62,6 @@ class MaskFiles:
         Raises:
             ImageError: It cannot be read.
         """
-        self._folder = folder
         self._volumes: dict[str, list[str]] = defaultdict(list)
         self._strangers: list[str] = []
         self.drawn: dict[str, dict[int, str]] = defaultdict(dict)
@@ -80,7 +79,7 @@ class MaskFiles:
         return self._volumes.get(stem, []) + [f"{stem}_0000.png"][: stem in self.drawn]
 
     def without_volume(self, files: VolumeFiles, slices: Mapping[str, int]) -> list[str]:
-        """What masks belong to nothing, one line each.
+        """Sorted names of masks that belong to nothing.
 
         Args:
             files: The volumes.
@@ -90,5 +89,4 @@ class MaskFiles:
         for stem, drawn in self.drawn.items():
             most = slices.get(stem, max(drawn) + 1) if files.named(stem) else 0
             alone += [name for index, name in drawn.items() if index >= most]
-        cause = "mask without a volume of that stem, or without a slice of that number; rename or delete it"
-        return [f"{self._folder / name}: {cause}" for name in sorted(alone + self._strangers)]
+        return sorted(alone + self._strangers)

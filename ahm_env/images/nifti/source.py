@@ -1,6 +1,8 @@
-"""NIfTI volumes (.nii, .nii.gz) of a folder, or one of them, slice by slice."""
+"""NIfTI volumes (.nii, .nii.gz) of a folder, or one of them, slice by slice.
 
-from collections import Counter
+Files are often named after patients: pseudonyms stand for their names, unless these are asked for.
+"""
+
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -16,13 +18,14 @@ from ahm_env.images.labels import NO_IMAGE, Labels, table_digest, table_lines
 from ahm_env.images.nifti.names import MaskFiles, VolumeFiles, is_nifti, nifti_stem
 from ahm_env.images.nifti.recent import Recent
 from ahm_env.images.nifti.volume import Header, class_numbers, read_header, read_volume, shown
-from ahm_env.images.patients import pseudonym
+from ahm_env.images.patients import hint, pseudonym
 from ahm_env.images.pixels import AXES, Image8
 from ahm_env.images.source import UNLABELLED, Catalogue, Load, Pixels, Sample
 from ahm_env.images.window import Window
 
 DARKEST = 4  # of 255: a slice with nothing brighter shows nothing
 TOLERANCE = 1e-3  # mm
+ALONE = "mask without a volume of that stem, or without a slice of that number; rename or delete it"
 KEPT = 2  # volumes: while slices of one are still wanted, the next is begun
 
 
@@ -38,20 +41,21 @@ class Nifti:
 
     kind = "nifti"
 
-    def __init__(self, path: Path, window: Window | None = None, axis: str = "axial") -> None:
+    def __init__(self, path: Path, window: Window | None = None, axis: str = "axial", named: bool = False) -> None:
         """Names the volumes, and how they are shown.
 
         Args:
             path: A folder, or a file.
             window: Range of intensities that is shown; None fits one to each volume.
             axis: One of `AXES`, along which volumes are cut.
+            named: Call slices, in errors too, after their file; otherwise after its pseudonym.
 
         Raises:
             SettingsError: There is no such axis.
         """
         if axis not in AXES:
             raise SettingsError(f"--axis {axis} is unknown; give one of: {', '.join(AXES)}")
-        self._window, self._axis = window, axis
+        self._path, self._window, self._axis, self._named = path, window, axis, named
         self._file = None if path.is_dir() else path
         folder = path if self._file is None else path.parent
         self._images = images_in(folder) if self._file is None else folder
@@ -79,11 +83,13 @@ class Nifti:
             try:
                 volumes.append(self._volume(name, files, masks if has_masks else None, labels))
             except ImageError as error:
-                volumes.append(error)
+                their_masks = (self._masks / mask for mask in masks.named(nifti_stem(name)))
+                volumes.append(ImageError(self._told(str(error), self._images / name, *their_masks)))
         good = [volume for volume in volumes if isinstance(volume, Volume)]
         problems = []
         if self._file is None:
-            problems = masks.without_volume(files, {volume.stem: volume.slices for volume in good})
+            alone = masks.without_volume(files, {volume.stem: volume.slices for volume in good})
+            problems = [self._told(f"{path}: {ALONE}", path) for path in (self._masks / name for name in alone)]
             problems += labels.problems if labels else []
         return Catalogue(
             count=sum(volume.slices if isinstance(volume, Volume) else 1 for volume in volumes),
@@ -91,7 +97,7 @@ class Nifti:
             classes=labels.classes if labels else (),
             has_masks=has_masks,
             problems=problems,
-            notes=notes + _note_on_series(good),
+            notes=notes + self._note_on_series(good),
         )
 
     def _volume_files(self) -> VolumeFiles:
@@ -108,9 +114,9 @@ class Nifti:
     def _other_files(self) -> list[str]:
         if self._file is not None:
             return []
-        others = (entry.name for entry in files_in(self._images) if not is_nifti(entry.name))
-        endings = Counter(Path(name).suffix for name in others if self._images / name != self.table)
-        return [f"{self._images}: {n} files of type {end or 'none'!r} are not read" for end, n in endings.items()]
+        names = (entry.name for entry in files_in(self._images))
+        others = sum(not is_nifti(name) and self._images / name != self.table for name in names)
+        return [f"{self._images}: {others:,} files are not NIfTI and are not read"] * bool(others)
 
     def _labels(self, files: VolumeFiles, notes: list[str]) -> Labels | None:
         if not self.table.is_file():
@@ -127,18 +133,18 @@ class Nifti:
                 raise ImageError(f"{self.table}: names {self._file.name} {count} times; keep one line")
             if count == 0:
                 return None
-        return Labels(self.table, cast(ImageFiles, files))
+        return Labels(self.table, cast(ImageFiles, files), quoted=self._named)
 
     def _volume(self, name: str, files: VolumeFiles, masks: MaskFiles | None, labels: Labels | None) -> "Volume":
         path, stem = self._images / name, nifti_stem(name)
-        if len(rivals := files.named(stem)) > 1:
-            raise ImageError(f"{path}: stem is not unique ({', '.join(rivals)}); rename or delete all but one")
+        if len(files.named(stem)) > 1:
+            raise ImageError(f"{path}: there is another file of its stem; rename or delete all but one")
         label, split, patient = labels.find(stem, path) if labels else (UNLABELLED, 0, "")
         found = masks.named(stem) if masks else []
         if masks and not found:
             raise ImageError(f"{path}: no mask of that stem in {self._masks}; add it, or take the volume out")
         if len(found) > 1:
-            raise ImageError(f"{path}: more than one mask in {self._masks} ({', '.join(found)}); keep one")
+            raise ImageError(f"{path}: more than one mask in {self._masks}; keep one volume, or the PNGs")
         drawn = masks.drawn.get(stem) if masks else None
         mask = self._masks / found[0] if found and drawn is None else None
         header, _ = _headers(path, mask)
@@ -166,6 +172,14 @@ class Nifti:
                     yield partial(self._load, volume, index)
 
     def _load(self, volume: "Volume", index: int) -> Sample | None:
+        drawn = self._masks / volume.drawn[index] if volume.drawn and index in volume.drawn else None
+        try:
+            return self._slice(volume, index, drawn)
+        except ImageError as error:
+            masks = [path for path in (volume.mask, drawn) if path is not None]
+            raise ImageError(self._told(str(error), volume.path, *masks)) from None
+
+    def _slice(self, volume: "Volume", index: int, drawn: Path | None) -> Sample | None:
         decoded = self._decoded.get(volume.path, partial(self._decode, volume))
         if isinstance(decoded, str):
             raise ImageError(decoded)
@@ -174,13 +188,14 @@ class Nifti:
         mask = None
         if decoded.mask is not None:
             mask = np.ascontiguousarray(to_slice(decoded.mask, volume.axis, index))
-        elif volume.drawn and index in volume.drawn:
-            mask = _drawn_mask(self._masks / volume.drawn[index], path, image)
+        elif drawn is not None:
+            mask = _drawn_mask(drawn, path, image)
         if _shows_nothing(image) and (mask is None or not mask.any()):
             return None
-        name = f"{volume.stem}_{index:04d}"
         if mask is None and volume.drawn:
-            raise ImageError(f"{path}: no mask {name}.png in {self._masks}; add it, black where nothing is marked")
+            cause = f"no PNG of its name and number ({index:04d}) in {self._masks}"
+            raise ImageError(f"{path}: {cause}; add it, black where nothing is marked")
+        name, path = f"{self._name(volume)}_{index:04d}", path.replace(str(volume.path), self._shown(volume.path))
         return Sample(name, path, image, mask, volume.label, volume.split, volume.patient, volume.path.name)
 
     def _decode(self, volume: "Volume") -> "Decoded | str":
@@ -207,7 +222,35 @@ class Nifti:
     def slices(self, volume: "Volume") -> Iterator[tuple[str, Load]]:
         """Of each slice of a volume its name, known without decoding, and the call that loads it."""
         for index in range(volume.slices):
-            yield f"{volume.stem}_{index:04d}", partial(self._load, volume, index)
+            yield f"{self._name(volume)}_{index:04d}", partial(self._load, volume, index)
+
+    def names(self) -> Iterator[tuple[str, Path]]:
+        """Pseudonym and path of each file that can be told of."""
+        for path in [
+            *(self._images / name for name in self._volume_files().names),
+            *(self._masks / entry.name for entry in files_in(self._masks)),
+        ]:
+            yield self._pseudonym(path), path
+
+    def _name(self, volume: "Volume") -> str:
+        return volume.stem if self._named else self._pseudonym(volume.path)
+
+    def _pseudonym(self, path: Path) -> str:
+        return pseudonym(f"NIfTI {'masks/' if path.parent == self._masks else ''}{path.name}")
+
+    def _shown(self, path: Path) -> str:
+        return str(path) if self._named else f"{self._path}: NIfTI file {self._pseudonym(path)}"
+
+    def _told(self, problem: str, *paths: Path) -> str:
+        """A problem, which begins with one of these paths, as it may be read by others."""
+        path = max((path for path in paths if problem.startswith(str(path))), key=lambda path: len(path.name))
+        text = f"{self._shown(path)}{problem[len(str(path)) :]}"
+        return text if self._named else f"{text} ({hint(self._path, self._pseudonym(path))})"
+
+    def _note_on_series(self, volumes: "list[Volume]") -> list[str]:
+        series = [volume for volume in volumes if volume.series > 1]
+        more = f" (and {len(series) - 1:,} more such files)" if len(series) > 1 else ""
+        return [f"{self._shown(one.path)}: the first of its {one.series:,} volumes is read{more}" for one in series[:1]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -299,12 +342,6 @@ def _drawn_mask(file: Path, path: str, image: Pixels) -> Image8:
 
 def _shows_nothing(image: Image8) -> bool:
     return bool(image.max() <= DARKEST or (image == image[:1, :1]).all())
-
-
-def _note_on_series(volumes: "list[Volume]") -> list[str]:
-    series = [volume for volume in volumes if volume.series > 1]
-    more = f" (and {len(series) - 1:,} more such files)" if len(series) > 1 else ""
-    return [f"{each.path}: the first of its {each.series:,} volumes is read{more}" for each in series[:1]]
 
 
 def _state(file: Path) -> str:

@@ -1,5 +1,6 @@
-"""What `ahm data import` and `ahm data show` print and leave behind."""
+"""What `ahm data import`, `ahm data show` and `ahm data find` print and leave behind."""
 
+import csv
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 from PIL import Image
 
 from ahm_env.errors import ImageError, SettingsError
-from ahm_env.images.console import import_into, show_data
+from ahm_env.images.console import find_file, import_into, show_data
 from ahm_env.images.opencv import cv2
 
 
@@ -89,6 +90,36 @@ def test_a_file_that_is_no_picture_is_not_overwritten(tmp_path: Path) -> None:
     assert (tmp_path / "labels.csv").read_text() == "mine"
     with pytest.raises(SettingsError, match="--count 0: too few"):
         show_data("phantom:3", tmp_path / "a.png", count=0)
+
+
+@pytest.mark.parametrize("kind", ["nii", "dcm"])
+def test_a_pseudonym_leads_back_to_its_file(
+    tmp_path: Path, make_dicom, capsys: pytest.CaptureFixture[str], kind: str
+) -> None:
+    files = [tmp_path / "scans" / f"{name}.{kind}" for name in ("a", "b, c")]
+    for file in files:
+        if kind == "dcm":
+            make_dicom(file, np.zeros((4, 6), np.uint8))
+        else:
+            file.parent.mkdir(exist_ok=True)
+            pytest.importorskip("nibabel").save(
+                pytest.importorskip("nibabel").Nifti1Image(np.arange(60, dtype=np.int16).reshape(3, 4, 5), np.eye(4)),
+                file,
+            )
+    scans = str(tmp_path / "scans")
+    assert find_file(scans, None) == 0
+    names = {row["file"]: row["name"] for row in csv.DictReader(capsys.readouterr().out.splitlines())}
+    assert set(names) == set(map(str, files))
+    for shown in (names[str(files[1])], f"{names[str(files[1])]}_0003"):
+        assert find_file(scans, shown) == 0
+        assert capsys.readouterr().out == f"{files[1]}\n"
+    with pytest.raises(SettingsError, match="scans: no file of name 0123456789 in it; give a name that was shown"):
+        find_file(scans, "0123456789")
+
+
+def test_images_with_names_of_their_own_have_no_pseudonyms(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="shown by their own names"):
+        find_file("phantom:4", None)
 
 
 def test_bad_images_stop_a_picture_unless_they_are_skipped(tmp_path: Path) -> None:

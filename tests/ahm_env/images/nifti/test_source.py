@@ -2,6 +2,7 @@ import pickle
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from ahm_env.images.source import Sample
 from ahm_env.images.window import Window
 
 nibabel = pytest.importorskip("nibabel")
+
+named = partial(Nifti, named=True)
 
 IDENTITY = Window(127.5, 255)
 # voxel (x, y, z) of this volume, in steps to the right, front and top, is 100x + 10y + z
@@ -118,7 +121,7 @@ def test_samples_are_slices_however_the_volume_is_stored(tmp_path: Path, stored:
     path = save(tmp_path / "brain.nii.gz", stored, affine)
     expected = {axis: [to_slice(RAS, axis, index) for index in range(RAS.shape[i])] for i, axis in enumerate(AXES)}
     for axis in AXES:
-        samples = outcomes(Nifti(path, IDENTITY, axis))
+        samples = outcomes(named(path, IDENTITY, axis))
         assert [sample.name for sample in samples] == [f"brain_{i:04d}" for i in range(len(expected[axis]))]
         assert [sample.path for sample in samples] == [f"{path}[{axis} slice {i}]" for i in range(len(expected[axis]))]
         assert all(np.array_equal(s.image, e) for s, e in zip(samples, expected[axis], strict=True))
@@ -139,11 +142,11 @@ def test_volumes_come_by_stem_and_all_slices_of_one_are_scaled_alike(make_volume
     half = noise(1)
     half[..., 0] //= 8
     save(root / "images" / "v1.nii", half)
-    samples = outcomes(Nifti(root))
+    samples = outcomes(named(root))
     assert [sample.name for sample in samples] == [f"v{i}_{k:04d}" for i in range(3) for k in range(4)]
     assert samples[4].image.max() < 50 < samples[5].image.max()
     (root / "images").rename(root.parent / "flat")
-    assert len(outcomes(Nifti(root.parent / "flat"))) == 12
+    assert len(outcomes(named(root.parent / "flat"))) == 12
 
 
 def test_a_folder_without_volumes_is_refused(tmp_path: Path) -> None:
@@ -178,7 +181,7 @@ def test_series_colours_and_2d_images(tmp_path: Path) -> None:
     save(tmp_path / "b_series.nii.gz", series)
     save(tmp_path / "c_series.nii.gz", series)
     save(tmp_path / "d_flat.nii", RAS[..., 0], np.diag([-1, 1, 1, 1]))
-    catalogue = Nifti(tmp_path, IDENTITY, "coronal").catalogue()
+    catalogue = named(tmp_path, IDENTITY, "coronal").catalogue()
     samples = {sample.name: sample for load in catalogue.samples if (sample := load())}
     assert catalogue.notes == [
         f"{tmp_path}/b_series.nii.gz: the first of its 2 volumes is read (and 1 more such files)"
@@ -213,16 +216,16 @@ def test_masks_may_be_drawn_on_slices(make_volumes) -> None:
     drawn[0, 1] = 255
     for index in range(4):
         cv2.imwrite(str(root / "masks" / f"v0_{index:04d}.png"), drawn * (index == 2))
-    samples = outcomes(Nifti(root))
+    samples = outcomes(named(root))
     assert np.array_equal(samples[2].mask, drawn)
     assert [sample.mask.any() for sample in samples] == [False, False, True, False]
     (root / "masks" / "v0_0001.png").unlink()
     name = f"{root}/images/v0.nii.gz[axial slice 1]"
-    assert only_error(Nifti(root)).startswith(f"{name}: no mask v0_0001.png in {root}/masks; add it")
+    assert only_error(named(root)).startswith(f"{name}: no PNG of its name and number (0001) in {root}/masks; add it")
     cv2.imwrite(str(root / "masks" / "v0_0001.png"), drawn.T)
-    assert only_error(Nifti(root)) == f"{name}: mask is 6x5 but slice is 5x6; re-export one of them"
+    assert only_error(named(root)) == f"{name}: mask is 6x5 but slice is 5x6; re-export one of them"
     (root / "masks" / "v0_0001.png").write_bytes(b"none")
-    assert only_error(Nifti(root)).startswith(f"{root}/masks/v0_0001.png: not an image")
+    assert only_error(named(root)).startswith(f"{root}/masks/v0_0001.png: not an image")
 
 
 def test_slices_that_show_nothing_need_no_drawn_mask(tmp_path: Path) -> None:
@@ -248,8 +251,8 @@ def test_slices_that_show_nothing_need_no_drawn_mask(tmp_path: Path) -> None:
 def test_masks_that_do_not_fit_are_refused(make_volumes, mask: np.ndarray, affine: Any, complaint: str) -> None:
     root = make_volumes(2, masks=True)
     save(root / "masks" / "v0.nii.gz", mask, affine)
-    assert complaint in only_error(Nifti(root))
-    assert sum(isinstance(each, Sample) for each in outcomes(Nifti(root))) == 4
+    assert complaint in only_error(named(root))
+    assert sum(isinstance(each, Sample) for each in outcomes(named(root))) == 4
 
 
 def test_affines_may_differ_by_rounding(make_volumes) -> None:
@@ -263,14 +266,14 @@ def test_a_volume_without_its_mask_and_a_mask_without_its_volume(make_volumes) -
     (root / "masks" / "v1.nii.gz").rename(root / "masks" / "w.nii.gz")
     for name in ("v9_0001.png", "v1_0004.png", "sketch.png"):
         cv2.imwrite(str(root / "masks" / name), np.zeros((6, 5), np.uint8))
-    problems = Nifti(root).catalogue().problems
+    problems = named(root).catalogue().problems
     names = ["sketch.png", "v1_0004.png", "v9_0001.png", "w.nii.gz"]
     assert [problem.partition(": mask without a volume")[0] for problem in problems] == [
         f"{root}/masks/{n}" for n in names
     ]
     (root / "masks" / "v1_0004.png").unlink()
-    assert only_error(Nifti(root)).startswith(f"{root}/images/v1.nii.gz: no mask of that stem in {root}/masks; ")
-    assert Nifti(root).catalogue().count == 5
+    assert only_error(named(root)).startswith(f"{root}/images/v1.nii.gz: no mask of that stem in {root}/masks; ")
+    assert named(root).catalogue().count == 5
 
 
 def test_more_than_one_mask_is_refused(make_volumes) -> None:
@@ -282,9 +285,9 @@ def test_more_than_one_mask_is_refused(make_volumes) -> None:
 def test_two_volumes_of_one_stem_are_both_refused(make_volumes) -> None:
     root = make_volumes(2)
     save(root / "images" / "v1.nii", noise(1))
-    found = outcomes(Nifti(root))
+    found = outcomes(named(root))
     assert [each.partition(";")[0] for each in found[4:]] == [
-        f"{root}/images/{name}: stem is not unique (v1.nii, v1.nii.gz)" for name in ("v1.nii", "v1.nii.gz")
+        f"{root}/images/{name}: there is another file of its stem" for name in ("v1.nii", "v1.nii.gz")
     ]
     assert all(isinstance(each, Sample) for each in found[:4])
 
@@ -303,10 +306,10 @@ def test_a_line_of_the_table_is_for_all_slices(make_volumes) -> None:
 
 def test_lines_and_volumes_that_do_not_meet_are_told(make_volumes) -> None:
     root = make_volumes(3, table="image,split\nv0,train\nv0.nii.gz,val\nv1,dev\nv7,val\nv0_0001,val\n")
-    problems = Nifti(root).catalogue().problems
+    problems = named(root).catalogue().problems
     assert ["names 'v0.nii.gz' again" in problems[0], "names 'v7', which is not there" in problems[1]] == [True, True]
     assert "names 'v0_0001', which is not there" in problems[2]
-    found = outcomes(Nifti(root))
+    found = outcomes(named(root))
     assert "v1.nii.gz: split is 'dev'" in found[4]
     assert "v2.nii.gz: not in" in found[5]
 
@@ -346,7 +349,7 @@ def test_patients_of_the_table_group_volumes_and_must_not_leak(make_volumes, cac
 
 def test_volumes_become_a_set_of_images(make_volumes, cache: Path) -> None:
     root = make_volumes(2, masks=True)
-    images = load_images(Nifti(root), 16, cache_dir=cache)
+    images = load_images(named(root), 16, cache_dir=cache)
     assert (len(images), images.channels, images.has_masks) == (8, 1, True)
     assert images.names[:] == [f"v{i}_{k:04d}" for i in range(2) for k in range(4)]
     assert images.patients(range(8)).tolist() == [0] * 4 + [4] * 4
@@ -386,7 +389,7 @@ def test_a_damaged_volume_is_decoded_once_and_all_its_slices_are_refused(
     path.write_bytes(content)
     decoded: list[Path] = []
     monkeypatch.setattr(nifti_source, "read_volume", lambda header: decoded.append(header.path) or read_volume(header))
-    found = outcomes(Nifti(root))
+    found = outcomes(named(root))
     assert [isinstance(each, str) for each in found] == [True] * 4 + [False] * 4
     assert found[0].startswith(f"{path}: truncated, damaged or no NIfTI file")
     assert decoded == [path, root / "images" / "v1.nii.gz"]
@@ -401,7 +404,7 @@ def test_a_volume_with_a_damaged_header_counts_as_one(make_volumes) -> None:
 
 def test_a_volume_that_changes_meanwhile_is_refused(make_volumes) -> None:
     root = make_volumes(1)
-    loads = list(Nifti(root).catalogue().samples)
+    loads = list(named(root).catalogue().samples)
     save(root / "images" / "v0.nii.gz", noise(0, 5, 6, 3))
     with pytest.raises(ImageError, match=r"v0\.nii\.gz: has changed while it was read"):
         loads[3]()
@@ -449,8 +452,32 @@ def test_other_files_are_noted(make_volumes) -> None:
     (root / "images" / "folder.nii").mkdir()
     catalogue = Nifti(root).catalogue()
     assert catalogue.count == 4
-    ends = [".hdr", ".img", ".mgz"]
-    assert sorted(catalogue.notes) == [f"{root}/images: 1 files of type {end!r} are not read" for end in ends]
+    assert catalogue.notes == [f"{root}/images: 3 files are not NIfTI and are not read"]
+
+
+def test_names_of_files_are_told_nowhere_unless_asked_for(make_volumes) -> None:
+    root = make_volumes(5, masks=True, table="image\nv0\nv1\nv2\nv3\nGerda\n")
+    (root / "images" / "v0.nii.gz").rename(root / "images" / "Gerda.nii.gz")  # no mask of that stem
+    save(root / "masks" / "Gertrud.nii.gz", np.zeros((5, 6, 4), np.uint8))  # no volume of that stem
+    save(root / "images" / "v1.nii.gz", noise(1, 5, 6, 4, 2))  # a series
+    (root / "masks" / "v2.nii.gz").write_bytes(b"damaged")
+    (root / "images" / "Gerhard.hdr").touch()
+    for path in root.rglob("v*.nii.gz"):
+        path.rename(path.with_name(f"Ger{path.name}"))
+    (root / "labels.csv").write_text("image,split\nGerv1,Gerold\nGerv2,test\nGerv3,test\nGerda,test\nGernot,test\n")
+    source = Nifti(root)
+    catalogue, found = source.catalogue(), outcomes(source)
+    told = [*catalogue.problems, *catalogue.notes]
+    told += [each for each in found if isinstance(each, str)]
+    told += [text for each in found if isinstance(each, Sample) for text in (each.name, each.path)]
+    assert sum(isinstance(each, str) for each in found) == 4
+    assert any(isinstance(each, Sample) for each in found)
+    assert len(catalogue.problems) == 3
+    assert not [text for text in told if "Ger" in text]
+    files = dict(source.names())
+    pointed = {files[text.split("NIfTI file ")[1][:16]].name for text in told if "NIfTI file" in text}
+    assert pointed >= {"Gerda.nii.gz", "Gertrud.nii.gz", "Gerv1.nii.gz", "Gerv2.nii.gz", "Gerv3.nii.gz", "Gerv4.nii.gz"}
+    assert [text for text in map(str, outcomes(named(root))) if "Gerda" in text]
 
 
 def test_texts_of_headers_are_told_nowhere(make_volumes, capfd: pytest.CaptureFixture) -> None:
