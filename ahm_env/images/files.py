@@ -15,7 +15,10 @@ import numpy.typing as npt
 from ahm_env.errors import ImageError
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
+# Skull-stripped volumes become ten times as large, masks a thousand times.
+HARMLESS_BYTES, MOST_SWELLING = 2**28, 200
 IGNORED = ("thumbs.db", "desktop.ini")
+ASTRAY = "is a link that leads out of the folder, to another folder or nowhere; put what it leads to in its place"
 
 
 class ImageFiles:
@@ -101,6 +104,41 @@ class PackedNames:
 def images_in(folder: Path) -> Path:
     """Where the images of a folder are: in its `images/` where there is one, else in itself."""
     return folder / "images" if (folder / "images").is_dir() else folder
+
+
+def inside(path: str | Path, within: Path) -> bool:
+    """Whether a file is in a folder, all links followed."""
+    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(within))
+
+
+def refuse_link(path: Path, within: Path) -> None:
+    """Lets nothing in that lies elsewhere: who may fill a folder may not be permitted to read what a link leads to.
+
+    Args:
+        path: A file of the folder.
+        within: The folder. It may be a link itself, and so may the one in it that the file is in.
+
+    Raises:
+        ImageError: The file is a link, and what it leads to is not in the folder.
+    """
+    if path.is_symlink() and not (path.is_file() and (inside(path, within) or inside(path, path.parent))):
+        raise ImageError(f"{path}: {ASTRAY}")
+
+
+def refuse_bomb(where: str, unpacked: int, packed: int) -> None:
+    """Lets nothing in that becomes too large, too much larger than it is: images do not compress so well.
+
+    Args:
+        where: What it is, for the error.
+        unpacked: Its bytes, as it states them.
+        packed: Bytes that it takes up.
+
+    Raises:
+        ImageError: It is a bomb, or as good as one.
+    """
+    if unpacked > HARMLESS_BYTES and unpacked > MOST_SWELLING * packed:
+        cause = f"{packed:,} bytes that unpack to {unpacked:,} are no images but blank, damaged or forged"
+        raise ImageError(f"{where}: {cause}; take it out, or save it without compression")
 
 
 def is_image(name: str) -> bool:

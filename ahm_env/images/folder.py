@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ahm_env.errors import ImageError
 from ahm_env.images.decoding import mismatch, read_image, read_mask
-from ahm_env.images.files import EXTENSIONS, ImageFiles, digest, files_in, images_in, is_image
+from ahm_env.images.files import EXTENSIONS, ImageFiles, digest, files_in, images_in, is_image, refuse_link
 from ahm_env.images.labels import Labels, table_digest
 from ahm_env.images.source import UNLABELLED, Catalogue, Load, Sample
 
@@ -18,7 +18,7 @@ class Folder:
     kind = "folder"
 
     def __init__(self, path: Path) -> None:
-        self._images = images_in(path)
+        self._path, self._images = path, images_in(path)
         self._masks = path / "masks"
         self.table = path / "labels.csv"
 
@@ -64,6 +64,7 @@ class Folder:
         if len(rivals) > 1:
             raise ImageError(f"{path}: stem is not unique ({', '.join(rivals)}); rename or delete all but one")
         label, split, patient = labels.find(stem, path) if labels else (UNLABELLED, 0, "")
+        refuse_link(path, self._path)
         image = read_image(path)
         if masks is None:
             return Sample(path.name, str(path), image, None, label, split, patient)
@@ -71,6 +72,7 @@ class Folder:
             raise ImageError(f"{path}: no mask of that stem in {self._masks}; add it, or take the image out")
         if len(masks) > 1:
             raise ImageError(f"{path}: more than one mask in {self._masks} ({', '.join(masks)}); keep one")
+        refuse_link(self._masks / masks[0], self._path)
         mask = read_mask(self._masks / masks[0])
         if wrong := mismatch(mask, image):
             raise ImageError(f"{path}: {wrong}")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from ahm_env.errors import ImageError
-from ahm_env.images.files import readable
+from ahm_env.images.files import readable, refuse_link
 from ahm_env.images.patients import pseudonym
 from ahm_env.images.source import SPLITS, UNLABELLED, class_order
 
@@ -132,6 +132,7 @@ def table_lines(table: Path, columns: Sequence[str], missing: str) -> Iterator[t
     Raises:
         ImageError: It cannot be read, or a column is missing.
     """
+    refuse_link(table, table.parent)
     try:
         with readable(table), table.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file, delimiter=separator_of(file), strict=True)

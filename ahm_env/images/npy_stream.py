@@ -18,7 +18,7 @@ from ahm_env.errors import ImageError
 from ahm_env.images.files import readable
 
 BLOCK_BYTES = 2**20
-MOST_ROW_BYTES = 2**30
+MOST_ROW_BYTES = 2**28
 DAMAGE = (
     zipfile.BadZipFile,
     zlib.error,
@@ -38,6 +38,8 @@ class NpyStream:
         where: File and array, as an error names them.
         shape: Shape of the array; the first axis is the rows.
         dtype: Type of its values.
+        packed: Bytes that it takes up in the file.
+        unpacked: Bytes that it states to have.
     """
 
     def __init__(self, path: Path, name: str) -> None:
@@ -48,7 +50,7 @@ class NpyStream:
         """
         self._path, self._member = path, f"{name}.npy"
         self.where = f"{path}: {name}"
-        with self._open() as (stream, stated):
+        with self._open() as (stream, stated, packed):
             self.shape, self.dtype, self._start = self._header(stream)
         self._row_bytes = prod(self.shape[1:]) * self.dtype.itemsize
         if self.shape[0] < 0 or min(self.shape[1:], default=1) < 1 or self._row_bytes > MOST_ROW_BYTES:
@@ -56,6 +58,7 @@ class NpyStream:
         if self._start + self.shape[0] * self._row_bytes != stated:
             claims = f"claims {self.shape[0] * self._row_bytes} bytes of values but stores {stated - self._start}"
             raise ImageError(f"{self.where} {claims}: damaged or forged; download it again")
+        self.packed, self.unpacked = packed, stated
 
     def rows(self) -> Iterator[npt.NDArray[Any]]:
         """Yields one row after another, each of shape `shape[1:]`, read-only.
@@ -64,7 +67,7 @@ class NpyStream:
             ImageError: The file is damaged.
         """
         step = max(1, BLOCK_BYTES // self._row_bytes)
-        with self._open() as (stream, _):
+        with self._open() as (stream, _, _):
             stream.read(self._start)
             for first in range(0, self.shape[0], step):
                 count = min(step, self.shape[0] - first)
@@ -76,13 +79,13 @@ class NpyStream:
             stream.read(1)
 
     @contextmanager
-    def _open(self) -> Iterator[tuple[IO[bytes], int]]:
+    def _open(self) -> Iterator[tuple[IO[bytes], int, int]]:
         with undamaged(self.where), readable(self._path), zipfile.ZipFile(self._path) as archive:
             member = archive.getinfo(self._member)
             if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
                 raise ImageError(f"{self.where} is compressed in a way that NumPy does not write; save it with NumPy")
             with archive.open(member) as stream:
-                yield stream, member.file_size
+                yield stream, member.file_size, member.compress_size
 
     def _header(self, stream: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any], int]:
         version = np.lib.format.read_magic(stream)

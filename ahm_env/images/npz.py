@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ahm_env.errors import ImageError
 from ahm_env.images.decoding import as_class_numbers
-from ahm_env.images.files import readable
+from ahm_env.images.files import readable, refuse_bomb
 from ahm_env.images.npy_stream import NpyStream, undamaged
 from ahm_env.images.source import SPLITS, UNLABELLED, Catalogue, Load, Pixels, Sample, class_order
 
@@ -72,6 +72,7 @@ class Npz:
     def _part(self, split: int, names: set[str], notes: list[str]) -> Part:
         part = Part(split, NpyStream(self._path, f"{SPLITS[split]}_images"))
         images = part.images
+        refuse_bomb(images.where, images.unpacked, images.packed)
         if len(images.shape) not in (3, 4) or images.shape[3:] not in ((), (1,), (3,), (4,)):
             raise ImageError(f"{images.where} has shape {images.shape}, not (N, H, W) or (N, H, W, 3): is it 3-D?")
         for name in (f"{SPLITS[split]}_{ending}" for ending in ANNOTATIONS):

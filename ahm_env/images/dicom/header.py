@@ -31,11 +31,12 @@ from pydicom.uid import (
 from ahm_env.errors import ImageError, SettingsError
 from ahm_env.images.dicom.identity import NAMES, NUMBERS, identity
 from ahm_env.images.dicom.values import PALETTES, Display, read_displays
+from ahm_env.images.files import HARMLESS_BYTES, MOST_SWELLING
 
 HEADER = "its header cannot be read"
 MOST_PIXELS = 100_000_000
 MOST_FRAMES = 100_000
-MOST_INFLATED = 2**28
+MOST_INFLATED = 2**27
 FILES_KEPT = 8
 SMALLEST_FRAGMENT = 8  # bytes: the tag and the length of one that is empty
 IMAGE, PRIVATE = "Image Storage", "a private kind"
@@ -266,9 +267,11 @@ def dataset_stream(file: BinaryIO) -> BinaryIO:
         return file
     # pydicom would inflate without a limit.
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
-    stream = io.BytesIO(inflater.decompress(file.read(), MOST_INFLATED))
+    packed = file.read()
+    most = min(MOST_INFLATED, max(HARMLESS_BYTES // 8, MOST_SWELLING * len(packed)))
+    stream = io.BytesIO(inflater.decompress(packed, most))
     if inflater.unconsumed_tail:
-        raise ImageError(f"inflates to more than {MOST_INFLATED:,} bytes; export it without compression")
+        raise ImageError(f"inflates to more than {most:,} bytes; export it without compression")
     return stream
 
 

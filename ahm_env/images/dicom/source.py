@@ -21,8 +21,8 @@ import numpy.typing as npt
 from ahm_env.errors import ImageError, SettingsError
 from ahm_env.images.decoding import mismatch, read_mask
 from ahm_env.images.dicom.index import DicomFiles, stem_of
-from ahm_env.images.dicom.tree import digest_tree, inside, walk
-from ahm_env.images.files import PackedNames, images_in
+from ahm_env.images.dicom.tree import digest_tree, walk
+from ahm_env.images.files import PackedNames, images_in, inside
 from ahm_env.images.labels import Labels, table_digest
 from ahm_env.images.patients import hint, pseudonym
 from ahm_env.images.source import UNLABELLED, Catalogue, Load, Sample

@@ -6,9 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ahm_env.images.files import IGNORED, readable
+from ahm_env.images.files import ASTRAY, IGNORED, inside, readable
 
-ASTRAY = "is a link that leads out of the folder, to another folder or nowhere; put what it leads to in its place"
 CLOSED = "is a folder that cannot be read; check that it is permitted"
 
 
@@ -63,11 +62,6 @@ def walk(top: Path, within: Path) -> Iterator[Found]:
                     yield Found(entry.path, relative, ASTRAY)
                 elif entry.is_file():
                     yield Found(entry.path, relative)
-
-
-def inside(path: str | Path, within: Path) -> bool:
-    """Whether a file is in a folder, all links followed."""
-    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(within))
 
 
 def digest_tree(top: Path, within: Path) -> str:

@@ -6,6 +6,7 @@ Files are often named after patients: pseudonyms stand for their names, unless t
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from math import prod
 from pathlib import Path
 from typing import NoReturn, cast
 
@@ -13,11 +14,11 @@ import numpy as np
 
 from ahm_env.errors import ImageError, SettingsError
 from ahm_env.images.decoding import mismatch, read_mask
-from ahm_env.images.files import ImageFiles, digest, files_in, images_in, readable
+from ahm_env.images.files import ImageFiles, digest, files_in, images_in, readable, refuse_bomb, refuse_link
 from ahm_env.images.labels import NO_IMAGE, Labels, table_digest, table_lines
 from ahm_env.images.nifti.names import MaskFiles, VolumeFiles, is_nifti, nifti_stem
 from ahm_env.images.nifti.recent import Recent
-from ahm_env.images.nifti.volume import Header, class_numbers, read_header, read_volume, shown
+from ahm_env.images.nifti.volume import Header, class_numbers, is_compressed, read_header, read_volume, shown
 from ahm_env.images.patients import hint, pseudonym
 from ahm_env.images.pixels import AXES, Image8
 from ahm_env.images.source import UNLABELLED, Catalogue, Load, Pixels, Sample
@@ -147,6 +148,8 @@ class Nifti:
             raise ImageError(f"{path}: more than one mask in {self._masks}; keep one volume, or the PNGs")
         drawn = masks.drawn.get(stem) if masks else None
         mask = self._masks / found[0] if found and drawn is None else None
+        for file in filter(None, (None if self._file else path, mask)):
+            refuse_link(file, self._path)
         header, _ = _headers(path, mask)
         thin = [axis for axis, side in enumerate(header.ras_shape) if side == 1]
         axis = thin[0] if len(thin) == 1 else AXES.index(self._axis)
@@ -189,6 +192,7 @@ class Nifti:
         if decoded.mask is not None:
             mask = np.ascontiguousarray(to_slice(decoded.mask, volume.axis, index))
         elif drawn is not None:
+            refuse_link(drawn, self._masks.parent)
             mask = _drawn_mask(drawn, path, image)
         if _shows_nothing(image) and (mask is None or not mask.any()):
             return None
@@ -318,6 +322,8 @@ def from_slices(slices: Sequence[Pixels] | Pixels, axis: str) -> Pixels:
 def _headers(path: Path, mask: Path | None) -> tuple[Header, Header | None]:
     """Headers of a volume and of its mask, which fit each other."""
     header = read_header(path)
+    if is_compressed(path):
+        refuse_bomb(str(path), prod(header.shape) * header.volumes * header.dtype.itemsize, path.stat().st_size)
     if mask is None:
         return header, None
     labels = read_header(mask)

@@ -212,11 +212,11 @@ def _check_size(path: Path, shape: list[int], item: int, offset: int) -> None:
         limits = f"at most {MOST_SIDE:,} a side and {MOST_VOXELS:,} in all are read"
         raise ImageError(f"{path}: header claims {sides} voxels; {limits}: damaged, or crop it")
     stored = path.stat().st_size
-    held = stored * MOST_DEFLATED if _is_compressed(path) else stored
+    held = stored * MOST_DEFLATED if is_compressed(path) else stored
     if promised > held:
         cause = f"header promises {promised:,} bytes ({sides} voxels), more than {stored:,} bytes of file can hold"
         raise ImageError(f"{path}: {cause}; truncated or damaged, copy or export it again")
-    read = promised if _is_compressed(path) else prod(shape[:3]) * item
+    read = promised if is_compressed(path) else prod(shape[:3]) * item
     if read > MOST_BYTES:
         raise ImageError(f"{path}: unpacks to {read:,} bytes; at most {MOST_BYTES:,} are read, split or crop it")
 
@@ -263,14 +263,15 @@ def _nibabel(module: str) -> Any:
         raise SettingsError("reading NIfTI needs nibabel: pip install 'ahm-env[medical]'") from error
 
 
-def _is_compressed(path: Path) -> bool:
+def is_compressed(path: Path) -> bool:
+    """Whether a file is compressed, by its name."""
     return path.name.lower().endswith(COMPRESSED)
 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Stream]:
     with path.open("rb") as file:
-        if _is_compressed(path):
+        if is_compressed(path):
             with gzip.GzipFile(fileobj=file) as stream:
                 yield stream
         else:

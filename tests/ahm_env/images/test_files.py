@@ -6,7 +6,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ahm_env.errors import ImageError
-from ahm_env.images.files import ImageFiles, PackedNames, digest, files_in
+from ahm_env.images.files import HARMLESS_BYTES, MOST_SWELLING, ImageFiles, PackedNames, digest, files_in, refuse_bomb
 
 STEMS = st.text(st.characters(blacklist_characters="/\0", blacklist_categories=["Cs"]), min_size=1, max_size=20)
 
@@ -107,3 +107,11 @@ def test_packed_names_of_different_length_stay_whole() -> None:
     for name in ("a", "", "a long one", "ä"):
         names.append(name)
     assert [os.fsdecode(name) for name in names.array()] == ["a", "", "a long one", "ä"]
+
+
+def test_what_swells_little_or_stays_small_is_no_bomb() -> None:
+    refuse_bomb("a", HARMLESS_BYTES, 1)
+    refuse_bomb("a", 3 * HARMLESS_BYTES, 3 * HARMLESS_BYTES // MOST_SWELLING + 1)
+    for unpacked, packed in ((HARMLESS_BYTES + 1, 1), (3 * HARMLESS_BYTES, 3 * HARMLESS_BYTES // MOST_SWELLING)):
+        with pytest.raises(ImageError, match=rf"a: {packed:,} bytes that unpack to {unpacked:,} are no images"):
+            refuse_bomb("a", unpacked, packed)

@@ -149,3 +149,36 @@ def test_the_fingerprint_is_the_same_wherever_the_folder_lies(make_folder, tmp_p
     before = Folder(root).fingerprint()
     root.rename(tmp_path / "elsewhere")
     assert Folder(tmp_path / "elsewhere").fingerprint() == before
+
+
+@pytest.mark.parametrize("place", ["images/0001.png", "masks/0001.png"])
+def test_a_link_that_leads_out_of_the_folder_is_refused_and_one_within_is_not(
+    tmp_path: Path, make_folder, place: str
+) -> None:
+    root = make_folder(3, masks=True)
+    (root / place).rename(root / "kept")
+    (root / place).symlink_to(root / "kept")
+    assert all(isinstance(sample, Sample) for sample in samples(root))
+    (root / "kept").rename(tmp_path / "elsewhere")
+    (root / place).unlink()
+    (root / place).symlink_to(tmp_path / "elsewhere")
+    assert only_error(root).startswith(f"{root / place}: is a link that leads out of the folder")
+
+
+def test_folders_that_are_links_are_followed(tmp_path: Path, make_folder) -> None:
+    root = make_folder(2, masks=True)
+    (tmp_path / "linked").mkdir()
+    for name in ("images", "masks"):
+        (tmp_path / "linked" / name).symlink_to(root / name)
+    (root / "images" / "0002.png").symlink_to("0000.png")
+    (root / "masks" / "0002.png").symlink_to(root / "masks" / "0000.png")
+    assert len([sample for sample in samples(tmp_path / "linked") if isinstance(sample, Sample)]) == 3
+
+
+def test_a_table_that_is_a_link_out_of_the_folder_is_not_read(tmp_path: Path, make_folder) -> None:
+    root = make_folder(2)
+    (tmp_path / "secret.csv").write_text("image\nroot:x:0:0\n")
+    (root / "labels.csv").symlink_to(tmp_path / "secret.csv")
+    with pytest.raises(ImageError, match="is a link that leads out of the folder") as caught:
+        Folder(root).catalogue()
+    assert "root:x" not in str(caught.value)

@@ -1,0 +1,24 @@
+"""Files made to harm are refused; how soon, `python -m benchmarks.crafted` measures."""
+
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("pydicom", reason="the extra `medical` is not installed")
+pytest.importorskip("nibabel", reason="the extra `medical` is not installed")
+
+from ahm_env.errors import AHMError
+from ahm_env.images import load_images
+from tests.crafted import make
+
+
+def test_crafted_files_are_refused_in_a_line_and_run_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AHM_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    for what, (path, read) in make(tmp_path).items():
+        with pytest.raises(AHMError) as caught:
+            read(path)
+        assert "\n" not in str(caught.value), what
+        assert str(tmp_path) in str(caught.value), what
+    assert not (tmp_path / "unpickled").exists()
+    assert len(load_images(tmp_path / "harmless", 16)) == 1
