@@ -305,12 +305,15 @@ def annotate(
 
 @data_app.command("check")
 def data_check(
-    source: Annotated[str, typer.Argument(help="A folder, a .npz file, or phantom[:COUNT[:SEED]].")],
+    source: Annotated[str, typer.Argument(help="A folder, a file (.npz, .nii.gz, DICOM), or phantom[:COUNT[:SEED]].")],
+    window: Window = None,
+    axis: Axis = None,
+    burned_in: BurnedIn = None,
 ) -> None:
     """Print counts, sizes, classes and splits, and every problem with its file; if there is one, end with status 2."""
     from ahm_env.images.console import check_data
 
-    raise typer.Exit(check_data(source))
+    raise typer.Exit(check_data(source, window, axis or "axial", bool(burned_in)))
 
 
 @data_app.command("show")
@@ -320,16 +323,14 @@ def data_show(
     count: Annotated[int, typer.Option(help="Images on it.", min=1)] = 24,
     seed: Annotated[int, typer.Option(help="Which images.", min=0)] = 0,
     window: Window = None,
-    axis: Annotated[str, typer.Option(help="Slices of volumes: sagittal, coronal or axial.")] = "axial",
-    burned_in: Annotated[
-        bool, typer.Option("--burned-in", help="Take in images with burned-in text.", show_default=False)
-    ] = False,
+    axis: Axis = None,
+    burned_in: BurnedIn = None,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Go on without bad images.", show_default=False)] = False,
 ) -> None:
     """Make a contact sheet: some images, mixed as the whole, with the contours of their masks."""
     from ahm_env.images.console import show_data
 
-    raise typer.Exit(show_data(source, out, count, seed, window, axis, burned_in, skip_bad))
+    raise typer.Exit(show_data(source, out, count, seed, window, axis or "axial", bool(burned_in), skip_bad))
 
 
 @data_app.command("import")

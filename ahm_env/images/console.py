@@ -23,15 +23,21 @@ from ahm_env.images.report import check_source
 from ahm_env.images.splitting import split_source
 
 
-def check_data(source: str) -> int:
+def check_data(source: str, window: str | None = None, axis: str = "axial", burned_in: bool = False) -> int:
     """Show what is in a source of images, and everything that is wrong with it.
+
+    Args:
+        source: As for `load_images`.
+        window: As for `load_images`.
+        axis: As for `load_images`.
+        burned_in: As for `load_images`.
 
     Returns:
         The exit status: 0, or 2 where there are problems.
     """
     console = make_console()
     with reading(console) as report_progress:
-        report = check_source(source, report_progress)
+        report = check_source(source, report_progress, PixelSettings(window=window, axis=axis, burned_in=burned_in))
     table = Table(title=escape(source), show_header=False)
     sizes = [f"{width} x {height} ({count:,})" for (width, height), count in report.sizes.most_common(4)]
     more = len(report.sizes) - len(sizes)

@@ -1,6 +1,7 @@
 """What `ahm data import`, `ahm data show` and `ahm data find` print and leave behind."""
 
 import csv
+import re
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 from PIL import Image
 
 from ahm_env.errors import ImageError, SettingsError
-from ahm_env.images.console import find_file, import_into, show_data
+from ahm_env.images.console import check_data, find_file, import_into, show_data
 from ahm_env.images.opencv import cv2
 
 
@@ -131,3 +132,19 @@ def test_bad_images_stop_a_picture_unless_they_are_skipped(tmp_path: Path) -> No
         show_data(str(tmp_path), out)
     assert not out.parent.exists()
     assert show_data(str(tmp_path), out, skip_bad=True) == 0
+
+
+def test_a_check_reads_as_training_would(tmp_path: Path, make_dicom, capsys: pytest.CaptureFixture[str]) -> None:
+    make_dicom(tmp_path / "archive" / "a.dcm", np.eye(6, dtype=np.uint8))
+    make_dicom(tmp_path / "archive" / "b.dcm", np.eye(6, dtype=np.uint8), BurnedInAnnotation="YES")
+    nibabel = pytest.importorskip("nibabel")
+    nibabel.save(nibabel.Nifti1Image(np.arange(60, dtype=np.int16).reshape(3, 4, 5), np.eye(4)), tmp_path / "v.nii")
+
+    def images(source: str, **options: object) -> int:
+        assert check_data(str(tmp_path / source), **options) == 0
+        return int(re.search(r"images +│ (\d+)", capsys.readouterr().out)[1])
+
+    assert (images("archive"), images("archive", burned_in=True)) == (1, 2)
+    assert [images("v.nii", axis=axis) for axis in ("sagittal", "coronal", "axial")] == [3, 4, 5]
+    with pytest.raises(SettingsError, match="--window wide"):
+        check_data("phantom:2", window="wide")
