@@ -26,6 +26,7 @@ class ClassificationAssessment:
     Attributes:
         classes: Names of the K classes.
         images: Names of the B images.
+        patients: `(B,)` numbers of those whom they show.
         truth: `(B,)` class numbers.
         probabilities: `(B, K)`.
         scores: What these come to.
@@ -33,6 +34,7 @@ class ClassificationAssessment:
 
     classes: tuple[str, ...]
     images: Sequence[str]
+    patients: Ints
     truth: Ints
     probabilities: npt.NDArray[np.float32]
     scores: ClassificationScores
@@ -57,11 +59,10 @@ class ClassificationAssessment:
     def write(self, directory: Path) -> None:
         """Write `test.csv`, a row an image, and `confusion.png`."""
         rows = []
-        for name, number, row in zip(self.images, self.truth, self.probabilities, strict=True):
+        for name, patient, number, row in zip(self.images, self.patients, self.truth, self.probabilities, strict=True):
+            found = {"label": self.classes[number], "prediction": self.classes[row.argmax()]}
             shares = {f"p {label}": f"{share:.6g}" for label, share in zip(self.classes, row, strict=True)}
-            rows.append(
-                {"image": name, "label": self.classes[number], "prediction": self.classes[row.argmax()]} | shares
-            )
+            rows.append({"image": name, "patient": patient} | found | shares)
         write_rows(directory / "test.csv", rows)
         save_picture(directory / "confusion.png", self.picture)
 
@@ -77,6 +78,7 @@ def assess_classifier(model: Model, images: ImageSet, indices: Ints, flips: bool
     """
     parts = np.array_split(indices, max(1, -(-len(indices) // BATCH)))
     probabilities = np.concatenate([model.probabilities(images.images(part), flips) for part in parts])
-    truth = images.labels(indices)
+    truth, patients = images.labels(indices), images.patients(indices)
     names = [images.names[index] for index in indices]
-    return ClassificationAssessment(model.card.classes, names, truth, probabilities, score_labels(truth, probabilities))
+    scores = score_labels(truth, probabilities)
+    return ClassificationAssessment(model.card.classes, names, patients, truth, probabilities, scores)

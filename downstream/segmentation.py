@@ -197,7 +197,8 @@ class SegmentationAssessment:
     def write(self, directory: Path) -> None:
         """Write `test.csv`, a row an image, and `cases.png`."""
         rows = [
-            {"image": one.image} | {name: f"{value:.6g}" for name, value in one.row().items()} for one in self.scores
+            {"image": one.image, "patient": patient} | {name: f"{value:.6g}" for name, value in one.row().items()}
+            for one, patient in zip(self.scores, self.images.patients(self.indices), strict=True)
         ]
         write_rows(directory / "test.csv", rows)
         save_picture(directory / "cases.png", self.picture)

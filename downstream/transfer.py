@@ -63,8 +63,8 @@ class TransferCell:
         """Images shown so far."""
         return images_shown(self.path)
 
-    def per_image(self) -> dict[str, float]:
-        """Name of each test image to its Dice, or to whether its class was found.
+    def per_image(self) -> dict[str, tuple[str, float]]:
+        """Name of each test image to its patient and its Dice, or whether its class was found.
 
         Raises:
             RunError: `test.csv` is missing or damaged.
@@ -76,8 +76,10 @@ class TransferCell:
             if not rows:
                 raise ValueError("it holds no image")
             if self.task == "segmentation":
-                return {row["image"]: float(row["dice"]) for row in rows}
-            return {row["image"]: float(row["label"] == row["prediction"]) for row in rows}
+                values = [float(row["dice"]) for row in rows]
+            else:
+                values = [float(row["label"] == row["prediction"]) for row in rows]
+            return {row["image"]: (row["patient"], value) for row, value in zip(rows, values, strict=True)}
         except (OSError, KeyError, ValueError, TypeError, csv.Error) as error:
             raise RunError(f"{path}: missing or damaged ({error}); delete {self.path} and run again") from None
 

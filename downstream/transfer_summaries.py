@@ -1,4 +1,4 @@
-"""What fine-tuning came to: means, paired differences with intervals, and tests, over seeds and images."""
+"""What fine-tuning came to: means, paired differences with intervals, and tests, over seeds and patients."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +15,7 @@ from downstream.tables import write_rows
 from downstream.transfer import MEASURE, SCRATCH, Transfer, TransferCell, count_name
 
 Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
 
 COLUMNS = ("dice", "iou", "hd95", "sensitivity", "specificity", "accuracy", "balanced_accuracy", "auroc")
 BASELINES = (SCRATCH, "random")  # a gain over scratch alone says nothing about masking
@@ -27,7 +28,7 @@ class Difference:
     Attributes:
         baseline: Name of the baseline.
         interval: Mean difference with its 95 % interval.
-        p: Of Wilcoxon's signed-rank test over images, of the means over seeds; corrected after Holm for all tests of
+        p: Of Wilcoxon's signed-rank test over patients, of the means over seeds; corrected after Holm for all tests of
             the same table. NaN where all differences are 0.
         seeds: How many seeds both have.
     """
@@ -88,9 +89,9 @@ def _summarise(
     task: str, count: int | None, agents: Mapping[str, Mapping[int, TransferCell]], draws: int
 ) -> list[TransferSummary]:
     """The agents of one table."""
-    values = _values(agents)
+    values, patients = _values(agents)
     found = {
-        (agent, base): paired_difference(values[agent], values[base], draws)
+        (agent, base): paired_difference(values[agent], values[base], patients, draws)
         for agent in values
         for base in BASELINES
         if base in values and base != agent and agent != SCRATCH and values[agent].keys() & values[base].keys()
@@ -105,7 +106,7 @@ def _summarise(
             if name == agent
         )
         results = [cell.result or {} for cell in cells.values()]
-        mean = bootstrap([np.array(seeds)[None]], lambda parts: parts[0][0], draws)
+        mean = over_patients(np.array(seeds), patients, draws)
         summaries.append(
             TransferSummary(
                 agent, task, count, int(results[0]["labels"]), len(seeds), mean, differences, _others(results)
@@ -114,27 +115,36 @@ def _summarise(
     return summaries
 
 
-def _values(agents: Mapping[str, Mapping[int, TransferCell]]) -> dict[str, dict[int, Floats]]:
-    """For each agent and seed, the value of every test image, `(images,)`, in one order."""
-    names, values = list[str](), dict[str, dict[int, Floats]]()
+def _values(agents: Mapping[str, Mapping[int, TransferCell]]) -> tuple[dict[str, dict[int, Floats]], Ints]:
+    """For each agent and seed, the value of every test image, `(images,)`, in one order; and whom these images show."""
+    names, patients, values = list[str](), list[str](), dict[str, dict[int, Floats]]()
     for agent, cells in agents.items():
         for seed, cell in cells.items():
             found = cell.per_image()
             names = names or list(found)
             if list(found) != names:
                 raise RunError(f"{cell.path}: was tested on other images than its siblings; delete it and run again")
-            values.setdefault(agent, {})[seed] = np.array(list(found.values()))
-    return values
+            patients = [patient for patient, _ in found.values()]
+            values.setdefault(agent, {})[seed] = np.array([value for _, value in found.values()])
+    return values, np.unique(patients, return_inverse=True)[1]
+
+
+def over_patients(values: Floats, patients: Ints, draws: int = DRAWS) -> Interval:
+    """The mean of values `(seeds, images)` with its interval: seeds are drawn, and patients with all their images."""
+    sums = np.array([np.bincount(patients, row) for row in values])
+    counts = np.broadcast_to(np.bincount(patients), sums.shape)
+    return bootstrap([np.stack([sums, counts])], lambda parts: parts[0][0] / parts[0][1], draws)
 
 
 def paired_difference(
-    one: Mapping[int, Floats], base: Mapping[int, Floats], draws: int = DRAWS
+    one: Mapping[int, Floats], base: Mapping[int, Floats], patients: Ints, draws: int = DRAWS
 ) -> tuple[Interval, float, int]:
     """How two agents differ on the seeds that both have, and on the same images.
 
     Args:
         one: For each seed the values of an agent, `(images,)`.
         base: Those of the other one.
+        patients: `(images,)` numbers from 0 of those whom they show.
         draws: Resamples of the bootstrap.
 
     Returns:
@@ -142,11 +152,12 @@ def paired_difference(
     """
     both = sorted(one.keys() & base.keys())
     gaps = np.array([one[seed] - base[seed] for seed in both])
-    return bootstrap([gaps[None]], lambda parts: parts[0][0], draws), wilcoxon(gaps.mean(0)), len(both)
+    of_patients = np.bincount(patients, gaps.mean(0)) / np.bincount(patients)
+    return over_patients(gaps, patients, draws), wilcoxon(of_patients), len(both)
 
 
 def wilcoxon(gaps: Floats) -> float:
-    """P of Wilcoxon's signed-rank test (1945), two-sided, that paired differences `(images,)` are symmetric about 0.
+    """P of Wilcoxon's signed-rank test (1945), two-sided, that paired differences `(patients,)` are symmetric about 0.
 
     Differences of 0 are left out; where there are no others, p is NaN.
     """
@@ -181,7 +192,7 @@ def write_transfer_csv(transfer: Transfer) -> Path | None:
     rows: list[dict[str, Any]] = []
     for cell in transfer.cells:
         if (result := cell.result) is not None:
-            value = float(np.mean(list(cell.per_image().values())))
+            value = float(np.mean([value for _, value in cell.per_image().values()]))
             about = {"task": cell.task, "labels": count_name(cell.labels), "agent": cell.agent, "seed": cell.seed}
             numbers = {name: result.get(name) for name in COLUMNS}
             rows.append(

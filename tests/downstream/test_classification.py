@@ -50,9 +50,10 @@ def test_a_table_of_images_and_the_confusion_are_written(model: Model, drawn: Im
     found.write(tmp_path)
     with (tmp_path / "test.csv").open(newline="") as file:
         table = list(csv.DictReader(file))
-    assert list(table[0]) == ["image", "label", "prediction", *(f"p {name}" for name in drawn.classes)]
+    assert list(table[0]) == ["image", "patient", "label", "prediction", *(f"p {name}" for name in drawn.classes)]
     for row, index, shares in zip(table, drawn.split("test"), found.probabilities, strict=True):
         assert row["image"] == drawn.names[index]
+        assert int(row["patient"]) == drawn.patients([index])[0]
         assert row["label"] == drawn.classes[drawn.labels([index])[0]]
         assert row["prediction"] == drawn.classes[shares.argmax()]
         assert [float(row[f"p {name}"]) for name in drawn.classes] == pytest.approx(shares, rel=1e-5)

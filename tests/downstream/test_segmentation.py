@@ -174,6 +174,7 @@ def test_the_best_the_median_and_the_worst_are_pictured(write_source, card: Card
     with (tmp_path / "shown" / "test.csv").open(newline="") as file:
         table = list(csv.DictReader(file))
     assert [row["image"] for row in table] == list(dice)
+    assert [int(row["patient"]) for row in table] == found.images.patients(found.indices).tolist()
     assert [float(row["dice"]) for row in table] == pytest.approx(list(dice.values()), rel=1e-5)
     assert cv2.imread(str(tmp_path / "shown" / "cases.png")) is not None
 

@@ -178,19 +178,29 @@ def test_the_values_of_a_cell_are_those_of_its_test_images(tmp_path: Path) -> No
     segmented, classified = make(tmp_path, ("random",), 1, counts=(8,)).cells[:3:2]
     assert segmented.result is None
     for cell, table in (
-        (segmented, "image,dice,iou\nb,0.25,0.1\na,1,1\n"),
-        (classified, "image,label,prediction,p x\nb,x,y,0.1\na,x,x,0.9\n"),
+        (segmented, "image,patient,dice,iou\nb,7,0.25,0.1\na,8,1,1\n"),
+        (classified, "image,patient,label,prediction,p x\nb,7,x,y,0.1\na,8,x,x,0.9\n"),
     ):
         cell.path.mkdir(parents=True)
         (cell.path / "test.csv").write_text(table)
         (cell.path / "test.json").write_text('{"labels": 8}')
-    assert list(segmented.per_image().items()) == [("b", 0.25), ("a", 1.0)]
-    assert list(classified.per_image().items()) == [("b", 0.0), ("a", 1.0)]
+    assert list(segmented.per_image().items()) == [("b", ("7", 0.25)), ("a", ("8", 1.0))]
+    assert list(classified.per_image().items()) == [("b", ("7", 0.0)), ("a", ("8", 1.0))]
     assert segmented.result == {"labels": 8}
 
 
 @pytest.mark.parametrize(
-    "table", [None, "", "image,dice\n", "image,iou\na,1\n", "image,dice\na,good\n", "dice\n1\n", "image,dice\na\n"]
+    "table",
+    [
+        None,
+        "",
+        "image,dice\n",
+        "image,patient,iou\na,1,1\n",
+        "image,patient,dice\na,1,good\n",
+        "patient,dice\n1,1\n",
+        "image,patient,dice\na,1\n",
+        "image,dice\na,1\n",
+    ],
 )
 def test_a_damaged_table_of_a_cell_is_told_with_what_to_do(table: str | None, tmp_path: Path) -> None:
     cell = make(tmp_path).cells[0]
@@ -225,7 +235,7 @@ def test_a_cell_runs_once_and_tests_again_if_asked_to(tmp_path: Path) -> None:
     result, values = cell.result, cell.per_image()
     assert result is not None
     assert result["labels"] == 8
-    assert result["dice"] == pytest.approx(np.mean(list(values.values())), abs=1e-5)
+    assert result["dice"] == pytest.approx(np.mean([value for _, value in values.values()]), abs=1e-5)
     assert cell.images == transfer.total
     log = cell.path.with_name(f"{cell.path.name}.log")
     assert "8 labelled images to learn from" in log.read_text()

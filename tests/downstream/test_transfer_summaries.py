@@ -21,6 +21,7 @@ from downstream.transfer import Transfer, TransferCell
 from downstream.transfer_summaries import (
     COLUMNS,
     holm,
+    over_patients,
     paired_difference,
     summarise_transfer,
     wilcoxon,
@@ -40,11 +41,13 @@ def finish(cell: TransferCell, values: Sequence[float], names: Sequence[str] = (
     names = names or [f"image{number}" for number in range(len(values))]
     cell.path.mkdir(parents=True)
     if cell.task == "segmentation":
-        rows = [{"image": name, "dice": f"{value:.6g}"} for name, value in zip(names, values, strict=True)]
+        rows = [
+            {"image": name, "patient": name, "dice": f"{value:.6g}"} for name, value in zip(names, values, strict=True)
+        ]
     else:
         words = {1: "right", 0: "wrong"}
         rows = [
-            {"image": name, "label": "right", "prediction": words[int(value)]}
+            {"image": name, "patient": name, "label": "right", "prediction": words[int(value)]}
             for name, value in zip(names, values, strict=True)
         ]
     write_rows(cell.path / "test.csv", rows)
@@ -125,7 +128,7 @@ def test_the_interval_of_a_difference_covers_the_true_one_19_times_of_20() -> No
         base = difficulty + rng.normal(0, 0.05, (seeds, images))
         gain = rng.normal(true, 0.04, (seeds, 1)) + rng.normal(0, 0.05, images)
         one = base + gain + rng.normal(0, 0.05, (seeds, images))
-        found, _, both = paired_difference(dict(enumerate(one)), dict(enumerate(base)), 300)
+        found, _, both = paired_difference(dict(enumerate(one)), dict(enumerate(base)), np.arange(images), 300)
         covered += found.low <= true <= found.high
         assert both == seeds
     assert 0.89 <= covered / experiments <= 0.99
@@ -135,17 +138,39 @@ def test_pairs_that_go_together_make_the_interval_narrow() -> None:
     rng = np.random.default_rng(1)
     difficulty, fortune = rng.normal(0.7, 0.2, 60), rng.normal(0, 0.05, (5, 1))
     one, base = (difficulty + fortune + gain + rng.normal(0, 0.02, (5, 60)) for gain in (0.05, 0))
-    paired, _, _ = paired_difference(dict(enumerate(one)), dict(enumerate(base)), 2000)
+    paired, _, _ = paired_difference(dict(enumerate(one)), dict(enumerate(base)), np.arange(60), 2000)
     apart = [bootstrap([values[None]], lambda parts: parts[0][0], 2000) for values in (one, base)]
     unpaired = hypot(*(each.high - each.low for each in apart))  # of independent samples
     assert paired.high - paired.low < unpaired / 5
     assert paired.low < 0.05 < paired.high
 
 
+def test_images_of_a_patient_count_together() -> None:
+    rng = np.random.default_rng(2)
+    of_patients = rng.normal(0.7, 0.2, 30)
+    patients = np.repeat(np.arange(30), 8)
+    values = of_patients[patients] + rng.normal(0, 1e-6, (3, 240))
+    together = over_patients(values, patients, 2000)
+    alone = over_patients(values, np.arange(240), 2000)
+    once = over_patients(np.tile(of_patients, (3, 1)), np.arange(30), 2000)
+    assert together.mean == pytest.approx(alone.mean) == pytest.approx(once.mean, abs=1e-5)
+    assert together.high - together.low == pytest.approx(once.high - once.low, rel=0.01)
+    assert together.high - together.low > 2.5 * (alone.high - alone.low)  # the root of 8, less chance
+    gaps = rng.normal(0.01, 0.02, 30)
+    one = dict(enumerate(values + gaps[patients]))
+    found, p, _ = paired_difference(one, dict(enumerate(values)), patients, 2000)
+    assert found.mean == pytest.approx(gaps.mean())
+    assert p == pytest.approx(wilcoxon(gaps))
+    # who has more images weighs more in the mean, and is one in the test
+    few = np.array([0, 0, 0, 1])
+    found, p, _ = paired_difference({0: np.array([1.0, 1, 1, 0])}, {0: np.zeros(4)}, few, 2000)
+    assert (found.mean, found.low, found.high) == (0.75, 0, 1)
+
+
 def test_a_difference_is_of_the_seeds_that_both_have() -> None:
     one = {0: np.array([0.5, 0.7]), 2: np.array([0.9, 0.9]), 3: np.array([0.6, 0.8])}
     base = {0: np.array([0.4, 0.6]), 1: np.array([0.0, 0.0]), 3: np.array([0.5, 0.7])}
-    found, p, both = paired_difference(one, base, 100)
+    found, p, both = paired_difference(one, base, np.arange(2), 100)
     assert both == 2
     assert (found.low, found.mean, found.high) == pytest.approx((0.1, 0.1, 0.1))
     assert p == pytest.approx(0.5)  # two images: one of four, twice
