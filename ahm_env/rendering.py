@@ -75,11 +75,12 @@ def colour_map(patch_map: Map, image_size: int, scale: Limits | None = None) -> 
     """Patch maps `(B, N)` as colours `(B, S, S, 3)`.
 
     Args:
-        patch_map: `(B, N)`.
+        patch_map: `(B, N)`; what is not finite, as of a policy that diverged, is shown as 0.
         image_size: S.
         scale: Numbers of the darkest and the brightest colour; None: each map's own smallest and largest.
     """
     side = int(patch_map.shape[1] ** 0.5)
+    patch_map = np.nan_to_num(patch_map, posinf=0, neginf=0)
     low, high = scale or (patch_map.min(1, keepdims=True), patch_map.max(1, keepdims=True))
     grey = (255 * (patch_map - low) / np.maximum(high - low, 1e-9)).clip(0, 255).round().astype(np.uint8)
     coloured = [_coloured(one) for one in grey.reshape(-1, side, side)]

@@ -24,8 +24,8 @@ _FURTHER = {
 _MEASURED = {"segmentation": "Dice", "classification": "accuracy"}
 NOTES = (
     "Means over seeds and test images; a seed is one pretraining, one choice of labelled images and one fine-tuning, "
-    "the same choice for all. Intervals: bootstrap over seeds and patients (images, where nobody has several), differences "
-    "paired by both.",
+    "the same choice for all. Intervals: bootstrap over seeds and patients (images, where nobody has several); "
+    "differences are paired by both.",
     "p: Wilcoxon's signed-rank test over patients, of the means over seeds, corrected after Holm within each table; "
     "unlike the intervals, it takes these seeds as given.",
 )

@@ -124,6 +124,16 @@ def test_a_patch_has_one_colour_and_it_grows_with_the_number(patch):
     assert (np.diff(brightness) > 0).all()
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_what_is_not_finite_is_shown_as_0(value: float) -> None:
+    maps = np.linspace(-1, 1, 16, dtype=np.float32)[None]
+    maps[0, 3], finite = value, maps.copy()
+    finite[0, 3] = 0
+    assert np.array_equal(colour_map(maps, 16), colour_map(finite, 16))
+    assert np.array_equal(colour_map(maps, 16, (0, 1)), colour_map(finite, 16, (0, 1)))
+
+
 def test_a_map_of_equal_numbers_is_dark():
     assert (colour_map(np.full((1, 16), 3.5, np.float32), 16) == ends_of_the_colours()[0]).all()
 
