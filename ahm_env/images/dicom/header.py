@@ -30,7 +30,8 @@ from pydicom.uid import (
 
 from ahm_env.errors import ImageError, SettingsError
 from ahm_env.images.dicom.identity import NAMES, NUMBERS, identity
-from ahm_env.images.dicom.values import PALETTES, Display, read_displays
+from ahm_env.images.dicom.label_volumes import Plane, plane
+from ahm_env.images.dicom.values import PALETTES, Display, frame_groups, functional_group, read_displays
 from ahm_env.images.files import HARMLESS_BYTES, MOST_SWELLING
 
 HEADER = "its header cannot be read"
@@ -54,6 +55,12 @@ OPTIONS = {
     "bits_stored": "BitsStored",
     "pixel_representation": "PixelRepresentation",
 }
+# Of enhanced objects in a sequence of these names.
+PLACE = {
+    "PlanePositionSequence": "ImagePositionPatient",
+    "PlaneOrientationSequence": "ImageOrientationPatient",
+    "PixelMeasuresSequence": "PixelSpacing",
+}
 TAGS = [
     int(Tag(keyword))
     for keyword in (
@@ -72,6 +79,7 @@ TAGS = [
         "WindowCenter",
         "WindowWidth",
         "VOILUTFunction",
+        *PLACE.values(),
         "SharedFunctionalGroupsSequence",
         "PerFrameFunctionalGroupsSequence",
         "ExtendedOffsetTable",
@@ -115,6 +123,7 @@ class Header:
         options: Their properties, as pydicom's decoders take them.
         offsets: Where each compressed frame is, for files that say so in 64 bits.
         displays: How values of each frame are shown; one for all where the frames do not differ.
+        planes: Where each lies in the patient; as many as there are displays.
     """
 
     frames: int
@@ -126,6 +135,7 @@ class Header:
     options: dict[str, Any]
     offsets: tuple[bytes, bytes] | None = None
     displays: tuple[Display, ...] = ()
+    planes: tuple[Plane | None, ...] = ()
 
 
 def quiet() -> None:
@@ -218,6 +228,7 @@ def read_header(path: Path) -> Header:
             options=file.options,
             offsets=tables if isinstance(tables[0], bytes) and isinstance(tables[1], bytes) else None,
             displays=read_displays(file.dataset, frames) if frames else (),
+            planes=_planes(file.dataset, frames) if frames else (),
         )
 
 
@@ -301,6 +312,13 @@ def _pixel_element(stream: BinaryIO, dataset: Dataset) -> tuple[str, str]:
     if not implicit and head[4:6] in LONG_LENGTHS:
         stream.read(4)
     return PIXEL_ELEMENTS.get(tag, ""), "OW" if implicit else head[4:6].decode("ascii", "replace")
+
+
+def _planes(dataset: Dataset, frames: int) -> tuple[Plane | None, ...]:
+    return tuple(
+        plane(*((functional_group(places, group) or dataset).get(keyword) for group, keyword in PLACE.items()))
+        for places in frame_groups(dataset, frames)
+    )
 
 
 def _kind(dataset: Dataset) -> str:

@@ -60,6 +60,12 @@ class DicomFiles:
         places += range(start, end)
         return [place for place in places if stem_of(os.fsdecode(self._names[place])) == stem]
 
+    def has(self, stem: str) -> bool:
+        """Whether this is the stem of a file, or the name of a folder that files are in."""
+        key = os.fsencode(stem) + b"/"
+        place = bisect_left(self._names, key)
+        return bool(self.with_stem(stem)) or (place < len(self) and bytes(self._names[place]).startswith(key))
+
     def has_frame(self, stem: str) -> bool:
         """Whether this is the stem of a file of one image, or that of one of more with `_0001` and so on added."""
         if any(self.frames[place] == 1 for place in self.with_stem(stem)):

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
 from itertools import islice
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import numpy.typing as npt
@@ -21,13 +21,16 @@ import numpy.typing as npt
 from ahm_env.errors import ImageError, SettingsError
 from ahm_env.images.decoding import mismatch, read_mask
 from ahm_env.images.dicom.index import DicomFiles, stem_of
+from ahm_env.images.dicom.label_volumes import Plane, cut
 from ahm_env.images.dicom.tree import digest_tree, walk
 from ahm_env.images.files import PackedNames, images_in, inside
 from ahm_env.images.labels import Labels, table_digest
+from ahm_env.images.nifti.names import nifti_stem
 from ahm_env.images.patients import hint, pseudonym
 from ahm_env.images.source import UNLABELLED, Catalogue, Load, Sample
 from ahm_env.images.window import Window
 
+VOLUMES = (".nii.gz", ".nii")
 ENDINGS = (".dcm", ".dicom", ".ima")
 NOT_DICOM = "not DICOM, or its beginning is damaged; copy or export it again, or take it out"
 TELLING = (
@@ -185,9 +188,11 @@ class Dicom:
             return False
         any_mask = False
         for found in walk(self._masks, self._path):
-            if found.relative.lower().endswith(".png"):
+            name, is_volume = found.relative, found.relative.endswith(VOLUMES)
+            if name.lower().endswith(".png") or is_volume:
                 any_mask = True
-                if found.trouble or not files.has_frame(found.relative[: -len(".png")]):
+                known = files.has(nifti_stem(name)) if is_volume else files.has_frame(name[: -len(".png")])
+                if found.trouble or not known:
                     cause = found.trouble or "is a mask without an image of its name; add the image or delete the mask"
                     problems.append(self._problem(self._masks, found.relative, cause))
         return any_mask
@@ -227,19 +232,26 @@ class Dicom:
         header = read_header(path)
         if header.burned_in and not self._burned_in:
             return None
-        mask = self._mask(place) if place.has_mask else None
+        lies = header.planes[min(place.index, len(header.planes) - 1)]
         image = read_frame(path, place.index, self._window)
+        mask = self._mask(place, lies, image.shape[:2]) if place.has_mask else None
         if mask is not None and (wrong := mismatch(mask, image)):
             raise ImageError(wrong)
         patient = place.patient or (pseudonym(f"DICOM {header.patient}") if header.patient else "")
         return Sample(name, where, image, mask, place.label, place.split, patient, place.relative)
 
-    def _mask(self, place: Place) -> npt.NDArray[np.uint8]:
-        path = self._masks / f"{stem_of(place.relative)}{place.number}.png"
-        if not path.is_file() or not inside(path, self._path):
+    def _mask(self, place: Place, lies: Plane | None, shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
+        """Its own PNG, or what a label volume named after its file, or after a folder that it is in, has for it."""
+        stem = stem_of(place.relative)
+        names = [f"{stem}{place.number}.png", *(f"{one}{end}" for one in (stem, *_above(stem)) for end in VOLUMES)]
+        found = [self._masks / name for name in names if (self._masks / name).is_file()]
+        if not found or not all(inside(path, self._path) for path in found):
             raise ImageError(f"no mask of its name in {self._masks}; add it, or take the image out")
+        if len(found) > 1:
+            raise ImageError(f"more than one mask in {self._masks}; keep one, a PNG or a label volume")
+        (path,) = found
         try:
-            return read_mask(path)
+            return read_mask(path) if path.suffix == ".png" else cut(path, lies, (shape[0], shape[1]))
         except ImageError as error:
             raise ImageError(f"its mask: {str(error).removeprefix(f'{path}: ')}") from None
 
@@ -270,6 +282,11 @@ class Dicom:
             for index in range(frames):
                 place = Place(relative, index, frames, False)
                 yield self._name(self._images, relative) + place.number, path, partial(self._load, place)
+
+
+def _above(stem: str) -> list[str]:
+    """The folders that a file is in, from the innermost."""
+    return [str(folder) for folder in PurePosixPath(stem).parents][:-1]
 
 
 def is_dicom(path: Path) -> bool:

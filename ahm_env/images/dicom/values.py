@@ -138,30 +138,37 @@ def read_displays(dataset: Dataset, frames: int) -> tuple[Display, ...]:
     """
     if str(dataset.get("PhotometricInterpretation", "")) == PALETTE:
         return (Display(palette=_palette(dataset)),)
-    shared = _first(dataset, "SharedFunctionalGroupsSequence")
-    each: list[Dataset | None] = list(dataset.get("PerFrameFunctionalGroupsSequence") or [])[:frames]
-    # What the sequence, if there is one, does not reach has what all share.
-    each += [None] * (frames - len(each) if each else 1)
     return tuple(
         Display(
-            _modality(_group((own, shared), "PixelValueTransformationSequence") or dataset),
-            _look(_group((own, shared), "FrameVOILUTSequence") or dataset, dataset),
+            _modality(functional_group(places, "PixelValueTransformationSequence") or dataset),
+            _look(functional_group(places, "FrameVOILUTSequence") or dataset, dataset),
         )
-        for own in each
+        for places in frame_groups(dataset, frames)
     )
 
 
-def _group(places: tuple[Dataset | None, ...], keyword: str) -> Dataset | None:
-    return next((found for place in places if place is not None and (found := _first(place, keyword))), None)
+def frame_groups(dataset: Dataset, frames: int) -> list[tuple[Dataset | None, Dataset | None]]:
+    """What an enhanced object says of each frame alone, and of all; once for all where no frame has its own."""
+    shared = first_item(dataset, "SharedFunctionalGroupsSequence")
+    each: list[Dataset | None] = list(dataset.get("PerFrameFunctionalGroupsSequence") or [])[:frames]
+    # What the sequence, if there is one, does not reach has what all share.
+    each += [None] * (frames - len(each) if each else 1)
+    return [(own, shared) for own in each]
 
 
-def _first(dataset: Dataset, keyword: str) -> Dataset | None:
+def functional_group(places: tuple[Dataset | None, ...], keyword: str) -> Dataset | None:
+    """The first of these that holds such a group."""
+    return next((found for place in places if place is not None and (found := first_item(place, keyword))), None)
+
+
+def first_item(dataset: Dataset, keyword: str) -> Dataset | None:
+    """The first item of a sequence; None where there is none."""
     items = dataset.get(keyword)
     return items[0] if items else None
 
 
 def _modality(dataset: Dataset) -> Rescale | Table | None:
-    if found := _first(dataset, "ModalityLUTSequence"):
+    if found := first_item(dataset, "ModalityLUTSequence"):
         return _table(found, dataset)
     slope, intercept = _number(dataset, "RescaleSlope", 1.0), _number(dataset, "RescaleIntercept", 0.0)
     if slope == 0 or not np.isfinite((slope, intercept)).all():
@@ -170,7 +177,7 @@ def _modality(dataset: Dataset) -> Rescale | Table | None:
 
 
 def _look(dataset: Dataset, whole: Dataset) -> Table | Sigmoid | Linear | None:
-    if found := _first(dataset, "VOILUTSequence"):
+    if found := first_item(dataset, "VOILUTSequence"):
         return _table(found, whole)
     centre, width = _number(dataset, "WindowCenter", np.nan), _number(dataset, "WindowWidth", np.nan)
     if not (np.isfinite((centre, width)).all() and width > 0):
