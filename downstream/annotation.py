@@ -145,7 +145,7 @@ def _annotate(
     tell: Callable[[str], None],
 ) -> int:
     """Goes through the images, one at a time; gives the exit status."""
-    done, made, problems, total_dice, total_iou = 0, 0, len(catalogue.problems), 0.0, 0.0
+    done, made, scored, problems, total_dice, total_iou = 0, 0, 0, len(catalogue.problems), 0.0, 0.0
     for problem in catalogue.problems:
         tell(f"problem      {problem}")
     labels, scores = labelled.path / "labels.csv", labelled.path / "scores.csv" if catalogue.has_masks else None
@@ -175,14 +175,14 @@ def _annotate(
             )
             if sample.mask is not None:
                 score = score_mask(sample.mask != 0, mask)
-                total_dice += score.dice
+                scored, total_dice = scored + 1, total_dice + score.dice
                 add_score((name, SPLITS[sample.split], *(f"{value:.6g}" for value in astuple(score))))
         if not done:
             raise ImageError(f"{labelled.path}: no image could be annotated (--split {split}); see `ahm data check`")
     confidence = f", mean predicted IoU {total_iou / made:.3f}" if made else ""
     tell(f"masks        {labelled.path / 'masks'}: {done:,}, of them {made:,} made now{confidence}")
-    if scores is not None:
-        tell(f"scores       {scores}: mean Dice {total_dice / done:.3f} against the masks of the source")
+    if scored:
+        tell(f"scores       {scores}: mean Dice {total_dice / scored:.3f} against the masks of the source")
     if problems:
         tell(f"{problems:,} problem{'s' * (problems > 1)}; mend, and the same command adds what is missing.")
     return 1 if problems else 0

@@ -33,6 +33,7 @@ from downstream.summaries import Interval
 from downstream.tasks_console import measure_name
 
 DRAWS = 1000  # of the bootstrap: AUROC takes a millisecond
+FEW = 10  # patients
 ALL = "all"
 
 Measures = Mapping[str, float]
@@ -92,15 +93,15 @@ def evaluate(
     if card.task == "classification":
         check_classes(images, card)
     indices = of_split(images, card.task, split)
+    patients = grouped(images.patients(indices))
     assessed: SegmentationAssessment | ClassificationAssessment
     if card.task == "segmentation":
         assessed = assess_segmenter(model, images, indices, flips)
-        measures = measures_of_masks(assessed)
+        measures = measures_of_masks(assessed, patients)
     else:
         assessed = assess_classifier(model, images, indices, flips)
         measures = measures_of_labels(assessed)
     part = "" if split == ALL else f", {split} split"
-    patients = grouped(images.patients(indices))
     found = with_intervals(measures, patients, DRAWS)
     where = {"task": card.task, "model": str(tuned), "data": data, "split": split, "tta": flips}
     if out is not None:
@@ -109,9 +110,11 @@ def evaluate(
     if pictures is not None:
         assessed.write(pictures)
     if page is not None:
-        write_page(page, assessed, found, patients, f"{source_name(data)}{part}")
+        write_page(page, assessed, found, patients, f"{source_name(data)}{part}", remarks(assessed, patients))
     whose = f" of {len(patients):,} patients" if len(patients) < len(indices) else ""
     _show(console, f"{data}{part}: {len(indices):,} images{whose}", found)
+    for remark in remarks(assessed, patients):
+        console.print(remark, markup=False)
     if out is not None:
         console.print(f"numbers      {out}", markup=False)
     if page is not None:
@@ -159,11 +162,24 @@ def check_classes(images: ImageSet, card: Card) -> None:
     )
 
 
-def measures_of_masks(assessed: SegmentationAssessment) -> Callable[[Ints], Measures]:
-    """The means of all measures of segmentation over some of the images, chosen by position."""
+def measures_of_masks(assessed: SegmentationAssessment, patients: Sequence[Ints]) -> Callable[[Ints], Measures]:
+    """The means of all measures of segmentation over some of the images, chosen by position.
+
+    Where a patient has several images, `patient_dice` comes first: of all pixels of the patient, mean over patients.
+    """
     rows = [one.row() for one in assessed.scores]
     table = np.array([list(row.values()) for row in rows])
-    return lambda chosen: dict(zip(rows[0], table[chosen].mean(0).tolist(), strict=True))
+    whole, share = np.empty(len(rows)), np.empty(len(rows))
+    for positions, dice in zip(patients, assessed.of_patients(patients), strict=True):
+        whole[positions], share[positions] = dice, 1 / len(positions)
+
+    def measure(chosen: Ints) -> Measures:
+        means = dict(zip(rows[0], table[chosen].mean(0).tolist(), strict=True))
+        if len(patients) == len(rows):
+            return means
+        return {"patient_dice": float(np.average(whole[chosen], weights=share[chosen])), **means}
+
+    return measure
 
 
 def measures_of_labels(assessed: ClassificationAssessment) -> Callable[[Ints], Measures]:
@@ -207,6 +223,27 @@ def with_intervals(measure: Callable[[Ints], Measures], patients: Sequence[Ints]
         low, high = (float("nan"),) * 2 if isnan(value) else np.quantile(values, (0.025, 0.975)).tolist()
         found[name] = Interval(value, low, high)
     return found
+
+
+def remarks(assessed: SegmentationAssessment | ClassificationAssessment, patients: Sequence[Ints]) -> list[str]:
+    """What to know of these numbers before they are believed, a sentence or two each."""
+    told, images = list[str](), sum(map(len, patients))
+    several = len(patients) < images
+    if isinstance(assessed, SegmentationAssessment):
+        if several:
+            told.append(
+                "Dice of a patient is that of all pixels of the patient's images together, of a volume that in 3-D. "
+                "The other measures are means over images."
+            )
+        blank = sum(not any(one.found + one.missed for one in score.overlaps.values()) for score in assessed.scores)
+        if blank:
+            told.append(
+                f"In {blank:,} of {images:,} images nothing is marked: there, Dice is 1 where nothing is found."
+            )
+    if len(patients) < FEW:
+        whose = "patients" if several else "images"
+        told.append(f"These are few {whose}: with fewer than {FEW}, intervals are too narrow.")
+    return told
 
 
 def as_json(

@@ -18,6 +18,7 @@ from downstream.tasks_console import measure_name
 
 BINS = 60  # of the dots, side by side
 HEIGHT, GAP = 112.0, 10.0
+THEIRS = "; whoever is drawn comes with all images."
 
 
 def write_page(
@@ -26,6 +27,7 @@ def write_page(
     found: Mapping[str, Interval],
     patients: Sequence[Ints],
     data: str,
+    remarks: Sequence[str],
 ) -> None:
     """Write the page, whole.
 
@@ -35,6 +37,7 @@ def write_page(
         found: Every measure with its interval, the most important one first.
         patients: Positions of each patient's images.
         data: What it was assessed on, as it is shown.
+        remarks: What to know of the numbers.
 
     Raises:
         OSError: The disk is full, or may not be written.
@@ -45,7 +48,7 @@ def write_page(
     those = "patients" if several else "images"
     name, main = next(iter(found.items()))
     one = measure_name(name)
-    dots = of_patients(assessed, patients) if isinstance(assessed, SegmentationAssessment) else None
+    dots = assessed.of_patients(patients) if isinstance(assessed, SegmentationAssessment) else None
     content = template("evaluation.html.jinja").render(
         title=f"{one} on {data}",
         where=f"{data}: {images:,} images" + (f" of {whose}" if several else ""),
@@ -55,7 +58,7 @@ def write_page(
             (measure_name(name), number(one.mean), f"{number(one.low)} to {number(one.high)}")
             for name, one in found.items()
         ],
-        note=f"Intervals: bootstrap over {whose}" + ("; whoever is drawn comes with all images." if several else "."),
+        note=" ".join((*remarks, f"Intervals: bootstrap over {whose}" + (THEIRS if several else "."))),
         dots=() if dots is None else stacked(dots),
         dots_title="Dice of each patient" if several else "Dice of each image",
         dots_summary="" if dots is None else _words(dots),
@@ -63,12 +66,6 @@ def write_page(
         picture="data:image/png;base64," + base64.b64encode(encode_png(assessed.picture)).decode(),
     )
     write_text(path, content)
-
-
-def of_patients(assessed: SegmentationAssessment, patients: Sequence[Ints]) -> Floats:
-    """Mean Dice of each patient's images: `(P,)`."""
-    dice = np.array([score.mean("dice") for score in assessed.scores])
-    return np.array([dice[positions].mean() for positions in patients])
 
 
 def stacked(values: Floats) -> list[tuple[float, float]]:

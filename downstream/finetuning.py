@@ -294,7 +294,7 @@ def usable(task: str, images: ImageSet, indices: Ints) -> Ints:
     """Those of the images that have what a task needs: a mask, or a label."""
     if task == "classification":
         return indices[images.labels(indices) >= 0] if indices.size else indices
-    return indices if images.has_masks else indices[:0]
+    return indices[images.masked(indices)] if indices.size else indices
 
 
 def check_values(images: ImageSet, tested: Ints, values: tuple[int, ...]) -> None:

@@ -66,9 +66,10 @@ def judge(
     """
     found = measure(agent, reconstructor, images, indices, ratio, horizon, max(2, pairs // len(indices)), seed)
     lesion = background = float("nan")
-    if images.has_masks:
-        hidden, patch, side = found.masks.mean(0), reconstructor.grid.patch_size, reconstructor.grid.side
-        pixels = (images.masks(indices) > 0).reshape(-1, side, patch, side, patch)
+    masked = images.masked(indices)
+    if masked.any():
+        hidden, patch, side = found.masks.mean(0)[masked], reconstructor.grid.patch_size, reconstructor.grid.side
+        pixels = (images.masks(indices[masked]) > 0).reshape(-1, side, patch, side, patch)
         part = pixels.mean((2, 4)).reshape(hidden.shape)
         lesion = float((hidden * part).sum() / max(1e-9, part.sum()))
         background = float((hidden * (1 - part)).sum() / max(1e-9, (1 - part).sum()))

@@ -28,6 +28,36 @@ PERCENTILE = 95  # of surface distances
 
 
 @dataclass(frozen=True)
+class Overlap:
+    """Pixels of a class in one or more images.
+
+    Attributes:
+        found: TP, marked in truth and prediction.
+        missed: FN, in truth only.
+        wrong: FP, in the prediction only.
+    """
+
+    found: int
+    missed: int
+    wrong: int
+
+    @classmethod
+    def of(cls, truth: Bools, prediction: Bools) -> "Overlap":
+        """Of two masks `(H, W)` bool."""
+        found = int(np.count_nonzero(truth & prediction))
+        return cls(found, int(np.count_nonzero(truth)) - found, int(np.count_nonzero(prediction)) - found)
+
+    def __add__(self, other: "Overlap") -> "Overlap":
+        """Of the images of both."""
+        return Overlap(self.found + other.found, self.missed + other.missed, self.wrong + other.wrong)
+
+    @property
+    def dice(self) -> float:
+        """2 TP / (2 TP + FP + FN)."""
+        return _ratio(2 * self.found, 2 * self.found + self.missed + self.wrong)
+
+
+@dataclass(frozen=True)
 class SegmentationScores:
     """How well one class of one image was segmented; TP, FP, FN, TN count pixels.
 
@@ -57,11 +87,10 @@ def score_mask(truth: Bools, prediction: Bools) -> SegmentationScores:
         ValueError: The arrays are not masks of one shape.
     """
     _check(truth, prediction)
-    found = int(np.count_nonzero(truth & prediction))
-    missed = int(np.count_nonzero(truth)) - found
-    wrong = int(np.count_nonzero(prediction)) - found
+    overlap = Overlap.of(truth, prediction)
+    found, missed, wrong = overlap.found, overlap.missed, overlap.wrong
     return SegmentationScores(
-        dice=_ratio(2 * found, 2 * found + missed + wrong),
+        dice=overlap.dice,
         iou=_ratio(found, found + missed + wrong),
         hd95=hausdorff_95(truth, prediction),
         sensitivity=_ratio(found, found + missed),

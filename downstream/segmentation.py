@@ -1,6 +1,6 @@
 """Segmentation: the masks that a model finds in images at their own size, and how good they are."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -12,8 +12,8 @@ from ahm_env import ImageError, ImageSet
 from ahm_env.images.encoding import save_picture
 from ahm_env.images.loading import originals
 from ahm_env.images.source import Sample
-from ahm_env.masks import Ints
-from downstream.metrics import SegmentationScores, score_classes
+from ahm_env.masks import Floats, Ints
+from downstream.metrics import Overlap, SegmentationScores, score_classes
 from downstream.models import Model
 from downstream.pictures import Case, draw_cases
 from downstream.resizing import to_original, to_square
@@ -49,10 +49,12 @@ class Score:
     Attributes:
         image: Its name.
         classes: Name of each class but the background to its scores.
+        overlaps: Name of each of them to its pixels.
     """
 
     image: str
     classes: Mapping[str, SegmentationScores]
+    overlaps: Mapping[str, Overlap]
 
     def mean(self, measure: str) -> float:
         """Mean of a measure over the classes."""
@@ -110,7 +112,20 @@ def evaluate(model: Model, images: ImageSet, indices: Ints, flips: bool = False)
     for found in segment(model, originals(images, indices), flips):
         truth = class_numbers(found.sample, card.values)
         scores = score_classes(truth, found.mask, range(1, len(card.values)))
-        yield found, Score(found.sample.name, {card.classes[number]: one for number, one in scores.items()})
+        yield (
+            found,
+            Score(
+                found.sample.name,
+                {card.classes[number]: one for number, one in scores.items()},
+                {card.classes[number]: Overlap.of(truth == number, found.mask == number) for number in scores},
+            ),
+        )
+
+
+def together(scores: Iterable[Score]) -> float:
+    """Dice of some images as if they were one, mean over the classes: of all slices of a volume, that in 3-D."""
+    found = [one.overlaps for one in scores]
+    return float(np.mean([sum((one[label] for one in found), Overlap(0, 0, 0)).dice for label in found[0]]))
 
 
 def class_numbers(sample: Sample, values: tuple[int, ...]) -> Mask:
@@ -170,6 +185,10 @@ class SegmentationAssessment:
         """Mean of every measure over the images."""
         rows = [one.row() for one in self.scores]
         return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
+
+    def of_patients(self, patients: Sequence[Ints]) -> Floats:
+        """Dice of each patient, all images taken together: `(P,)`; `patients` are positions of their images."""
+        return np.array([together(self.scores[position] for position in positions) for positions in patients])
 
     @cached_property
     def cases(self) -> tuple[tuple[str, tuple[Case, ...]], ...]:

@@ -23,6 +23,7 @@ from downstream.settings import PRESETS, FinetuneSettings
 
 LINES = 4  # rows of metrics.csv between two lines, outside a terminal
 NAMES = {
+    "patient_dice": "Dice of a patient",
     "dice": "Dice",
     "iou": "IoU",
     "hd95": "HD95, pixels",

@@ -149,11 +149,12 @@ class EntryWriter:
         """Opens the files."""
         square = (settings.image_size, settings.image_size)
         self._directory, self._settings = directory, settings
-        self._binary_masks = True
+        self._binary_masks, self._any_mask = True, False
         self._patients: dict[str, int] = {}
         self._arrays = {
             "images": ArrayWriter(directory / "images.npy", (settings.channels or 1, *square), np.uint8),
             "labels": ArrayWriter(directory / "labels.npy", (), np.int32),
+            "masked": ArrayWriter(directory / "masked.npy", (), np.bool_),
             "splits": ArrayWriter(directory / "splits.npy", (), np.uint8),
             "patients": ArrayWriter(directory / "patients.npy", (), np.int64),
             "positions": ArrayWriter(directory / "positions.npy", (), np.int64),
@@ -185,8 +186,12 @@ class EntryWriter:
         if self._settings.channels is None and len(prepared.image) > self._channels:
             self._widen()
         self._arrays["images"].append(with_channels(prepared.image, self._channels))
+        self._arrays["masked"].append(prepared.mask is not None)
+        self._any_mask |= prepared.mask is not None
+        if "masks" in self._arrays:
+            square = self._arrays["masks"].row_shape
+            self._arrays["masks"].append(np.zeros(square, np.uint8) if prepared.mask is None else prepared.mask)
         if prepared.mask is not None:
-            self._arrays["masks"].append(prepared.mask)
             self._binary_masks &= prepared.mask_values <= {0, 1} or prepared.mask_values <= {0, 255}
         self._arrays["labels"].append(prepared.label)
         self._arrays["splits"].append(prepared.split)
@@ -204,7 +209,7 @@ class EntryWriter:
             pixels=self._settings,
             channels=self._channels,
             classes=classes,
-            has_masks="masks" in self._arrays,
+            has_masks=self._any_mask,
             binary_masks=self._binary_masks,
             skipped=skipped,
             content=content_digest(self._directory, classes),

@@ -24,9 +24,9 @@ from ahm_env.errors import SettingsError
 from ahm_env.images.pixels import PixelSettings
 
 # To be raised with every change of what is stored, so that old entries are not found.
-FORMAT = 2
+FORMAT = 3
 META = "set.json"
-CONTENT = ("images", "labels", "masks", "patients", "splits")
+CONTENT = ("images", "labels", "masked", "masks", "patients", "splits")
 NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
 
 
@@ -38,7 +38,7 @@ class Meta:
         pixels: How the images were asked for.
         channels: 1 or 3.
         classes: Sorted class names.
-        has_masks: Whether there are masks.
+        has_masks: Whether an image has a mask.
         binary_masks: Whether each mask has two values only, 0 and 1 or 0 and 255.
         skipped: How many bad images were left out.
         content: Hex digest of what the files hold; the same for the same images, wherever they lie.

@@ -52,7 +52,8 @@ def check_data(source: str, window: str | None = None, axis: str = "axial", burn
     table.add_row("pixels", ", ".join(f"{key} ({count:,})" for key, count in sorted(report.pixel_types.items())))
     values = ", ".join(map(str, report.mask_values[:8])) + (", …" if len(report.mask_values) > 8 else "")
     empty = f", {report.empty_masks:,} of them empty" if report.empty_masks else ""
-    table.add_row("masks", f"{report.masks:,} with values {values}{empty}" if report.masks else "none")
+    how_many = f"{report.masks:,}" if report.masks == report.images else f"of {report.masks:,} images"
+    table.add_row("masks", f"{how_many}, with values {values}{empty}" if report.masks else "none")
     table.add_row("splits", ", ".join(f"{name} {count:,}" for name, count in report.splits.items()))
     for name, splits in sorted(report.classes.items()):
         table.add_row(f"class {escape(name)}", ", ".join(f"{split} {splits[split]:,}" for split in report.splits))

@@ -100,7 +100,7 @@ def _title(draw: ImageDraw.ImageDraw, images: ImageSet, count: int, width: int) 
 def _tile(images: ImageSet, index: int, colours: Mapping[int, Colour]) -> Picture:
     """One image with its contours, `(TILE, TILE, 3)`."""
     picture = _resized(as_rgb(images.images(index))[0], FINE * TILE)
-    if colours:
+    if colours and images.masked(index)[0]:
         mask = images.masks(index)[0]
         for number, colour in colours.items():
             inside: Bools = _resized((mask == number) * np.uint8(255), FINE * TILE) >= 128

@@ -54,22 +54,17 @@ class Folder:
     def _samples(self, images: ImageFiles, masks: ImageFiles, labels: Labels | None) -> Iterator[Load]:
         for stem, ending in images:
             rivals = images.named(stem)
-            found = masks.named(stem) if len(masks) else None
-            yield partial(self._load, stem, ending, rivals, found, labels)
+            yield partial(self._load, stem, ending, rivals, masks.named(stem), labels)
 
-    def _load(
-        self, stem: str, ending: str, rivals: list[str], masks: list[str] | None, labels: Labels | None
-    ) -> Sample:
+    def _load(self, stem: str, ending: str, rivals: list[str], masks: list[str], labels: Labels | None) -> Sample:
         path = self._images / (stem + ending)
         if len(rivals) > 1:
             raise ImageError(f"{path}: stem is not unique ({', '.join(rivals)}); rename or delete all but one")
-        label, split, patient = labels.find(stem, path) if labels else (UNLABELLED, 0, "")
         refuse_link(path, self._path)
         image = read_image(path)
-        if masks is None:
-            return Sample(path.name, str(path), image, None, label, split, patient)
+        label, split, patient = labels.find(stem, path) if labels else (UNLABELLED, 0, "")
         if not masks:
-            raise ImageError(f"{path}: no mask of that stem in {self._masks}; add it, or take the image out")
+            return Sample(path.name, str(path), image, None, label, split, patient)
         if len(masks) > 1:
             raise ImageError(f"{path}: more than one mask in {self._masks} ({', '.join(masks)}); keep one")
         refuse_link(self._masks / masks[0], self._path)

@@ -24,7 +24,7 @@ class ImageSet:
         channels: 1 (grey) or 3 (RGB).
         names: Names of the images in their source.
         classes: Sorted class names; empty without labels.
-        has_masks: Whether there are masks.
+        has_masks: Whether an image has a mask; `masked` says which.
         skipped: How many bad images were left out.
         content_key: Hex digest of pixels, masks, labels, splits and patients: the same for a copy.
     """
@@ -41,6 +41,7 @@ class ImageSet:
         self._binary_masks = meta.binary_masks
         self._images = _open(entry / "images.npy")
         self._masks = _open(entry / "masks.npy") if meta.has_masks else None
+        self._masked = _open(entry / "masked.npy")
         self._labels = _open(entry / "labels.npy")
         self._splits = _open(entry / "splits.npy")
         self._patients = _open(entry / "patients.npy")
@@ -72,6 +73,8 @@ class ImageSet:
     def masks(self, indices: npt.ArrayLike) -> npt.NDArray[np.uint8]:
         """Copies masks: (B, S, S) uint8 class numbers; 0 and 1 where every mask has two values.
 
+        Of an image without a mask they are 0: see `masked`.
+
         Raises:
             ImageError: The set has no masks.
             IndexError: An index is outside the set.
@@ -80,6 +83,14 @@ class ImageSet:
             raise ImageError(f"{self.source}: no masks; put them in masks/, each with the stem of its image")
         masks = self._masks[_as_indices(indices)]
         return (masks != 0).astype(np.uint8) if self._binary_masks else masks
+
+    def masked(self, indices: npt.ArrayLike) -> npt.NDArray[np.bool_]:
+        """Which images have a mask: (B,) bool.
+
+        Raises:
+            IndexError: An index is outside the set.
+        """
+        return self._masked[_as_indices(indices)]
 
     def mask_values(self, indices: npt.ArrayLike) -> tuple[int, ...]:
         """Class numbers that occur in the masks of these images, ascending, read in flat memory.

@@ -25,7 +25,7 @@ class Sample:
         name: Name within the source, such as `ISIC_0000000.jpg`.
         path: How an error names it, such as `scans/images/ISIC_0000000.jpg`.
         image: (H, W) or (H, W, 3), RGB order, any integer or float type.
-        mask: (H, W) uint8 class numbers, or None where the source has no masks.
+        mask: (H, W) uint8 class numbers, or None where it has no mask.
         label: Class number, or -1 if unknown.
         split: Index into `SPLITS`.
         patient: Pseudonym of whom it shows; empty if unknown: the image then counts as a patient of its own.
@@ -54,7 +54,7 @@ class Catalogue:
         samples: One call a sample, in the order of the set; a bad one raises `ImageError`, one without content, such
             as an empty slice of a volume, gives None and is left out.
         classes: Sorted class names; empty without labels.
-        has_masks: Whether every sample has a mask.
+        has_masks: Whether there are masks, of some samples at least.
         problems: What is wrong and belongs to no sample, one line each, naming the file.
         notes: What is worth knowing but is no fault, one line each.
         slow: Whether decoding is mostly Python, so that processes are faster than threads; samples can then be pickled.

@@ -307,6 +307,51 @@ def test_what_else_cannot_be_used(call):
     assert json.loads(Path("e.json").read_text())["images"] == 11
 
 
+# Patients, and images without a mask
+
+
+def test_dice_of_a_patient_is_that_of_all_pixels_together(call):
+    model, data = make_model("model.safetensors", classes=("background", "disc", "cup")), Path("data")
+    write_source(data, masks=3)
+    lines = (data / "labels.csv").read_text().splitlines()
+    whose = ["a", "a", "a", "b"] * 5 + ["c", "", "", "a"]
+    table = [f"{line.rpartition(',')[0]},test,{one}" for line, one in zip(lines[1:], whose, strict=True)]
+    (data / "labels.csv").write_text("\n".join([f"{lines[0]},patient", *table]) + "\n")
+    assert call("--data", "data", "--out", "e.json")[0] == 0
+    found = json.loads(Path("e.json").read_text())
+    pixels: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
+    for number, load in enumerate(find_source(data, PixelSettings(SIDE)).catalogue().samples):
+        one = load()
+        (result,) = segment(model, [one])
+        pixels.setdefault(whose[number] or str(number), []).append((one.mask.ravel(), result.mask.ravel()))
+    expected = []
+    for pairs in pixels.values():
+        truth, predicted = (np.concatenate(some)[None] for some in zip(*pairs, strict=True))
+        scores = score_classes(truth, predicted, range(3))
+        expected.append(np.mean([scores[1].dice, scores[2].dice]))
+    assert len(expected) == found["patients"] == 5
+    assert next(iter(found["intervals"])) == "patient_dice"
+    assert found["patient_dice"] == pytest.approx(np.mean(expected))
+    low, high = found["intervals"]["patient_dice"]
+    assert min(expected) <= low < found["patient_dice"] < high <= max(expected)
+
+
+def test_only_images_with_a_mask_are_measured_and_blank_ones_are_told(call):
+    make_model("model.safetensors")
+    data = write_source(Path("data"))
+    for number in range(0, 24, 3):
+        (data / f"masks/{number:02}.png").unlink()
+    blank = cv2.imread(str(data / "masks/01.png"), cv2.IMREAD_UNCHANGED) * 0
+    cv2.imwrite(str(data / "masks/01.png"), blank)
+    status, out, _ = call("--data", "data", "--split", "all", "--out", "e.json", "--pictures", "shown")
+    assert (status, json.loads(Path("e.json").read_text())["images"]) == (0, 16)
+    told = " ".join(out.split())
+    assert re.search(r"In [12] of 16 images nothing is marked: there, Dice is 1 where nothing is found", told)
+    with Path("shown/test.csv").open(newline="") as file:
+        names = [row["image"] for row in csv.DictReader(file)]
+    assert names == [f"{number:02}.png" for number in range(24) if number % 3]
+
+
 # The page
 
 
@@ -321,9 +366,11 @@ def test_the_page_says_how_good_the_model_is_on_these_patients_and_fetches_nothi
     assert (status, err) == (0, "")
     assert "24 images of 3 patients" in " ".join(out.split())
     found, page = json.loads(Path("e.json").read_text()), Path("e.html").read_text()
-    low, high = found["intervals"]["dice"]
+    low, high = found["intervals"]["patient_dice"]
     assert (found["images"], found["patients"]) == (24, 3)
-    assert f"<h1>Dice {found['dice']:.3f}</h1>" in page
+    assert f"<h1>Dice of a patient {found['patient_dice']:.3f}</h1>" in page
+    assert "These are few patients: with fewer than 10, intervals are too narrow." in " ".join(out.split())
+    assert "These are few patients" in page
     assert f"between {low:.3f} and {high:.3f} for patients" in page
     assert page.count("<circle") == 3
     assert "data:image/png;base64," in page

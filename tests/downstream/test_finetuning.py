@@ -334,6 +334,23 @@ def test_the_scores_of_every_image_are_those_at_its_own_size(write_source, fit: 
     assert cv2.imread("run/cases.png") is not None
 
 
+def test_a_few_masks_among_many_images_suffice(write_source):
+    root = write_source()
+    masks = sorted((root / "masks").iterdir())
+    for number, path in enumerate(masks):
+        if number % 3:
+            path.unlink()
+    images = load_images(root, 16)
+    kept = {path.stem for path in masks[::3]}
+    split = Split.make(FinetuneSettings.make(Start.find("scratch"), task="segmentation"), images)
+    chosen = {Path(images.names[index]).stem for index in (*split.learn, *split.select, *split.test)}
+    assert chosen <= kept
+    assert {Path(images.names[index]).stem for index in split.test} == {
+        Path(images.names[index]).stem for index in images.split(split.test_name)
+    } & kept
+    assert tune(Path("run"), images)["images"] == len(split.test)
+
+
 def test_masks_of_several_classes_are_learned_and_told_apart(write_source):
     images = load_images(write_source(values=(0, 2, 5)), 16)
     result = tune(Path("run"), images)

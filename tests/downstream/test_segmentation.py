@@ -133,10 +133,10 @@ def test_a_model_of_one_lesion_knows_both_ways_to_store_it(mask: list[int]):
 def test_the_row_of_an_image_has_means_and_of_several_classes_each():
     half = score_mask(np.array([[True, True, False, False]]), np.array([[True, False, False, False]]))
     full = score_mask(np.array([[True]]), np.array([[True]]))
-    assert Score("a", {"2": half}).row() == pytest.approx(
+    assert Score("a", {"2": half}, {}).row() == pytest.approx(
         {"dice": 2 / 3, "iou": 0.5, "hd95": half.hd95, "sensitivity": 0.5, "specificity": 1.0}
     )
-    both = Score("a", {"2": half, "5": full}).row()
+    both = Score("a", {"2": half, "5": full}, {}).row()
     assert both["dice"] == pytest.approx((2 / 3 + 1) / 2)
     assert (both["dice 2"], both["dice 5"]) == pytest.approx((2 / 3, 1))
     assert len(both) == 15

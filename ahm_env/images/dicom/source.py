@@ -23,7 +23,7 @@ from ahm_env.images.decoding import mismatch, read_mask
 from ahm_env.images.dicom.index import DicomFiles, stem_of
 from ahm_env.images.dicom.label_volumes import Plane, cut
 from ahm_env.images.dicom.tree import digest_tree, walk
-from ahm_env.images.files import PackedNames, images_in, inside
+from ahm_env.images.files import ASTRAY, PackedNames, images_in, inside
 from ahm_env.images.labels import Labels, table_digest
 from ahm_env.images.nifti.names import nifti_stem
 from ahm_env.images.patients import hint, pseudonym
@@ -53,7 +53,7 @@ class Place:
         relative: The file's path within the folder.
         index: The frame, from 0.
         frames: How many the file has.
-        has_mask: Whether it must have a mask.
+        has_mask: Whether it may have a mask.
         label: Class number, or -1.
         split: Index into `SPLITS`.
         patient: Pseudonym that the table gives the patient, or empty.
@@ -222,8 +222,6 @@ class Dicom:
         from ahm_env.images.dicom.header import read_header
         from ahm_env.images.dicom.pixels import read_frame
 
-        if place.trouble:
-            raise ImageError(place.trouble)
         path = self._images / place.relative if self._images.is_dir() else self._images
         if not path.stat().st_size:
             raise ImageError("the file is empty (0 bytes); copy it again")
@@ -234,19 +232,23 @@ class Dicom:
             return None
         lies = header.planes[min(place.index, len(header.planes) - 1)]
         image = read_frame(path, place.index, self._window)
+        if place.trouble:
+            raise ImageError(place.trouble)
         mask = self._mask(place, lies, image.shape[:2]) if place.has_mask else None
         if mask is not None and (wrong := mismatch(mask, image)):
             raise ImageError(wrong)
         patient = place.patient or (pseudonym(f"DICOM {header.patient}") if header.patient else "")
         return Sample(name, where, image, mask, place.label, place.split, patient, place.relative)
 
-    def _mask(self, place: Place, lies: Plane | None, shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
+    def _mask(self, place: Place, lies: Plane | None, shape: tuple[int, ...]) -> npt.NDArray[np.uint8] | None:
         """Its own PNG, or what a label volume named after its file, or after a folder that it is in, has for it."""
         stem = stem_of(place.relative)
         names = [f"{stem}{place.number}.png", *(f"{one}{end}" for one in (stem, *_above(stem)) for end in VOLUMES)]
         found = [self._masks / name for name in names if (self._masks / name).is_file()]
-        if not found or not all(inside(path, self._path) for path in found):
-            raise ImageError(f"no mask of its name in {self._masks}; add it, or take the image out")
+        if not found:
+            return None
+        if not all(inside(path, self._path) for path in found):
+            raise ImageError(f"its mask {ASTRAY}")
         if len(found) > 1:
             raise ImageError(f"more than one mask in {self._masks}; keep one, a PNG or a label volume")
         (path,) = found

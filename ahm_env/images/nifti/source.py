@@ -33,7 +33,7 @@ KEPT = 2  # volumes: while slices of one are still wanted, the next is begun
 class Nifti:
     """Volumes in the `images/` of a folder, or else directly in it, or one file; every slice along an axis is a sample.
 
-    Beside them may be `masks/`: for each volume a label volume of the same stem, shape and place, or a PNG a slice,
+    Beside them may be `masks/`: for a volume a label volume of the same stem, shape and place, or PNGs of slices,
     `STEM_0012.png`, drawn on the slice as `to_slice` shows it, numbered from 0 along the axis. `labels.csv` has a line
     a volume. A volume is a patient of its own where the table does not say whom it shows. A slice that shows nothing is
     left out, unless something is marked in its mask. A volume one voxel thick, such as a 2-D image, is shown from its
@@ -142,8 +142,6 @@ class Nifti:
             raise ImageError(f"{path}: there is another file of its stem; rename or delete all but one")
         label, split, patient = labels.find(stem, path) if labels else (UNLABELLED, 0, "")
         found = masks.named(stem) if masks else []
-        if masks and not found:
-            raise ImageError(f"{path}: no mask of that stem in {self._masks}; add it, or take the volume out")
         if len(found) > 1:
             raise ImageError(f"{path}: more than one mask in {self._masks}; keep one volume, or the PNGs")
         drawn = masks.drawn.get(stem) if masks else None
@@ -196,9 +194,6 @@ class Nifti:
             mask = _drawn_mask(drawn, path, image)
         if _shows_nothing(image) and (mask is None or not mask.any()):
             return None
-        if mask is None and volume.drawn:
-            cause = f"no PNG of its name and number ({index:04d}) in {self._masks}"
-            raise ImageError(f"{path}: {cause}; add it, black where nothing is marked")
         name, path = f"{self._name(volume)}_{index:04d}", path.replace(str(volume.path), self._shown(volume.path))
         return Sample(name, path, image, mask, volume.label, volume.split, volume.patient, volume.path.name)
 

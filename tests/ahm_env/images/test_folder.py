@@ -76,10 +76,16 @@ def test_a_mask_of_another_size_is_refused(make_folder) -> None:
     assert only_error(root) == f"{root}/images/0001.png: mask is 16x12 but image is 30x20; re-export one of them"
 
 
-def test_an_image_without_its_mask_is_refused(make_folder) -> None:
+def test_an_image_without_a_mask_is_an_image_without_a_mask(make_folder) -> None:
     root = make_folder(3, masks=True)
-    (root / "masks" / "0002.png").unlink()
-    assert only_error(root).startswith(f"{root}/images/0002.png: no mask of that stem in {root}/masks; ")
+    (root / "masks" / "0001.png").unlink()
+    assert [sample.mask is None for sample in samples(root)] == [False, True, False]
+
+
+def test_a_bad_image_says_so_though_the_table_lacks_it_too(make_folder) -> None:
+    root = make_folder(3, table="image\n0000\n0002\n")
+    (root / "images" / "0001.png").write_bytes(b"text")
+    assert "not an image" in only_error(root)
 
 
 def test_a_mask_without_its_image_is_a_problem(make_folder) -> None:

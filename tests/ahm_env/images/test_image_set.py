@@ -75,6 +75,24 @@ def test_an_unknown_split_is_refused(images: ImageSet) -> None:
         images.split("valid")
 
 
+def test_some_images_may_have_masks(make_folder, cache: Path) -> None:
+    root = make_folder(4, masks=True)
+    for name in ("0000", "0002"):
+        (root / "masks" / f"{name}.png").unlink()
+    images = load_images(root, 16, cache_dir=cache)
+    assert images.has_masks
+    assert images.masked(range(4)).tolist() == [False, True, False, True]
+    assert images.masked([3, 0]).tolist() == [True, False]
+    assert images.masks(range(4)).any((1, 2)).tolist() == [False, True, False, True]
+    empty = np.zeros((20, 30), np.uint8)
+    for name in ("0000", "0002"):
+        cv2.imwrite(str(root / "masks" / f"{name}.png"), empty)
+    marked = load_images(root, 16, cache_dir=cache)
+    assert marked.masked(range(4)).all()
+    assert np.array_equal(marked.masks(range(4)), images.masks(range(4)))
+    assert marked.content_key != images.content_key  # nothing marked is not the same as not looked at
+
+
 def test_a_set_without_masks_says_where_they_belong(make_folder, cache: Path) -> None:
     images = load_images(make_folder(2), 8, cache_dir=cache)
     assert not images.has_masks
@@ -164,6 +182,7 @@ def test_a_hundred_thousand_images_need_no_private_memory(cache: Path) -> None:
     with new_entry(cache_root(cache), "many") as directory:
         np.save(directory / "images.npy", np.zeros((count, 1, 8, 8), np.uint8))
         np.save(directory / "labels.npy", np.zeros(count, np.int32))
+        np.save(directory / "masked.npy", np.zeros(count, np.bool_))
         np.save(directory / "splits.npy", (np.arange(count) % 3).astype(np.uint8))
         np.save(directory / "patients.npy", np.arange(count))
         np.save(directory / "positions.npy", np.arange(count))

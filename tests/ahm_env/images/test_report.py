@@ -33,8 +33,8 @@ def test_every_problem_is_listed_with_its_file(make_folder) -> None:
     cv2.imwrite(str(root / "masks" / "0005.png"), np.zeros((20, 30, 3), np.uint8) + np.arange(3, dtype=np.uint8))
     told: list[tuple[int, int]] = []
     report = check_source(root, progress=lambda done, total: told.append((done, total)))
-    assert report.images == 1
-    expected = ["masks/orphan.png", "labels.csv: line 9", *(f"000{i}.png" for i in (0, 1, 2, 3, 4, 5, 7))]
+    assert (report.images, report.masks) == (2, 1)
+    expected = ["masks/orphan.png", "labels.csv: line 9", *(f"000{i}.png" for i in (0, 1, 3, 4, 5, 7))]
     assert len(report.problems) == len(expected)
     for problem, name in zip(report.problems, expected, strict=True):
         assert name in problem
