@@ -142,16 +142,22 @@ def agree(directory: Directory[S], settings: S | None, given: Mapping[str, Any])
         if existing is None:
             raise RunError(f"{path}: holds no run to resume; check --out, or leave out --resume to start one")
         if others := existing.differences(given):
-            flags = ", ".join(f"--{name.replace('_', '-')}" for name in others)
+            flags = ", ".join(map(flag_of, others))
             raise RunError(f"{path}: this run has other settings than {flags}; leave them out to resume it")
         return existing
     if existing == settings:
         raise RunError(f"{path}: holds this run already; add --resume to go on, or choose another --out")
     if existing is not None:
-        raise RunError(f"{path}: holds a run with other settings; choose another --out")
+        flags = ", ".join(map(flag_of, existing.differences(settings.as_dict())))
+        raise RunError(f"{path}: holds a run with another {flags}; choose another --out")
     if directory.occupied:
         raise RunError(f"{path}: is not empty and holds no run; choose another --out")
     return settings
+
+
+def flag_of(name: str) -> str:
+    """The option by which a setting is given."""
+    return f"--{name.replace('_', '-')}"
 
 
 def begin(directory: Directory[S], settings: S, images: ImageSet) -> bool:

@@ -34,6 +34,12 @@ MAY_BE_EMPTY = (
     *("StudyID", "StudyDate", "StudyTime", "ReferringPhysicianName"),
 )
 PACKAGE, MAKER, SERIES_NUMBER, LONGEST_LABEL = "ahm-env", "AHM", 9000, 64
+
+
+class NoPlaceError(ImageError):
+    """Images that no segmentation can be made of."""
+
+
 HEADER, WRITING = "its header cannot be read", "a DICOM SEG cannot be made"
 
 PRECISION = 3  # decimals of millimetres in which planes are told apart
@@ -105,7 +111,7 @@ def without_repeats(series: Series) -> list[Series]:
 
 def is_segmentation_of(path: Path, series: Series) -> bool:
     """Whether a file is a SEG that refers to these images and no others."""
-    from ahm_env.images.dicom.header import understood
+    from ahm_env.images.dicom.opening import understood
 
     try:
         with unnamed(str(path)), understood(HEADER):
@@ -129,7 +135,7 @@ def save_segmentation(path: Path, series: Series, masks: Sequence[Mask], card: C
     Raises:
         ImageError: It cannot be made of these images; the message names no image.
     """
-    from ahm_env.images.dicom.header import understood
+    from ahm_env.images.dicom.opening import understood
 
     with _silent(), understood(WRITING):
         with unnamed(WRITING):
@@ -152,7 +158,7 @@ def _segmentation(sources: Sequence[Any], masks: Mask, card: Card, model: str) -
 
     frames = sum(int(source.get("NumberOfFrames") or 1) for source in sources)
     if frames > 1 and get_image_coordinate_system(sources[0]) is None:
-        raise ImageError(f"{WRITING} of several frames that have no place in the patient")
+        raise NoPlaceError("several frames that have no place in the patient cannot be a DICOM SEG")
     algorithm = AlgorithmIdentificationSequence(
         name=MAKER, family=codes.cid7162.ArtificialIntelligence, version=_version(), parameters={"model": model}
     )
@@ -192,7 +198,7 @@ def _segmentation(sources: Sequence[Any], masks: Mask, card: Card, model: str) -
 
 def _belonging(path: Path, frames: int) -> tuple[str, str, float]:
     """What images that belong together have in common, the SOP instance UID, and the plane."""
-    from ahm_env.images.dicom.header import understood
+    from ahm_env.images.dicom.opening import understood
 
     with unnamed(""), understood(HEADER):
         dataset = _read(path, [*FRAMED, *PLACED])

@@ -16,6 +16,7 @@ from ahm_env.images.decoding import read_image
 from ahm_env.images.dicom import Dicom, is_dicom
 from ahm_env.images.dicom.index import DicomFiles
 from ahm_env.images.files import EXTENSIONS, ImageFiles, files_in, images_in, is_image
+from ahm_env.images.folder import Folder
 from ahm_env.images.loading import find_source
 from ahm_env.images.nifti import Nifti, Volume, is_nifti
 from ahm_env.images.patients import pseudonym
@@ -130,6 +131,7 @@ def find_images(paths: Sequence[Path], pixels: PixelSettings) -> Incoming:
         SettingsError: A package that reads them is missing, or the salt of pseudonyms cannot be written.
     """
     pictures, volumes, trees = list[Path](), list[Path](), list[Path]()
+    groups, problems, notes = list[Group](), list[Problem](), list[str]()
     for path in paths:
         if path.is_dir():
             folder = images_in(path)
@@ -140,6 +142,7 @@ def find_images(paths: Sequence[Path], pixels: PixelSettings) -> Incoming:
                 volumes += sorted(folder / entry.name for entry in files_in(folder) if is_nifti(entry.name))
             else:
                 pictures += _in_folder(folder)
+                notes += source.notes() if isinstance(source, Folder) else []
         elif not path.exists():
             raise ImageError(f"{path}: no such file or folder; check the path")
         elif is_image(path.name):
@@ -150,7 +153,6 @@ def find_images(paths: Sequence[Path], pixels: PixelSettings) -> Incoming:
             trees.append(path)
         else:
             raise ImageError(f"{path}: not an image that can be read ({TYPES}); export it as one of these")
-    groups, problems, notes = list[Group](), list[Problem](), list[str]()
     if pictures := _once(pictures):
         groups.append(Pictures(tuple(pictures)))
     for path in _once(volumes):

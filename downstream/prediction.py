@@ -32,7 +32,7 @@ from downstream.returning import MASKS, Returning
 from downstream.segmentation import BATCH, Mask, in_batches, segment
 from downstream.tables import write_rows
 
-PROBLEMS = "problems.csv"
+PROBLEMS, RETURNED = "problems.csv", "returned.csv"
 TOLD = 20  # problems on the console; all of them are in the file
 LINE_SECONDS = 30.0  # between two lines about progress, outside a terminal
 
@@ -241,6 +241,8 @@ def predict(
                 show(written + tally.refused + tally.empty)
             if interruption.signal is None:
                 tally.tell_all(takewhile(lambda _: interruption.signal is None, returning.rest()))
+        if returning.files and interruption.signal is None:
+            write_rows(out / RETURNED, returning.files)
         if tally.problems:
             write_rows(out / PROBLEMS, [{"image": name, "problem": problem} for name, problem in tally.problems])
         else:
@@ -249,7 +251,12 @@ def predict(
         name = signal.Signals(interruption.signal).name
         console.print(f"Stopped by {name}; all that was predicted is saved. The same command goes on where it was.")
         return 128 + interruption.signal
+    for note in returning.notes:
+        console.print(f"note         {note}", markup=False)
     _conclude(console, out, len(images.names), about["overlays"] is True, card, tally)
+    if returning.files:
+        what = "which file of masks/ has the mask of which image"
+        console.print(f"returned     {out / RETURNED}: {what}", markup=False)
     return 1 if tally.problems else 0
 
 

@@ -22,6 +22,7 @@ from ahm_env.images.nifti.volume import KINDS, QUIET, STARTS, read_header
 from ahm_env.images.pixels import AXES
 from ahm_env.images.source import Sample
 from downstream.dicom_seg import (
+    NoPlaceError,
     Series,
     find_series,
     is_segmentation_of,
@@ -52,6 +53,10 @@ class Returning:
         model: Digest of its weights.
         groups: All images.
 
+    Attributes:
+        files: Of each image the file that it was given back in; complete at the end.
+        notes: What could not be given back, but for no fault.
+
     Raises:
         SettingsError: highdicom is needed, and missing.
     """
@@ -62,6 +67,8 @@ class Returning:
         self._volumes = deque((place, group) for place, group in enumerate(chosen) if isinstance(group, NiftiFile))
         self._trees = [group for group in chosen if isinstance(group, DicomTree)]
         self._places, self._empty, self._bad = dict[str, int](), set[str](), set[str]()
+        self.files: list[dict[str, str]] = []
+        self.notes: list[str] = []
         if self._trees:
             need_highdicom()
 
@@ -97,6 +104,7 @@ class Returning:
                 raise ImageError(f"{group.path}: {path.name} is not written: {BAD}")
             if not path.exists():
                 save_volume(path, group, [self._mask(name) for name in names], self._card.values)
+            self._given(path, names)
         except ImageError as error:
             return group.path.name, str(error)
         finally:
@@ -115,9 +123,16 @@ class Returning:
                 if not is_segmentation_of(path, part):
                     masks = [self._mask(image) for source in part for image in source.names]
                     save_segmentation(path, part, [mask for mask in masks if mask is not None], self._card, self._model)
+                self._given(path, [image for source in part for image in source.names])
+        except NoPlaceError as error:
+            self.notes.append(f"{path}: not written: {error}; the masks of its {len(names):,} images are PNGs only")
         except ImageError as error:
             return path.name, f"{path}: {error} (masks of its {len(names):,} images: {names[0]}.png …)"
         return None
+
+    def _given(self, path: Path, names: Sequence[str]) -> None:
+        seen = (name for name in names if name not in self._empty)
+        self.files += [{"image": name, "file": f"{MASKS}/{path.name}"} for name in seen]
 
     def _mask(self, name: str) -> Mask | None:
         """Class numbers of an image; None where it shows nothing."""

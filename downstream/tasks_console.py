@@ -140,7 +140,10 @@ def _announce(run: Finetuning, console: Console) -> None:
     )
     if not split.test.size:
         what = "mask" if settings.task == "segmentation" else "label"
-        console.print(f"[yellow]warning:[/] no test or val split with {what}s: nothing will be tested")
+        console.print(
+            f"[yellow]warning:[/] no test or val split with {what}s: nothing will be tested; "
+            f"`ahm data split {escape(settings.data)}` draws splits"
+        )
     if run.trainer.step:
         console.print(f"Going on after {run.trainer.step:,} steps.")
 

@@ -258,7 +258,7 @@ def test_an_existing_run_is_never_overwritten(call):
     before = {path: path.read_bytes() for path in Path("run").rglob("*") if path.is_file()}
     for words, text in (
         ([*TINY, "--out", "run"], "--resume"),
-        ([*TINY, "--out", "run", "--seed", "5"], "other settings"),
+        ([*TINY, "--out", "run", "--seed", "5"], "holds a run with another --seed"),
         (["--resume", "--out", "run", "--seed", "5"], "--seed"),
     ):
         status, _, err = call("train-agent", *words)

@@ -11,7 +11,7 @@ from typing import Self, TypeVar
 
 import numpy as np
 
-from ahm_env.errors import ImageError
+from ahm_env.errors import ImageError, SettingsError
 from ahm_env.images.cache import ArrayWriter, Meta, content_digest, write_meta
 from ahm_env.images.opencv import cv2
 from ahm_env.images.patients import Sides
@@ -20,6 +20,10 @@ from ahm_env.images.source import Catalogue, Load
 
 THREADS = min(4, os.cpu_count() or 1)
 AHEAD = 4 * THREADS
+TELLING = (
+    "holds a name, number, birth date or institution of their headers, and runs write the path down; rename that "
+    "folder, or give one above it, or a link with another name"
+)
 MANY = 256  # images from which it pays to start processes
 BATCH = 16  # images a process is given at once: slices of one volume, mostly
 
@@ -113,9 +117,12 @@ def build(
         progress: Called with (done, total).
 
     Raises:
+        SettingsError: The source's path tells whose images they are.
         ImageError: An image is bad and `skip_bad` is not set, every image is bad, or a patient is in two splits.
         OSError: The disk is full.
     """
+    if catalogue.telling:
+        raise SettingsError(f"{catalogue.telling} {TELLING}")
     problems = len(catalogue.problems)
     first_problem = next(iter(catalogue.problems), "")
     if problems and not skip_bad:

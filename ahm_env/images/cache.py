@@ -68,7 +68,8 @@ def cache_root(cache_dir: Path | None) -> Path:
     root = Path(cache_dir or os.environ.get("AHM_CACHE") or platformdirs.user_cache_dir("ahm", appauthor=False))
     root = root.expanduser().absolute()
     with explained(root):
-        root.mkdir(parents=True, exist_ok=True)
+        root.parent.mkdir(parents=True, exist_ok=True)
+        root.mkdir(mode=0o700, exist_ok=True)  # of images that others may not be permitted to see
     return root
 
 

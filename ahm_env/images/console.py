@@ -42,7 +42,8 @@ def check_data(source: str, window: str | None = None, axis: str = "axial", burn
     sizes = [f"{width} x {height} ({count:,})" for (width, height), count in report.sizes.most_common(4)]
     more = len(report.sizes) - len(sizes)
     table.add_row("kind", report.kind)
-    dropped = f", and {report.empty:,} left out: nothing to see, or text burned in" if report.empty else ""
+    why = "their headers say that text is burned in" if report.kind == Dicom.kind else "they show nothing"
+    dropped = f", and {report.empty:,} left out: {why}" if report.empty else ""
     table.add_row("images", f"{report.images:,}{dropped}")
     if report.patients:
         table.add_row("patients", f"{report.patients:,}")

@@ -28,7 +28,7 @@ FAINT, EDGE = (112, 112, 122), (40, 40, 48)
 
 
 def fair_sample(images: ImageSet, count: int, seed: int = 0) -> Ints:
-    """Draws images that show a set fairly: classes by their shares, and of a patient a second one after all others.
+    """Draws images that show a set fairly: classes and splits by their shares, patients by turns.
 
     Args:
         images: The set.
@@ -40,14 +40,23 @@ def fair_sample(images: ImageSet, count: int, seed: int = 0) -> Ints:
     """
     every = np.arange(len(images))
     labels, patients = images.labels(every), images.patients(every)
+    kinds = len(SPLITS) * labels + splits_of(images)
     left, drawn = np.random.default_rng(seed).permutation(every), np.empty(0, np.int64)
     while len(left) and len(drawn) < count:
         places = np.unique(patients[left], return_index=True)[1]
         first = left[places]
-        drawn = np.append(drawn, first[fair_order(labels[first], first, seed)])
+        drawn = np.append(drawn, first[fair_order(kinds[first], first, seed)])
         left = np.delete(left, places)
     drawn = drawn[:count]
     return drawn[np.lexsort((drawn, labels[drawn]))]
+
+
+def splits_of(images: ImageSet) -> Ints:
+    """The split of each image, an index into `SPLITS`."""
+    splits = np.zeros(len(images), np.int64)
+    for number, name in enumerate(SPLITS):
+        splits[images.split(name)] = number
+    return splits
 
 
 def contact_sheet(images: ImageSet, indices: npt.ArrayLike, columns: int = 6) -> Picture:
@@ -71,9 +80,7 @@ def contact_sheet(images: ImageSet, indices: npt.ArrayLike, columns: int = 6) ->
     sheet = Image.new("RGB", (width, below + (legend.height or -GAP) + MARGIN), PAPER)
     draw = ImageDraw.Draw(sheet)
     _title(draw, images, len(chosen), width)
-    splits = np.zeros(len(images), np.int64)
-    for number, name in enumerate(SPLITS):
-        splits[images.split(name)] = number
+    splits = splits_of(images)
     several = len(np.unique(splits)) > 1
     font, small = ImageFont.load_default(13), ImageFont.load_default(12)
     for place, index in enumerate(chosen.tolist()):

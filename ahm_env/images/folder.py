@@ -48,7 +48,7 @@ class Folder:
             classes=labels.classes if labels else (),
             has_masks=len(masks) > 0,
             problems=problems + (labels.problems if labels else []),
-            notes=self._notes(),
+            notes=self.notes(),
         )
 
     def _samples(self, images: ImageFiles, masks: ImageFiles, labels: Labels | None) -> Iterator[Load]:
@@ -73,8 +73,12 @@ class Folder:
             raise ImageError(f"{path}: {wrong}")
         return Sample(path.name, str(path), image, mask, label, split, patient)
 
-    def _notes(self) -> list[str]:
-        others = Counter(Path(entry.name).suffix for entry in files_in(self._images) if not is_image(entry.name))
-        if self.table.parent == self._images:
-            others -= Counter({".csv": 1})
-        return [f"{self._images}: {n} files of type {end or 'none'!r} are not read" for end, n in others.items()]
+    def notes(self) -> list[str]:
+        """What is there and not read, one line each."""
+        told = list[str]()
+        for folder in (self._images, self._masks):
+            others = Counter(Path(entry.name).suffix for entry in files_in(folder) if not is_image(entry.name))
+            if self.table.parent == folder:
+                others -= Counter({".csv": 1})
+            told += [f"{folder}: files of type {end or 'none'!r}, which are not read: {n}" for end, n in others.items()]
+        return told

@@ -1,5 +1,6 @@
 """From the name of a source to an `ImageSet`: found in the cache, or decoded into it."""
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -47,14 +48,13 @@ def find_source(source: str | Path | Source, pixels: PixelSettings) -> Source:
 
 
 def _in_folder(path: Path, pixels: PixelSettings) -> Source:
-    """A folder of images of the usual formats, of NIfTI volumes, or a tree of DICOM files: whichever comes first."""
+    """A folder of images of the usual formats, of NIfTI volumes, or a tree of DICOM files: whichever are more."""
     images = images_in(path)
-    names = [entry.name for entry in files_in(images)]
-    if any(map(is_image, names)):
-        return Folder(path)
-    if any(map(is_nifti, names)):
-        return Nifti(path, pixels.intensities, pixels.axis)
-    return Dicom(path, pixels.intensities, pixels.burned_in) if holds_dicom(images) else Folder(path)
+    kinds = Counter((is_image(entry.name), is_nifti(entry.name)) for entry in files_in(images))
+    pictures, volumes = kinds[True, False], kinds[False, True]
+    if holds_dicom(images, max(pictures, volumes)):
+        return Dicom(path, pixels.intensities, pixels.burned_in)
+    return Nifti(path, pixels.intensities, pixels.axis) if volumes > pictures else Folder(path)
 
 
 def load_images(

@@ -125,7 +125,7 @@ class Sides:
         more = f" and {len(self._leaking) - NAMED:,} more" if len(self._leaking) > NAMED else ""
         raise ImageError(
             f"{source}: patients with images in more than one split: {some}{more}; give each patient one split, or let "
-            f"`ahm data split {source}` draw them"
+            f"`ahm data split {source} --again` draw them"
         )
 
 

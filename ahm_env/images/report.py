@@ -89,7 +89,9 @@ def check_source(
             elif prepared is None:
                 report.empty += 1
             else:
-                report.problems.append(str(prepared))
+                # All slices of a damaged volume have the same.
+                if report.problems[-1:] != [str(prepared)]:
+                    report.problems.append(str(prepared))
             if progress:
                 progress(done, catalogue.count)
         report.patients = len(patients)

@@ -63,6 +63,8 @@ def split_source(
     if any(row.get("split") for row in rows) and not again:
         raise SettingsError(f"{table}: has splits already; --again draws new ones and keeps the table as {BEFORE}")
     catalogue = found.catalogue()
+    if stratify and not catalogue.classes:
+        raise SettingsError(f"--stratify {stratify}: {source} has no labels; add them to {table}, or leave it out")
     if catalogue.problems and not skip_bad:
         raise ImageError(with_remedy(catalogue.problems[0], source))
     lines, classes, patients = [], [], []
@@ -99,8 +101,8 @@ def _draw(classes: Ints, patients: Ints, shares: Mapping[str, float], seed: int,
         taken = rest if images >= left - 0.5 else first_patients(patients, rest, round(images))
         if share and not len(taken):
             raise SettingsError(
-                f"{source}: {len(set(patients.tolist())):,} patients are too few, or one has too many of the images, "
-                f"for a share of {share:g} in {name}; leave that split out, or add patients"
+                f"{source}: too few patients ({len(set(patients.tolist())):,}), or one has too many of the images, for a "
+                f"share of {share:g} in {name}; add patients, or leave that split out (--{name} 0, and more for another)"
             )
         for position in taken:
             splits[position] = name

@@ -199,7 +199,7 @@ def test_a_place_that_is_taken_is_refused(call, pretrained: Path):
     Path("file").write_text("mine")
     for out, words, text in (
         ("run", [], "holds this run already; add --resume"),
-        ("run", ["--seed", "1"], "holds a run with other settings; choose another --out"),
+        ("run", ["--seed", "1"], "holds a run with another --seed; choose another --out"),
         ("full", [], "is not empty and holds no run"),
         ("file", [], "is a file"),
         (str(pretrained), [], "choose another --out"),

@@ -1,5 +1,6 @@
 """DICOM: files of an archive as a source of images."""
 
-from ahm_env.images.dicom.source import Dicom, holds_dicom, is_dicom, unnamed
+from ahm_env.images.dicom.recognition import holds_dicom, is_dicom
+from ahm_env.images.dicom.source import Dicom, unnamed
 
 __all__ = ["Dicom", "holds_dicom", "is_dicom", "unnamed"]

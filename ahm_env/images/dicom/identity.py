@@ -5,7 +5,14 @@ from pathlib import Path
 
 from pydicom.dataset import Dataset
 
-NAMES = ("PatientName", "OtherPatientNames", "PatientBirthName")
+NAMES = (
+    "PatientName",
+    "OtherPatientNames",
+    "PatientBirthName",
+    "ReferringPhysicianName",
+    "PerformingPhysicianName",
+    "OperatorsName",
+)
 NUMBERS = ("PatientID", "OtherPatientIDs", "PatientBirthDate", "AccessionNumber", "InstitutionName")
 # What is shorter stands in a path by chance, and what is long or has digits does not, even within another word.
 SHORTEST, LONG = 3, 8
@@ -27,15 +34,15 @@ class PathWords:
 
     def __init__(self, path: Path) -> None:
         """Takes it as it is given, for so it is written down."""
-        parts = [_WORD.findall(part.casefold()) for part in path.parts]
-        self._words = {word for words in parts for word in words}
-        self._wholes = ["".join(words) for words in parts]
+        words = [_WORD.findall(part.casefold()) for part in path.parts if part != path.anchor]
+        self._parts = [(some, "".join(some)) for some in words]
 
-    def tell(self, identity: frozenset[str]) -> bool:
-        """Whether the name of a folder has one of them as a word, or holds one that is no word by chance."""
-        return not self._words.isdisjoint(identity) or any(
-            one in whole for one in identity if _rare(one) for whole in self._wholes
-        )
+    def told(self, identity: frozenset[str]) -> str:
+        """What of the path has one of them as a word, or holds one that is no word by chance, without naming it."""
+        for number, (words, whole) in enumerate(self._parts, 1):
+            if not identity.isdisjoint(words) or any(one in whole for one in identity if _rare(one)):
+                return f"part {number} of the path of these images"
+        return ""
 
 
 def _rare(word: str) -> bool:

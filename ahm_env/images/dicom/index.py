@@ -42,13 +42,18 @@ class DicomFiles:
             yield os.fsdecode(name), frames
 
     def position(self, name: str) -> int | None:
-        """Where a file is, its name given with or without extension; None if it is not there, or several are."""
+        r"""Where a file is, its name given with or without extension, with / or \; None unless there is just one."""
+        name = name if "\\" not in name or self._has(name) else name.replace("\\", "/")
         key = os.fsencode(name)
         place = bisect_left(self._names, key)
         if place < len(self) and self._names[place] == key:
             return place
         places = self.with_stem(name)
         return places[0] if len(places) == 1 else None
+
+    def _has(self, name: str) -> bool:
+        place = bisect_left(self._names, os.fsencode(name))
+        return place < len(self) and bool(self._names[place] == os.fsencode(name))
 
     def with_stem(self, stem: str) -> list[int]:
         """Where the files with this stem are."""

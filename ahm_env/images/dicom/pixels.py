@@ -18,7 +18,8 @@ from pydicom.uid import (
 
 from ahm_env.errors import ImageError
 from ahm_env.images.dicom.codestreams import frame_shape
-from ahm_env.images.dicom.header import Header, dataset_stream, read_header, understood
+from ahm_env.images.dicom.header import Header, read_header
+from ahm_env.images.dicom.opening import dataset_stream, understood
 from ahm_env.images.dicom.values import GREY, INVERTED, PALETTE, full_range
 from ahm_env.images.source import Pixels
 from ahm_env.images.window import Window

@@ -4,7 +4,6 @@ Names of patients, files and folders tell who somebody is: none is shown or writ
 data find` leads back to the file.
 """
 
-import re
 from array import array
 from collections import Counter
 from collections.abc import Iterator
@@ -12,37 +11,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
-from itertools import islice
-from pathlib import Path, PurePosixPath
-
-import numpy as np
-import numpy.typing as npt
+from pathlib import Path
 
 from ahm_env.errors import ImageError, SettingsError
-from ahm_env.images.decoding import mismatch, read_mask
+from ahm_env.images.decoding import mismatch
 from ahm_env.images.dicom.index import DicomFiles, stem_of
-from ahm_env.images.dicom.label_volumes import Plane, cut
+from ahm_env.images.dicom.masks import masks_of, read_mask_of
+from ahm_env.images.dicom.recognition import ENDINGS, NOT_DICOM, begins
 from ahm_env.images.dicom.tree import digest_tree, walk
-from ahm_env.images.files import ASTRAY, PackedNames, images_in, inside
+from ahm_env.images.files import PackedNames, images_in
 from ahm_env.images.labels import Labels, table_digest
-from ahm_env.images.nifti.names import nifti_stem
 from ahm_env.images.patients import hint, pseudonym
 from ahm_env.images.source import UNLABELLED, Catalogue, Load, Sample
 from ahm_env.images.window import Window
-
-VOLUMES = (".nii.gz", ".nii")
-ENDINGS = (".dcm", ".dicom", ".ima")
-NOT_DICOM = "not DICOM, or its beginning is damaged; copy or export it again, or take it out"
-TELLING = (
-    "the path of these images holds a name, number, date or institution of their headers, and runs write it down; "
-    "rename the folder, or give one above it, or a link with another name"
-)
-SEARCHED = 2000
-HEAD = 4096
-PREAMBLE, PREFIX = 128, b"DICM"
-FIRST_GROUPS = (b"\x02\x00", b"\x00\x02", b"\x08\x00", b"\x00\x08")
-# (0008,0016) SOP Class UID, one of the standard's, in either order of bytes, with or without its type.
-SOP_CLASS = re.compile(rb"(?:\x08\x00\x16\x00|\x00\x08\x00\x16)(?:UI..|....)1\.2\.840\.10008\.", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,11 +88,15 @@ class Dicom:
 
         Raises:
             ImageError: There is no DICOM image, or `labels.csv` cannot be read.
-            SettingsError: pydicom is missing, or the given path, which runs keep, tells whose images they are.
+            SettingsError: pydicom is missing.
         """
-        files, problems, notes = self.files(kept=True)
+        problems, notes = list[str](), list[str]()
+        files, telling = self._scan(problems, notes)
         labels = Labels(self.table, files, quoted=False) if self.table.is_file() else None
-        has_masks = self._check_masks(files, problems)
+        masks = self._masks if self._images != self._path else None
+        has_masks, alone, others = masks_of(masks, self._path, files) if masks else (False, {}, 0)
+        problems += [self._problem(self._masks, relative, cause) for relative, cause in alone.items()]
+        notes += [f"{masks}: files that are neither PNG nor NIfTI, and are not read: {others:,}"] * bool(others)
         return Catalogue(
             count=int(files.frames.sum()),
             samples=self._samples(files, labels, has_masks),
@@ -120,6 +105,7 @@ class Dicom:
             problems=problems + (labels.problems if labels else []),
             notes=notes,
             slow=True,
+            telling=telling,
         )
 
     def names(self) -> Iterator[tuple[str, Path]]:
@@ -139,14 +125,15 @@ class Dicom:
         name = self._name(top, relative)
         return f"{self._path}: DICOM file {name} {cause} ({hint(self._path, name)})"
 
-    def _scan(self, problems: list[str], notes: list[str], kept: bool) -> DicomFiles:
-        """Finds the images; says what else there is."""
+    def _scan(self, problems: list[str], notes: list[str]) -> tuple[DicomFiles, str]:
+        """Finds the images; says what else there is, and what of the given path tells whose they are."""
         _need_pydicom()
-        from ahm_env.images.dicom.header import quiet, read_header
+        from ahm_env.images.dicom.header import read_header
         from ahm_env.images.dicom.identity import PathWords
+        from ahm_env.images.dicom.opening import quiet
 
         quiet()
-        words = PathWords(self._path)
+        words, telling = PathWords(self._path), ""
         names, frames = PackedNames(), array("q")
         kinds, strangers, burned_in = Counter[str](), 0, 0
         for found in walk(self._images, self._path):
@@ -158,15 +145,14 @@ class Dicom:
                 continue
             try:
                 with unnamed(str(self._path)):
-                    if _begins(path):
+                    if begins(path):
                         header = read_header(path)
                     elif found.relative.lower().endswith(ENDINGS):
                         raise ImageError(NOT_DICOM)
                     else:
                         strangers += 1
                         continue
-                if kept and words.tell(header.identity):
-                    raise SettingsError(TELLING)
+                telling = telling or words.told(header.identity)
                 count = header.frames
                 kinds.update([] if count else [header.kind])
                 burned_in += count * header.burned_in
@@ -177,25 +163,14 @@ class Dicom:
                 names.append(found.relative)
                 frames.append(count)
         told = "they are taken in" if self._burned_in else "they are left out; --burned-in takes them in"
-        notes += [f"{self._path}: {n:,} DICOM files hold no image: {kind}" for kind, n in sorted(kinds.items())]
-        notes += [f"{self._path}: {strangers:,} files are not DICOM and are not read"] * bool(strangers)
-        notes += [f"{self._path}: {burned_in:,} images say that text is burned into them; {told}"] * bool(burned_in)
-        return DicomFiles(names, frames)
-
-    def _check_masks(self, files: DicomFiles, problems: list[str]) -> bool:
-        """Whether there is any mask; a mask without its image is a problem."""
-        if self._images == self._path:
-            return False
-        any_mask = False
-        for found in walk(self._masks, self._path):
-            name, is_volume = found.relative, found.relative.endswith(VOLUMES)
-            if name.lower().endswith(".png") or is_volume:
-                any_mask = True
-                known = files.has(nifti_stem(name)) if is_volume else files.has_frame(name[: -len(".png")])
-                if found.trouble or not known:
-                    cause = found.trouble or "is a mask without an image of its name; add the image or delete the mask"
-                    problems.append(self._problem(self._masks, found.relative, cause))
-        return any_mask
+        notes += [f"{self._path}: DICOM files without an image: {n:,}, {kind}" for kind, n in sorted(kinds.items())]
+        notes += [f"{self._path}: files that are not DICOM, and are not read: {strangers:,}"] * bool(strangers)
+        notes += [f"{self._path}: images that say that text is burned in: {burned_in:,}; {told}"] * bool(burned_in)
+        files = DicomFiles(names, frames)
+        if len(files) == 0:
+            others = "; ".join(note.removeprefix(f"{self._path}: ") for note in notes) or "it is empty"
+            raise ImageError(f"{self._path}: no DICOM image in it ({others}); give the folder they are in")
+        return files, telling
 
     def _samples(self, files: DicomFiles, labels: Labels | None, has_masks: bool) -> Iterator[Load]:
         for relative, frames in files:
@@ -225,7 +200,7 @@ class Dicom:
         path = self._images / place.relative if self._images.is_dir() else self._images
         if not path.stat().st_size:
             raise ImageError("the file is empty (0 bytes); copy it again")
-        if not _begins(path):
+        if not begins(path):
             raise ImageError(NOT_DICOM)
         header = read_header(path)
         if header.burned_in and not self._burned_in:
@@ -234,44 +209,22 @@ class Dicom:
         image = read_frame(path, place.index, self._window)
         if place.trouble:
             raise ImageError(place.trouble)
-        mask = self._mask(place, lies, image.shape[:2]) if place.has_mask else None
+        stem = stem_of(place.relative)
+        mask = read_mask_of(self._masks, self._path, stem, place.number, lies, image) if place.has_mask else None
         if mask is not None and (wrong := mismatch(mask, image)):
             raise ImageError(wrong)
         patient = place.patient or (pseudonym(f"DICOM {header.patient}") if header.patient else "")
         return Sample(name, where, image, mask, place.label, place.split, patient, place.relative)
 
-    def _mask(self, place: Place, lies: Plane | None, shape: tuple[int, ...]) -> npt.NDArray[np.uint8] | None:
-        """Its own PNG, or what a label volume named after its file, or after a folder that it is in, has for it."""
-        stem = stem_of(place.relative)
-        names = [f"{stem}{place.number}.png", *(f"{one}{end}" for one in (stem, *_above(stem)) for end in VOLUMES)]
-        found = [self._masks / name for name in names if (self._masks / name).is_file()]
-        if not found:
-            return None
-        if not all(inside(path, self._path) for path in found):
-            raise ImageError(f"its mask {ASTRAY}")
-        if len(found) > 1:
-            raise ImageError(f"more than one mask in {self._masks}; keep one, a PNG or a label volume")
-        (path,) = found
-        try:
-            return read_mask(path) if path.suffix == ".png" else cut(path, lies, (shape[0], shape[1]))
-        except ImageError as error:
-            raise ImageError(f"its mask: {str(error).removeprefix(f'{path}: ')}") from None
-
-    def files(self, kept: bool = False) -> tuple[DicomFiles, list[str], list[str]]:
+    def files(self) -> tuple[DicomFiles, list[str], list[str]]:
         """The files with images, masks and labels left aside, and the problems and notes as of a catalogue.
-
-        Args:
-            kept: Whether the given path will be written down.
 
         Raises:
             ImageError: There is no DICOM image.
-            SettingsError: pydicom is missing, or a path that will be written down tells whose images they are.
+            SettingsError: pydicom is missing.
         """
         problems, notes = list[str](), list[str]()
-        files = self._scan(problems, notes, kept)
-        if len(files) == 0:
-            found = "; ".join(note.removeprefix(f"{self._path}: ") for note in notes) or "it is empty"
-            raise ImageError(f"{self._path}: no DICOM image in it ({found}); give the folder they are in")
+        files, _ = self._scan(problems, notes)
         return files, problems, notes
 
     def frames(self, files: DicomFiles) -> Iterator[tuple[str, Path, Load]]:
@@ -284,35 +237,6 @@ class Dicom:
             for index in range(frames):
                 place = Place(relative, index, frames, False)
                 yield self._name(self._images, relative) + place.number, path, partial(self._load, place)
-
-
-def _above(stem: str) -> list[str]:
-    """The folders that a file is in, from the innermost."""
-    return [str(folder) for folder in PurePosixPath(stem).parents][:-1]
-
-
-def is_dicom(path: Path) -> bool:
-    """Whether a file begins as DICOM does: with the mark of a file, or with elements that name a class of objects."""
-    try:
-        return path.is_file() and _begins(path)
-    except OSError:
-        return False
-
-
-def _begins(path: Path) -> bool:
-    with path.open("rb") as file:
-        head = file.read(HEAD)
-    if head[PREAMBLE : PREAMBLE + len(PREFIX)] == PREFIX:
-        return True
-    return head.startswith(FIRST_GROUPS) and SOP_CLASS.search(head) is not None
-
-
-def holds_dicom(folder: Path) -> bool:
-    """Whether one of the first files of a folder and its sub-folders, hidden ones left out, is DICOM."""
-    try:
-        return any(is_dicom(Path(found.path)) for found in islice(walk(folder, folder), SEARCHED) if not found.trouble)
-    except ImageError:
-        return False
 
 
 @contextmanager

@@ -117,7 +117,7 @@ class Nifti:
             return []
         names = (entry.name for entry in files_in(self._images))
         others = sum(not is_nifti(name) and self._images / name != self.table for name in names)
-        return [f"{self._images}: {others:,} files are not NIfTI and are not read"] * bool(others)
+        return [f"{self._images}: files that are not NIfTI, and are not read: {others:,}"] * bool(others)
 
     def _labels(self, files: VolumeFiles, notes: list[str]) -> Labels | None:
         if not self.table.is_file():
@@ -140,7 +140,6 @@ class Nifti:
         path, stem = self._images / name, nifti_stem(name)
         if len(files.named(stem)) > 1:
             raise ImageError(f"{path}: there is another file of its stem; rename or delete all but one")
-        label, split, patient = labels.find(stem, path) if labels else (UNLABELLED, 0, "")
         found = masks.named(stem) if masks else []
         if len(found) > 1:
             raise ImageError(f"{path}: more than one mask in {self._masks}; keep one volume, or the PNGs")
@@ -149,6 +148,7 @@ class Nifti:
         for file in filter(None, (None if self._file else path, mask)):
             refuse_link(file, self._path)
         header, _ = _headers(path, mask)
+        label, split, patient = labels.find(stem, path) if labels else (UNLABELLED, 0, "")
         thin = [axis for axis, side in enumerate(header.ras_shape) if side == 1]
         axis = thin[0] if len(thin) == 1 else AXES.index(self._axis)
         return Volume(

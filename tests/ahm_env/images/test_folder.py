@@ -134,7 +134,13 @@ def test_hidden_files_are_ignored_and_others_noted(make_folder) -> None:
         (root / "images" / name).write_bytes(b"")
     catalogue = Folder(root).catalogue()
     assert catalogue.count == 2
-    assert catalogue.notes == [f"{root}/images: 2 files of type '.dcm' are not read"]
+    (root / "masks").mkdir()
+    (root / "masks" / "a.nii").write_bytes(b"")
+    notes = [
+        f"{root}/images: files of type '.dcm', which are not read: 2",
+        f"{root}/masks: files of type '.nii', which are not read: 1",
+    ]
+    assert (catalogue.notes, Folder(root).catalogue().notes) == (notes[:1], notes)
 
 
 def test_the_fingerprint_follows_images_masks_and_table(make_folder) -> None:

@@ -348,3 +348,16 @@ def test_a_source_of_one_s_own_is_loaded_and_cached_by_its_fingerprint(
     assert load_images(Drawn(4), 8, cache_dir=cache).content_key != images.content_key
     no_decoding(monkeypatch)
     assert load_images(Drawn(3), 8, cache_dir=cache).content_key == images.content_key
+
+
+def test_of_several_kinds_in_a_folder_the_most_frequent_is_taken(make_folder, make_dicom) -> None:
+    root = make_folder(2)
+    settings = PixelSettings(16)
+    make_dicom(root / "images" / "a.dcm", np.zeros((4, 6), np.uint8))
+    assert find_source(root, settings).kind == "folder"
+    for name in ("sub/b.dcm", "sub/c"):
+        make_dicom(root / "images" / name, np.zeros((4, 6), np.uint8))
+    assert find_source(root, settings).kind == "dicom"
+    for name in ("v.nii", "w.nii.gz", "x.nii"):
+        (root / "images" / name).touch()
+    assert find_source(root, settings).kind == "nifti"

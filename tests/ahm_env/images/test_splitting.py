@@ -90,7 +90,7 @@ def test_shares_must_add_up(make_folder, shares: dict[str, float]) -> None:
 
 def test_too_few_patients_for_a_share_are_an_error(make_folder) -> None:
     root = make_folder(10, table=of_patients(10, 2))
-    with pytest.raises(SettingsError, match="2 patients are too few"):
+    with pytest.raises(SettingsError, match=r"too few patients \(2\), .*--val 0"):
         split_source(str(root), SHARES)
     assert "split" not in (root / "labels.csv").read_text()
 
@@ -98,6 +98,11 @@ def test_too_few_patients_for_a_share_are_an_error(make_folder) -> None:
 def test_what_has_no_table_is_refused() -> None:
     with pytest.raises(SettingsError, match="phantom has splits of its own"):
         split_source("phantom:10", SHARES)
+
+
+def test_without_labels_nothing_is_stratified(make_folder) -> None:
+    with pytest.raises(SettingsError, match=r"--stratify label: .* has no labels"):
+        split_source(str(make_folder(10)), SHARES, stratify="label")
 
 
 def test_an_unknown_way_to_stratify_is_refused(make_folder) -> None:

@@ -21,8 +21,9 @@ from pydicom.dataset import Dataset  # noqa: E402
 from pydicom.encaps import encapsulate  # noqa: E402
 from pydicom.pixels import apply_color_lut  # noqa: E402
 
-from ahm_env.images.dicom import header, pixels  # noqa: E402
-from ahm_env.images.dicom.header import quiet, read_header  # noqa: E402
+from ahm_env.images.dicom import opening, pixels  # noqa: E402
+from ahm_env.images.dicom.header import read_header  # noqa: E402
+from ahm_env.images.dicom.opening import quiet  # noqa: E402
 from ahm_env.images.dicom.pixels import read_frame  # noqa: E402
 
 FILES = Path(pydicom.__file__).parent / "data"
@@ -282,7 +283,7 @@ def test_floats_are_read(tmp_path: Path, make_dicom) -> None:
 
 
 def test_a_deflated_file_is_read_and_a_bomb_is_not(tmp_path: Path, make_dicom, monkeypatch) -> None:
-    monkeypatch.setattr(header, "MOST_INFLATED", 2**20)
+    monkeypatch.setattr(opening, "MOST_INFLATED", 2**20)
     pixels = np.arange(4096, dtype=np.int16).reshape(64, 64)
     path = make_dicom(tmp_path / "a.dcm", pixels, DEFLATED)
     assert path.stat().st_size < 8192

@@ -451,7 +451,7 @@ def test_other_files_are_noted(make_volumes) -> None:
     (root / "images" / "folder.nii").mkdir()
     catalogue = Nifti(root).catalogue()
     assert catalogue.count == 4
-    assert catalogue.notes == [f"{root}/images: 3 files are not NIfTI and are not read"]
+    assert catalogue.notes == [f"{root}/images: files that are not NIfTI, and are not read: 3"]
 
 
 def test_names_of_files_are_told_nowhere_unless_asked_for(make_volumes) -> None:
