@@ -101,8 +101,8 @@ def _draw(classes: Ints, patients: Ints, shares: Mapping[str, float], seed: int,
         taken = rest if images >= left - 0.5 else first_patients(patients, rest, round(images))
         if share and not len(taken):
             raise SettingsError(
-                f"{source}: too few patients ({len(set(patients.tolist())):,}), or one has too many of the images, for a "
-                f"share of {share:g} in {name}; add patients, or leave that split out (--{name} 0, and more for another)"
+                f"{source}: too few patients ({len(set(patients.tolist())):,}), or one has too many of the images, for "
+                f"{share:g} of them in {name}; add patients, or leave that split out (--{name} 0, more for another)"
             )
         for position in taken:
             splits[position] = name
