@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from ahm_env import SettingsError
+from ahm_env.images.dicom import Dicom
 from ahm_env.images.nifti import source as nifti_source
 from ahm_env.images.opencv import cv2
 from ahm_env.images.patients import pseudonym
@@ -525,6 +526,21 @@ def test_images_with_burned_in_text_are_left_out_unless_asked_for(run: Run, caps
     assert run("archive", burned_in=True) == 0
     assert len(rows()) == 5
     assert len(segmentations()[0].get_source_image_uids()) == 5
+
+
+def test_what_is_given_back_can_be_learned_from(run: Run):
+    make_series("whole/images", 4)
+    assert run("whole") == 0
+    (seg,) = Path("out/masks").glob("*.seg.dcm")
+    Path("whole/masks").mkdir()
+    seg.rename("whole/masks/corrected")
+    source = Dicom(Path("whole"))
+    catalogue = source.catalogue()
+    assert (catalogue.has_masks, catalogue.problems) == (True, [])
+    found = [load() for load in catalogue.samples]
+    assert any(sample.mask.any() for sample in found)
+    for sample in found:
+        assert np.array_equal(sample.mask > 0, read_png(sample.name) > 0)
 
 
 def test_a_table_says_where_the_mask_of_an_image_went(run: Run):

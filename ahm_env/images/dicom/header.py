@@ -25,6 +25,7 @@ FILES_KEPT = 8
 SMALLEST_FRAGMENT = 8  # bytes: the tag and the length of one that is empty
 IMAGE, PRIVATE = "Image Storage", "a private kind"
 # Their pixels are labels or doses.
+SEGMENTATIONS = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")
 NO_IMAGES = ("Segmentation Storage", "Label Map Segmentation Storage", "RT Dose Storage")
 T = TypeVar("T")
 
@@ -36,6 +37,7 @@ class Header:
     Attributes:
         frames: Number of images; 0 where it holds none.
         kind: Name that the standard gives to its kind of object.
+        uid: SOP Instance UID.
         patient: PatientID; empty where it is blank.
         identity: What must stand in no path that is written down.
         burned_in: Whether it says that text is burned into the pixels.
@@ -48,6 +50,7 @@ class Header:
 
     frames: int
     kind: str
+    uid: str
     patient: str
     identity: frozenset[str]
     burned_in: bool
@@ -92,6 +95,7 @@ def read_header(path: Path) -> Header:
         return Header(
             frames=frames,
             kind=kind,
+            uid=_text(file.dataset, "SOPInstanceUID"),
             patient=_text(file.dataset, "PatientID"),
             identity=identity(file.dataset),
             burned_in=_text(file.dataset, "BurnedInAnnotation").upper() == "YES",

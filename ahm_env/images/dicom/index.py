@@ -1,16 +1,50 @@
-"""The DICOM files of a source by name, in flat memory, and how many frames each has."""
+"""The DICOM files of a source by name, in flat memory, and how many images each has."""
 
 import os
 import re
 from array import array
 from bisect import bisect_left
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 
 from ahm_env.images.files import PackedNames
+from ahm_env.images.source import UNLABELLED
 
 NUMBERED = re.compile(r"(.+)_(\d{4,})")
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Which image a sample is, and what is known of it without its file.
+
+    Attributes:
+        relative: The file's path within the folder.
+        index: The frame, from 0.
+        frames: How many the file has.
+        has_mask: Whether it may have a mask.
+        segmentation: The path within the folder of masks of a SEG that is about it, or empty.
+        label: Class number, or -1.
+        split: Index into `SPLITS`.
+        patient: Pseudonym that the table gives the patient, or empty.
+        trouble: Why it cannot be used, or empty.
+    """
+
+    relative: str
+    index: int
+    frames: int
+    has_mask: bool
+    segmentation: str = ""
+    label: int = UNLABELLED
+    split: int = 0
+    patient: str = ""
+    trouble: str = ""
+
+    @property
+    def number(self) -> str:
+        """What tells a frame from the others of its file, as in `_0001`; empty where there is but one."""
+        return f"_{self.index + 1:04d}" if self.frames > 1 else ""
 
 
 class DicomFiles:

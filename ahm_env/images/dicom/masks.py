@@ -1,56 +1,104 @@
-"""The masks of DICOM images: PNGs of their names, and label volumes (NIfTI) of the names of files or of folders."""
+"""The masks of DICOM images: PNGs of their names, label volumes (NIfTI) named after files or folders, DICOM SEG."""
 
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 
 from ahm_env.errors import ImageError
 from ahm_env.images.decoding import read_mask
-from ahm_env.images.dicom.index import DicomFiles
-from ahm_env.images.dicom.label_volumes import Plane, cut
+from ahm_env.images.dicom.index import DicomFiles, Place, stem_of
+from ahm_env.images.dicom.label_volumes import cut
+from ahm_env.images.dicom.recognition import begins
 from ahm_env.images.dicom.tree import walk
 from ahm_env.images.files import ASTRAY, inside
 from ahm_env.images.nifti.names import nifti_stem
 from ahm_env.images.pixels import Image8
 from ahm_env.images.source import Pixels
 
+if TYPE_CHECKING:  # needs pydicom
+    from ahm_env.images.dicom.header import Header
+
 DRAWN, VOLUMES = ".png", (".nii.gz", ".nii")
+SECOND = "is about an image that another segmentation is about, too; keep one"
 ALONE = "is a mask without an image of its name; add the image or delete the mask"
 
 
-def masks_of(folder: Path, within: Path, files: DicomFiles) -> tuple[bool, dict[str, str], int]:
-    """What is in a folder of masks.
+@dataclass
+class Segmented:
+    """The DICOM SEGs of a folder of masks.
+
+    Attributes:
+        images: SOP Instance UID of each image to the path within the folder of the SEG that is about it.
+        problems: Path within the folder of what cannot be used, and why.
+        others: How many files are no masks of any kind.
+    """
+
+    images: dict[str, str] = field(default_factory=dict)
+    problems: dict[str, str] = field(default_factory=dict)
+    others: int = 0
+
+
+def find_segmented(folder: Path, within: Path) -> Segmented:
+    """Reads the SEGs in a folder, which may be missing; no link may lead out of `within`."""
+    from ahm_env.images.dicom.segmentations import is_segmentation, read_segmentation
+
+    segmented = Segmented()
+    for found in walk(folder, within):
+        path = Path(found.path)
+        if found.relative.endswith((*VOLUMES, DRAWN)) or found.trouble:
+            continue
+        try:
+            if not (begins(path) and is_segmentation(path)):
+                segmented.others += 1
+                continue
+            images = read_segmentation(path).images
+        except ImageError as error:
+            segmented.problems[found.relative] = str(error)
+            continue
+        rivals = {segmented.images.pop(uid) for uid in images & segmented.images.keys()}
+        if rivals:
+            segmented.problems |= dict.fromkeys((found.relative, *rivals), SECOND)
+        else:
+            segmented.images |= dict.fromkeys(images, found.relative)
+    return segmented
+
+
+def check_masks(folder: Path, within: Path, files: DicomFiles, used: set[str], segmented: Segmented) -> dict[str, str]:
+    """What belongs to no image, or cannot be used.
 
     Args:
-        folder: It may be missing.
+        folder: Where masks are; it may be missing.
         within: The folder of the source, out of which no link may lead.
         files: The images.
+        used: SEGs that are about one of them.
+        segmented: All SEGs.
 
     Returns:
-        Whether there is any mask; for each that belongs to nothing what is wrong; how many files are no masks.
+        Path within the folder, and what is wrong.
     """
-    any_mask, alone, others = False, dict[str, str](), 0
+    alone = dict.fromkeys(set(segmented.images.values()) - used, ALONE) | segmented.problems
     for found in walk(folder, within):
         name = found.relative
+        if found.trouble:
+            alone[name] = found.trouble
         if not name.endswith((*VOLUMES, DRAWN)):
-            others += 1
             continue
-        any_mask = True
         known = files.has_frame(name[: -len(DRAWN)]) if name.endswith(DRAWN) else files.has(nifti_stem(name))
-        if found.trouble or not known:
-            alone[name] = found.trouble or ALONE
-    return any_mask, alone, others
+        if not known:
+            alone.setdefault(name, ALONE)
+    return alone
 
 
-def read_mask_of(
-    folder: Path, within: Path, stem: str, number: str, lies: Plane | None, image: Pixels
-) -> Image8 | None:
-    """Class numbers of an image: of its own PNG, or of a label volume named after its file or a folder that it is in.
+def read_mask_of(folder: Path, within: Path, place: Place, header: "Header", image: Pixels) -> Image8 | None:
+    """Class numbers of an image: its own PNG, or what a label volume or a SEG has for it.
+
+    A label volume is named after the image's file, or after a folder that it is in.
 
     Args:
         folder: Where masks are.
         within: The folder of the source, out of which no link may lead.
-        stem: Of the image's file, with the folders that it is in.
-        number: Of the frame, as in `_0001`; empty where there is but one.
-        lies: Where the image lies in the patient, if that is known.
+        place: Which image it is.
+        header: Of its file.
         image: (H, W) or (H, W, 3).
 
     Returns:
@@ -59,17 +107,26 @@ def read_mask_of(
     Raises:
         ImageError: There are several, or it cannot be used.
     """
+    stem = stem_of(place.relative)
     folders = [str(parent) for parent in PurePosixPath(stem).parents][:-1]
-    names = [f"{stem}{number}{DRAWN}", *(f"{one}{ending}" for one in (stem, *folders) for ending in VOLUMES)]
+    names = [f"{stem}{place.number}{DRAWN}", *(f"{one}{ending}" for one in (stem, *folders) for ending in VOLUMES)]
+    names += [place.segmentation] * bool(place.segmentation)
     found = [folder / name for name in names if (folder / name).is_file()]
     if not found:
         return None
     if not all(inside(path, within) for path in found):
         raise ImageError(f"its mask {ASTRAY}")
     if len(found) > 1:
-        raise ImageError(f"more than one mask in {folder}; keep one, a PNG or a label volume")
+        raise ImageError(f"more than one mask in {folder}; keep one, a PNG, a label volume or a segmentation")
     (path,) = found
     try:
-        return read_mask(path) if path.suffix == DRAWN else cut(path, lies, (image.shape[0], image.shape[1]))
+        if place.segmentation:
+            from ahm_env.images.dicom.segmentations import read_marked
+
+            return read_marked(path, header.uid, place.index + 1)
+        if path.suffix == DRAWN:
+            return read_mask(path)
+        lies = header.planes[min(place.index, len(header.planes) - 1)]
+        return cut(path, lies, (image.shape[0], image.shape[1]))
     except ImageError as error:
         raise ImageError(f"its mask: {str(error).removeprefix(f'{path}: ')}") from None

@@ -31,7 +31,7 @@ from ahm_env.images.dicom.identity import NAMES, NUMBERS
 from ahm_env.images.dicom.values import PALETTES
 from ahm_env.images.files import HARMLESS_BYTES, MOST_SWELLING
 
-HEADER = "its header cannot be read"
+HEADER, PIXELS = "its header cannot be read", "its pixels cannot be decoded"
 MOST_INFLATED = 2**27
 PIXEL_ELEMENTS = {0x7FE00008: "FloatPixelData", 0x7FE00009: "DoubleFloatPixelData", 0x7FE00010: "PixelData"}
 LONG_LENGTHS = (b"OB", b"OW", b"OF", b"OD", b"OL", b"OV", b"UN")
@@ -58,6 +58,7 @@ TAGS = [
         *(f"{palette}{part}" for palette in PALETTES for part in ("Descriptor", "Data")),
         *(f"Segmented{palette}Data" for palette in PALETTES),
         "SOPClassUID",
+        "SOPInstanceUID",
         *NAMES,
         *NUMBERS,
         "BurnedInAnnotation",

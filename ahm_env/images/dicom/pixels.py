@@ -19,12 +19,11 @@ from pydicom.uid import (
 from ahm_env.errors import ImageError
 from ahm_env.images.dicom.codestreams import frame_shape
 from ahm_env.images.dicom.header import Header, read_header
-from ahm_env.images.dicom.opening import dataset_stream, understood
+from ahm_env.images.dicom.opening import PIXELS, dataset_stream, understood
 from ahm_env.images.dicom.values import GREY, INVERTED, PALETTE, full_range
 from ahm_env.images.source import Pixels
 from ahm_env.images.window import Window
 
-PIXELS = "its pixels cannot be decoded"
 # pydicom would try whatever is installed until something succeeds. Of damaged data pylibjpeg's RLE decoder panics, past
 # `except Exception` and into the terminal, and its JPEG-LS decoder invents what is missing.
 PLUGINS = {

@@ -6,17 +6,16 @@ data find` leads back to the file.
 
 from array import array
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
 from ahm_env.errors import ImageError, SettingsError
 from ahm_env.images.decoding import mismatch
-from ahm_env.images.dicom.index import DicomFiles, stem_of
-from ahm_env.images.dicom.masks import masks_of, read_mask_of
+from ahm_env.images.dicom.index import DicomFiles, Place, stem_of
+from ahm_env.images.dicom.masks import Segmented, check_masks, find_segmented, read_mask_of
 from ahm_env.images.dicom.recognition import ENDINGS, NOT_DICOM, begins
 from ahm_env.images.dicom.tree import digest_tree, walk
 from ahm_env.images.files import PackedNames, images_in
@@ -24,36 +23,6 @@ from ahm_env.images.labels import Labels, table_digest
 from ahm_env.images.patients import hint, pseudonym
 from ahm_env.images.source import UNLABELLED, Catalogue, Load, Sample
 from ahm_env.images.window import Window
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Which image a sample is, and what is known of it without its file.
-
-    Attributes:
-        relative: The file's path within the folder.
-        index: The frame, from 0.
-        frames: How many the file has.
-        has_mask: Whether it may have a mask.
-        label: Class number, or -1.
-        split: Index into `SPLITS`.
-        patient: Pseudonym that the table gives the patient, or empty.
-        trouble: Why it cannot be used, or empty.
-    """
-
-    relative: str
-    index: int
-    frames: int
-    has_mask: bool
-    label: int = UNLABELLED
-    split: int = 0
-    patient: str = ""
-    trouble: str = ""
-
-    @property
-    def number(self) -> str:
-        """What tells a frame from the others of its file, as in `_0001`; empty where there is but one."""
-        return f"_{self.index + 1:04d}" if self.frames > 1 else ""
 
 
 class Dicom:
@@ -91,15 +60,18 @@ class Dicom:
             SettingsError: pydicom is missing.
         """
         problems, notes = list[str](), list[str]()
-        files, telling = self._scan(problems, notes)
+        has_masks = self._images != self._path and self._masks.is_dir()
+        segmented = find_segmented(self._masks, self._path) if has_masks else Segmented()
+        files, telling, marked = self._scan(problems, notes, segmented.images)
         labels = Labels(self.table, files, quoted=False) if self.table.is_file() else None
-        masks = self._masks if self._images != self._path else None
-        has_masks, alone, others = masks_of(masks, self._path, files) if masks else (False, {}, 0)
-        problems += [self._problem(self._masks, relative, cause) for relative, cause in alone.items()]
-        notes += [f"{masks}: files that are neither PNG nor NIfTI, and are not read: {others:,}"] * bool(others)
+        if has_masks:
+            wrong = check_masks(self._masks, self._path, files, set(marked.values()), segmented)
+            problems += [self._problem(self._masks, relative, cause) for relative, cause in sorted(wrong.items())]
+            others = f"{self._masks}: files that are neither PNG nor NIfTI nor DICOM SEG, and are not read"
+            notes += [f"{others}: {segmented.others:,}"] * bool(segmented.others)
         return Catalogue(
             count=int(files.frames.sum()),
-            samples=self._samples(files, labels, has_masks),
+            samples=self._samples(files, labels, has_masks, marked),
             classes=labels.classes if labels else (),
             has_masks=has_masks,
             problems=problems + (labels.problems if labels else []),
@@ -125,8 +97,19 @@ class Dicom:
         name = self._name(top, relative)
         return f"{self._path}: DICOM file {name} {cause} ({hint(self._path, name)})"
 
-    def _scan(self, problems: list[str], notes: list[str]) -> tuple[DicomFiles, str]:
-        """Finds the images; says what else there is, and what of the given path tells whose they are."""
+    def _scan(
+        self, problems: list[str], notes: list[str], segmented: Mapping[str, str]
+    ) -> tuple[DicomFiles, str, dict[str, str]]:
+        """Finds the images; says what else there is.
+
+        Args:
+            problems: To be added to.
+            notes: To be added to.
+            segmented: SOP Instance UIDs of images, and the SEG that is about each.
+
+        Returns:
+            The images; what of the given path tells whose they are; the SEG of each file that has one.
+        """
         _need_pydicom()
         from ahm_env.images.dicom.header import read_header
         from ahm_env.images.dicom.identity import PathWords
@@ -134,7 +117,7 @@ class Dicom:
 
         quiet()
         words, telling = PathWords(self._path), ""
-        names, frames = PackedNames(), array("q")
+        names, frames, marked = PackedNames(), array("q"), dict[str, str]()
         kinds, strangers, burned_in = Counter[str](), 0, 0
         for found in walk(self._images, self._path):
             path, count = Path(found.path), 1
@@ -153,6 +136,8 @@ class Dicom:
                         strangers += 1
                         continue
                 telling = telling or words.told(header.identity)
+                if header.uid in segmented:
+                    marked[found.relative] = segmented[header.uid]
                 count = header.frames
                 kinds.update([] if count else [header.kind])
                 burned_in += count * header.burned_in
@@ -170,9 +155,11 @@ class Dicom:
         if len(files) == 0:
             others = "; ".join(note.removeprefix(f"{self._path}: ") for note in notes) or "it is empty"
             raise ImageError(f"{self._path}: no DICOM image in it ({others}); give the folder they are in")
-        return files, telling
+        return files, telling, marked
 
-    def _samples(self, files: DicomFiles, labels: Labels | None, has_masks: bool) -> Iterator[Load]:
+    def _samples(
+        self, files: DicomFiles, labels: Labels | None, has_masks: bool, marked: Mapping[str, str]
+    ) -> Iterator[Load]:
         for relative, frames in files:
             known, trouble = (UNLABELLED, 0, ""), ""
             try:
@@ -182,7 +169,8 @@ class Dicom:
             if has_masks and len(files.with_stem(stem_of(relative))) > 1:
                 trouble = "another file has the same name but for the extension; rename one, and its mask"
             for index in range(frames):
-                yield partial(self._load, Place(relative, index, frames, has_masks, *known, trouble))
+                segmentation = marked.get(relative, "")
+                yield partial(self._load, Place(relative, index, frames, has_masks, segmentation, *known, trouble))
 
     def _load(self, place: Place) -> Sample | None:
         name = self._name(self._images, place.relative) + place.number
@@ -205,12 +193,10 @@ class Dicom:
         header = read_header(path)
         if header.burned_in and not self._burned_in:
             return None
-        lies = header.planes[min(place.index, len(header.planes) - 1)]
         image = read_frame(path, place.index, self._window)
         if place.trouble:
             raise ImageError(place.trouble)
-        stem = stem_of(place.relative)
-        mask = read_mask_of(self._masks, self._path, stem, place.number, lies, image) if place.has_mask else None
+        mask = read_mask_of(self._masks, self._path, place, header, image) if place.has_mask else None
         if mask is not None and (wrong := mismatch(mask, image)):
             raise ImageError(wrong)
         patient = place.patient or (pseudonym(f"DICOM {header.patient}") if header.patient else "")
@@ -224,7 +210,7 @@ class Dicom:
             SettingsError: pydicom is missing.
         """
         problems, notes = list[str](), list[str]()
-        files, _ = self._scan(problems, notes)
+        files, _, _ = self._scan(problems, notes, {})
         return files, problems, notes
 
     def frames(self, files: DicomFiles) -> Iterator[tuple[str, Path, Load]]:
