@@ -23,6 +23,7 @@ from ahm_env.images.files import is_image, readable
 from ahm_env.images.loading import find_source
 from ahm_env.images.pixels import Image8, PixelSettings, to_uint8
 from ahm_env.images.source import SPLITS, Catalogue, Load, Sample
+from ahm_env.images.telling import refuse_path
 from ahm_env.masks import Bools
 from ahm_env.reconstruction import find_device
 from downstream.metrics import score_mask
@@ -124,6 +125,7 @@ def annotate(sam_directory: Path, prompt: str, data: str, out: Path, split: str 
         raise SettingsError(f"--split {split} is unknown; choose one of: {', '.join((*SPLITS, ALL))}")
     source = find_source(data, PixelSettings())
     catalogue, prompts = source.catalogue(), find_prompts(prompt)
+    refuse_path(data, catalogue.identities)
     sam = SegmentAnything.load(sam_directory, find_device(device))
     if isinstance(prompts, PointTable):
         with _shown(source.catalogue(), console, "checking points") as shown:

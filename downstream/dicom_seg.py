@@ -21,7 +21,7 @@ import numpy as np
 
 from ahm_env import ImageError, SettingsError
 from ahm_env.files import atomic
-from ahm_env.images.dicom import unnamed
+from ahm_env.images.files import unnamed
 from ahm_env.images.patients import pseudonym
 from downstream.models import Card
 from downstream.segmentation import Mask

@@ -15,7 +15,7 @@ from ahm_env import ImageError
 from ahm_env.images.decoding import read_image
 from ahm_env.images.dicom import Dicom, is_dicom
 from ahm_env.images.dicom.index import DicomFiles
-from ahm_env.images.files import EXTENSIONS, ImageFiles, files_in, images_in, is_image
+from ahm_env.images.files import EXTENSIONS, ImageFiles, files_in, images_in, is_image, refuse_link
 from ahm_env.images.folder import Folder
 from ahm_env.images.loading import find_source
 from ahm_env.images.nifti import Nifti, Volume, is_nifti
@@ -139,9 +139,11 @@ def find_images(paths: Sequence[Path], pixels: PixelSettings) -> Incoming:
             if isinstance(source, Dicom):
                 trees.append(path)
             elif isinstance(source, Nifti):
-                volumes += sorted(folder / entry.name for entry in files_in(folder) if is_nifti(entry.name))
+                found = sorted(folder / entry.name for entry in files_in(folder) if is_nifti(entry.name))
+                volumes += _staying(found, path, problems)
+                notes += source.notes()
             else:
-                pictures += _in_folder(folder)
+                pictures += _staying(_in_folder(folder), path, problems)
                 notes += source.notes() if isinstance(source, Folder) else []
         elif not path.exists():
             raise ImageError(f"{path}: no such file or folder; check the path")
@@ -202,6 +204,18 @@ def _in_folder(folder: Path) -> list[Path]:
     if not files:
         raise ImageError(f"{folder}: no image directly in it ({TYPES}); give the folder that the images are in")
     return files
+
+
+def _staying(files: list[Path], folder: Path, problems: list[Problem]) -> list[Path]:
+    """Files of a folder without links that lead out of it, which are problems."""
+    stay = []
+    for file in files:
+        try:
+            refuse_link(file, folder)
+            stay.append(file)
+        except ImageError as error:
+            problems.append((str(file), str(error)))
+    return stay
 
 
 def _nifti(path: Path, pixels: PixelSettings) -> Nifti:

@@ -243,6 +243,8 @@ def predict(
                 tally.tell_all(takewhile(lambda _: interruption.signal is None, returning.rest()))
         if returning.files and interruption.signal is None:
             write_rows(out / RETURNED, returning.files)
+        else:
+            (out / RETURNED).unlink(missing_ok=True)
         if tally.problems:
             write_rows(out / PROBLEMS, [{"image": name, "problem": problem} for name, problem in tally.problems])
         else:

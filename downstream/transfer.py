@@ -79,7 +79,8 @@ class TransferCell:
                 values = [float(row["dice"]) for row in rows]
             else:
                 values = [float(row["label"] == row["prediction"]) for row in rows]
-            return {row["image"]: (row["patient"], value) for row, value in zip(rows, values, strict=True)}
+            patients = [row.get("patient") or row["image"] for row in rows]
+            return {row["image"]: (patient, value) for row, patient, value in zip(rows, patients, values, strict=True)}
         except (OSError, KeyError, ValueError, TypeError, csv.Error) as error:
             raise RunError(f"{path}: missing or damaged ({error}); delete {self.path} and run again") from None
 

@@ -10,12 +10,12 @@ import numpy as np
 import numpy.typing as npt
 
 from ahm_env import RunError
+from ahm_env.masks import Ints
 from downstream.summaries import DRAWS, Interval, bootstrap
 from downstream.tables import write_rows
 from downstream.transfer import MEASURE, SCRATCH, Transfer, TransferCell, count_name
 
 Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
 
 COLUMNS = ("dice", "iou", "hd95", "sensitivity", "specificity", "accuracy", "balanced_accuracy", "auroc")
 BASELINES = (SCRATCH, "random")  # a gain over scratch alone says nothing about masking

@@ -6,6 +6,7 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -44,9 +45,10 @@ def make(folder: Path) -> dict[str, tuple[Path, Callable[[Path], object]]]:
         write(place)
         made[what] = (place if read or place.suffix == ".npz" else place.parent, read or read_source)
 
-    harmless = folder / "harmless" / "images" / "a.png"
-    harmless.parent.mkdir(parents=True)
-    cv2.imwrite(str(harmless), np.random.default_rng(0).integers(0, 255, (32, 32), np.uint8))
+    for ending in (".png", ".nii", ".dcm"):
+        harmless = folder / f"harmless-{ending[1:]}" / "images" / f"a{ending}"
+        harmless.parent.mkdir(parents=True)
+        whole(harmless)
     for name, shape in (("npz, 100,000 x 100,000", (1, SIDE, SIDE)), ("npz, 100,000 x 100,000 rows", (SIDE, SIDE, 1))):
         add(name, lambda path, shape=shape: npz(path, shape, b"\0" * 100), "a.npz")
     add("npz, a bomb that states its size", lambda path: npz(path, (BOMB // 2500, 50, 50), bytes(BOMB)), "a.npz")
@@ -65,8 +67,10 @@ def make(folder: Path) -> dict[str, tuple[Path, Callable[[Path], object]]]:
     add("DICOM, deflated, a bomb", lambda path: dicom(path, "1.2.840.10008.1.2.1.99"), "a.dcm")
     add("a checkpoint that is a pickle", lambda path: path.write_bytes(b"\x80\x04cos\nsystem\n."), "a.pt", load_tensors)
     add("a checkpoint with a header of 100 GB", checkpoint, "a.safetensors", load_tensors)
-    for name in ("images/a.png", "images/a.nii", "images/a.dcm"):
-        add(f"a link that leads out, {name}", lambda path: linked(path, harmless), name, read_above)
+    for ending in (".png", ".nii", ".dcm"):
+        target, beside = folder / f"harmless{ending}", f"b{ending}"
+        whole(target)
+        add(f"a link that leads out, {ending}", partial(linked, target, beside), f"images/a{ending}", read_above)
     return made
 
 
@@ -142,8 +146,8 @@ def nifti(path: Path, shape: tuple[int, int, int], zeros: int) -> None:
         file.write(header.binaryblock + bytes(4) + bytes(zeros))
 
 
-def dicom(path: Path, syntax: str) -> None:
-    """An image of the largest sides there are, or, where it is deflated, of many zeros."""
+def dicom(path: Path, syntax: str, pixels: np.ndarray | None = None) -> None:
+    """An image; without pixels one of the largest sides there are, or, where it is deflated, of many zeros."""
     from pydicom.dataset import FileDataset, FileMetaDataset
     from pydicom.encaps import encapsulate
     from pydicom.uid import CTImageStorage, generate_uid
@@ -153,10 +157,10 @@ def dicom(path: Path, syntax: str) -> None:
     meta.TransferSyntaxUID = syntax
     one = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
     one.SOPClassUID, one.SOPInstanceUID, one.Modality = CTImageStorage, meta.MediaStorageSOPInstanceUID, "CT"
-    one.Rows = one.Columns = 65_535
+    one.Rows = one.Columns = 65_535 if pixels is None else len(pixels)
     one.PhotometricInterpretation, one.SamplesPerPixel, one.PixelRepresentation = "MONOCHROME2", 1, 0
     one.BitsAllocated, one.BitsStored, one.HighBit = 8, 8, 7
-    values = bytes(BOMB) if syntax.endswith(".99") else bytes(1000)
+    values = bytes(BOMB) if syntax.endswith(".99") else bytes(1000) if pixels is None else pixels.tobytes()
     one.PixelData = encapsulate([values]) if one.file_meta.TransferSyntaxUID.is_encapsulated else values
     if one.file_meta.TransferSyntaxUID.is_encapsulated:
         one["PixelData"].is_undefined_length = True
@@ -168,8 +172,20 @@ def checkpoint(path: Path) -> None:
     path.write_bytes(struct.pack("<Q", 10**11) + b"{}")
 
 
-def linked(path: Path, target: Path) -> None:
+def whole(path: Path) -> None:
+    """A file with an image in it, of the kind that its ending says."""
+    pixels = np.random.default_rng(0).integers(0, 255, (32, 32), np.uint8)
+    if path.suffix == ".nii":
+        import nibabel
+
+        nibabel.save(nibabel.Nifti1Image(pixels[..., None], np.eye(4)), path)
+    elif path.suffix == ".dcm":
+        dicom(path, "1.2.840.10008.1.2.1", pixels)
+    else:
+        cv2.imwrite(str(path), pixels)
+
+
+def linked(target: Path, beside: str, path: Path) -> None:
     """A link out of its folder, beside a file that makes the folder one of images."""
+    whole(path.with_name(beside))
     path.symlink_to(target)
-    if path.suffix == ".dcm":
-        dicom(path.with_name("b.dcm"), "1.2.840.10008.1.2.1")

@@ -20,5 +20,7 @@ def test_crafted_files_are_refused_in_a_line_and_run_nothing(tmp_path: Path, mon
             read(path)
         assert "\n" not in str(caught.value), what
         assert str(tmp_path) in str(caught.value), what
+        assert ("is a link that leads out of the folder" in str(caught.value)) is what.startswith("a link"), what
     assert not (tmp_path / "unpickled").exists()
-    assert len(load_images(tmp_path / "harmless", 16)) == 1
+    for kind in ("png", "nii", "dcm"):
+        assert len(load_images(tmp_path / f"harmless-{kind}", 16)) == 1

@@ -11,19 +11,16 @@ from typing import Self, TypeVar
 
 import numpy as np
 
-from ahm_env.errors import ImageError, SettingsError
-from ahm_env.images.cache import ArrayWriter, Meta, content_digest, write_meta
+from ahm_env.errors import ImageError
+from ahm_env.images.cache import IDENTITIES, ArrayWriter, Meta, content_digest, write_meta
 from ahm_env.images.opencv import cv2
 from ahm_env.images.patients import Sides
 from ahm_env.images.pixels import Image8, PixelSettings, fit_image, fit_mask, with_channels
 from ahm_env.images.source import Catalogue, Load
+from ahm_env.images.telling import refuse_path
 
 THREADS = min(4, os.cpu_count() or 1)
 AHEAD = 4 * THREADS
-TELLING = (
-    "holds a name, number, birth date or institution of their headers, and runs write the path down; rename that "
-    "folder, or give one above it, or a link with another name"
-)
 MANY = 256  # images from which it pays to start processes
 BATCH = 16  # images a process is given at once: slices of one volume, mostly
 
@@ -121,8 +118,7 @@ def build(
         ImageError: An image is bad and `skip_bad` is not set, every image is bad, or a patient is in two splits.
         OSError: The disk is full.
     """
-    if catalogue.telling:
-        raise SettingsError(f"{catalogue.telling} {TELLING}")
+    refuse_path(source, catalogue.identities)
     problems = len(catalogue.problems)
     first_problem = next(iter(catalogue.problems), "")
     if problems and not skip_bad:
@@ -146,6 +142,7 @@ def build(
             cause = f"bad; the first: {first_problem}" if problems else "empty"
             raise ImageError(f"{source}: all of its {catalogue.count} images are {cause}")
     sides.check(source)
+    np.save(directory / IDENTITIES, np.array(sorted(catalogue.identities), np.uint64))
     write_meta(directory, writer.meta(catalogue.classes, skipped=problems))
 
 

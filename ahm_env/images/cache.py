@@ -26,7 +26,8 @@ from ahm_env.images.pixels import PixelSettings
 # To be raised with every change of what is stored, so that old entries are not found.
 FORMAT = 3
 META = "set.json"
-CONTENT = ("images", "labels", "masked", "masks", "patients", "splits")
+CONTENT = ("images", "labels", "masks", "patients", "splits")
+IDENTITIES = "identities.npy"
 NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
 
 
@@ -68,8 +69,7 @@ def cache_root(cache_dir: Path | None) -> Path:
     root = Path(cache_dir or os.environ.get("AHM_CACHE") or platformdirs.user_cache_dir("ahm", appauthor=False))
     root = root.expanduser().absolute()
     with explained(root):
-        root.parent.mkdir(parents=True, exist_ok=True)
-        root.mkdir(mode=0o700, exist_ok=True)  # of images that others may not be permitted to see
+        root.mkdir(parents=True, exist_ok=True)
     return root
 
 
@@ -97,7 +97,10 @@ def content_digest(directory: Path, classes: tuple[str, ...]) -> str:
     Names of images are left out: they may be pseudonyms, which differ between computers.
     """
     content = hashlib.sha256(json.dumps(classes).encode())
-    for path in sorted(directory / f"{name}.npy" for name in CONTENT if (directory / f"{name}.npy").is_file()):
+    masked = np.load(directory / "masked.npy", mmap_mode="r")
+    # Where all images have a mask, or none, the masks themselves say so.
+    names = [*CONTENT, *["masked"] * bool(masked.any() and not masked.all())]
+    for path in sorted(directory / f"{name}.npy" for name in names if (directory / f"{name}.npy").is_file()):
         with path.open("rb") as file:
             content.update(path.name.encode() + hashlib.file_digest(file, "sha256").digest())
     return content.hexdigest()[:32]
@@ -131,7 +134,7 @@ def new_entry(root: Path, key: str) -> Iterator[Path]:
         shutil.rmtree(left_by_a_killed_process, ignore_errors=True)
     directory = root / f"{key}.{secrets.token_hex(4)}.tmp"
     with explained(root):
-        directory.mkdir()
+        directory.mkdir(mode=0o700)  # others may not be permitted to see these images
     try:
         yield directory
         for path in (*directory.iterdir(), directory):

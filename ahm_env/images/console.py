@@ -1,6 +1,8 @@
 """What `ahm data` shows: what is in a source, what is wrong with it, how it looks, and what was made of it."""
 
 import csv
+import io
+import os
 import re
 import shlex
 import sys
@@ -186,14 +188,24 @@ def find_file(source: str, name: str | None) -> int:
     found = find_source(source, PixelSettings(burned_in=True))
     if not isinstance(found, Dicom | Nifti):
         raise SettingsError(f"{source}: its images are shown by their own names; pseudonyms are for DICOM and NIfTI")
+    wanted = re.sub(r"_\d{4,}$", "", name or "")  # without the number of a frame or a slice
     if name is None:
-        table = csv.writer(sys.stdout, lineterminator="\n")
-        table.writerow(("name", "file"))
-        table.writerows(found.names())
-        return 0
-    wanted = re.sub(r"_\d{4,}$", "", name)  # the number of a frame or a slice
+        _tell("name,file")
     for shown, path in found.names():
-        if shown == wanted:
-            make_console().print(str(path), markup=False, soft_wrap=True)
+        if name is None:
+            row = io.StringIO()
+            csv.writer(row, lineterminator="").writerow((shown, path))
+            _tell(row.getvalue())
+        elif shown == wanted:
+            _tell(str(path))
             return 0
+    if name is None:
+        return 0
     raise SettingsError(f"{source}: no file of name {name} in it; give a name that was shown for this source")
+
+
+def _tell(line: str) -> None:
+    """Print a line in which a path may stand, whatever bytes that is made of."""
+    sys.stdout.flush()
+    sys.stdout.buffer.write(os.fsencode(f"{line}{os.linesep}"))
+    sys.stdout.buffer.flush()

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from ahm_env.errors import ImageError
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
-# Skull-stripped volumes become ten times as large, masks a thousand times.
+# Deflate packs a thousandfold at most, noise of a scanner hardly twofold; small files do no harm whatever they hold.
 HARMLESS_BYTES, MOST_SWELLING = 2**28, 200
 IGNORED = ("thumbs.db", "desktop.ini")
 ASTRAY = "is a link that leads out of the folder, to another folder or nowhere; put what it leads to in its place"
@@ -170,6 +170,25 @@ def readable(path: Path) -> Iterator[None]:
         yield
     except (FileNotFoundError, PermissionError) as error:
         raise ImageError(f"{path}: cannot be read ({error.strerror}); check that it is there and permitted") from error
+
+
+@contextmanager
+def unnamed(where: str) -> Iterator[None]:
+    """Takes the path out of the operating system's errors: it may hold a patient's name.
+
+    Args:
+        where: What to name instead.
+
+    Raises:
+        ImageError: A file is gone, or not permitted.
+        OSError: Another error, of the disk or the network: no fault of that file.
+    """
+    try:
+        yield
+    except (FileNotFoundError, PermissionError) as error:
+        raise ImageError(f"cannot be read ({error.strerror}); check that it is there and permitted") from None
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, where) from None
 
 
 def digest(folder: Path) -> str:

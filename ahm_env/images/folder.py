@@ -8,7 +8,7 @@ from pathlib import Path
 from ahm_env.errors import ImageError
 from ahm_env.images.decoding import mismatch, read_image, read_mask
 from ahm_env.images.files import EXTENSIONS, ImageFiles, digest, files_in, images_in, is_image, refuse_link
-from ahm_env.images.labels import Labels, table_digest
+from ahm_env.images.labels import Labels, has_table, table_digest
 from ahm_env.images.source import UNLABELLED, Catalogue, Load, Sample
 
 
@@ -37,7 +37,7 @@ class Folder:
             types = ", ".join(EXTENSIONS)
             cause = f"no image directly in it ({types})"
             raise ImageError(f"{self._images}: {cause}; put the images there, or give the folder they are in")
-        labels = Labels(self.table, images) if self.table.is_file() else None
+        labels = Labels(self.table, images) if has_table(self.table) else None
         problems = [
             f"{self._masks / name}: mask without an image of that stem; add the image or delete the mask"
             for name in masks.not_in(images)

@@ -111,6 +111,16 @@ class Labels:
             self._unknown_splits[position] = split
 
 
+def has_table(table: Path) -> bool:
+    """Whether there is a table.
+
+    Raises:
+        ImageError: It is a link that leads out of its folder, or nowhere.
+    """
+    refuse_link(table, table.parent)
+    return table.is_file()
+
+
 def table_digest(table: Path) -> str:
     """Hex digits that change with the content of a table; empty where there is none.
 
@@ -118,7 +128,7 @@ def table_digest(table: Path) -> str:
         ImageError: It cannot be read.
     """
     with readable(table):
-        return hashlib.sha256(table.read_bytes()).hexdigest() if table.is_file() else ""
+        return hashlib.sha256(table.read_bytes()).hexdigest() if has_table(table) else ""
 
 
 def table_lines(table: Path, columns: Sequence[str], missing: str) -> Iterator[tuple[int, dict[str, str]]]:
@@ -132,7 +142,6 @@ def table_lines(table: Path, columns: Sequence[str], missing: str) -> Iterator[t
     Raises:
         ImageError: It cannot be read, or a column is missing.
     """
-    refuse_link(table, table.parent)
     try:
         with readable(table), table.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file, delimiter=separator_of(file), strict=True)

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from ahm_env.errors import ImageError
 from ahm_env.images.building import Progress, build
-from ahm_env.images.cache import cache_root, entry_key, locked, new_entry, read_meta
+from ahm_env.images.cache import IDENTITIES, cache_root, entry_key, locked, new_entry, read_meta
 from ahm_env.images.dicom import Dicom, holds_dicom, is_dicom
 from ahm_env.images.files import files_in, images_in, is_image
 from ahm_env.images.folder import Folder
@@ -20,6 +20,7 @@ from ahm_env.images.npz import Npz
 from ahm_env.images.phantom import Phantom
 from ahm_env.images.pixels import PixelSettings
 from ahm_env.images.source import Sample, Source
+from ahm_env.images.telling import refuse_path
 
 
 def find_source(source: str | Path | Source, pixels: PixelSettings) -> Source:
@@ -88,7 +89,8 @@ def load_images(
 
     Raises:
         ImageError: The source, or one of its images, cannot be used.
-        SettingsError: A setting is out of range, or the cache cannot be written.
+        SettingsError: A setting is out of range, the path of the source tells whose images these are, or the cache
+            cannot be written.
         OSError: The disk is full.
     """
     settings = PixelSettings(image_size, channels, fit, window, axis, burned_in)
@@ -102,6 +104,7 @@ def load_images(
             if not _usable(entry, skip_bad):
                 with new_entry(root, key) as directory:
                     build(directory, found.catalogue(), settings, skip_bad, str(source), progress)
+    refuse_path(str(source), frozenset(np.load(entry / IDENTITIES).tolist()))
     return ImageSet(entry, str(source))
 
 

@@ -56,16 +56,13 @@ class Npz:
         if sum(part.images.shape[0] for part in parts) == 0:
             found = ", ".join(sorted(names)[:6]) or "nothing"
             raise ImageError(f"{self._path}: no images in train_images, val_images, test_images; it has {found}")
-        with_masks = [part for part in parts if part.masks]
-        if with_masks and len(with_masks) < len(parts):
-            raise ImageError(f"{self._path}: masks for some splits only; add the others or leave all out")
         numbers = {number for part in parts if part.labels for number in _numbers(part.labels)} - {UNLABELLED}
         classes = class_order({str(number) for number in numbers})
         return Catalogue(
             count=sum(part.images.shape[0] for part in parts),
             samples=self._samples(parts, {int(name): index for index, name in enumerate(classes)}),
             classes=classes,
-            has_masks=bool(with_masks),
+            has_masks=any(part.masks for part in parts),
             notes=notes,
         )
 

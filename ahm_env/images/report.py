@@ -4,12 +4,13 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ahm_env.errors import ImageError
+from ahm_env.errors import ImageError, SettingsError
 from ahm_env.images.building import Prepared, Progress, prepare_all
 from ahm_env.images.loading import find_source
 from ahm_env.images.patients import Sides
 from ahm_env.images.pixels import PixelSettings
 from ahm_env.images.source import SPLITS, Catalogue
+from ahm_env.images.telling import refuse_path
 
 UNLABELLED_NAME = "(no label)"
 
@@ -81,6 +82,10 @@ def check_source(
         report.classes = {name: Counter() for name in catalogue.classes}
         report.problems += catalogue.problems
         report.notes += catalogue.notes
+        try:
+            refuse_path(str(source), catalogue.identities)
+        except SettingsError as error:
+            report.problems.append(str(error))
         for done, prepared in enumerate(prepare_all(catalogue, settings), 1):
             if isinstance(prepared, Prepared):
                 _count(report, prepared, catalogue)

@@ -57,7 +57,7 @@ class Catalogue:
         has_masks: Whether there are masks, of some samples at least.
         problems: What is wrong and belongs to no sample, one line each, naming the file.
         notes: What is worth knowing but is no fault, one line each.
-        telling: What of the source's path tells whose images these are, and so must not be written down; or empty.
+        identities: Digests of words that tell whose images these are: a path that is written down must not have them.
         slow: Whether decoding is mostly Python, so that processes are faster than threads; samples can then be pickled.
     """
 
@@ -68,7 +68,7 @@ class Catalogue:
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     slow: bool = False
-    telling: str = ""
+    identities: frozenset[int] = frozenset()
 
 
 class Source(Protocol):

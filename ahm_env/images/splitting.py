@@ -13,7 +13,7 @@ import numpy as np
 from ahm_env.errors import ImageError, SettingsError
 from ahm_env.files import write_text
 from ahm_env.images.building import Progress, in_order, with_remedy
-from ahm_env.images.labels import NO_IMAGE, separator_of, table_lines
+from ahm_env.images.labels import NO_IMAGE, has_table, separator_of, table_lines
 from ahm_env.images.loading import find_source
 from ahm_env.images.patients import fair_order, first_patients
 from ahm_env.images.pixels import PixelSettings
@@ -112,7 +112,7 @@ def _draw(classes: Ints, patients: Ints, shares: Mapping[str, float], seed: int,
 
 def _read(table: Path) -> tuple[str, list[dict[str, str]]]:
     """Columns in lower case and lines of a table, empty where there is none, with what separates its cells."""
-    if not table.is_file():
+    if not has_table(table):
         return ",", []
     with table.open(encoding="utf-8-sig", newline="") as file:
         separator = separator_of(file)

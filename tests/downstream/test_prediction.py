@@ -155,6 +155,17 @@ def test_masks_of_several_classes_hold_the_numbers_that_they_had_in_training(cal
     assert seen == {0, 3, 7}
 
 
+def test_links_out_of_a_folder_are_not_followed_but_those_that_are_given(call, scans: Path, model: Model):
+    write_image(Path("elsewhere/secret.png"), (20, 24), 3)
+    (scans / "link.png").symlink_to(Path("elsewhere/secret.png").resolve())
+    status, out, _ = call(str(scans), "--out", "found")
+    assert status == 1
+    assert "link.png: is a link that leads out of the folder" in " ".join(out.split())
+    assert "link.png" not in {row["image"] for row in rows("found/predictions.csv")}
+    assert call(str(scans / "link.png"), "--out", "given")[0] == 0
+    assert {row["image"] for row in rows("given/predictions.csv")} == {"link.png"}
+
+
 def test_test_time_augmentation_is_the_mean_over_mirror_images(call, scans: Path, model: Model):
     assert call("scans", "--out", "out", "--tta")[0] == 0
     differ = 0

@@ -187,6 +187,8 @@ def test_the_values_of_a_cell_are_those_of_its_test_images(tmp_path: Path) -> No
     assert list(segmented.per_image().items()) == [("b", ("7", 0.25)), ("a", ("8", 1.0))]
     assert list(classified.per_image().items()) == [("b", ("7", 0.0)), ("a", ("8", 1.0))]
     assert segmented.result == {"labels": 8}
+    (segmented.path / "test.csv").write_text("image,dice\nb,0.25\n")  # of an older version
+    assert segmented.per_image() == {"b": ("b", 0.25)}
 
 
 @pytest.mark.parametrize(
@@ -199,7 +201,6 @@ def test_the_values_of_a_cell_are_those_of_its_test_images(tmp_path: Path) -> No
         "image,patient,dice\na,1,good\n",
         "patient,dice\n1,1\n",
         "image,patient,dice\na,1\n",
-        "image,dice\na,1\n",
     ],
 )
 def test_a_damaged_table_of_a_cell_is_told_with_what_to_do(table: str | None, tmp_path: Path) -> None:

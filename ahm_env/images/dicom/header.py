@@ -39,13 +39,13 @@ class Header:
         kind: Name that the standard gives to its kind of object.
         uid: SOP Instance UID.
         patient: PatientID; empty where it is blank.
-        identity: What must stand in no path that is written down.
+        identity: Words that must stand in no path that is written down.
         burned_in: Whether it says that text is burned into the pixels.
         offset: Where the pixels begin in the dataset's stream.
         options: Their properties, as pydicom's decoders take them.
         offsets: Where each compressed frame is, for files that say so in 64 bits.
         displays: How values of each frame are shown; one for all where the frames do not differ.
-        planes: Where each lies in the patient; as many as there are displays.
+        planes: Where each lies in the patient; one for all where the frames do not differ.
     """
 
     frames: int

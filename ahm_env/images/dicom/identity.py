@@ -1,9 +1,10 @@
-"""Whether a path tells who somebody is, by what the headers of the files below it hold. This module needs pydicom."""
+"""What in a DICOM header tells who somebody is. This module needs pydicom: import it where it is used."""
 
-import re
-from pathlib import Path
+from collections.abc import Iterator
 
 from pydicom.dataset import Dataset
+
+from ahm_env.images.telling import words
 
 NAMES = (
     "PatientName",
@@ -13,42 +14,34 @@ NAMES = (
     "PerformingPhysicianName",
     "OperatorsName",
 )
-NUMBERS = ("PatientID", "OtherPatientIDs", "PatientBirthDate", "AccessionNumber", "InstitutionName")
-# What is shorter stands in a path by chance, and what is long or has digits does not, even within another word.
-SHORTEST, LONG = 3, 8
-# Instead of a name.
-NOBODY = frozenset(("anon", "anonymised", "anonymized", "anonymous", "none", "patient", "phantom", "test", "unknown"))
-
-_WORD = re.compile(r"[^\W_]+")
+NUMBERS = ("PatientID", "OtherPatientIDs", "AccessionNumber", "InstitutionName")
+DATE = "PatientBirthDate"
 
 
 def identity(dataset: Dataset) -> frozenset[str]:
-    """What tells who it is: each part of a name, each number, date and institution whole; letters and digits only."""
-    parts = [part for keyword in NAMES for part in _WORD.findall(_text(dataset, keyword))]
-    wholes = ["".join(_WORD.findall(_text(dataset, keyword))) for keyword in NUMBERS]
-    return frozenset(word.casefold() for word in parts + wholes if len(word) >= SHORTEST) - NOBODY
+    """Words of names, alone and as people join them, and numbers, birth dates and institutions, as `words` has them."""
+    found = [word for keyword in NAMES for name in _values(dataset, keyword) for word in _of_name(name)]
+    found += ["".join(words(number)) for keyword in NUMBERS for number in _values(dataset, keyword)]
+    for date in _values(dataset, DATE):
+        year, month, day = date[:4], date[4:6], date[6:8]
+        found += [year + month + day, day + month + year, month + day + year]
+    return frozenset(found) - {""}
 
 
-class PathWords:
-    """The words of a path."""
-
-    def __init__(self, path: Path) -> None:
-        """Takes it as it is given, for so it is written down."""
-        words = [_WORD.findall(part.casefold()) for part in path.parts if part != path.anchor]
-        self._parts = [(some, "".join(some)) for some in words]
-
-    def told(self, identity: frozenset[str]) -> str:
-        """What of the path has one of them as a word, or holds one that is no word by chance, without naming it."""
-        for number, (words, whole) in enumerate(self._parts, 1):
-            if not identity.isdisjoint(words) or any(one in whole for one in identity if _rare(one)):
-                return f"part {number} of the path of these images"
-        return ""
+def _of_name(name: str) -> Iterator[str]:
+    """Family^given^middle^prefix^suffix, and again after = in other scripts."""
+    for written in name.split("="):
+        parts = ["".join(words(part)) for part in written.split("^")]
+        yield from parts
+        for part in written.split("^"):
+            # A number in the place of a name, such as TCGA-02-0003, is one only whole.
+            yield from (word for word in words(part) if not any(map(str.isdigit, part)))
+        if len(parts) > 1 and parts[0] and parts[1]:
+            family, given = parts[:2]
+            yield from (family + given, given + family, family + given[0], given[0] + family)
 
 
-def _rare(word: str) -> bool:
-    return len(word) >= LONG or (len(word) > SHORTEST and any(map(str.isdigit, word)))
-
-
-def _text(dataset: Dataset, keyword: str) -> str:
+def _values(dataset: Dataset, keyword: str) -> Iterator[str]:
     value = dataset.get(keyword)
-    return "" if value is None else str(value)
+    several = value if isinstance(value, list | tuple) or type(value).__name__ == "MultiValue" else [value]
+    yield from (str(one) for one in several if one is not None)

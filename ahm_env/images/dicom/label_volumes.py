@@ -3,7 +3,7 @@
 DICOM counts millimetres to the patient's left, back and top, NIfTI to the right, front and top.
 """
 
-from functools import lru_cache
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +11,13 @@ import numpy as np
 import numpy.typing as npt
 
 from ahm_env.errors import ImageError
-from ahm_env.images.nifti.volume import Affine, class_numbers, read_header, read_volume
+from ahm_env.images.nifti.recent import Recent
+from ahm_env.images.nifti.volume import class_numbers, read_header, read_volume
 from ahm_env.images.pixels import Image8
 
 TOLERANCE = 0.1  # of a voxel: programs round the numbers of headers
+# Images of a series come one after another.
+_kept: Recent[Image8 | str] = Recent(1)
 TO_RAS = np.array([-1.0, -1.0, 1.0])
 
 # (3, 3), a column each: a step to the next column of pixels, one to the next row, and where the first pixel is; in
@@ -30,9 +33,13 @@ def plane(position: Any, orientation: Any, spacing: Any) -> Plane | None:
         orientation: ImageOrientationPatient.
         spacing: PixelSpacing: between rows, between columns.
     """
-    numbers = [np.array(one if one is not None else (), np.float64).ravel() for one in (position, orientation, spacing)]
-    place, directions, steps = numbers
-    if [one.size for one in numbers] != [3, 6, 2] or not all(np.isfinite(one).all() for one in numbers):
+    try:
+        place, directions, steps = (
+            np.array(one if one is not None else (), np.float64).ravel() for one in (position, orientation, spacing)
+        )
+    except (TypeError, ValueError):
+        return None
+    if (place.size, directions.size, steps.size) != (3, 6, 2) or not np.isfinite([*place, *directions, *steps]).all():
         return None
     columns = [directions[:3] * steps[1], directions[3:] * steps[0], place]
     return np.asarray(TO_RAS[:, None] * np.stack(columns, axis=1), np.float64)
@@ -55,24 +62,33 @@ def cut(path: Path, lies: Plane | None, shape: tuple[int, int]) -> Image8:
     """
     if lies is None:
         raise ImageError(f"{path}: its image does not say where it lies in the patient; draw a mask as PNG instead")
-    status = path.stat()
-    affine, labels = _read(path, status.st_size, status.st_mtime_ns)
-    inverse = np.linalg.inv(affine)
+    header = read_header(path)
+    if header.volumes > 1:
+        raise ImageError(f"{path}: holds {header.volumes} volumes; save it as one, of class numbers 0..255")
+    if np.linalg.matrix_rank(header.ras_affine) < len(header.ras_affine):
+        raise ImageError(f"{path}: its affine does not say where it lies; save it on the grid of the series")
+    inverse = np.linalg.inv(header.ras_affine)
     right, down, first = (inverse[:3, :3] @ lies + np.array([[0, 0, 1]]) * inverse[:3, 3:]).T
     rows, columns = shape
+    start, across, along = (one.round().astype(np.int64) for one in (first, right, down))
     corners = np.array([first, first + (columns - 1) * right, first + (rows - 1) * down])
-    grid = corners.round().astype(np.int64)
-    steps = [step.round().astype(np.int64) for step in (right, down)]
-    if np.abs(corners - grid).max() > TOLERANCE or any(np.abs(step).sum() != 1 for step in steps):
+    grid = np.array([start, start + (columns - 1) * across, start + (rows - 1) * along])
+    if np.abs(corners - grid).max() > TOLERANCE or np.abs([across, along]).sum() != 2 or np.abs(across @ along):
         raise ImageError(f"{path}: its voxels do not lie on the image's pixels; save it on the grid of the series")
-    if (grid < 0).any() or (grid >= labels.shape).any():
+    if (grid < 0).any() or (grid >= header.ras_shape).any():
         raise ImageError(f"{path}: does not reach to this image; save it on the grid of the whole series")
-    across, along = np.arange(columns)[None, :, None], np.arange(rows)[:, None, None]
-    voxels = grid[0] + across * steps[0] + along * steps[1]
+    status = path.stat()
+    labels = _kept.get((path, status.st_size, status.st_mtime_ns), partial(_read, path))
+    if isinstance(labels, str):
+        raise ImageError(labels)
+    voxels = start + np.arange(columns)[None, :, None] * across + np.arange(rows)[:, None, None] * along
     return np.ascontiguousarray(labels[tuple(np.moveaxis(voxels, -1, 0))])
 
 
-@lru_cache(1)  # images of a series come one after another
-def _read(path: Path, size: int, time: int) -> tuple[Affine, Image8]:
-    header = read_header(path)
-    return header.ras_affine, class_numbers(header, read_volume(header))
+def _read(path: Path) -> Image8 | str:
+    """Class numbers of a volume; or what is wrong with it, which its other slices need not find out again."""
+    try:
+        header = read_header(path)
+        return class_numbers(header, read_volume(header))
+    except ImageError as error:
+        return str(error)

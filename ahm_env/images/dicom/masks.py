@@ -19,8 +19,10 @@ if TYPE_CHECKING:  # needs pydicom
     from ahm_env.images.dicom.header import Header
 
 DRAWN, VOLUMES = ".png", (".nii.gz", ".nii")
-SECOND = "is about an image that another segmentation is about, too; keep one"
-ALONE = "is a mask without an image of its name; add the image or delete the mask"
+SECOND = "one of its images has another segmentation, too; keep one"
+NOT_OURS = "none of its images is there; add them or delete the segmentation"
+CAPITALS = "its ending is in capitals, so it is not taken for a mask; rename it"
+ALONE = "there is no image of its name; add the image or delete the mask"
 
 
 @dataclass
@@ -45,7 +47,7 @@ def find_segmented(folder: Path, within: Path) -> Segmented:
     segmented = Segmented()
     for found in walk(folder, within):
         path = Path(found.path)
-        if found.relative.endswith((*VOLUMES, DRAWN)) or found.trouble:
+        if found.relative.lower().endswith((*VOLUMES, DRAWN)) or found.trouble:
             continue
         try:
             if not (begins(path) and is_segmentation(path)):
@@ -76,12 +78,14 @@ def check_masks(folder: Path, within: Path, files: DicomFiles, used: set[str], s
     Returns:
         Path within the folder, and what is wrong.
     """
-    alone = dict.fromkeys(set(segmented.images.values()) - used, ALONE) | segmented.problems
+    alone = dict.fromkeys(set(segmented.images.values()) - used, NOT_OURS) | segmented.problems
     for found in walk(folder, within):
         name = found.relative
         if found.trouble:
             alone[name] = found.trouble
         if not name.endswith((*VOLUMES, DRAWN)):
+            if name.lower().endswith((*VOLUMES, DRAWN)):
+                alone[name] = CAPITALS
             continue
         known = files.has_frame(name[: -len(DRAWN)]) if name.endswith(DRAWN) else files.has(nifti_stem(name))
         if not known:
@@ -114,7 +118,7 @@ def read_mask_of(folder: Path, within: Path, place: Place, header: "Header", ima
     found = [folder / name for name in names if (folder / name).is_file()]
     if not found:
         return None
-    if not all(inside(path, within) for path in found):
+    if not all(inside(path, within) or inside(path, folder) for path in found):
         raise ImageError(f"its mask {ASTRAY}")
     if len(found) > 1:
         raise ImageError(f"more than one mask in {folder}; keep one, a PNG, a label volume or a segmentation")

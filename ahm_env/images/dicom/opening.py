@@ -27,7 +27,7 @@ from pydicom.uid import (
 )
 
 from ahm_env.errors import ImageError, SettingsError
-from ahm_env.images.dicom.identity import NAMES, NUMBERS
+from ahm_env.images.dicom.identity import DATE, NAMES, NUMBERS
 from ahm_env.images.dicom.values import PALETTES
 from ahm_env.images.files import HARMLESS_BYTES, MOST_SWELLING
 
@@ -61,6 +61,7 @@ TAGS = [
         "SOPInstanceUID",
         *NAMES,
         *NUMBERS,
+        DATE,
         "BurnedInAnnotation",
         "NumberOfFrames",
         "RescaleSlope",

@@ -40,16 +40,19 @@ def begins(path: Path) -> bool:
 
 
 def holds_dicom(folder: Path, others: int = 0) -> bool:
-    """Whether more than `others` of the first files of a folder and its sub-folders, hidden ones apart, are DICOM."""
-    count = 0
+    """Whether a folder and its sub-folders, hidden ones left out, hold more DICOM files than `others`.
+
+    Of many files the first decide: then it is enough that most of them are DICOM.
+    """
+    count = opened = 0
     try:
-        for searched, found in enumerate(walk(folder, folder)):
-            if searched == SEARCHED:
+        for found in walk(folder, folder):
+            if found.trouble or is_image(found.relative) or is_nifti(found.relative):
+                continue
+            count += is_dicom(Path(found.path))
+            opened += 1
+            if count > others or opened == SEARCHED:
                 break
-            named = is_image(found.relative) or is_nifti(found.relative)
-            count += not found.trouble and not named and is_dicom(Path(found.path))
-            if count > others:
-                return True
     except ImageError:
-        pass
-    return False
+        return False
+    return count > others or count > SEARCHED // 2

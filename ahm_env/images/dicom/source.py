@@ -7,7 +7,6 @@ data find` leads back to the file.
 from array import array
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,10 +17,11 @@ from ahm_env.images.dicom.index import DicomFiles, Place, stem_of
 from ahm_env.images.dicom.masks import Segmented, check_masks, find_segmented, read_mask_of
 from ahm_env.images.dicom.recognition import ENDINGS, NOT_DICOM, begins
 from ahm_env.images.dicom.tree import digest_tree, walk
-from ahm_env.images.files import PackedNames, images_in
-from ahm_env.images.labels import Labels, table_digest
+from ahm_env.images.files import PackedNames, images_in, unnamed
+from ahm_env.images.labels import Labels, has_table, table_digest
 from ahm_env.images.patients import hint, pseudonym
 from ahm_env.images.source import UNLABELLED, Catalogue, Load, Sample
+from ahm_env.images.telling import digests
 from ahm_env.images.window import Window
 
 
@@ -62,8 +62,8 @@ class Dicom:
         problems, notes = list[str](), list[str]()
         has_masks = self._images != self._path and self._masks.is_dir()
         segmented = find_segmented(self._masks, self._path) if has_masks else Segmented()
-        files, telling, marked = self._scan(problems, notes, segmented.images)
-        labels = Labels(self.table, files, quoted=False) if self.table.is_file() else None
+        files, identities, marked = self._scan(problems, notes, segmented.images)
+        labels = Labels(self.table, files, quoted=False) if has_table(self.table) else None
         if has_masks:
             wrong = check_masks(self._masks, self._path, files, set(marked.values()), segmented)
             problems += [self._problem(self._masks, relative, cause) for relative, cause in sorted(wrong.items())]
@@ -77,7 +77,7 @@ class Dicom:
             problems=problems + (labels.problems if labels else []),
             notes=notes,
             slow=True,
-            telling=telling,
+            identities=identities,
         )
 
     def names(self) -> Iterator[tuple[str, Path]]:
@@ -95,11 +95,12 @@ class Dicom:
 
     def _problem(self, top: Path, relative: str, cause: str) -> str:
         name = self._name(top, relative)
-        return f"{self._path}: DICOM file {name} {cause} ({hint(self._path, name)})"
+        what = "DICOM file" if top == self._images else "mask"
+        return f"{self._path}: {what} {name}: {cause} ({hint(self._path, name)})"
 
     def _scan(
         self, problems: list[str], notes: list[str], segmented: Mapping[str, str]
-    ) -> tuple[DicomFiles, str, dict[str, str]]:
+    ) -> tuple[DicomFiles, frozenset[int], dict[str, str]]:
         """Finds the images; says what else there is.
 
         Args:
@@ -108,15 +109,14 @@ class Dicom:
             segmented: SOP Instance UIDs of images, and the SEG that is about each.
 
         Returns:
-            The images; what of the given path tells whose they are; the SEG of each file that has one.
+            The images; digests of what tells whose they are; the SEG of each file that has one.
         """
         _need_pydicom()
         from ahm_env.images.dicom.header import read_header
-        from ahm_env.images.dicom.identity import PathWords
         from ahm_env.images.dicom.opening import quiet
 
         quiet()
-        words, telling = PathWords(self._path), ""
+        known = set[str]()
         names, frames, marked = PackedNames(), array("q"), dict[str, str]()
         kinds, strangers, burned_in = Counter[str](), 0, 0
         for found in walk(self._images, self._path):
@@ -135,7 +135,7 @@ class Dicom:
                     else:
                         strangers += 1
                         continue
-                telling = telling or words.told(header.identity)
+                known |= header.identity
                 if header.uid in segmented:
                     marked[found.relative] = segmented[header.uid]
                 count = header.frames
@@ -155,7 +155,7 @@ class Dicom:
         if len(files) == 0:
             others = "; ".join(note.removeprefix(f"{self._path}: ") for note in notes) or "it is empty"
             raise ImageError(f"{self._path}: no DICOM image in it ({others}); give the folder they are in")
-        return files, telling, marked
+        return files, digests(known), marked
 
     def _samples(
         self, files: DicomFiles, labels: Labels | None, has_masks: bool, marked: Mapping[str, str]
@@ -223,25 +223,6 @@ class Dicom:
             for index in range(frames):
                 place = Place(relative, index, frames, False)
                 yield self._name(self._images, relative) + place.number, path, partial(self._load, place)
-
-
-@contextmanager
-def unnamed(where: str) -> Iterator[None]:
-    """Takes the path out of the operating system's errors: it may hold a patient's name.
-
-    Args:
-        where: What to name instead.
-
-    Raises:
-        ImageError: A file is gone, or not permitted.
-        OSError: Another error, of the disk or the network: no fault of that file.
-    """
-    try:
-        yield
-    except (FileNotFoundError, PermissionError) as error:
-        raise ImageError(f"cannot be read ({error.strerror}); check that it is there and permitted") from None
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, where) from None
 
 
 def _need_pydicom() -> None:

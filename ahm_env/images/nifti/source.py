@@ -4,6 +4,7 @@ Files are often named after patients: pseudonyms stand for their names, unless t
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from math import prod
@@ -14,8 +15,8 @@ import numpy as np
 
 from ahm_env.errors import ImageError, SettingsError
 from ahm_env.images.decoding import mismatch, read_mask
-from ahm_env.images.files import ImageFiles, digest, files_in, images_in, readable, refuse_bomb, refuse_link
-from ahm_env.images.labels import NO_IMAGE, Labels, table_digest, table_lines
+from ahm_env.images.files import ImageFiles, digest, files_in, images_in, readable, refuse_bomb, refuse_link, unnamed
+from ahm_env.images.labels import NO_IMAGE, Labels, has_table, table_digest, table_lines
 from ahm_env.images.nifti.names import MaskFiles, VolumeFiles, is_nifti, nifti_stem
 from ahm_env.images.nifti.recent import Recent
 from ahm_env.images.nifti.volume import Header, class_numbers, is_compressed, read_header, read_volume, shown
@@ -76,13 +77,14 @@ class Nifti:
             ImageError: There is no volume, or `labels.csv` cannot be read.
             SettingsError: nibabel is not installed, or the salt of pseudonyms cannot be written.
         """
-        files, masks, notes = self._volume_files(), MaskFiles(self._masks), self._other_files()
+        files, masks, notes = self._volume_files(), MaskFiles(self._masks), self.notes()
         labels = self._labels(files, notes)
         has_masks = any(masks.named(nifti_stem(name)) for name in files.names) if self._file else masks.count > 0
         volumes: list[Volume | ImageError] = []
         for name in files.names:
             try:
-                volumes.append(self._volume(name, files, masks if has_masks else None, labels))
+                with self._unnamed(self._images / name):
+                    volumes.append(self._volume(name, files, masks if has_masks else None, labels))
             except ImageError as error:
                 their_masks = (self._masks / mask for mask in masks.named(nifti_stem(name)))
                 volumes.append(ImageError(self._told(str(error), self._images / name, *their_masks)))
@@ -112,7 +114,8 @@ class Nifti:
             raise ImageError(f"{self._images}: {cause}; put the volumes there, or give the folder they are in")
         return files
 
-    def _other_files(self) -> list[str]:
+    def notes(self) -> list[str]:
+        """What is there and not read, a line each."""
         if self._file is not None:
             return []
         names = (entry.name for entry in files_in(self._images))
@@ -120,7 +123,7 @@ class Nifti:
         return [f"{self._images}: files that are not NIfTI, and are not read: {others:,}"] * bool(others)
 
     def _labels(self, files: VolumeFiles, notes: list[str]) -> Labels | None:
-        if not self.table.is_file():
+        if not has_table(self.table):
             return None
         if self._file is not None:
             # Beside a single file, the table may be about other files, or be no table of images at all.
@@ -175,7 +178,8 @@ class Nifti:
     def _load(self, volume: "Volume", index: int) -> Sample | None:
         drawn = self._masks / volume.drawn[index] if volume.drawn and index in volume.drawn else None
         try:
-            return self._slice(volume, index, drawn)
+            with self._unnamed(volume.path):
+                return self._slice(volume, index, drawn)
         except ImageError as error:
             masks = [path for path in (volume.mask, drawn) if path is not None]
             raise ImageError(self._told(str(error), volume.path, *masks)) from None
@@ -239,6 +243,12 @@ class Nifti:
 
     def _shown(self, path: Path) -> str:
         return str(path) if self._named else f"{self._path}: NIfTI file {self._pseudonym(path)}"
+
+    @contextmanager
+    def _unnamed(self, path: Path) -> Iterator[None]:
+        """Takes the name of a file out of errors of the disk, where it is not to be shown."""
+        with nullcontext() if self._named else unnamed(self._shown(path)):
+            yield
 
     def _told(self, problem: str, *paths: Path) -> str:
         """A problem, which begins with one of these paths, as it may be read by others."""

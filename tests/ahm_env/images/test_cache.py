@@ -167,3 +167,9 @@ def test_an_array_written_row_by_row_is_a_plain_npy_file(tmp_path: Path, row_sha
 def test_an_array_without_rows_is_a_plain_npy_file(tmp_path: Path) -> None:
     ArrayWriter(tmp_path / "a.npy", (3,), np.uint8).close()
     assert np.load(tmp_path / "a.npy").shape == (0, 3)
+
+
+def test_an_entry_is_for_its_owner_only(tmp_path: Path) -> None:
+    with new_entry(tmp_path, "key") as directory:
+        (directory / "data").write_bytes(b"pixels")
+    assert (tmp_path / "key").stat().st_mode & 0o777 == 0o700

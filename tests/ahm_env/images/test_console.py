@@ -1,6 +1,7 @@
 """What `ahm data import`, `ahm data show` and `ahm data find` print and leave behind."""
 
 import csv
+import os
 import re
 from pathlib import Path
 
@@ -95,9 +96,9 @@ def test_a_file_that_is_no_picture_is_not_overwritten(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["nii", "dcm"])
 def test_a_pseudonym_leads_back_to_its_file(
-    tmp_path: Path, make_dicom, capsys: pytest.CaptureFixture[str], kind: str
+    tmp_path: Path, make_dicom, capfdbinary: pytest.CaptureFixture[bytes], kind: str
 ) -> None:
-    files = [tmp_path / "scans" / f"{name}.{kind}" for name in ("a", "b, c")]
+    files = [tmp_path / "scans" / f"{name}.{kind}" for name in ("a", "b, c", "d\udcfc")]
     for file in files:
         if kind == "dcm":
             make_dicom(file, np.zeros((4, 6), np.uint8))
@@ -109,11 +110,11 @@ def test_a_pseudonym_leads_back_to_its_file(
             )
     scans = str(tmp_path / "scans")
     assert find_file(scans, None) == 0
-    names = {row["file"]: row["name"] for row in csv.DictReader(capsys.readouterr().out.splitlines())}
+    names = {row["file"]: row["name"] for row in csv.DictReader(os.fsdecode(capfdbinary.readouterr().out).splitlines())}
     assert set(names) == set(map(str, files))
-    for shown in (names[str(files[1])], f"{names[str(files[1])]}_0003"):
+    for shown in (names[str(files[2])], f"{names[str(files[2])]}_0003"):
         assert find_file(scans, shown) == 0
-        assert capsys.readouterr().out == f"{files[1]}\n"
+        assert os.fsdecode(capfdbinary.readouterr().out) == f"{files[2]}\n"
     with pytest.raises(SettingsError, match="scans: no file of name 0123456789 in it; give a name that was shown"):
         find_file(scans, "0123456789")
 

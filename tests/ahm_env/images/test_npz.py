@@ -43,6 +43,13 @@ def test_medsegbench_has_masks(tmp_path: Path) -> None:
     assert {sample.label for sample in samples(npz)} == {-1}
 
 
+def test_a_split_may_have_no_masks(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", train_images=images(3), train_label=images(3) > 100, val_images=images(2))
+    catalogue = Npz(tmp_path / "a.npz").catalogue()
+    assert catalogue.has_masks
+    assert [load().mask is None for load in catalogue.samples] == [False] * 3 + [True] * 2
+
+
 def test_masks_and_labels_may_come_together(tmp_path: Path) -> None:
     npz = save(tmp_path, val_images=images(2), val_labels=np.array([5, 3]), val_masks=images(2, 8, 9, 1))
     loaded = samples(npz)
@@ -92,7 +99,6 @@ def test_several_labels_an_image_are_left_out_and_noted(tmp_path: Path) -> None:
         ({"train_images": images(3), "train_labels": np.zeros((4, 1), int)}, "4 rows for 3 images"),
         ({"train_images": images(3), "train_labels": np.zeros((3, 1))}, "holds float64, not class numbers"),
         ({"train_images": images(3), "train_label": images(3, 9, 8)}, r"shape \(3, 9, 8\) for images \(3, 8, 9\)"),
-        ({"train_images": images(3), "train_label": images(3), "val_images": images(1)}, "masks for some splits only"),
         ({"train_images": np.asfortranarray(images(3))}, "Fortran order"),
         ({"train_images": np.array([None, "a"], object)}, "not unpickled"),
     ],

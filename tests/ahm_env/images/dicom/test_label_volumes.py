@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from ahm_env.errors import ImageError
-from ahm_env.images.dicom import Dicom
+from ahm_env.images.dicom import Dicom, label_volumes
 from ahm_env.images.dicom.label_volumes import cut, plane
+from ahm_env.images.nifti.volume import read_volume
 from ahm_env.images.opencv import cv2
 from ahm_env.images.source import Sample
 
@@ -119,6 +120,9 @@ def test_frames_of_an_enhanced_object_have_planes_of_their_own(tmp_path: Path, m
         (lambda affine: affine + 0.2 * np.eye(4, k=3), "its voxels do not lie on the image's pixels"),
         (lambda affine: affine @ np.diag([1.1, 1, 1, 1]), "its voxels do not lie on the image's pixels"),
         (lambda affine: affine @ np.diag([2, 1, 1, 1]), "its voxels do not lie on the image's pixels"),
+        (lambda affine: affine @ np.diag([5 / 6, 1, 1, 1]), "its voxels do not lie on the image's pixels"),
+        (lambda affine: affine @ np.diag([1, 0.75, 1, 1]), "its voxels do not lie on the image's pixels"),
+        (lambda affine: affine @ np.array([[1, 1, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]), "do not lie on"),
         (lambda affine: affine + affine[:, 2:3] @ np.array([[0, 0, 0, 3]]), "does not reach to this image"),
         (lambda affine: affine + affine[:, :1] @ np.array([[0, 0, 0, 1]]), "does not reach to this image"),
     ],
@@ -129,6 +133,51 @@ def test_a_volume_that_lies_elsewhere_is_refused(tmp_path: Path, make_dicom, cha
     found = outcomes(tmp_path)
     assert all(isinstance(each, str) and complaint in each for each in found)
     assert not any("Gerda" in each or "\n" in each for each in found)
+
+
+@pytest.mark.parametrize("spacing", [["", ""], ["1", ""], None, ["1", "0"], ["1", "2", "3"]])
+def test_numbers_that_are_missing_spoil_no_image(tmp_path: Path, make_dicom, spacing: object) -> None:
+    for number in range(2):
+        make_dicom(
+            tmp_path / "images" / "p" / f"{number}", np.eye(4, dtype=np.uint8), ImagePositionPatient=["0", "", "0"]
+        )
+        make_dicom(tmp_path / "images" / "q" / f"{number}", np.eye(4, dtype=np.uint8), PixelSpacing=spacing)
+    assert all(isinstance(each, Sample) for each in outcomes(tmp_path))
+
+
+def test_a_flat_volume_is_refused(tmp_path: Path, make_dicom) -> None:
+    affine = write_series(make_dicom, tmp_path / "images" / "p")
+    affine[:, 2] = 0
+    header = nibabel.Nifti1Header()
+    header.set_data_shape(LABELS.shape[:2])
+    header.set_sform(affine, 1)
+    (tmp_path / "masks").mkdir()
+    nibabel.save(nibabel.Nifti1Image(LABELS[:, :, 0], None, header), tmp_path / "masks" / "p.nii")
+    assert all(isinstance(each, str) and "its affine does not say" in each for each in outcomes(tmp_path))
+
+
+def test_a_bad_volume_is_read_once(tmp_path: Path, make_dicom, monkeypatch) -> None:
+    affine = write_series(make_dicom, tmp_path / "images" / "p")
+    save(tmp_path / "masks" / "p.nii", (LABELS / 7).astype(np.float32), affine)
+    read: list[Path] = []
+    monkeypatch.setattr(label_volumes, "read_volume", lambda header: read.append(header.path) or read_volume(header))
+    assert all("not class numbers" in each for each in outcomes(tmp_path))
+    assert len(read) == 1
+
+
+def test_a_folder_of_masks_may_be_a_link(tmp_path: Path, make_dicom) -> None:
+    affine = write_series(make_dicom, tmp_path / "archive" / "images" / "p")
+    save(tmp_path / "elsewhere" / "p.nii", LABELS, affine)
+    (tmp_path / "archive" / "masks").symlink_to(tmp_path / "elsewhere")
+    assert all(isinstance(each, Sample) for each in outcomes(tmp_path / "archive"))
+
+
+def test_endings_in_capitals_are_told(tmp_path: Path, make_dicom) -> None:
+    affine = write_series(make_dicom, tmp_path / "images" / "p")
+    save(tmp_path / "masks" / "p.nii", LABELS, affine)
+    (tmp_path / "masks" / "p.nii").rename(tmp_path / "masks" / "p.NII")
+    (problem,) = Dicom(tmp_path).catalogue().problems
+    assert "its ending is in capitals" in problem
 
 
 def test_numbers_that_are_rounded_are_no_fault(tmp_path: Path, make_dicom) -> None:
@@ -146,7 +195,10 @@ def test_an_image_that_does_not_say_where_it_lies_needs_a_png(tmp_path: Path, ma
 
 def test_what_is_no_label_volume_is_refused_and_told_without_names(tmp_path: Path, make_dicom) -> None:
     affine = write_series(make_dicom, tmp_path / "images" / "Gerda")
-    for labels, complaint in ((LABELS / 7, "not class numbers"), (LABELS[..., None, None].repeat(2, 4), "")):
+    for labels, complaint in (
+        (LABELS / 7, "not class numbers"),
+        (LABELS[..., None].repeat(2, 3), "holds 2 volumes"),
+    ):
         save(tmp_path / "masks" / "Gerda.nii", labels.astype(np.float32), affine)
         found = outcomes(tmp_path)
         assert all(isinstance(each, str) and complaint in each and "Gerda" not in each for each in found)
@@ -159,7 +211,7 @@ def test_two_masks_of_an_image_and_masks_of_none_are_problems(tmp_path: Path, ma
     for name in ("p.nii", "q.nii.gz"):
         save(tmp_path / "masks" / name, LABELS, affine)
     (problem,) = Dicom(tmp_path).catalogue().problems
-    assert "is a mask without an image" in problem
+    assert "there is no image of its name" in problem
     (tmp_path / "masks" / "p").mkdir()
     cv2.imwrite(str(tmp_path / "masks" / "p" / "1.png"), np.zeros((ROWS, COLUMNS), np.uint8))
     found = outcomes(tmp_path)

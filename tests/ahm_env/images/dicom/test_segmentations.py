@@ -122,7 +122,7 @@ def test_what_cannot_be_used_is_told_without_names(tmp_path: Path, make_dicom) -
     catalogue = Dicom(tmp_path).catalogue()
     assert catalogue.notes == [f"{masks}: files that are neither PNG nor NIfTI nor DICOM SEG, and are not read: 2"]
     assert len(catalogue.problems) == 4
-    for part in ("is a mask without an image", "does not say which images", "segment 256 is more", "truncated"):
+    for part in ("none of its images is there", "does not say which images", "segment 256 is more", "truncated"):
         assert sum(part in problem for problem in catalogue.problems) == 1
     assert not any("Gerda" in text or "\n" in text for text in catalogue.problems)
     assert [sample.mask for sample in outcomes(tmp_path)] == [None] * 3
@@ -137,7 +137,7 @@ def test_of_two_masks_none_is_taken(tmp_path: Path, make_dicom) -> None:
     assert cv2.imwrite(str(tmp_path / "masks" / "p" / "2.png"), marks(1))
     problems = Dicom(tmp_path).catalogue().problems
     assert len(problems) == 2
-    assert all("is about an image that another segmentation is about, too; keep one" in each for each in problems)
+    assert all("one of its images has another segmentation, too; keep one" in each for each in problems)
     first, second, third = outcomes(tmp_path)
     assert (first.mask, second.mask) == (None, None)
     assert "more than one mask in" in third

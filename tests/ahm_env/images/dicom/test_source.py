@@ -168,7 +168,7 @@ def test_masks_lie_beside_images_under_the_same_names(tmp_path: Path, make_dicom
     (tmp_path / "masks" / "c_0002.png").rename(tmp_path / "masks" / "c_0003.png")
     name = pseudonym("path masks/c_0003.png")
     (problem,) = source.catalogue().problems
-    assert problem.startswith(f"{tmp_path}: DICOM file {name} is a mask without an image of its name; ")
+    assert problem.startswith(f"{tmp_path}: mask {name}: there is no image of its name; ")
     assert find(source, name) == tmp_path / "masks" / "c_0003.png"
     assert [sample.mask is None for sample in samples(source)] == [False, False, False, True]
 
@@ -310,17 +310,19 @@ def test_a_path_that_tells_who_it_is_is_not_kept(tmp_path: Path, make_dicom, fol
         "InstitutionName": "St.Gerold Klinik",
     }
     make_dicom(tmp_path / folder / "a.dcm", grey(), **private)
-    source = Dicom(tmp_path / folder)
+    path = tmp_path / folder
     with pytest.raises(SettingsError) as caught:
-        load_images(source, 16, cache_dir=tmp_path / "cache")
+        load_images(path, 16, cache_dir=tmp_path / "cache")
     number = len(tmp_path.parts) + ("acc" in folder)
     assert str(caught.value).startswith(f"part {number} of the path of these images holds a name, number, birth date")
-    assert check_source(tmp_path / folder).images == 1  # which keeps nothing
-    assert len(source.files()[0]) == 1  # which are given back to where they come from
-    for harmless in ("archive", "doer", "gerdas", "00712", "klinik", "pid"):
-        path = (tmp_path / folder).rename(tmp_path / harmless)
-        assert len(load_images(Dicom(path), 16, cache_dir=tmp_path / "cache")) == 1
-        folder = harmless
+    report = check_source(path)
+    assert (report.images, report.problems) == (1, [str(caught.value)])
+    assert len(Dicom(path).files()[0]) == 1  # which are given back to where they come from
+    link = tmp_path / "archive"
+    link.symlink_to(path)
+    assert len(load_images(link, 16, cache_dir=tmp_path / "cache")) == 1
+    with pytest.raises(SettingsError, match="part"):  # though it is in the cache now
+        load_images(path, 16, cache_dir=tmp_path / "cache")
 
 
 def test_links_that_lead_out_are_refused(tmp_path: Path, make_dicom) -> None:
@@ -330,7 +332,7 @@ def test_links_that_lead_out_are_refused(tmp_path: Path, make_dicom) -> None:
     (inside.parent / "c.dcm").symlink_to(inside)
     (inside.parent / "d").symlink_to("nowhere")
     source = Dicom(tmp_path / "tree")
-    assert [problem.partition(" is a link")[0] for problem in sorted(source.catalogue().problems)] == sorted(
+    assert [problem.partition(": is a link")[0] for problem in sorted(source.catalogue().problems)] == sorted(
         f"{tmp_path}/tree: DICOM file {pseudonym(f'path {name}')}" for name in ("b.dcm", "d")
     )
     assert [sample.image[0, 0] for sample in samples(source)] == [1, 1]
@@ -432,13 +434,17 @@ def test_a_dataset_without_the_head_of_a_file_is_read(tmp_path: Path, name: str,
     assert found.patient == expected.patient != ""
 
 
-def test_a_folder_that_holds_dicom_is_known_after_a_few_files(tmp_path: Path, make_dicom, monkeypatch) -> None:
-    (tmp_path / "tree").mkdir()
-    (tmp_path / "tree" / "README").write_text("text")
-    make_dicom(tmp_path / "tree" / ".hidden", grey())
-    assert not holds_dicom(tmp_path / "tree")
-    make_dicom(tmp_path / "tree" / "a" / "b" / "c", grey())
-    assert holds_dicom(tmp_path / "tree")
-    monkeypatch.setattr(recognition, "SEARCHED", 0)
-    assert not holds_dicom(tmp_path / "tree")
+def test_a_folder_of_many_files_is_known_by_its_first(tmp_path: Path, make_dicom, monkeypatch) -> None:
+    tree = tmp_path / "tree"
+    for number in range(30):
+        make_dicom(tree / "a" / f"{number}", grey())
+        (tree / f"{number}.png").touch()
+    assert holds_dicom(tree)
+    assert holds_dicom(tree, 29)
+    assert not holds_dicom(tree, 30)
+    monkeypatch.setattr(recognition, "SEARCHED", 20)
+    assert holds_dicom(tree, 1000)
+    for number in range(1000):
+        (tree / f"{number}.txt").touch()
+    assert not holds_dicom(tree, 29)
     assert not holds_dicom(tmp_path / "none")

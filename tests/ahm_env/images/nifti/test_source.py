@@ -480,6 +480,19 @@ def test_names_of_files_are_told_nowhere_unless_asked_for(make_volumes) -> None:
     assert [text for text in map(str, outcomes(named(root))) if "Gerda" in text]
 
 
+@pytest.mark.parametrize("hidden", [True, False])
+def test_an_error_of_the_disk_tells_the_name_only_where_it_may(make_volumes, monkeypatch, hidden: bool) -> None:
+    root = make_volumes(1)
+
+    def fail(path: Path) -> None:
+        raise OSError(5, "Input/output error", str(path))
+
+    monkeypatch.setattr(nifti_source, "read_header", fail)
+    with pytest.raises(OSError, match="Input/output error") as caught:
+        Nifti(root, named=not hidden).catalogue()
+    assert ("v0.nii.gz" in str(caught.value)) is not hidden
+
+
 def test_texts_of_headers_are_told_nowhere(make_volumes, capfd: pytest.CaptureFixture) -> None:
     root = make_volumes(3, masks=True, table="image\nv0\nv0\nv9\n")
     save(root / "images" / "v1.nii.gz", noise(1, 5, 6, 4, 2))
