@@ -1,8 +1,9 @@
 """Damaged files: `python -m benchmarks.fuzzing [COUNT] [SEED]` (needs the extra `medical`).
 
 Makes small files of every kind that is read – PNG, JPEG, TIFF, BMP, .npz, NIfTI, DICOM in several transfer syntaxes,
-labels.csv, checkpoints – changes some bytes of them COUNT times (by default 100,000), and reads them as the product
-does. Each must end in images or in an error of ours, of one line, within a second; whatever else happens is printed.
+masks of DICOM images, labels.csv, checkpoints – changes some bytes of them COUNT times (by default 100,000), and reads
+them as the product does. Each must end in images or in an error of ours, of one line, within a second; whatever else
+happens is printed.
 """
 
 import shutil
@@ -125,6 +126,16 @@ def read_table(path: Path) -> None:
     read_source(path.parent)
 
 
+def read_mask(path: Path) -> None:
+    """A DICOM image with this mask."""
+    root = path.parent
+    for name in ("images", "masks"):
+        (root / name).mkdir()
+    shutil.copy(root.parent / "0.dcm", root / "images" / "mask.dcm")
+    path.rename(root / "masks" / path.name)
+    read_source(root)
+
+
 def make_seeds(folder: Path) -> dict[str, tuple[Path, Callable[[Path], object]]]:
     """A file of every kind, and how it is read."""
     rng = np.random.default_rng(0)
@@ -173,6 +184,8 @@ def dicom_seeds(folder: Path) -> dict[str, tuple[Path, Callable[[Path], object]]
         one.SOPClassUID, one.SOPInstanceUID, one.Modality, one.PatientID = CTImageStorage, "1.2.3", "CT", "x"
         one.Rows, one.Columns, one.SamplesPerPixel, one.PhotometricInterpretation = SIDE, SIDE, 1, "MONOCHROME2"
         one.BitsAllocated, one.BitsStored, one.HighBit, one.PixelRepresentation = 16, 12, 11, 0
+        one.ImagePositionPatient, one.ImageOrientationPatient = [0, 0, 0], [1, 0, 0, 0, 1, 0]
+        one.PixelSpacing = [1, 1]
         one.RescaleSlope, one.RescaleIntercept, one.WindowCenter, one.WindowWidth = 1, -1024, 40, 400
         one.PixelData = np.random.default_rng(2).integers(0, 4096, (SIDE, SIDE)).astype(np.uint16).tobytes()
         if name:
@@ -180,7 +193,38 @@ def dicom_seeds(folder: Path) -> dict[str, tuple[Path, Callable[[Path], object]]
         path = folder / f"{number}.dcm"
         one.save_as(path, enforce_file_format=True)
         seeds[f"DICOM{name}"] = path, read_source
-    return seeds
+    return seeds | mask_seeds(folder)
+
+
+def mask_seeds(folder: Path) -> dict[str, tuple[Path, Callable[[Path], object]]]:
+    """A label volume and a SEG for the DICOM image."""
+    import nibabel
+    from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
+    from pydicom.pixels.utils import pack_bits
+    from pydicom.uid import ExplicitVRLittleEndian, SegmentationStorage
+
+    marked = np.random.default_rng(3).integers(0, 2, (SIDE, SIDE), np.uint8)
+    nibabel.save(nibabel.Nifti1Image(marked.T[..., None], np.diag([-1, -1, 1, 1])), folder / "mask.nii.gz")
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = SegmentationStorage, "1.2.4"
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    one = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
+    one.SOPClassUID, one.SOPInstanceUID, one.Modality, one.SegmentationType = (
+        SegmentationStorage,
+        "1.2.4",
+        "SEG",
+        "BINARY",
+    )
+    one.Rows, one.Columns, one.SamplesPerPixel, one.PhotometricInterpretation = SIDE, SIDE, 1, "MONOCHROME2"
+    one.BitsAllocated, one.BitsStored, one.HighBit, one.PixelRepresentation, one.NumberOfFrames = 1, 1, 0, 0, 1
+    image, derivation, segment, frame = Dataset(), Dataset(), Dataset(), Dataset()
+    image.ReferencedSOPInstanceUID, segment.ReferencedSegmentNumber = "1.2.3", 1
+    derivation.SourceImageSequence = [image]
+    frame.DerivationImageSequence, frame.SegmentIdentificationSequence = [derivation], [segment]
+    one.PerFrameFunctionalGroupsSequence = [frame]
+    one.PixelData = pack_bits(marked.ravel())
+    one.save_as(folder / "mask", enforce_file_format=True)
+    return {"mask, nii.gz": (folder / "mask.nii.gz", read_mask), "mask, SEG": (folder / "mask", read_mask)}
 
 
 if __name__ == "__main__":
