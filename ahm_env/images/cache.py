@@ -24,7 +24,7 @@ from ahm_env.errors import SettingsError
 from ahm_env.images.pixels import PixelSettings
 
 # To be raised with every change of what is stored, so that old entries are not found.
-FORMAT = 3
+FORMAT = 4
 META = "set.json"
 CONTENT = ("images", "labels", "masks", "patients", "splits")
 IDENTITIES = "identities.npy"
