@@ -24,6 +24,7 @@ class Place:
         index: The frame, from 0.
         frames: How many the file has.
         has_mask: Whether it may have a mask.
+        namesake: Whether another file has the same name but for the extension.
         segmentation: The path within the folder of masks of a SEG that is about it, or empty.
         label: Class number, or -1.
         split: Index into `SPLITS`.
@@ -35,6 +36,7 @@ class Place:
     index: int
     frames: int
     has_mask: bool
+    namesake: bool = False
     segmentation: str = ""
     label: int = UNLABELLED
     split: int = 0

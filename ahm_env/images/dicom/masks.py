@@ -1,5 +1,6 @@
 """The masks of DICOM images: PNGs of their names, label volumes (NIfTI) named after files or folders, DICOM SEG."""
 
+from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
@@ -10,7 +11,7 @@ from ahm_env.images.dicom.index import DicomFiles, Place, stem_of
 from ahm_env.images.dicom.label_volumes import cut
 from ahm_env.images.dicom.recognition import begins
 from ahm_env.images.dicom.tree import walk
-from ahm_env.images.files import ASTRAY, inside
+from ahm_env.images.files import ASTRAY, inside, unnamed
 from ahm_env.images.nifti.names import nifti_stem
 from ahm_env.images.pixels import Image8
 from ahm_env.images.source import Pixels
@@ -44,24 +45,27 @@ def find_segmented(folder: Path, within: Path) -> Segmented:
     """Reads the SEGs in a folder, which may be missing; no link may lead out of `within`."""
     from ahm_env.images.dicom.segmentations import is_segmentation, read_segmentation
 
-    segmented = Segmented()
+    segmented, claims = Segmented(), defaultdict[str, list[str]](list)
     for found in walk(folder, within):
         path = Path(found.path)
         if found.relative.lower().endswith((*VOLUMES, DRAWN)) or found.trouble:
             continue
         try:
-            if not (begins(path) and is_segmentation(path)):
-                segmented.others += 1
-                continue
-            images = read_segmentation(path).images
+            with unnamed(str(folder)):
+                if not (begins(path) and is_segmentation(path)):
+                    segmented.others += 1
+                    continue
+                images = read_segmentation(path).images
         except ImageError as error:
             segmented.problems[found.relative] = str(error)
             continue
-        rivals = {segmented.images.pop(uid) for uid in images & segmented.images.keys()}
-        if rivals:
-            segmented.problems |= dict.fromkeys((found.relative, *rivals), SECOND)
+        for uid in images:
+            claims[uid].append(found.relative)
+    for uid, some in claims.items():
+        if len(some) > 1:
+            segmented.problems |= dict.fromkeys(some, SECOND)
         else:
-            segmented.images |= dict.fromkeys(images, found.relative)
+            segmented.images[uid] = some[0]
     return segmented
 
 
@@ -78,7 +82,8 @@ def check_masks(folder: Path, within: Path, files: DicomFiles, used: set[str], s
     Returns:
         Path within the folder, and what is wrong.
     """
-    alone = dict.fromkeys(set(segmented.images.values()) - used, NOT_OURS) | segmented.problems
+    unused = set(segmented.images.values()) - used
+    alone = dict.fromkeys(unused, NOT_OURS) | segmented.problems
     for found in walk(folder, within):
         name = found.relative
         if found.trouble:
@@ -123,6 +128,8 @@ def read_mask_of(folder: Path, within: Path, place: Place, header: "Header", ima
     if len(found) > 1:
         raise ImageError(f"more than one mask in {folder}; keep one, a PNG, a label volume or a segmentation")
     (path,) = found
+    if place.namesake and path.name.startswith(PurePosixPath(stem).name) and not place.segmentation:
+        raise ImageError("another file has the same name but for the extension; rename one, and its mask")
     try:
         if place.segmentation:
             from ahm_env.images.dicom.segmentations import read_marked

@@ -59,6 +59,7 @@ class Dicom:
             ImageError: There is no DICOM image, or `labels.csv` cannot be read.
             SettingsError: pydicom is missing.
         """
+        _need_pydicom()
         problems, notes = list[str](), list[str]()
         has_masks = self._images != self._path and self._masks.is_dir()
         segmented = find_segmented(self._masks, self._path) if has_masks else Segmented()
@@ -111,7 +112,6 @@ class Dicom:
         Returns:
             The images; digests of what tells whose they are; the SEG of each file that has one.
         """
-        _need_pydicom()
         from ahm_env.images.dicom.header import read_header
         from ahm_env.images.dicom.opening import quiet
 
@@ -166,11 +166,10 @@ class Dicom:
                 known = labels.find(relative, "") if labels else known
             except ImageError as error:
                 trouble = str(error).removeprefix(": ")
-            if has_masks and len(files.with_stem(stem_of(relative))) > 1:
-                trouble = "another file has the same name but for the extension; rename one, and its mask"
+            namesake = has_masks and len(files.with_stem(stem_of(relative))) > 1
+            about = has_masks, namesake, marked.get(relative, ""), *known, trouble
             for index in range(frames):
-                segmentation = marked.get(relative, "")
-                yield partial(self._load, Place(relative, index, frames, has_masks, segmentation, *known, trouble))
+                yield partial(self._load, Place(relative, index, frames, *about))
 
     def _load(self, place: Place) -> Sample | None:
         name = self._name(self._images, place.relative) + place.number
@@ -209,6 +208,7 @@ class Dicom:
             ImageError: There is no DICOM image.
             SettingsError: pydicom is missing.
         """
+        _need_pydicom()
         problems, notes = list[str](), list[str]()
         files, _, _ = self._scan(problems, notes, {})
         return files, problems, notes

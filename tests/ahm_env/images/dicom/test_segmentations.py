@@ -130,13 +130,13 @@ def test_what_cannot_be_used_is_told_without_names(tmp_path: Path, make_dicom) -
 
 def test_of_two_masks_none_is_taken(tmp_path: Path, make_dicom) -> None:
     write_images(make_dicom, tmp_path)
-    for name in ("a", "b"):
+    for name in ("a", "b", "d"):
         write_segmentation(make_dicom, tmp_path / "masks" / name, [("1.2.3.0", 1, 1, marks(1))])
     write_segmentation(make_dicom, tmp_path / "masks" / "c", [("1.2.3.2", 1, 1, marks(1))])
     (tmp_path / "masks" / "p").mkdir()
     assert cv2.imwrite(str(tmp_path / "masks" / "p" / "2.png"), marks(1))
     problems = Dicom(tmp_path).catalogue().problems
-    assert len(problems) == 2
+    assert len(problems) == 3
     assert all("one of its images has another segmentation, too; keep one" in each for each in problems)
     first, second, third = outcomes(tmp_path)
     assert (first.mask, second.mask) == (None, None)

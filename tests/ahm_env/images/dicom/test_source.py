@@ -196,6 +196,8 @@ def test_two_files_for_one_mask_are_refused(tmp_path: Path, make_dicom) -> None:
     (tmp_path / "masks").mkdir()
     cv2.imwrite(str(tmp_path / "masks" / "a.png"), np.zeros((4, 6), np.uint8))
     assert all("another file has the same name but for the extension" in text for text in samples(Dicom(tmp_path)))
+    (tmp_path / "masks" / "a.png").unlink()
+    assert all(isinstance(sample, Sample) for sample in samples(Dicom(tmp_path)))
 
 
 def test_the_table_is_for_all_frames_of_a_file(tmp_path: Path, make_dicom) -> None:
@@ -404,6 +406,8 @@ def test_the_fingerprint_follows_images_masks_and_table(tmp_path: Path, make_dic
 def test_without_pydicom_it_says_what_to_install(tmp_path: Path, make_dicom, monkeypatch) -> None:
     make_dicom(tmp_path / "a.dcm", grey())
     monkeypatch.setattr(dicom_source, "find_spec", lambda _: None)
+    (tmp_path / "images").mkdir()
+    (tmp_path / "masks").mkdir()
     with pytest.raises(SettingsError, match=r"needs pydicom: pip install 'ahm-env\[medical\]'"):
         Dicom(tmp_path).catalogue()
 
