@@ -7,23 +7,13 @@ from ahm_env.errors import ImageError
 from ahm_env.images.folder import Folder
 from ahm_env.images.opencv import cv2
 from ahm_env.images.source import Sample
+from tests.ahm_env.images.samples import outcomes
 
 TABLE = "image,label,split\n" + "".join(f"{i:04d},{'AB'[i % 2]},{['train', 'val'][i // 3]}\n" for i in range(4))
 
 
-def samples(root: Path) -> list[Sample | str]:
-    """Each sample of a folder, or the text of its error."""
-    loaded: list[Sample | str] = []
-    for load in Folder(root).catalogue().samples:
-        try:
-            loaded.append(load())
-        except ImageError as error:
-            loaded.append(str(error))
-    return loaded
-
-
 def only_error(root: Path) -> str:
-    (error,) = [sample for sample in samples(root) if isinstance(sample, str)]
+    (error,) = [sample for sample in outcomes(Folder(root)) if isinstance(sample, str)]
     assert "\n" not in error
     return error
 
@@ -43,7 +33,7 @@ def test_images_masks_and_labels_come_together(make_folder) -> None:
 
 def test_a_folder_of_images_alone_is_enough(make_folder, tmp_path: Path) -> None:
     (make_folder(3) / "images").rename(tmp_path / "flat")
-    loaded = samples(tmp_path / "flat")
+    loaded = outcomes(Folder(tmp_path / "flat"))
     assert [(sample.name, sample.mask, sample.label, sample.split) for sample in loaded] == [
         (f"{i:04d}.png", None, -1, 0) for i in range(3)
     ]
@@ -67,7 +57,7 @@ def test_an_empty_masks_folder_is_no_masks(make_folder) -> None:
     root = make_folder(2)
     (root / "masks").mkdir()
     assert not Folder(root).catalogue().has_masks
-    assert all(sample.mask is None for sample in samples(root))
+    assert all(sample.mask is None for sample in outcomes(Folder(root)))
 
 
 def test_a_mask_of_another_size_is_refused(make_folder) -> None:
@@ -79,7 +69,7 @@ def test_a_mask_of_another_size_is_refused(make_folder) -> None:
 def test_an_image_without_a_mask_is_an_image_without_a_mask(make_folder) -> None:
     root = make_folder(3, masks=True)
     (root / "masks" / "0001.png").unlink()
-    assert [sample.mask is None for sample in samples(root)] == [False, True, False]
+    assert [sample.mask is None for sample in outcomes(Folder(root))] == [False, True, False]
 
 
 def test_a_bad_image_says_so_though_the_table_lacks_it_too(make_folder) -> None:
@@ -109,7 +99,7 @@ def test_an_image_without_its_line_is_refused(make_folder) -> None:
 def test_two_images_of_one_stem_are_both_refused(make_folder) -> None:
     root = make_folder(2)
     cv2.imwrite(str(root / "images" / "0001.bmp"), np.zeros((4, 4), np.uint8))
-    good, *bad = samples(root)
+    good, *bad = outcomes(Folder(root))
     assert good.name == "0000.png"
     assert [text.partition(";")[0] for text in bad] == [
         f"{root}/images/0001.{ending}: stem is not unique (0001.bmp, 0001.png)" for ending in ("bmp", "png")
@@ -170,7 +160,7 @@ def test_a_link_that_leads_out_of_the_folder_is_refused_and_one_within_is_not(
     root = make_folder(3, masks=True)
     (root / place).rename(root / "kept")
     (root / place).symlink_to(root / "kept")
-    assert all(isinstance(sample, Sample) for sample in samples(root))
+    assert all(isinstance(sample, Sample) for sample in outcomes(Folder(root)))
     (root / "kept").rename(tmp_path / "elsewhere")
     (root / place).unlink()
     (root / place).symlink_to(tmp_path / "elsewhere")
@@ -184,7 +174,7 @@ def test_folders_that_are_links_are_followed(tmp_path: Path, make_folder) -> Non
         (tmp_path / "linked" / name).symlink_to(root / name)
     (root / "images" / "0002.png").symlink_to("0000.png")
     (root / "masks" / "0002.png").symlink_to(root / "masks" / "0000.png")
-    assert len([sample for sample in samples(tmp_path / "linked") if isinstance(sample, Sample)]) == 3
+    assert len([sample for sample in outcomes(Folder(tmp_path / "linked")) if isinstance(sample, Sample)]) == 3
 
 
 def test_a_table_that_is_a_link_out_of_the_folder_is_not_read(tmp_path: Path, make_folder) -> None:

@@ -5,12 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ahm_env.errors import ImageError
 from ahm_env.images.dicom import Dicom, label_volumes
 from ahm_env.images.dicom.label_volumes import cut, plane
 from ahm_env.images.nifti.volume import read_volume
 from ahm_env.images.opencv import cv2
 from ahm_env.images.source import Sample
+from tests.ahm_env.images.samples import outcomes
 
 nibabel = pytest.importorskip("nibabel")
 
@@ -52,16 +52,6 @@ def save(path: Path, labels: np.ndarray, affine: np.ndarray) -> None:
     nibabel.save(nibabel.Nifti1Image(labels, affine), path)
 
 
-def outcomes(root: Path) -> list[Sample | str]:
-    found: list[Sample | str] = []
-    for load in Dicom(root).catalogue().samples:
-        try:
-            found.append(load())
-        except ImageError as error:
-            found.append(str(error))
-    return found
-
-
 @pytest.mark.parametrize("orientation", [AXIAL, (0, 1, 0, 0, 0, -1), (-1, 0, 0, 0, 0, -1), OBLIQUE])
 @pytest.mark.parametrize("flips", [(), (0,), (1, 2)])
 @pytest.mark.parametrize("ending", [".nii", ".nii.gz"])
@@ -77,7 +67,7 @@ def test_each_image_has_its_slice_however_the_volume_is_stored(
     order = [2, 0, 1]
     save(tmp_path / "masks" / "p" / f"ct{ending}", labels.transpose(order), stored[:, [*order, 3]])
     assert Dicom(tmp_path).catalogue().problems == []
-    for number, sample in enumerate(outcomes(tmp_path)):
+    for number, sample in enumerate(outcomes(Dicom(tmp_path))):
         assert isinstance(sample, Sample)
         assert np.array_equal(sample.mask, LABELS[:, :, number].T)
 
@@ -86,7 +76,7 @@ def test_each_image_has_its_slice_however_the_volume_is_stored(
 def test_a_volume_is_for_the_file_or_the_folder_of_its_name(tmp_path: Path, make_dicom, name: str) -> None:
     affine = write_series(make_dicom, tmp_path / "images" / "p" / "ct")
     save(tmp_path / "masks" / name, LABELS, affine)
-    found = [sample.mask is not None for sample in outcomes(tmp_path)]
+    found = [sample.mask is not None for sample in outcomes(Dicom(tmp_path))]
     assert found == ([True, False, False] if "0" in name else [True] * 3)
 
 
@@ -110,7 +100,7 @@ def test_frames_of_an_enhanced_object_have_planes_of_their_own(tmp_path: Path, m
     sequences = {"PerFrameFunctionalGroupsSequence": frames, "SharedFunctionalGroupsSequence": [shared]}
     make_dicom(tmp_path / "images" / "a.dcm", np.ones((3, ROWS, COLUMNS), np.uint8), **sequences)
     save(tmp_path / "masks" / "a.nii", LABELS, affine)
-    found = outcomes(tmp_path)
+    found = outcomes(Dicom(tmp_path))
     assert [np.array_equal(one.mask, LABELS[:, :, k].T) for one, k in zip(found, (2, 0, 1), strict=True)] == [True] * 3
 
 
@@ -130,7 +120,7 @@ def test_frames_of_an_enhanced_object_have_planes_of_their_own(tmp_path: Path, m
 def test_a_volume_that_lies_elsewhere_is_refused(tmp_path: Path, make_dicom, change, complaint: str) -> None:
     affine = write_series(make_dicom, tmp_path / "images" / "Gerda")
     save(tmp_path / "masks" / "Gerda.nii", LABELS, change(affine))
-    found = outcomes(tmp_path)
+    found = outcomes(Dicom(tmp_path))
     assert all(isinstance(each, str) and complaint in each for each in found)
     assert not any("Gerda" in each or "\n" in each for each in found)
 
@@ -142,7 +132,7 @@ def test_numbers_that_are_missing_spoil_no_image(tmp_path: Path, make_dicom, spa
             tmp_path / "images" / "p" / f"{number}", np.eye(4, dtype=np.uint8), ImagePositionPatient=["0", "", "0"]
         )
         make_dicom(tmp_path / "images" / "q" / f"{number}", np.eye(4, dtype=np.uint8), PixelSpacing=spacing)
-    assert all(isinstance(each, Sample) for each in outcomes(tmp_path))
+    assert all(isinstance(each, Sample) for each in outcomes(Dicom(tmp_path)))
 
 
 def test_a_flat_volume_is_refused(tmp_path: Path, make_dicom) -> None:
@@ -153,7 +143,7 @@ def test_a_flat_volume_is_refused(tmp_path: Path, make_dicom) -> None:
     header.set_sform(affine, 1)
     (tmp_path / "masks").mkdir()
     nibabel.save(nibabel.Nifti1Image(LABELS[:, :, 0], None, header), tmp_path / "masks" / "p.nii")
-    assert all(isinstance(each, str) and "its affine does not say" in each for each in outcomes(tmp_path))
+    assert all(isinstance(each, str) and "its affine does not say" in each for each in outcomes(Dicom(tmp_path)))
 
 
 def test_a_bad_volume_is_read_once(tmp_path: Path, make_dicom, monkeypatch) -> None:
@@ -161,7 +151,7 @@ def test_a_bad_volume_is_read_once(tmp_path: Path, make_dicom, monkeypatch) -> N
     save(tmp_path / "masks" / "p.nii", (LABELS / 7).astype(np.float32), affine)
     read: list[Path] = []
     monkeypatch.setattr(label_volumes, "read_volume", lambda header: read.append(header.path) or read_volume(header))
-    assert all("not class numbers" in each for each in outcomes(tmp_path))
+    assert all("not class numbers" in each for each in outcomes(Dicom(tmp_path)))
     assert len(read) == 1
 
 
@@ -169,7 +159,7 @@ def test_a_folder_of_masks_may_be_a_link(tmp_path: Path, make_dicom) -> None:
     affine = write_series(make_dicom, tmp_path / "archive" / "images" / "p")
     save(tmp_path / "elsewhere" / "p.nii", LABELS, affine)
     (tmp_path / "archive" / "masks").symlink_to(tmp_path / "elsewhere")
-    assert all(isinstance(each, Sample) for each in outcomes(tmp_path / "archive"))
+    assert all(isinstance(each, Sample) for each in outcomes(Dicom(tmp_path / "archive")))
 
 
 def test_endings_in_capitals_are_told(tmp_path: Path, make_dicom) -> None:
@@ -183,14 +173,16 @@ def test_endings_in_capitals_are_told(tmp_path: Path, make_dicom) -> None:
 def test_numbers_that_are_rounded_are_no_fault(tmp_path: Path, make_dicom) -> None:
     affine = write_series(make_dicom, tmp_path / "images" / "p", OBLIQUE)
     save(tmp_path / "masks" / "p.nii", LABELS, affine.round(2))
-    assert all(isinstance(each, Sample) for each in outcomes(tmp_path))
+    assert all(isinstance(each, Sample) for each in outcomes(Dicom(tmp_path)))
 
 
 @pytest.mark.parametrize("missing", ["ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"])
 def test_an_image_that_does_not_say_where_it_lies_needs_a_png(tmp_path: Path, make_dicom, missing: str) -> None:
     affine = write_series(make_dicom, tmp_path / "images" / "p", **{missing: None})
     save(tmp_path / "masks" / "p.nii", LABELS, affine)
-    assert all("its image does not say where it lies in the patient; draw" in each for each in outcomes(tmp_path))
+    assert all(
+        "its image does not say where it lies in the patient; draw" in each for each in outcomes(Dicom(tmp_path))
+    )
 
 
 def test_what_is_no_label_volume_is_refused_and_told_without_names(tmp_path: Path, make_dicom) -> None:
@@ -200,10 +192,10 @@ def test_what_is_no_label_volume_is_refused_and_told_without_names(tmp_path: Pat
         (LABELS[..., None].repeat(2, 3), "holds 2 volumes"),
     ):
         save(tmp_path / "masks" / "Gerda.nii", labels.astype(np.float32), affine)
-        found = outcomes(tmp_path)
+        found = outcomes(Dicom(tmp_path))
         assert all(isinstance(each, str) and complaint in each and "Gerda" not in each for each in found)
     (tmp_path / "masks" / "Gerda.nii").write_bytes(b"damaged")
-    assert all("its mask: no NIfTI-1 or NIfTI-2 file" in each for each in outcomes(tmp_path))
+    assert all("its mask: no NIfTI-1 or NIfTI-2 file" in each for each in outcomes(Dicom(tmp_path)))
 
 
 def test_two_masks_of_an_image_and_masks_of_none_are_problems(tmp_path: Path, make_dicom) -> None:
@@ -214,7 +206,7 @@ def test_two_masks_of_an_image_and_masks_of_none_are_problems(tmp_path: Path, ma
     assert "there is no image of its name" in problem
     (tmp_path / "masks" / "p").mkdir()
     cv2.imwrite(str(tmp_path / "masks" / "p" / "1.png"), np.zeros((ROWS, COLUMNS), np.uint8))
-    found = outcomes(tmp_path)
+    found = outcomes(Dicom(tmp_path))
     assert [isinstance(each, Sample) for each in found] == [True, False, True]
     assert "more than one mask in" in found[1]
 

@@ -5,10 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ahm_env.errors import ImageError
 from ahm_env.images.dicom import Dicom
 from ahm_env.images.opencv import cv2
-from ahm_env.images.source import Sample
+from tests.ahm_env.images.samples import outcomes
 
 pydicom = pytest.importorskip("pydicom")
 
@@ -59,23 +58,13 @@ def write_segmentation(make_dicom, path: Path, frames: list[Frame], kind: str = 
     make_dicom(path, values, **(described | elements))
 
 
-def outcomes(root: Path) -> list[Sample | str]:
-    found: list[Sample | str] = []
-    for load in Dicom(root).catalogue().samples:
-        try:
-            found.append(load())
-        except ImageError as error:
-            found.append(str(error))
-    return found
-
-
 def test_segments_are_classes_and_the_larger_number_wins(tmp_path: Path, make_dicom) -> None:
     write_images(make_dicom, tmp_path)
     frames = [("1.2.3.1", 1, 2, marks(0, 1, 7)), ("1.2.3.0", 1, 1, marks(5)), ("1.2.3.1", 1, 1, marks(1, 9))]
     write_segmentation(make_dicom, tmp_path / "masks" / "whatever", frames)
     catalogue = Dicom(tmp_path).catalogue()
     assert (catalogue.has_masks, catalogue.problems, catalogue.notes) == (True, [], [])
-    first, second, third = outcomes(tmp_path)
+    first, second, third = outcomes(Dicom(tmp_path))
     assert np.array_equal(first.mask, marks(5))
     assert np.array_equal(second.mask, np.maximum(2 * marks(0, 1, 7), marks(1, 9)))
     assert third.mask is None
@@ -86,7 +75,7 @@ def test_an_image_that_a_segmentation_is_about_may_have_nothing_marked(tmp_path:
     about = [item(ReferencedInstanceSequence=[item(ReferencedSOPInstanceUID=f"1.2.3.{number}") for number in (0, 2)])]
     frames = [("1.2.3.0", 1, 1, marks(3))]
     write_segmentation(make_dicom, tmp_path / "masks" / "a.dcm", frames, ReferencedSeriesSequence=about)
-    first, second, third = outcomes(tmp_path)
+    first, second, third = outcomes(Dicom(tmp_path))
     assert (first.mask.sum(), second.mask, third.mask.any()) == (1, None, False)
 
 
@@ -94,7 +83,7 @@ def test_frames_of_a_file_are_marked_one_by_one(tmp_path: Path, make_dicom) -> N
     make_dicom(tmp_path / "images" / "a.dcm", np.ones((3, ROWS, COLUMNS), np.uint8), SOPInstanceUID="1.2.3.9")
     frames = [("1.2.3.9", 3, 1, marks(3)), ("1.2.3.9", 1, 1, marks(1))]
     write_segmentation(make_dicom, tmp_path / "masks" / "a.dcm", frames)
-    assert [np.flatnonzero(sample.mask).tolist() for sample in outcomes(tmp_path)] == [[1], [], [3]]
+    assert [np.flatnonzero(sample.mask).tolist() for sample in outcomes(Dicom(tmp_path))] == [[1], [], [3]]
 
 
 @pytest.mark.parametrize(
@@ -105,7 +94,7 @@ def test_shares_and_label_maps(tmp_path: Path, make_dicom, kind: str, values: li
     write_images(make_dicom, tmp_path, 1)
     pixels = np.resize(np.array(values, np.uint8), (ROWS, COLUMNS))
     write_segmentation(make_dicom, tmp_path / "masks" / "a", [("1.2.3.0", 1, 4, pixels)], kind)
-    (sample,) = outcomes(tmp_path)
+    (sample,) = outcomes(Dicom(tmp_path))
     assert np.array_equal(sample.mask, np.resize(np.array(expected, np.uint8), (ROWS, COLUMNS)))
 
 
@@ -125,7 +114,7 @@ def test_what_cannot_be_used_is_told_without_names(tmp_path: Path, make_dicom) -
     for part in ("none of its images is there", "does not say which images", "segment 256 is more", "truncated"):
         assert sum(part in problem for problem in catalogue.problems) == 1
     assert not any("Gerda" in text or "\n" in text for text in catalogue.problems)
-    assert [sample.mask for sample in outcomes(tmp_path)] == [None] * 3
+    assert [sample.mask for sample in outcomes(Dicom(tmp_path))] == [None] * 3
 
 
 def test_of_two_masks_none_is_taken(tmp_path: Path, make_dicom) -> None:
@@ -138,7 +127,7 @@ def test_of_two_masks_none_is_taken(tmp_path: Path, make_dicom) -> None:
     problems = Dicom(tmp_path).catalogue().problems
     assert len(problems) == 3
     assert all("one of its images has another segmentation, too; keep one" in each for each in problems)
-    first, second, third = outcomes(tmp_path)
+    first, second, third = outcomes(Dicom(tmp_path))
     assert (first.mask, second.mask) == (None, None)
     assert "more than one mask in" in third
 
@@ -146,5 +135,5 @@ def test_of_two_masks_none_is_taken(tmp_path: Path, make_dicom) -> None:
 def test_a_segmentation_of_another_size_is_refused(tmp_path: Path, make_dicom) -> None:
     write_images(make_dicom, tmp_path, 1)
     write_segmentation(make_dicom, tmp_path / "masks" / "a", [("1.2.3.0", 1, 1, np.ones((8, 8), np.uint8))])
-    (error,) = outcomes(tmp_path)
+    (error,) = outcomes(Dicom(tmp_path))
     assert "mask is 8x8 but image is 6x4" in error

@@ -17,6 +17,7 @@ from ahm_env.images.opencv import cv2
 from ahm_env.images.patients import pseudonym
 from ahm_env.images.source import Sample
 from ahm_env.images.window import Window
+from tests.ahm_env.images.samples import outcomes
 
 pydicom = pytest.importorskip("pydicom")
 
@@ -41,24 +42,13 @@ def grey(value: int = 0, height: int = 4, width: int = 6) -> np.ndarray:
     return np.arange(value, value + height * width, dtype=np.int16).reshape(height, width)
 
 
-def samples(source: Dicom) -> list[Sample | str | None]:
-    """Each sample, or the text of its error."""
-    loaded: list[Sample | str | None] = []
-    for load in source.catalogue().samples:
-        try:
-            loaded.append(load())
-        except ImageError as error:
-            loaded.append(str(error))
-    return loaded
-
-
 def find(source: Dicom, name: str) -> Path:
     """The file that a pseudonym stands for."""
     return dict(source.names())[name[:16]]
 
 
 def only_error(source: Dicom) -> str:
-    (error,) = [sample for sample in samples(source) if isinstance(sample, str)]
+    (error,) = [sample for sample in outcomes(source) if isinstance(sample, str)]
     assert "\n" not in error
     return error
 
@@ -70,7 +60,7 @@ def test_a_tree_is_searched_whatever_its_files_are_called(tmp_path: Path, make_d
     catalogue = source.catalogue()
     assert (catalogue.count, catalogue.classes, catalogue.has_masks) == (4, (), False)
     assert catalogue.problems == catalogue.notes == []
-    loaded = samples(source)
+    loaded = outcomes(source)
     assert [sample.image[0, 0] for sample in loaded] == [1, 2, 0, 3]
     assert [sample.name for sample in loaded] == [
         pseudonym(f"path {name}") for name in ("a/1.2.840.5", "a/x/y/z.dcm", "b/IM0001", "c.IMA")
@@ -83,7 +73,7 @@ def test_one_file_is_a_source(tmp_path: Path, make_dicom) -> None:
     path = make_dicom(tmp_path / "a.dcm", np.stack([grey(), grey(7)]))
     make_dicom(tmp_path / "b.dcm", grey())
     source = Dicom(path)
-    first, second = samples(source)
+    first, second = outcomes(source)
     assert np.array_equal(second.image, grey(7))
     assert (first.name, second.name) == (f"{pseudonym('path a.dcm')}_0001", f"{pseudonym('path a.dcm')}_0002")
     assert find(source, second.name) == path
@@ -164,13 +154,13 @@ def test_masks_lie_beside_images_under_the_same_names(tmp_path: Path, make_dicom
     source = Dicom(tmp_path)
     catalogue = source.catalogue()
     assert (catalogue.has_masks, catalogue.problems, catalogue.notes) == (True, [], [])
-    assert [int(sample.mask.max()) for sample in samples(source)] == [1, 2, 3, 4]
+    assert [int(sample.mask.max()) for sample in outcomes(source)] == [1, 2, 3, 4]
     (tmp_path / "masks" / "c_0002.png").rename(tmp_path / "masks" / "c_0003.png")
     name = pseudonym("path masks/c_0003.png")
     (problem,) = source.catalogue().problems
     assert problem.startswith(f"{tmp_path}: mask {name}: there is no image of its name; ")
     assert find(source, name) == tmp_path / "masks" / "c_0003.png"
-    assert [sample.mask is None for sample in samples(source)] == [False, False, False, True]
+    assert [sample.mask is None for sample in outcomes(source)] == [False, False, False, True]
 
 
 @pytest.mark.parametrize(
@@ -192,12 +182,12 @@ def test_a_mask_that_does_not_fit_is_refused(tmp_path: Path, make_dicom, mask: n
 def test_two_files_for_one_mask_are_refused(tmp_path: Path, make_dicom) -> None:
     for name in ("a.dcm", "a.ima"):
         make_dicom(tmp_path / "images" / name, grey())
-    assert all(isinstance(sample, Sample) for sample in samples(Dicom(tmp_path)))
+    assert all(isinstance(sample, Sample) for sample in outcomes(Dicom(tmp_path)))
     (tmp_path / "masks").mkdir()
     cv2.imwrite(str(tmp_path / "masks" / "a.png"), np.zeros((4, 6), np.uint8))
-    assert all("another file has the same name but for the extension" in text for text in samples(Dicom(tmp_path)))
+    assert all("another file has the same name but for the extension" in text for text in outcomes(Dicom(tmp_path)))
     (tmp_path / "masks" / "a.png").unlink()
-    assert all(isinstance(sample, Sample) for sample in samples(Dicom(tmp_path)))
+    assert all(isinstance(sample, Sample) for sample in outcomes(Dicom(tmp_path)))
 
 
 def test_the_table_is_for_all_frames_of_a_file(tmp_path: Path, make_dicom) -> None:
@@ -207,7 +197,7 @@ def test_the_table_is_for_all_frames_of_a_file(tmp_path: Path, make_dicom) -> No
     (tree / "labels.csv").write_text("image,label,split,patient\na/b,NV,val,other\nc.dcm,MEL,test,\n")
     catalogue = Dicom(tree).catalogue()
     assert (catalogue.classes, catalogue.problems, catalogue.notes) == (("MEL", "NV"), [], [])
-    assert [(sample.label, sample.split, sample.patient) for sample in samples(Dicom(tree))] == [
+    assert [(sample.label, sample.split, sample.patient) for sample in outcomes(Dicom(tree))] == [
         (1, 1, pseudonym("other")),
         (1, 1, pseudonym("other")),
         (0, 2, pseudonym("DICOM P2")),
@@ -223,7 +213,7 @@ def test_lines_of_the_table_are_not_quoted(tmp_path: Path, make_dicom) -> None:
         f"{tmp_path}/labels.csv: line 3 names an image again; keep one line",
         f"{tmp_path}/labels.csv: line 4 names an image, which is not there; add the image or delete the line",
     ]
-    first, second = samples(source)
+    first, second = outcomes(source)
     assert f": split is unknown in {tmp_path}/labels.csv; use one of: train, val, test (" in first
     assert f": not in {tmp_path}/labels.csv; add a line for it, or take the image out (" in second
 
@@ -232,7 +222,7 @@ def test_a_patient_is_a_pseudonym(tmp_path: Path, make_dicom) -> None:
     for name, patient in (("a", "X1"), ("b", " X1 "), ("c", "X2"), ("d", ""), ("e", " "), ("f", None)):
         make_dicom(tmp_path / "tree" / name, grey(), PatientID=patient)
     first, second = pseudonym("DICOM X1"), pseudonym("DICOM X2")
-    assert [sample.patient for sample in samples(Dicom(tmp_path / "tree"))] == [first, first, second, "", "", ""]
+    assert [sample.patient for sample in outcomes(Dicom(tmp_path / "tree"))] == [first, first, second, "", "", ""]
 
 
 def test_what_has_text_burned_in_is_left_out_unless_wanted(tmp_path: Path, make_dicom) -> None:
@@ -242,14 +232,14 @@ def test_what_has_text_burned_in_is_left_out_unless_wanted(tmp_path: Path, make_
     without, with_them = Dicom(tmp_path), Dicom(tmp_path, burned_in=True)
     assert without.catalogue().notes == [f"{start}they are left out; --burned-in takes them in"]
     assert with_them.catalogue().notes == [f"{start}they are taken in"]
-    assert [sample is None for sample in samples(without)] == [True, True, True, False]
-    assert None not in samples(with_them)
+    assert [sample is None for sample in outcomes(without)] == [True, True, True, False]
+    assert None not in outcomes(with_them)
     assert without.fingerprint() != with_them.fingerprint()
 
 
 def test_a_window_is_applied_and_belongs_to_the_fingerprint(tmp_path: Path, make_dicom) -> None:
     make_dicom(tmp_path / "a.dcm", grey())
-    (sample,) = samples(Dicom(tmp_path, Window(10, 20)))
+    (sample,) = outcomes(Dicom(tmp_path, Window(10, 20)))
     assert sample.image.dtype == np.uint8
     assert sample.image[0].tolist() == [0, 13, 26, 38, 51, 64]
     assert Dicom(tmp_path, Window(10, 20)).fingerprint() != Dicom(tmp_path).fingerprint()
@@ -287,11 +277,11 @@ def test_nothing_that_identifies_is_shown(tmp_path: Path, make_dicom) -> None:
     source = Dicom(root)
     catalogue = source.catalogue()
     shown = [*catalogue.problems, *catalogue.notes, source.fingerprint()]
-    for sample in samples(source):
+    for sample in outcomes(source):
         shown += [sample] if isinstance(sample, str) else [sample.name, sample.path, sample.patient] if sample else []
     (root / "labels.csv").unlink()
     mask.unlink()
-    loaded = samples(source)
+    loaded = outcomes(source)
     assert any(isinstance(sample, Sample) for sample in loaded)
     for sample in loaded:
         shown += [sample] if isinstance(sample, str) else [sample.name, sample.path, sample.patient] if sample else []
@@ -337,7 +327,7 @@ def test_links_that_lead_out_are_refused(tmp_path: Path, make_dicom) -> None:
     assert [problem.partition(": is a link")[0] for problem in sorted(source.catalogue().problems)] == sorted(
         f"{tmp_path}/tree: DICOM file {pseudonym(f'path {name}')}" for name in ("b.dcm", "d")
     )
-    assert [sample.image[0, 0] for sample in samples(source)] == [1, 1]
+    assert [sample.image[0, 0] for sample in outcomes(source)] == [1, 1]
 
 
 def test_a_file_that_goes_or_closes_meanwhile_is_a_bad_sample(tmp_path: Path, make_dicom) -> None:
@@ -433,7 +423,7 @@ def test_a_dataset_without_the_head_of_a_file_is_read(tmp_path: Path, name: str,
     content = whole.read_bytes()
     bare = tmp_path / "bare"
     bare.write_bytes(content[144 + int.from_bytes(content[140:144], "little") :])
-    (expected,), (found,) = samples(Dicom(whole)), samples(Dicom(bare))
+    (expected,), (found,) = outcomes(Dicom(whole)), outcomes(Dicom(bare))
     assert np.array_equal(found.image, expected.image)
     assert found.patient == expected.patient != ""
 

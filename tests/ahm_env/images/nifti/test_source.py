@@ -19,6 +19,7 @@ from ahm_env.images.patients import pseudonym
 from ahm_env.images.pixels import AXES
 from ahm_env.images.source import Sample
 from ahm_env.images.window import Window
+from tests.ahm_env.images.samples import outcomes
 
 nibabel = pytest.importorskip("nibabel")
 
@@ -65,20 +66,6 @@ def make_volumes(tmp_path: Path) -> MakeVolumes:
         return root
 
     return make
-
-
-def outcomes(source: Nifti) -> list[Sample | str | None]:
-    """Each sample, None for one that shows nothing, or the text of its error."""
-    found: list[Sample | str | None] = []
-    catalogue = source.catalogue()
-    for load in catalogue.samples:
-        try:
-            found.append(load())
-        except ImageError as error:
-            found.append(str(error))
-    assert not any(isinstance(each, str) and "\n" in each for each in found)
-    assert len(found) == catalogue.count
-    return found
 
 
 def only_error(source: Nifti) -> str:
