@@ -3,30 +3,28 @@
 Files are often named after patients: pseudonyms stand for their names, unless these are asked for.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
-from math import prod
 from pathlib import Path
 from typing import NoReturn, cast
 
 import numpy as np
 
 from ahm_env.errors import ImageError, SettingsError
-from ahm_env.images.decoding import mismatch, read_mask
-from ahm_env.images.files import ImageFiles, digest, files_in, images_in, readable, refuse_bomb, refuse_link, unnamed
+from ahm_env.images.files import ImageFiles, digest, files_in, images_in, readable, refuse_link, unnamed
 from ahm_env.images.labels import NO_IMAGE, Labels, has_table, table_digest, table_lines
 from ahm_env.images.nifti.names import MaskFiles, VolumeFiles, is_nifti, nifti_stem
+from ahm_env.images.nifti.pairs import drawn_mask, read_headers
 from ahm_env.images.nifti.recent import Recent
-from ahm_env.images.nifti.volume import Header, class_numbers, is_compressed, read_header, read_volume, shown
+from ahm_env.images.nifti.slicing import shows_nothing, to_slice
+from ahm_env.images.nifti.volume import class_numbers, read_volume, shown
 from ahm_env.images.patients import hint, pseudonym
 from ahm_env.images.pixels import AXES, Image8
-from ahm_env.images.source import UNLABELLED, Catalogue, Load, Pixels, Sample
+from ahm_env.images.source import UNLABELLED, Catalogue, Load, Sample
 from ahm_env.images.window import Window
 
-DARKEST = 4  # of 255: a slice with nothing brighter shows nothing
-TOLERANCE = 1e-3  # mm
 ALONE = "mask without a volume of that stem, or without a slice of that number; rename or delete it"
 KEPT = 2  # volumes: while slices of one are still wanted, the next is begun
 
@@ -150,7 +148,7 @@ class Nifti:
         mask = self._masks / found[0] if found and drawn is None else None
         for file in filter(None, (None if self._file else path, mask)):
             refuse_link(file, self._path)
-        header, _ = _headers(path, mask)
+        header, _ = read_headers(path, mask)
         label, split, patient = labels.find(stem, path) if labels else (UNLABELLED, 0, "")
         thin = [axis for axis, side in enumerate(header.ras_shape) if side == 1]
         axis = thin[0] if len(thin) == 1 else AXES.index(self._axis)
@@ -195,8 +193,8 @@ class Nifti:
             mask = np.ascontiguousarray(to_slice(decoded.mask, volume.axis, index))
         elif drawn is not None:
             refuse_link(drawn, self._masks.parent)
-            mask = _drawn_mask(drawn, path, image)
-        if _shows_nothing(image) and (mask is None or not mask.any()):
+            mask = drawn_mask(drawn, path, image)
+        if shows_nothing(image) and (mask is None or not mask.any()):
             return None
         name, path = f"{self._name(volume)}_{index:04d}", path.replace(str(volume.path), self._shown(volume.path))
         return Sample(name, path, image, mask, volume.label, volume.split, volume.patient, volume.path.name)
@@ -204,7 +202,7 @@ class Nifti:
     def _decode(self, volume: "Volume") -> "Decoded | str":
         """A volume, or what is wrong with it, which its other slices need not find out again."""
         try:
-            header, labels = _headers(volume.path, volume.mask)
+            header, labels = read_headers(volume.path, volume.mask)
             if header.ras_shape[AXES.index(volume.axis)] != volume.slices:
                 raise ImageError(f"{volume.path}: has changed while it was read; start again")
             image = shown(header, read_volume(header), self._window)
@@ -297,62 +295,6 @@ class Decoded:
 
     image: Image8
     mask: Image8 | None
-
-
-def to_slice(volume: Pixels, axis: str, index: int) -> Pixels:
-    """One slice of a volume, as radiologists look at it.
-
-    Axial: from the feet, front up. Coronal: from the front, head up. Sagittal: from the patient's left, head up. So the
-    patient's right is on the left of axial and coronal slices, and the front on the left of sagittal ones.
-
-    Args:
-        volume: (X, Y, Z) or (X, Y, Z, 3) in RAS order: right, front and top grow.
-        axis: One of `AXES`.
-        index: From 0, at the patient's left, back or feet.
-
-    Returns:
-        (H, W) or (H, W, 3), a view.
-    """
-    return np.moveaxis(volume, AXES.index(axis), 0)[index, ::-1, ::-1].swapaxes(0, 1)
-
-
-def from_slices(slices: Sequence[Pixels] | Pixels, axis: str) -> Pixels:
-    """The way back from `to_slice`: all slices, (N, H, W) or (N, H, W, 3), to a volume in RAS order.
-
-    `Header.from_ras` turns it to the order of its file, to be saved with the affine of that file.
-    """
-    return np.moveaxis(np.stack([each.swapaxes(0, 1)[::-1, ::-1] for each in slices]), 0, AXES.index(axis))
-
-
-def _headers(path: Path, mask: Path | None) -> tuple[Header, Header | None]:
-    """Headers of a volume and of its mask, which fit each other."""
-    header = read_header(path)
-    if is_compressed(path):
-        refuse_bomb(str(path), prod(header.shape) * header.volumes * header.dtype.itemsize, path.stat().st_size)
-    if mask is None:
-        return header, None
-    labels = read_header(mask)
-    sizes = " and ".join("x".join(map(str, each.ras_shape)) for each in (labels, header))
-    if labels.volumes > 1:
-        raise ImageError(f"{mask}: holds {labels.volumes} volumes; save it as one, of class numbers 0..255")
-    if labels.ras_shape != header.ras_shape:
-        raise ImageError(f"{path}: mask and image are {sizes} voxels (right, front, top); re-export one of them")
-    apart = np.abs(labels.ras_affine - header.ras_affine).max()
-    if apart > TOLERANCE:
-        places = f"mask and image are {sizes} voxels, but their affines differ by up to {apart:g}"
-        raise ImageError(f"{path}: {places}; re-export one of them")
-    return header, labels
-
-
-def _drawn_mask(file: Path, path: str, image: Pixels) -> Image8:
-    mask = read_mask(file)
-    if wrong := mismatch(mask, image, "slice"):
-        raise ImageError(f"{path}: {wrong}")
-    return mask
-
-
-def _shows_nothing(image: Image8) -> bool:
-    return bool(image.max() <= DARKEST or (image == image[:1, :1]).all())
 
 
 def _state(file: Path) -> str:

@@ -474,7 +474,7 @@ def test_an_error_of_the_disk_tells_the_name_only_where_it_may(make_volumes, mon
     def fail(path: Path) -> None:
         raise OSError(5, "Input/output error", str(path))
 
-    monkeypatch.setattr(nifti_source, "read_header", fail)
+    monkeypatch.setattr("ahm_env.images.nifti.pairs.read_header", fail)
     with pytest.raises(OSError, match="Input/output error") as caught:
         Nifti(root, named=not hidden).catalogue()
     assert ("v0.nii.gz" in str(caught.value)) is not hidden
