@@ -19,7 +19,7 @@ from agents.pretraining import Pretraining
 from agents.runs import RunDirectory, default_out
 from agents.settings import PRESETS, ImageSettings, RunSettings
 from ahm_env import ImageSet, RunError, load_images
-from ahm_env.console import make_console, reading
+from ahm_env.console import make_console, reading, tell_left_out
 from ahm_env.images.source import Source
 
 
@@ -187,8 +187,7 @@ def load(settings: ImageSettings, console: Console, source: Source | None = None
         images = load_images(
             source or settings.data, skip_bad=settings.skip_bad, progress=report, **asdict(settings.pixels)
         )
-    if images.skipped:
-        console.print(f"[yellow]warning:[/] {images.skipped:,} bad images were left out; `ahm data check` lists them")
+    tell_left_out(console, images)
     return images
 
 

@@ -6,6 +6,8 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
+from ahm_env.images.image_set import ImageSet
+
 LOADED_LINE = 5_000  # images between two lines about loading, outside a terminal
 
 
@@ -35,3 +37,12 @@ def reading(console: Console) -> Iterator[Callable[[int, int], None]]:
                 console.print(f"{done:>9,} of {count:,} images read")
 
         yield report
+
+
+def tell_left_out(console: Console, images: ImageSet) -> None:
+    """Say how many images of a source a set lacks."""
+    if images.skipped:
+        console.print(f"[yellow]warning:[/] {images.skipped:,} bad images were left out; `ahm data check` lists them")
+    if images.empty:
+        why = "they show nothing, or their headers say that text is burned in"
+        console.print(f"{images.empty:,} images were left out: {why}")

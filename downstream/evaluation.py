@@ -14,7 +14,7 @@ from rich.table import Table
 
 from agents.console import number
 from ahm_env import ImageError, ImageSet, SettingsError, load_images
-from ahm_env.console import make_console, reading
+from ahm_env.console import make_console, reading, tell_left_out
 from ahm_env.files import write_text
 from ahm_env.images.loading import find_source
 from ahm_env.images.patients import grouped
@@ -28,8 +28,9 @@ from downstream.metrics import score_labels
 from downstream.models import Card
 from downstream.prediction import load_tuned
 from downstream.report import source_name
-from downstream.segmentation import SegmentationAssessment, assess_segmenter
+from downstream.segmentation import SegmentationAssessment, assess_segmenter, together
 from downstream.summaries import Interval
+from downstream.tables import write_rows
 from downstream.tasks_console import measure_name
 
 DRAWS = 1000  # of the bootstrap: AUROC takes a millisecond
@@ -88,8 +89,7 @@ def evaluate(
     source = data if segmenter is None else Cropped(find_source(data, pixels), segmenter, data)
     with reading(console) as report:
         images = load_images(source, skip_bad=skip_bad, progress=report, **asdict(pixels))
-    if images.skipped:
-        console.print(f"[yellow]warning:[/] {images.skipped:,} bad images were left out; `ahm data check` lists them")
+    tell_left_out(console, images)
     if card.task == "classification":
         check_classes(images, card)
     indices = of_split(images, card.task, split)
@@ -109,9 +109,11 @@ def evaluate(
         write_text(out, json.dumps({**where, **counts, **as_json(assessed, found)}, indent=2) + "\n")
     if pictures is not None:
         assessed.write(pictures)
+        if isinstance(assessed, SegmentationAssessment) and len(patients) < len(indices):
+            write_rows(pictures / "patients.csv", rows_of_patients(assessed, patients))
     if page is not None:
         write_page(page, assessed, found, patients, f"{source_name(data)}{part}", remarks(assessed, patients))
-    whose = f" of {len(patients):,} patients" if len(patients) < len(indices) else ""
+    whose = f" of {len(patients):,} patient{'s' * (len(patients) > 1)}" if len(patients) < len(indices) else ""
     _show(console, f"{data}{part}: {len(indices):,} images{whose}", found)
     for remark in remarks(assessed, patients):
         console.print(remark, markup=False)
@@ -123,6 +125,8 @@ def evaluate(
         picture = "cases.png" if card.task == "segmentation" else "confusion.png"
         console.print(f"picture      {pictures / picture}", markup=False)
         console.print(f"each image   {pictures / 'test.csv'}", markup=False)
+        if card.task == "segmentation" and len(patients) < len(indices):
+            console.print(f"each patient {pictures / 'patients.csv'}", markup=False)
     return 0
 
 
@@ -169,17 +173,32 @@ def measures_of_masks(assessed: SegmentationAssessment, patients: Sequence[Ints]
     """
     rows = [one.row() for one in assessed.scores]
     table = np.array([list(row.values()) for row in rows])
-    whole, share = np.empty(len(rows)), np.empty(len(rows))
-    for positions, dice in zip(patients, assessed.of_patients(patients), strict=True):
-        whole[positions], share[positions] = dice, 1 / len(positions)
+    found = [together(assessed.scores[position] for position in positions) for positions in patients]
+    whole, share = np.empty((len(rows), len(found[0]))), np.empty(len(rows))
+    for positions, dice in zip(patients, found, strict=True):
+        whole[positions], share[positions] = list(dice.values()), 1 / len(positions)
 
     def measure(chosen: Ints) -> Measures:
         means = dict(zip(rows[0], table[chosen].mean(0).tolist(), strict=True))
         if len(patients) == len(rows):
             return means
-        return {"patient_dice": float(np.average(whole[chosen], weights=share[chosen])), **means}
+        of_classes = np.average(whole[chosen], axis=0, weights=share[chosen])
+        each = {f"patient_dice {label}": float(dice) for label, dice in zip(found[0], of_classes, strict=True)}
+        return {"patient_dice": float(of_classes.mean()), **(each if len(each) > 1 else {}), **means}
 
     return measure
+
+
+def rows_of_patients(assessed: SegmentationAssessment, patients: Sequence[Ints]) -> list[dict[str, object]]:
+    """Of each patient the number, as in `test.csv`, how many images, the first of them, and Dice, of classes too."""
+    numbers, rows = assessed.images.patients(assessed.indices), list[dict[str, object]]()
+    for positions in patients:
+        scores = [assessed.scores[position] for position in positions]
+        about = {"patient": numbers[positions[0]], "images": len(scores), "first_image": scores[0].image}
+        dice = together(scores)
+        each = {f"dice {label}": f"{value:.6g}" for label, value in dice.items()} if len(dice) > 1 else {}
+        rows.append({**about, "dice": f"{np.mean(list(dice.values())):.6g}", **each})
+    return rows
 
 
 def measures_of_labels(assessed: ClassificationAssessment) -> Callable[[Ints], Measures]:
@@ -208,7 +227,7 @@ def with_intervals(measure: Callable[[Ints], Measures], patients: Sequence[Ints]
         draws: Number of resamples; one in which a measure is not defined does not count for that measure.
 
     Returns:
-        Name to interval; NaN where a measure is not defined.
+        Name to interval; NaN where a measure is not defined, and the ends where there is but one patient.
     """
     generator = np.random.default_rng(0)
     drawn = [
@@ -220,7 +239,8 @@ def with_intervals(measure: Callable[[Ints], Measures], patients: Sequence[Ints]
     found = {}
     for name, value in measure(np.sort(np.concatenate(patients))).items():
         values = [one[name] for one in drawn if not isnan(one[name])]
-        low, high = (float("nan"),) * 2 if isnan(value) else np.quantile(values, (0.025, 0.975)).tolist()
+        none = isnan(value) or len(patients) < 2  # of one, nothing is known of others
+        low, high = (float("nan"),) * 2 if none else np.quantile(values, (0.025, 0.975)).tolist()
         found[name] = Interval(value, low, high)
     return found
 
@@ -242,7 +262,9 @@ def remarks(assessed: SegmentationAssessment | ClassificationAssessment, patient
             )
     if len(patients) < FEW:
         whose = "patients" if several else "images"
-        told.append(f"These are few {whose}: with fewer than {FEW}, intervals are too narrow.")
+        one = f"This is one {whose[:-1]}, which says nothing of others: there is no interval."
+        few = f"These are few {whose}: with fewer than {FEW}, intervals are too narrow."
+        told.append(one if len(patients) == 1 else few)
     return told
 
 
@@ -251,13 +273,13 @@ def as_json(
 ) -> dict[str, Any]:
     """The summary as in `test.json`, the measures that it lacks, and the intervals; None for what is not defined."""
     means = {name: None if isnan(one.mean) else one.mean for name, one in found.items()}
-    intervals = {name: None if isnan(one.mean) else [one.low, one.high] for name, one in found.items()}
+    intervals = {name: None if isnan(one.low) else [one.low, one.high] for name, one in found.items()}
     return {**means, **assessed.summary, "intervals": intervals}
 
 
 def _show(console: Console, title: str, found: Mapping[str, Interval]) -> None:
     table = Table("measure", "mean", "95 % interval", title=escape(title))
     for name, one in found.items():
-        between = "–" if isnan(one.mean) else f"{one.low:.3f} to {one.high:.3f}"
+        between = "–" if isnan(one.low) else f"{one.low:.3f} to {one.high:.3f}"
         table.add_row(escape(measure_name(name)), number(one.mean), between)
     console.print(table)

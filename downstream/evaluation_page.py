@@ -2,6 +2,7 @@
 
 import base64
 from collections.abc import Mapping, Sequence
+from math import isnan
 from pathlib import Path
 
 import numpy as np
@@ -44,20 +45,17 @@ def write_page(
     """
     images = sum(map(len, patients))
     several = len(patients) < images
-    whose = f"{len(patients):,} patients" if several else f"{images:,} images"
+    whose = f"{len(patients):,} patient{'s' * (len(patients) > 1)}" if several else f"{images:,} images"
     those = "patients" if several else "images"
     name, main = next(iter(found.items()))
-    one = measure_name(name)
+    one, between = measure_name(name), _between(main, "and")
     dots = assessed.of_patients(patients) if isinstance(assessed, SegmentationAssessment) else None
     content = template("evaluation.html.jinja").render(
         title=f"{one} on {data}",
         where=f"{data}: {images:,} images" + (f" of {whose}" if several else ""),
         headline=f"{one} {number(main.mean)}",
-        lead=f"With 95 % confidence between {number(main.low)} and {number(main.high)} for {those} like these.",
-        rows=[
-            (measure_name(name), number(one.mean), f"{number(one.low)} to {number(one.high)}")
-            for name, one in found.items()
-        ],
+        lead=f"With 95 % confidence between {between} for {those} like these." if between else "",
+        rows=[(measure_name(name), number(one.mean), _between(one, "to") or "–") for name, one in found.items()],
         note=" ".join((*remarks, f"Intervals: bootstrap over {whose}" + (THEIRS if several else "."))),
         dots=() if dots is None else stacked(dots),
         dots_title="Dice of each patient" if several else "Dice of each image",
@@ -66,6 +64,11 @@ def write_page(
         picture="data:image/png;base64," + base64.b64encode(encode_png(assessed.picture)).decode(),
     )
     write_text(path, content)
+
+
+def _between(one: Interval, word: str) -> str:
+    """The ends of an interval with a word between, empty where there is none."""
+    return "" if isnan(one.low) else f"{number(one.low)} {word} {number(one.high)}"
 
 
 def stacked(values: Floats) -> list[tuple[float, float]]:

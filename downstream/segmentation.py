@@ -122,10 +122,10 @@ def evaluate(model: Model, images: ImageSet, indices: Ints, flips: bool = False)
         )
 
 
-def together(scores: Iterable[Score]) -> float:
-    """Dice of some images as if they were one, mean over the classes: of all slices of a volume, that in 3-D."""
+def together(scores: Iterable[Score]) -> dict[str, float]:
+    """Dice of each class in some images as if they were one: of all slices of a volume, that in 3-D."""
     found = [one.overlaps for one in scores]
-    return float(np.mean([sum((one[label] for one in found), Overlap(0, 0, 0)).dice for label in found[0]]))
+    return {label: sum((one[label] for one in found), Overlap(0, 0, 0)).dice for label in found[0]}
 
 
 def class_numbers(sample: Sample, values: tuple[int, ...]) -> Mask:
@@ -188,7 +188,8 @@ class SegmentationAssessment:
 
     def of_patients(self, patients: Sequence[Ints]) -> Floats:
         """Dice of each patient, all images taken together: `(P,)`; `patients` are positions of their images."""
-        return np.array([together(self.scores[position] for position in positions) for positions in patients])
+        found = [together(self.scores[position] for position in positions) for positions in patients]
+        return np.array([np.mean(list(each.values())) for each in found])
 
     @cached_property
     def cases(self) -> tuple[tuple[str, tuple[Case, ...]], ...]:

@@ -65,7 +65,10 @@ def test_from_raw_files_to_a_segmenter_with_nothing_private_anywhere(run, hospit
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "archive").rglob("*") if path.is_file()}
     run(0, "data", "split", "archive", "--train", "0.7", "--val", "0.1", "--test", "0.2", "--skip-bad")
     options = ("--data", "archive", "--skip-bad")
-    run(0, "train-agent", *options, "--images", "64", "--out", "runs/pretrained", *SMALL)
+    trained = run(0, "train-agent", *options, "--images", "64", "--out", "runs/pretrained", *SMALL)
+    assert re.search(
+        r"\b\d+ images were left out: they show nothing, or their headers say that text is burned", trained
+    )
     run(0, "finetune", "--from", "runs/pretrained", *options, "--labels", "25", "--steps", "30", "--out", "runs/tuned")
     outputs = ("--out", "evaluated.json", "--page", "evaluated.html", "--pictures", "pictures")
     run(0, "evaluate", "--from", "runs/tuned", *options, *outputs)

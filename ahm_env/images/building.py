@@ -123,14 +123,14 @@ def build(
     first_problem = next(iter(catalogue.problems), "")
     if problems and not skip_bad:
         raise ImageError(with_remedy(first_problem, source, problems))
-    sides = Sides()
+    sides, empty = Sides(), 0
     with EntryWriter(directory, catalogue.has_masks, settings) as writer:
         for done, prepared in enumerate(prepare_all(catalogue, settings), 1):
             if isinstance(prepared, Prepared):
                 writer.append(prepared, done - 1)
                 sides.add(prepared.patient, prepared.split)
             elif prepared is None:
-                pass
+                empty += 1
             elif skip_bad:
                 problems += 1
                 first_problem = first_problem or str(prepared)
@@ -143,7 +143,7 @@ def build(
             raise ImageError(f"{source}: all of its {catalogue.count} images are {cause}")
     sides.check(source)
     np.save(directory / IDENTITIES, np.array(sorted(catalogue.identities), np.uint64))
-    write_meta(directory, writer.meta(catalogue.classes, skipped=problems))
+    write_meta(directory, writer.meta(catalogue.classes, skipped=problems, empty=empty))
 
 
 class EntryWriter:
@@ -207,7 +207,7 @@ class EntryWriter:
         self._arrays["names"].append(np.frombuffer(name, np.uint8))
         self._arrays["name_ends"].append(self._arrays["names"].rows)
 
-    def meta(self, classes: tuple[str, ...], skipped: int) -> Meta:
+    def meta(self, classes: tuple[str, ...], skipped: int, empty: int) -> Meta:
         """What was written; to be asked when the files are complete."""
         return Meta(
             pixels=self._settings,
@@ -216,6 +216,7 @@ class EntryWriter:
             has_masks=self._any_mask,
             binary_masks=self._binary_masks,
             skipped=skipped,
+            empty=empty,
             content=content_digest(self._directory, classes),
         )
 

@@ -24,7 +24,7 @@ from ahm_env.errors import SettingsError
 from ahm_env.images.pixels import PixelSettings
 
 # To be raised with every change of what is stored, so that old entries are not found.
-FORMAT = 4
+FORMAT = 5
 META = "set.json"
 CONTENT = ("images", "labels", "masks", "patients", "splits")
 IDENTITIES = "identities.npy"
@@ -42,6 +42,7 @@ class Meta:
         has_masks: Whether an image has a mask.
         binary_masks: Whether each mask has two values only, 0 and 1 or 0 and 255.
         skipped: How many bad images were left out.
+        empty: How many were left out that show nothing, or say that text is burned in.
         content: Hex digest of what the files hold; the same for the same images, wherever they lie.
     """
 
@@ -51,6 +52,7 @@ class Meta:
     has_masks: bool
     binary_masks: bool
     skipped: int
+    empty: int
     content: str
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from rich.markup import escape
 from rich.table import Table
 
-from ahm_env.console import make_console, reading
+from ahm_env.console import make_console, reading, tell_left_out
 from ahm_env.errors import SettingsError
 from ahm_env.images.contact_sheet import TILE, contact_sheet, fair_sample
 from ahm_env.images.dicom import Dicom
@@ -134,6 +134,7 @@ def show_data(
             skip_bad=skip_bad,
             progress=report_progress,
         )
+    tell_left_out(console, images)
     chosen = fair_sample(images, count, seed)
     save_picture(out, contact_sheet(images, chosen))
     console.print(f"picture      {out}: {len(chosen):,} of {len(images):,} images", markup=False)

@@ -35,7 +35,7 @@ class Folder:
         images, masks = ImageFiles(self._images), ImageFiles(self._masks)
         if len(images) == 0:
             types = ", ".join(EXTENSIONS)
-            cause = f"no image directly in it ({types})"
+            cause = f"no image directly in it ({types}, .nii, .nii.gz), and no DICOM file in it or its sub-folders"
             raise ImageError(f"{self._images}: {cause}; put the images there, or give the folder they are in")
         labels = Labels(self.table, images) if has_table(self.table) else None
         problems = [

@@ -26,6 +26,7 @@ class ImageSet:
         classes: Sorted class names; empty without labels.
         has_masks: Whether an image has a mask; `masked` says which.
         skipped: How many bad images were left out.
+        empty: How many were left out that show nothing, or say that text is burned in.
         content_key: Hex digest of pixels, masks, labels, splits and patients: the same for a copy.
     """
 
@@ -36,7 +37,8 @@ class ImageSet:
         self._entry = entry
         self.source = source
         self.pixels, self.image_size, self.channels = meta.pixels, meta.pixels.image_size, meta.channels
-        self.classes, self.has_masks, self.skipped = meta.classes, meta.has_masks, meta.skipped
+        self.classes, self.has_masks = meta.classes, meta.has_masks
+        self.skipped, self.empty = meta.skipped, meta.empty
         self.content_key = meta.content
         self._binary_masks = meta.binary_masks
         self._images = _open(entry / "images.npy")

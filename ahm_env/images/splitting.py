@@ -6,6 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from functools import partial
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -136,5 +137,11 @@ def _write(table: Path, separator: str, rows: list[dict[str, str]], splits: Mapp
     writer.writeheader()
     writer.writerows(rows)
     if table.is_file():
-        write_text(table.with_name(BEFORE), table.read_text(encoding="utf-8-sig"))
+        write_text(_free(table.with_name(BEFORE)), table.read_text(encoding="utf-8-sig"))
     write_text(table, text.getvalue())
+
+
+def _free(path: Path) -> Path:
+    """The path, or with -2 and so on before its ending: what was kept before stays."""
+    names = (path.with_name(f"{path.stem}-{number}{path.suffix}") for number in count(2))
+    return path if not path.exists() else next(name for name in names if not name.exists())

@@ -317,23 +317,51 @@ def test_dice_of_a_patient_is_that_of_all_pixels_together(call):
     whose = ["a", "a", "a", "b"] * 5 + ["c", "", "", "a"]
     table = [f"{line.rpartition(',')[0]},test,{one}" for line, one in zip(lines[1:], whose, strict=True)]
     (data / "labels.csv").write_text("\n".join([f"{lines[0]},patient", *table]) + "\n")
-    assert call("--data", "data", "--out", "e.json")[0] == 0
+    assert call("--data", "data", "--out", "e.json", "--pictures", "shown")[0] == 0
     found = json.loads(Path("e.json").read_text())
     pixels: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
     for number, load in enumerate(find_source(data, PixelSettings(SIDE)).catalogue().samples):
         one = load()
         (result,) = segment(model, [one])
         pixels.setdefault(whose[number] or str(number), []).append((one.mask.ravel(), result.mask.ravel()))
-    expected = []
+    expected, of_discs = [], []
     for pairs in pixels.values():
         truth, predicted = (np.concatenate(some)[None] for some in zip(*pairs, strict=True))
         scores = score_classes(truth, predicted, range(3))
         expected.append(np.mean([scores[1].dice, scores[2].dice]))
+        of_discs.append(scores[1].dice)
+    with Path("shown/patients.csv").open(newline="") as file:
+        table = list(csv.DictReader(file))
+    assert [float(row["dice"]) for row in table] == pytest.approx(expected, rel=1e-5)
+    assert [float(row["dice disc"]) for row in table] == pytest.approx(of_discs, rel=1e-5)
+    assert [int(row["images"]) for row in table] == [len(pairs) for pairs in pixels.values()]
+    assert found["patient_dice disc"] == pytest.approx(np.mean(of_discs))
     assert len(expected) == found["patients"] == 5
     assert next(iter(found["intervals"])) == "patient_dice"
     assert found["patient_dice"] == pytest.approx(np.mean(expected))
     low, high = found["intervals"]["patient_dice"]
     assert min(expected) <= low < found["patient_dice"] < high <= max(expected)
+
+
+def test_of_one_patient_there_is_no_interval(call):
+    make_model("model.safetensors")
+    data = write_source(Path("data"))
+    lines = (data / "labels.csv").read_text().splitlines()
+    (data / "labels.csv").write_text(
+        "\n".join([f"{lines[0]},patient", *(f"{line},P" for line in lines[1:])])
+        .replace(",val,", ",test,")
+        .replace(",train,", ",test,")
+    )
+    status, out, _ = call("--data", "data", "--out", "e.json", "--page", "e.html")
+    assert status == 0
+    found = json.loads(Path("e.json").read_text())
+    assert set(found["intervals"].values()) == {None}
+    told = " ".join(out.split())
+    assert "24 images of 1 patient " in told
+    assert "This is one patient, which says nothing of others: there is no interval." in told
+    page = Path("e.html").read_text()
+    assert "95 % confidence" not in page
+    assert "nan to" not in page
 
 
 def test_only_images_with_a_mask_are_measured_and_blank_ones_are_told(call):

@@ -16,6 +16,7 @@ from ahm_env.images.nifti.volume import class_numbers, read_header, read_volume
 from ahm_env.images.pixels import Image8
 
 TOLERANCE = 0.1  # of a voxel: programs round the numbers of headers
+GRID = "save it on the grid of the whole series (where DICOM counts to the left and back, NIfTI counts right and front)"
 # Images of a series come one after another.
 _kept: Recent[Image8 | str] = Recent(1)
 TO_RAS = np.array([-1.0, -1.0, 1.0])
@@ -73,10 +74,13 @@ def cut(path: Path, lies: Plane | None, shape: tuple[int, int]) -> Image8:
     start, across, along = (one.round().astype(np.int64) for one in (first, right, down))
     corners = np.array([first, first + (columns - 1) * right, first + (rows - 1) * down])
     grid = np.array([start, start + (columns - 1) * across, start + (rows - 1) * along])
-    if np.abs(corners - grid).max() > TOLERANCE or np.abs([across, along]).sum() != 2 or np.abs(across @ along):
-        raise ImageError(f"{path}: its voxels do not lie on the image's pixels; save it on the grid of the series")
+    apart = np.abs(corners - grid).max()
+    if np.abs([across, along]).sum() != 2 or np.abs(across @ along):
+        raise ImageError(f"{path}: its voxels are not of the image's size and direction; {GRID}")
+    if apart > TOLERANCE:
+        raise ImageError(f"{path}: its voxels lie up to {apart:.2f} of a voxel beside the image's pixels; {GRID}")
     if (grid < 0).any() or (grid >= header.ras_shape).any():
-        raise ImageError(f"{path}: does not reach to this image; save it on the grid of the whole series")
+        raise ImageError(f"{path}: does not reach to this image; {GRID}")
     status = path.stat()
     labels = _kept.get((path, status.st_size, status.st_mtime_ns), partial(_read, path))
     if isinstance(labels, str):

@@ -1,6 +1,7 @@
 """The masks of DICOM images: PNGs of their names, label volumes (NIfTI) named after files or folders, DICOM SEG."""
 
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
@@ -23,7 +24,7 @@ DRAWN, VOLUMES = ".png", (".nii.gz", ".nii")
 SECOND = "one of its images has another segmentation, too; keep one"
 NOT_OURS = "none of its images is there; add them or delete the segmentation"
 CAPITALS = "its ending is in capitals, so it is not taken for a mask; rename it"
-ALONE = "there is no image of its name; add the image or delete the mask"
+ALONE = "there is no image of its name; rename it (a label volume after the folder of its series), or take it out"
 
 
 @dataclass
@@ -69,19 +70,23 @@ def find_segmented(folder: Path, within: Path) -> Segmented:
     return segmented
 
 
-def check_masks(folder: Path, within: Path, files: DicomFiles, used: set[str], segmented: Segmented) -> dict[str, str]:
+def check_masks(
+    folder: Path, within: Path, files: DicomFiles, shown: Callable[[], set[str]], used: set[str], segmented: Segmented
+) -> dict[str, str]:
     """What belongs to no image, or cannot be used.
 
     Args:
         folder: Where masks are; it may be missing.
         within: The folder of the source, out of which no link may lead.
         files: The images.
+        shown: Gives the pseudonyms of all of them.
         used: SEGs that are about one of them.
         segmented: All SEGs.
 
     Returns:
         Path within the folder, and what is wrong.
     """
+    pseudonyms: set[str] | None = None
     unused = set(segmented.images.values()) - used
     alone = dict.fromkeys(unused, NOT_OURS) | segmented.problems
     for found in walk(folder, within):
@@ -93,20 +98,25 @@ def check_masks(folder: Path, within: Path, files: DicomFiles, used: set[str], s
                 alone[name] = CAPITALS
             continue
         known = files.has_frame(name[: -len(DRAWN)]) if name.endswith(DRAWN) else files.has(nifti_stem(name))
+        if not known and name.endswith(DRAWN):
+            pseudonyms = shown() if pseudonyms is None else pseudonyms
+            known = name[: -len(DRAWN)] in pseudonyms
         if not known:
             alone.setdefault(name, ALONE)
     return alone
 
 
-def read_mask_of(folder: Path, within: Path, place: Place, header: "Header", image: Pixels) -> Image8 | None:
+def read_mask_of(folder: Path, within: Path, place: Place, name: str, header: "Header", image: Pixels) -> Image8 | None:
     """Class numbers of an image: its own PNG, or what a label volume or a SEG has for it.
 
-    A label volume is named after the image's file, or after a folder that it is in.
+    A PNG is named after the image's file or, as predictions are, after its pseudonym; a label volume after the file or
+    after a folder that it is in.
 
     Args:
         folder: Where masks are.
         within: The folder of the source, out of which no link may lead.
         place: Which image it is.
+        name: Its pseudonym.
         header: Of its file.
         image: (H, W) or (H, W, 3).
 
@@ -119,7 +129,7 @@ def read_mask_of(folder: Path, within: Path, place: Place, header: "Header", ima
     stem = stem_of(place.relative)
     folders = [str(parent) for parent in PurePosixPath(stem).parents][:-1]
     names = [f"{stem}{place.number}{DRAWN}", *(f"{one}{ending}" for one in (stem, *folders) for ending in VOLUMES)]
-    names += [place.segmentation] * bool(place.segmentation)
+    names += [f"{name}{DRAWN}", *[place.segmentation] * bool(place.segmentation)]
     found = [folder / name for name in names if (folder / name).is_file()]
     if not found:
         return None

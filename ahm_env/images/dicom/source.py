@@ -66,7 +66,8 @@ class Dicom:
         files, identities, marked = self._scan(problems, notes, segmented.images)
         labels = Labels(self.table, files, quoted=False) if has_table(self.table) else None
         if has_masks:
-            wrong = check_masks(self._masks, self._path, files, set(marked.values()), segmented)
+            shown = partial(self._shown, files)
+            wrong = check_masks(self._masks, self._path, files, shown, set(marked.values()), segmented)
             problems += [self._problem(self._masks, relative, cause) for relative, cause in sorted(wrong.items())]
             others = f"{self._masks}: files that are neither PNG nor NIfTI nor DICOM SEG, and are not read"
             notes += [f"{others}: {segmented.others:,}"] * bool(segmented.others)
@@ -86,6 +87,9 @@ class Dicom:
         for top in self._tops():
             for found in walk(top, self._path):
                 yield self._name(top, found.relative), Path(found.path)
+
+    def _shown(self, files: DicomFiles) -> set[str]:
+        return {name for name, _, _ in self.frames(files)}
 
     def _tops(self) -> tuple[Path, ...]:
         """What is searched: images, and masks where they are apart."""
@@ -195,7 +199,7 @@ class Dicom:
         image = read_frame(path, place.index, self._window)
         if place.trouble:
             raise ImageError(place.trouble)
-        mask = read_mask_of(self._masks, self._path, place, header, image) if place.has_mask else None
+        mask = read_mask_of(self._masks, self._path, place, name, header, image) if place.has_mask else None
         if mask is not None and (wrong := mismatch(mask, image)):
             raise ImageError(wrong)
         patient = place.patient or (pseudonym(f"DICOM {header.patient}") if header.patient else "")

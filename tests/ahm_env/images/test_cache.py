@@ -12,7 +12,14 @@ from ahm_env.images.cache import ArrayWriter, Meta, cache_root, entry_key, locke
 from ahm_env.images.pixels import PixelSettings
 
 META = Meta(
-    pixels=PixelSettings(8), channels=1, classes=("a", "b"), has_masks=False, binary_masks=True, skipped=2, content="ab"
+    pixels=PixelSettings(8),
+    channels=1,
+    classes=("a", "b"),
+    has_masks=False,
+    binary_masks=True,
+    skipped=2,
+    empty=0,
+    content="ab",
 )
 
 

@@ -189,7 +189,8 @@ def test_a_hundred_thousand_images_need_no_private_memory(cache: Path) -> None:
         np.save(directory / "names.npy", np.frombuffer(names, np.uint8))
         np.save(directory / "name_ends.npy", np.arange(1, count + 1) * 16)
         write_meta(
-            directory, Meta(PixelSettings(8), 1, ("a",), has_masks=False, binary_masks=True, skipped=0, content="")
+            directory,
+            Meta(PixelSettings(8), 1, ("a",), has_masks=False, binary_masks=True, skipped=0, empty=0, content=""),
         )
     before = private_bytes()
     images = ImageSet(cache / "many", "many")

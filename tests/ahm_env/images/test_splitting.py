@@ -67,6 +67,12 @@ def test_splits_that_are_there_are_kept_unless_asked_for_and_the_table_before_is
     assert (root / "labels.csv").read_text() == before
     split_source(str(root), {"train": 0.7, "val": 0, "test": 0.3}, again=True)
     assert (root / BEFORE).read_text() == before
+    second = (root / "labels.csv").read_text()
+    split_source(str(root), {"train": 0.7, "val": 0, "test": 0.3}, again=True)
+    split_source(str(root), {"train": 0.7, "val": 0, "test": 0.3}, again=True)
+    assert (root / BEFORE).read_text() == before
+    assert (root / "labels.before-2.csv").read_text() == second
+    assert (root / "labels.before-3.csv").exists()
     assert (root / "labels.csv").read_text() != before
 
 

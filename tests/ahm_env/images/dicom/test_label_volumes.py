@@ -107,12 +107,18 @@ def test_frames_of_an_enhanced_object_have_planes_of_their_own(tmp_path: Path, m
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
-        (lambda affine: affine + 0.2 * np.eye(4, k=3), "its voxels do not lie on the image's pixels"),
-        (lambda affine: affine @ np.diag([1.1, 1, 1, 1]), "its voxels do not lie on the image's pixels"),
-        (lambda affine: affine @ np.diag([2, 1, 1, 1]), "its voxels do not lie on the image's pixels"),
-        (lambda affine: affine @ np.diag([5 / 6, 1, 1, 1]), "its voxels do not lie on the image's pixels"),
-        (lambda affine: affine @ np.diag([1, 0.75, 1, 1]), "its voxels do not lie on the image's pixels"),
-        (lambda affine: affine @ np.array([[1, 1, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]), "do not lie on"),
+        (
+            lambda affine: affine + affine[:, :1] @ [[0, 0, 0, 0.3]],
+            "its voxels lie up to 0.30 of a voxel beside the image's",
+        ),
+        (lambda affine: affine @ np.diag([1.1, 1, 1, 1]), "of a voxel beside the image's"),
+        (lambda affine: affine @ np.diag([2, 1, 1, 1]), "its voxels are not of the image's size and direction"),
+        (lambda affine: affine @ np.diag([5 / 6, 1, 1, 1]), "of a voxel beside the image's"),
+        (lambda affine: affine @ np.diag([1, 0.75, 1, 1]), "of a voxel beside the image's"),
+        (
+            lambda affine: affine @ np.array([[1, 1, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]),
+            "its voxels are not of the image's size and direction",
+        ),
         (lambda affine: affine + affine[:, 2:3] @ np.array([[0, 0, 0, 3]]), "does not reach to this image"),
         (lambda affine: affine + affine[:, :1] @ np.array([[0, 0, 0, 1]]), "does not reach to this image"),
     ],

@@ -163,6 +163,20 @@ def test_masks_lie_beside_images_under_the_same_names(tmp_path: Path, make_dicom
     assert [sample.mask is None for sample in outcomes(source)] == [False, False, False, True]
 
 
+def test_a_mask_may_have_the_name_that_a_prediction_has(tmp_path: Path, make_dicom) -> None:
+    make_dicom(tmp_path / "images" / "a" / "b.dcm", grey())
+    make_dicom(tmp_path / "images" / "c.dcm", np.stack([grey(), grey()]))
+    (tmp_path / "masks").mkdir()
+    for value, name in enumerate((pseudonym("path a/b.dcm"), f"{pseudonym('path c.dcm')}_0002"), 1):
+        cv2.imwrite(str(tmp_path / "masks" / f"{name}.png"), np.full((4, 6), value, np.uint8))
+    cv2.imwrite(str(tmp_path / "masks" / f"{pseudonym('path d')}.png"), np.zeros((4, 6), np.uint8))
+    source = Dicom(tmp_path)
+    (problem,) = source.catalogue().problems
+    assert "there is no image of its name; rename it" in problem
+    first, second, third = outcomes(source)
+    assert (first.mask.max(), second.mask, third.mask.max()) == (1, None, 2)
+
+
 @pytest.mark.parametrize(
     ("mask", "complaint"),
     [
