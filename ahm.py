@@ -309,11 +309,12 @@ def data_check(
     window: Window = None,
     axis: Axis = None,
     burned_in: BurnedIn = None,
+    every: Annotated[bool, typer.Option("--all", help="Show all of many problems that are alike.")] = False,
 ) -> None:
-    """Print counts, sizes, classes and splits, and every problem with its file; if there is one, end with status 2."""
+    """Print counts, sizes, classes and splits, and problems with their files; if there is one, end with status 2."""
     from ahm_env.images.console import check_data
 
-    raise typer.Exit(check_data(source, window, axis or "axial", bool(burned_in)))
+    raise typer.Exit(check_data(source, window, axis or "axial", bool(burned_in), every))
 
 
 @data_app.command("show")

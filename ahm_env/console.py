@@ -45,4 +45,4 @@ def tell_left_out(console: Console, images: ImageSet) -> None:
         console.print(f"[yellow]warning:[/] {images.skipped:,} bad images were left out; `ahm data check` lists them")
     if images.empty:
         why = "they show nothing, or their headers say that text is burned in"
-        console.print(f"{images.empty:,} images were left out: {why}")
+        console.print(f"images left out, for {why}: {images.empty:,}")

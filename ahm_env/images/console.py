@@ -24,8 +24,12 @@ from ahm_env.images.pixels import PixelSettings
 from ahm_env.images.report import check_source
 from ahm_env.images.splitting import split_source
 
+ALIKE = 5  # problems that are shown where there are more of the same kind
 
-def check_data(source: str, window: str | None = None, axis: str = "axial", burned_in: bool = False) -> int:
+
+def check_data(
+    source: str, window: str | None = None, axis: str = "axial", burned_in: bool = False, every: bool = False
+) -> int:
     """Show what is in a source of images, and everything that is wrong with it.
 
     Args:
@@ -33,6 +37,7 @@ def check_data(source: str, window: str | None = None, axis: str = "axial", burn
         window: As for `load_images`.
         axis: As for `load_images`.
         burned_in: As for `load_images`.
+        every: Show all problems, also of many that are alike.
 
     Returns:
         The exit status: 0, or 2 where there are problems.
@@ -63,11 +68,23 @@ def check_data(source: str, window: str | None = None, axis: str = "axial", burn
     console.print(table)
     for note in report.notes:
         console.print(f"note: {note}", markup=False)
+    kinds = Counter(map(_kind, report.problems))
+    told = Counter[str]()
     for problem in report.problems:
-        console.print(f"problem: {problem}", markup=False)
+        kind = _kind(problem)
+        told[kind] += 1
+        if every or told[kind] <= ALIKE or kinds[kind] == ALIKE + 1:
+            console.print(f"problem: {problem}", markup=False)
+        elif told[kind] == ALIKE + 1:
+            console.print(f"problem: … and {kinds[kind] - ALIKE:,} more like it; --all lists them", markup=False)
     count = len(report.problems)
     console.print(f"{count:,} problem{'s' * (count != 1)}." if count else "No problem found.")
     return 2 if count else 0
+
+
+def _kind(problem: str) -> str:
+    """A problem without the file that it names, and without numbers, pseudonyms and quoted words."""
+    return re.sub(r"'[^']*'|[0-9a-f]{16}|[0-9]+", "#", problem.partition(": ")[2])
 
 
 def split_data(

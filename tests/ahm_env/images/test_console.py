@@ -149,3 +149,22 @@ def test_a_check_reads_as_training_would(tmp_path: Path, make_dicom, capsys: pyt
     assert [images("v.nii", axis=axis) for axis in ("sagittal", "coronal", "axial")] == [3, 4, 5]
     with pytest.raises(SettingsError, match="--window wide"):
         check_data("phantom:2", window="wide")
+
+
+def test_of_many_problems_that_are_alike_a_few_are_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "images").mkdir()
+    for number in range(12):
+        (tmp_path / "images" / f"{number:02}.png").write_bytes(b"text")
+    for number in range(6):
+        (tmp_path / "images" / f"empty{number}.png").touch()
+
+    def problems(**options: bool) -> list[str]:
+        assert check_data(str(tmp_path), **options) == 2
+        out = capsys.readouterr().out
+        assert "18 problems." in out
+        return [line for line in out.splitlines() if line.startswith("problem: ")]
+
+    few = problems()
+    assert len(few) == 5 + 1 + 6
+    assert sum("… and 7 more like it; --all lists them" in line for line in few) == 1
+    assert len(problems(every=True)) == 18
