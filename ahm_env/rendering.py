@@ -57,7 +57,13 @@ def panel(columns: Mapping[str, Pixels], scales: Mapping[str, Limits] | None = N
 
 def limits(patch_maps: Map) -> Limits:
     """The smallest and the largest number of some maps."""
-    return float(patch_maps.min()), float(patch_maps.max())
+    finite = _finite(patch_maps)
+    return float(finite.min()), float(finite.max())
+
+
+def _finite(patch_maps: Map) -> Map:
+    """What is not finite, as of a policy that diverged, as 0."""
+    return np.nan_to_num(patch_maps, posinf=0, neginf=0)
 
 
 def enlarge(image: Pixels) -> Pixels:
@@ -80,7 +86,7 @@ def colour_map(patch_map: Map, image_size: int, scale: Limits | None = None) -> 
         scale: Numbers of the darkest and the brightest colour; None: each map's own smallest and largest.
     """
     side = int(patch_map.shape[1] ** 0.5)
-    patch_map = np.nan_to_num(patch_map, posinf=0, neginf=0)
+    patch_map = _finite(patch_map)
     low, high = scale or (patch_map.min(1, keepdims=True), patch_map.max(1, keepdims=True))
     grey = (255 * (patch_map - low) / np.maximum(high - low, 1e-9)).clip(0, 255).round().astype(np.uint8)
     coloured = [_coloured(one) for one in grey.reshape(-1, side, side)]

@@ -11,6 +11,7 @@ from ahm_env.rendering import (
     as_rgb,
     colour_map,
     enlarge,
+    limits,
     masked,
     overlay,
     panel,
@@ -132,6 +133,7 @@ def test_what_is_not_finite_is_shown_as_0(value: float) -> None:
     finite[0, 3] = 0
     assert np.array_equal(colour_map(maps, 16), colour_map(finite, 16))
     assert np.array_equal(colour_map(maps, 16, (0, 1)), colour_map(finite, 16, (0, 1)))
+    assert limits(maps) == limits(finite) == (-1, 1)
 
 
 def test_a_map_of_equal_numbers_is_dark():
