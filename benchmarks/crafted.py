@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ahm_env.errors import AHMError
+from benchmarks.memory import in_use
 from tests.crafted import make, read_source
 
 SECONDS, MEGABYTES = 1.0, 500
@@ -28,23 +29,17 @@ def main() -> None:
             read_source(Path(name) / f"harmless-{kind}")  # what is imported on the way is not counted
         for what, (path, read) in files.items():
             Path("/proc/self/clear_refs").write_text("5")  # the largest memory is counted from here
-            before, begin = memory("VmRSS"), time.perf_counter()
+            before, begin = in_use("VmRSS"), time.perf_counter()
             try:
                 read(path)
                 end = "READ"
             except AHMError as error:
                 end = str(error).replace(name, "")
-            taken, grown = time.perf_counter() - begin, memory("VmHWM") - before
+            taken, grown = time.perf_counter() - begin, in_use("VmHWM") - before
             fine &= end != "READ" and taken < SECONDS and grown < MEGABYTES
             table.add_row(what, end, f"{taken:.2f}", f"{grown:.0f}")
     Console().print(table)
     raise SystemExit(not fine)
-
-
-def memory(name: str) -> float:
-    """MB of memory of this process."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(name))
 
 
 if __name__ == "__main__":

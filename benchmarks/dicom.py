@@ -20,6 +20,8 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, RLELossless, gen
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.memory import in_use
+
 SIDE = 256
 LOAD = """
 import sys, time
@@ -85,7 +87,7 @@ def load(tree: Path, folder: Path) -> Loaded:
         [sys.executable, "-c", LOAD, str(tree)], stdout=subprocess.PIPE, text=True, env=environment
     ) as process:
         while process.poll() is None:
-            largest = max(largest, sum(map(private, family(process.pid))))
+            largest = max(largest, sum(in_use("RssAnon", one) for one in family(process.pid)))
             time.sleep(0.05)
         took = time.perf_counter() - begin
         assert process.stdout is not None
@@ -102,15 +104,6 @@ def family(process: int) -> list[int]:
         with suppress(OSError):
             children += (thread / "children").read_text().split()
     return [process, *(one for child in children for one in family(int(child)))]
-
-
-def private(process: int) -> float:
-    """RssAnon in MB; 0 where the process has ended."""
-    try:
-        lines = Path(f"/proc/{process}/status").read_text().splitlines()
-    except OSError:
-        return 0.0
-    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith("RssAnon")), 0.0)
 
 
 if __name__ == "__main__":

@@ -90,13 +90,20 @@ def largest_memory(arguments: list[str], folder: Path) -> float:
     largest = 0.0
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, env=environment) as process:
         while process.poll() is None:
-            for line in Path(f"/proc/{process.pid}/status").read_text().splitlines():
-                if line.startswith("RssAnon"):
-                    largest = max(largest, int(line.split()[1]) / 1024)
+            largest = max(largest, in_use("RssAnon", process.pid))
             time.sleep(0.05)
     if process.returncode:
         raise SystemExit(f"{' '.join(command)} ended with status {process.returncode}")
     return largest
+
+
+def in_use(kind: str, process: int | str = "self") -> float:
+    """MB of memory of a kind that /proc counts; 0 where the process has ended."""
+    try:
+        lines = Path(f"/proc/{process}/status").read_text().splitlines()
+    except OSError:
+        return 0.0
+    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith(kind)), 0.0)
 
 
 if __name__ == "__main__":

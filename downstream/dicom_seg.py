@@ -34,15 +34,12 @@ MAY_BE_EMPTY = (
     *("StudyID", "StudyDate", "StudyTime", "ReferringPhysicianName"),
 )
 PACKAGE, MAKER, SERIES_NUMBER, LONGEST_LABEL = "ahm-env", "AHM", 9000, 64
+WRITING = "a DICOM SEG cannot be made"
+PRECISION = 3  # decimals of millimetres in which planes are told apart
 
 
 class NoPlaceError(ImageError):
     """Images that no segmentation can be made of."""
-
-
-HEADER, WRITING = "its header cannot be read", "a DICOM SEG cannot be made"
-
-PRECISION = 3  # decimals of millimetres in which planes are told apart
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +108,7 @@ def without_repeats(series: Series) -> list[Series]:
 
 def is_segmentation_of(path: Path, series: Series) -> bool:
     """Whether a file is a SEG that refers to these images and no others."""
-    from ahm_env.images.dicom.opening import understood
+    from ahm_env.images.dicom.opening import HEADER, understood
 
     try:
         with unnamed(str(path)), understood(HEADER):
@@ -198,7 +195,7 @@ def _segmentation(sources: Sequence[Any], masks: Mask, card: Card, model: str) -
 
 def _belonging(path: Path, frames: int) -> tuple[str, str, float]:
     """What images that belong together have in common, the SOP instance UID, and the plane."""
-    from ahm_env.images.dicom.opening import understood
+    from ahm_env.images.dicom.opening import HEADER, understood
 
     with unnamed(""), understood(HEADER):
         dataset = _read(path, [*FRAMED, *PLACED])

@@ -28,7 +28,7 @@ from downstream.metrics import score_labels
 from downstream.models import Card
 from downstream.prediction import load_tuned
 from downstream.report import source_name
-from downstream.segmentation import SegmentationAssessment, assess_segmenter, together
+from downstream.segmentation import SegmentationAssessment, assess_segmenter
 from downstream.summaries import Interval
 from downstream.tables import write_rows
 from downstream.tasks_console import measure_name
@@ -101,6 +101,7 @@ def evaluate(
     else:
         assessed = assess_classifier(model, images, indices, flips)
         measures = measures_of_labels(assessed)
+    several, told = len(patients) < len(indices), remarks(assessed, patients)
     part = "" if split == ALL else f", {split} split"
     found = with_intervals(measures, patients, DRAWS)
     where = {"task": card.task, "model": str(tuned), "data": data, "split": split, "tta": flips}
@@ -109,13 +110,13 @@ def evaluate(
         write_text(out, json.dumps({**where, **counts, **as_json(assessed, found)}, indent=2) + "\n")
     if pictures is not None:
         assessed.write(pictures)
-        if isinstance(assessed, SegmentationAssessment) and len(patients) < len(indices):
+        if isinstance(assessed, SegmentationAssessment) and several:
             write_rows(pictures / "patients.csv", rows_of_patients(assessed, patients))
     if page is not None:
-        write_page(page, assessed, found, patients, f"{source_name(data)}{part}", remarks(assessed, patients))
-    whose = f" of {len(patients):,} patient{'s' * (len(patients) > 1)}" if len(patients) < len(indices) else ""
+        write_page(page, assessed, found, patients, f"{source_name(data)}{part}", told)
+    whose = f" of {len(patients):,} patient{'s' * (len(patients) > 1)}" if several else ""
     _show(console, f"{data}{part}: {len(indices):,} images{whose}", found)
-    for remark in remarks(assessed, patients):
+    for remark in told:
         console.print(remark, markup=False)
     if out is not None:
         console.print(f"numbers      {out}", markup=False)
@@ -125,7 +126,7 @@ def evaluate(
         picture = "cases.png" if card.task == "segmentation" else "confusion.png"
         console.print(f"picture      {pictures / picture}", markup=False)
         console.print(f"each image   {pictures / 'test.csv'}", markup=False)
-        if card.task == "segmentation" and len(patients) < len(indices):
+        if card.task == "segmentation" and several:
             console.print(f"each patient {pictures / 'patients.csv'}", markup=False)
     return 0
 
@@ -173,7 +174,7 @@ def measures_of_masks(assessed: SegmentationAssessment, patients: Sequence[Ints]
     """
     rows = [one.row() for one in assessed.scores]
     table = np.array([list(row.values()) for row in rows])
-    found = [together(assessed.scores[position] for position in positions) for positions in patients]
+    found = assessed.of_patients(patients)
     whole, share = np.empty((len(rows), len(found[0]))), np.empty(len(rows))
     for positions, dice in zip(patients, found, strict=True):
         whole[positions], share[positions] = list(dice.values()), 1 / len(positions)
@@ -192,10 +193,9 @@ def measures_of_masks(assessed: SegmentationAssessment, patients: Sequence[Ints]
 def rows_of_patients(assessed: SegmentationAssessment, patients: Sequence[Ints]) -> list[dict[str, object]]:
     """Of each patient the number, as in `test.csv`, how many images, the first of them, and Dice, of classes too."""
     numbers, rows = assessed.images.patients(assessed.indices), list[dict[str, object]]()
-    for positions in patients:
-        scores = [assessed.scores[position] for position in positions]
-        about = {"patient": numbers[positions[0]], "images": len(scores), "first_image": scores[0].image}
-        dice = together(scores)
+    for positions, dice in zip(patients, assessed.of_patients(patients), strict=True):
+        first = positions[0]
+        about = {"patient": numbers[first], "images": len(positions), "first_image": assessed.scores[first].image}
         each = {f"dice {label}": f"{value:.6g}" for label, value in dice.items()} if len(dice) > 1 else {}
         rows.append({**about, "dice": f"{np.mean(list(dice.values())):.6g}", **each})
     return rows

@@ -49,7 +49,9 @@ def write_page(
     those = "patients" if several else "images"
     name, main = next(iter(found.items()))
     one, between = measure_name(name), _between(main, "and")
-    dots = assessed.of_patients(patients) if isinstance(assessed, SegmentationAssessment) else None
+    dots = None
+    if isinstance(assessed, SegmentationAssessment):
+        dots = np.array([np.mean(list(dice.values())) for dice in assessed.of_patients(patients)])
     content = template("evaluation.html.jinja").render(
         title=f"{one} on {data}",
         where=f"{data}: {images:,} images" + (f" of {whose}" if several else ""),

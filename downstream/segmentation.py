@@ -12,7 +12,7 @@ from ahm_env import ImageError, ImageSet
 from ahm_env.images.encoding import save_picture
 from ahm_env.images.loading import originals
 from ahm_env.images.source import Sample
-from ahm_env.masks import Floats, Ints
+from ahm_env.masks import Ints
 from downstream.metrics import Overlap, SegmentationScores, score_classes
 from downstream.models import Model
 from downstream.pictures import Case, draw_cases
@@ -186,10 +186,9 @@ class SegmentationAssessment:
         rows = [one.row() for one in self.scores]
         return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
 
-    def of_patients(self, patients: Sequence[Ints]) -> Floats:
-        """Dice of each patient, all images taken together: `(P,)`; `patients` are positions of their images."""
-        found = [together(self.scores[position] for position in positions) for positions in patients]
-        return np.array([np.mean(list(each.values())) for each in found])
+    def of_patients(self, patients: Sequence[Ints]) -> list[dict[str, float]]:
+        """Dice of each patient and class, all images taken together; `patients` are positions of their images."""
+        return [together(self.scores[position] for position in positions) for positions in patients]
 
     @cached_property
     def cases(self) -> tuple[tuple[str, tuple[Case, ...]], ...]:

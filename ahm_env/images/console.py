@@ -206,19 +206,17 @@ def find_file(source: str, name: str | None) -> int:
     found = find_source(source, PixelSettings(burned_in=True))
     if not isinstance(found, Dicom | Nifti):
         raise SettingsError(f"{source}: its images are shown by their own names; pseudonyms are for DICOM and NIfTI")
-    wanted = re.sub(r"_\d{4,}$", "", name or "")  # without the number of a frame or a slice
     if name is None:
-        _tell("name,file")
+        for row in (("name", "file"), *found.names()):
+            line = io.StringIO()
+            csv.writer(line, lineterminator="").writerow(row)
+            _tell(line.getvalue())
+        return 0
+    wanted = re.sub(r"_\d{4,}$", "", name)  # without the number of a frame or a slice
     for shown, path in found.names():
-        if name is None:
-            row = io.StringIO()
-            csv.writer(row, lineterminator="").writerow((shown, path))
-            _tell(row.getvalue())
-        elif shown == wanted:
+        if shown == wanted:
             _tell(str(path))
             return 0
-    if name is None:
-        return 0
     raise SettingsError(f"{source}: no file of name {name} in it; give a name that was shown for this source")
 
 

@@ -40,7 +40,7 @@ def fair_sample(images: ImageSet, count: int, seed: int = 0) -> Ints:
     """
     every = np.arange(len(images))
     labels, patients = images.labels(every), images.patients(every)
-    kinds = len(SPLITS) * labels + splits_of(images)
+    kinds = len(SPLITS) * labels + images.splits(every)
     left, drawn = np.random.default_rng(seed).permutation(every), np.empty(0, np.int64)
     while len(left) and len(drawn) < count:
         places = np.unique(patients[left], return_index=True)[1]
@@ -49,14 +49,6 @@ def fair_sample(images: ImageSet, count: int, seed: int = 0) -> Ints:
         left = np.delete(left, places)
     drawn = drawn[:count]
     return drawn[np.lexsort((drawn, labels[drawn]))]
-
-
-def splits_of(images: ImageSet) -> Ints:
-    """The split of each image, an index into `SPLITS`."""
-    splits = np.zeros(len(images), np.int64)
-    for number, name in enumerate(SPLITS):
-        splits[images.split(name)] = number
-    return splits
 
 
 def contact_sheet(images: ImageSet, indices: npt.ArrayLike, columns: int = 6) -> Picture:
@@ -80,7 +72,7 @@ def contact_sheet(images: ImageSet, indices: npt.ArrayLike, columns: int = 6) ->
     sheet = Image.new("RGB", (width, below + (legend.height or -GAP) + MARGIN), PAPER)
     draw = ImageDraw.Draw(sheet)
     _title(draw, images, len(chosen), width)
-    splits = splits_of(images)
+    splits = images.splits(np.arange(len(images)))
     several = len(np.unique(splits)) > 1
     font, small = ImageFont.load_default(13), ImageFont.load_default(12)
     for place, index in enumerate(chosen.tolist()):

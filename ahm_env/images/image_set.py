@@ -132,6 +132,14 @@ class ImageSet:
         """
         return self._positions[_as_indices(indices)]
 
+    def splits(self, indices: npt.ArrayLike) -> npt.NDArray[np.int64]:
+        """Indices into `SPLITS`: (B,) int64.
+
+        Raises:
+            IndexError: An index is outside the set.
+        """
+        return self._splits[_as_indices(indices)].astype(np.int64)
+
     def split(self, name: str) -> npt.NDArray[np.int64]:
         """Indices of the images whose split is `name`, sorted.
 

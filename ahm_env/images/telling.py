@@ -51,8 +51,11 @@ def refuse_path(path: str, identities: frozenset[int]) -> None:
 
 def part_that_tells(path: str, identities: frozenset[int]) -> int:
     """Which part of a path has such a word, or holds one that is no word by chance; 0 is none, 1 the first."""
-    parts = [part for part in Path(path).parts if part != Path(path).anchor]
-    return next((n for n, part in enumerate(parts, 1) if identities and not identities.isdisjoint(_held(part))), 0)
+    if not identities:
+        return 0
+    whole = Path(path)
+    parts = whole.parts[1:] if whole.anchor else whole.parts
+    return next((number for number, part in enumerate(parts, 1) if not identities.isdisjoint(_held(part))), 0)
 
 
 def _held(part: str) -> frozenset[int]:

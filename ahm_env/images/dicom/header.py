@@ -24,9 +24,9 @@ MOST_FRAMES = 100_000
 FILES_KEPT = 8
 SMALLEST_FRAGMENT = 8  # bytes: the tag and the length of one that is empty
 IMAGE, PRIVATE = "Image Storage", "a private kind"
+SEGMENTATIONS = (UID("1.2.840.10008.5.1.4.1.1.66.4"), UID("1.2.840.10008.5.1.4.1.1.66.7"))
 # Their pixels are labels or doses.
-SEGMENTATIONS = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")
-NO_IMAGES = ("Segmentation Storage", "Label Map Segmentation Storage", "RT Dose Storage")
+NO_IMAGES = (*(kind.name for kind in SEGMENTATIONS), "RT Dose Storage")
 T = TypeVar("T")
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from pydicom.dataset import Dataset
+from pydicom.multival import MultiValue
 
 from ahm_env.images.telling import words
 
@@ -43,5 +44,5 @@ def _of_name(name: str) -> Iterator[str]:
 
 def _values(dataset: Dataset, keyword: str) -> Iterator[str]:
     value = dataset.get(keyword)
-    several = value if isinstance(value, list | tuple) or type(value).__name__ == "MultiValue" else [value]
+    several = value if isinstance(value, MultiValue) else [value]
     yield from (str(one) for one in several if one is not None)

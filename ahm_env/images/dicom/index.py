@@ -79,27 +79,26 @@ class DicomFiles:
 
     def position(self, name: str) -> int | None:
         r"""Where a file is, its name given with or without extension, with / or \; None unless there is just one."""
-        name = name if "\\" not in name or self._has(name) else name.replace("\\", "/")
-        key = os.fsencode(name)
-        place = bisect_left(self._names, key)
-        if place < len(self) and self._names[place] == key:
+        name = name if "\\" not in name or self._exact(name) is not None else name.replace("\\", "/")
+        place = self._exact(name)
+        if place is not None:
             return place
         places = self.with_stem(name)
         return places[0] if len(places) == 1 else None
-
-    def _has(self, name: str) -> bool:
-        place = bisect_left(self._names, os.fsencode(name))
-        return place < len(self) and bool(self._names[place] == os.fsencode(name))
 
     def with_stem(self, stem: str) -> list[int]:
         """Where the files with this stem are."""
         key = os.fsencode(stem)
         # "." and "/" are neighbours among the characters: between them is what the stem and an extension make up.
         start, end = bisect_left(self._names, key + b"."), bisect_left(self._names, key + b"/")
-        exact = bisect_left(self._names, key)
-        places = [exact] if exact < len(self) and self._names[exact] == key else []
-        places += range(start, end)
+        exact = self._exact(stem)
+        places = [*([] if exact is None else [exact]), *range(start, end)]
         return [place for place in places if stem_of(os.fsdecode(self._names[place])) == stem]
+
+    def _exact(self, name: str) -> int | None:
+        key = os.fsencode(name)
+        place = bisect_left(self._names, key)
+        return place if place < len(self) and self._names[place] == key else None
 
     def has(self, stem: str) -> bool:
         """Whether this is the stem of a file, or the name of a folder that files are in."""

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from ahm_env.errors import ImageError
 from ahm_env.images.nifti.recent import Recent
-from ahm_env.images.nifti.volume import class_numbers, read_header, read_volume
+from ahm_env.images.nifti.volume import Header, class_numbers, read_header, read_volume
 from ahm_env.images.pixels import Image8
 
 TOLERANCE = 0.1  # of a voxel: programs round the numbers of headers
@@ -82,17 +82,16 @@ def cut(path: Path, lies: Plane | None, shape: tuple[int, int]) -> Image8:
     if (grid < 0).any() or (grid >= header.ras_shape).any():
         raise ImageError(f"{path}: does not reach to this image; {GRID}")
     status = path.stat()
-    labels = _kept.get((path, status.st_size, status.st_mtime_ns), partial(_read, path))
+    labels = _kept.get((path, status.st_size, status.st_mtime_ns), partial(_read, header))
     if isinstance(labels, str):
         raise ImageError(labels)
     voxels = start + np.arange(columns)[None, :, None] * across + np.arange(rows)[:, None, None] * along
     return np.ascontiguousarray(labels[tuple(np.moveaxis(voxels, -1, 0))])
 
 
-def _read(path: Path) -> Image8 | str:
+def _read(header: Header) -> Image8 | str:
     """Class numbers of a volume; or what is wrong with it, which its other slices need not find out again."""
     try:
-        header = read_header(path)
         return class_numbers(header, read_volume(header))
     except ImageError as error:
         return str(error)

@@ -13,6 +13,7 @@ from ahm_env.images import ImageSet, load_images
 from ahm_env.images.cache import Meta, cache_root, new_entry, write_meta
 from ahm_env.images.opencv import cv2
 from ahm_env.images.pixels import PixelSettings
+from ahm_env.images.source import SPLITS
 
 TABLE = "image,label,split\n" + "".join(
     f"{i:04d},{'AB'[i % 2] if i else ''},{'train' if i < 5 else 'val'}\n" for i in range(7)
@@ -91,6 +92,13 @@ def test_some_images_may_have_masks(make_folder, cache: Path) -> None:
     assert marked.masked(range(4)).all()
     assert np.array_equal(marked.masks(range(4)), images.masks(range(4)))
     assert marked.content_key != images.content_key  # nothing marked is not the same as not looked at
+
+
+def test_the_split_of_each_image_is_that_which_lists_it(images: ImageSet) -> None:
+    every = images.splits(range(7))
+    for number, name in enumerate(SPLITS):
+        assert np.flatnonzero(every == number).tolist() == images.split(name).tolist()
+    assert images.splits([3, 0]).tolist() == every[[3, 0]].tolist()
 
 
 def test_a_set_without_masks_says_where_they_belong(make_folder, cache: Path) -> None:
