@@ -1,14 +1,16 @@
-"""Which images count as labelled: the first N of an order in which every beginning is like the whole."""
+"""Which images count as labelled: the first N of an order that takes one image of each patient after the other."""
 
 import numpy as np
 
 from ahm_env import ImageSet, SettingsError
-from ahm_env.images.patients import fair_order
+from ahm_env.images.patients import round_robin
 from ahm_env.masks import Ints
 
 
 def choose_labelled(images: ImageSet, indices: Ints, count: int | None, seed: int) -> Ints:
     """The images that count as labelled: `count` of `indices`, or all; the smaller choice lies within the larger.
+
+    No mask and no class is looked at: who labels images chooses them before knowing what is on them.
 
     Raises:
         SettingsError: There are fewer images than asked for.
@@ -19,4 +21,4 @@ def choose_labelled(images: ImageSet, indices: Ints, count: int | None, seed: in
         raise SettingsError(
             f"--labels {count}: {images.source} has {len(indices)} labelled images to train on; ask for fewer, or all"
         )
-    return np.sort(indices[fair_order(images.labels(indices), images.patients(indices), seed)[:count]])
+    return np.sort(indices[round_robin(images.patients(indices), seed)[:count]])

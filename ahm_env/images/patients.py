@@ -82,6 +82,26 @@ def fair_order(classes: Ints, patients: Ints, seed: int) -> Ints:
     return np.concatenate(order)
 
 
+def round_robin(patients: Ints, seed: int) -> Ints:
+    """An order of images that takes one of each patient, then a second of each that has one, and so on.
+
+    Which patient comes first, and which of a patient's images, is left to chance. Nothing but patients is looked at, so
+    that images without labels can be ordered.
+
+    Args:
+        patients: `(B,)` numbers of patients.
+        seed: Decides.
+
+    Returns:
+        `(B,)` positions.
+    """
+    rng = np.random.default_rng(seed)
+    groups = [rng.permutation(group) for group in grouped(patients)]
+    shuffled = [groups[position] for position in rng.permutation(len(groups))]
+    rounds = np.concatenate([np.arange(len(group)) for group in shuffled] or [np.empty(0, np.int64)])
+    return np.concatenate(shuffled or [np.empty(0, np.int64)])[np.argsort(rounds, kind="stable")]
+
+
 def first_patients(patients: Ints, order: Ints, count: int) -> Ints:
     """Beginning of an order that has whole patients only, and as many images as is nearest to `count`.
 

@@ -1,0 +1,123 @@
+"""Choosing how to fine-tune, without a test image: `python -m benchmarks.recipes DATA OUT [PATTERN]`.
+
+DATA is a folder with the sets `isic2018` and `kvasir`. Of the train split of each, some images are set aside by a seed
+(320 and 150); they are neither labelled nor unlabelled nor pretrained on here, and recipes are compared by the Dice on
+them. The sets' own `val` and `test` images are not even copied. A cell is one recipe on one set with one draw of the
+labelled images; each is a run of fine-tuning in a directory of its own, so that the same command goes on where it was
+stopped. What is done is a line of `docs/results/recipes.csv`. PATTERN, a regular expression, chooses cells by their
+names, SET/RECIPE/DRAW; several processes may share the work.
+"""
+
+import csv
+import json
+import re
+import shutil
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from filelock import FileLock, Timeout
+
+from ahm_env import load_images
+from ahm_env.files import write_text
+from ahm_env.images.labels import NO_IMAGE, table_lines
+from downstream.finetuning import FinetuneDirectory, Finetuning
+from downstream.models import Start
+from downstream.settings import FinetuneSettings
+
+SETS = {"isic2018": 320, "kvasir": 150}
+SEED = 2026  # of what is set aside
+LABELS = 25
+RESULTS = Path(__file__).parents[1] / "docs" / "results" / "recipes.csv"
+COLUMNS = ("set", "recipe", "draw", "labels", "set_aside", "dice", "loss", "seconds")
+
+# What is tried, most wanted first
+RECIPES: dict[str, dict[str, Any]] = {
+    **{f"supervised-{steps}": {"steps": steps} for steps in (800, 1600, 2800, 4800, 9600)},
+}
+
+
+class Quiet:
+    """An observer that says nothing."""
+
+    def on_update(self, images: int, loss: float) -> None:
+        """Nothing."""
+
+    def on_row(self, row: dict[str, float]) -> None:
+        """Nothing."""
+
+
+def set_aside(source: Path, out: Path, count: int, seed: int = SEED) -> Path:
+    """Copy the train split of a folder of images and masks, so many of its images as `val`, the rest as `train`."""
+    if (out / "labels.csv").exists():
+        return out
+    rows = [cells for _, cells in table_lines(source / "labels.csv", ("image",), NO_IMAGE) if cells["split"] == "train"]
+    chosen = set(np.random.default_rng(seed).permutation(len(rows))[:count].tolist())
+    for folder in ("images", "masks"):
+        (out / folder).mkdir(parents=True, exist_ok=True)
+    lines = ["image,label,split"]
+    for position, row in enumerate(rows):
+        shutil.copy(source / "images" / row["image"], out / "images")
+        shutil.copy(source / "masks" / f"{Path(row['image']).stem}.png", out / "masks")
+        lines.append(f"{row['image']},{row['label']},{'val' if position in chosen else 'train'}")
+    write_text(out / "labels.csv", "\n".join(lines) + "\n")
+    return out
+
+
+def run_cell(source: Path, recipe: str, draw: int, path: Path) -> dict[str, Any] | None:
+    """Fine-tune and test one cell, or go on with it; None where it was interrupted."""
+    start = Start.find("scratch")
+    given = {"data": str(source), "labels": LABELS, "seed": draw, "device": "cpu", **RECIPES[recipe]}
+    settings = FinetuneSettings.make(start, **given)
+    images = load_images(source, **asdict(settings.pixels))
+    with FinetuneDirectory(path) as directory:
+        if directory.settings() is None:
+            directory.begin(settings, {"content_key": images.content_key})
+        result = Finetuning(settings, images, directory, start).run(Quiet())
+    return result and {**result, **directory.rows[-1]}
+
+
+def add_row(row: dict[str, Any]) -> None:
+    """Append a line to the results, in one piece though several processes write."""
+    with FileLock(f"{RESULTS}.lock"):
+        new = not RESULTS.exists()
+        with RESULTS.open("a", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+            if new:
+                writer.writeheader()
+            writer.writerow(row)
+
+
+def main(data: Path, out: Path, pattern: str = "") -> int:
+    """Run the cells that are not done; the status is 1 where one was interrupted."""
+    torch.set_num_threads(1)
+    sources = {name: set_aside(data / name, out / "data" / name, count) for name, count in SETS.items()}
+    for draw in range(3):
+        for recipe in RECIPES:
+            for name, source in sources.items():
+                cell = f"{name}/{recipe}/{draw}"
+                path = out / "runs" / cell
+                if (path / "test.json").exists() or not re.search(pattern, cell):
+                    continue
+                path.mkdir(parents=True, exist_ok=True)
+                try:
+                    with FileLock(path.with_name(f"{draw}.lock"), timeout=0):
+                        found = run_cell(source, recipe, draw, path)
+                except Timeout:
+                    continue
+                if found is None:
+                    return 1
+                row = {"set": name, "recipe": recipe, "draw": draw, "labels": LABELS, "set_aside": found["images"]}
+                numbers = {key: f"{found[key]:.4f}" for key in ("dice", "loss")}
+                test = json.loads((path / "test.json").read_text(encoding="utf-8"))
+                add_row({**row, **numbers, "set_aside": test["images"], "seconds": round(found["seconds"])})
+                print(time.strftime("%H:%M"), cell, numbers, f"{found['seconds']:.0f} s", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1]), Path(sys.argv[2]), *sys.argv[3:4]))
