@@ -168,12 +168,14 @@ class Directory(Generic[S]):
         return sorted((self.path / "checkpoints").glob("[0-9]*.safetensors"))
 
     def save(self, checkpoint: Checkpoint) -> None:
-        """Write a checkpoint whole; older ones but one are deleted after that."""
+        """Write a checkpoint whole; after that older ones but one are deleted, and those that the run went back from."""
         path = self.path / "checkpoints" / f"{checkpoint.images:012d}.safetensors"
         about = {**checkpoint.about, "images": checkpoint.images, "rows": self.rows}
         save_tensors(path, checkpoint.tensors, about)
-        for old in self._checkpoints()[:-_KEPT]:
-            old.unlink()
+        checkpoints = self._checkpoints()
+        end = checkpoints.index(path) + 1
+        for other in checkpoints[: max(0, end - _KEPT)] + checkpoints[end:]:
+            other.unlink()
 
     def latest(self) -> Checkpoint | None:
         """The newest checkpoint, None where there is none.

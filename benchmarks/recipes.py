@@ -33,11 +33,12 @@ SETS = {"isic2018": 320, "kvasir": 150}
 SEED = 2026  # of what is set aside
 LABELS = 25
 RESULTS = Path(__file__).parents[1] / "docs" / "results" / "recipes.csv"
-COLUMNS = ("set", "recipe", "draw", "labels", "set_aside", "dice", "loss", "seconds")
+COLUMNS = ("set", "recipe", "draw", "labels", "set_aside", "dice", "loss", "unlabelled_loss", "confident", "seconds")
 
 # What is tried, most wanted first
 RECIPES: dict[str, dict[str, Any]] = {
     **{f"supervised-{steps}": {"steps": steps} for steps in (800, 1600, 2800, 4800, 9600)},
+    **{f"box-{steps}": {"steps": steps, "unlabelled": "auto"} for steps in (2800, 4800)},
 }
 
 
@@ -49,6 +50,10 @@ class Quiet:
 
     def on_row(self, row: dict[str, float]) -> None:
         """Nothing."""
+
+    def on_warning(self, text: str) -> None:
+        """Print it: the recipe did harm."""
+        print(text, flush=True)
 
 
 def set_aside(source: Path, out: Path, count: int, seed: int = SEED) -> Path:
@@ -112,7 +117,7 @@ def main(data: Path, out: Path, pattern: str = "") -> int:
                 if found is None:
                     return 1
                 row = {"set": name, "recipe": recipe, "draw": draw, "labels": LABELS, "set_aside": found["images"]}
-                numbers = {key: f"{found[key]:.4f}" for key in ("dice", "loss")}
+                numbers = {key: f"{found[key]:.4f}" for key in ("dice", "loss", "unlabelled_loss", "confident")}
                 test = json.loads((path / "test.json").read_text(encoding="utf-8"))
                 add_row({**row, **numbers, "set_aside": test["images"], "seconds": round(found["seconds"])})
                 print(time.strftime("%H:%M"), cell, numbers, f"{found['seconds']:.0f} s", flush=True)

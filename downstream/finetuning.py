@@ -3,7 +3,7 @@
 import json
 import time
 from dataclasses import dataclass
-from math import ceil, nan
+from math import ceil, isnan, nan
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,13 +18,23 @@ from ahm_env.masks import Ints
 from downstream.classification import assess_classifier
 from downstream.cropping import SEGMENTER_FILE, load_segmenter
 from downstream.labelled import choose_labelled
+from downstream.mean_teacher import Unlabelled
 from downstream.models import MODEL_FILE, Card, Model, Start
 from downstream.segmentation import assess_segmenter
 from downstream.settings import FinetuneSettings
 from downstream.training import Trainer
 from downstream.vgg import IMAGENET_DEVIATION, IMAGENET_MEAN, VGG16
 
-COLUMNS = ("images", "seconds", "images_per_second", "loss", "learning_rate", "selection")
+COLUMNS = (
+    "images",
+    "seconds",
+    "images_per_second",
+    "loss",
+    "learning_rate",
+    "selection",
+    "unlabelled_loss",
+    "confident",
+)
 ROWS = 20
 PATIENCE = 6  # rows, all of them worse than the best, after which a run with --select stops
 CHECKPOINT_SECONDS = 60.0
@@ -45,6 +55,9 @@ class Observer(Protocol):
 
     def on_row(self, row: Row) -> None:
         """After every row of `metrics.csv`."""
+
+    def on_warning(self, text: str) -> None:
+        """Something that the user should know, while the run goes on."""
 
 
 @dataclass(frozen=True)
@@ -98,13 +111,19 @@ class Finetuning:
         images: The images.
         directory: The run directory, held by this process.
         start: The pretrained weights.
+        unlabelled: Another set, whose train split takes part without labels, where the settings name a source.
 
     Raises:
         AHMError: Settings, images and start do not go together.
     """
 
     def __init__(
-        self, settings: FinetuneSettings, images: ImageSet, directory: FinetuneDirectory, start: Start
+        self,
+        settings: FinetuneSettings,
+        images: ImageSet,
+        directory: FinetuneDirectory,
+        start: Start,
+        unlabelled: ImageSet | None = None,
     ) -> None:
         self.settings, self.images, self.directory = settings, images, directory
         self._assess = assess_segmenter if settings.task == "segmentation" else assess_classifier
@@ -117,9 +136,11 @@ class Finetuning:
             check_classes(images, self.split.learn, self.model.card.classes)
         elif self.split.test.size:
             check_values(images, self.split.test, self.model.card.values)
-        self.trainer = Trainer(self.model, images, self.split.learn, settings, settings.seed)
+        self.unlabelled = choose_unlabelled(settings, images, self.split, unlabelled)
+        self.trainer = Trainer(self.model, images, self.split.learn, settings, settings.seed, self.unlabelled)
         self.interruption = Interruption()
-        self.seconds, self._losses, self._row_start = 0.0, (0.0, 0), (0, 0.0)
+        self.seconds, self._row_start = 0.0, (0, 0.0)
+        self._sums: dict[str, tuple[float, int]] = {}
         self._best: tuple[float, dict[str, Tensor]] = (-1.0, {})
         self._restore()
 
@@ -135,6 +156,11 @@ class Finetuning:
             return True
         values = [row["selection"] for row in self.directory.rows]
         return bool(self.settings.select and len(values) > PATIENCE and max(values[-PATIENCE:]) < max(values))
+
+    @property
+    def joined(self) -> int | None:
+        """The step at which the unlabelled images joined, None where they did not, or were sent away again."""
+        return self.trainer.joined
 
     @property
     def finished(self) -> bool:
@@ -154,9 +180,8 @@ class Finetuning:
         gap = max(1, ceil(self.settings.steps / ROWS))
         with self.interruption.watch():
             while not self.learned and self.interruption.signal is None:
-                loss = self.trainer.learn()
+                loss = self._learn(observer)
                 self.seconds = before + time.monotonic() - began
-                self._losses = self._losses[0] + loss, self._losses[1] + 1
                 observer.on_update(self.seen, loss)
                 if self.trainer.step % gap == 0 or self.trainer.step == self.settings.steps:
                     observer.on_row(self._record())
@@ -173,18 +198,47 @@ class Finetuning:
             load_segmenter(Path(self.settings.crop_with)).save(self.directory.path / SEGMENTER_FILE)
         return self._test()
 
+    def _learn(self, observer: Observer) -> float:
+        """One step, and what it adds to the sums of a row."""
+        trainer, before = self.trainer, self.trainer.joined
+        loss = trainer.learn()
+        if trainer.joined is None and before is not None:
+            self._go_back(observer)
+        told = {"loss": loss, "unlabelled_loss": trainer.unlabelled_loss, "confident": trainer.confident}
+        for name, value in told.items():
+            if not isnan(value):
+                total, count = self._sums.get(name, (0.0, 0))
+                self._sums[name] = total + value, count + 1
+        return loss
+
+    def _go_back(self, observer: Observer) -> None:
+        """Take back what was learned with the unlabelled images; the run goes on from where they joined."""
+        observer.on_warning(
+            f"the unlabelled images do harm: {self.trainer.gave_up}; the run goes back to step {self.trainer.step:,}, "
+            f"and on with the labelled images alone"
+        )
+        rows = [row for row in self.directory.rows if row["images"] <= self.seen]
+        self.directory.restore(rows, self.seen)
+        self._sums, self._row_start = {}, (self.seen, self.seconds)
+        self._checkpoint()
+
+    def _mean(self, name: str) -> float:
+        total, count = self._sums.get(name, (0.0, 0))
+        return total / count if count else nan
+
     def _record(self) -> Row:
-        total, count = self._losses
         images, seconds = self._row_start
         row = {
             "images": float(self.seen),
             "seconds": self.seconds,
             "images_per_second": (self.seen - images) / max(1e-9, self.seconds - seconds),
-            "loss": total / max(1, count),
+            "loss": self._mean("loss"),
             "learning_rate": self.trainer.learning_rate,
             "selection": self._select(),
+            "unlabelled_loss": self._mean("unlabelled_loss"),
+            "confident": self._mean("confident"),
         }
-        self._losses, self._row_start = (0.0, 0), (self.seen, self.seconds)
+        self._sums, self._row_start = {}, (self.seen, self.seconds)
         self.directory.add(row)
         self._checkpoint()
         return row
@@ -217,6 +271,7 @@ class Finetuning:
             "split": self.split.test_name if self.split.test.size else None,
             "images": len(self.split.test),
             "labels": len(self.split.learn) + len(self.split.select),
+            "unlabelled": len(self.unlabelled.indices) if self.joined is not None and self.unlabelled else 0,
             **summary,
         }
         write_text(path / "test.json", json.dumps(about, indent=2) + "\n")
@@ -226,9 +281,9 @@ class Finetuning:
         tensors = {f"trainer/{name}": one for name, one in self.trainer.state().items()}
         tensors |= {f"best/{name}": one for name, one in self._best[1].items()}
         about = {
-            "step": self.trainer.step,
+            "trainer": self.trainer.progress(),
             "seconds": self.seconds,
-            "losses": self._losses,
+            "sums": self._sums,
             "row_start": self._row_start,
             "best": self._best[0],
         }
@@ -240,10 +295,31 @@ class Finetuning:
             self.directory.restore([], 0)
             return
         about = checkpoint.about
-        self.trainer.restore(checkpoint.part("trainer"), about["step"])
+        self.trainer.restore(checkpoint.part("trainer"), about["trainer"])
         self.seconds, self._best = about["seconds"], (about["best"], checkpoint.part("best"))
-        self._losses, self._row_start = tuple(about["losses"]), tuple(about["row_start"])
+        self._sums = {name: (total, count) for name, (total, count) in about["sums"].items()}
+        self._row_start = (about["row_start"][0], about["row_start"][1])
         self.directory.restore(about["rows"], self.seen)
+
+
+def choose_unlabelled(
+    settings: FinetuneSettings, images: ImageSet, split: Split, others: ImageSet | None
+) -> Unlabelled | None:
+    """The images that take part without labels; None where there are none, or too few to be worth it.
+
+    Of another set these are its train split. An image that is tested on is never among them, whatever its name: the
+    pixels decide.
+    """
+    if settings.unlabelled == "none":
+        return None
+    if others is None:
+        labelled = np.concatenate([split.learn, split.select])
+        rest = np.setdiff1d(images.split("train"), labelled)
+        return Unlabelled(images, rest) if len(rest) >= len(labelled) else None
+    tested = {images.images(index).tobytes() for index in split.test}
+    candidates = others.split("train")
+    kept = [index for index in candidates.tolist() if others.images(index).tobytes() not in tested]
+    return Unlabelled(others, np.array(kept, np.int64)) if kept else None
 
 
 def make_card(settings: FinetuneSettings, images: ImageSet, start: Start) -> Card:

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from ahm_env import CheckpointError, SettingsError, Standardisation, UNet
 from ahm_env.files import first_line, load_tensors, save_tensors
@@ -149,30 +150,41 @@ class Model:
             network.initialise(generator)
         return cls(card, network, device)
 
-    def logits(self, images: Tensor) -> Tensor:
-        """Map `(B, C, S, S)` in 0..255 to logits: `(B, K, S, S)` of segmentation, `(B, K)` of classification."""
-        pixels = images.to(self.device).contiguous(memory_format=torch.channels_last)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
-            return self.network((pixels - self._mean) / self._deviation).float()  # type: ignore[no-any-return]
-
-    def probabilities(self, images: npt.NDArray[np.uint8], flips: bool = False) -> npt.NDArray[np.float32]:
-        """What the model makes of images, without learning.
+    def logits(self, images: Tensor, weights: Mapping[str, Tensor] | None = None) -> Tensor:
+        """Map `(B, C, S, S)` in 0..255 to logits: `(B, K, S, S)` of segmentation, `(B, K)` of classification.
 
         Args:
-            images: `(B, C, S, S)` uint8.
+            images: The images.
+            weights: Weights and buffers to compute with, by name; those left out, or all by default, are the network's.
+        """
+        pixels = images.to(self.device).contiguous(memory_format=torch.channels_last)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
+            standardised = (pixels - self._mean) / self._deviation
+            made = functional_call(self.network, dict(weights), standardised) if weights else self.network(standardised)
+            return made.float()  # type: ignore[no-any-return]
+
+    def predict(self, images: Tensor, flips: bool = False, weights: Mapping[str, Tensor] | None = None) -> Tensor:
+        """What the model makes of images `(B, C, S, S)` in 0..255, without learning.
+
+        Args:
+            images: The images.
             flips: Average over the image and its three mirror images (test-time augmentation).
+            weights: As of `logits`.
 
         Returns:
             `(B, K, S, S)` of segmentation, `(B, K)` of classification; they sum to 1 over K.
         """
         self.network.eval()
-        with torch.inference_mode():
-            pixels = as_tensor(images, self.device)
-            found = []
+        with torch.no_grad():
+            pixels, found = images.to(self.device), []
             for axes in _FLIPS if flips else _FLIPS[:1]:
-                some = self.logits(pixels.flip(axes)).softmax(1)
+                some = self.logits(pixels.flip(axes), weights).softmax(1)
                 found.append(some.flip(axes) if some.ndim == 4 else some)
-            return torch.stack(found).mean(0).cpu().numpy()
+            return torch.stack(found).mean(0)
+
+    def probabilities(self, images: npt.NDArray[np.uint8], flips: bool = False) -> npt.NDArray[np.float32]:
+        """As `predict`, of images `(B, C, S, S)` uint8."""
+        return self.predict(as_tensor(images, self.device), flips).cpu().numpy()
 
     def save(self, path: Path) -> None:
         """Write weights and card as one file."""

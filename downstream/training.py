@@ -1,28 +1,36 @@
-"""One optimiser step after another on labelled images: what fine-tuning does, without files and consoles."""
+"""One optimiser step after another: what fine-tuning does, without files and consoles.
+
+All steps follow one schedule. Labelled images are learned from throughout; where there are unlabelled ones, they join
+after a part of the steps, labelled by a mean teacher. Until then all is the same, bit for bit, as without them.
+"""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from ahm_env import ImageSet, SettingsError, TrainingError
 from ahm_env.masks import Ints
 from ahm_env.optimiser import SharedAdam
-from downstream.augmentation import Augmentation
+from downstream.augmentation import Augmentation, strong_kind
+from downstream.losses import class_weights, classification_loss, segmentation_loss
+from downstream.mean_teacher import MeanTeacher, MixedBatch, SafetyNet, Unlabelled, UnlabelledSettings, epoch_batch
 from downstream.models import EncoderClassifier, Model
 
 SCHEDULES = ("cosine", "steps")
 MEASURED = 64  # images at once
+CHECKED_STEPS = 200  # between two looks at the teacher's loss on clean labelled images
 _WARM_UP = 0.05  # of the steps
 _LOWEST = 0.01  # of the step size, at the end of a cosine
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """How a model learns from labelled images."""
+class Recipe(UnlabelledSettings):
+    """How a model learns from labelled images, and from unlabelled ones."""
 
     steps: int = 800
     """Optimiser steps in all."""
@@ -41,9 +49,10 @@ class Recipe:
     balance: bool = True
     """Of classification: rare classes count as much as frequent ones."""
     augment: str = "affine"
-    """none, flips, affine or full."""
+    """none, flips, affine, full or strong."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in ("steps", "batch_size"):
             if getattr(self, name) < 1:
                 raise SettingsError(f"--{name.replace('_', '-')} {getattr(self, name)} must be 1 or more")
@@ -53,6 +62,8 @@ class Recipe:
             raise SettingsError(f"schedule {self.schedule!r} is unknown; choose {' or '.join(SCHEDULES)}")
         if not 0 <= self.average < 1 or not self.weight_decay >= 0:
             raise SettingsError("average must be in [0, 1), and weight_decay at least 0")
+        if self.unlabelled != "none" and not self.average:
+            raise SettingsError("--average 0 leaves no teacher for --unlabelled images; use 0.99, or --unlabelled none")
         Augmentation(self.augment)
 
 
@@ -65,17 +76,37 @@ class Trainer:
         labelled: Indices of those to learn from.
         recipe: How.
         seed: Of order and augmentation.
+        unlabelled: Images that take part without labels; None for none.
+
+    Attributes:
+        step: Steps done.
+        joined: The step at which the unlabelled images joined; None before that.
+        unlabelled_loss: Of the last step; NaN where only labelled images took part.
+        confident: Share of the teacher's labels that counted in the last step; NaN likewise.
+        gave_up: Why the unlabelled images were sent away again; None if they were not.
 
     Raises:
         SettingsError: No image to learn from.
     """
 
-    def __init__(self, model: Model, images: ImageSet, labelled: Ints, recipe: Recipe, seed: int) -> None:
+    def __init__(
+        self,
+        model: Model,
+        images: ImageSet,
+        labelled: Ints,
+        recipe: Recipe,
+        seed: int,
+        unlabelled: Unlabelled | None = None,
+    ) -> None:
         if len(labelled) == 0:
             raise SettingsError(f"{images.source}: no labelled image to learn from")
         self.model, self.images, self.labelled, self.recipe, self.seed = model, images, labelled, recipe, seed
         self.step = 0
-        self.augmentation = Augmentation(recipe.augment)
+        self.joined: int | None = None
+        self.gave_up: str | None = None
+        self.unlabelled_loss = self.confident = math.nan
+        strong = strong_kind(recipe.strong, images, labelled) if recipe.augment == "strong" else "grey"
+        self.augmentation = Augmentation(recipe.augment, strong)
         if recipe.freeze and isinstance(model.network, EncoderClassifier):
             self._measure_norms()
             model.network.freeze()
@@ -85,33 +116,38 @@ class Trainer:
         self._segments = model.card.task == "segmentation"
         self._class_of = _lookup(model.card.values) if self._segments else np.zeros(0, np.int64)
         self._class_weights = self._balance() if recipe.balance and not self._segments else None
+        self.teacher = None if unlabelled is None else MeanTeacher(model, self.average, unlabelled, recipe, seed)
+        self._net: SafetyNet | None = None
+        self._supervised: dict[str, Tensor] = {}
 
     def learn(self) -> float:
         """One optimiser step.
 
         Returns:
-            The loss before it.
+            The loss on the labelled images before it.
 
         Raises:
             TrainingError: The loss or its gradient is not finite; no weight has changed.
         """
-        chosen = self._batch()
-        pixels = torch.from_numpy(self.images.images(chosen)).float()
-        size = pixels.shape[-2:]
-        if self._segments:
-            targets = torch.from_numpy(self._class_of[self.images.masks(chosen)])
-            pixels, targets = self.augmentation(pixels, targets, self._draw())
-        else:
-            targets = torch.from_numpy(self.images.labels(chosen))
-            pixels, _ = self.augmentation(pixels, torch.zeros(len(chosen), *size, dtype=torch.long), self._draw())
-        targets = targets.to(self.model.device)
+        if self.teacher is not None and self.joined is None and self.step >= self.recipe.join * self.recipe.steps:
+            self._join()
+        mixed = None
+        if self.teacher is not None and self.joined is not None:
+            mixed = self.teacher.batch(self.step - self.joined)
+        pixels, targets = self._labelled_batch()
         self.model.network.train()
-        logits = self.model.logits(pixels)
-        loss = self._loss(logits, targets)
+        # one batch, so that BatchNorm sees one distribution
+        logits = self.model.logits(pixels if mixed is None else torch.cat([pixels, mixed.pixels]))
+        loss = total = self._loss(logits[: len(pixels)], targets)
+        if self.teacher is not None and self.joined is not None and mixed is not None:
+            weight = self.teacher.weight(self.step - self.joined)
+            unlabelled_loss = self.teacher.loss(logits[len(pixels) :], mixed)
+            total = (loss + weight * unlabelled_loss) / (1 + weight)
+            self.unlabelled_loss, self.confident = float(unlabelled_loss.item()), float(mixed.confident.float().mean())
         self.optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        total.backward()  # type: ignore[no-untyped-call]
         value = float(loss.item())
-        if not self.optimiser.is_finite(loss):
+        if not self.optimiser.is_finite(total):
             raise TrainingError(
                 f"the loss or its gradient is no longer finite (loss {value:.3g}); the step size is probably "
                 f"too large: lower --learning-rate"
@@ -120,7 +156,50 @@ class Trainer:
         self.optimiser.step()
         self.step += 1
         self._keep_average()
+        if mixed is not None:
+            self._look_after(mixed)
         return value
+
+    def _labelled_batch(self) -> tuple[Tensor, Tensor]:
+        """Augmented images of a step `(B, C, S, S)`, and their masks `(B, S, S)` or classes `(B,)`."""
+        chosen = epoch_batch(self.labelled, self.step, self.recipe.batch_size, (self.seed,))
+        pixels = torch.from_numpy(self.images.images(chosen)).float()
+        if self._segments:
+            targets = torch.from_numpy(self._class_of[self.images.masks(chosen)])
+            pixels, targets = self.augmentation(pixels, targets, self._draw())
+        else:
+            targets = torch.from_numpy(self.images.labels(chosen))
+            empty = torch.zeros(len(chosen), *pixels.shape[-2:], dtype=torch.long)
+            pixels, _ = self.augmentation(pixels, empty, self._draw())
+        return pixels, targets.to(self.model.device)
+
+    def _join(self) -> None:
+        """Let the unlabelled images take part from here on; the state is kept, to come back to."""
+        self._supervised = {name: one.detach().clone() for name, one in self.state().items()}
+        self.joined = self.step
+        loss, foreground = self._clean()
+        self._net = SafetyNet(foreground, loss)
+
+    def _look_after(self, mixed: MixedBatch) -> None:
+        """Go back to where the unlabelled images joined, and on without them, if the teacher has gone astray."""
+        assert self._net is not None
+        assert self.joined is not None
+        reason = self._net.after_step(mixed.foreground)
+        if (self.step - self.joined) % CHECKED_STEPS == 0:
+            reason = reason or self._net.after_test(self._clean()[0])
+        if reason is not None:
+            self.restore(self._supervised, {"step": self.joined, "gave_up": reason})
+
+    def _clean(self) -> tuple[float, float | None]:
+        """The teacher's loss on labelled images as they are, and the share of their foreground, None without masks."""
+        some = self.labelled[np.linspace(0, len(self.labelled) - 1, min(MEASURED, len(self.labelled))).astype(int)]
+        self.model.network.eval()
+        with torch.no_grad():
+            logits = self.model.logits(torch.from_numpy(self.images.images(some)).float(), self.average)
+            if self._segments:
+                targets = torch.from_numpy(self._class_of[self.images.masks(some)]).to(self.model.device)
+                return float(self._loss(logits, targets)), float((targets > 0).float().mean())
+            return float(self._loss(logits, torch.from_numpy(self.images.labels(some)).to(self.model.device))), None
 
     @property
     def learning_rate(self) -> float:
@@ -139,16 +218,33 @@ class Trainer:
         return {**self.model.network.state_dict(), **self.average}
 
     def state(self) -> dict[str, Tensor]:
-        """Every tensor that learning changes; not copies."""
+        """Every tensor that learning changes, and those to come back to; not copies."""
         weights = {f"network.{name}": one for name, one in self.model.network.state_dict().items()}
         moments = {f"optimiser.{name}": one for name, one in self.optimiser.tensors().items()}
-        return weights | moments | {f"average.{name}": one for name, one in self.average.items()}
+        averages = {f"average.{name}": one for name, one in self.average.items()}
+        return weights | moments | averages | {f"supervised.{name}": one for name, one in self._supervised.items()}
 
-    def restore(self, state: dict[str, Tensor], step: int) -> None:
-        """Go back to what `state` returned at that step."""
+    def progress(self) -> dict[str, Any]:
+        """What else it takes to go on, as JSON can hold it."""
+        net = None if self._net is None else asdict(self._net)
+        return {"step": self.step, "joined": self.joined, "gave_up": self.gave_up, "net": net}
+
+    def restore(self, state: dict[str, Tensor], progress: Mapping[str, Any]) -> None:
+        """Go back to what `state` and `progress` returned."""
+        self._supervised = {
+            name.removeprefix("supervised."): tensor.detach().clone()
+            for name, tensor in state.items()
+            if name.startswith("supervised.")
+        }
         for name, tensor in self.state().items():
-            tensor.data.copy_(state[name])
-        self.step = step
+            if not name.startswith("supervised."):
+                tensor.data.copy_(state[name])
+        net = progress.get("net")
+        self.step, self.joined, self.gave_up = progress["step"], progress.get("joined"), progress.get("gave_up")
+        self._net = None if net is None else SafetyNet(**net)
+        self.unlabelled_loss = self.confident = math.nan
+        if self.gave_up is not None:
+            self.teacher = None
 
     def _measure_norms(self) -> None:
         """Statistics of BatchNorm over whole images: those of pretraining are of images with patches hidden."""
@@ -163,28 +259,17 @@ class Trainer:
         for layer in norms:
             layer.momentum = 0.1  # PyTorch's own
 
-    def _batch(self) -> Ints:
-        """The images of a step: epochs in random order, one running into the next."""
-        count, size = len(self.labelled), self.recipe.batch_size
-        places = np.arange(self.step * size, (self.step + 1) * size)
-        epochs = {
-            int(epoch): np.random.default_rng((self.seed, int(epoch))).permutation(count)
-            for epoch in np.unique(places // count)
-        }
-        return self.labelled[[epochs[int(place // count)][place % count] for place in places]]
-
     def _draw(self) -> int:
         return int(np.random.default_rng((self.seed, self.step, 1)).integers(2**31))
 
     def _loss(self, logits: Tensor, targets: Tensor) -> Tensor:
-        entropy = functional.cross_entropy(logits, targets, self._class_weights)
-        return entropy + soft_dice_loss(logits, targets) if self._segments else entropy
+        if self._segments:
+            return segmentation_loss(logits, targets)
+        return classification_loss(logits, targets, weights=self._class_weights)
 
     def _balance(self) -> Tensor:
-        """Weights by which every class counts alike, however rare: B / (K · B_k)."""
         counts = np.bincount(self.images.labels(self.labelled), minlength=len(self.model.card.classes))
-        weights = counts.sum() / (len(counts) * np.maximum(counts, 1))
-        return torch.from_numpy(weights).float().to(self.model.device)
+        return class_weights(torch.from_numpy(counts)).to(self.model.device)
 
     def _weights(self) -> dict[str, Tensor]:
         return {
@@ -198,19 +283,6 @@ class Trainer:
             for name, one in self._weights().items():
                 if name in self.average:
                     self.average[name].lerp_(one, 1 - decay)
-
-
-def soft_dice_loss(logits: Tensor, targets: Tensor) -> Tensor:
-    """One minus the soft Dice of every class but the background, over the batch (Milletari et al., 3DV 2016).
-
-    Args:
-        logits: `(B, K, H, W)`.
-        targets: `(B, H, W)` class numbers 0..K-1.
-    """
-    probabilities = logits.softmax(1)[:, 1:]
-    truth = functional.one_hot(targets, logits.shape[1]).movedim(-1, 1)[:, 1:].to(probabilities.dtype)
-    both = (probabilities * truth).sum((0, 2, 3))
-    return 1 - ((2 * both + 1) / ((probabilities + truth).sum((0, 2, 3)) + 1)).mean()
 
 
 def _lookup(values: tuple[int, ...]) -> Ints:

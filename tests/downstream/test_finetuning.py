@@ -27,6 +27,7 @@ from downstream.settings import FinetuneSettings
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
+TEACHER = ["unlabelled_loss", "confident"]
 TINY = {"image_size": 16, "width": 2, "steps": 6, "batch_size": 4, "augment": "flips", "device": "cpu"}
 
 
@@ -35,7 +36,7 @@ class Observer:
 
     def __init__(self, at: int = 0, act: Callable[[], None] = lambda: None) -> None:
         self.at, self.act = at, act
-        self.steps, self.rows = 0, list[dict[str, float]]()
+        self.steps, self.rows, self.warnings = 0, list[dict[str, float]](), list[str]()
 
     def on_update(self, images: int, loss: float) -> None:
         self.steps += 1
@@ -44,6 +45,9 @@ class Observer:
 
     def on_row(self, row: dict[str, float]) -> None:
         self.rows.append(row)
+
+    def on_warning(self, text: str) -> None:
+        self.warnings.append(text)
 
 
 def terminate() -> None:
@@ -236,7 +240,7 @@ def test_rows_say_how_it_went(drawn: ImageSet, tmp_path: Path):
     observer = Observer()
     tune(tmp_path / "run", drawn, observer=observer, steps=21)
     rows = table(tmp_path / "run" / "metrics.csv")
-    assert list(rows[0]) == ["images", "seconds", "images_per_second", "loss", "learning_rate", "selection"]
+    assert list(rows[0]) == ["images", "seconds", "images_per_second", "loss", "learning_rate", "selection", *TEACHER]
     assert [int(row["images"]) for row in rows] == [*range(8, 84, 8), 84]
     assert [row["images"] for row in observer.rows] == [float(row["images"]) for row in rows]
     assert all(isnan(float(row["selection"])) for row in rows)

@@ -13,7 +13,8 @@ from torch.nn import functional
 
 from ahm_env import ImageSet, SettingsError, TrainingError
 from downstream.models import Card, Model
-from downstream.training import Recipe, Trainer, soft_dice_loss
+from downstream.losses import soft_dice_loss
+from downstream.training import Recipe, Trainer
 
 
 class Few:
@@ -151,7 +152,7 @@ def test_going_on_from_any_step_is_one_run_bit_for_bit(card: Card, task: dict[st
     losses = [whole.learn() for _ in range(3)]
     resumed = make_trainer(card, recipe)
     resumed.learn()  # is undone
-    resumed.restore(state, step)
+    resumed.restore(state, {"step": step})
     torch.rand(3)  # global generators do not matter
     assert [resumed.learn() for _ in range(3)] == losses
     assert_equal(resumed.state(), whole.state())
@@ -216,7 +217,7 @@ def test_a_frozen_run_goes_on_from_any_step_bit_for_bit(card: Card):
         whole.learn()
     state = copies(whole.state())
     again = make_trainer(replace(card, **CLASSIFIER), recipe)
-    again.restore(state, 3)
+    again.restore(state, {"step": 3})
     for one in (whole, again):
         one.learn()
     assert_equal(again.state(), whole.state())
