@@ -423,7 +423,7 @@ def finetune(
         float | None, flag("--average", "Decay of the running mean of the weights; 0: none.", "0.99", "Learning")
     ] = None,
     augment: Annotated[
-        str | None, flag("--augment", "none, flips, affine, or full (with elastic bending).", "affine", "Learning")
+        str | None, flag("--augment", "none, flips, affine, full (bends too), or strong.", "affine", "Learning")
     ] = None,
     balance: Annotated[
         bool | None,
@@ -445,6 +445,41 @@ def finetune(
     ] = None,
     select: Annotated[
         float | None, flag("--select", "Share of the labelled images by which the best state is kept.", "0", "Learning")
+    ] = None,
+    unlabelled: Annotated[
+        str | None,
+        flag("--unlabelled", "Images that take part without labels: auto, none, or a source.", "none", "Unlabelled"),
+    ] = None,
+    join: Annotated[
+        float | None, flag("--join", "Share of the steps after which they take part.", "0.4", "Unlabelled")
+    ] = None,
+    mix: Annotated[
+        str | None, flag("--mix", "Parts of two that make one: box, patches, or none.", "box", "Unlabelled")
+    ] = None,
+    strong: Annotated[
+        str | None,
+        flag("--strong", "Strong changes of colour: colour (photographs), grey, or auto.", "auto", "Unlabelled"),
+    ] = None,
+    confidence: Annotated[
+        float | None, flag("--confidence", "Probability from which a label of the teacher counts.", "0.9", "Unlabelled")
+    ] = None,
+    unlabelled_batch: Annotated[
+        int | None, flag("--unlabelled-batch", "Mixed images a step.", "8", "Unlabelled")
+    ] = None,
+    unlabelled_weight: Annotated[
+        float | None, flag("--unlabelled-weight", "Weight of their loss.", "1", "Unlabelled")
+    ] = None,
+    ramp: Annotated[
+        int | None, flag("--ramp", "Steps over which that weight rises from 0.", "300", "Unlabelled")
+    ] = None,
+    teacher_tta: Annotated[
+        bool | None,
+        typer.Option(
+            "--teacher-tta",
+            help="The teacher averages over mirror images.",
+            show_default=False,
+            rich_help_panel="Unlabelled",
+        ),
     ] = None,
     transfer: Annotated[
         str | None, flag("--transfer", "What is taken from the pretrained U-Net: encoder, or all.", "encoder", "Model")

@@ -168,7 +168,7 @@ class Directory(Generic[S]):
         return sorted((self.path / "checkpoints").glob("[0-9]*.safetensors"))
 
     def save(self, checkpoint: Checkpoint) -> None:
-        """Write a checkpoint whole; after that older ones but one are deleted, and those that the run went back from."""
+        """Write a checkpoint whole, then delete older ones but one, and those that the run went back from."""
         path = self.path / "checkpoints" / f"{checkpoint.images:012d}.safetensors"
         about = {**checkpoint.about, "images": checkpoint.images, "rows": self.rows}
         save_tensors(path, checkpoint.tensors, about)

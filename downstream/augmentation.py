@@ -24,8 +24,8 @@ class Augmentation:
 
     Args:
         kind: `none`; `flips`; `affine` (flips, rotation, scale, shift and colour); `full` (also elastic bending);
-            `strong` (affine, and the strong changes of colour). Parts of these: `shape` (flips, rotation, scale, shift),
-            `recolour` (the strong changes of colour).
+            `strong` (affine, and the strong changes of colour). Parts of these: `shape` (flips, rotation, scale,
+            shift), `recolour` (the strong changes of colour).
         strong: Of `strong` and `recolour`: `colour`, for colour photographs, or `grey`.
 
     Raises:
@@ -107,12 +107,12 @@ def _sequence(kind: str, strong: str) -> Any:
     blur = kornia.RandomGaussianBlur(kernel_size=(5, 5), sigma=(0.1, 1.5), p=0.5)
     recolour = {
         "colour": [
-            kornia.ColorJiggle(brightness=0.5, contrast=0.5, saturation=0.5, hue=0.1, p=0.8),
+            kornia.ColorJitter(brightness=0.5, contrast=0.5, saturation=0.5, hue=0.1, p=0.8),
             kornia.RandomGrayscale(p=0.2),
             blur,
         ],
         "grey": [
-            kornia.ColorJiggle(brightness=0.3, contrast=0.5, saturation=0.0, hue=0.0, p=0.8),
+            kornia.ColorJitter(brightness=0.5, contrast=0.5, saturation=0.0, hue=0.0, p=0.8),
             kornia.RandomGamma(gamma=(0.6, 1.6), p=0.8),
             kornia.RandomGaussianNoise(mean=0.0, std=0.04, p=0.5),
             blur,

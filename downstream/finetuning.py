@@ -13,6 +13,7 @@ from torch import Tensor
 from agents.directory import Checkpoint, Directory, Interruption, Row
 from ahm_env import ImageError, ImageSet, SettingsError
 from ahm_env.files import write_text
+from ahm_env.images.encoding import save_picture
 from ahm_env.images.patients import fair_order, first_patients
 from ahm_env.masks import Ints
 from downstream.classification import assess_classifier
@@ -20,6 +21,7 @@ from downstream.cropping import SEGMENTER_FILE, load_segmenter
 from downstream.labelled import choose_labelled
 from downstream.mean_teacher import Unlabelled
 from downstream.models import MODEL_FILE, Card, Model, Start
+from downstream.pictures import draw_mixing
 from downstream.segmentation import assess_segmenter
 from downstream.settings import FinetuneSettings
 from downstream.training import Trainer
@@ -38,6 +40,7 @@ COLUMNS = (
 ROWS = 20
 PATIENCE = 6  # rows, all of them worse than the best, after which a run with --select stops
 CHECKPOINT_SECONDS = 60.0
+MIXING_FILE = "mixing.png"
 
 
 class FinetuneDirectory(Directory[FinetuneSettings]):
@@ -192,6 +195,7 @@ class Finetuning:
             if self.interruption.signal is not None:
                 self._checkpoint()
                 return None
+        self._draw_mixing()
         self._keep()
         self.model.save(self.directory.path / MODEL_FILE)
         if self.settings.crop_with is not None:  # who has this directory needs nothing else
@@ -258,6 +262,16 @@ class Finetuning:
     def _keep(self) -> None:
         """Give the model the weights that are kept: the best of those selected, else the mean or last ones."""
         self.model.network.load_state_dict(self._best[1] or self.trainer.result())
+
+    def _draw_mixing(self) -> None:
+        """What the student was shown, with the teacher's labels of when the unlabelled images joined and of now."""
+        trainer = self.trainer
+        if trainer.teacher is None or trainer.joined is None:
+            return
+        last, rows = max(trainer.joined, trainer.step - 1), {}
+        for step, weights in ((trainer.joined, trainer.average_at_join()), (last, trainer.average)):
+            rows[f"step {step + 1:,}"] = trainer.teacher.batch(step - trainer.joined, weights)
+        save_picture(self.directory.path / MIXING_FILE, draw_mixing(rows, self.model.card.classes))
 
     def _test(self) -> dict[str, Any]:
         """Test once, and write every file that tells about it."""

@@ -26,6 +26,7 @@ from downstream.losses import classification_loss, segmentation_loss
 from downstream.mixing import MIXES, mixing_masks
 from downstream.models import Model
 
+OWN = ("none", "auto")  # not another source
 WATCHED_STEPS = 200  # for so long the teacher's foreground may lie outside
 FOREGROUND = (0.2, 5.0)  # times the foreground of the labelled images
 FORGOTTEN = 2.0  # times its loss on clean labelled images at the start
@@ -106,7 +107,12 @@ class MeanTeacher:
     """
 
     def __init__(
-        self, model: Model, average: Mapping[str, Tensor], unlabelled: Unlabelled, settings: UnlabelledSettings, seed: int
+        self,
+        model: Model,
+        average: Mapping[str, Tensor],
+        unlabelled: Unlabelled,
+        settings: UnlabelledSettings,
+        seed: int,
     ) -> None:
         self.model, self.average, self.unlabelled, self.settings, self.seed = model, average, unlabelled, settings, seed
         self._segments = model.card.task == "segmentation"
@@ -119,19 +125,20 @@ class MeanTeacher:
         """Which strong changes of colour are made."""
         return self._recolour.strong
 
-    def probabilities(self, pixels: Tensor) -> Tensor:
-        """What the teacher makes of images `(B, C, S, S)`: `(B, K, S, S)`, of classification `(B, K)`."""
-        return self.model.predict(pixels, self.settings.teacher_tta, self.average)
+    def batch(self, step: int, weights: Mapping[str, Tensor] | None = None) -> MixedBatch:
+        """The mixed images of a step, counted from the one at which they joined.
 
-    def batch(self, step: int) -> MixedBatch:
-        """The mixed images of a step, counted from the one at which they joined."""
+        Args:
+            step: From 0.
+            weights: The teacher's; by default the newest.
+        """
         count, images = self.settings.unlabelled_batch, self.unlabelled.images
         chosen = epoch_batch(self.unlabelled.indices, step, 2 * count, (self.seed, _KEY, _KEY))
         seeds = np.random.default_rng((self.seed, step, _KEY)).integers(2**31, size=2).tolist()
         pixels = torch.from_numpy(images.images(chosen)).float()
         empty = torch.zeros(len(pixels), *pixels.shape[-2:], dtype=torch.long)
         seen, _ = self._turn(pixels, empty, seeds[0])
-        found = self.probabilities(seen)
+        found = self.model.predict(seen, self.settings.teacher_tta, weights or self.average)
         if self._segments:
             masks = mixing_masks(self.settings.mix, count, images.image_size, (self.seed, step, _KEY, 1))
             seen = torch.where(masks, seen[count:], seen[:count])

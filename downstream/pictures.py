@@ -1,22 +1,25 @@
 """Pictures of results: contours on images, the best and the worst cases, the confusion matrix."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from ahm_env.images.opencv import cv2
 from ahm_env.images.pixels import to_uint8
 from ahm_env.images.source import Pixels
-from ahm_env.rendering import COLOURS, INK, PAPER, draw_contour
+from ahm_env.rendering import COLOURS, INK, PAPER, as_rgb, draw_contour
+from downstream.mean_teacher import MixedBatch
 
 Picture = npt.NDArray[np.uint8]
 Mask = npt.NDArray[np.uint8]
 
 TRUTH, FOUND = (255, 255, 255), COLOURS[0]
 TILE, GAP, CAPTION, HEADER = 220, 10, 22, 34
+MIXED, MIXED_TILE = 8, 144  # mixed images of a row
 LARGEST = 1024  # longest side of an overlay, pixels
 
 
@@ -98,6 +101,42 @@ def draw_cases(rows: Sequence[tuple[str, Sequence[Case]]], classes: Sequence[str
     return np.asarray(sheet)
 
 
+def draw_mixing(rows: Mapping[str, MixedBatch], classes: Sequence[str]) -> Picture:
+    """What a student was shown of unlabelled images, and what its teacher said of them.
+
+    Of segmentation the teacher's labels are contours, and what it is unsure of is dimmed; of classification the class
+    is under the image, in brackets where the teacher is unsure.
+
+    Args:
+        rows: Heading to the mixed images of a step; their first eight are drawn.
+        classes: Names of the classes.
+    """
+    font, small = ImageFont.load_default(15), ImageFont.load_default(12)
+    columns = min(MIXED, *(len(batch.pixels) for batch in rows.values()))
+    height = HEADER + MIXED_TILE + CAPTION
+    sheet = Image.new("RGB", (GAP + columns * (MIXED_TILE + GAP), len(rows) * height), PAPER)
+    draw = ImageDraw.Draw(sheet)
+    for row, (heading, batch) in enumerate(rows.items()):
+        sure = f"{float(batch.confident.float().mean()):.0%} of the labels count"
+        draw.text((GAP, row * height + HEADER / 2), f"{heading}: {sure}", INK, font, anchor="lm")
+        images = as_rgb(batch.pixels.clamp(0, 255).round().to(torch.uint8).cpu().numpy())
+        labels, confident = batch.labels.cpu().numpy(), batch.confident.cpu().numpy()
+        for column in range(columns):
+            left, top = GAP + column * (MIXED_TILE + GAP), row * height + HEADER
+            image = images[column]
+            if labels.ndim == 3:
+                picture = np.where(confident[column][..., None], image, image // 3)
+                found, caption = labels[column].astype(np.uint8), f"{(labels[column] > 0).mean():.0%} marked"
+            else:
+                picture, found = image, np.zeros(image.shape[:2], np.uint8)
+                name = classes[labels[column]]
+                caption = name if confident[column] else f"({name})"
+            tile = draw_overlay(_enlarged(Case("", picture, None, found), MIXED_TILE), MIXED_TILE)
+            sheet.paste(Image.fromarray(tile), (left, top))
+            draw.text((left, top + MIXED_TILE + CAPTION / 2), caption, INK, small, anchor="lm")
+    return np.asarray(sheet)
+
+
 def draw_confusion(confusion: npt.NDArray[np.int64], classes: Sequence[str]) -> Picture:
     """A confusion matrix: rows are the truth, coloured by the share of their row.
 
@@ -128,10 +167,10 @@ def draw_confusion(confusion: npt.NDArray[np.int64], classes: Sequence[str]) -> 
     return np.asarray(sheet)
 
 
-def _enlarged(case: Case) -> Case:
+def _enlarged(case: Case, tile: int = TILE) -> Case:
     """A case at least as large as a tile, so that contours are fine."""
     height, width = case.image.shape[:2]
-    scale = TILE / max(height, width)
+    scale = tile / max(height, width)
     if scale <= 1:
         return case
     size = max(1, round(width * scale)), max(1, round(height * scale))

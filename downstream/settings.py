@@ -13,7 +13,14 @@ from downstream.training import Recipe
 TRANSFERS = ("all", "encoder")
 PRESETS: dict[str, dict[str, Any]] = {
     # The recipe of the published reproduction; the number of its epochs is not known.
-    "paper": {"learning_rate": 3e-4, "schedule": "steps", "batch_size": 4, "augment": "none", "average": 0.0, "unlabelled": "none"},
+    "paper": {
+        "learning_rate": 3e-4,
+        "schedule": "steps",
+        "batch_size": 4,
+        "augment": "none",
+        "average": 0.0,
+        "unlabelled": "none",
+    },
 }
 # What a start decides, and how a run and a fine-tuned model call it.
 _FROM_RUN = ("image_size", "width", "norm", "channels", "fit", "window", "axis")

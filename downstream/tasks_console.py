@@ -2,6 +2,8 @@
 
 import signal
 from collections.abc import Mapping
+from dataclasses import replace
+from math import isnan
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -17,7 +19,8 @@ from ahm_env import AHMError, ImageSet, RunError
 from ahm_env.console import make_console
 from ahm_env.images.loading import find_source
 from downstream.cropping import Cropped, load_segmenter
-from downstream.finetuning import FinetuneDirectory, Finetuning
+from downstream.finetuning import MIXING_FILE, FinetuneDirectory, Finetuning
+from downstream.mean_teacher import OWN
 from downstream.models import MODEL_FILE, Start
 from downstream.settings import PRESETS, FinetuneSettings
 
@@ -38,9 +41,9 @@ class FinetuneDisplay:
     def __init__(self, console: Console, total: int, seen: int) -> None:
         self._console, self._total, self._rows = console, total, 0
         columns = TextColumn("fine-tuning"), BarColumn(), MofNCompleteColumn()
-        loss = TextColumn("loss {task.fields[loss]}")
+        loss = TextColumn("loss {task.fields[loss]}{task.fields[confident]}")
         self._bar = Progress(*columns, loss, TimeRemainingColumn(), console=console, disable=not console.is_terminal)
-        self._task: TaskID = self._bar.add_task("", total=total, completed=seen, loss="–")
+        self._task: TaskID = self._bar.add_task("", total=total, completed=seen, loss="–", confident="")
 
     def __enter__(self) -> "FinetuneDisplay":
         self._bar.start()
@@ -55,14 +58,20 @@ class FinetuneDisplay:
         """Move the bar."""
         self._bar.update(self._task, completed=images, loss=f"{loss:.3f}")
 
+    def on_warning(self, text: str) -> None:
+        """Print a warning."""
+        self._console.print(f"[yellow]warning:[/] {escape(text)}")
+
     def on_row(self, row: Row) -> None:
-        """Print a line now and then, where there is no bar."""
+        """Show how much the teacher is sure of; print a line now and then, where there is no bar."""
         self._rows += 1
+        confident = "" if isnan(row["confident"]) else f"  confident {row['confident']:.0%}"
+        self._bar.update(self._task, confident=confident)
         if not self._console.is_terminal and self._rows % LINES == 0:
-            selection = "" if row["selection"] != row["selection"] else f"  selection {number(row['selection'])}"
+            selection = "" if isnan(row["selection"]) else f"  selection {number(row['selection'])}"
             self._console.print(
                 f"{int(row['images']):>9,} of {self._total:,} images  {row['images_per_second']:.0f} images/s  "
-                f"loss {row['loss']:.3f}{selection}"
+                f"loss {row['loss']:.3f}{confident}{selection}"
             )
 
 
@@ -93,11 +102,14 @@ def finetune(given: Mapping[str, Any], start: str | None, preset: str | None, ou
         directory = FinetuneDirectory(free_directory(Path("runs"), settings.task))
     named = {key: value for key, value in given.items() if value is not None}
     settings = agree(directory, settings, {**PRESETS.get(preset or "", {}), **named, "start": start})
-    images = load_labelled(settings, console)
+    images = load_for(settings, settings.data, console)
+    others = None
+    if settings.unlabelled not in OWN:
+        others = load_for(replace(settings, channels=images.channels), settings.unlabelled, console)
     with directory:
         begins = begin(directory, settings, images)
         try:
-            run = Finetuning(settings, images, directory, found)
+            run = Finetuning(settings, images, directory, found, others)
         except AHMError:
             if begins:  # a run that cannot begin leaves its place free
                 (directory.path / "config.json").unlink()
@@ -120,13 +132,14 @@ def finetune(given: Mapping[str, Any], start: str | None, preset: str | None, ou
     return 0
 
 
-def load_labelled(settings: FinetuneSettings, console: Console) -> ImageSet:
-    """The images that fine-tuning sees, cut to the lesion where that is asked for."""
+def load_for(settings: FinetuneSettings, data: str, console: Console) -> ImageSet:
+    """Images of a source as fine-tuning sees them, cut to the lesion where that is asked for."""
+    settings = replace(settings, data=data)
     if settings.crop_with is None:
         return load(settings, console)
     segmenter = load_segmenter(Path(settings.crop_with), settings.device)
-    source = find_source(settings.data, settings.pixels)
-    return load(settings, console, Cropped(source, segmenter, settings.data))
+    source = find_source(data, settings.pixels)
+    return load(settings, console, Cropped(source, segmenter, data))
 
 
 def _announce(run: Finetuning, console: Console) -> None:
@@ -144,6 +157,13 @@ def _announce(run: Finetuning, console: Console) -> None:
             f"[yellow]warning:[/] no test or val split with {what}s: nothing will be tested; "
             f"`ahm data split {escape(settings.data)}` draws splits"
         )
+    if (teacher := run.trainer.teacher) is not None:
+        console.print(
+            f"{len(teacher.unlabelled.indices):,} unlabelled images of {escape(teacher.unlabelled.images.source)} join "
+            f"after {settings.joins_after:,} steps; mixed: {settings.mix}, strong changes: {teacher.strong}"
+        )
+    elif run.trainer.gave_up is None and settings.unlabelled != "none":
+        console.print("Unlabelled images take no part: fewer of them than labelled ones remain.")
     if run.trainer.step:
         console.print(f"Going on after {run.trainer.step:,} steps.")
 
@@ -155,6 +175,7 @@ def _conclude(run: Finetuning, result: Mapping[str, Any], console: Console) -> N
     where = f"{result['images']:,} images of the {result['split']} split" if result["split"] else "nothing"
     table.add_row("tested on", where)
     table.add_row("labelled images", f"{result['labels']:,}")
+    table.add_row("unlabelled images", f"{result['unlabelled']:,}")
     for name, value in result.items():
         if isinstance(value, float):
             table.add_row(escape(measure_name(name)), number(value))
@@ -163,6 +184,8 @@ def _conclude(run: Finetuning, result: Mapping[str, Any], console: Console) -> N
     if result["split"]:
         console.print(f"picture      {path / picture}", markup=False)
         console.print(f"each image   {path / 'test.csv'}", markup=False)
+    if run.joined is not None:
+        console.print(f"teacher      {path / MIXING_FILE}", markup=False)
     console.print(f"model        {path / MODEL_FILE}", markup=False)
     console.print(f"Next: ahm predict --from {path} YOUR_IMAGES --out predictions", markup=False)
 

@@ -51,6 +51,11 @@ class Recipe(UnlabelledSettings):
     augment: str = "affine"
     """none, flips, affine, full or strong."""
 
+    @property
+    def joins_after(self) -> int:
+        """Steps after which unlabelled images take part."""
+        return math.ceil(self.join * self.steps)
+
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("steps", "batch_size"):
@@ -129,7 +134,7 @@ class Trainer:
         Raises:
             TrainingError: The loss or its gradient is not finite; no weight has changed.
         """
-        if self.teacher is not None and self.joined is None and self.step >= self.recipe.join * self.recipe.steps:
+        if self.teacher is not None and self.joined is None and self.step >= self.recipe.joins_after:
             self._join()
         mixed = None
         if self.teacher is not None and self.joined is not None:
@@ -223,6 +228,11 @@ class Trainer:
         moments = {f"optimiser.{name}": one for name, one in self.optimiser.tensors().items()}
         averages = {f"average.{name}": one for name, one in self.average.items()}
         return weights | moments | averages | {f"supervised.{name}": one for name, one in self._supervised.items()}
+
+    def average_at_join(self) -> dict[str, Tensor]:
+        """The teacher's weights and buffers when the unlabelled images joined."""
+        kept = "average."
+        return {name.removeprefix(kept): one for name, one in self._supervised.items() if name.startswith(kept)}
 
     def progress(self) -> dict[str, Any]:
         """What else it takes to go on, as JSON can hold it."""

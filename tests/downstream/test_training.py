@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from ahm_env import ImageSet, SettingsError, TrainingError
-from downstream.models import Card, Model
 from downstream.losses import soft_dice_loss
+from downstream.models import Card, Model
 from downstream.training import Recipe, Trainer
 
 
