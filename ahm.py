@@ -404,6 +404,9 @@ def finetune(
     labels: Annotated[
         str | None, flag("--labels", "How many images of the train split count as labelled, or all.", "all")
     ] = None,
+    classes: Annotated[
+        str | None, flag("--classes", "Names of the classes, or their numbers in masks: a,b,….", "those labelled")
+    ] = None,
     out: Annotated[Path | None, flag("--out", "Directory of the run.", "runs/TASK-NUMBER")] = None,
     resume: Resume = False,
     preset: Annotated[str | None, flag("--preset", "paper: the published recipe; flags win over it.")] = None,
@@ -477,7 +480,7 @@ def finetune(
         typer.Option(
             "--teacher-tta",
             help="The teacher averages over mirror images.",
-            show_default=False,
+            show_default="False",
             rich_help_panel="Unlabelled",
         ),
     ] = None,

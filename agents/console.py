@@ -182,10 +182,17 @@ def begin(directory: Directory[S], settings: S, images: ImageSet) -> bool:
 
 
 def load(settings: ImageSettings, console: Console, source: Source | None = None) -> ImageSet:
-    """Load the images of a run, or those of another source; they are decoded where that was not done before."""
+    """Load the images of a run, or those of another source; they are decoded where that was not done before.
+
+    No mask is opened.
+    """
     with reading(console) as report:
         images = load_images(
-            source or settings.data, skip_bad=settings.skip_bad, progress=report, **asdict(settings.pixels)
+            source or settings.data,
+            skip_bad=settings.skip_bad,
+            progress=report,
+            masks=False,
+            **asdict(settings.pixels),
         )
     tell_left_out(console, images)
     return images

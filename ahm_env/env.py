@@ -75,7 +75,7 @@ def make_episodes(
         reconstructor = Reconstructor.load(path, grid, learning_rate=learning_rate, device=device)
     if not isinstance(data, ImageSet):
         channels = None if reconstructor is None else len(reconstructor.fill)
-        data = load_images(data, grid.image_size, channels)
+        data = load_images(data, grid.image_size, channels, masks=False)
     train = data.split("train")
     shown = data.split(split) if indices is None else np.asarray(indices, np.int64)
     if reconstructor is None:

@@ -44,9 +44,9 @@ class Cropped:
             digest.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
         return f"{self.kind} {MARGIN} {SMALLEST} {digest.hexdigest()} {self._source.fingerprint()}"
 
-    def catalogue(self) -> Catalogue:
-        """What the source holds, without masks."""
-        catalogue = self._source.catalogue()
+    def catalogue(self, masks: bool = True) -> Catalogue:
+        """What the source holds, without masks, of which none is opened."""
+        catalogue = self._source.catalogue(masks=False)
         return replace(catalogue, samples=self._samples(catalogue.samples), has_masks=False)
 
     def _samples(self, loads: Iterator[Load]) -> Iterator[Load]:
@@ -62,7 +62,7 @@ def crop(sample: Sample, segmenter: Model) -> Sample:
     """One image cut to what the segmenter finds in it, without its mask."""
     (found,) = segment(segmenter, [sample])
     top, left, height, width = lesion_box(found.mask > 0)
-    return replace(sample, image=sample.image[top : top + height, left : left + width], mask=None)
+    return replace(sample, image=sample.image[top : top + height, left : left + width], mask=None, later=None)
 
 
 def lesion_box(found: npt.NDArray[np.bool_]) -> tuple[int, int, int, int]:

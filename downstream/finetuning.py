@@ -14,7 +14,9 @@ from agents.directory import Checkpoint, Directory, Interruption, Row
 from ahm_env import ImageError, ImageSet, SettingsError
 from ahm_env.files import write_text
 from ahm_env.images.encoding import save_picture
+from ahm_env.images.loading import annotated
 from ahm_env.images.patients import fair_order, first_patients
+from ahm_env.images.source import class_order
 from ahm_env.masks import Ints
 from downstream.classification import assess_classifier
 from downstream.cropping import SEGMENTER_FILE, load_segmenter
@@ -87,11 +89,7 @@ class Split:
             SettingsError: Fewer labelled images than asked for.
             ImageError: There are no masks or labels.
         """
-        train = usable(settings.task, images, images.split("train"))
-        if not train.size:
-            what = "mask" if settings.task == "segmentation" else "label"
-            raise ImageError(f"{images.source}: no image of its train split has a {what}; check with `ahm data check`")
-        labelled = choose_labelled(images, train, settings.labels, settings.seed)
+        labelled = draw_labelled(settings, images)
         select = labelled[:0]
         if settings.select:
             patients = images.patients(labelled)
@@ -101,8 +99,7 @@ class Split:
                 raise SettingsError(
                     f"--select {settings.select} of {len(labelled)} images leaves none; ask for more labels"
                 )
-        name = "test" if usable(settings.task, images, images.split("test")).size else "val"
-        test = usable(settings.task, images, images.split(name))
+        name, test = find_tested(settings, images)
         return cls(np.setdiff1d(labelled, select), np.sort(select), test, name)
 
 
@@ -128,10 +125,12 @@ class Finetuning:
         start: Start,
         unlabelled: ImageSet | None = None,
     ) -> None:
+        images = only_labelled(settings, images)
         self.settings, self.images, self.directory = settings, images, directory
         self._assess = assess_segmenter if settings.task == "segmentation" else assess_classifier
         self.split = Split.make(settings, images)
-        self.model = Model.create(make_card(settings, images, start), settings.seed, settings.device)
+        card = make_card(settings, images, self.split, start)
+        self.model = Model.create(card, settings.seed, settings.device)
         if settings.weights is not None and isinstance(self.model.network, VGG16):
             self.model.network.load_published(Path(settings.weights))
         start.transfer(self.model, settings.transfer == "encoder")
@@ -336,16 +335,64 @@ def choose_unlabelled(
     return Unlabelled(others, np.array(kept, np.int64)) if kept else None
 
 
-def make_card(settings: FinetuneSettings, images: ImageSet, start: Start) -> Card:
-    """What the model of a run is.
+def draw_labelled(settings: FinetuneSettings, images: ImageSet, stratified: bool = False) -> Ints:
+    """The images of the train split that count as labelled.
 
     Raises:
-        ImageError: Masks or labels have one class only.
+        SettingsError: Fewer than asked for.
+        ImageError: None has a mask or label.
+    """
+    train = usable(settings.task, images, images.split("train"))
+    if not train.size:
+        what = "mask" if settings.task == "segmentation" else "label"
+        raise ImageError(f"{images.source}: no image of its train split has a {what}; check with `ahm data check`")
+    return choose_labelled(images, train, settings.labels, settings.seed, stratified)
+
+
+def find_tested(settings: FinetuneSettings, images: ImageSet) -> tuple[str, Ints]:
+    """Name and images of the split to test on: `test`, or `val` where no image of `test` has a mask or label."""
+    name = "test" if usable(settings.task, images, images.split("test")).size else "val"
+    return name, usable(settings.task, images, images.split(name))
+
+
+def only_labelled(settings: FinetuneSettings, images: ImageSet, stratified: bool = False) -> ImageSet:
+    """The set as a run of fine-tuning may know it: masks and labels of the labelled and the tested images, no others.
+
+    Args:
+        settings: Of the run.
+        images: The set; if its masks have not been read, those of no other image are opened.
+        stratified: Give each class its share of the labelled images: for comparisons of methods only.
+
+    Raises:
+        SettingsError: Fewer labelled images than asked for.
+        ImageError: A mask cannot be used, or an image to test on is of a class of which none is labelled.
+    """
+    labelled = draw_labelled(settings, images, stratified)
+    tested = find_tested(settings, images)[1]
+    classes = None
+    if settings.task == "classification":
+        classes = settings.class_names or class_names(images, labelled)
+    return annotated(images, np.union1d(labelled, tested), classes, settings.skip_bad)
+
+
+def class_names(images: ImageSet, indices: Ints) -> tuple[str, ...]:
+    """Names of the classes of these images, in order."""
+    return class_order({images.classes[number] for number in images.labels(indices).tolist() if number >= 0})
+
+
+def make_card(settings: FinetuneSettings, images: ImageSet, split: Split, start: Start) -> Card:
+    """What the model of a run is; its classes are those of the labelled images, or those that were named.
+
+    Raises:
+        ImageError: Masks or labels have one class only, or a mask holds a number that was not named.
     """
     train = images.split("train")
     if settings.task == "segmentation":
-        values = images.mask_values(train)
-        values = values if values[0] == 0 else (0, *values)
+        found = images.mask_values(np.union1d(split.learn, split.select))
+        named = settings.class_names
+        values = tuple(sorted({0, *(found if named is None else map(int, named))}))
+        if odd := sorted(set(found) - set(values)):
+            raise ImageError(f"{images.source}: a mask to learn from holds {odd[0]}, which --classes does not name")
         names = ("background", "foreground") if values == (0, 1) else ("background", *map(str, values[1:]))
     else:
         values, names = (), images.classes
@@ -398,7 +445,7 @@ def check_values(images: ImageSet, tested: Ints, values: tuple[int, ...]) -> Non
             known = ", ".join(map(str, values))
             raise ImageError(
                 f"{images.source}: the mask of {images.names[index]}, to test on, holds {odd[0]}, but those to learn "
-                f"from hold {known}; renumber its classes, or move an image of that class to the train split"
+                f"from hold {known}; label more images, or renumber its classes"
             )
 
 

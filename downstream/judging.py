@@ -13,6 +13,7 @@ from agents.runs import RunDirectory
 from agents.schedule import split_held_out
 from agents.settings import RunSettings
 from ahm_env import ImageSet, MaskRatio, Reconstructor, RunError, SettingsError, load_images
+from ahm_env.images.loading import annotated
 from ahm_env.masks import Ints
 
 PAIRS = 1024  # image and mask pairs by which an agent is judged
@@ -111,12 +112,14 @@ def judge_run(path: Path, unet: Path | None = None, data: str | None = None) -> 
             f"choose another --unet"
         )
     images = load_images(
-        data or settings.data, skip_bad=settings.skip_bad, **asdict(replace(settings.pixels, channels=channels))
+        data or settings.data,
+        skip_bad=settings.skip_bad,
+        masks=False,
+        **asdict(replace(settings.pixels, channels=channels)),
     )
-    return Judged(
-        settings,
-        judge(agent, reconstructor, images, judged_images(images, data), settings.ratio, settings.horizon),
-    )
+    indices = judged_images(images, data)
+    images = annotated(images, indices, skip_bad=settings.skip_bad)
+    return Judged(settings, judge(agent, reconstructor, images, indices, settings.ratio, settings.horizon))
 
 
 def judged_images(images: ImageSet, data: str | None) -> Ints:

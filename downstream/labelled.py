@@ -3,14 +3,21 @@
 import numpy as np
 
 from ahm_env import ImageSet, SettingsError
-from ahm_env.images.patients import round_robin
+from ahm_env.images.patients import fair_order, round_robin
 from ahm_env.masks import Ints
 
 
-def choose_labelled(images: ImageSet, indices: Ints, count: int | None, seed: int) -> Ints:
+def choose_labelled(images: ImageSet, indices: Ints, count: int | None, seed: int, stratified: bool = False) -> Ints:
     """The images that count as labelled: `count` of `indices`, or all; the smaller choice lies within the larger.
 
     No mask and no class is looked at: who labels images chooses them before knowing what is on them.
+
+    Args:
+        images: The set.
+        indices: Images that have what it takes.
+        count: How many; None is all.
+        seed: Decides.
+        stratified: Look at the classes after all, so that each has its share: for comparisons of methods only.
 
     Raises:
         SettingsError: There are fewer images than asked for.
@@ -21,4 +28,6 @@ def choose_labelled(images: ImageSet, indices: Ints, count: int | None, seed: in
         raise SettingsError(
             f"--labels {count}: {images.source} has {len(indices)} labelled images to train on; ask for fewer, or all"
         )
-    return np.sort(indices[round_robin(images.patients(indices), seed)[:count]])
+    patients = images.patients(indices)
+    order = fair_order(images.labels(indices), patients, seed) if stratified else round_robin(patients, seed)
+    return np.sort(indices[order[:count]])

@@ -183,7 +183,7 @@ def _gallery(algorithms: Sequence[Algorithm], images: ImageSet | None) -> Galler
     if first is None:
         return None
     if images is None:
-        images = load_images(first.data, skip_bad=first.skip_bad, **asdict(first.pixels))
+        images = load_images(first.data, skip_bad=first.skip_bad, masks=False, **asdict(first.pixels))
     return make_gallery(groups, images)
 
 

@@ -38,6 +38,8 @@ class FinetuneSettings(Recipe, ImageSettings):
     """unet, or, for classification, vgg16."""
     labels: int | None = None
     """How many images of the train split count as labelled; None is all."""
+    classes: str | None = None
+    """Names of the classes, separated by commas, of segmentation their numbers in masks; None: what is labelled."""
     width: int = 16
     """Channels of the U-Net's first level."""
     norm: str = "batch"
@@ -73,6 +75,11 @@ class FinetuneSettings(Recipe, ImageSettings):
             raise SettingsError("--batch-size 1 below --image-size 32 has no batch to normalise by; use --norm group")
         if self.labels is not None and self.labels < 1:
             raise SettingsError(f"--labels {self.labels} must be 1 or more, or all")
+        names = self.class_names or ()
+        if len(set(names)) < len(names) or "" in names or (names and len(names) < 2):
+            raise SettingsError(f"--classes {self.classes} must name two or more, each once: a,b")
+        if self.task == "segmentation" and not all(name.isdecimal() and int(name) < 256 for name in names):
+            raise SettingsError(f"--classes {self.classes}: of segmentation these are numbers in masks, such as 0,1,2")
         if self.seed < 0:
             raise SettingsError(f"--seed {self.seed} must not be negative")
         if not 0 <= self.select < 1:
@@ -85,6 +92,11 @@ class FinetuneSettings(Recipe, ImageSettings):
             raise SettingsError("--weights is for --model vgg16; a pretrained U-Net is given by --from")
         if self.crop_with is not None and self.task != "classification":
             raise SettingsError("--crop-with is for --task classification")
+
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """The classes that were named; None if none were."""
+        return None if self.classes is None else tuple(name.strip() for name in self.classes.split(","))
 
     @classmethod
     def make(cls, start: Start, preset: str | None = None, **given: Any) -> "FinetuneSettings":

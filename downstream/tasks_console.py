@@ -19,7 +19,7 @@ from ahm_env import AHMError, ImageSet, RunError
 from ahm_env.console import make_console
 from ahm_env.images.loading import find_source
 from downstream.cropping import Cropped, load_segmenter
-from downstream.finetuning import MIXING_FILE, FinetuneDirectory, Finetuning
+from downstream.finetuning import MIXING_FILE, FinetuneDirectory, Finetuning, only_labelled
 from downstream.mean_teacher import OWN
 from downstream.models import MODEL_FILE, Start
 from downstream.settings import PRESETS, FinetuneSettings
@@ -75,7 +75,14 @@ class FinetuneDisplay:
             )
 
 
-def finetune(given: Mapping[str, Any], start: str | None, preset: str | None, out: Path | None, resume: bool) -> int:
+def finetune(
+    given: Mapping[str, Any],
+    start: str | None,
+    preset: str | None,
+    out: Path | None,
+    resume: bool,
+    stratified: bool = False,
+) -> int:
     """Fine-tune a model on labelled images and test it, or go on with that.
 
     Args:
@@ -84,6 +91,7 @@ def finetune(given: Mapping[str, Any], start: str | None, preset: str | None, ou
         preset: Name of a preset.
         out: The run directory; by default a new one under `runs`.
         resume: Go on with the run in `out`.
+        stratified: Give each class its share of the labelled images: for comparisons of methods only.
 
     Returns:
         The exit status: 0, or 128 + the signal that ended it.
@@ -103,6 +111,7 @@ def finetune(given: Mapping[str, Any], start: str | None, preset: str | None, ou
     named = {key: value for key, value in given.items() if value is not None}
     settings = agree(directory, settings, {**PRESETS.get(preset or "", {}), **named, "start": start})
     images = load_for(settings, settings.data, console)
+    images = only_labelled(settings, images, stratified)
     others = None
     if settings.unlabelled not in OWN:
         others = load_for(replace(settings, channels=images.channels), settings.unlabelled, console)

@@ -11,7 +11,7 @@ from ahm_env import ImageError, ImageSet, RunError, SettingsError
 from ahm_env.files import write_text
 from downstream.comparison import Plan, parse_value
 from downstream.crew import images_shown
-from downstream.finetuning import Split, check_classes
+from downstream.finetuning import Split, check_classes, only_labelled
 from downstream.models import TASKS, Start
 from downstream.settings import FinetuneSettings
 from downstream.tasks_console import finetune
@@ -193,9 +193,10 @@ class Transfer:
         for cell in self.cells:
             if cell.start == SCRATCH:
                 settings = FinetuneSettings.make(Start(SCRATCH, None, None, {}), **self.given(cell))
-                split = Split.make(settings, images)
+                known = only_labelled(settings, images, stratified=cell.task == "classification")
+                split = Split.make(settings, known)
                 if cell.task == "classification":
-                    check_classes(images, split.learn, images.classes)
+                    check_classes(known, split.learn, known.classes)
                 if not split.test.size:
                     what = "mask" if cell.task == "segmentation" else "label"
                     raise ImageError(f"{images.source}: no image of a test or val split has a {what}; add such a split")
@@ -277,6 +278,8 @@ def run_transfer_cell(transfer: Transfer, cell: TransferCell) -> int:
     Raises:
         AHMError: Anything that the user can mend.
     """
+    # a class that no image is labelled with cannot be learned: every draw has its share of each
+    stratified = cell.task == "classification"
     if (cell.path / "config.json").exists():
-        return finetune({}, None, None, cell.path, resume=True)
-    return finetune(transfer.given(cell), cell.start, None, cell.path, resume=False)
+        return finetune({}, None, None, cell.path, True, stratified)
+    return finetune(transfer.given(cell), cell.start, None, cell.path, False, stratified)

@@ -22,7 +22,7 @@ def main(run: Path, out: Path) -> None:
     settings, frames = directory.settings(), directory.frames()
     if settings is None or not frames:
         raise RunError(f"{run}: holds no run with frames; give the directory that `ahm train-agent` wrote")
-    images = load_images(settings.data, skip_bad=settings.skip_bad, **asdict(settings.pixels))
+    images = load_images(settings.data, skip_bad=settings.skip_bad, masks=False, **asdict(settings.pixels))
     scale = limits(np.stack([frame.policy for frame in frames]))
     pictures = [picture(frame, images, scale) for frame in frames]
     pauses = [MILLISECONDS] * (len(pictures) - 1) + [5 * MILLISECONDS]

@@ -185,13 +185,6 @@ def truncated_jpeg(path: Path) -> None:
     (path / "images" / "9.jpg").write_bytes(whole[: len(whole) // 2])
 
 
-def other_mask_size(path: Path) -> None:
-    (path / "masks").mkdir()
-    for number in range(4):
-        size = 30 if number == 2 else 40
-        cv2.imwrite(str(path / "masks" / f"{number}.png"), np.zeros((size, size), np.uint8))
-
-
 def mask_without_image(path: Path) -> None:
     (path / "masks").mkdir()
     for number in range(5):
@@ -212,7 +205,6 @@ def emptied(path: Path) -> None:
     [
         (text_named_png, "9.png"),
         (truncated_jpeg, "9.jpg"),
-        (other_mask_size, "2.png"),
         (mask_without_image, "4.png"),
         (label_without_image, "4.png"),
         (emptied, "images"),

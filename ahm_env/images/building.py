@@ -12,7 +12,7 @@ from typing import Self, TypeVar
 import numpy as np
 
 from ahm_env.errors import ImageError
-from ahm_env.images.cache import IDENTITIES, ArrayWriter, Meta, content_digest, write_meta
+from ahm_env.images.cache import IDENTITIES, ArrayWriter, Meta, content_digest, images_digest, write_meta
 from ahm_env.images.opencv import cv2
 from ahm_env.images.patients import Sides
 from ahm_env.images.pixels import Image8, PixelSettings, fit_image, fit_mask, with_channels
@@ -35,7 +35,8 @@ class Prepared:
     Attributes:
         name: Name within the source.
         image: (C, S, S) uint8; C is 1 if it has no colour.
-        mask: (S, S) uint8 class numbers, or None.
+        mask: (S, S) uint8 class numbers; None where there is none, or it was not read.
+        masked: Whether there is a mask, read or not.
         label: Class number, or -1.
         split: Index into `SPLITS`.
         patient: Pseudonym, or empty.
@@ -47,6 +48,7 @@ class Prepared:
     name: str
     image: Image8
     mask: Image8 | None
+    masked: bool
     label: int
     split: int
     patient: str
@@ -102,6 +104,7 @@ def build(
     skip_bad: bool,
     source: str,
     progress: Progress | None,
+    masks: bool = True,
 ) -> None:
     """Writes the entry of a catalogue into an empty directory.
 
@@ -112,6 +115,7 @@ def build(
         skip_bad: Leave bad images out instead of stopping at the first.
         source: As the user gave it, for errors.
         progress: Called with (done, total).
+        masks: Whether the catalogue reads masks with their images.
 
     Raises:
         SettingsError: The source's path tells whose images they are.
@@ -124,7 +128,7 @@ def build(
     if problems and not skip_bad:
         raise ImageError(with_remedy(first_problem, source, problems))
     sides, empty = Sides(), 0
-    with EntryWriter(directory, catalogue.has_masks, settings) as writer:
+    with EntryWriter(directory, catalogue.has_masks, settings, masks) as writer:
         for done, prepared in enumerate(prepare_all(catalogue, settings), 1):
             if isinstance(prepared, Prepared):
                 writer.append(prepared, done - 1)
@@ -149,8 +153,9 @@ def build(
 class EntryWriter:
     """Writes prepared samples into the files of an entry; complete at the end of the `with` block."""
 
-    def __init__(self, directory: Path, has_masks: bool, settings: PixelSettings) -> None:
+    def __init__(self, directory: Path, has_masks: bool, settings: PixelSettings, masks_read: bool = True) -> None:
         """Opens the files."""
+        self._masks_read = masks_read
         square = (settings.image_size, settings.image_size)
         self._directory, self._settings = directory, settings
         self._binary_masks, self._any_mask = True, False
@@ -165,7 +170,7 @@ class EntryWriter:
             "names": ArrayWriter(directory / "names.npy", (), np.uint8),
             "name_ends": ArrayWriter(directory / "name_ends.npy", (), np.int64),
         }
-        if has_masks:
+        if has_masks and masks_read:
             self._arrays["masks"] = ArrayWriter(directory / "masks.npy", square, np.uint8)
 
     def __enter__(self) -> Self:
@@ -190,13 +195,13 @@ class EntryWriter:
         if self._settings.channels is None and len(prepared.image) > self._channels:
             self._widen()
         self._arrays["images"].append(with_channels(prepared.image, self._channels))
-        self._arrays["masked"].append(prepared.mask is not None)
-        self._any_mask |= prepared.mask is not None
+        self._arrays["masked"].append(prepared.masked)
+        self._any_mask |= prepared.masked
         if "masks" in self._arrays:
             square = self._arrays["masks"].row_shape
             self._arrays["masks"].append(np.zeros(square, np.uint8) if prepared.mask is None else prepared.mask)
         if prepared.mask is not None:
-            self._binary_masks &= prepared.mask_values <= {0, 1} or prepared.mask_values <= {0, 255}
+            self._binary_masks &= are_binary(prepared.mask_values)
         self._arrays["labels"].append(prepared.label)
         self._arrays["splits"].append(prepared.split)
         # A patient has the number of the first image, so that whoever is unknown has a number too.
@@ -214,9 +219,11 @@ class EntryWriter:
             channels=self._channels,
             classes=classes,
             has_masks=self._any_mask,
+            masks_read=self._masks_read,
             binary_masks=self._binary_masks,
             skipped=skipped,
             empty=empty,
+            images_content=images_digest(self._directory),
             content=content_digest(self._directory, classes),
         )
 
@@ -250,13 +257,12 @@ def _prepare(load: Load, settings: PixelSettings) -> Prepared | ImageError | Non
     height, width = sample.image.shape[:2]
     mask, values = None, frozenset[int]()
     if sample.mask is not None:
-        mask = fit_mask(sample.mask, settings)
-        counts = cv2.calcHist([sample.mask], [0], None, [256], [0, 256])
-        values = frozenset(np.flatnonzero(counts).tolist())
+        mask, values = fit_mask(sample.mask, settings), mask_values(sample.mask)
     return Prepared(
         name=sample.name,
         image=image,
         mask=mask,
+        masked=sample.masked,
         label=sample.label,
         split=sample.split,
         patient=sample.patient,
@@ -264,6 +270,17 @@ def _prepare(load: Load, settings: PixelSettings) -> Prepared | ImageError | Non
         original_type=sample.image.dtype.name,
         mask_values=values,
     )
+
+
+def mask_values(mask: Image8) -> frozenset[int]:
+    """Class numbers that occur in a mask (H, W)."""
+    counts = cv2.calcHist([mask], [0], None, [256], [0, 256])
+    return frozenset(np.flatnonzero(counts).tolist())
+
+
+def are_binary(values: frozenset[int]) -> bool:
+    """Whether the numbers in a mask are those of a mask of two values: 0 and 1, or 0 and 255."""
+    return values <= {0, 1} or values <= {0, 255}
 
 
 def with_remedy(problem: str, source: str, count: int | None = None) -> str:

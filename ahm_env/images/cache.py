@@ -24,9 +24,9 @@ from ahm_env.errors import SettingsError
 from ahm_env.images.pixels import PixelSettings
 
 # To be raised with every change of what is stored, so that old entries are not found.
-FORMAT = 5
+FORMAT = 6
 META = "set.json"
-CONTENT = ("images", "labels", "masks", "patients", "splits")
+IMAGES, ANNOTATIONS = ("images", "patients", "splits"), ("labels", "masks")
 IDENTITIES = "identities.npy"
 NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
 
@@ -40,19 +40,23 @@ class Meta:
         channels: 1 or 3.
         classes: Sorted class names.
         has_masks: Whether an image has a mask.
+        masks_read: Whether masks were read with their images.
         binary_masks: Whether each mask has two values only, 0 and 1 or 0 and 255.
         skipped: How many bad images were left out.
         empty: How many were left out that show nothing, or say that text is burned in.
-        content: Hex digest of what the files hold; the same for the same images, wherever they lie.
+        images_content: Hex digest of images, splits and patients; the same for the same images, wherever they lie.
+        content: Hex digest of these, and of masks and labels.
     """
 
     pixels: PixelSettings
     channels: int
     classes: tuple[str, ...]
     has_masks: bool
+    masks_read: bool
     binary_masks: bool
     skipped: int
     empty: int
+    images_content: str
     content: str
 
 
@@ -93,15 +97,24 @@ def write_meta(directory: Path, meta: Meta) -> None:
     (directory / META).write_text(json.dumps({"meta": asdict(meta), "sizes": sizes}))
 
 
-def content_digest(directory: Path, classes: tuple[str, ...]) -> str:
-    """Hex digest of the classes and of the arrays in a directory.
+def images_digest(directory: Path) -> str:
+    """Hex digest of images, patients and splits in a directory.
 
     Names of images are left out: they may be pseudonyms, which differ between computers.
     """
-    content = hashlib.sha256(json.dumps(classes).encode())
+    return _digest(directory, IMAGES, "")
+
+
+def content_digest(directory: Path, classes: tuple[str, ...]) -> str:
+    """Hex digest of the classes and of the arrays in a directory, names left out."""
     masked = np.load(directory / "masked.npy", mmap_mode="r")
     # Where all images have a mask, or none, the masks themselves say so.
-    names = [*CONTENT, *["masked"] * bool(masked.any() and not masked.all())]
+    names = (*IMAGES, *ANNOTATIONS, *["masked"] * bool(masked.any() and not masked.all()))
+    return _digest(directory, names, json.dumps(classes))
+
+
+def _digest(directory: Path, names: tuple[str, ...], text: str) -> str:
+    content = hashlib.sha256(text.encode())
     for path in sorted(directory / f"{name}.npy" for name in names if (directory / f"{name}.npy").is_file()):
         with path.open("rb") as file:
             content.update(path.name.encode() + hashlib.file_digest(file, "sha256").digest())

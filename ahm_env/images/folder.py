@@ -1,7 +1,7 @@
 """A folder: `images/`, optional `masks/` of the same stems, optional `labels.csv` (`image,label,split,patient`)."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -9,7 +9,8 @@ from ahm_env.errors import ImageError
 from ahm_env.images.decoding import mismatch, read_image, read_mask
 from ahm_env.images.files import EXTENSIONS, ImageFiles, digest, files_in, images_in, is_image, refuse_link
 from ahm_env.images.labels import Labels, has_table, table_digest
-from ahm_env.images.source import UNLABELLED, Catalogue, Load, Sample
+from ahm_env.images.pixels import Image8
+from ahm_env.images.source import UNLABELLED, Catalogue, Load, Pixels, Sample
 
 
 class Folder:
@@ -26,13 +27,16 @@ class Folder:
         """Names, sizes and times of all files, and the content of `labels.csv`."""
         return f"{self.kind} {digest(self._images)} {digest(self._masks)} {table_digest(self.table)}"
 
-    def catalogue(self) -> Catalogue:
+    def catalogue(self, masks: bool = True) -> Catalogue:
         """Pairs images with masks and labels by their stems.
+
+        Args:
+            masks: Whether masks are read with their images.
 
         Raises:
             ImageError: There is no image, or `labels.csv` cannot be read.
         """
-        images, masks = ImageFiles(self._images), ImageFiles(self._masks)
+        images, drawn = ImageFiles(self._images), ImageFiles(self._masks)
         if len(images) == 0:
             types = ", ".join(EXTENSIONS)
             cause = f"no image directly in it ({types}, .nii, .nii.gz), and no DICOM file in it or its sub-folders"
@@ -40,21 +44,21 @@ class Folder:
         labels = Labels(self.table, images) if has_table(self.table) else None
         problems = [
             f"{self._masks / name}: mask without an image of that stem; add the image or delete the mask"
-            for name in masks.not_in(images)
+            for name in drawn.not_in(images)
         ]
         return Catalogue(
             count=len(images),
-            samples=self._samples(images, masks, labels),
+            samples=self._samples(images, drawn, labels, masks),
             classes=labels.classes if labels else (),
-            has_masks=len(masks) > 0,
+            has_masks=len(drawn) > 0,
             problems=problems + (labels.problems if labels else []),
             notes=self.notes(),
         )
 
-    def _samples(self, images: ImageFiles, masks: ImageFiles, labels: Labels | None) -> Iterator[Load]:
+    def _samples(self, images: ImageFiles, drawn: ImageFiles, labels: Labels | None, masks: bool) -> Iterator[Load]:
         for stem, ending in images:
-            rivals = images.named(stem)
-            yield partial(self._load, stem, ending, rivals, masks.named(stem), labels)
+            load = partial(self._load, stem, ending, images.named(stem), drawn.named(stem), labels)
+            yield partial(_loaded, load) if masks else load
 
     def _load(self, stem: str, ending: str, rivals: list[str], masks: list[str], labels: Labels | None) -> Sample:
         path = self._images / (stem + ending)
@@ -63,15 +67,18 @@ class Folder:
         refuse_link(path, self._path)
         image = read_image(path)
         label, split, patient = labels.find(stem, path) if labels else (UNLABELLED, 0, "")
-        if not masks:
-            return Sample(path.name, str(path), image, None, label, split, patient)
+        later = partial(self._mask, masks, path, image) if masks else None
+        return Sample(path.name, str(path), image, None, label, split, patient, later=later)
+
+    def _mask(self, masks: list[str], path: Path, image: Pixels) -> Image8:
+        """The mask of an image, if there is just one, and it has the image's size."""
         if len(masks) > 1:
             raise ImageError(f"{path}: more than one mask in {self._masks} ({', '.join(masks)}); keep one")
         refuse_link(self._masks / masks[0], self._path)
         mask = read_mask(self._masks / masks[0])
         if wrong := mismatch(mask, image):
             raise ImageError(f"{path}: {wrong}")
-        return Sample(path.name, str(path), image, mask, label, split, patient)
+        return mask
 
     def notes(self) -> list[str]:
         """What is there and not read, one line each."""
@@ -82,3 +89,7 @@ class Folder:
                 others -= Counter({".csv": 1})
             told += [f"{folder}: files of type {end or 'none'!r}, which are not read: {n}" for end, n in others.items()]
         return told
+
+
+def _loaded(load: Callable[[], Sample]) -> Sample:
+    return load().with_mask()

@@ -1,6 +1,9 @@
 """A set of images, memory-mapped: as large as the disk, in a few megabytes of memory."""
 
+import hashlib
+import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, overload
 
@@ -14,6 +17,23 @@ from ahm_env.images.source import SPLITS
 CHUNK_BYTES = 2**18
 
 
+@dataclass(frozen=True)
+class Annotations:
+    """The masks and labels of some images of a set, which are all that is known of it.
+
+    Attributes:
+        classes: Names of the classes.
+        labels: `(N,)` int64 of all images, indices into `classes`; -1 where unknown.
+        masked: `(M,)` int64, ascending: the images whose masks are known.
+        entry: Directory in the cache that holds these masks; None where the set has read all masks itself.
+    """
+
+    classes: tuple[str, ...]
+    labels: npt.NDArray[np.int64]
+    masked: npt.NDArray[np.int64]
+    entry: Path | None
+
+
 class ImageSet:
     """Images of one size, with their masks, labels and splits where the source has them.
 
@@ -25,34 +45,58 @@ class ImageSet:
         names: Names of the images in their source.
         classes: Sorted class names; empty without labels.
         has_masks: Whether an image has a mask; `masked` says which.
+        masks_read: Whether masks were read with their images; if not, `masks` knows those only that `annotated` read.
         skipped: How many bad images were left out.
         empty: How many were left out that show nothing, or say that text is burned in.
         content_key: Hex digest of pixels, masks, labels, splits and patients: the same for a copy.
     """
 
-    def __init__(self, entry: Path, source: str) -> None:
+    def __init__(self, entry: Path, source: str, annotations: "Annotations | None" = None) -> None:
         meta = read_meta(entry)
         if meta is None:
             raise ImageError(f"{entry}: cached images are gone or damaged; load {source} again")
-        self._entry = entry
+        self._entry, self._annotations = entry, annotations
         self.source = source
         self.pixels, self.image_size, self.channels = meta.pixels, meta.pixels.image_size, meta.channels
         self.classes, self.has_masks = meta.classes, meta.has_masks
         self.skipped, self.empty = meta.skipped, meta.empty
-        self.content_key = meta.content
+        self.masks_read, self.content_key = meta.masks_read, meta.content
         self._binary_masks = meta.binary_masks
+        self._rows: npt.NDArray[np.int64] | None = None
         self._images = _open(entry / "images.npy")
-        self._masks = _open(entry / "masks.npy") if meta.has_masks else None
+        self._masks = _open(entry / "masks.npy") if meta.has_masks and meta.masks_read else None
         self._masked = _open(entry / "masked.npy")
         self._labels = _open(entry / "labels.npy")
         self._splits = _open(entry / "splits.npy")
         self._patients = _open(entry / "patients.npy")
         self._positions = _open(entry / "positions.npy")
         self.names: Sequence[str] = Names(_open(entry / "names.npy"), _open(entry / "name_ends.npy"))
+        if annotations is not None:
+            self._annotate(annotations, meta.images_content)
 
-    def __reduce__(self) -> tuple[type["ImageSet"], tuple[Path, str]]:
+    def _annotate(self, annotations: "Annotations", images_content: str) -> None:
+        """Know these masks and labels only."""
+        self.classes, self._labels = annotations.classes, annotations.labels
+        self._rows = rows = np.full(len(self), -1, np.int64)
+        own = annotations.entry is None  # masks that the set has read itself
+        rows[annotations.masked] = annotations.masked if own else np.arange(len(annotations.masked))
+        self._masked, self.has_masks = rows >= 0, bool(len(annotations.masked))
+        content = hashlib.sha256(json.dumps([images_content, self.classes]).encode())
+        content.update(self._labels.tobytes() + annotations.masked.tobytes())
+        if annotations.entry is None:
+            for index in annotations.masked if self._masks is not None else ():
+                content.update(self.masks(index).tobytes())
+        else:
+            meta = read_meta(annotations.entry)
+            if meta is None:
+                raise ImageError(f"{annotations.entry}: cached masks are gone or damaged; load {self.source} again")
+            self._masks, self._binary_masks = _open(annotations.entry / "masks.npy"), meta.binary_masks
+            content.update(meta.content.encode())
+        self.content_key = content.hexdigest()[:32]
+
+    def __reduce__(self) -> tuple[type["ImageSet"], tuple[Path, str, "Annotations | None"]]:
         """Pickles the path only: another process maps the same files."""
-        return ImageSet, (self._entry, self.source)
+        return ImageSet, (self._entry, self.source, self._annotations)
 
     def __len__(self) -> int:
         """Number of images."""
@@ -83,7 +127,13 @@ class ImageSet:
         """
         if self._masks is None:
             raise ImageError(f"{self.source}: no masks; put them in masks/, each with the stem of its image")
-        masks = self._masks[_as_indices(indices)]
+        chosen = _as_indices(indices)
+        if self._rows is None:
+            masks = self._masks[chosen]
+        else:
+            rows = self._rows[chosen]
+            masks = np.zeros((len(rows), *self._masks.shape[1:]), np.uint8)
+            masks[rows >= 0] = self._masks[rows[rows >= 0]]
         return (masks != 0).astype(np.uint8) if self._binary_masks else masks
 
     def masked(self, indices: npt.ArrayLike) -> npt.NDArray[np.bool_]:
@@ -107,6 +157,11 @@ class ImageSet:
         for start in range(0, chosen.size, step):
             found[np.unique(self.masks(chosen[start : start + step]))] = True
         return tuple(np.flatnonzero(found).tolist())
+
+    @property
+    def entry(self) -> Path:
+        """Where it lies in the cache."""
+        return self._entry
 
     def labels(self, indices: npt.ArrayLike) -> npt.NDArray[np.int64]:
         """Class numbers, indices into `classes`: (B,) int64, -1 where unknown.

@@ -2,24 +2,34 @@
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from ahm_env.errors import ImageError
-from ahm_env.images.building import Progress, build
-from ahm_env.images.cache import IDENTITIES, cache_root, entry_key, locked, new_entry, read_meta
+from ahm_env.images.building import Progress, are_binary, build, mask_values, with_remedy
+from ahm_env.images.cache import (
+    IDENTITIES,
+    ArrayWriter,
+    cache_root,
+    content_digest,
+    entry_key,
+    locked,
+    new_entry,
+    read_meta,
+    write_meta,
+)
 from ahm_env.images.dicom import Dicom, holds_dicom, is_dicom
 from ahm_env.images.files import files_in, images_in, is_image
 from ahm_env.images.folder import Folder
-from ahm_env.images.image_set import ImageSet
+from ahm_env.images.image_set import Annotations, ImageSet
 from ahm_env.images.nifti import Nifti, is_nifti
 from ahm_env.images.npz import Npz
 from ahm_env.images.phantom import Phantom
-from ahm_env.images.pixels import PixelSettings
-from ahm_env.images.source import Sample, Source
+from ahm_env.images.pixels import PixelSettings, fit_mask
+from ahm_env.images.source import UNLABELLED, Sample, Source, class_order
 from ahm_env.images.telling import refuse_path
 
 
@@ -69,6 +79,7 @@ def load_images(
     skip_bad: bool = False,
     cache_dir: Path | None = None,
     progress: Progress | None = None,
+    masks: bool = True,
 ) -> ImageSet:
     """Opens a set of images; the first time, decodes it into the cache.
 
@@ -83,6 +94,8 @@ def load_images(
         skip_bad: Leave bad images out, and count them, instead of stopping at the first.
         cache_dir: Where decoded images are kept; None takes $AHM_CACHE, else the user's cache directory.
         progress: Called with (done, total) while decoding.
+        masks: Whether masks are read. If not, none is opened, whatever is wrong with it: the set knows which images
+            have one, and `annotated` reads those of some of them.
 
     Returns:
         The set.
@@ -96,14 +109,14 @@ def load_images(
     settings = PixelSettings(image_size, channels, fit, window, axis, burned_in)
     found = find_source(source, settings)
     root = cache_root(cache_dir)
-    key = entry_key(found.fingerprint(), asdict(settings))
+    key = entry_key(f"{found.fingerprint()}{'' if masks else ' without masks'}", asdict(settings))
     entry = root / key
     if not _usable(entry, skip_bad):
         with locked(root, key):
             # Another process may have built it meanwhile.
             if not _usable(entry, skip_bad):
                 with new_entry(root, key) as directory:
-                    build(directory, found.catalogue(), settings, skip_bad, str(source), progress)
+                    build(directory, found.catalogue(masks), settings, skip_bad, str(source), progress, masks)
     refuse_path(str(source), frozenset(np.load(entry / IDENTITIES).tolist()))
     return ImageSet(entry, str(source))
 
@@ -121,14 +134,85 @@ def originals(images: ImageSet, indices: npt.ArrayLike) -> Iterator[Sample]:
     Raises:
         ImageError: The source has changed since the set was made.
     """
+    for sample in _unread(images, indices):
+        yield sample.with_mask()
+
+
+def _unread(images: ImageSet, indices: npt.ArrayLike) -> Iterator[Sample]:
+    """As `originals`, masks left to be read where the set has not read them."""
     wanted = zip(images.positions(indices).tolist(), np.atleast_1d(np.asarray(indices)).tolist(), strict=True)
-    loads = enumerate(find_source(images.source, images.pixels).catalogue().samples)
+    loads = enumerate(find_source(images.source, images.pixels).catalogue(images.masks_read).samples)
     for position, index in wanted:
         load = next((load for place, load in loads if place == position), None)
         sample = load() if load else None
         if sample is None or sample.name != images.names[index]:
             raise ImageError(f"{images.source}: its images have changed since they were read; start again")
         yield sample
+
+
+def annotated(
+    images: ImageSet, indices: npt.ArrayLike, classes: tuple[str, ...] | None = None, skip_bad: bool = False
+) -> ImageSet:
+    """The same images, of which only some have a mask and a label: those of all others are neither known nor read.
+
+    Args:
+        images: The set; where its masks have not been read, those of these images are, and no others.
+        indices: Which images keep theirs, ascending.
+        classes: Names of the classes, in order; by default those that occur.
+        skip_bad: Take an image whose mask cannot be used as one without a mask.
+
+    Raises:
+        ImageError: A mask cannot be used, or a label is not among the classes.
+        SettingsError: The cache cannot be written.
+    """
+    chosen = np.asarray(indices, np.int64)
+    numbers = images.labels(chosen)
+    names = np.array([*images.classes, ""], dtype=object)[numbers]
+    classes = class_order(set(names.tolist()) - {""}) if classes is None else classes
+    known = {name: number for number, name in enumerate(classes)} | {"": UNLABELLED}
+    if odd := [(index, name) for index, name in zip(chosen.tolist(), names, strict=True) if name not in known]:
+        index, name = odd[0]
+        raise ImageError(
+            f"{images.source}: {images.names[index]} is labelled {name}, which is none of the classes that are learned "
+            f"({', '.join(classes)}); ask for more --labels, or take that label out"
+        )
+    labels = np.full(len(images), UNLABELLED, np.int64)
+    labels[chosen] = [known[name] for name in names]
+    masked = chosen[images.masked(chosen)]
+    if images.masks_read or not masked.size:
+        return ImageSet(images.entry, images.source, Annotations(classes, labels, masked, None))
+    root = images.entry.parent
+    key = entry_key(f"masks {images.entry.name} {masked.tolist()} {skip_bad}", {})
+    with locked(root, key):
+        if read_meta(root / key) is None:
+            with new_entry(root, key) as directory:
+                _read_masks(directory, images, masked, skip_bad)
+    read = np.load(root / key / "masked.npy")
+    return ImageSet(images.entry, images.source, Annotations(classes, labels, read, root / key))
+
+
+def _read_masks(directory: Path, images: ImageSet, masked: npt.NDArray[np.int64], skip_bad: bool) -> None:
+    """Write the masks of some images into an empty directory."""
+    size, binary, read = images.image_size, True, list[int]()
+    masks = ArrayWriter(directory / "masks.npy", (size, size), np.uint8)
+    for index, sample in zip(masked.tolist(), _unread(images, masked), strict=True):
+        try:
+            mask = sample.with_mask().mask
+        except ImageError as error:
+            if not skip_bad:
+                raise ImageError(with_remedy(str(error), images.source)) from error
+            continue
+        assert mask is not None
+        masks.append(fit_mask(mask, images.pixels))
+        binary &= are_binary(mask_values(mask))
+        read.append(index)
+    masks.close()
+    np.save(directory / "masked.npy", np.array(read, np.int64))
+    meta = read_meta(images.entry)
+    assert meta is not None
+    skipped = len(masked) - len(read)
+    content = content_digest(directory, ())
+    write_meta(directory, replace(meta, binary_masks=binary, skipped=skipped, masks_read=True, content=content))
 
 
 def _usable(entry: Path, skip_bad: bool) -> bool:

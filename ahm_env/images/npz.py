@@ -43,8 +43,11 @@ class Npz:
         status = self._path.stat()
         return f"{self.kind} {self._path.name} {status.st_size} {status.st_mtime_ns}"
 
-    def catalogue(self) -> Catalogue:
+    def catalogue(self, masks: bool = True) -> Catalogue:
         """Reads the headers, and the class numbers.
+
+        Args:
+            masks: Whether masks are read with their images.
 
         Raises:
             ImageError: The file is damaged, or its arrays do not fit each other.
@@ -60,7 +63,7 @@ class Npz:
         classes = class_order({str(number) for number in numbers})
         return Catalogue(
             count=sum(part.images.shape[0] for part in parts),
-            samples=self._samples(parts, {int(name): index for index, name in enumerate(classes)}),
+            samples=self._samples(parts, {int(name): index for index, name in enumerate(classes)}, masks),
             classes=classes,
             has_masks=any(part.masks for part in parts),
             notes=notes,
@@ -94,20 +97,22 @@ class Npz:
                 part.labels = found
         return part
 
-    def _samples(self, parts: list[Part], classes: dict[int, int]) -> Iterator[Load]:
+    def _samples(self, parts: list[Part], classes: dict[int, int], with_masks: bool) -> Iterator[Load]:
         for part in parts:
             count = part.images.shape[0]
             masks = part.masks.rows() if part.masks else repeat(None, count)
             labels = _numbers(part.labels) if part.labels else repeat(UNLABELLED, count)
             for index, (image, mask, number) in enumerate(zip(part.images.rows(), masks, labels, strict=True)):
-                yield partial(self._load, part, index, image, mask, classes.get(number, UNLABELLED))
+                label = classes.get(number, UNLABELLED)
+                yield partial(self._load, part, index, image, mask, label, with_masks)
 
-    def _load(self, part: Part, index: int, image: Pixels, mask: Pixels | None, label: int) -> Sample:
+    def _load(self, part: Part, index: int, image: Pixels, mask: Pixels | None, label: int, with_masks: bool) -> Sample:
         path = f"{part.images.where}[{index}]"
         if image.ndim == 3:
             image = image[..., 0] if image.shape[2] == 1 else image[..., :3]
-        numbers = None if mask is None else as_class_numbers(mask.reshape(image.shape[:2]), path)
-        return Sample(f"{SPLITS[part.split]}_{index:06d}", path, image, numbers, label, part.split)
+        later = None if mask is None else partial(as_class_numbers, mask.reshape(image.shape[:2]), path)
+        sample = Sample(f"{SPLITS[part.split]}_{index:06d}", path, image, None, label, part.split, later=later)
+        return sample.with_mask() if with_masks else sample
 
 
 def _numbers(labels: NpyStream) -> Iterator[int]:

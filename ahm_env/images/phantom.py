@@ -4,6 +4,8 @@ import re
 from collections.abc import Iterator
 from functools import partial
 
+import numpy as np
+
 from ahm_env.errors import SettingsError
 from ahm_env.images.dermoscopy import CLASSES, DRAWING, draw
 from ahm_env.images.source import Catalogue, Load, Sample
@@ -33,15 +35,16 @@ class Phantom:
         """The parameters, and the version of the drawing."""
         return f"phantom {DRAWING} {self._count} {self._seed} {self._image_size}"
 
-    def catalogue(self) -> Catalogue:
+    def catalogue(self, masks: bool = True) -> Catalogue:
         """Of ten images, the ninth is for validation and the tenth for the test."""
-        return Catalogue(self._count, self._samples(), CLASSES, has_masks=True)
+        return Catalogue(self._count, self._samples(masks), CLASSES, has_masks=True)
 
-    def _samples(self) -> Iterator[Load]:
+    def _samples(self, masks: bool) -> Iterator[Load]:
         for index in range(self._count):
-            yield partial(self._load, index)
+            yield partial(self._load, index, masks)
 
-    def _load(self, index: int) -> Sample:
+    def _load(self, index: int, masks: bool) -> Sample:
         image, mask, label = draw(self._seed, index, self._image_size)
         name = f"phantom_{index:06d}"
-        return Sample(name, name, image, mask, label, split=max(0, index % 10 - 7))
+        sample = Sample(name, name, image, None, label, split=max(0, index % 10 - 7), later=partial(np.asarray, mask))
+        return sample.with_mask() if masks else sample

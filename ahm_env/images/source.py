@@ -5,7 +5,7 @@ decodes it, so that decoding can happen in any thread, and that raises `ImageErr
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -30,6 +30,7 @@ class Sample:
         split: Index into `SPLITS`.
         patient: Pseudonym of whom it shows; empty if unknown: the image then counts as a patient of its own.
         line: How `labels.csv` names it, where that is not `name`.
+        later: Reads the mask, where there is one that has not been read; raises `ImageError` where it cannot be used.
     """
 
     name: str
@@ -40,6 +41,20 @@ class Sample:
     split: int = 0
     patient: str = ""
     line: str = ""
+    later: "Callable[[], npt.NDArray[np.uint8]] | None" = None
+
+    @property
+    def masked(self) -> bool:
+        """Whether it has a mask, read or not."""
+        return self.mask is not None or self.later is not None
+
+    def with_mask(self) -> "Sample":
+        """The same with its mask read.
+
+        Raises:
+            ImageError: The mask cannot be used.
+        """
+        return self if self.later is None else replace(self, mask=self.later(), later=None)
 
 
 Load = Callable[[], Sample | None]
@@ -84,8 +99,11 @@ class Source(Protocol):
         """
         ...
 
-    def catalogue(self) -> Catalogue:
+    def catalogue(self, masks: bool = True) -> Catalogue:
         """What is there.
+
+        Args:
+            masks: Whether masks are read with their images; otherwise none is opened but by `Sample.with_mask`.
 
         Raises:
             ImageError: Nothing of the source can be used.

@@ -448,14 +448,15 @@ def test_images_without_what_a_task_needs_are_refused(write_source, drawn: Image
 
 
 def test_a_class_without_a_labelled_image_is_named(drawn: ImageSet, write_source):
-    with pytest.raises(
-        SettingsError, match=r"no image of class \w+, \w+ among the 1 to learn from; ask for more --labe"
-    ):
+    with pytest.raises(ImageError, match=r"is labelled \w+, which is none of the classes .* ask for more --labels"):
         tune(Path("one"), drawn, task="classification", labels=1)
+    names = ",".join(drawn.classes)
+    with pytest.raises(SettingsError, match=r"no image of class \w+, \w+ among the 1 to learn from; ask for more"):
+        tune(Path("one"), drawn, task="classification", labels=1, classes=names)
     root = write_source(classes=("a", "b"))
     text = (root / "labels.csv").read_text().replace("08,a,test", "08,rare,test")
     (root / "labels.csv").write_text(text)
-    with pytest.raises(SettingsError, match="no image of class rare among the 6 to learn from"):
+    with pytest.raises(ImageError, match=r"08\.png is labelled rare, which is none of the classes that are learned"):
         tune(Path("rare"), load_images(root, 16), task="classification")
 
 

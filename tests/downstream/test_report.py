@@ -44,7 +44,7 @@ def picture(images: int, seed: int, valued: bool = True, **changes: Any) -> Fram
 @pytest.fixture(scope="module")
 def phantoms(tmp_path_factory: pytest.TempPathFactory) -> ImageSet:
     """Forty drawn images of 32 px."""
-    return load_images("phantom:40:0", 32, cache_dir=tmp_path_factory.mktemp("cache"))
+    return load_images("phantom:40:0", 32, masks=False, cache_dir=tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture

@@ -125,7 +125,12 @@ def test_the_help_names_the_defaults_of_the_settings():
     defaults = FinetuneSettings()
     own = {"labels": "all", "width": "the run's, else 16", "norm": "the run's, else batch"}
     own |= {"image_size": "the run's, else 64", "fit": "the run's, else stretch", "balance": "balance"}
-    own |= {"axis": "the run's, else axial", "window": "the run's, else the file's own", "freeze": "no-freeze"}
+    own |= {
+        "axis": "the run's, else axial",
+        "window": "the run's, else the file's own",
+        "freeze": "no-freeze",
+        "classes": "those labelled",
+    }
     names = set(inspect.signature(ahm.finetune).parameters) - {"out", "resume", "preset"}
     assert names == set(defaults.as_dict())
     for name in names - {"channels", "burned_in", "skip_bad", "flips", "weights", "crop_with"}:

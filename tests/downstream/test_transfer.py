@@ -155,7 +155,7 @@ def test_images_that_cannot_give_what_is_asked_for_are_refused_at_once(
     make(tmp_path).check(drawn)
     with pytest.raises(SettingsError, match="--labels 33: phantom:40:0 has 32 labelled images"):
         make(tmp_path, counts=(8, 33)).check(drawn)
-    with pytest.raises(SettingsError, match=r"no image of class .* among the 1 to learn from"):
+    with pytest.raises(ImageError, match=r"is labelled .* which is none of the classes that are learned"):
         make(tmp_path, counts=(1,)).check(drawn)
     make(tmp_path, counts=(1,), tasks=("segmentation",)).check(drawn)
 

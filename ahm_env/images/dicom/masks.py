@@ -106,33 +106,44 @@ def check_masks(
     return alone
 
 
-def read_mask_of(folder: Path, within: Path, place: Place, name: str, header: "Header", image: Pixels) -> Image8 | None:
-    """Class numbers of an image: its own PNG, or what a label volume or a SEG has for it.
+def mask_files(folder: Path, place: Place, name: str) -> list[Path]:
+    """Files that hold the mask of an image, found by their names; more than one is a mistake.
 
     A PNG is named after the image's file or, as predictions are, after its pseudonym; a label volume after the file or
     after a folder that it is in.
 
     Args:
         folder: Where masks are.
-        within: The folder of the source, out of which no link may lead.
         place: Which image it is.
         name: Its pseudonym.
-        header: Of its file.
-        image: (H, W) or (H, W, 3).
-
-    Returns:
-        (H, W), as a rule; None where there is no mask.
-
-    Raises:
-        ImageError: There are several, or it cannot be used.
     """
     stem = stem_of(place.relative)
     folders = [str(parent) for parent in PurePosixPath(stem).parents][:-1]
     names = [f"{stem}{place.number}{DRAWN}", *(f"{one}{ending}" for one in (stem, *folders) for ending in VOLUMES)]
     names += [f"{name}{DRAWN}", *[place.segmentation] * bool(place.segmentation)]
-    found = [folder / name for name in names if (folder / name).is_file()]
-    if not found:
-        return None
+    return [folder / name for name in names if (folder / name).is_file()]
+
+
+def read_mask_of(
+    found: list[Path], folder: Path, within: Path, place: Place, header: "Header", image: Pixels
+) -> Image8:
+    """Class numbers of an image: its own PNG, or what a label volume or a SEG has for it.
+
+    Args:
+        found: What `mask_files` found, at least one file.
+        folder: Where masks are.
+        within: The folder of the source, out of which no link may lead.
+        place: Which image it is.
+        header: Of its file.
+        image: (H, W) or (H, W, 3).
+
+    Returns:
+        (H, W), as a rule.
+
+    Raises:
+        ImageError: There are several, or it cannot be used.
+    """
+    stem = stem_of(place.relative)
     if not all(inside(path, within) or inside(path, folder) for path in found):
         raise ImageError(f"its mask {ASTRAY}")
     if len(found) > 1:

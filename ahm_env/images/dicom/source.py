@@ -7,22 +7,28 @@ data find` leads back to the file.
 from array import array
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ahm_env.errors import ImageError, SettingsError
 from ahm_env.images.decoding import mismatch
 from ahm_env.images.dicom.index import DicomFiles, Place, stem_of
-from ahm_env.images.dicom.masks import Segmented, check_masks, find_segmented, read_mask_of
+from ahm_env.images.dicom.masks import Segmented, check_masks, find_segmented, mask_files, read_mask_of
 from ahm_env.images.dicom.recognition import ENDINGS, NOT_DICOM, begins
 from ahm_env.images.dicom.tree import digest_tree, walk
 from ahm_env.images.files import PackedNames, images_in, unnamed
 from ahm_env.images.labels import Labels, has_table, table_digest
 from ahm_env.images.patients import hint, pseudonym
-from ahm_env.images.source import UNLABELLED, Catalogue, Load, Sample
+from ahm_env.images.pixels import Image8
+from ahm_env.images.source import UNLABELLED, Catalogue, Load, Pixels, Sample
 from ahm_env.images.telling import digests
 from ahm_env.images.window import Window
+
+if TYPE_CHECKING:
+    from ahm_env.images.dicom.header import Header
 
 
 class Dicom:
@@ -52,8 +58,11 @@ class Dicom:
         digests = " ".join(digest_tree(top, self._path) for top in self._tops())
         return f"{self.kind} {digests} {table_digest(self.table)} {self._window} {self._burned_in}"
 
-    def catalogue(self) -> Catalogue:
+    def catalogue(self, masks: bool = True) -> Catalogue:
         """Reads the headers of all files, and the table.
+
+        Args:
+            masks: Whether masks are read with their images; if not, of SEGs only what they are about is.
 
         Raises:
             ImageError: There is no DICOM image, or `labels.csv` cannot be read.
@@ -63,6 +72,8 @@ class Dicom:
         problems, notes = list[str](), list[str]()
         has_masks = self._images != self._path and self._masks.is_dir()
         segmented = find_segmented(self._masks, self._path) if has_masks else Segmented()
+        if not masks:
+            segmented.problems.clear()  # told when they are read
         files, identities, marked = self._scan(problems, notes, segmented.images)
         labels = Labels(self.table, files, quoted=False) if has_table(self.table) else None
         if has_masks:
@@ -73,7 +84,7 @@ class Dicom:
             notes += [f"{others}: {segmented.others:,}"] * bool(segmented.others)
         return Catalogue(
             count=int(files.frames.sum()),
-            samples=self._samples(files, labels, has_masks, marked),
+            samples=self._samples(files, labels, has_masks, marked, masks),
             classes=labels.classes if labels else (),
             has_masks=has_masks,
             problems=problems + (labels.problems if labels else []),
@@ -162,7 +173,7 @@ class Dicom:
         return files, digests(known), marked
 
     def _samples(
-        self, files: DicomFiles, labels: Labels | None, has_masks: bool, marked: Mapping[str, str]
+        self, files: DicomFiles, labels: Labels | None, has_masks: bool, marked: Mapping[str, str], masks: bool
     ) -> Iterator[Load]:
         for relative, frames in files:
             known, trouble = (UNLABELLED, 0, ""), ""
@@ -173,14 +184,21 @@ class Dicom:
             namesake = has_masks and len(files.with_stem(stem_of(relative))) > 1
             about = has_masks, namesake, marked.get(relative, ""), *known, trouble
             for index in range(frames):
-                yield partial(self._load, Place(relative, index, frames, *about))
+                yield partial(self._load, Place(relative, index, frames, *about), masks)
 
-    def _load(self, place: Place) -> Sample | None:
+    def _load(self, place: Place, masks: bool = True) -> Sample | None:
         name = self._name(self._images, place.relative) + place.number
         where = f"{self._path}: DICOM file {name}"
+        with self._explained(where, name):
+            sample = self._read(place, name, where)
+            return sample.with_mask() if sample is not None and masks else sample
+
+    @contextmanager
+    def _explained(self, where: str, name: str) -> Iterator[None]:
+        """Errors of an image with its name, and how to find its file."""
         try:
             with unnamed(where):
-                return self._read(place, name, where)
+                yield
         except ImageError as error:
             raise ImageError(f"{where}: {error} ({hint(self._path, name)})") from None
 
@@ -199,11 +217,17 @@ class Dicom:
         image = read_frame(path, place.index, self._window)
         if place.trouble:
             raise ImageError(place.trouble)
-        mask = read_mask_of(self._masks, self._path, place, name, header, image) if place.has_mask else None
-        if mask is not None and (wrong := mismatch(mask, image)):
-            raise ImageError(wrong)
+        found = mask_files(self._masks, place, name) if place.has_mask else []
+        later = partial(self._mask, found, place, name, where, header, image) if found else None
         patient = place.patient or (pseudonym(f"DICOM {header.patient}") if header.patient else "")
-        return Sample(name, where, image, mask, place.label, place.split, patient, place.relative)
+        return Sample(name, where, image, None, place.label, place.split, patient, place.relative, later)
+
+    def _mask(self, found: list[Path], place: Place, name: str, where: str, header: "Header", image: Pixels) -> Image8:
+        with self._explained(where, name):
+            mask = read_mask_of(found, self._masks, self._path, place, header, image)
+            if wrong := mismatch(mask, image):
+                raise ImageError(wrong)
+            return mask
 
     def files(self) -> tuple[DicomFiles, list[str], list[str]]:
         """The files with images, masks and labels left aside, and the problems and notes as of a catalogue.

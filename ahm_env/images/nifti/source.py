@@ -22,7 +22,7 @@ from ahm_env.images.nifti.slicing import shows_nothing, to_slice
 from ahm_env.images.nifti.volume import class_numbers, read_volume, shown
 from ahm_env.images.patients import hint, pseudonym
 from ahm_env.images.pixels import AXES, Image8
-from ahm_env.images.source import UNLABELLED, Catalogue, Load, Sample
+from ahm_env.images.source import UNLABELLED, Catalogue, Load, Pixels, Sample
 from ahm_env.images.window import Window
 
 ALONE = "mask without a volume of that stem, or without a slice of that number; rename or delete it"
@@ -68,33 +68,37 @@ class Nifti:
         images = digest(self._images) if self._file is None else _state(self._file)
         return f"{self.kind} {self._axis} {self._window} {images} {digest(self._masks)} {table_digest(self.table)}"
 
-    def catalogue(self) -> Catalogue:
+    def catalogue(self, masks: bool = True) -> Catalogue:
         """Reads the headers, and pairs volumes with masks and labels by their stems; a bad volume counts as one sample.
+
+        Args:
+            masks: Whether masks are read with their images; if not, a slice that shows nothing is left out whatever may
+                be marked on it.
 
         Raises:
             ImageError: There is no volume, or `labels.csv` cannot be read.
             SettingsError: nibabel is not installed, or the salt of pseudonyms cannot be written.
         """
-        files, masks, notes = self._volume_files(), MaskFiles(self._masks), self.notes()
+        files, drawn, notes = self._volume_files(), MaskFiles(self._masks), self.notes()
         labels = self._labels(files, notes)
-        has_masks = any(masks.named(nifti_stem(name)) for name in files.names) if self._file else masks.count > 0
+        has_masks = any(drawn.named(nifti_stem(name)) for name in files.names) if self._file else drawn.count > 0
         volumes: list[Volume | ImageError] = []
         for name in files.names:
             try:
                 with self._unnamed(self._images / name):
-                    volumes.append(self._volume(name, files, masks if has_masks else None, labels))
+                    volumes.append(self._volume(name, files, drawn if has_masks else None, labels, masks))
             except ImageError as error:
-                their_masks = (self._masks / mask for mask in masks.named(nifti_stem(name)))
+                their_masks = (self._masks / mask for mask in drawn.named(nifti_stem(name)))
                 volumes.append(ImageError(self._told(str(error), self._images / name, *their_masks)))
         good = [volume for volume in volumes if isinstance(volume, Volume)]
         problems = []
         if self._file is None:
-            alone = masks.without_volume(files, {volume.stem: volume.slices for volume in good})
+            alone = drawn.without_volume(files, {volume.stem: volume.slices for volume in good})
             problems = [self._told(f"{path}: {ALONE}", path) for path in (self._masks / name for name in alone)]
             problems += labels.problems if labels else []
         return Catalogue(
             count=sum(volume.slices if isinstance(volume, Volume) else 1 for volume in volumes),
-            samples=self._samples(volumes),
+            samples=self._samples(volumes, masks),
             classes=labels.classes if labels else (),
             has_masks=has_masks,
             problems=problems,
@@ -137,7 +141,9 @@ class Nifti:
                 return None
         return Labels(self.table, cast(ImageFiles, files), quoted=self._named)
 
-    def _volume(self, name: str, files: VolumeFiles, masks: MaskFiles | None, labels: Labels | None) -> "Volume":
+    def _volume(
+        self, name: str, files: VolumeFiles, masks: MaskFiles | None, labels: Labels | None, read_masks: bool = True
+    ) -> "Volume":
         path, stem = self._images / name, nifti_stem(name)
         if len(files.named(stem)) > 1:
             raise ImageError(f"{path}: there is another file of its stem; rename or delete all but one")
@@ -148,7 +154,7 @@ class Nifti:
         mask = self._masks / found[0] if found and drawn is None else None
         for file in filter(None, (None if self._file else path, mask)):
             refuse_link(file, self._path)
-        header, _ = read_headers(path, mask)
+        header, _ = read_headers(path, mask if read_masks else None)
         label, split, patient = labels.find(stem, path) if labels else (UNLABELLED, 0, "")
         thin = [axis for axis, side in enumerate(header.ras_shape) if side == 1]
         axis = thin[0] if len(thin) == 1 else AXES.index(self._axis)
@@ -165,44 +171,71 @@ class Nifti:
             patient=patient or pseudonym(f"NIfTI {stem}"),
         )
 
-    def _samples(self, volumes: "list[Volume | ImageError]") -> Iterator[Load]:
+    def _samples(self, volumes: "list[Volume | ImageError]", masks: bool) -> Iterator[Load]:
         for volume in volumes:
             if isinstance(volume, ImageError):
                 yield partial(_refuse, str(volume))
             else:
                 for index in range(volume.slices):
-                    yield partial(self._load, volume, index)
+                    yield partial(self._load, volume, index, masks)
 
-    def _load(self, volume: "Volume", index: int) -> Sample | None:
-        drawn = self._masks / volume.drawn[index] if volume.drawn and index in volume.drawn else None
+    def _load(self, volume: "Volume", index: int, masks: bool = True) -> Sample | None:
+        with self._explained(volume, index):
+            return self._slice(volume, index, masks)
+
+    @contextmanager
+    def _explained(self, volume: "Volume", index: int) -> Iterator[None]:
+        """Errors of a slice as they may be read by others."""
         try:
             with self._unnamed(volume.path):
-                return self._slice(volume, index, drawn)
+                yield
         except ImageError as error:
-            masks = [path for path in (volume.mask, drawn) if path is not None]
+            masks = [path for path in (volume.mask, self._drawn(volume, index)) if path is not None]
             raise ImageError(self._told(str(error), volume.path, *masks)) from None
 
-    def _slice(self, volume: "Volume", index: int, drawn: Path | None) -> Sample | None:
-        decoded = self._decoded.get(volume.path, partial(self._decode, volume))
-        if isinstance(decoded, str):
-            raise ImageError(decoded)
+    def _drawn(self, volume: "Volume", index: int) -> Path | None:
+        """File of the mask that is drawn on a slice."""
+        return self._masks / volume.drawn[index] if volume.drawn and index in volume.drawn else None
+
+    def _slice(self, volume: "Volume", index: int, masks: bool) -> Sample | None:
+        decoded = self._whole(volume, masks)
         path = f"{volume.path}[{volume.axis} slice {index}]"
         image = np.ascontiguousarray(to_slice(decoded.image, volume.axis, index))
-        mask = None
-        if decoded.mask is not None:
-            mask = np.ascontiguousarray(to_slice(decoded.mask, volume.axis, index))
-        elif drawn is not None:
-            refuse_link(drawn, self._masks.parent)
-            mask = drawn_mask(drawn, path, image)
+        has_mask = volume.mask is not None or self._drawn(volume, index) is not None
+        mask = self._mask(volume, index, image) if masks and has_mask else None
         if shows_nothing(image) and (mask is None or not mask.any()):
             return None
+        later = None if masks or not has_mask else partial(self._later, volume, index, image)
         name, path = f"{self._name(volume)}_{index:04d}", path.replace(str(volume.path), self._shown(volume.path))
-        return Sample(name, path, image, mask, volume.label, volume.split, volume.patient, volume.path.name)
+        about = volume.label, volume.split, volume.patient, volume.path.name
+        return Sample(name, path, image, mask, *about, later)
 
-    def _decode(self, volume: "Volume") -> "Decoded | str":
+    def _later(self, volume: "Volume", index: int, image: Pixels) -> Image8:
+        with self._explained(volume, index):
+            return self._mask(volume, index, image)
+
+    def _mask(self, volume: "Volume", index: int, image: Pixels) -> Image8:
+        """The mask of a slice that has one."""
+        drawn = self._drawn(volume, index)
+        if drawn is not None:
+            refuse_link(drawn, self._masks.parent)
+            return drawn_mask(drawn, f"{volume.path}[{volume.axis} slice {index}]", image)
+        mask = self._whole(volume, masks=True).mask
+        assert mask is not None
+        return np.ascontiguousarray(to_slice(mask, volume.axis, index))
+
+    def _whole(self, volume: "Volume", masks: bool) -> "Decoded":
+        """A volume, decoded once for all slices, with its label volume if that is asked for."""
+        mask = volume.mask if masks else None
+        decoded = self._decoded.get((volume.path, mask), partial(self._decode, volume, mask))
+        if isinstance(decoded, str):
+            raise ImageError(decoded)
+        return decoded
+
+    def _decode(self, volume: "Volume", mask: Path | None) -> "Decoded | str":
         """A volume, or what is wrong with it, which its other slices need not find out again."""
         try:
-            header, labels = read_headers(volume.path, volume.mask)
+            header, labels = read_headers(volume.path, mask)
             if header.ras_shape[AXES.index(volume.axis)] != volume.slices:
                 raise ImageError(f"{volume.path}: has changed while it was read; start again")
             image = shown(header, read_volume(header), self._window)

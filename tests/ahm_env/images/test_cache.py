@@ -16,9 +16,11 @@ META = Meta(
     channels=1,
     classes=("a", "b"),
     has_masks=False,
+    masks_read=True,
     binary_masks=True,
     skipped=2,
     empty=0,
+    images_content="a",
     content="ab",
 )
 

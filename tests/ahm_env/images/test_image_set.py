@@ -198,7 +198,7 @@ def test_a_hundred_thousand_images_need_no_private_memory(cache: Path) -> None:
         np.save(directory / "name_ends.npy", np.arange(1, count + 1) * 16)
         write_meta(
             directory,
-            Meta(PixelSettings(8), 1, ("a",), has_masks=False, binary_masks=True, skipped=0, empty=0, content=""),
+            Meta(PixelSettings(8), 1, ("a",), False, True, True, skipped=0, empty=0, images_content="", content=""),
         )
     before = private_bytes()
     images = ImageSet(cache / "many", "many")

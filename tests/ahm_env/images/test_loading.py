@@ -331,7 +331,7 @@ class Drawn:
     def fingerprint(self) -> str:
         return f"drawn {self.count}"
 
-    def catalogue(self) -> Catalogue:
+    def catalogue(self, masks: bool = True) -> Catalogue:
         def load(number: int) -> Sample:
             return Sample(f"{number}", f"square {number}", np.full((4, 4), number, np.uint8))
 
