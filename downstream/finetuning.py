@@ -182,10 +182,12 @@ class Finetuning:
         gap = max(1, ceil(self.settings.steps / ROWS))
         with self.interruption.watch():
             while not self.learned and self.interruption.signal is None:
-                loss = self._learn(observer)
+                step, loss = self.trainer.step, self._learn(observer)
                 self.seconds = before + time.monotonic() - began
                 observer.on_update(self.seen, loss)
-                if self.trainer.step % gap == 0 or self.trainer.step == self.settings.steps:
+                if self.trainer.step <= step:  # gone back: all is saved
+                    saved = time.monotonic()
+                elif self.trainer.step % gap == 0 or self.trainer.step == self.settings.steps:
                     observer.on_row(self._record())
                     saved = time.monotonic()
                 elif time.monotonic() - saved > CHECKPOINT_SECONDS:
@@ -207,6 +209,7 @@ class Finetuning:
         loss = trainer.learn()
         if trainer.joined is None and before is not None:
             self._go_back(observer)
+            return loss
         told = {"loss": loss, "unlabelled_loss": trainer.unlabelled_loss, "confident": trainer.confident}
         for name, value in told.items():
             if not isnan(value):

@@ -18,8 +18,15 @@ import torch
 from ahm_env import CheckpointError, ImageError, ImageSet, SettingsError, TrainingError, load_images
 from ahm_env.files import load_tensors
 from ahm_env.images.opencv import cv2
-from downstream import finetuning
-from downstream.finetuning import PATIENCE, FinetuneDirectory, Finetuning, Split
+from downstream import finetuning, mean_teacher
+from downstream.finetuning import (
+    PATIENCE,
+    FinetuneDirectory,
+    Finetuning,
+    Split,
+    choose_unlabelled,
+    only_labelled,
+)
 from downstream.metrics import score_mask
 from downstream.models import MODEL_FILE, Model, Start
 from downstream.resizing import to_square
@@ -68,7 +75,7 @@ def tune(path: Path, images: ImageSet, start: str = "scratch", observer: Observe
     settings = FinetuneSettings.make(found, **{**({} if found.run else TINY), **given})
     with FinetuneDirectory(path) as directory:
         if directory.settings() is None:
-            directory.begin(settings, {"content_key": images.content_key})
+            directory.begin(settings, {"content_key": only_labelled(settings, images).content_key})
         return Finetuning(settings, images, directory, found).run(observer or Observer())
 
 
@@ -161,8 +168,10 @@ def test_a_share_that_leaves_nothing_is_refused(drawn: ImageSet):
         {"augment": "full", "average": 0.9, "weight_decay": 0.01, "flips": True},
         {"task": "classification", "select": 0.25, "schedule": "steps"},
         {"select": 0.25, "norm": "group", "labels": 12},
+        {"labels": 8, "unlabelled": "auto", "confidence": 0.4},
+        {"labels": 12, "unlabelled": "auto", "confidence": 0.2, "task": "classification"},
     ],
-    ids=["mean", "classification", "selection"],
+    ids=["mean", "classification", "selection", "unlabelled", "unlabelled-classification"],
 )
 def test_a_run_that_was_stopped_and_killed_is_one_run_bit_for_bit(
     drawn: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: dict[str, object]
@@ -231,6 +240,136 @@ def test_a_loss_that_is_not_finite_leaves_the_last_checkpoint(drawn: ImageSet, t
         tune(tmp_path / "run", drawn, observer=observer)
     monkeypatch.undo()
     assert max((tmp_path / "run" / "checkpoints").iterdir()).stem == f"{2 * 4:012d}"
+
+
+# Unlabelled images
+
+
+def test_the_rest_of_the_train_split_is_unlabelled(drawn: ImageSet):
+    settings = FinetuneSettings(labels=10, select=0.2, unlabelled="auto")
+    split = Split.make(settings, drawn)
+    found = choose_unlabelled(settings, drawn, split, None)
+    assert found is not None
+    parts = [set(some.tolist()) for some in (split.learn, split.select, found.indices)]
+    assert set.union(*parts) == set(drawn.split("train").tolist())
+    assert sum(map(len, parts)) == 32
+    for none in (replace(settings, unlabelled="none"), replace(settings, labels=17), replace(settings, labels=None)):
+        assert choose_unlabelled(none, drawn, Split.make(none, drawn), None) is None
+    even = replace(settings, labels=16)
+    assert choose_unlabelled(even, drawn, Split.make(even, drawn), None) is not None
+
+
+def test_another_source_takes_part_but_for_images_that_are_tested_on(drawn: ImageSet, write_source):
+    settings = FinetuneSettings(labels=4, unlabelled="elsewhere")
+    split = Split.make(settings, drawn)
+    root = write_source("elsewhere", splits=("train",) * 3 + ("val", "test"))
+    text = (root / "labels.csv").read_text()
+    for number in split.test[:2].tolist():
+        pixels = drawn.images(number)[0].transpose(1, 2, 0)[..., ::-1]
+        cv2.imwrite(str(root / "images" / f"copy{number}.png"), pixels)
+        text += f"copy{number},,train\n"
+    (root / "labels.csv").write_text(text)
+    others = load_images(root, 16, 3)
+    assert len(others.split("train")) == 5
+    found = choose_unlabelled(settings, drawn, split, others)
+    assert found is not None
+    assert [others.names[index] for index in found.indices] == ["00.png", "01.png", "02.png"]
+
+
+def test_what_is_written_tells_of_the_unlabelled_images(drawn: ImageSet, tmp_path: Path):
+    result = tune(tmp_path / "run", drawn, labels=8, unlabelled="auto", steps=20, confidence=0.5)
+    assert (result["labels"], result["unlabelled"]) == (8, 24)
+    rows = table(tmp_path / "run" / "metrics.csv")
+    assert [isnan(float(row["confident"])) for row in rows] == [True] * 8 + [False] * 12
+    assert all(0 <= float(row["confident"]) <= 1 for row in rows[8:])
+    assert cv2.imread(str(tmp_path / "run" / "mixing.png")).shape[1] > 1000
+    tune(tmp_path / "alone", drawn, labels=8)
+    assert not (tmp_path / "alone" / "mixing.png").exists()
+
+
+def test_a_run_whose_teacher_goes_astray_is_the_supervised_one(drawn: ImageSet, tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(mean_teacher, "FOREGROUND", (5.0, 5.1))
+    monkeypatch.setattr(mean_teacher, "WATCHED_STEPS", 5)
+    observer = Observer()
+    given = {"labels": 8, "unlabelled": "auto", "steps": 20}
+    result = tune(tmp_path / "run", drawn, observer=observer, **given)
+    assert len(observer.warnings) == 1
+    assert "goes back to step 8, and on with the labelled images alone" in observer.warnings[0]
+    assert (observer.steps, result["unlabelled"]) == (25, 0)
+    tune(tmp_path / "alone", drawn, **{**given, "unlabelled": "none"})
+    assert_same(tmp_path / "run", tmp_path / "alone")
+    # killed on the way back, or after it, it is the same run
+    for at in (12, 13, 15, 22):
+        path = tmp_path / f"killed{at}"
+        with pytest.raises(KilledError):
+            tune(path, drawn, observer=Observer(at, die), **given)
+        tune(path, drawn, **given)
+        assert_same(path, tmp_path / "alone")
+
+
+# What is unlabelled is not known
+
+
+def without_masks(root: Path) -> ImageSet:
+    return load_images(root, 16, masks=False)
+
+
+def content_key(path: str) -> str:
+    return FinetuneDirectory(Path(path)).content_key()
+
+
+@pytest.mark.parametrize("unlabelled", ["none", "auto"])
+def test_unlabelled_masks_change_no_byte_and_are_not_opened(write_source, unlabelled: str):
+    root = write_source(splits=("train",) * 12 + ("test",) * 3)
+    given = {"labels": 4, "unlabelled": unlabelled, "confidence": 0.5}
+    images = without_masks(root)
+    learned = {Path(images.names[index]).stem for index in Split.make(FinetuneSettings(labels=4), images).learn}
+    tune(Path("run"), images, **given)
+    others = [path for path in sorted((root / "masks").iterdir()) if path.stem not in learned and int(path.stem) < 12]
+    assert len(others) == 8
+    rng = np.random.default_rng(0)
+    for path in others:
+        size = cv2.imread(str(path), cv2.IMREAD_UNCHANGED).shape
+        cv2.imwrite(str(path), rng.integers(0, 256, size, np.uint8))
+    tune(Path("noise"), without_masks(root), **given)
+    for path in others:
+        path.write_bytes(b"not an image")
+    tune(Path("unreadable"), without_masks(root), **given)
+    for name in ("noise", "unreadable"):
+        assert_same(Path(name), Path("run"))
+        assert content_key(name) == content_key("run")
+    with pytest.raises(ImageError):  # of all labels, these are some
+        tune(Path("all"), without_masks(root), **{**given, "labels": None})
+
+
+def test_unlabelled_classes_change_no_byte(write_source):
+    root = write_source(splits=("train",) * 12 + ("test",) * 3, classes=("a", "b"))
+    given = {"labels": 6, "unlabelled": "auto", "task": "classification", "confidence": 0.4}
+    images = load_images(root, 16)
+    learned = {Path(images.names[index]).stem for index in Split.make(FinetuneSettings(labels=6), images).learn}
+    tune(Path("run"), images, **given)
+    lines = (root / "labels.csv").read_text().splitlines()
+    for number, line in enumerate(lines):
+        stem, _, split = line.split(",")
+        if split == "train" and stem not in learned:
+            lines[number] = f"{stem},7{number % 5},{split}"
+    (root / "labels.csv").write_text("\n".join(lines))
+    tune(Path("noise"), load_images(root, 16), **given)
+    assert_same(Path("noise"), Path("run"))
+    assert content_key("noise") == content_key("run")
+    assert Model.load(Path("run")).card.classes == ("a", "b")
+
+
+def test_classes_that_are_named_are_the_model_s(write_source):
+    root = write_source(values=(0, 2, 5))
+    images = load_images(root, 16)
+    tune(Path("run"), images, classes="0,2,5,7")
+    assert Model.load(Path("run")).card.values == (0, 2, 5, 7)
+    with pytest.raises(ImageError, match="a mask to learn from holds 5, which --classes does not name"):
+        tune(Path("few"), images, classes="0,2")
+    for odd in ("2", "2,,5", "2,2", "2,x", "2,256"):
+        with pytest.raises(SettingsError, match=f"--classes {odd}"):
+            FinetuneSettings(classes=odd)
 
 
 # Rows and selection
