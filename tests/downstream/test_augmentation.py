@@ -1,14 +1,16 @@
 """Augmentation: what is done to an image is done to its mask, and the same seed does the same."""
 
 import random
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch.nn import functional
 
-from ahm_env import SettingsError
-from downstream.augmentation import AUGMENTATIONS, Augmentation
+from ahm_env import SettingsError, load_images
+from downstream.augmentation import AUGMENTATIONS, Augmentation, shows_colour, strong_kind
 
 SIDE = 48
 
@@ -132,3 +134,57 @@ def test_nothing_is_printed_about_the_library_s_own_settings():
 def test_an_unknown_kind_is_refused_with_those_there_are():
     with pytest.raises(SettingsError, match=r"--augment mixup is unknown; choose one of none, flips, affine, full"):
         Augmentation("mixup")
+
+
+# Strong changes
+
+
+def tissue(count: int = 6) -> np.ndarray:
+    """Images of one hue, more or less bright."""
+    rng = np.random.default_rng(0)
+    bright = rng.uniform(0.3, 1, (count, 1, 16, 16))
+    return (bright * np.array([220, 140, 120])[:, None, None] + rng.normal(0, 5, (count, 3, 16, 16))).clip(0, 255)
+
+
+def test_photographs_have_one_hue_and_sequences_in_three_channels_have_all():
+    rng = np.random.default_rng(0)
+    assert shows_colour(tissue().astype(np.uint8))
+    assert not shows_colour(rng.integers(0, 256, (6, 3, 16, 16), np.uint8))
+    assert not shows_colour(np.repeat(rng.integers(0, 256, (6, 1, 16, 16), np.uint8), 3, 1))
+    assert not shows_colour(np.zeros((2, 3, 16, 16), np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [("isic2018", "colour"), ("kvasir", "colour"), ("lgg", "grey"), ("cxr", "grey")]
+)
+def test_real_sets_are_told_apart(name: str, kind: str, tmp_path: Path):
+    source = Path(__file__).resolve().parents[3] / "shared" / "data" / name / "images"
+    if not source.is_dir():
+        pytest.skip(f"no real images in {source}")
+    (tmp_path / "some").mkdir()
+    for path in sorted(source.iterdir())[::40][:24]:
+        shutil.copy(path, tmp_path / "some")
+    images = load_images(tmp_path / "some", 64, cache_dir=tmp_path / "cache")
+    assert strong_kind("auto", images, np.arange(len(images))) == kind
+    assert strong_kind("grey", images, np.arange(len(images))) == "grey"
+
+
+def test_strong_changes_of_grey_images_leave_hues_and_shapes_alone():
+    images = torch.from_numpy(tissue()).float().repeat(4, 1, 1, 1)
+    masks = torch.zeros(24, 16, 16, dtype=torch.long)
+    grey, _ = Augmentation("recolour", "grey")(images, masks, 0)
+    colour, _ = Augmentation("recolour", "colour")(images, masks, 0)
+
+    def hues(some: torch.Tensor) -> torch.Tensor:
+        red, green, blue = some.mean((2, 3)).T
+        return torch.atan2((green - blue) * 3**0.5 / 2, red - (green + blue) / 2)
+
+    assert hues(grey).std() < 0.3 < hues(colour).std()
+    assert (grey - images).abs().mean() > 10
+    assert torch.equal(Augmentation("recolour", "grey")(images, masks, 0)[0], grey)
+
+
+def test_turning_alone_keeps_the_colours_of_an_image_of_one():
+    images = torch.full((4, 3, 16, 16), 77.0)
+    shown, _ = Augmentation("shape")(images, torch.zeros(4, 16, 16, dtype=torch.long), 3)
+    torch.testing.assert_close(shown, images, rtol=1e-4, atol=1e-2)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from ahm_env.errors import ImageError, SettingsError
 from ahm_env.images import load_images
-from ahm_env.images.patients import SALT, Sides, fair_order, first_patients, grouped, pseudonym
+from ahm_env.images.patients import SALT, Sides, fair_order, first_patients, grouped, pseudonym, round_robin
 
 NUMBERS = st.lists(st.integers(0, 8), min_size=1, max_size=40).map(np.array)
 
@@ -132,3 +132,25 @@ def test_images_of_one_patient_have_one_number_and_others_their_own(make_folder,
     assert load_images(root, 8).patients(range(5)).tolist() == [0, 1, 2, 0, 4]
     plain = make_folder(3, name="plain")
     assert load_images(plain, 8).patients([2, 1]).tolist() == [2, 1]
+
+
+# Rounds
+
+
+@given(patients=NUMBERS, seed=st.integers(0, 100))
+def test_nobody_comes_a_second_time_before_all_have_come_once(patients: np.ndarray, seed: int) -> None:
+    order = round_robin(patients, seed)
+    assert sorted(order) == list(range(len(patients)))
+    counts = dict.fromkeys(patients.tolist(), 0)
+    sizes = {patient: int((patients == patient).sum()) for patient in counts}
+    for patient in patients[order].tolist():
+        assert counts[patient] == min(count for other, count in counts.items() if count < sizes[other])
+        counts[patient] += 1
+
+
+def test_which_patient_and_which_image_come_first_is_left_to_chance() -> None:
+    patients = np.repeat(np.arange(5), 4)
+    firsts = {int(round_robin(patients, seed)[0]) for seed in range(200)}
+    assert firsts == set(range(20))
+    assert round_robin(patients, 3).tolist() == round_robin(patients, 3).tolist()
+    assert round_robin(np.empty(0, np.int64), 0).tolist() == []
