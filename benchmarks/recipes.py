@@ -25,7 +25,7 @@ from filelock import FileLock, Timeout
 from ahm_env import load_images
 from ahm_env.files import write_text
 from ahm_env.images.labels import NO_IMAGE, table_lines
-from downstream.finetuning import FinetuneDirectory, Finetuning
+from downstream.finetuning import FinetuneDirectory, Finetuning, only_labelled
 from downstream.models import Start
 from downstream.settings import FinetuneSettings
 
@@ -39,6 +39,12 @@ COLUMNS = ("set", "recipe", "draw", "labels", "set_aside", "dice", "loss", "unla
 RECIPES: dict[str, dict[str, Any]] = {
     **{f"supervised-{steps}": {"steps": steps} for steps in (800, 1600, 2800, 4800, 9600)},
     **{f"box-{steps}": {"steps": steps, "unlabelled": "auto"} for steps in (2800, 4800)},
+    "box-4800-early": {"steps": 4800, "unlabelled": "auto", "join": 0.17},
+    "box-4800-tta": {"steps": 4800, "unlabelled": "auto", "teacher_tta": True},
+    "none-4800": {"steps": 4800, "unlabelled": "auto", "mix": "none"},
+    "patches-4800": {"steps": 4800, "unlabelled": "auto", "mix": "patches"},
+    **{f"strong-{steps}": {"steps": steps, "augment": "strong"} for steps in (1600, 2800, 4800)},
+    **{f"batch16-{steps}": {"steps": steps, "batch_size": 16} for steps in (1600, 2800, 4800)},
 }
 
 
@@ -78,7 +84,7 @@ def run_cell(source: Path, recipe: str, draw: int, path: Path) -> dict[str, Any]
     start = Start.find("scratch")
     given = {"data": str(source), "labels": LABELS, "seed": draw, "device": "cpu", **RECIPES[recipe]}
     settings = FinetuneSettings.make(start, **given)
-    images = load_images(source, **asdict(settings.pixels))
+    images = only_labelled(settings, load_images(source, masks=False, **asdict(settings.pixels)))
     with FinetuneDirectory(path) as directory:
         if directory.settings() is None:
             directory.begin(settings, {"content_key": images.content_key})
