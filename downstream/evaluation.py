@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -16,7 +17,7 @@ from agents.console import number
 from ahm_env import ImageError, ImageSet, SettingsError, load_images
 from ahm_env.console import make_console, reading, tell_left_out
 from ahm_env.files import write_text
-from ahm_env.images.loading import find_source
+from ahm_env.images.loading import annotated, find_source
 from ahm_env.images.patients import grouped
 from ahm_env.images.source import SPLITS
 from ahm_env.masks import Ints
@@ -88,11 +89,14 @@ def evaluate(
     pixels = replace(card.pixels, burned_in=burned_in)
     source = data if segmenter is None else Cropped(find_source(data, pixels), segmenter, data)
     with reading(console) as report:
-        images = load_images(source, skip_bad=skip_bad, progress=report, **asdict(pixels))
+        images = load_images(source, skip_bad=skip_bad, progress=report, masks=False, **asdict(pixels))
     tell_left_out(console, images)
     if card.task == "classification":
         check_classes(images, card)
     indices = of_split(images, card.task, split)
+    if card.task == "segmentation":
+        images = annotated(images, indices, skip_bad=skip_bad)
+        indices = of_split(images, card.task, split)
     patients = grouped(images.patients(indices))
     assessed: SegmentationAssessment | ClassificationAssessment
     if card.task == "segmentation":
@@ -171,23 +175,39 @@ def measures_of_masks(assessed: SegmentationAssessment, patients: Sequence[Ints]
     """The means of all measures of segmentation over some of the images, chosen by position.
 
     Where a patient has several images, `patient_dice` comes first: of all pixels of the patient, mean over patients.
+    What predicting nothing would have is given beside both; where nothing is marked in some images, Dice is given of
+    the others as well, and of those the mean number of pixels that were wrongly found.
     """
     rows = [one.row() for one in assessed.scores]
     table = np.array([list(row.values()) for row in rows])
     found = assessed.of_patients(patients)
     whole, share = np.empty((len(rows), len(found[0]))), np.empty(len(rows))
+    absent = np.array([[not one.found + one.missed for one in score.overlaps.values()] for score in assessed.scores])
+    wrong = np.array([sum(one.wrong for one in score.overlaps.values()) for score in assessed.scores])
+    absent_whole, blank, dices = np.empty_like(absent), np.asarray(absent.all(1)), table[:, list(rows[0]).index("dice")]
     for positions, dice in zip(patients, found, strict=True):
         whole[positions], share[positions] = list(dice.values()), 1 / len(positions)
+        absent_whole[positions] = absent[positions].all(0)
 
     def measure(chosen: Ints) -> Measures:
         means = dict(zip(rows[0], table[chosen].mean(0).tolist(), strict=True))
+        means["nothing_dice"] = float(absent[chosen].mean())
+        if blank.any() and not blank.all():
+            means["marked_dice"] = _mean(dices[chosen][~blank[chosen]])
+            means["blank_pixels"] = _mean(wrong[chosen][blank[chosen]])
         if len(patients) == len(rows):
             return means
+        means["nothing_patient_dice"] = float(np.average(absent_whole[chosen].mean(1), weights=share[chosen]))
         of_classes = np.average(whole[chosen], axis=0, weights=share[chosen])
         each = {f"patient_dice {label}": float(dice) for label, dice in zip(found[0], of_classes, strict=True)}
         return {"patient_dice": float(of_classes.mean()), **(each if len(each) > 1 else {}), **means}
 
     return measure
+
+
+def _mean(values: npt.NDArray[Any]) -> float:
+    """Their mean; NaN of none."""
+    return float(values.mean()) if values.size else float("nan")
 
 
 def rows_of_patients(assessed: SegmentationAssessment, patients: Sequence[Ints]) -> list[dict[str, object]]:
@@ -202,7 +222,11 @@ def rows_of_patients(assessed: SegmentationAssessment, patients: Sequence[Ints])
 
 
 def measures_of_labels(assessed: ClassificationAssessment) -> Callable[[Ints], Measures]:
-    """All measures of classification on some of the images, chosen by position; NaN where one is not defined."""
+    """All measures of classification on some of the images, chosen by position; NaN where one is not defined.
+
+    Beside them is the accuracy of always giving the most frequent class.
+    """
+    most = np.bincount(assessed.truth).argmax()
 
     def measure(chosen: Ints) -> Measures:
         scores = score_labels(assessed.truth[chosen], assessed.probabilities[chosen])
@@ -210,6 +234,7 @@ def measures_of_labels(assessed: ClassificationAssessment) -> Callable[[Ints], M
             "accuracy": scores.accuracy,
             "balanced_accuracy": scores.balanced_accuracy,
             "auroc": scores.auroc,
+            "majority_accuracy": float((assessed.truth[chosen] == most).mean()),
         }
         for name, row, hits in zip(assessed.classes, scores.confusion, scores.confusion.diagonal(), strict=True):
             measures[f"sensitivity {name}"] = float(hits / row.sum()) if row.sum() else float("nan")

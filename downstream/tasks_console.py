@@ -28,6 +28,11 @@ LINES = 4  # rows of metrics.csv between two lines, outside a terminal
 NAMES = {
     "patient_dice": "Dice of a patient",
     "dice": "Dice",
+    "nothing_dice": "Dice of predicting nothing",
+    "nothing_patient_dice": "Dice of a patient of predicting nothing",
+    "marked_dice": "Dice where something is marked",
+    "blank_pixels": "false pixels where nothing is marked",
+    "majority_accuracy": "accuracy of the most frequent class",
     "iou": "IoU",
     "hd95": "HD95, pixels",
     "auroc": "AUROC",
