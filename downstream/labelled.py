@@ -3,7 +3,7 @@
 import numpy as np
 
 from ahm_env import ImageSet, SettingsError
-from ahm_env.images.patients import fair_order, round_robin
+from ahm_env.images.patients import round_robin
 from ahm_env.masks import Ints
 
 
@@ -28,6 +28,5 @@ def choose_labelled(images: ImageSet, indices: Ints, count: int | None, seed: in
         raise SettingsError(
             f"--labels {count}: {images.source} has {len(indices)} labelled images to train on; ask for fewer, or all"
         )
-    patients = images.patients(indices)
-    order = fair_order(images.labels(indices), patients, seed) if stratified else round_robin(patients, seed)
-    return np.sort(indices[order[:count]])
+    classes = images.labels(indices) if stratified else None
+    return np.sort(indices[round_robin(images.patients(indices), seed, classes)[:count]])

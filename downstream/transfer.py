@@ -193,7 +193,7 @@ class Transfer:
         for cell in self.cells:
             if cell.start == SCRATCH:
                 settings = FinetuneSettings.make(Start(SCRATCH, None, None, {}), **self.given(cell))
-                known = only_labelled(settings, images, stratified=cell.task == "classification")
+                known = only_labelled(settings, images, stratified=True)
                 split = Split.make(settings, known)
                 if cell.task == "classification":
                     check_classes(known, split.learn, known.classes)
@@ -278,8 +278,7 @@ def run_transfer_cell(transfer: Transfer, cell: TransferCell) -> int:
     Raises:
         AHMError: Anything that the user can mend.
     """
-    # a class that no image is labelled with cannot be learned: every draw has its share of each
-    stratified = cell.task == "classification"
+    # a comparison is of methods: where classes are known, every draw has its share of each
     if (cell.path / "config.json").exists():
-        return finetune({}, None, None, cell.path, True, stratified)
-    return finetune(transfer.given(cell), cell.start, None, cell.path, False, stratified)
+        return finetune({}, None, None, cell.path, resume=True, stratified=True)
+    return finetune(transfer.given(cell), cell.start, None, cell.path, resume=False, stratified=True)

@@ -82,15 +82,16 @@ def fair_order(classes: Ints, patients: Ints, seed: int) -> Ints:
     return np.concatenate(order)
 
 
-def round_robin(patients: Ints, seed: int) -> Ints:
+def round_robin(patients: Ints, seed: int, classes: Ints | None = None) -> Ints:
     """An order of images that takes one of each patient, then a second of each that has one, and so on.
 
-    Which patient comes first, and which of a patient's images, is left to chance. Nothing but patients is looked at, so
-    that images without labels can be ordered.
+    Which patient comes first, and which of a patient's images, is left to chance.
 
     Args:
         patients: `(B,)` numbers of patients.
         seed: Decides.
+        classes: `(B,)` class numbers, of which every beginning of a round is then a fair sample. By default nothing but
+            patients is looked at, so that images without labels can be ordered.
 
     Returns:
         `(B,)` positions.
@@ -99,7 +100,12 @@ def round_robin(patients: Ints, seed: int) -> Ints:
     groups = [rng.permutation(group) for group in grouped(patients)]
     shuffled = [groups[position] for position in rng.permutation(len(groups))]
     rounds = np.concatenate([np.arange(len(group)) for group in shuffled] or [np.empty(0, np.int64)])
-    return np.concatenate(shuffled or [np.empty(0, np.int64)])[np.argsort(rounds, kind="stable")]
+    order = np.concatenate(shuffled or [np.empty(0, np.int64)])[np.argsort(rounds, kind="stable")]
+    if classes is None:
+        return order
+    ends = np.cumsum(np.bincount(rounds)) if len(rounds) else np.empty(0, np.int64)
+    each = [np.sort(part) for part in np.split(order, ends[:-1])]
+    return np.concatenate([part[fair_order(classes[part], patients[part], seed)] for part in each])
 
 
 def first_patients(patients: Ints, order: Ints, count: int) -> Ints:

@@ -154,3 +154,17 @@ def test_which_patient_and_which_image_come_first_is_left_to_chance() -> None:
     assert firsts == set(range(20))
     assert round_robin(patients, 3).tolist() == round_robin(patients, 3).tolist()
     assert round_robin(np.empty(0, np.int64), 0).tolist() == []
+
+
+@given(patients=NUMBERS, seed=st.integers(0, 20))
+def test_rounds_are_fair_to_classes_where_these_are_known(patients: np.ndarray, seed: int) -> None:
+    classes = np.arange(len(patients)) % 3
+    order = round_robin(patients, seed, classes)
+    assert sorted(order) == list(range(len(patients)))
+    once = len(set(patients.tolist()))
+    assert len(set(patients[order[:once]].tolist())) == once
+    counts = np.cumsum(np.eye(3)[classes[order[:once]]], 0)
+    shares = np.arange(1, once + 1)[:, None] * counts[-1] / once
+    assert abs(counts - shares).max() < 1
+    alone = np.arange(len(patients))
+    assert round_robin(alone, seed, classes).tolist() == fair_order(classes, alone, seed).tolist()
