@@ -93,7 +93,10 @@ Skips = Annotated[
         rich_help_panel="U-Net",
     ),
 ]
-Precision = Annotated[str | None, flag("--precision", "fp32, bf16, or auto: bf16 on CUDA.", "auto", "U-Net")]
+Precision = Annotated[
+    str | None,
+    flag("--precision", "fp32, bf16, or auto: bf16 where there are instructions for it.", "auto", "U-Net"),
+]
 LearningRate = Annotated[
     float | None, flag("--learning-rate", "Step size of the U-Net; falls evenly over the run.", "0.001", "U-Net")
 ]
@@ -412,6 +415,9 @@ def finetune(
     preset: Annotated[str | None, flag("--preset", "paper: the published recipe; flags win over it.")] = None,
     seed: Seed = None,
     device: Device = None,
+    precision: Annotated[
+        str | None, flag("--precision", "fp32, bf16, or auto: bf16 where there are instructions for it.", "auto")
+    ] = None,
     flips: Annotated[
         bool | None, typer.Option("--tta", help="Test on mirror images too.", show_default=False, rich_help_panel="Run")
     ] = None,
@@ -534,6 +540,9 @@ def finetune(
 Tuned = Annotated[Path, typer.Option("--from", help="Directory that finetune wrote.", show_default=False)]
 Flips = Annotated[bool, typer.Option("--tta", help="Average over mirror images.", show_default=False)]
 AnyDevice = Annotated[str, typer.Option(help="cpu, cuda, mps or auto.")]
+AnyPrecision = Annotated[
+    str, typer.Option("--precision", help="fp32, bf16, or auto: bf16 where there are instructions for it.")
+]
 
 
 @app.command("predict")
@@ -550,6 +559,7 @@ def predict(
         bool, typer.Option("--burned-in", help="Take in images with burned-in text.", show_default=False)
     ] = False,
     device: AnyDevice = "auto",
+    precision: AnyPrecision = "auto",
 ) -> None:
     """Find masks, at the size of the images, or classes for images that nobody has labelled.
 
@@ -557,7 +567,7 @@ def predict(
     """
     from downstream.prediction import predict as find
 
-    raise typer.Exit(find(tuned, paths, out, flips, overlays, device, burned_in))
+    raise typer.Exit(find(tuned, paths, out, flips, overlays, device, burned_in, precision))
 
 
 @app.command("evaluate")
@@ -579,11 +589,12 @@ def evaluate(
         bool, typer.Option("--burned-in", help="Take in images with burned-in text.", show_default=False)
     ] = False,
     device: AnyDevice = "auto",
+    precision: AnyPrecision = "auto",
 ) -> None:
     """Measure a fine-tuned model on labelled images: means with 95 % intervals over patients, at their own size."""
     from downstream.evaluation import evaluate as measure
 
-    raise typer.Exit(measure(tuned, data, split, out, page, pictures, flips, skip_bad, burned_in, device))
+    raise typer.Exit(measure(tuned, data, split, out, page, pictures, flips, skip_bad, burned_in, device, precision))
 
 
 @app.command("export")

@@ -20,6 +20,7 @@ from agents.runs import RunDirectory, default_out
 from agents.settings import PRESETS, ImageSettings, RunSettings
 from ahm_env import ImageSet, RunError, load_images
 from ahm_env.console import make_console, reading, tell_left_out
+from ahm_env.devices import tell_precision
 from ahm_env.images.source import Source
 
 
@@ -105,7 +106,7 @@ def train_agent(given: Mapping[str, Any], preset: str | None, out: Path | None, 
     console = make_console()
     if out is None and resume:
         raise RunError("--resume needs --out RUN, the directory of the run to go on with")
-    settings = None if resume else RunSettings.make(preset, **given)
+    settings = None if resume else RunSettings.make(preset, **given).on_this_machine()
     if out is None and settings is not None:
         out = free_directory(*default_out(settings))
     directory = RunDirectory(Path(out or "."))
@@ -203,6 +204,7 @@ def _announce(run: Pretraining, console: Console) -> None:
     console.print(
         f"{settings.algo} on {escape(settings.data)}: {len(run.shown):,} images to learn from, {len(run.held_out):,} "
         f"held out; {settings.grid.side} x {settings.grid.side} patches, ratio {settings.ratio}; {run.device}, "
+        f"{tell_precision(settings.precision, run.device)}, "
         f"{workers} worker{'s' * (workers > 1)}"
     )
     if workers > 1:

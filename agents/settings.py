@@ -2,16 +2,17 @@
 
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Self
 
 import torch
 
 from agents import AGENTS
 from ahm_env import MaskRatio, PatchGrid, SettingsError
+from ahm_env.devices import find_device, find_precision
 from ahm_env.images.pixels import PixelSettings
-from ahm_env.reconstruction import find_device
 
+AUTO_PRECISION = ("precision", "auto")
 SCHEDULES = ("joint", "staged")
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -34,14 +35,24 @@ PRESETS: dict[str, dict[str, Any]] = {
 class Settings:
     """Settings that a run is repeated by: plain values, through JSON and back."""
 
+    device: str = "auto"
+    """cpu, cuda, mps, or the best there is."""
+    precision: str = "auto"
+    """Of the network's layers: fp32, bf16, or auto: bf16 where the device has instructions for it."""
+
+    def on_this_machine(self) -> Self:
+        """The same with the precision that `auto` means here, so that a run goes on elsewhere as it began."""
+        return replace(self, precision=find_precision(self.precision, find_device(self.device)))
+
     def as_dict(self) -> dict[str, Any]:
         """All settings, as JSON can hold them."""
         return asdict(self)
 
     def differences(self, given: Mapping[str, Any]) -> list[str]:
-        """Names of those given settings that are not this run's; None is not given."""
+        """Names of those given settings that are not this run's; None is not given, nor is a precision of auto."""
         own = self.as_dict()
-        return sorted(key for key, value in given.items() if value is not None and own.get(key) != value)
+        asked = {key: value for key, value in given.items() if value is not None and (key, value) != AUTO_PRECISION}
+        return sorted(key for key, value in asked.items() if own.get(key) != value)
 
     @classmethod
     def from_dict(cls, settings: Mapping[str, Any]) -> Self:
@@ -110,8 +121,6 @@ class RunSettings(ImageSettings):
     """Normalisation in the U-Net: batch or group."""
     skips: bool = False
     """Whether the U-Net's skip connections are there while it reconstructs."""
-    precision: str = "auto"
-    """Of the U-Net's layers: fp32, bf16, or auto: bf16 on CUDA."""
     learning_rate: float = 1e-3
     """Step size of the U-Net at the start; falls evenly to a fiftieth of it."""
     agent_learning_rate: float | None = None
@@ -122,8 +131,6 @@ class RunSettings(ImageSettings):
     """Processes that train at once; 0 is one a core, or one on a GPU."""
     seed: int = 0
     """Of all weights, draws and orders."""
-    device: str = "auto"
-    """cpu, cuda, mps, or the best there is."""
     schedule: str = "joint"
     """joint, or staged: U-Net on random masks, then the agent, then the U-Net on the agent's masks."""
     loss_on: str = "hidden"

@@ -9,6 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from ahm_env.devices import find_device, find_precision
 from ahm_env.errors import CheckpointError, SettingsError, TrainingError
 from ahm_env.files import atomic, first_line, load_tensors, save_tensors
 from ahm_env.masks import Bools, PatchGrid, as_tensor
@@ -16,7 +17,6 @@ from ahm_env.optimiser import SharedAdam
 from ahm_env.unet import UNet, initialise
 
 DEFAULT_UNET = Path(__file__).with_name("default_unet.safetensors")
-PRECISIONS = ("auto", "fp32", "bf16")
 SMALLEST_IMAGE = 16  # four halvings
 
 
@@ -44,8 +44,7 @@ class Reconstructor:
         learning_rate: Step size of Adam.
         loss_on: `hidden` (the U-Net learns from hidden patches) or `all`.
         device: Where to compute.
-        precision: Of the U-Net's layers: `fp32`, `bf16` (about 1.7 times as fast on CPUs that have it), or `auto`:
-            bf16 on CUDA, else fp32.
+        precision: Of the U-Net's layers: `fp32`, `bf16`, or `auto`, see `find_precision`.
 
     Raises:
         SettingsError: The U-Net does not map images to images of these channels, or images are too small.
@@ -73,10 +72,8 @@ class Reconstructor:
             raise SettingsError(f"loss_on {loss_on!r} is unknown; choose hidden or all")
         if not 0 < learning_rate < float("inf"):
             raise SettingsError(f"learning_rate {learning_rate} must be a positive number")
-        if precision not in PRECISIONS:
-            raise SettingsError(f"precision {precision!r} is unknown; choose one of {', '.join(PRECISIONS)}")
         self.device = find_device(device)
-        self._half = precision == "bf16" or (precision == "auto" and self.device.type == "cuda")
+        self._half = find_precision(precision, self.device) == "bf16"
         self.unet = unet.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.grid = grid
         self.standardisation = standardisation
@@ -221,21 +218,6 @@ class Reconstructor:
                 f"{path}: holds weights but not the mean and deviation of its images; use a file that `ahm` wrote"
             )
         return cls(unet, grid, standardisation, **settings)
-
-
-def find_device(name: str | torch.device) -> torch.device:
-    """The device of this name; `auto` is the best that this machine has.
-
-    Raises:
-        SettingsError: Not a device of this machine.
-    """
-    if name == "auto":
-        best = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-        return torch.device(best)
-    try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError, NotImplementedError):
-        raise SettingsError(f"--device {name} is not on this machine; use cpu, or auto") from None
 
 
 def save_unet(path: Path, unet: UNet, standardisation: Standardisation) -> None:

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from agents import A3C, Agent, make_agent
 from ahm_env import PatchGrid, PatchMaskVectorEnv, Reconstructor, Standardisation, load_images
+from ahm_env.devices import has_bf16, tell_precision
 from ahm_env.masks import random_masks
 
 BATCH, WIDTH, GRID = 12, 16, PatchGrid(64, 8)
@@ -36,7 +37,7 @@ def main() -> None:
     standardisation = Standardisation(tuple(mean.tolist()), tuple(deviation.tolist()))
 
     def make(co_train: bool) -> tuple[PatchMaskVectorEnv, Reconstructor]:
-        reconstructor = Reconstructor.create(GRID, standardisation, WIDTH)
+        reconstructor = Reconstructor.create(GRID, standardisation, WIDTH, precision="fp32")
         env = PatchMaskVectorEnv(BATCH, data=images, unet=reconstructor, co_train=co_train)
         env.reset(seed=0)
         return env, reconstructor
@@ -87,12 +88,34 @@ def main() -> None:
             "≥ 0.8",
         )
 
+    cpu = torch.device("cpu")
+    if has_bf16(cpu):
+        fp32, bf16 = (
+            learning(images.images(train), Reconstructor.create(GRID, standardisation, WIDTH, precision=precision))
+            for precision in ("fp32", "bf16")
+        )
+        add(table, "U-Net training in fp32", "in bf16", fp32, bf16, "≥ 1.4")
+    else:
+        table.add_row("U-Net training in fp32", "in bf16", tell_precision("fp32", cpu), "≥ 1.4")
+
     speeds = [[images_per_second(workers) for workers in (2, 1)] for _ in range(3)]
     ratios = sorted(two / one for two, one in speeds)
     table.add_row("two workers, images/s", "one worker with two threads", shown(ratios), "≥ 1.0")
     seconds = sorted(help_seconds() for _ in range(5))
     table.add_row("ahm --help, seconds", "", shown(seconds), "≤ 0.5")
     Console().print(table)
+
+
+def learning(pixels: np.ndarray, reconstructor: Reconstructor) -> Callable[[], None]:
+    """Steps of a Reconstructor with random masks."""
+    generator = np.random.default_rng(0)
+
+    def train() -> None:
+        for _ in range(STEPS):
+            shown = pixels[generator.integers(len(pixels), size=BATCH)]
+            reconstructor.learn(shown, random_masks(BATCH, GRID.patches, 32, generator))
+
+    return train
 
 
 def bare_training(pixels: np.ndarray, reconstructor: Reconstructor) -> Callable[[], None]:

@@ -80,13 +80,13 @@ def lesion_box(found: npt.NDArray[np.bool_]) -> tuple[int, int, int, int]:
     return top, left, bottom - top, right - left
 
 
-def load_segmenter(path: Path, device: str | torch.device = "cpu") -> Model:
+def load_segmenter(path: Path, device: str | torch.device = "cpu", precision: str = "auto") -> Model:
     """The segmenter of a directory that `ahm finetune` wrote.
 
     Raises:
         CheckpointError: It holds none, or it is damaged.
     """
-    model = Model.load(path, device)
+    model = Model.load(path, device, precision)
     if model.card.task != "segmentation":
         raise CheckpointError(f"{path}: holds a classifier, not a segmenter; give one of --task segmentation")
     return model

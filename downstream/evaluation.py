@@ -52,6 +52,7 @@ def evaluate(
     skip_bad: bool = False,
     burned_in: bool = False,
     device: str = "auto",
+    precision: str = "auto",
 ) -> int:
     """Evaluate a model, and show how good it is.
 
@@ -66,6 +67,7 @@ def evaluate(
         skip_bad: Go on without images that cannot be read.
         burned_in: Take DICOM images in that say that text is burned into them.
         device: Where to compute.
+        precision: Of the networks' layers: `fp32`, `bf16`, or `auto`.
 
     Returns:
         The exit status.
@@ -84,7 +86,7 @@ def evaluate(
         raise SettingsError(f"--page {page} must end in .html; for example {page.with_suffix('.html')}")
     if pictures is not None and (pictures / "config.json").exists():
         raise SettingsError(f"--pictures {pictures} is a run, whose own test.csv would be lost; give another directory")
-    model, segmenter = load_tuned(tuned, device)
+    model, segmenter = load_tuned(tuned, device, precision)
     card = model.card
     pixels = replace(card.pixels, burned_in=burned_in)
     source = data if segmenter is None else Cropped(find_source(data, pixels), segmenter, data)

@@ -130,7 +130,7 @@ class Finetuning:
         self._assess = assess_segmenter if settings.task == "segmentation" else assess_classifier
         self.split = Split.make(settings, images)
         card = make_card(settings, images, self.split, start)
-        self.model = Model.create(card, settings.seed, settings.device)
+        self.model = Model.create(card, settings.seed, settings.device, settings.precision)
         if settings.weights is not None and isinstance(self.model.network, VGG16):
             self.model.network.load_published(Path(settings.weights))
         start.transfer(self.model, settings.transfer == "encoder")
@@ -253,7 +253,7 @@ class Finetuning:
         """How good the state is on the images set aside for that, NaN where there are none; the best is kept."""
         if not self.split.select.size:
             return nan
-        candidate = Model.create(self.model.card, 0, self.model.device)
+        candidate = Model.create(self.model.card, 0, self.model.device, self.model.precision)
         candidate.network.load_state_dict(self.trainer.result())
         summary = self._assess(candidate, self.images, self.split.select).summary
         value = float(summary["dice" if self.settings.task == "segmentation" else "balanced_accuracy"])

@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from ahm_env import CheckpointError, SettingsError, Standardisation, UNet
+from ahm_env.devices import find_device, find_precision
 from ahm_env.files import first_line, load_tensors, save_tensors
 from ahm_env.images.pixels import PixelSettings
 from ahm_env.masks import as_tensor
-from ahm_env.reconstruction import find_device, load_unet
+from ahm_env.reconstruction import load_unet
 from ahm_env.unet import initialise
 from downstream.vgg import VGG16
 
@@ -132,23 +133,27 @@ class Model:
         card: What it is.
         network: Of the kind that the card tells.
         device: Where to compute.
+        precision: Of the network's layers: `fp32`, `bf16`, or `auto`, see `find_precision`.
     """
 
-    def __init__(self, card: Card, network: nn.Module, device: str | torch.device = "cpu") -> None:
+    def __init__(
+        self, card: Card, network: nn.Module, device: str | torch.device = "cpu", precision: str = "auto"
+    ) -> None:
         self.card = card
         self.device = find_device(device)
+        self.precision = find_precision(precision, self.device)
         self.network = network.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._mean, self._deviation = Standardisation(card.mean, card.deviation).tensors(self.device)
 
     @classmethod
-    def create(cls, card: Card, seed: int, device: str | torch.device = "cpu") -> "Model":
+    def create(cls, card: Card, seed: int, device: str | torch.device = "cpu", precision: str = "auto") -> "Model":
         """An untrained model whose weights depend on `seed` alone."""
         network = _network(card)
         generator = torch.Generator().manual_seed(seed)
         initialise(network, generator)
         if isinstance(network, VGG16):
             network.initialise(generator)
-        return cls(card, network, device)
+        return cls(card, network, device, precision)
 
     def logits(self, images: Tensor, weights: Mapping[str, Tensor] | None = None) -> Tensor:
         """Map `(B, C, S, S)` in 0..255 to logits: `(B, K, S, S)` of segmentation, `(B, K)` of classification.
@@ -158,7 +163,7 @@ class Model:
             weights: Weights and buffers to compute with, by name; those left out, or all by default, are the network's.
         """
         pixels = images.to(self.device).contiguous(memory_format=torch.channels_last)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             standardised = (pixels - self._mean) / self._deviation
             made = functional_call(self.network, dict(weights), standardised) if weights else self.network(standardised)
             return made.float()  # type: ignore[no-any-return]
@@ -191,12 +196,13 @@ class Model:
         save_tensors(path, self.network.state_dict(), asdict(self.card))
 
     @classmethod
-    def load(cls, path: Path, device: str | torch.device = "cpu") -> "Model":
+    def load(cls, path: Path, device: str | torch.device = "cpu", precision: str = "auto") -> "Model":
         """Read what `save` wrote.
 
         Args:
             path: The file, or the directory that `ahm finetune` wrote.
             device: Where to compute.
+            precision: Of the network's layers.
 
         Raises:
             CheckpointError: Missing, damaged, or something else.
@@ -215,7 +221,7 @@ class Model:
             raise CheckpointError(
                 f"{path}: not a fine-tuned model ({reason}); give what `ahm finetune` wrote"
             ) from None
-        return cls(card, network, device)
+        return cls(card, network, device, precision)
 
 
 @dataclass(frozen=True)

@@ -85,20 +85,21 @@ def columns(card: Card) -> list[str]:
     return ["image", *middle, *(f"p {name}" for name in card.classes)]
 
 
-def load_tuned(path: Path, device: str | torch.device) -> tuple[Model, Model | None]:
+def load_tuned(path: Path, device: str | torch.device, precision: str = "auto") -> tuple[Model, Model | None]:
     """A model that `ahm finetune` wrote, and, of a classifier of lesions, the segmenter that finds them.
 
     Args:
         path: The directory, or the file of the model in it.
         device: Where to compute.
+        precision: Of the networks' layers.
 
     Raises:
         CheckpointError: A file, maybe that of the segmenter, is missing, damaged, or something else.
     """
-    model = Model.load(path, device)
+    model = Model.load(path, device, precision)
     directory = path if path.is_dir() else path.parent
     segmenter = directory / SEGMENTER_FILE
-    return model, load_segmenter(segmenter, model.device) if model.card.cropped else None
+    return model, load_segmenter(segmenter, model.device, precision) if model.card.cropped else None
 
 
 def predict_samples(
@@ -176,6 +177,7 @@ def predict(
     overlays: bool = True,
     device: str = "auto",
     burned_in: bool = False,
+    precision: str = "auto",
 ) -> int:
     """Predict images into a directory; the same command goes on where an earlier one was stopped.
 
@@ -187,6 +189,7 @@ def predict(
         overlays: Draw what was found on the images; of segmentation.
         device: Where to compute.
         burned_in: Take DICOM images in that say that text is burned into them.
+        precision: Of the networks' layers: `fp32`, `bf16`, or `auto`.
 
     Returns:
         The exit status: 0, 1 where an image could not be used, or 128 + the signal that ended it.
@@ -196,7 +199,7 @@ def predict(
         OSError: The disk is full; what was written is whole.
     """
     console = make_console()
-    model, segmenter = load_tuned(tuned, device)
+    model, segmenter = load_tuned(tuned, device, precision)
     card = model.card
     images = find_images(paths, replace(card.pixels, burned_in=burned_in))
     weights = tuned / MODEL_FILE if tuned.is_dir() else tuned

@@ -56,8 +56,6 @@ class FinetuneSettings(Recipe, ImageSettings):
     """Test-time augmentation: average over mirror images."""
     seed: int = 0
     """Of weights, labelled images, order and augmentation."""
-    device: str = "auto"
-    """cpu, cuda, mps, or the best there is."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -17,6 +17,7 @@ from agents.console import agree, begin, load, number
 from agents.directory import Row, free_directory
 from ahm_env import AHMError, ImageSet, RunError
 from ahm_env.console import make_console
+from ahm_env.devices import tell_precision
 from ahm_env.images.loading import find_source
 from downstream.cropping import Cropped, load_segmenter
 from downstream.finetuning import MIXING_FILE, FinetuneDirectory, Finetuning, only_labelled
@@ -110,7 +111,7 @@ def finetune(
     directory = FinetuneDirectory(Path(out or "."))
     before = directory.settings() if resume else None
     found = Start.find(before.start if before is not None else start or "scratch")
-    settings = None if resume else FinetuneSettings.make(found, preset, **given)
+    settings = None if resume else FinetuneSettings.make(found, preset, **given).on_this_machine()
     if out is None and settings is not None:
         directory = FinetuneDirectory(free_directory(Path("runs"), settings.task))
     named = {key: value for key, value in given.items() if value is not None}
@@ -163,7 +164,7 @@ def _announce(run: Finetuning, console: Console) -> None:
     console.print(
         f"{settings.task} from {escape(start)}, {escape(settings.data)}: {len(split.learn):,} labelled images "
         f"to learn from{aside}, {len(split.test):,} to test on; {settings.steps:,} steps of {settings.batch_size}; "
-        f"{run.model.device}"
+        f"{run.model.device}, {tell_precision(settings.precision, run.model.device)}"
     )
     if not split.test.size:
         what = "mask" if settings.task == "segmentation" else "label"

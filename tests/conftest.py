@@ -1,9 +1,14 @@
-"""For all tests: one thread a process, since tests run side by side, and the command line."""
+"""For all tests: one thread a process, since tests run side by side, kernels that every CPU has, the command line."""
 
+import os
 import sys
 from collections.abc import Callable
 
 import pytest
+
+# before PyTorch looks, so that no machine computes in bf16 unasked
+os.environ.setdefault("ATEN_CPU_CAPABILITY", "avx2")
+
 import torch
 
 import ahm

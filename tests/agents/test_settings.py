@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agents.settings import PRESETS, RunSettings
-from ahm_env import MaskRatio, SettingsError
+from ahm_env import MaskRatio, SettingsError, devices
+from downstream.settings import FinetuneSettings
 
 
 def test_defaults_are_valid_and_need_no_preset() -> None:
@@ -189,3 +190,19 @@ def test_differences_are_the_names_of_what_is_given_and_is_not_so() -> None:
     assert settings.differences({"seed": 3, "width": None, "agent": {"gamma": 0.9}}) == []
     assert settings.differences({"seed": 4, "width": 8, "algo": "a3c"}) == ["seed", "width"]
     assert settings.differences({"agent": {"gamma": 0.8, "n_steps": 2}, "seed": 0}) == ["gamma", "n_steps", "seed"]
+
+
+# Precision
+
+
+@pytest.mark.parametrize("kind", [RunSettings, FinetuneSettings])
+def test_auto_is_decided_once_and_what_is_stored_is_obeyed(kind, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "has_bf16", lambda _: True)
+    begun = kind(device="cpu").on_this_machine()
+    assert begun.precision == "bf16"
+    monkeypatch.setattr(devices, "has_bf16", lambda _: False)  # goes on elsewhere
+    stored = kind.from_dict(begun.as_dict())
+    assert stored.precision == stored.on_this_machine().precision == "bf16"
+    assert kind(device="cpu").on_this_machine().precision == "fp32"
+    assert stored.differences({"precision": "auto"}) == []
+    assert stored.differences({"precision": "fp32"}) == ["precision"]

@@ -118,7 +118,7 @@ def test_every_setting_reaches_the_run(call):
     flags = [word for name, value in words.items() for word in (f"--{name.replace('_', '-')}", str(value))]
     assert call(*flags, "--tta", "--skip-bad", "--no-balance", "--out", "run")[0] == 0
     settings = json.loads(Path("run/config.json").read_text())["settings"]
-    assert settings == FinetuneSettings(**words, flips=True, skip_bad=True, balance=False).as_dict()
+    assert settings == FinetuneSettings(**words, flips=True, skip_bad=True, balance=False, precision="fp32").as_dict()
 
 
 def test_the_help_names_the_defaults_of_the_settings():

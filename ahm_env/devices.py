@@ -1,0 +1,50 @@
+"""Where to compute, and in which precision."""
+
+import torch
+
+from ahm_env.errors import SettingsError
+
+PRECISIONS = ("auto", "fp32", "bf16")
+
+
+def find_device(name: str | torch.device) -> torch.device:
+    """The device of this name; `auto` is the best that this machine has.
+
+    Raises:
+        SettingsError: Not a device of this machine.
+    """
+    if name == "auto":
+        best = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        return torch.device(best)
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError, NotImplementedError):
+        raise SettingsError(f"--device {name} is not on this machine; use cpu, or auto") from None
+
+
+def find_precision(name: str, device: torch.device) -> str:
+    """The precision of a network's layers; of `auto`, bf16 where the device has instructions for it, else fp32.
+
+    Raises:
+        SettingsError: Unknown precision.
+    """
+    if name not in PRECISIONS:
+        raise SettingsError(f"precision {name!r} is unknown; choose one of {', '.join(PRECISIONS)}")
+    if name != "auto":
+        return name
+    return "bf16" if has_bf16(device) else "fp32"
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether a device has instructions for bf16: PyTorch computes with it elsewhere, too, but more slowly."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if device.type != "cpu" or not torch.backends.cpu.get_cpu_capability().startswith("AVX512"):
+        return False  # by the kernels in use, which the environment may have lowered
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+def tell_precision(precision: str, device: torch.device) -> str:
+    """A precision for people, with the reason where bf16 would not pay."""
+    reason = "" if precision == "bf16" or has_bf16(device) else f": no instructions for bf16 on this {device.type}"
+    return f"{precision}{reason}"

@@ -1,0 +1,48 @@
+"""Devices and precisions: what is asked for, and what the machine decides."""
+
+import pytest
+import torch
+
+from ahm_env import SettingsError, devices
+from ahm_env.devices import find_device, find_precision, has_bf16, tell_precision
+
+CPU = torch.device("cpu")
+
+
+def test_devices_by_name():
+    assert find_device("cpu") == CPU
+    assert find_device("auto").type in ("cpu", "cuda", "mps")
+    with pytest.raises(SettingsError, match="--device cuda:99 is not on this machine"):
+        find_device("cuda:99")
+
+
+def test_auto_is_bf16_where_there_are_instructions_and_nothing_else_is_decided(monkeypatch: pytest.MonkeyPatch):
+    for there, expected in ((True, "bf16"), (False, "fp32")):
+        monkeypatch.setattr(devices, "has_bf16", lambda device, there=there: there)
+        assert find_precision("auto", CPU) == expected
+        assert find_precision("fp32", CPU) == "fp32"
+        assert find_precision("bf16", CPU) == "bf16"
+        assert tell_precision(expected, CPU) == ("bf16" if there else "fp32: no instructions for bf16 on this cpu")
+    with pytest.raises(SettingsError, match="precision 'half' is unknown; choose one of auto, fp32, bf16"):
+        find_precision("half", CPU)
+
+
+@pytest.mark.parametrize(
+    ("capability", "avx512_bf16", "amx", "expected"),
+    [
+        ("AVX2", True, True, False),  # lowered by the environment
+        ("AVX512", False, False, False),
+        ("AVX512", True, False, True),
+        ("AVX512", False, True, True),
+    ],
+)
+def test_pytorch_is_asked(monkeypatch, capability: str, avx512_bf16: bool, amx: bool, expected: bool):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512_bf16)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    assert has_bf16(CPU) is expected
+    assert not has_bf16(torch.device("mps"))
+
+
+def test_the_tests_are_not_computed_in_bf16_unasked():
+    assert not has_bf16(CPU)
