@@ -161,8 +161,8 @@ def flag_of(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
-def begin(directory: Directory[S], settings: S, images: ImageSet) -> bool:
-    """Begin a run in its directory; of one that has begun, check that its images are the same.
+def begin(directory: Directory[S], settings: S, images: ImageSet, others: ImageSet | None = None) -> bool:
+    """Begin a run in its directory; of one that has begun, check that its images, and others it uses, are the same.
 
     Returns:
         Whether it begins now.
@@ -170,13 +170,15 @@ def begin(directory: Directory[S], settings: S, images: ImageSet) -> bool:
     Raises:
         RunError: The images have changed.
     """
+    key = "+".join(some.content_key for some in (images, others) if some is not None)
     if directory.settings() is None:
         facts = {"count": len(images), "channels": images.channels, "skipped": images.skipped}
-        directory.begin(settings, {**facts, "content_key": images.content_key})
+        directory.begin(settings, {**facts, "content_key": key})
         return True
-    if directory.content_key() != images.content_key:
+    if directory.content_key() != key:
+        sources = " or ".join(some.source for some in (images, others) if some is not None)
         raise RunError(
-            f"{directory.path}: the images of {images.source} have changed since this run began; bring them back, or "
+            f"{directory.path}: the images of {sources} have changed since this run began; bring them back, or "
             f"choose another --out"
         )
     return False

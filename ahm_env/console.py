@@ -39,6 +39,12 @@ def reading(console: Console) -> Iterator[Callable[[int, int], None]]:
         yield report
 
 
+def tell_bad_masks(console: Console, count: int) -> None:
+    """Say how many masks could not be used, where that is let pass."""
+    if count:
+        console.print(f"[yellow]warning:[/] {count:,} bad masks were left out: their images count as unlabelled")
+
+
 def tell_left_out(console: Console, images: ImageSet) -> None:
     """Say how many images of a source a set lacks."""
     if images.skipped:

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from agents.console import number
 from ahm_env import ImageError, ImageSet, SettingsError, load_images
-from ahm_env.console import make_console, reading, tell_left_out
+from ahm_env.console import make_console, reading, tell_bad_masks, tell_left_out
 from ahm_env.files import write_text
 from ahm_env.images.loading import annotated, find_source
 from ahm_env.images.patients import grouped
@@ -93,11 +93,13 @@ def evaluate(
     with reading(console) as report:
         images = load_images(source, skip_bad=skip_bad, progress=report, masks=False, **asdict(pixels))
     tell_left_out(console, images)
-    if card.task == "classification":
-        check_classes(images, card)
     indices = of_split(images, card.task, split)
-    if card.task == "segmentation":
-        images = annotated(images, indices, skip_bad=skip_bad)
+    if card.task == "classification":
+        check_classes(images, indices, card)
+        images = annotated(images, indices, card.classes, masks=False)
+    else:
+        whole, images = images, annotated(images, indices, skip_bad=skip_bad)
+        tell_bad_masks(console, images.skipped - whole.skipped)
         indices = of_split(images, card.task, split)
     patients = grouped(images.patients(indices))
     assessed: SegmentationAssessment | ClassificationAssessment
@@ -154,23 +156,18 @@ def of_split(images: ImageSet, task: str, split: str) -> Ints:
     raise ImageError(f"{images.source}: {where} has a {what}; {remedy}")
 
 
-def check_classes(images: ImageSet, card: Card) -> None:
-    """A source must have the classes of the classifier.
+def check_classes(images: ImageSet, indices: Ints, card: Card) -> None:
+    """The classes of the images must be those of the classifier, or some of them.
 
     Raises:
-        SettingsError: One is missing or unknown.
+        SettingsError: One is unknown to it.
     """
-    if images.classes == card.classes:
-        return
-    missing, unknown = (
-        ", ".join(sorted(set(some) - set(others)))
-        for some, others in ((card.classes, images.classes), (images.classes, card.classes))
-    )
-    odd = [f"{what} {names}" for what, names in (("missing:", missing), ("unknown:", unknown)) if names]
-    raise SettingsError(
-        f"{images.source}: its classes are not those of the model ({', '.join(card.classes)}); {'; '.join(odd)}; "
-        f"rename them in labels.csv, or evaluate on a source that has these"
-    )
+    found = {images.classes[number] for number in images.labels(indices).tolist()}
+    if unknown := sorted(found - set(card.classes)):
+        raise SettingsError(
+            f"{images.source}: its classes are not those of the model ({', '.join(card.classes)}); unknown: "
+            f"{', '.join(unknown)}; rename them in labels.csv, or evaluate on a source that has these"
+        )
 
 
 def measures_of_masks(assessed: SegmentationAssessment, patients: Sequence[Ints]) -> Callable[[Ints], Measures]:

@@ -1,5 +1,6 @@
 """The run of fine-tuning: labelled images in, a tested model out, and everything saved on the way."""
 
+import hashlib
 import json
 import time
 from dataclasses import dataclass
@@ -144,6 +145,7 @@ class Finetuning:
         self.seconds, self._row_start = 0.0, (0, 0.0)
         self._sums: dict[str, tuple[float, int]] = {}
         self._best: tuple[float, dict[str, Tensor]] = (-1.0, {})
+        self._best_at_join = self._best
         self._restore()
 
     @property
@@ -196,9 +198,9 @@ class Finetuning:
             if self.interruption.signal is not None:
                 self._checkpoint()
                 return None
-        self._draw_mixing()
         self._keep()
         self.model.save(self.directory.path / MODEL_FILE)
+        self._draw_mixing()
         if self.settings.crop_with is not None:  # who has this directory needs nothing else
             load_segmenter(Path(self.settings.crop_with)).save(self.directory.path / SEGMENTER_FILE)
         return self._test()
@@ -206,7 +208,9 @@ class Finetuning:
     def _learn(self, observer: Observer) -> float:
         """One step, and what it adds to the sums of a row."""
         trainer, before = self.trainer, self.trainer.joined
-        loss = trainer.learn()
+        best, loss = self._best, trainer.learn()
+        if before is None and trainer.joined is not None:
+            self._best_at_join = best
         if trainer.joined is None and before is not None:
             self._go_back(observer)
             return loss
@@ -223,6 +227,7 @@ class Finetuning:
             f"the unlabelled images do harm: {self.trainer.gave_up}; the run goes back to step {self.trainer.step:,}, "
             f"and on with the labelled images alone"
         )
+        self._best = self._best_at_join
         rows = [row for row in self.directory.rows if row["images"] <= self.seen]
         self.directory.restore(rows, self.seen)
         self._sums, self._row_start = {}, (self.seen, self.seconds)
@@ -296,12 +301,14 @@ class Finetuning:
     def _checkpoint(self) -> None:
         tensors = {f"trainer/{name}": one for name, one in self.trainer.state().items()}
         tensors |= {f"best/{name}": one for name, one in self._best[1].items()}
+        tensors |= {f"best_at_join/{name}": one for name, one in self._best_at_join[1].items()}
         about = {
             "trainer": self.trainer.progress(),
             "seconds": self.seconds,
             "sums": self._sums,
             "row_start": self._row_start,
             "best": self._best[0],
+            "best_at_join": self._best_at_join[0],
         }
         self.directory.save(Checkpoint(self.seen, tensors, about))
 
@@ -313,6 +320,7 @@ class Finetuning:
         about = checkpoint.about
         self.trainer.restore(checkpoint.part("trainer"), about["trainer"])
         self.seconds, self._best = about["seconds"], (about["best"], checkpoint.part("best"))
+        self._best_at_join = about["best_at_join"], checkpoint.part("best_at_join")
         self._sums = {name: (total, count) for name, (total, count) in about["sums"].items()}
         self._row_start = (about["row_start"][0], about["row_start"][1])
         self.directory.restore(about["rows"], self.seen)
@@ -325,21 +333,35 @@ def choose_unlabelled(
 
     Of another set these are its train split. An image that is tested on is never among them, whatever its name: the
     pixels decide.
+
+    Raises:
+        SettingsError: A source was named that has no such image, or is not given.
     """
     if settings.unlabelled == "none":
         return None
-    if others is None:
-        labelled = np.concatenate([split.learn, split.select])
-        rest = np.setdiff1d(images.split("train"), labelled)
+    labelled = np.concatenate([split.learn, split.select])
+    source = images if settings.unlabelled == "auto" else others
+    if source is None:
+        raise SettingsError(f"--unlabelled {settings.unlabelled}: the images of that source are not given")
+    candidates = source.split("train")
+    candidates = np.setdiff1d(candidates, labelled) if source is images else candidates
+    tested = {_digest(images, index) for index in split.test.tolist()}
+    rest = np.array([index for index in candidates.tolist() if _digest(source, index) not in tested], np.int64)
+    if source is images:
         return Unlabelled(images, rest) if len(rest) >= len(labelled) else None
-    tested = {images.images(index).tobytes() for index in split.test}
-    candidates = others.split("train")
-    kept = [index for index in candidates.tolist() if others.images(index).tobytes() not in tested]
-    return Unlabelled(others, np.array(kept, np.int64)) if kept else None
+    if not rest.size:
+        raise SettingsError(
+            f"--unlabelled {settings.unlabelled}: none of its images is for training and not tested on; give another"
+        )
+    return Unlabelled(source, rest)
 
 
-def draw_labelled(settings: FinetuneSettings, images: ImageSet, stratified: bool = False) -> Ints:
-    """The images of the train split that count as labelled.
+def _digest(images: ImageSet, index: int) -> bytes:
+    return hashlib.blake2b(images.images(index).tobytes(), digest_size=16).digest()
+
+
+def draw_labelled(settings: FinetuneSettings, images: ImageSet) -> Ints:
+    """The images of the train split that count as labelled: where others are not known any more, those that are.
 
     Raises:
         SettingsError: Fewer than asked for.
@@ -349,7 +371,9 @@ def draw_labelled(settings: FinetuneSettings, images: ImageSet, stratified: bool
     if not train.size:
         what = "mask" if settings.task == "segmentation" else "label"
         raise ImageError(f"{images.source}: no image of its train split has a {what}; check with `ahm data check`")
-    return choose_labelled(images, train, settings.labels, settings.seed, stratified)
+    if images.is_annotated:
+        return train
+    return choose_labelled(images, train, settings.labels, settings.seed, settings.stratified)
 
 
 def find_tested(settings: FinetuneSettings, images: ImageSet) -> tuple[str, Ints]:
@@ -358,24 +382,26 @@ def find_tested(settings: FinetuneSettings, images: ImageSet) -> tuple[str, Ints
     return name, usable(settings.task, images, images.split(name))
 
 
-def only_labelled(settings: FinetuneSettings, images: ImageSet, stratified: bool = False) -> ImageSet:
+def only_labelled(settings: FinetuneSettings, images: ImageSet) -> ImageSet:
     """The set as a run of fine-tuning may know it: masks and labels of the labelled and the tested images, no others.
 
     Args:
         settings: Of the run.
         images: The set; if its masks have not been read, those of no other image are opened.
-        stratified: Give each class its share of the labelled images: for comparisons of methods only.
 
     Raises:
         SettingsError: Fewer labelled images than asked for.
         ImageError: A mask cannot be used, or an image to test on is of a class of which none is labelled.
     """
-    labelled = draw_labelled(settings, images, stratified)
+    if images.is_annotated:
+        return images
+    labelled = draw_labelled(settings, images)
     tested = find_tested(settings, images)[1]
     classes = None
     if settings.task == "classification":
         classes = settings.class_names or class_names(images, labelled)
-    return annotated(images, np.union1d(labelled, tested), classes, settings.skip_bad)
+    segments = settings.task == "segmentation"
+    return annotated(images, np.union1d(labelled, tested), classes, masks=segments, skip_bad=settings.skip_bad)
 
 
 def class_names(images: ImageSet, indices: Ints) -> tuple[str, ...]:
@@ -393,7 +419,10 @@ def make_card(settings: FinetuneSettings, images: ImageSet, split: Split, start:
     if settings.task == "segmentation":
         found = images.mask_values(np.union1d(split.learn, split.select))
         named = settings.class_names
-        values = tuple(sorted({0, *(found if named is None else map(int, named))}))
+        numbers = set(found) if named is None else set(map(int, named))
+        if set(found) <= {0, 1} and numbers == {0, 255}:  # as most programs store masks of two values
+            numbers = {0, 1}
+        values = tuple(sorted({0, *numbers}))
         if odd := sorted(set(found) - set(values)):
             raise ImageError(f"{images.source}: a mask to learn from holds {odd[0]}, which --classes does not name")
         names = ("background", "foreground") if values == (0, 1) else ("background", *map(str, values[1:]))

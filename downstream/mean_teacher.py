@@ -29,7 +29,8 @@ from downstream.models import Model
 OWN = ("none", "auto")  # not another source
 WATCHED_STEPS = 200  # for so long the teacher's foreground may lie outside
 FOREGROUND = (0.2, 5.0)  # times the foreground of the labelled images
-FORGOTTEN = 2.0  # times its loss on clean labelled images at the start
+FORGOTTEN = 2.0  # times its loss on clean labelled images at the start, and
+FORGOTTEN_LOSS = 0.05  # more: twice nearly nothing is nothing
 _KEY = 2  # of the random numbers here, beside those of the labelled images
 
 
@@ -42,7 +43,7 @@ class UnlabelledSettings:
     join: float = 0.4
     """Share of the steps after which they take part: until then the teacher learns from the labelled images alone."""
     unlabelled_batch: int = 8
-    """Mixed images a step; each is made of two unlabelled ones."""
+    """Unlabelled images a step that are learned from; where they are mixed, each is made of two."""
     mix: str = "box"
     """Parts of two unlabelled images that make one: box, patches, or none."""
     strong: str = "auto"
@@ -125,6 +126,11 @@ class MeanTeacher:
         """Which strong changes of colour are made."""
         return self._recolour.strong
 
+    @property
+    def mixes(self) -> bool:
+        """Whether parts of two images make one: the class of such an image would not be known."""
+        return self._segments and self.settings.mix != "none"
+
     def batch(self, step: int, weights: Mapping[str, Tensor] | None = None) -> MixedBatch:
         """The mixed images of a step, counted from the one at which they joined.
 
@@ -133,19 +139,20 @@ class MeanTeacher:
             weights: The teacher's; by default the newest.
         """
         count, images = self.settings.unlabelled_batch, self.unlabelled.images
-        chosen = epoch_batch(self.unlabelled.indices, step, 2 * count, (self.seed, _KEY, _KEY))
+        shown = 2 * count if self.mixes else count
+        chosen = epoch_batch(self.unlabelled.indices, step, shown, (self.seed, _KEY, _KEY))
         seeds = np.random.default_rng((self.seed, step, _KEY)).integers(2**31, size=2).tolist()
         pixels = torch.from_numpy(images.images(chosen)).float()
         empty = torch.zeros(len(pixels), *pixels.shape[-2:], dtype=torch.long)
         seen, _ = self._turn(pixels, empty, seeds[0])
         found = self.model.predict(seen, self.settings.teacher_tta, weights or self.average)
-        if self._segments:
+        if self.mixes:
             masks = mixing_masks(self.settings.mix, count, images.image_size, (self.seed, step, _KEY, 1))
             seen = torch.where(masks, seen[count:], seen[:count])
             there = masks.to(found.device)
             mixed = torch.where(there, found[count:], found[:count])
         else:
-            seen, mixed = seen[:count], found[:count]
+            mixed = found
         sure, labels = mixed.max(1)
         recoloured, _ = self._recolour(seen, empty[:count], seeds[1])
         foreground = float((found.argmax(1) > 0).float().mean())
@@ -190,7 +197,7 @@ class SafetyNet:
 
     def after_test(self, loss: float) -> str | None:
         """Look at the teacher's loss on clean labelled images: why not to go on, None if all is well."""
-        if loss <= FORGOTTEN * self.loss:
+        if loss <= FORGOTTEN * self.loss + FORGOTTEN_LOSS:
             return None
         return f"the teacher's loss on the labelled images rose from {self.loss:.3f} to {loss:.3f}"
 

@@ -40,6 +40,8 @@ class FinetuneSettings(Recipe, ImageSettings):
     """How many images of the train split count as labelled; None is all."""
     classes: str | None = None
     """Names of the classes, separated by commas, of segmentation their numbers in masks; None: what is labelled."""
+    stratified: bool = False
+    """Each class has its share of the labelled images: for comparisons of methods, which may look at classes."""
     width: int = 16
     """Channels of the U-Net's first level."""
     norm: str = "batch"

@@ -16,7 +16,7 @@ from rich.table import Table
 from agents.console import agree, begin, load, number
 from agents.directory import Row, free_directory
 from ahm_env import AHMError, ImageSet, RunError
-from ahm_env.console import make_console
+from ahm_env.console import make_console, tell_bad_masks
 from ahm_env.devices import tell_precision
 from ahm_env.images.loading import find_source
 from downstream.cropping import Cropped, load_segmenter
@@ -87,7 +87,6 @@ def finetune(
     preset: str | None,
     out: Path | None,
     resume: bool,
-    stratified: bool = False,
 ) -> int:
     """Fine-tune a model on labelled images and test it, or go on with that.
 
@@ -97,7 +96,6 @@ def finetune(
         preset: Name of a preset.
         out: The run directory; by default a new one under `runs`.
         resume: Go on with the run in `out`.
-        stratified: Give each class its share of the labelled images: for comparisons of methods only.
 
     Returns:
         The exit status: 0, or 128 + the signal that ended it.
@@ -117,12 +115,13 @@ def finetune(
     named = {key: value for key, value in given.items() if value is not None}
     settings = agree(directory, settings, {**PRESETS.get(preset or "", {}), **named, "start": start})
     images = load_for(settings, settings.data, console)
-    images = only_labelled(settings, images, stratified)
+    whole, images = images, only_labelled(settings, images)
+    tell_bad_masks(console, images.skipped - whole.skipped)
     others = None
     if settings.unlabelled not in OWN:
         others = load_for(replace(settings, channels=images.channels), settings.unlabelled, console)
     with directory:
-        begins = begin(directory, settings, images)
+        begins = begin(directory, settings, images, others)
         try:
             run = Finetuning(settings, images, directory, found, others)
         except AHMError:
@@ -175,9 +174,12 @@ def _announce(run: Finetuning, console: Console) -> None:
     if (teacher := run.trainer.teacher) is not None:
         console.print(
             f"{len(teacher.unlabelled.indices):,} unlabelled images of {escape(teacher.unlabelled.images.source)} join "
-            f"after {settings.joins_after:,} steps; mixed: {settings.mix}, strong changes: {teacher.strong}"
+            f"after {settings.joins_after:,} steps; mixed: {settings.mix if teacher.mixes else 'none'}, "
+            f"strong changes: {teacher.strong}"
         )
-    elif run.trainer.gave_up is None and settings.unlabelled != "none":
+    elif run.trainer.gave_up is not None:
+        console.print("Unlabelled images take no part any more: they did harm.")
+    elif settings.unlabelled != "none":
         console.print("Unlabelled images take no part: fewer of them than labelled ones remain.")
     if run.trainer.step:
         console.print(f"Going on after {run.trainer.step:,} steps.")

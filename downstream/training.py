@@ -190,7 +190,7 @@ class Trainer:
         assert self._net is not None
         assert self.joined is not None
         reason = self._net.after_step(mixed.foreground)
-        if (self.step - self.joined) % CHECKED_STEPS == 0:
+        if (self.step - self.joined) % CHECKED_STEPS == 0 or self.step == self.recipe.steps:
             reason = reason or self._net.after_test(self._clean()[0])
         if reason is not None:
             self.restore(self._supervised, {"step": self.joined, "gave_up": reason})
@@ -242,7 +242,7 @@ class Trainer:
     def restore(self, state: dict[str, Tensor], progress: Mapping[str, Any]) -> None:
         """Go back to what `state` and `progress` returned."""
         self._supervised = {
-            name.removeprefix("supervised."): tensor.detach().clone()
+            name.removeprefix("supervised."): tensor.detach().to(self.model.device, copy=True)
             for name, tensor in state.items()
             if name.startswith("supervised.")
         }

@@ -180,7 +180,7 @@ class Transfer:
         names = ["data", "skip_bad", "burned_in", "device"]
         if cell.start == SCRATCH:
             names += ["image_size", "channels", "fit", "window", "axis", "width", "norm"]
-        own = {"task": cell.task, "labels": cell.labels, "seed": cell.seed}
+        own = {"task": cell.task, "labels": cell.labels, "seed": cell.seed, "stratified": True}
         return {**{name: getattr(run, name) for name in names}, **self.settings, **own}
 
     def check(self, images: ImageSet) -> None:
@@ -193,7 +193,7 @@ class Transfer:
         for cell in self.cells:
             if cell.start == SCRATCH:
                 settings = FinetuneSettings.make(Start(SCRATCH, None, None, {}), **self.given(cell))
-                known = only_labelled(settings, images, stratified=True)
+                known = only_labelled(settings, images)
                 split = Split.make(settings, known)
                 if cell.task == "classification":
                     check_classes(known, split.learn, known.classes)
@@ -278,7 +278,6 @@ def run_transfer_cell(transfer: Transfer, cell: TransferCell) -> int:
     Raises:
         AHMError: Anything that the user can mend.
     """
-    # a comparison is of methods: where classes are known, every draw has its share of each
     if (cell.path / "config.json").exists():
-        return finetune({}, None, None, cell.path, resume=True, stratified=True)
-    return finetune(transfer.given(cell), cell.start, None, cell.path, resume=False, stratified=True)
+        return finetune({}, None, None, cell.path, resume=True)
+    return finetune(transfer.given(cell), cell.start, None, cell.path, resume=False)

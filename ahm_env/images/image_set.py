@@ -46,7 +46,7 @@ class ImageSet:
         classes: Sorted class names; empty without labels.
         has_masks: Whether an image has a mask; `masked` says which.
         masks_read: Whether masks were read with their images; if not, `masks` knows those only that `annotated` read.
-        skipped: How many bad images were left out.
+        skipped: How many bad images were left out, and bad masks.
         empty: How many were left out that show nothing, or say that text is burned in.
         content_key: Hex digest of pixels, masks, labels, splits and patients: the same for a copy.
     """
@@ -91,6 +91,7 @@ class ImageSet:
             if meta is None:
                 raise ImageError(f"{annotations.entry}: cached masks are gone or damaged; load {self.source} again")
             self._masks, self._binary_masks = _open(annotations.entry / "masks.npy"), meta.binary_masks
+            self.skipped += meta.skipped
             content.update(meta.content.encode())
         self.content_key = content.hexdigest()[:32]
 
@@ -157,6 +158,11 @@ class ImageSet:
         for start in range(0, chosen.size, step):
             found[np.unique(self.masks(chosen[start : start + step]))] = True
         return tuple(np.flatnonzero(found).tolist())
+
+    @property
+    def is_annotated(self) -> bool:
+        """Whether masks and labels of some images only are known, see `annotated`."""
+        return self._annotations is not None
 
     @property
     def entry(self) -> Path:

@@ -151,7 +151,11 @@ def _unread(images: ImageSet, indices: npt.ArrayLike) -> Iterator[Sample]:
 
 
 def annotated(
-    images: ImageSet, indices: npt.ArrayLike, classes: tuple[str, ...] | None = None, skip_bad: bool = False
+    images: ImageSet,
+    indices: npt.ArrayLike,
+    classes: tuple[str, ...] | None = None,
+    masks: bool = True,
+    skip_bad: bool = False,
 ) -> ImageSet:
     """The same images, of which only some have a mask and a label: those of all others are neither known nor read.
 
@@ -159,6 +163,7 @@ def annotated(
         images: The set; where its masks have not been read, those of these images are, and no others.
         indices: Which images keep theirs, ascending.
         classes: Names of the classes, in order; by default those that occur.
+        masks: Whether masks are known; if not, none is read.
         skip_bad: Take an image whose mask cannot be used as one without a mask.
 
     Raises:
@@ -178,7 +183,7 @@ def annotated(
         )
     labels = np.full(len(images), UNLABELLED, np.int64)
     labels[chosen] = [known[name] for name in names]
-    masked = chosen[images.masked(chosen)]
+    masked = chosen[images.masked(chosen)] if masks else chosen[:0]
     if images.masks_read or not masked.size:
         return ImageSet(images.entry, images.source, Annotations(classes, labels, masked, None))
     root = images.entry.parent

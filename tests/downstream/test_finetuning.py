@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from dataclasses import replace
@@ -274,6 +275,23 @@ def test_another_source_takes_part_but_for_images_that_are_tested_on(drawn: Imag
     found = choose_unlabelled(settings, drawn, split, others)
     assert found is not None
     assert [others.names[index] for index in found.indices] == ["00.png", "01.png", "02.png"]
+    with pytest.raises(SettingsError, match="--unlabelled elsewhere: the images of that source are not given"):
+        choose_unlabelled(settings, drawn, split, None)
+    only_copies = load_images(write_source("copies", splits=("val",)), 16, 3)
+    with pytest.raises(SettingsError, match="none of its images is for training and not tested on"):
+        choose_unlabelled(settings, drawn, split, only_copies)
+
+
+def test_a_copy_of_a_tested_image_in_the_train_split_takes_no_part(write_source):
+    root = write_source(splits=("train",) * 6 + ("test",), sizes=((16, 16),))
+    shutil.copy(root / "images" / "06.png", root / "images" / "05.png")
+    images = load_images(root, 16)
+    settings = FinetuneSettings(labels=1, unlabelled="auto", seed=1)
+    split = Split.make(settings, images)
+    found = choose_unlabelled(settings, images, split, None)
+    assert found is not None
+    assert 5 not in found.indices
+    assert set(found.indices) | set(split.learn) | {5} == set(range(6))
 
 
 def test_what_is_written_tells_of_the_unlabelled_images(drawn: ImageSet, tmp_path: Path):
@@ -305,6 +323,19 @@ def test_a_run_whose_teacher_goes_astray_is_the_supervised_one(drawn: ImageSet, 
             tune(path, drawn, observer=Observer(at, die), **given)
         tune(path, drawn, **given)
         assert_same(path, tmp_path / "alone")
+
+
+def test_what_was_selected_with_a_teacher_gone_astray_is_taken_back(drawn: ImageSet, tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(mean_teacher, "FOREGROUND", (5.0, 5.1))
+    monkeypatch.setattr(mean_teacher, "WATCHED_STEPS", 4)
+    given = {"labels": 8, "select": 0.25, "steps": 20, "unlabelled": "auto"}
+    values = [0.5] * 8 + [0.9] * 3 + [0.4] * 9  # the three are of steps that are taken back
+    script(monkeypatch, drawn, values)
+    tune(tmp_path / "run", drawn, **given)
+    script(monkeypatch, drawn, [0.5] * 8 + [0.4] * 9)
+    tune(tmp_path / "alone", drawn, **{**given, "unlabelled": "none"})
+    ours, theirs = (load_tensors(tmp_path / name / MODEL_FILE)[0] for name in ("run", "alone"))
+    assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
 
 
 # What is unlabelled is not known
@@ -358,6 +389,56 @@ def test_unlabelled_classes_change_no_byte(write_source):
     assert_same(Path("noise"), Path("run"))
     assert content_key("noise") == content_key("run")
     assert Model.load(Path("run")).card.classes == ("a", "b")
+
+
+def test_bad_masks_are_named_or_left_out_and_told(write_source, call):
+    root = write_source(splits=("train",) * 8 + ("test",) * 3)
+    chosen = Split.make(FinetuneSettings(labels=4), without_masks(root)).learn.tolist()
+    for number in (chosen[0], 9):
+        (root / "masks" / f"{number:02}.png").write_bytes(b"damaged")
+    words = ["finetune", "--data", "source", "--labels", "4", "--device", "cpu", "--image-size", "16", "--width", "2"]
+    words += ["--steps", "2", "--batch-size", "2", "--out"]
+    status, _, err = call(*words, "run")
+    assert status == 2
+    assert f"{chosen[0]:02}.png" in err
+    status, out, _ = call(*words, "rest", "--skip-bad")
+    assert status == 0
+    assert "2 bad masks were left out" in out
+    test = json.loads(Path("rest/test.json").read_text())
+    assert (test["labels"], test["images"]) == (3, 2)
+    status, out, _ = call("evaluate", "--from", "rest", "--data", "source", "--skip-bad")
+    assert (status, "1 bad masks were left out" in out) == (0, True)
+
+
+def test_a_classifier_reads_no_mask_and_is_evaluated_on_classes_in_its_own_order(write_source, call):
+    root = write_source(splits=("train",) * 8 + ("test",) * 4, classes=("a", "b"))
+    for path in (root / "masks").iterdir():
+        path.write_bytes(b"damaged")
+    words = ["finetune", "--data", "source", "--device", "cpu", "--image-size", "16", "--width", "2", "--steps", "2"]
+    assert call(*words, "--task", "classification", "--classes", "b,a", "--out", "run")[0] == 0
+    assert Model.load(Path("run")).card.classes == ("b", "a")
+    tested = json.loads(Path("run/test.json").read_text())
+    assert call("evaluate", "--from", "run", "--data", "source", "--out", "e.json")[0] == 0
+    evaluated = json.loads(Path("e.json").read_text())
+    assert evaluated["confusion"] == tested["confusion"]
+    assert evaluated["accuracy"] == pytest.approx(tested["accuracy"])
+
+
+def test_another_unlabelled_source_must_stay_as_it_was(write_source, call):
+    write_source()
+    more = write_source("more", splits=("train",) * 4)
+    words = ["finetune", "--data", "source", "--labels", "2", "--unlabelled", "more", "--steps", "4", "--width", "2"]
+    words += ["--image-size", "16", "--device", "cpu", "--out", "run"]
+    assert call(*words)[0] == 0
+    shutil.copy(more / "images" / "00.png", more / "images" / "03.png")
+    status, _, err = call("finetune", "--resume", "--out", "run")
+    assert status == 2
+    assert "the images of source or more have changed since this run began" in err
+
+
+def test_two_values_of_masks_may_be_named_as_they_stand_there(write_source):
+    tune(Path("run"), load_images(write_source(), 16), classes="0,255", steps=1)
+    assert Model.load(Path("run")).card.values == (0, 1)
 
 
 def test_classes_that_are_named_are_the_model_s(write_source):

@@ -108,6 +108,9 @@ def test_nothing_mixed_shows_whole_images(card: Card, drawn: ImageSet):
     teacher = MeanTeacher(Model.create(card, 1), {}, Unlabelled(drawn, UNLABELLED), settings, 3)
     teacher._turn = lambda images, masks, seed: (images, masks)  # type: ignore[assignment]
     teacher._recolour = lambda images, masks, seed: (images, masks)  # type: ignore[assignment]
+    assert len(teacher.batch(0).pixels) == 4
+    epoch = [teacher.batch(step).pixels.byte().numpy() for step in range(4)]
+    assert len({image.tobytes() for image in np.concatenate(epoch)}) == len(UNLABELLED)  # each once, none in vain
     shown = {image.numpy().tobytes() for image in teacher.batch(0).pixels.byte()}
     assert shown <= {drawn.images(index).tobytes() for index in UNLABELLED}
 
@@ -241,8 +244,9 @@ def test_the_net_counts_steps_outside_without_a_break():
     assert reasons == [None] * 399
     told = str(net.after_step(0.501))
     assert told == "the teacher marks 50.1% of the unlabelled images, but 10.0% of the labelled ones are marked"
-    assert net.after_test(0.4) is None
-    assert "rose from 0.200 to 0.401" in str(net.after_test(0.401))
+    assert net.after_test(0.45) is None
+    assert "rose from 0.200 to 0.451" in str(net.after_test(0.451))
+    assert SafetyNet(0.1, loss=0.001).after_test(0.05) is None  # twice nearly nothing is nothing
 
 
 def test_a_teacher_gone_astray_leaves_the_supervised_model_bit_for_bit(card, drawn: ImageSet, monkeypatch):
@@ -272,6 +276,7 @@ def test_a_teacher_that_forgets_what_is_labelled_is_noticed(card: Card, drawn: I
     trainer._net.loss = 1e-9
     trainer.learn()
     assert "loss on the labelled images rose from 0.000" in str(trainer.gave_up)
+    assert trainer._supervised.keys() == {name for name in trainer._supervised if not name.startswith("supervised")}
     assert trainer.step == 6
 
 

@@ -62,7 +62,8 @@ class Dicom:
         """Reads the headers of all files, and the table.
 
         Args:
-            masks: Whether masks are read with their images; if not, of SEGs only what they are about is.
+            masks: Whether masks are read with their images; if not, of SEGs only what they are about is, and where that
+                cannot be read it is a problem as ever: nobody knows whose mask is missing.
 
         Raises:
             ImageError: There is no DICOM image, or `labels.csv` cannot be read.
@@ -72,8 +73,6 @@ class Dicom:
         problems, notes = list[str](), list[str]()
         has_masks = self._images != self._path and self._masks.is_dir()
         segmented = find_segmented(self._masks, self._path) if has_masks else Segmented()
-        if not masks:
-            segmented.problems.clear()  # told when they are read
         files, identities, marked = self._scan(problems, notes, segmented.images)
         labels = Labels(self.table, files, quoted=False) if has_table(self.table) else None
         if has_masks:
