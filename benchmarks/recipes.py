@@ -25,7 +25,8 @@ from filelock import FileLock, Timeout
 from ahm_env import load_images
 from ahm_env.files import write_text
 from ahm_env.images.labels import NO_IMAGE, table_lines
-from downstream.finetuning import FinetuneDirectory, Finetuning, only_labelled
+from downstream.finetuning import FinetuneDirectory, Finetuning
+from downstream.labelled import only_labelled
 from downstream.models import Start
 from downstream.settings import FinetuneSettings
 

@@ -24,7 +24,7 @@ from ahm_env.masks import Ints
 from downstream.classification import ClassificationAssessment, assess_classifier
 from downstream.cropping import Cropped
 from downstream.evaluation_page import write_page
-from downstream.finetuning import usable
+from downstream.labelled import usable
 from downstream.metrics import score_labels
 from downstream.models import Card
 from downstream.prediction import load_tuned

@@ -1,9 +1,7 @@
 """The run of fine-tuning: labelled images in, a tested model out, and everything saved on the way."""
 
-import hashlib
 import json
 import time
-from dataclasses import dataclass
 from math import ceil, isnan, nan
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,17 +10,12 @@ import numpy as np
 from torch import Tensor
 
 from agents.directory import Checkpoint, Directory, Interruption, Row
-from ahm_env import ImageError, ImageSet, SettingsError
+from ahm_env import ImageError, ImageSet
 from ahm_env.files import write_text
 from ahm_env.images.encoding import save_picture
-from ahm_env.images.loading import annotated
-from ahm_env.images.patients import fair_order, first_patients
-from ahm_env.images.source import class_order
-from ahm_env.masks import Ints
 from downstream.classification import assess_classifier
 from downstream.cropping import SEGMENTER_FILE, load_segmenter
-from downstream.labelled import choose_labelled
-from downstream.mean_teacher import Unlabelled
+from downstream.labelled import Split, check_classes, check_values, choose_unlabelled, only_labelled
 from downstream.models import MODEL_FILE, Card, Model, Start
 from downstream.pictures import draw_mixing
 from downstream.segmentation import assess_segmenter
@@ -66,44 +59,6 @@ class Observer(Protocol):
         """Something that the user should know, while the run goes on."""
 
 
-@dataclass(frozen=True)
-class Split:
-    """Which images do what.
-
-    Attributes:
-        learn: Learned from.
-        select: The best state is selected by these; empty where the last one is kept.
-        test: Tested on, once, at the end; empty where neither split has a mask or label.
-        test_name: `test`, or `val` where no image of the test split has a mask or label.
-    """
-
-    learn: Ints
-    select: Ints
-    test: Ints
-    test_name: str
-
-    @classmethod
-    def make(cls, settings: FinetuneSettings, images: ImageSet) -> "Split":
-        """Split the images of a set.
-
-        Raises:
-            SettingsError: Fewer labelled images than asked for.
-            ImageError: There are no masks or labels.
-        """
-        labelled = draw_labelled(settings, images)
-        select = labelled[:0]
-        if settings.select:
-            patients = images.patients(labelled)
-            order = fair_order(images.labels(labelled), patients, settings.seed)
-            select = labelled[first_patients(patients, order, round(settings.select * len(labelled)))]
-            if not 0 < len(select) < len(labelled):
-                raise SettingsError(
-                    f"--select {settings.select} of {len(labelled)} images leaves none; ask for more labels"
-                )
-        name, test = find_tested(settings, images)
-        return cls(np.setdiff1d(labelled, select), np.sort(select), test, name)
-
-
 class Finetuning:
     """One run of fine-tuning from its start, or from its last checkpoint, to its end.
 
@@ -145,7 +100,7 @@ class Finetuning:
         self.seconds, self._row_start = 0.0, (0, 0.0)
         self._sums: dict[str, tuple[float, int]] = {}
         self._best: tuple[float, dict[str, Tensor]] = (-1.0, {})
-        self._best_at_join = self._best
+        self._at_join = self._best, self._sums  # what to come back to
         self._restore()
 
     @property
@@ -208,9 +163,9 @@ class Finetuning:
     def _learn(self, observer: Observer) -> float:
         """One step, and what it adds to the sums of a row."""
         trainer, before = self.trainer, self.trainer.joined
-        best, loss = self._best, trainer.learn()
+        known, loss = (self._best, dict(self._sums)), trainer.learn()
         if before is None and trainer.joined is not None:
-            self._best_at_join = best
+            self._at_join = known
         if trainer.joined is None and before is not None:
             self._go_back(observer)
             return loss
@@ -227,10 +182,10 @@ class Finetuning:
             f"the unlabelled images do harm: {self.trainer.gave_up}; the run goes back to step {self.trainer.step:,}, "
             f"and on with the labelled images alone"
         )
-        self._best = self._best_at_join
         rows = [row for row in self.directory.rows if row["images"] <= self.seen]
         self.directory.restore(rows, self.seen)
-        self._sums, self._row_start = {}, (self.seen, self.seconds)
+        self._best, self._sums = self._at_join[0], dict(self._at_join[1])
+        self._row_start = (int(rows[-1]["images"]) if rows else 0, self.seconds)
         self._checkpoint()
 
     def _mean(self, name: str) -> float:
@@ -301,14 +256,15 @@ class Finetuning:
     def _checkpoint(self) -> None:
         tensors = {f"trainer/{name}": one for name, one in self.trainer.state().items()}
         tensors |= {f"best/{name}": one for name, one in self._best[1].items()}
-        tensors |= {f"best_at_join/{name}": one for name, one in self._best_at_join[1].items()}
+        tensors |= {f"best_at_join/{name}": one for name, one in self._at_join[0][1].items()}
         about = {
             "trainer": self.trainer.progress(),
             "seconds": self.seconds,
             "sums": self._sums,
             "row_start": self._row_start,
             "best": self._best[0],
-            "best_at_join": self._best_at_join[0],
+            "best_at_join": self._at_join[0][0],
+            "sums_at_join": self._at_join[1],
         }
         self.directory.save(Checkpoint(self.seen, tensors, about))
 
@@ -320,93 +276,12 @@ class Finetuning:
         about = checkpoint.about
         self.trainer.restore(checkpoint.part("trainer"), about["trainer"])
         self.seconds, self._best = about["seconds"], (about["best"], checkpoint.part("best"))
-        self._best_at_join = about["best_at_join"], checkpoint.part("best_at_join")
-        self._sums = {name: (total, count) for name, (total, count) in about["sums"].items()}
+        self._sums, sums_at_join = (
+            {name: (total, count) for name, (total, count) in about[key].items()} for key in ("sums", "sums_at_join")
+        )
+        self._at_join = (about["best_at_join"], checkpoint.part("best_at_join")), sums_at_join
         self._row_start = (about["row_start"][0], about["row_start"][1])
         self.directory.restore(about["rows"], self.seen)
-
-
-def choose_unlabelled(
-    settings: FinetuneSettings, images: ImageSet, split: Split, others: ImageSet | None
-) -> Unlabelled | None:
-    """The images that take part without labels; None where there are none, or too few to be worth it.
-
-    Of another set these are its train split. An image that is tested on is never among them, whatever its name: the
-    pixels decide.
-
-    Raises:
-        SettingsError: A source was named that has no such image, or is not given.
-    """
-    if settings.unlabelled == "none":
-        return None
-    labelled = np.concatenate([split.learn, split.select])
-    source = images if settings.unlabelled == "auto" else others
-    if source is None:
-        raise SettingsError(f"--unlabelled {settings.unlabelled}: the images of that source are not given")
-    candidates = source.split("train")
-    candidates = np.setdiff1d(candidates, labelled) if source is images else candidates
-    tested = {_digest(images, index) for index in split.test.tolist()}
-    rest = np.array([index for index in candidates.tolist() if _digest(source, index) not in tested], np.int64)
-    if source is images:
-        return Unlabelled(images, rest) if len(rest) >= len(labelled) else None
-    if not rest.size:
-        raise SettingsError(
-            f"--unlabelled {settings.unlabelled}: none of its images is for training and not tested on; give another"
-        )
-    return Unlabelled(source, rest)
-
-
-def _digest(images: ImageSet, index: int) -> bytes:
-    return hashlib.blake2b(images.images(index).tobytes(), digest_size=16).digest()
-
-
-def draw_labelled(settings: FinetuneSettings, images: ImageSet) -> Ints:
-    """The images of the train split that count as labelled: where others are not known any more, those that are.
-
-    Raises:
-        SettingsError: Fewer than asked for.
-        ImageError: None has a mask or label.
-    """
-    train = usable(settings.task, images, images.split("train"))
-    if not train.size:
-        what = "mask" if settings.task == "segmentation" else "label"
-        raise ImageError(f"{images.source}: no image of its train split has a {what}; check with `ahm data check`")
-    if images.is_annotated:
-        return train
-    return choose_labelled(images, train, settings.labels, settings.seed, settings.stratified)
-
-
-def find_tested(settings: FinetuneSettings, images: ImageSet) -> tuple[str, Ints]:
-    """Name and images of the split to test on: `test`, or `val` where no image of `test` has a mask or label."""
-    name = "test" if usable(settings.task, images, images.split("test")).size else "val"
-    return name, usable(settings.task, images, images.split(name))
-
-
-def only_labelled(settings: FinetuneSettings, images: ImageSet) -> ImageSet:
-    """The set as a run of fine-tuning may know it: masks and labels of the labelled and the tested images, no others.
-
-    Args:
-        settings: Of the run.
-        images: The set; if its masks have not been read, those of no other image are opened.
-
-    Raises:
-        SettingsError: Fewer labelled images than asked for.
-        ImageError: A mask cannot be used, or an image to test on is of a class of which none is labelled.
-    """
-    if images.is_annotated:
-        return images
-    labelled = draw_labelled(settings, images)
-    tested = find_tested(settings, images)[1]
-    classes = None
-    if settings.task == "classification":
-        classes = settings.class_names or class_names(images, labelled)
-    segments = settings.task == "segmentation"
-    return annotated(images, np.union1d(labelled, tested), classes, masks=segments, skip_bad=settings.skip_bad)
-
-
-def class_names(images: ImageSet, indices: Ints) -> tuple[str, ...]:
-    """Names of the classes of these images, in order."""
-    return class_order({images.classes[number] for number in images.labels(indices).tolist() if number >= 0})
 
 
 def make_card(settings: FinetuneSettings, images: ImageSet, split: Split, start: Start) -> Card:
@@ -457,40 +332,3 @@ def make_card(settings: FinetuneSettings, images: ImageSet, split: Split, start:
         window=settings.window,
         axis=settings.axis,
     )
-
-
-def usable(task: str, images: ImageSet, indices: Ints) -> Ints:
-    """Those of the images that have what a task needs: a mask, or a label."""
-    if task == "classification":
-        return indices[images.labels(indices) >= 0] if indices.size else indices
-    return indices[images.masked(indices)] if indices.size else indices
-
-
-def check_values(images: ImageSet, tested: Ints, values: tuple[int, ...]) -> None:
-    """The masks to test on must hold known numbers only, which is better said before learning than after.
-
-    Raises:
-        ImageError: One holds another number.
-    """
-    for index in tested:
-        if odd := [number for number in images.mask_values(index) if number not in values]:
-            known = ", ".join(map(str, values))
-            raise ImageError(
-                f"{images.source}: the mask of {images.names[index]}, to test on, holds {odd[0]}, but those to learn "
-                f"from hold {known}; label more images, or renumber its classes"
-            )
-
-
-def check_classes(images: ImageSet, labelled: Ints, classes: tuple[str, ...]) -> None:
-    """Every class must have a labelled image.
-
-    Raises:
-        SettingsError: One has none.
-    """
-    present = set(images.labels(labelled).tolist())
-    missing = [name for number, name in enumerate(classes) if number not in present]
-    if missing:
-        raise SettingsError(
-            f"{images.source}: no image of class {', '.join(missing)} among the {len(labelled)} to learn from; ask for "
-            f"more --labels, or take the class out of labels.csv"
-        )

@@ -20,7 +20,8 @@ from ahm_env.console import make_console, tell_bad_masks
 from ahm_env.devices import tell_precision
 from ahm_env.images.loading import find_source
 from downstream.cropping import Cropped, load_segmenter
-from downstream.finetuning import MIXING_FILE, FinetuneDirectory, Finetuning, only_labelled
+from downstream.finetuning import MIXING_FILE, FinetuneDirectory, Finetuning
+from downstream.labelled import only_labelled
 from downstream.mean_teacher import OWN
 from downstream.models import MODEL_FILE, Start
 from downstream.settings import PRESETS, FinetuneSettings

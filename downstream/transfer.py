@@ -11,7 +11,7 @@ from ahm_env import ImageError, ImageSet, RunError, SettingsError
 from ahm_env.files import write_text
 from downstream.comparison import Plan, parse_value
 from downstream.crew import images_shown
-from downstream.finetuning import Split, check_classes, only_labelled
+from downstream.labelled import Split, check_classes, only_labelled
 from downstream.models import TASKS, Start
 from downstream.settings import FinetuneSettings
 from downstream.tasks_console import finetune

@@ -20,14 +20,8 @@ from ahm_env import CheckpointError, ImageError, ImageSet, SettingsError, Traini
 from ahm_env.files import load_tensors
 from ahm_env.images.opencv import cv2
 from downstream import finetuning, mean_teacher
-from downstream.finetuning import (
-    PATIENCE,
-    FinetuneDirectory,
-    Finetuning,
-    Split,
-    choose_unlabelled,
-    only_labelled,
-)
+from downstream.finetuning import PATIENCE, FinetuneDirectory, Finetuning
+from downstream.labelled import Split, choose_unlabelled, only_labelled
 from downstream.metrics import score_mask
 from downstream.models import MODEL_FILE, Model, Start
 from downstream.resizing import to_square
@@ -305,15 +299,16 @@ def test_what_is_written_tells_of_the_unlabelled_images(drawn: ImageSet, tmp_pat
     assert not (tmp_path / "alone" / "mixing.png").exists()
 
 
-def test_a_run_whose_teacher_goes_astray_is_the_supervised_one(drawn: ImageSet, tmp_path: Path, monkeypatch):
+@pytest.mark.parametrize("steps", [20, 21])  # 21: they join between two rows
+def test_a_run_whose_teacher_goes_astray_is_the_supervised_one(drawn, tmp_path: Path, monkeypatch, steps: int):
     monkeypatch.setattr(mean_teacher, "FOREGROUND", (5.0, 5.1))
     monkeypatch.setattr(mean_teacher, "WATCHED_STEPS", 5)
     observer = Observer()
-    given = {"labels": 8, "unlabelled": "auto", "steps": 20}
+    given = {"labels": 8, "unlabelled": "auto", "steps": steps}
     result = tune(tmp_path / "run", drawn, observer=observer, **given)
     assert len(observer.warnings) == 1
-    assert "goes back to step 8, and on with the labelled images alone" in observer.warnings[0]
-    assert (observer.steps, result["unlabelled"]) == (25, 0)
+    assert f"goes back to step {steps - 12}, and on with the labelled images alone" in observer.warnings[0]
+    assert (observer.steps, result["unlabelled"]) == (steps + 5, 0)
     tune(tmp_path / "alone", drawn, **{**given, "unlabelled": "none"})
     assert_same(tmp_path / "run", tmp_path / "alone")
     # killed on the way back, or after it, it is the same run

@@ -13,7 +13,7 @@ from agents.settings import RunSettings
 from ahm_env import ImageError, ImageSet, RunError, SettingsError, UNet, load_images
 from downstream.comparison import Plan
 from downstream.crew import run_logged
-from downstream.finetuning import Split
+from downstream.labelled import Split
 from downstream.models import Start
 from downstream.settings import FinetuneSettings
 from downstream.transfer import Downstream, Transfer, TransferCell, run_transfer_cell
