@@ -1,15 +1,16 @@
 """From the name of a source to an `ImageSet`: found in the cache, or decoded into it."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from ahm_env.errors import ImageError
-from ahm_env.images.building import Progress, are_binary, build, mask_values, with_remedy
+from ahm_env.images.building import Progress, are_binary, build, in_order, mask_values, with_remedy
 from ahm_env.images.cache import (
     IDENTITIES,
     ArrayWriter,
@@ -28,8 +29,8 @@ from ahm_env.images.image_set import Annotations, ImageSet
 from ahm_env.images.nifti import Nifti, is_nifti
 from ahm_env.images.npz import Npz
 from ahm_env.images.phantom import Phantom
-from ahm_env.images.pixels import PixelSettings, fit_mask
-from ahm_env.images.source import UNLABELLED, Sample, Source, class_order
+from ahm_env.images.pixels import Image8, PixelSettings, fit_mask
+from ahm_env.images.source import UNLABELLED, Load, Sample, Source, class_order
 from ahm_env.images.telling import refuse_path
 
 
@@ -134,20 +135,24 @@ def originals(images: ImageSet, indices: npt.ArrayLike) -> Iterator[Sample]:
     Raises:
         ImageError: The source has changed since the set was made.
     """
-    for sample in _unread(images, indices):
-        yield sample.with_mask()
+    for decode in _wanted(images, indices):
+        yield decode().with_mask()
 
 
-def _unread(images: ImageSet, indices: npt.ArrayLike) -> Iterator[Sample]:
-    """As `originals`, masks left to be read where the set has not read them."""
+def _wanted(images: ImageSet, indices: npt.ArrayLike) -> Iterator[Callable[[], Sample]]:
+    """As `originals`, but calls that decode, masks left to be read where the set has not read them."""
     wanted = zip(images.positions(indices).tolist(), np.atleast_1d(np.asarray(indices)).tolist(), strict=True)
     loads = enumerate(find_source(images.source, images.pixels).catalogue(images.masks_read).samples)
     for position, index in wanted:
         load = next((load for place, load in loads if place == position), None)
-        sample = load() if load else None
-        if sample is None or sample.name != images.names[index]:
-            raise ImageError(f"{images.source}: its images have changed since they were read; start again")
-        yield sample
+        yield partial(_decoded, load, images.names[index], images.source)
+
+
+def _decoded(load: Load | None, name: str, source: str) -> Sample:
+    sample = load() if load else None
+    if sample is None or sample.name != name:
+        raise ImageError(f"{source}: its images have changed since they were read; start again")
+    return sample
 
 
 def annotated(
@@ -200,14 +205,12 @@ def _read_masks(directory: Path, images: ImageSet, masked: npt.NDArray[np.int64]
     """Write the masks of some images into an empty directory."""
     size, binary, read = images.image_size, True, list[int]()
     masks = ArrayWriter(directory / "masks.npy", (size, size), np.uint8)
-    for index, sample in zip(masked.tolist(), _unread(images, masked), strict=True):
-        try:
-            mask = sample.with_mask().mask
-        except ImageError as error:
+    decoded = in_order(partial(_mask_of, decode) for decode in _wanted(images, masked))
+    for index, mask in zip(masked.tolist(), decoded, strict=True):
+        if isinstance(mask, ImageError):
             if not skip_bad:
-                raise ImageError(with_remedy(str(error), images.source)) from error
+                raise ImageError(with_remedy(str(mask), images.source)) from mask
             continue
-        assert mask is not None
         masks.append(fit_mask(mask, images.pixels))
         binary &= are_binary(mask_values(mask))
         read.append(index)
@@ -218,6 +221,16 @@ def _read_masks(directory: Path, images: ImageSet, masked: npt.NDArray[np.int64]
     skipped = len(masked) - len(read)
     content = content_digest(directory, ())
     write_meta(directory, replace(meta, binary_masks=binary, skipped=skipped, masks_read=True, content=content))
+
+
+def _mask_of(decode: Callable[[], Sample]) -> Image8 | ImageError:
+    sample = decode()
+    try:
+        mask = sample.with_mask().mask
+    except ImageError as error:
+        return error
+    assert mask is not None
+    return mask
 
 
 def _usable(entry: Path, skip_bad: bool) -> bool:
