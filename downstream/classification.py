@@ -1,6 +1,6 @@
 """Classification: the classes that a model gives to images, and how often it is right."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ import numpy.typing as npt
 from ahm_env import ImageSet
 from ahm_env.images.encoding import save_picture
 from ahm_env.masks import Ints
-from downstream.metrics import ClassificationScores, score_labels
+from downstream.metrics import ClassificationScores, Measures, score_labels
 from downstream.models import Model
 from downstream.pictures import draw_confusion
 from downstream.tables import write_rows
@@ -41,15 +41,31 @@ class ClassificationAssessment:
 
     @property
     def summary(self) -> dict[str, Any]:
-        """The measures, as JSON can hold them; a measure that is not defined is None."""
-        one = self.scores
-        return {
-            "accuracy": one.accuracy,
-            "balanced_accuracy": one.balanced_accuracy,
-            "auroc": None if np.isnan(one.auroc) else one.auroc,
-            "classes": list(self.classes),
-            "confusion": one.confusion.tolist(),
-        }
+        """Every measure of all images, as JSON can hold them; None where one is not defined."""
+        found = self.measures()(np.arange(len(self.truth)))
+        measures = {name: None if np.isnan(value) else value for name, value in found.items()}
+        return {**measures, "classes": list(self.classes), "confusion": self.scores.confusion.tolist()}
+
+    def measures(self) -> Callable[[Ints], Measures]:
+        """A function that gives all measures on some of the images, chosen by position; NaN where one is not defined.
+
+        Beside them is the accuracy of always giving the most frequent class.
+        """
+        most = np.bincount(self.truth).argmax()
+
+        def measure(chosen: Ints) -> Measures:
+            scores = score_labels(self.truth[chosen], self.probabilities[chosen])
+            measures = {
+                "accuracy": scores.accuracy,
+                "balanced_accuracy": scores.balanced_accuracy,
+                "auroc": scores.auroc,
+                "majority_accuracy": float((self.truth[chosen] == most).mean()),
+            }
+            for name, row, hits in zip(self.classes, scores.confusion, scores.confusion.diagonal(), strict=True):
+                measures[f"sensitivity {name}"] = float(hits / row.sum()) if row.sum() else float("nan")
+            return measures
+
+        return measure
 
     @property
     def picture(self) -> npt.NDArray[np.uint8]:

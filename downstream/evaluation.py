@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -25,20 +24,17 @@ from downstream.classification import ClassificationAssessment, assess_classifie
 from downstream.cropping import Cropped
 from downstream.evaluation_page import write_page
 from downstream.labelled import usable
-from downstream.metrics import score_labels
+from downstream.metrics import Measures
 from downstream.models import Card
 from downstream.prediction import load_tuned
 from downstream.report import source_name
 from downstream.segmentation import SegmentationAssessment, assess_segmenter
 from downstream.summaries import Interval
-from downstream.tables import write_rows
 from downstream.tasks_console import measure_name
 
 DRAWS = 1000  # of the bootstrap: AUROC takes a millisecond
 FEW = 10  # patients
 ALL = "all"
-
-Measures = Mapping[str, float]
 
 
 def evaluate(
@@ -102,24 +98,17 @@ def evaluate(
         tell_bad_masks(console, images.skipped - whole.skipped)
         indices = of_split(images, card.task, split)
     patients = grouped(images.patients(indices))
-    assessed: SegmentationAssessment | ClassificationAssessment
-    if card.task == "segmentation":
-        assessed = assess_segmenter(model, images, indices, flips)
-        measures = measures_of_masks(assessed, patients)
-    else:
-        assessed = assess_classifier(model, images, indices, flips)
-        measures = measures_of_labels(assessed)
+    assess = assess_segmenter if card.task == "segmentation" else assess_classifier
+    assessed: SegmentationAssessment | ClassificationAssessment = assess(model, images, indices, flips)
     several, told = len(patients) < len(indices), remarks(assessed, patients)
     part = "" if split == ALL else f", {split} split"
-    found = with_intervals(measures, patients, DRAWS)
+    found = with_intervals(assessed.measures(), patients, DRAWS)
     where = {"task": card.task, "model": str(tuned), "data": data, "split": split, "tta": flips}
     if out is not None:
         counts = {"images": len(indices), "patients": len(patients)}
         write_text(out, json.dumps({**where, **counts, **as_json(assessed, found)}, indent=2) + "\n")
     if pictures is not None:
         assessed.write(pictures)
-        if isinstance(assessed, SegmentationAssessment) and several:
-            write_rows(pictures / "patients.csv", rows_of_patients(assessed, patients))
     if page is not None:
         write_page(page, assessed, found, patients, f"{source_name(data)}{part}", told)
     whose = f" of {len(patients):,} patient{'s' * (len(patients) > 1)}" if several else ""
@@ -168,78 +157,6 @@ def check_classes(images: ImageSet, indices: Ints, card: Card) -> None:
             f"{images.source}: its classes are not those of the model ({', '.join(card.classes)}); unknown: "
             f"{', '.join(unknown)}; rename them in labels.csv, or evaluate on a source that has these"
         )
-
-
-def measures_of_masks(assessed: SegmentationAssessment, patients: Sequence[Ints]) -> Callable[[Ints], Measures]:
-    """The means of all measures of segmentation over some of the images, chosen by position.
-
-    Where a patient has several images, `patient_dice` comes first: of all pixels of the patient, mean over patients.
-    What predicting nothing would have is given beside both; where nothing is marked in some images, Dice is given of
-    the others as well, and of those the mean number of pixels that were wrongly found.
-    """
-    rows = [one.row() for one in assessed.scores]
-    table = np.array([list(row.values()) for row in rows])
-    found = assessed.of_patients(patients)
-    whole, share = np.empty((len(rows), len(found[0]))), np.empty(len(rows))
-    absent = np.array([[not one.found + one.missed for one in score.overlaps.values()] for score in assessed.scores])
-    wrong = np.array([sum(one.wrong for one in score.overlaps.values()) for score in assessed.scores])
-    absent_whole, blank, dices = np.empty_like(absent), np.asarray(absent.all(1)), table[:, list(rows[0]).index("dice")]
-    for positions, dice in zip(patients, found, strict=True):
-        whole[positions], share[positions] = list(dice.values()), 1 / len(positions)
-        absent_whole[positions] = absent[positions].all(0)
-
-    def measure(chosen: Ints) -> Measures:
-        means = dict(zip(rows[0], table[chosen].mean(0).tolist(), strict=True))
-        means["nothing_dice"] = float(absent[chosen].mean())
-        if blank.any() and not blank.all():
-            means["marked_dice"] = _mean(dices[chosen][~blank[chosen]])
-            means["blank_pixels"] = _mean(wrong[chosen][blank[chosen]])
-        if len(patients) == len(rows):
-            return means
-        means["nothing_patient_dice"] = float(np.average(absent_whole[chosen].mean(1), weights=share[chosen]))
-        of_classes = np.average(whole[chosen], axis=0, weights=share[chosen])
-        each = {f"patient_dice {label}": float(dice) for label, dice in zip(found[0], of_classes, strict=True)}
-        return {"patient_dice": float(of_classes.mean()), **(each if len(each) > 1 else {}), **means}
-
-    return measure
-
-
-def _mean(values: npt.NDArray[Any]) -> float:
-    """Their mean; NaN of none."""
-    return float(values.mean()) if values.size else float("nan")
-
-
-def rows_of_patients(assessed: SegmentationAssessment, patients: Sequence[Ints]) -> list[dict[str, object]]:
-    """Of each patient the number, as in `test.csv`, how many images, the first of them, and Dice, of classes too."""
-    numbers, rows = assessed.images.patients(assessed.indices), list[dict[str, object]]()
-    for positions, dice in zip(patients, assessed.of_patients(patients), strict=True):
-        first = positions[0]
-        about = {"patient": numbers[first], "images": len(positions), "first_image": assessed.scores[first].image}
-        each = {f"dice {label}": f"{value:.6g}" for label, value in dice.items()} if len(dice) > 1 else {}
-        rows.append({**about, "dice": f"{np.mean(list(dice.values())):.6g}", **each})
-    return rows
-
-
-def measures_of_labels(assessed: ClassificationAssessment) -> Callable[[Ints], Measures]:
-    """All measures of classification on some of the images, chosen by position; NaN where one is not defined.
-
-    Beside them is the accuracy of always giving the most frequent class.
-    """
-    most = np.bincount(assessed.truth).argmax()
-
-    def measure(chosen: Ints) -> Measures:
-        scores = score_labels(assessed.truth[chosen], assessed.probabilities[chosen])
-        measures = {
-            "accuracy": scores.accuracy,
-            "balanced_accuracy": scores.balanced_accuracy,
-            "auroc": scores.auroc,
-            "majority_accuracy": float((assessed.truth[chosen] == most).mean()),
-        }
-        for name, row, hits in zip(assessed.classes, scores.confusion, scores.confusion.diagonal(), strict=True):
-            measures[f"sensitivity {name}"] = float(hits / row.sum()) if row.sum() else float("nan")
-        return measures
-
-    return measure
 
 
 def with_intervals(measure: Callable[[Ints], Measures], patients: Sequence[Ints], draws: int) -> dict[str, Interval]:
@@ -295,10 +212,9 @@ def remarks(assessed: SegmentationAssessment | ClassificationAssessment, patient
 def as_json(
     assessed: SegmentationAssessment | ClassificationAssessment, found: Mapping[str, Interval]
 ) -> dict[str, Any]:
-    """The summary as in `test.json`, the measures that it lacks, and the intervals; None for what is not defined."""
-    means = {name: None if isnan(one.mean) else one.mean for name, one in found.items()}
+    """The summary as in `test.json`, and the intervals; None for what is not defined."""
     intervals = {name: None if isnan(one.low) else [one.low, one.high] for name, one in found.items()}
-    return {**means, **assessed.summary, "intervals": intervals}
+    return {**assessed.summary, "intervals": intervals}
 
 
 def _show(console: Console, title: str, found: Mapping[str, Interval]) -> None:

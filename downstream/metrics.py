@@ -13,7 +13,7 @@ what is there.
 Where truth is the whole image there is no background, and specificity is 1.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import hypot
 
@@ -23,6 +23,7 @@ import numpy.typing as npt
 from ahm_env.errors import TrainingError
 from ahm_env.masks import Bools, Floats, Ints
 
+Measures = Mapping[str, float]  # name of each to its value
 BACKGROUND = 0
 PERCENTILE = 95  # of surface distances
 

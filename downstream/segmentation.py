@@ -1,9 +1,11 @@
 """Segmentation: the masks that a model finds in images at their own size, and how good they are."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
+from math import isnan, nan
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,9 +13,10 @@ import numpy.typing as npt
 from ahm_env import ImageError, ImageSet
 from ahm_env.images.encoding import save_picture
 from ahm_env.images.loading import originals
+from ahm_env.images.patients import grouped
 from ahm_env.images.source import Sample
 from ahm_env.masks import Ints
-from downstream.metrics import Overlap, SegmentationScores, score_classes
+from downstream.metrics import Measures, Overlap, SegmentationScores, score_classes
 from downstream.models import Model
 from downstream.pictures import Case, draw_cases
 from downstream.resizing import to_original, to_square
@@ -180,11 +183,50 @@ class SegmentationAssessment:
     indices: Ints
     flips: bool
 
+    @cached_property
+    def patients(self) -> list[Ints]:
+        """Positions of each patient's images, by first appearance."""
+        return grouped(self.images.patients(self.indices))
+
     @property
-    def summary(self) -> dict[str, float]:
-        """Mean of every measure over the images."""
+    def summary(self) -> dict[str, Any]:
+        """Every measure of all images; None where one is not defined."""
+        found = self.measures()(np.arange(len(self.scores)))
+        return {name: None if isnan(value) else value for name, value in found.items()}
+
+    def measures(self) -> Callable[[Ints], Measures]:
+        """A function that gives the means of all measures over some of the images, chosen by position.
+
+        Where a patient has several images, `patient_dice` comes first: of all pixels of the patient, mean over
+        patients. What predicting nothing would have is given beside both; where nothing is marked in some images, Dice
+        is given of the others as well, and of those the mean number of pixels that were wrongly found.
+        """
         rows = [one.row() for one in self.scores]
-        return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
+        table = np.array([list(row.values()) for row in rows])
+        found = self.of_patients(self.patients)
+        whole, share = np.empty((len(rows), len(found[0]))), np.empty(len(rows))
+        absent = np.array([[not one.found + one.missed for one in score.overlaps.values()] for score in self.scores])
+        wrong = np.array([sum(one.wrong for one in score.overlaps.values()) for score in self.scores])
+        absent_whole, blank = np.empty_like(absent), np.asarray(absent.all(1))
+        dices = table[:, list(rows[0]).index("dice")]
+        for positions, dice in zip(self.patients, found, strict=True):
+            whole[positions], share[positions] = list(dice.values()), 1 / len(positions)
+            absent_whole[positions] = absent[positions].all(0)
+
+        def measure(chosen: Ints) -> Measures:
+            means = dict(zip(rows[0], table[chosen].mean(0).tolist(), strict=True))
+            means["nothing_dice"] = float(absent[chosen].mean())
+            if blank.any() and not blank.all():
+                means["marked_dice"] = _mean(dices[chosen][~blank[chosen]])
+                means["blank_pixels"] = _mean(wrong[chosen][blank[chosen]])
+            if len(self.patients) == len(rows):
+                return means
+            means["nothing_patient_dice"] = float(np.average(absent_whole[chosen].mean(1), weights=share[chosen]))
+            of_classes = np.average(whole[chosen], axis=0, weights=share[chosen])
+            each = {f"patient_dice {label}": float(dice) for label, dice in zip(found[0], of_classes, strict=True)}
+            return {"patient_dice": float(of_classes.mean()), **(each if len(each) > 1 else {}), **means}
+
+        return measure
 
     def of_patients(self, patients: Sequence[Ints]) -> list[dict[str, float]]:
         """Dice of each patient and class, all images taken together; `patients` are positions of their images."""
@@ -214,13 +256,30 @@ class SegmentationAssessment:
         return draw_cases(self.cases, tuple(self.scores[0].classes))
 
     def write(self, directory: Path) -> None:
-        """Write `test.csv`, a row an image, and `cases.png`."""
+        """Write `test.csv`, a row an image, `patients.csv`, where a patient has several, and `cases.png`."""
         rows = [
             {"image": one.image, "patient": patient} | {name: f"{value:.6g}" for name, value in one.row().items()}
             for one, patient in zip(self.scores, self.images.patients(self.indices), strict=True)
         ]
         write_rows(directory / "test.csv", rows)
+        if len(self.patients) < len(self.scores):
+            write_rows(directory / "patients.csv", self._rows_of_patients())
         save_picture(directory / "cases.png", self.picture)
+
+    def _rows_of_patients(self) -> list[dict[str, object]]:
+        """Each patient's number, as in `test.csv`, how many images, the first of them, and Dice, of classes too."""
+        numbers, rows = self.images.patients(self.indices), list[dict[str, object]]()
+        for positions, dice in zip(self.patients, self.of_patients(self.patients), strict=True):
+            first = positions[0]
+            about = {"patient": numbers[first], "images": len(positions), "first_image": self.scores[first].image}
+            each = {f"dice {label}": f"{value:.6g}" for label, value in dice.items()} if len(dice) > 1 else {}
+            rows.append({**about, "dice": f"{np.mean(list(dice.values())):.6g}", **each})
+        return rows
+
+
+def _mean(values: npt.NDArray[Any]) -> float:
+    """Their mean; NaN of none."""
+    return float(values.mean()) if values.size else nan
 
 
 def assess_segmenter(model: Model, images: ImageSet, indices: Ints, flips: bool = False) -> SegmentationAssessment:

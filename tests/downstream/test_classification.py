@@ -11,7 +11,7 @@ import pytest
 from ahm_env import ImageSet
 from ahm_env.images.opencv import cv2
 from downstream import classification
-from downstream.classification import assess_classifier
+from downstream.classification import ClassificationAssessment, assess_classifier
 from downstream.metrics import score_labels
 from downstream.models import Card, Model
 
@@ -58,3 +58,11 @@ def test_a_table_of_images_and_the_confusion_are_written(model: Model, drawn: Im
         assert row["prediction"] == drawn.classes[shares.argmax()]
         assert [float(row[f"p {name}"]) for name in drawn.classes] == pytest.approx(shares, rel=1e-5)
     assert cv2.imread(str(tmp_path / "confusion.png")) is not None
+
+
+def test_what_giving_the_most_frequent_class_would_have():
+    truth = np.array([0, 1, 1, 1])
+    shares = np.tile([[0.6, 0.4]], (4, 1)).astype(np.float32)
+    assessed = ClassificationAssessment(("a", "b"), "wxyz", np.arange(4), truth, shares, score_labels(truth, shares))
+    assert (assessed.summary["accuracy"], assessed.summary["majority_accuracy"]) == (1 / 4, 3 / 4)
+    assert assessed.measures()(np.array([0, 0, 1]))["majority_accuracy"] == 1 / 3

@@ -7,7 +7,6 @@ import sys
 from collections.abc import Callable
 from math import isnan, nan, sqrt
 from pathlib import Path
-from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -21,11 +20,11 @@ from ahm_env.images.pixels import PixelSettings
 from downstream import evaluation
 from downstream.classification import assess_classifier
 from downstream.cropping import Cropped
-from downstream.evaluation import measures_of_labels, measures_of_masks, with_intervals
+from downstream.evaluation import with_intervals
 from downstream.evaluation_page import stacked
-from downstream.metrics import Overlap, SegmentationScores, score_classes, score_labels
+from downstream.metrics import score_classes, score_labels
 from downstream.models import MODEL_FILE, Card, Model
-from downstream.segmentation import Score, SegmentationAssessment, segment
+from downstream.segmentation import segment
 
 SIDE = 16
 SPLIT = ("train", "val", "test", "test")
@@ -428,37 +427,3 @@ def test_dots_of_equal_values_are_stacked_within_the_drawing():
     assert len(set(places)) == len(places) == 44
     assert all(0 <= left <= 1000 and 0 <= top <= 112 for left, top in places)
     assert places[1][0] == places[2][0] != places[0][0]
-
-
-# What predicting nothing would have
-
-
-def test_what_predicting_nothing_would_have_by_hand():
-    # two patients: (marked, blank, blank) and (blank); pixels found, missed, wrong
-    pixels = [Overlap(2, 1, 1), Overlap(0, 0, 0), Overlap(0, 0, 4), Overlap(0, 0, 2)]
-    scores = tuple(
-        Score(str(number), {"x": SegmentationScores(one.dice, 0, 0, 0, 0)}, {"x": one})
-        for number, one in enumerate(pixels)
-    )
-    assessed = SegmentationAssessment(scores, None, None, np.arange(4), False)  # type: ignore[arg-type]
-    patients = [np.array([0, 1, 2]), np.array([3])]
-    found = measures_of_masks(assessed, patients)(np.arange(4))
-    assert found["nothing_dice"] == 3 / 4
-    assert found["nothing_patient_dice"] == 1 / 2  # of the second, in whom nothing is
-    assert found["marked_dice"] == pytest.approx(4 / 6)
-    assert found["blank_pixels"] == (0 + 4 + 2) / 3
-    assert found["patient_dice"] == pytest.approx((4 / (4 + 1 + 5) + 0) / 2)
-    assert isnan(measures_of_masks(assessed, patients)(np.array([1, 2]))["marked_dice"])
-    marked = SegmentationAssessment(scores[:1], None, None, np.arange(1), False)  # type: ignore[arg-type]
-    alone = measures_of_masks(marked, [np.array([0])])(np.arange(1))
-    assert alone["nothing_dice"] == 0
-    assert not {"marked_dice", "blank_pixels", "nothing_patient_dice"} & set(alone)
-
-
-def test_what_giving_the_most_frequent_class_would_have():
-    truth = np.array([0, 1, 1, 1])
-    shares = np.tile([[0.6, 0.4]], (4, 1)).astype(np.float32)
-    assessed = SimpleNamespace(truth=truth, probabilities=shares, classes=("a", "b"))
-    found = measures_of_labels(assessed)(np.arange(4))  # type: ignore[arg-type]
-    assert (found["accuracy"], found["majority_accuracy"]) == (1 / 4, 3 / 4)
-    assert measures_of_labels(assessed)(np.array([0, 0, 1]))["majority_accuracy"] == 1 / 3  # type: ignore[arg-type]

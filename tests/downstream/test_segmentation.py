@@ -3,7 +3,10 @@
 import csv
 import weakref
 from dataclasses import replace
+from math import isnan
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +14,7 @@ import pytest
 from ahm_env import ImageError, load_images
 from ahm_env.images.opencv import cv2
 from ahm_env.images.source import Sample
-from downstream.metrics import score_mask
+from downstream.metrics import Overlap, SegmentationScores, score_mask
 from downstream.models import Card, Model
 from downstream.resizing import to_original, to_square
 from downstream.segmentation import (
@@ -168,8 +171,9 @@ def test_the_best_the_median_and_the_worst_are_pictured(write_source, card: Card
             assert case.caption == f"{case.caption.split()[0]}   Dice {dice[case.caption.split()[0]]:.3f}"
             assert case.image.shape[:2] == case.found.shape == case.truth.shape
             assert score_mask(case.truth == 1, case.found == 1).dice == dice[case.caption.split()[0]]
-    for name, value in found.summary.items():
-        assert value == pytest.approx(np.mean([score.row()[name] for score in found.scores]))
+    assert found.summary["nothing_dice"] == 0
+    for name in found.scores[0].row():
+        assert found.summary[name] == pytest.approx(np.mean([score.row()[name] for score in found.scores]))
     found.write(tmp_path / "shown")
     with (tmp_path / "shown" / "test.csv").open(newline="") as file:
         table = list(csv.DictReader(file))
@@ -191,3 +195,30 @@ def test_one_image_is_the_best_and_the_worst(write_source, card: Card):
     found = assess_segmenter(Bright(card), images, images.split("val"))
     assert isinstance(found, SegmentationAssessment)
     assert [len(cases) for _, cases in found.cases] == [1, 1, 1]
+
+
+def of_patients(*patients: int) -> Any:
+    """Images of these patients, as much as measures need."""
+    return SimpleNamespace(patients=lambda indices: np.array(patients)[indices])
+
+
+def test_what_predicting_nothing_would_have_by_hand():
+    # two patients: (marked, blank, blank) and (blank); pixels found, missed, wrong
+    pixels = [Overlap(2, 1, 1), Overlap(0, 0, 0), Overlap(0, 0, 4), Overlap(0, 0, 2)]
+    scores = tuple(
+        Score(str(number), {"x": SegmentationScores(one.dice, 0, 0, 0, 0)}, {"x": one})
+        for number, one in enumerate(pixels)
+    )
+    assessed = SegmentationAssessment(scores, None, of_patients(5, 5, 5, 3), np.arange(4), False)  # type: ignore[arg-type]
+    assert next(iter(assessed.summary)) == "patient_dice"
+    found = assessed.measures()(np.arange(4))
+    assert found == assessed.summary
+    assert found["nothing_dice"] == 3 / 4
+    assert found["nothing_patient_dice"] == 1 / 2  # of the second, in whom nothing is
+    assert found["marked_dice"] == pytest.approx(4 / 6)
+    assert found["blank_pixels"] == (0 + 4 + 2) / 3
+    assert found["patient_dice"] == pytest.approx((4 / (4 + 1 + 5) + 0) / 2)
+    assert isnan(assessed.measures()(np.array([1, 2]))["marked_dice"])
+    alone = SegmentationAssessment(scores[:1], None, of_patients(5), np.arange(1), False).summary  # type: ignore[arg-type]
+    assert alone["nothing_dice"] == 0
+    assert not {"marked_dice", "blank_pixels", "nothing_patient_dice", "patient_dice"} & set(alone)
