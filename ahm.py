@@ -182,13 +182,14 @@ FEW = "Few labels"
 
 @app.command("compare-agents")
 def compare_agents(
-    out: Annotated[Path, typer.Option(help="Directory of the comparison; the same command goes on with it.")],
+    out: Annotated[Path, typer.Option(help="Directory of the experiment; the same command goes on with it.")],
     algos: Annotated[
         str,
         typer.Option(
-            help=f"Agents, separated by commas: {ALGOS}. a3c+image_weight=2 is a3c with a setting of its own."
+            help=f"Agents, separated by commas: {ALGOS}; or scratch, which is not pretrained, only fine-tuned. "
+            "a3c+image_weight=2 is a3c with a setting of its own."
         ),
-    ] = "a3c,ppo,a2c,random,loss,frozen",
+    ] = "scratch,a3c,ppo,a2c,random,loss,frozen",
     data: Data = None,
     seeds: Annotated[int, typer.Option(help="Runs of each agent, with the seeds 0, 1, …", min=1)] = 5,
     images: Images = None,
@@ -215,9 +216,20 @@ def compare_agents(
     loss_on: LossOn = None,
     downstream: Annotated[
         str | None,
-        flag("--downstream", "Fine-tune their U-Nets, and one from scratch: segmentation,classification.", False, FEW),
+        flag("--downstream", "Fine-tune their U-Nets, too: for segmentation, classification, or both.", False, FEW),
     ] = None,
     labels: Annotated[str | None, flag("--labels", "Numbers of labelled images, or all.", "25,100,all", FEW)] = None,
+    draws: Annotated[
+        int | None,
+        flag("--draws", "Draws of the labelled images, each for every run.", "one for each seed, its own", FEW),
+    ] = None,
+    unlabelled: Annotated[
+        str | None,
+        flag("--unlabelled", "Arms: none, auto; auto+mix=none has a setting of its own.", "none", FEW),
+    ] = None,
+    mix: Annotated[
+        str | None, flag("--mix", "How unlabelled images are mixed: box, patches, none.", "box", FEW)
+    ] = None,
     finetune: Annotated[
         str | None, flag("--finetune", "Settings of fine-tuning, such as steps=400,augment=flips.", False, FEW)
     ] = None,
@@ -228,18 +240,22 @@ def compare_agents(
         str | None, flag("--prompt", "How it is prompted: center, box, grid or a CSV file.", "box", FEW)
     ] = None,
 ) -> None:
-    """Train agents with paired seeds, and judge them all on one U-Net: a table, comparison.csv and report.html.
+    """Train agents with paired seeds, and judge them all on one U-Net: tables, results.csv and report.html.
 
     With --downstream their U-Nets are fine-tuned too, all alike, on the same few labelled images. Ends with status 1
     where a run failed; the others are compared all the same.
     """
     given = dict(locals())
-    for name in ("out", "algos", "seeds", "jobs", "downstream", "labels", "finetune", "sam", "prompt"):
+    own = ("downstream", "labels", "draws", "unlabelled", "mix", "finetune", "sam", "prompt")
+    for name in ("out", "algos", "seeds", "jobs", *own):
         del given[name]
+    from downstream.compare.options import Downstream
     from downstream.console import compare_agents as compare
-    from downstream.transfer import Downstream
 
-    asked = Downstream.asked(downstream, labels=labels, settings=finetune, sam=sam, prompt=prompt)
+    settings = ",".join(text for text in (finetune, mix and f"mix={mix}") if text) or None
+    asked = Downstream.asked(
+        downstream, labels=labels, draws=draws, unlabelled=unlabelled, settings=settings, sam=sam, prompt=prompt
+    )
     raise typer.Exit(compare(given, algos, seeds, out, jobs, asked))
 
 

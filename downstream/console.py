@@ -3,8 +3,7 @@
 import json
 import os
 from collections.abc import Mapping, Sequence
-from functools import partial
-from math import isnan, nan
+from math import isnan
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +17,15 @@ from ahm_env import RunError
 from ahm_env.console import make_console
 from ahm_env.files import write_text
 from downstream.annotation import annotate
-from downstream.comparison import Plan, run_cell
-from downstream.comparison_tables import hardness_table, transfer_tables, transfer_trends
-from downstream.crew import Crew, last_line
+from downstream.compare.experiment import Experiment, data_of, is_experiment, judged_runs
+from downstream.compare.options import Downstream
+from downstream.compare.pool import Pool, last_line
+from downstream.compare.results import RESULTS, read_results
+from downstream.compare.tables import tables_of, trends_of
 from downstream.judging import judge_run
 from downstream.prompts import find_prompts
-from downstream.report import make_report
+from downstream.report import TITLE, Table, Trend, make_report, source_name
 from downstream.sam import SegmentAnything
-from downstream.summaries import write_csv
-from downstream.transfer import MEASURE, SCRATCH, Downstream, Transfer, TransferCell, run_transfer_cell
-from downstream.transfer_summaries import summarise_transfer, write_transfer_csv
 
 
 def compare_agents(
@@ -38,103 +36,92 @@ def compare_agents(
     jobs: int,
     downstream: Downstream | None = None,
 ) -> int:
-    """Train agents with paired seeds, judge them on one U-Net, and show how they did; goes on where it stopped.
+    """Run an experiment, or go on with it: train agents, judge them on one U-Net, fine-tune, and show how they did.
 
     Args:
         given: Settings that all runs share; None is not given.
         algos: Agents, separated by commas; `NAME+KEY=VALUE` has settings of its own.
-        seeds: How many seeds.
-        out: Directory of the comparison.
+        seeds: How many pretraining runs of each.
+        out: Directory of the experiment.
         jobs: Runs at once; 0: one a core, or one on a GPU.
         downstream: What their U-Nets are fine-tuned for, None for nothing.
 
     Returns:
-        The exit status: 0, 1 where a cell failed, or 128 + the signal that ended it.
+        The exit status: 0, 1 where a trial failed, or 128 + the signal that ended it.
 
     Raises:
         AHMError: Anything that the user can mend.
     """
     console = make_console()
     labels = tuple(label.strip() for label in algos.split(",") if label.strip())
-    plan = Plan(out, labels, seeds, {key: value for key, value in given.items() if value is not None})
-    settings = RunSettings.make(**plan.variants[0].given(plan.shared))
-    transfer = None if downstream is None else downstream.transfer(plan)
+    common = {key: value for key, value in given.items() if value is not None}
+    experiment = Experiment(out, labels, seeds, common, downstream)
+    settings = RunSettings.make(**experiment.reference.given)
     images = load(settings, console)  # once, before many processes want the same images
-    if transfer is not None:
-        transfer.check(images)
-        if transfer.sam is not None:  # at the end it would be late to learn that it is not there
-            SegmentAnything.load(transfer.sam, settings.torch_device)
-            find_prompts(transfer.prompt)
-    plan.begin()
-    if transfer is not None:
-        transfer.begin()
+    experiment.check(images)
+    if (
+        downstream is not None and downstream.sam is not None
+    ):  # at the end it would be late to learn that it is not there
+        SegmentAnything.load(downstream.sam, settings.torch_device)
+        find_prompts(downstream.prompt)
+    experiment.begin()
     on_cpu = settings.torch_device.type == "cpu"
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     jobs = jobs or (cores if on_cpu else 1)
-    console.print(
-        f"{len(labels)} agents x {seeds} seeds x {settings.images:,} images of {escape(settings.data)}, {jobs} at once"
-    )
-    console.print("Ctrl-C stops; the same command goes on where it was.")
-    with Crew(jobs, max(1, cores // jobs), console) as crew:
-        crew.work([plan.reference], partial(run_cell, plan), settings.images, lambda _: "")
-        if not plan.unet.exists() or crew.failed:
-            raise RunError(f"{plan.out}: the reference U-Net could not be trained: {last_line(plan.reference.path)}")
-        for seed in range(seeds):  # what is done of the first seeds is a comparison already
-            _pretrain(plan, seed, settings.images, crew)
-            if transfer is not None:
-                _fine_tune(transfer, seed, crew)
-    if transfer is not None and transfer.sam is not None:
+    _announce(experiment, settings, jobs, console)
+    with Pool(jobs, max(1, cores // jobs), console) as pool:
+        if experiment.agents:
+            pool.work([] if experiment.reference.done else [experiment.reference])
+            if not experiment.unet.exists() or pool.failed:
+                reason = last_line(experiment.reference.path)
+                raise RunError(f"{out}: the reference U-Net could not be trained: {reason}")
+        for pretraining, finetuning in experiment.stages:
+            pool.work([trial for trial in pretraining if not trial.done])
+            experiment.write()
+            pool.work([trial for trial in finetuning if trial.ready and not trial.done])
+            experiment.write()
+    if downstream is not None and downstream.sam is not None and experiment.zero_shot is not None:
         split = "test" if images.split("test").size else "val"
-        annotate(transfer.sam, transfer.prompt, settings.data, transfer.zero_shot, split, settings.device)
-    show_comparison(plan, transfer, console)
-    for job in crew.failed:
-        console.print(f"failed: {job.path.name}: {last_line(job.path)}", markup=False)
-    return 1 if crew.failed else 0
+        annotate(downstream.sam, downstream.prompt, settings.data, experiment.zero_shot, split, settings.device)
+    show_experiment(experiment, console)
+    for trial in pool.failed:
+        console.print(f"failed: {trial.name}: {last_line(trial.path)}", markup=False)
+    return 1 if pool.failed else 0
 
 
-def _pretrain(plan: Plan, seed: int, images: int, crew: Crew) -> None:
-    """Train and judge every agent with this seed."""
-    waiting = [cell for cell in plan.cells if cell.seed == seed and cell.verdict is None]
-    crew.work(waiting, partial(run_cell, plan), images, lambda cell: f"hardness {_ratio(cell.verdict):.3f}")
-    write_csv(plan)
+def _announce(experiment: Experiment, settings: RunSettings, jobs: int, console: Console) -> None:
+    """What is going to be done."""
+    agents, where = len(experiment.agents), escape(settings.data)
+    if agents:
+        console.print(
+            f"{agents} agents x {experiment.runs} seeds x {settings.images:,} images of {where}, {jobs} at once"
+        )
+    if experiment.finetuning:
+        left = sum(not trial.done for trial in experiment.finetuning)
+        console.print(f"{len(experiment.finetuning)} times fine-tuning on {where}, {left} of them still to do")
+    console.print("Ctrl-C stops; the same command goes on where it was.")
 
 
-def _fine_tune(transfer: Transfer, seed: int, crew: Crew) -> None:
-    """Fine-tune every U-Net of this seed that is there, with every number of labels."""
-
-    def ready(cell: TransferCell) -> bool:
-        return cell.start == SCRATCH or (Path(cell.start) / "judgement.json").exists()
-
-    def result(cell: TransferCell) -> str:
-        measure = MEASURE[cell.task]
-        return f"{measure} {(cell.result or {}).get(measure, nan):.3f}"
-
-    waiting = [cell for cell in transfer.cells if cell.seed == seed and ready(cell) and cell.result is None]
-    crew.work(waiting, partial(run_transfer_cell, transfer), transfer.total, result)
-    write_transfer_csv(transfer)
-
-
-def show_comparison(plan: Plan, transfer: Transfer | None, console: Console) -> None:
-    """Print the tables of a comparison, and write its CSV files and `report.html`."""
-    summaries = summarise_transfer(transfer) if transfer is not None else []
-    tables = [*hardness_table(plan), *(transfer_tables(transfer, summaries) if transfer is not None else ())]
-    if not tables:
-        console.print("No cell is done: there is nothing to compare.")
+def show_experiment(experiment: Experiment, console: Console) -> None:
+    """Print the tables of all that is done in an experiment's directory, and write `results.csv` and `report.html`."""
+    rows = experiment.write()
+    if not rows:
+        console.print("No trial is done: there is nothing to compare.")
         return
-    for one in tables:
+    told = set[str]()
+    for one in tables_of(rows, source_name(data_of(experiment.out)), zero_shots(experiment.out)):
         table = RichTable(*one.headings, title=escape(one.title))
         for row in one.rows:
             table.add_row(*map(escape, row))
         console.print(table)
         for note in one.notes:
-            console.print(note, markup=False)
-    console.print(f"numbers      {write_csv(plan)}", markup=False)
-    if transfer is not None and (path := write_transfer_csv(transfer)) is not None:
-        console.print(f"             {path}", markup=False)
-    if judged := [cell for cell in plan.cells if cell.verdict is not None]:
-        page, names = plan.out / "report.html", [cell.variant.label for cell in judged]
-        make_report([cell.path for cell in judged], page, tables=tables, trends=transfer_trends(summaries), names=names)
-        console.print(f"page         {page}", markup=False)
+            if note not in told:
+                console.print(note, markup=False)
+        told |= set(one.notes)
+    console.print(f"numbers      {experiment.out / RESULTS}", markup=False)
+    page = experiment.out / "report.html"
+    report_experiments([experiment.out], page)
+    console.print(f"page         {page}", markup=False)
 
 
 def evaluate_agents(paths: Sequence[Path], unet: Path | None, data: str | None, out: Path | None) -> int:
@@ -191,16 +178,39 @@ def evaluate_agents(paths: Sequence[Path], unet: Path | None, data: str | None, 
 
 
 def report(paths: Sequence[Path], out: Path | None) -> int:
-    """Write the page of these runs; of one run, into its directory by default.
+    """Write the page of runs, or of experiments; of a single one, into its directory by default.
 
     Raises:
-        AHMError: A directory holds no run, or a damaged one.
+        AHMError: A directory holds neither, or a damaged one, or there are some of each.
     """
     out = out or (paths[0] / "report.html" if len(paths) == 1 else Path("report.html"))
-    make_report(list(paths), out)
+    experiments = [path for path in paths if is_experiment(path)]
+    if experiments and len(experiments) < len(paths):
+        raise RunError(f"{experiments[0]}: is an experiment, others are runs; make a page of each kind")
+    if experiments:
+        report_experiments(experiments, out)
+    else:
+        make_report(list(paths), out)
     make_console().print(f"page         {out}", markup=False)
     return 0
 
 
-def _ratio(verdict: Mapping[str, Any]) -> float:
-    return float(sum(verdict["losses"]) / sum(verdict["random_losses"]))
+def zero_shots(path: Path) -> list[Path]:
+    """Directories of an experiment with what Segment Anything found."""
+    return sorted(path.glob("sam-*"))
+
+
+def report_experiments(paths: Sequence[Path], out: Path) -> None:
+    """Write the page of experiments: tables and charts of each, and of a single one the course of its runs.
+
+    Raises:
+        RunError: One is damaged, or has no results yet.
+    """
+    tables, trends, several = list[Table](), list[Trend](), len(paths) > 1
+    for path in paths:
+        rows, data = read_results(path / RESULTS), source_name(data_of(path))
+        tables += tables_of(rows, data, zero_shots(path))
+        trends += trends_of(rows, data if several else "")
+    runs = {} if several else judged_runs(paths[0], rows)
+    title = TITLE if runs else "What few labels give"
+    make_report(list(runs), out, title, tables, trends=trends, names=list(runs.values()))

@@ -21,6 +21,7 @@ from ahm_env.images.patients import grouped
 from ahm_env.images.source import SPLITS
 from ahm_env.masks import Ints
 from downstream.classification import ClassificationAssessment, assess_classifier
+from downstream.compare.statistics import Interval
 from downstream.cropping import Cropped
 from downstream.evaluation_page import write_page
 from downstream.labelled import usable
@@ -29,7 +30,6 @@ from downstream.models import Card
 from downstream.prediction import load_tuned
 from downstream.report import source_name
 from downstream.segmentation import SegmentationAssessment, assess_segmenter
-from downstream.summaries import Interval
 from downstream.tasks_console import measure_name
 
 DRAWS = 1000  # of the bootstrap: AUROC takes a millisecond

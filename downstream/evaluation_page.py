@@ -12,9 +12,9 @@ from ahm_env.files import write_text
 from ahm_env.images.encoding import encode_png
 from ahm_env.masks import Floats, Ints
 from downstream.classification import ClassificationAssessment
+from downstream.compare.statistics import Interval
 from downstream.report import template
 from downstream.segmentation import SegmentationAssessment
-from downstream.summaries import Interval
 from downstream.tasks_console import measure_name
 
 BINS = 60  # of the dots, side by side

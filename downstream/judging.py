@@ -79,10 +79,19 @@ def judge(
 
 @dataclass(frozen=True)
 class Judged:
-    """A run, and how its agent did."""
+    """A run, and how its agent did.
+
+    Attributes:
+        settings: Of the run.
+        judgement: Of its agent's masks.
+        names: Of the images by which it was judged.
+        patients: `(images,)` numbers of those whom they show.
+    """
 
     settings: RunSettings
     judgement: Judgement
+    names: tuple[str, ...]
+    patients: Ints
 
 
 def judge_run(path: Path, unet: Path | None = None, data: str | None = None) -> Judged:
@@ -119,7 +128,9 @@ def judge_run(path: Path, unet: Path | None = None, data: str | None = None) -> 
     )
     indices = judged_images(images, data)
     images = annotated(images, indices, skip_bad=settings.skip_bad)
-    return Judged(settings, judge(agent, reconstructor, images, indices, settings.ratio, settings.horizon))
+    judgement = judge(agent, reconstructor, images, indices, settings.ratio, settings.horizon)
+    names = tuple(images.names[index] for index in indices)
+    return Judged(settings, judgement, names, images.patients(indices))
 
 
 def judged_images(images: ImageSet, data: str | None) -> Ints:

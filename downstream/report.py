@@ -14,10 +14,10 @@ from agents.settings import RunSettings
 from ahm_env import ImageSet, RunError, load_images
 from ahm_env.files import write_text
 from downstream.axes import labelled_images
+from downstream.compare.statistics import Interval
 from downstream.curves import Chart, Curve, draw
 from downstream.gallery import Gallery, make_gallery
 from downstream.reading import STYLES, Algorithm, Run, by_algorithm, read_run, styles_of
-from downstream.summaries import Interval
 
 TITLE = "What the agents learned to hide"
 _OWN = ("algo", "seed", "agent", "agent_learning_rate", "share", "workers", "device", "skip_bad")
@@ -87,7 +87,7 @@ def make_report(
         runs: Run directories; those of one algorithm are its seeds.
         out: The HTML file.
         title: Its heading.
-        tables: Shown first; by default one of the last rows of the runs.
+        tables: Shown first; by default one of the last rows of the runs, of which there may be none beside tables.
         images: The images of the first run, where they have been loaded already.
         trends: Drawn above the tables, where there are two numbers of labelled images or more.
         names: What the agent of each run is called in tables and trends; by default after its algorithm, and the
@@ -99,7 +99,7 @@ def make_report(
         ImageError: The images of the first run cannot be read.
         OSError: The page cannot be written.
     """
-    if not runs:
+    if not runs and not tables:
         raise RunError("there is no run to report on; name at least one directory that `ahm train-agent` made")
     called = {path.resolve(): name for path, name in zip(runs, names, strict=True)} if names else {}
     found = [read_run(path) for path in {path.resolve(): path for path in runs}.values()]
@@ -121,8 +121,8 @@ def make_report(
         title=title,
         algorithms=algorithms,
         styles={name: style for style, name in enumerate(STYLES)} | styles,
-        hides=_hides(found),
-        facts=_facts(algorithms, found),
+        hides=_hides(found) if found else "",
+        facts=_facts(algorithms, found) if found else (),
         tables=tables or (last_rows(algorithms),),
         charts=charts,
         trends=trend_charts,
@@ -166,7 +166,8 @@ def _draw_trend(trend: Trend, marks: Mapping[str, Mark]) -> Chart | None:
     for name, means in trend.agents.items():
         counts = [count for count in trend.counts if count in means]
         if counts:
-            mean, low, high = np.array([[means[one].mean, means[one].low, means[one].high] for one in counts]).T
+            mean, *ends = np.array([[means[one].mean, means[one].low, means[one].high] for one in counts]).T
+            low, high = (np.where(np.isnan(end), mean, end) for end in ends)  # no interval, no band
             _, number, style = marks[name]
             curves.append(Curve(name, style, number, np.array(counts, np.float64), mean, low, high))
     return draw(f"{trend.measure} against labels", curves, axis=labelled_images(trend.counts), decimals=3)

@@ -19,10 +19,10 @@ from agents.runs import COLUMNS, RunDirectory
 from agents.settings import RunSettings
 from ahm_env import CheckpointError, ImageError, ImageSet, RunError, load_images
 from downstream.axes import images_shown, labelled_images, nice_ticks, short
+from downstream.compare.statistics import Interval
 from downstream.curves import Curve, bootstrap_band, draw, over_seeds, spread
 from downstream.reading import STYLES, by_algorithm, read_run
 from downstream.report import Table, Trend, last_rows, make_report, source_name
-from downstream.summaries import Interval
 
 SIDE, SHOWN = 4, np.array([3, 7])  # patches a side; images that frames picture
 MOMENTS = (0, 100, 200)
@@ -332,7 +332,7 @@ def test_one_number_of_labels_is_no_chart(make_run: Maker, phantoms: ImageSet) -
     page = report([make_run()], phantoms, trends=[trend(counts=(25,))])
     assert len(data_of(page)["charts"]) == 2
     assert "against labels" not in page
-    assert "What pretraining is good for" not in page
+    assert "What few labels give" not in page
 
 
 def test_agents_are_called_as_the_comparison_calls_them(make_run: Maker, phantoms: ImageSet) -> None:

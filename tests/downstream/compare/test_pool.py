@@ -1,4 +1,4 @@
-"""Crews: how many work at once, what becomes of those who fail, and that nobody is left behind."""
+"""Pools: how many trials run at once, what becomes of those that fail, and that none is left behind."""
 
 import importlib
 import io
@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from downstream import crew
-from downstream.crew import Crew, images_shown, last_line
+from downstream.compare import pool
+from downstream.compare.pool import Pool, images_shown, last_line
 
 # In a file of its own, since the processes must be able to import it
-JOBS = """
+TRIALS = """
 import os, signal, sys, time
 import torch
 from dataclasses import dataclass
@@ -21,43 +21,47 @@ from pathlib import Path
 
 
 @dataclass(frozen=True)
-class Job:
+class Trial:
     path: Path
     end: str = "well"
-    images: int = 0
+    total: int = 1
+    told: str = "as it should be"
 
+    @property
+    def name(self):
+        return self.path.name
 
-def run(job):
-    others = list(job.path.parent.glob("*.now"))
-    now = job.path.with_suffix(".now")
-    now.write_text("")
-    job.path.with_suffix(".done").write_text(f"{len(others)} {torch.get_num_threads()}")
-    time.sleep(0.2)
-    now.unlink()
-    if job.end == "badly":
-        print("all was well\\nerror: then not\\n")
-        return 3
-    if job.end == "killed":
-        os.kill(os.getpid(), signal.SIGKILL)
-    if job.end == "never":
-        def stop(*_):
-            job.path.with_suffix(".saved").write_text("")
-            sys.exit(0)
-        signal.signal(signal.SIGTERM, stop)
-        job.path.with_suffix(".waits").write_text("")
-        time.sleep(60)
-    return 0
+    def work(self):
+        others = list(self.path.parent.glob("*.now"))
+        now = self.path.with_suffix(".now")
+        now.write_text("")
+        self.path.with_suffix(".done").write_text(f"{len(others)} {torch.get_num_threads()}")
+        time.sleep(0.2)
+        now.unlink()
+        if self.end == "badly":
+            print("all was well\\nerror: then not\\n")
+            return 3
+        if self.end == "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self.end == "never":
+            def stop(*_):
+                self.path.with_suffix(".saved").write_text("")
+                sys.exit(0)
+            signal.signal(signal.SIGTERM, stop)
+            self.path.with_suffix(".waits").write_text("")
+            time.sleep(60)
+        return 0
 """
 
 
 @pytest.fixture
-def jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The module of the jobs."""
-    (tmp_path / "jobs_of_a_crew.py").write_text(JOBS)
+def trials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The module of the trials."""
+    (tmp_path / "trials_of_a_pool.py").write_text(TRIALS)
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(crew, "POLL", 0.02)
+    monkeypatch.setattr(pool, "POLL", 0.02)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    return importlib.import_module("jobs_of_a_crew")
+    return importlib.import_module("trials_of_a_pool")
 
 
 def said() -> Console:
@@ -69,27 +73,21 @@ def text(console: Console) -> str:
     return console.file.getvalue()
 
 
-def test_first_ones_come_first_and_as_many_at_once_as_there_are_hands(jobs: Any, tmp_path: Path) -> None:
-    console, order = said(), list[str]()
-
-    def result(job: Any) -> str:
-        order.append(job.path.name)
-        return "as it should be"
-
-    with Crew(1, 3, console) as one:
-        one.work([jobs.Job(tmp_path / name) for name in "ba"], jobs.run, 1, result)
-        one.work([], jobs.run, 1, result)
-    assert order == ["b", "a"]
+def test_first_ones_come_first_and_as_many_at_once_as_there_are_hands(trials: Any, tmp_path: Path) -> None:
+    console = said()
+    with Pool(1, 3, console) as one:
+        one.work([trials.Trial(tmp_path / name) for name in "ba"])
+        one.work([])
     assert (tmp_path / "a.done").read_text() == "0 3"  # alone, with three threads
     assert text(console).splitlines() == [f"done    {name:<40} as it should be" for name in "ba"]
 
 
-def test_who_fails_is_told_and_keeps_nobody_from_working(jobs: Any, tmp_path: Path) -> None:
+def test_what_fails_is_told_and_keeps_no_other_from_running(trials: Any, tmp_path: Path) -> None:
     console = said()
     ends = {"one": "badly", "two": "killed", "three": "well"}
-    with Crew(2, 1, console) as two:
-        two.work([jobs.Job(tmp_path / name, end) for name, end in ends.items()], jobs.run, 1, lambda _: "")
-    assert {job.path.name for job in two.failed} == {"one", "two"}
+    with Pool(2, 1, console) as two:
+        two.work([trials.Trial(tmp_path / name, end) for name, end in ends.items()])
+    assert {trial.path.name for trial in two.failed} == {"one", "two"}
     assert all((tmp_path / f"{name}.done").exists() for name in ends)
     assert max(int((tmp_path / f"{name}.done").read_text()[0]) for name in ends) <= 1  # never three at once
     lines = {line.split()[1]: line for line in text(console).splitlines()}
@@ -98,15 +96,18 @@ def test_who_fails_is_told_and_keeps_nobody_from_working(jobs: Any, tmp_path: Pa
     assert lines["three"].startswith("done")
 
 
-def test_nobody_is_left_behind_and_all_may_save_what_they_have(jobs: Any, tmp_path: Path) -> None:
-    def interrupt(_: Any) -> str:
+def test_none_is_left_behind_and_all_may_save_what_they_have(
+    trials: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: Any) -> None:
         while not (tmp_path / "endless.waits").exists():
             time.sleep(0.02)
         raise KeyboardInterrupt
 
+    monkeypatch.setattr(Pool, "_tell", interrupt)
     names = {"endless": "never", "short": "well", "late": "well"}
-    with pytest.raises(KeyboardInterrupt), Crew(2, 1, said()) as two:
-        two.work([jobs.Job(tmp_path / name, end) for name, end in names.items()], jobs.run, 1, interrupt)
+    with pytest.raises(KeyboardInterrupt), Pool(2, 1, said()) as two:
+        two.work([trials.Trial(tmp_path / name, end) for name, end in names.items()])
     assert (tmp_path / "endless.saved").exists()
     assert not (tmp_path / "late.done").exists()
     assert not any(process.is_alive() for process in two._running)

@@ -1,13 +1,13 @@
-"""A few processes at once, each at work on a cell of a comparison; nobody is left behind."""
+"""A few processes at once, each at work on a trial; none is left behind."""
 
 import csv
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -16,24 +16,13 @@ from torch import multiprocessing
 
 from ahm_env import AHMError
 from ahm_env.errors import explain
+from downstream.compare.trials import Trial
 
 POLL = 0.5  # seconds between two looks at the processes
 
 
-class Job(Protocol):
-    """What a process works on: a run in a directory, with a log beside it."""
-
-    @property
-    def path(self) -> Path:
-        """Its directory."""
-
-    @property
-    def images(self) -> int:
-        """Images shown so far."""
-
-
-class Crew:
-    """Runs jobs in processes of their own, a few at once. Use as a context manager: nobody is left behind.
+class Pool:
+    """Works on trials in processes of their own, a few at once. Use as a context manager: no process is left behind.
 
     Args:
         size: Processes at once.
@@ -41,15 +30,15 @@ class Crew:
         console: Where progress is shown.
 
     Attributes:
-        failed: Jobs that did not come to their end.
+        failed: Trials that did not come to their end.
     """
 
     def __init__(self, size: int, threads: int, console: Console) -> None:
         self.size, self.threads, self.console = size, threads, console
-        self.failed: list[Job] = []
-        self._running: dict[Any, Job] = {}
+        self.failed: list[Trial] = []
+        self._running: dict[Any, Trial] = {}
 
-    def __enter__(self) -> "Crew":
+    def __enter__(self) -> "Pool":
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -58,42 +47,34 @@ class Crew:
         for process in self._running:
             process.join()
 
-    def work(self, jobs: Sequence[Any], run: Callable[[Any], int], images: int, result: Callable[[Any], str]) -> None:
-        """Run jobs to their end; one that fails does not keep the others from running.
-
-        Args:
-            jobs: The jobs, first ones first.
-            run: Called with a job in a process of its own, where what it prints goes to the job's log; returns the
-                exit status. Has to be picklable.
-            images: That each job shows, for the progress bar.
-            result: What to say of a job that is done.
-        """
-        context, waiting = multiprocessing.get_context("spawn"), list(jobs)
+    def work(self, trials: Sequence[Trial]) -> None:
+        """Bring trials to their end, first ones first; one that fails does not keep the others from running."""
+        context, waiting = multiprocessing.get_context("spawn"), list(trials)
         columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
         with Progress(*columns, console=self.console, disable=not self.console.is_terminal) as bar:
-            task = bar.add_task("images", total=len(waiting) * images)
+            task = bar.add_task("images", total=sum(trial.total for trial in waiting))
             done = 0
             while waiting or self._running:
                 while waiting and len(self._running) < self.size:
-                    job = waiting.pop(0)
-                    process = context.Process(target=run_logged, args=(run, job, self.threads))
+                    trial = waiting.pop(0)
+                    process = context.Process(target=run_logged, args=(trial, self.threads))
                     process.start()
-                    self._running[process] = job
+                    self._running[process] = trial
                 time.sleep(POLL)
                 for process in [one for one in self._running if not one.is_alive()]:
                     process.join()
-                    job = self._running.pop(process)
-                    done += images
-                    self._tell(job, process.exitcode, result)
-                bar.update(task, completed=done + sum(job.images for job in self._running.values()))
+                    trial = self._running.pop(process)
+                    done += trial.total
+                    self._tell(trial, process.exitcode)
+                bar.update(task, completed=done + sum(images_shown(one.path) for one in self._running.values()))
 
-    def _tell(self, job: Job, status: int, result: Callable[[Any], str]) -> None:
+    def _tell(self, trial: Trial, status: int) -> None:
         if status == 0:
-            self.console.print(f"done    {job.path.name:<40} {result(job)}", markup=False)
+            self.console.print(f"done    {trial.name:<40} {trial.told}", markup=False)
         else:
-            self.failed.append(job)
+            self.failed.append(trial)
             how = signal.Signals(-status).name if status < 0 else f"status {status}"
-            self.console.print(f"failed  {job.path.name:<40} {how}: {last_line(job.path)}", markup=False)
+            self.console.print(f"failed  {trial.name:<40} {how}: {last_line(trial.path)}", markup=False)
 
 
 def images_shown(path: Path) -> int:
@@ -105,17 +86,17 @@ def images_shown(path: Path) -> int:
         return 0
 
 
-def run_logged(run: Callable[[Any], int], job: Job, threads: int) -> None:
-    """Work on a job, what is printed going to a log beside its directory; made for a process, which ends with this.
+def run_logged(trial: Trial, threads: int) -> None:
+    """Work on a trial, what is printed going to a log beside its directory; made for a process, which ends with this.
 
-    The status is not 0 where the job does not come to its end; the reason is the log's last line.
+    The status is not 0 where it does not come to its end; the reason is the log's last line.
     """
     torch.set_num_threads(threads)
-    log = job.path.with_name(f"{job.path.name}.log")
+    log = trial.path.with_name(f"{trial.path.name}.log")
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a", encoding="utf-8") as file, redirect_stdout(file), redirect_stderr(file):
         try:
-            status = run(job)
+            status = trial.work()
         except (AHMError, OSError) as error:
             file.write(f"error: {explain(error) if isinstance(error, OSError) else error}\n")
             status = 2
