@@ -212,5 +212,5 @@ def report_experiments(paths: Sequence[Path], out: Path) -> None:
         tables += tables_of(rows, data, zero_shots(path))
         trends += trends_of(rows, data if several else "")
     runs = {} if several else judged_runs(paths[0], rows)
-    title = TITLE if runs else "What few labels give"
+    title = TITLE if runs else "Few labels, many images"
     make_report(list(runs), out, title, tables, trends=trends, names=list(runs.values()))

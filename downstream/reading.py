@@ -16,7 +16,8 @@ from agents.settings import RunSettings
 from ahm_env import RunError
 from downstream.curves import Chart, Curve, Points, draw, over_seeds
 
-# An agent looks the same on every page; the page has seven colours, each solid, dashed and dotted.
+COLOURS = 7  # of the page, each solid, dashed and dotted
+# An agent looks the same on every page.
 STYLES = (
     *("a3c", "ppo", "a2c", "loss", "progress", "oracle", "random"),
     *("edges", "foreground", "blocks", "inverted", "autoencoder", "frozen", "scratch"),
@@ -93,7 +94,7 @@ class Algorithm:
     def variation(self) -> Chart | None:
         """How much masks of two images differ, and two masks of one image, in the course of training."""
         between = self._history("two images", self.style, lambda frame: frame.between_images)
-        within = self._history("one image", self.style + 7, lambda frame: frame.within_images)
+        within = self._history("one image", self.style + COLOURS, lambda frame: frame.within_images)
         return self._small(f"{self.name}: patches in which two masks differ", (between, within))
 
     def _history(self, name: str, style: int, tell: Callable[[Frame], float]) -> Curve | None:

@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -54,11 +54,13 @@ class Trend:
         measure: What is measured, such as `Dice`.
         counts: Numbers of labelled images, rising, and how each is written.
         agents: Name of each agent to its means with their intervals, for those numbers of which it has one.
+        styles: Line styles, where they are not those of the agents.
     """
 
     measure: str
     counts: Mapping[int, str]
     agents: Mapping[str, Mapping[int, Interval]]
+    styles: Mapping[str, int] = field(default_factory=dict)
 
 
 class Mark(NamedTuple):
@@ -110,6 +112,7 @@ def make_report(
     losses = [one.curve("unet_loss") for one in algorithms]
     charts = [chart for chart in (draw("Hardness", hardness, reference=1), draw("U-Net loss", losses)) if chart]
     styles = styles_of([*(one.name for one in algorithms), *(name for trend in trends for name in trend.agents)])
+    styles |= {name: style for trend in trends for name, style in trend.styles.items()}
     marks = {name: Mark(name, number, style) for number, (name, style) in enumerate(styles.items())}
     trend_charts = [chart for trend in trends if (chart := _draw_trend(trend, marks))]
     data = {
@@ -237,12 +240,12 @@ def _facts(algorithms: Sequence[Algorithm], runs: Sequence[Run]) -> list[tuple[s
 def _differences(runs: Sequence[Run]) -> list[str]:
     """Settings other than agent and seed in which the runs differ, since then their agents are not alone compared."""
     found = []
-    for field in fields(RunSettings):
-        values = {json.dumps(getattr(run.settings, field.name), default=str): run for run in runs}
-        if field.name not in _OWN and len(values) > 1:
-            told = (getattr(run.settings, field.name) for run in values.values())
-            words = [source_name(one) if field.name in ("data", "judge") and one else f"{one}" for one in told]
-            found.append(f"{field.name.replace('_', ' ')} ({', '.join(words)})")
+    for setting in fields(RunSettings):
+        values = {json.dumps(getattr(run.settings, setting.name), default=str): run for run in runs}
+        if setting.name not in _OWN and len(values) > 1:
+            told = (getattr(run.settings, setting.name) for run in values.values())
+            words = [source_name(one) if setting.name in ("data", "judge") and one else f"{one}" for one in told]
+            found.append(f"{setting.name.replace('_', ' ')} ({', '.join(words)})")
     if len({run.content_key for run in runs}) > 1 and len({run.settings.data for run in runs}) == 1:
         found.append("the images themselves")
     return found

@@ -2,6 +2,7 @@
 
 import csv
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from math import isnan
 from pathlib import Path
 
@@ -12,10 +13,12 @@ from ahm_env import RunError
 from downstream.compare.options import AgentConfig
 from downstream.compare.results import MASKING, SCRATCH, Group, Row, grouped
 from downstream.compare.statistics import Interval, Scores, holm
+from downstream.reading import COLOURS, STYLES
 from downstream.report import Table, Trend
 from downstream.tasks_console import measure_name
 
 RANDOM = "random"
+SCRATCH_COLOUR = 4
 # Further measures beside the one that is compared, where they were measured
 FURTHER = {
     "patient_dice": ("dice", "marked_dice", "blank_pixels", "hd95"),
@@ -59,7 +62,8 @@ def tables_of(rows: Iterable[Row], data: str, zero_shot: Sequence[Path] = ()) ->
             tables.append(hardness_table(group, data))
         else:
             tables += [finetuning_table(group, metric, data, zero_shot) for metric in compared(group)]
-    return tables
+    last = {table.notes: number for number, table in enumerate(tables)}  # what is the same below all is said once
+    return [table if last[table.notes] == number else replace(table, notes=()) for number, table in enumerate(tables)]
 
 
 def hardness_table(group: Group, data: str) -> Table:
@@ -187,18 +191,27 @@ def trends_of(rows: Iterable[Row], data: str = "") -> list[Trend]:
                 found.setdefault((group.task, metric), []).append(group)
     trends = []
     for (_, metric), groups in found.items():
-        several = len({arm for group in groups for _, arm in group.arms}) > 1
-        counts, lines = dict[int, str](), dict[str, dict[int, Interval]]()
+        arms = list(dict.fromkeys(arm for group in groups for _, arm in group.arms))
+        counts, lines, styles = dict[int, str](), dict[str, dict[int, Interval]](), dict[str, int]()
         for group in sorted(groups, key=lambda one: (_labelled(one), one.labels == "all")):
             count = _labelled(group)
             counts[count] = f"all ({count:,})" if group.labels == "all" else f"{count:,}"
             for agent, arm in group.arms:
-                name = f"{agent}, {arm}" if several else agent
+                name = agent if len(arms) == 1 else f"{agent}, {arm}"
                 lines.setdefault(name, {})[count] = group.scores(agent, arm, metric).mean
+                if len(arms) > 1:
+                    styles[name] = _style(agent) + COLOURS * arms.index(arm)
         named = measure_name(metric)
         title = f"{named[0].upper()}{named[1:]}" + (f", {data}" if data else "")
-        trends.append(Trend(title, counts, lines))
+        trends.append(Trend(title, counts, lines, styles))
     return trends
+
+
+def _style(agent: str) -> int:
+    """The solid line of an agent's colour, for its first arm; scratch and random share one where there are no arms."""
+    if agent == SCRATCH:
+        return SCRATCH_COLOUR
+    return next((number % COLOURS for number, name in enumerate(STYLES) if agent.split("+")[0] == name), 0)
 
 
 def _labelled(group: Group) -> int:

@@ -21,6 +21,7 @@ from downstream.compare.tables import (
     trends_of,
     unlike,
 )
+from downstream.reading import COLOURS
 
 IMAGES = 6
 
@@ -63,7 +64,7 @@ def test_a_table_for_each_task_and_number_of_labels():
         "Segmentation of scans with all labels",
         "Classification of scans with 25 labels",
     ]
-    assert {table.notes for table in tables} == {NOTES}
+    assert [table.notes for table in tables] == [(), (), NOTES]
     assert tables[0].headings == ("pretraining", "trials", "Dice (95 %)", "HD95, pixels")
     first, nothing = tables[0].rows
     assert (first[0], first[1], first[3]) == ("scratch", "2", "12.346")
@@ -191,6 +192,8 @@ def test_trends_rise_with_the_number_of_labels():
     (named,) = trends_of([*fine_tuned("scratch", 0.5), *fine_tuned("scratch", 0.6, "auto")], "scans")
     assert named.measure == "Dice, scans"
     assert list(named.agents) == ["scratch, none", "scratch, auto"]
+    plain, auto = named.styles.values()
+    assert (auto - plain, plain < COLOURS) == (COLOURS, True)  # one colour, dashed
 
 
 # Masking
