@@ -1,0 +1,198 @@
+"""Whether two commits compute the same, bit for bit: `python -m benchmarks.same OLD [NEW] [--keep FOLDER]`.
+
+For moves and renames. Both commits are checked out into folders of their own, where small runs of each kind are made on
+this machine: a3c with one worker, ppo, fine-tuning with and without unlabelled images, classification, prediction,
+evaluation, a comparison, and the reading of each format. Weights are compared bit for bit, tables, numbers and pictures
+value for value; all but times, versions and the commit itself must be equal. The status is 1 where something differs.
+
+NEW is `HEAD` unless it is named. The commands are those of this file: where a flag has been renamed between the two,
+run the script of the older commit for it, or name the change in `RENAMED`.
+"""
+
+import argparse
+import csv
+import gzip
+import hashlib
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+
+from ahm_env.images.patients import SALT, SALT_BYTES
+
+SHAPE = "--image-size 32 --width 4"
+SMALL = f"{SHAPE} --batch-size 4 --device cpu"
+PRETRAIN = f"ahm train-agent --data phantom:80:0 {SMALL} --patch-size 8 --images 64 --workers 1"
+FINETUNE = "ahm finetune --data phantom:80:0 --batch-size 4 --device cpu --labels 8 --steps 6"
+UNLABELLED = f"{FINETUNE} --unlabelled auto --join 0.5"
+COMMANDS = (
+    f"{PRETRAIN} --algo a3c --out a3c",
+    f"{PRETRAIN} --algo ppo --out ppo",
+    f"{FINETUNE} {SHAPE} --augment strong --out plain",
+    f"{UNLABELLED} --from a3c --out mixed",
+    f"{UNLABELLED} {SHAPE} --task classification --out classes",
+    "ahm predict --from mixed pictures --out found",
+    "ahm evaluate --from mixed --data phantom:80:1 --split all --out evaluation.json --pictures cases",
+    "ahm evaluate --from classes --data phantom:80:1 --split all --out classified.json",
+    f"ahm compare-agents --data phantom:80:0 {SMALL} --patch-size 8 --images 16 --seeds 1 --algos scratch,random "
+    "--downstream segmentation --labels 8 --unlabelled none,auto --finetune steps=4,batch_size=4 --out cmp",
+)
+SOURCES = ("phantom:12:3", "pictures", "packed.npz", "volume", "dicom")
+VOLATILE = {"seconds", "images_per_second", "git_commit", "versions", "ahm", "created", "threads"}
+RENAMED: dict[str, str] = {}  # a file of the old commit to its name in the new one
+SKIPPED = (".lock", ".html", ".log", ".salt")
+
+
+def write_sources(folder: Path) -> None:
+    """Draw small sources of each format."""
+    import cv2
+
+    from benchmarks.dicom import write
+
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 255, (6, 40, 32, 3), np.uint8)
+    masks = np.zeros((6, 40, 32), np.uint8)
+    masks[:, 8:24, 8:20] = 255
+    for name, pixels in (("images", images), ("masks", masks)):
+        (folder / "pictures" / name).mkdir(parents=True)
+        for number, one in enumerate(pixels):
+            cv2.imwrite(str(folder / "pictures" / name / f"{number}.png"), one)
+    np.savez(folder / "packed.npz", images=images, masks=masks)
+    write(folder / "dicom", 6)
+    try:
+        import nibabel
+    except ImportError:  # the extra `medical` is not there: neither commit reads it
+        return
+    (folder / "volume").mkdir()
+    values = rng.integers(0, 1000, (20, 24, 5)).astype(np.int16)
+    nibabel.save(nibabel.Nifti1Image(values, np.eye(4)), folder / "volume" / "head.nii.gz")
+
+
+def read_sources() -> dict[str, Any]:
+    """What reading each source gives: names, patients, labels, and a digest of all pixels and masks."""
+    from ahm_env import AHMError, load_images
+
+    found = dict[str, Any]()
+    for source in SOURCES:
+        try:
+            images = load_images(source, 32)
+        except AHMError as error:
+            found[source] = str(error)
+            continue
+        every = np.arange(len(images))
+        pixels = images.images(every).tobytes()
+        masked = every[images.masked(every)]
+        masks = images.masks(masked).tobytes() if masked.size else b""
+        found[source] = {
+            "names": list(images.names),
+            "patients": images.patients(every).tolist(),
+            "labels": images.labels(every).tolist(),
+            "splits": {name: images.split(name).tolist() for name in ("train", "val", "test")},
+            "pixels": hashlib.sha256(pixels).hexdigest(),
+            "masks": hashlib.sha256(masks).hexdigest(),
+        }
+    return found
+
+
+def run(folder: Path) -> None:
+    """Do everything in a folder with the sources, by the packages that PYTHONPATH names."""
+    os.chdir(folder)
+    Path("read.json").write_text(json.dumps(read_sources(), indent=1), encoding="utf-8")
+    for command in COMMANDS:
+        words = [sys.executable, "-m", *shlex.split(command)]
+        done = subprocess.run(words, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise SystemExit(f"{command}\n{done.stderr.strip()[-2000:]}")
+
+
+def differences(old: Path, new: Path) -> Iterator[str]:
+    """In what the results of two commits differ."""
+    ours, theirs = ({str(path.relative_to(root)): path for path in files(root)} for root in (new, old))
+    theirs = {RENAMED.get(name, name): path for name, path in theirs.items()}
+    yield from (f"{name}: only in the old one" for name in sorted(theirs.keys() - ours.keys()))
+    yield from (f"{name}: only in the new one" for name in sorted(ours.keys() - theirs.keys()))
+    for name in sorted(ours.keys() & theirs.keys()):
+        read = READERS.get(Path(name).suffix, Path.read_bytes)
+        if read(ours[name]) != read(theirs[name]):
+            yield f"{name}: differs"
+
+
+def files(root: Path) -> Iterator[Path]:
+    """The files that are compared."""
+    for path in sorted(root.rglob("*")):
+        skipped = path.name.startswith("events.") or path.name.endswith(SKIPPED)
+        if path.is_file() and not skipped:
+            yield path
+
+
+def _tensors(path: Path) -> dict[str, Any]:
+    from safetensors.numpy import load_file
+
+    return {name: (one.dtype.str, one.shape, one.tobytes()) for name, one in load_file(path).items()}
+
+
+def _table(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = [{key: value for key, value in row.items() if key not in VOLATILE} for row in csv.DictReader(file)]
+    return [row for row in rows if row.get("metric") not in VOLATILE]
+
+
+def _numbers(path: Path) -> Any:
+    def stable(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: stable(one) for key, one in value.items() if key not in VOLATILE}
+        return [stable(one) for one in value] if isinstance(value, list) else value
+
+    return json.dumps(stable(json.loads(path.read_text(encoding="utf-8"))))  # as text, NaN equals NaN
+
+
+READERS: dict[str, Callable[[Path], Any]] = {
+    ".safetensors": _tensors,
+    ".csv": _table,
+    ".json": _numbers,
+    ".gz": lambda path: gzip.decompress(path.read_bytes()),
+}
+
+
+def main() -> int:
+    """Compare two commits."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.same")
+    parser.add_argument("old")
+    parser.add_argument("new", nargs="?", default="HEAD")
+    parser.add_argument("--keep", type=Path, help="folder for what is computed; by default it is removed")
+    asked = parser.parse_args()
+    with TemporaryDirectory() as temporary:
+        folder, root = Path(temporary), (asked.keep or Path(temporary)).resolve()
+        write_sources(folder / "sources")
+        for name, commit in (("old", asked.old), ("new", asked.new)):
+            tree, here = folder / "tree", folder / "run"  # the same paths for both, for they stand in some results
+            shutil.copytree(folder / "sources", here)
+            (folder / "cache").mkdir()
+            (folder / "cache" / SALT).write_bytes(bytes(SALT_BYTES))
+            subprocess.run(["git", "worktree", "add", "--quiet", "--detach", tree, commit], check=True)
+            try:
+                own = {"PYTHONPATH": str(tree), "AHM_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1"}
+                words = [sys.executable, __file__, "--run", here]
+                subprocess.run(words, check=True, cwd=folder, env={**os.environ, **own})
+            finally:
+                subprocess.run(["git", "worktree", "remove", "--force", tree], check=True)
+            shutil.rmtree(folder / "cache")
+            shutil.move(here, root / name)
+        count, odd = sum(1 for _ in files(root / "new")), list(differences(root / "old", root / "new"))
+    print("\n".join(odd) or f"{count} files are the same.")
+    return 1 if odd else 0
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--run"]:
+        run(Path(sys.argv[2]))
+    else:
+        sys.exit(main())
