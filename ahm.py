@@ -249,8 +249,8 @@ def compare_agents(
     own = ("downstream", "labels", "draws", "unlabelled", "mix", "finetune", "sam", "prompt")
     for name in ("out", "algos", "seeds", "jobs", *own):
         del given[name]
-    from downstream.compare.options import Downstream
-    from downstream.console import compare_agents as compare
+    from downstream.comparison.console import compare_agents as compare
+    from downstream.comparison.options import Downstream
 
     settings = ",".join(text for text in (finetune, mix and f"mix={mix}") if text) or None
     asked = Downstream.asked(
@@ -277,7 +277,7 @@ def evaluate_agent(
     out: Annotated[Path | None, typer.Option(help="JSON file for the numbers.", show_default=False)] = None,
 ) -> None:
     """Judge the agents of runs: how hard their masks are, how varied, and how much of the lesion they hide."""
-    from downstream.console import evaluate_agents
+    from downstream.comparison.console import evaluate_agents
 
     raise typer.Exit(evaluate_agents(runs, unet, data, out))
 
@@ -290,7 +290,7 @@ def report(
     ] = None,
 ) -> None:
     """Make one self-contained page of runs: table, curves, and how masks evolved."""
-    from downstream.console import report as make
+    from downstream.comparison.console import report as make
 
     raise typer.Exit(make(runs, out))
 
@@ -317,7 +317,7 @@ def annotate(
 
     The same command goes on where it was. Ends with status 1 where images were skipped.
     """
-    from downstream.annotation import annotate as draw
+    from downstream.sam.annotation import annotate as draw
 
     raise typer.Exit(draw(sam, prompt, data, out, split, device))
 
@@ -548,7 +548,7 @@ def finetune(
     for name in ("start", "out", "resume", "preset"):
         del given[name]
     given["labels"] = count_or_all(labels)
-    from downstream.tasks_console import finetune as tune
+    from downstream.finetuning.console import finetune as tune
 
     raise typer.Exit(tune(given, start, preset, out, resume))
 
@@ -581,7 +581,7 @@ def predict(
 
     The same command goes on where it was. Ends with status 1 where images could not be used, see problems.csv.
     """
-    from downstream.prediction import predict as find
+    from downstream.prediction.prediction import predict as find
 
     raise typer.Exit(find(tuned, paths, out, flips, overlays, device, burned_in, precision))
 
@@ -608,7 +608,7 @@ def evaluate(
     precision: AnyPrecision = "auto",
 ) -> None:
     """Measure a fine-tuned model on labelled images: means with 95 % intervals over patients, at their own size."""
-    from downstream.evaluation import evaluate as measure
+    from downstream.evaluation.evaluation import evaluate as measure
 
     raise typer.Exit(measure(tuned, data, split, out, page, pictures, flips, skip_bad, burned_in, device, precision))
 
@@ -624,7 +624,7 @@ def export(
     ] = "onnx",
 ) -> None:
     """Write a trained network for other programs, after checking that it computes the same there."""
-    from downstream.export import export as write
+    from downstream.exporters.export import export as write
 
     raise typer.Exit(write(source, form, out))
 

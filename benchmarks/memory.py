@@ -25,7 +25,7 @@ def main() -> None:
 def predicting() -> None:
     """Segment 1,000 and 10,000 files with a small model."""
     from ahm_env.images.opencv import cv2
-    from downstream.models import MODEL_FILE, Card, Model
+    from downstream.models.model import MODEL_FILE, Card, Model
 
     table = Table("files", "RssAnon, MB")
     figures = []

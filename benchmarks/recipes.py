@@ -25,10 +25,10 @@ from filelock import FileLock, Timeout
 from ahm_env import load_images
 from ahm_env.files import write_text
 from ahm_env.images.labels import NO_IMAGE, table_lines
-from downstream.finetuning import FinetuneDirectory, Finetuning
-from downstream.labelled import only_labelled
-from downstream.models import Start
-from downstream.settings import FinetuneSettings
+from downstream.finetuning.labelled import only_labelled
+from downstream.finetuning.run import FinetuneDirectory, Finetuning
+from downstream.finetuning.settings import FinetuneSettings
+from downstream.models.model import Start
 
 SETS = {"isic2018": 320, "kvasir": 150}
 SEED = 2026  # of what is set aside

@@ -25,12 +25,12 @@ from filelock import FileLock, Timeout
 
 from agents.console import train_agent
 from agents.runs import RunDirectory
-from downstream.compare.options import Arm
-from downstream.compare.results import Row, write_results
-from downstream.compare.tables import tables_of
-from downstream.compare.trials import FinetuneTrial
-from downstream.report import Table
-from downstream.tasks_console import finetune
+from downstream.comparison.options import Arm
+from downstream.comparison.results import Row, write_results
+from downstream.comparison.tables import tables_of
+from downstream.comparison.trials import FinetuneTrial
+from downstream.finetuning.console import finetune
+from downstream.reports.report import Table
 
 SET = "isic2018"
 SEEDS = 5

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from agents.settings import PRESETS, RunSettings
 from ahm_env import MaskRatio, SettingsError, devices
-from downstream.settings import FinetuneSettings
+from downstream.finetuning.settings import FinetuneSettings
 
 
 def test_defaults_are_valid_and_need_no_preset() -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from ahm_env import ImageSet, load_images
 from ahm_env.images.opencv import cv2
-from downstream.models import Card
+from downstream.models.model import Card
 
 WriteSource = Callable[..., Path]
 SIZES = ((20, 30), (33, 17), (16, 16), (40, 25))

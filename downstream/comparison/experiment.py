@@ -1,0 +1,262 @@
+"""An experiment on disk: agents × pretraining runs, and what their U-Nets are good for.
+
+Every agent pretrains with the same seeds, and one frozen reference U-Net judges their masks. Then their U-Nets, and
+one from scratch, are fine-tuned: tasks × numbers of labels × arms × draws of the labelled images, all alike.
+"""
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from agents.settings import RunSettings
+from ahm_env import ImageError, ImageSet, RunError, SettingsError
+from ahm_env.files import write_text
+from downstream.comparison.options import AgentConfig, Arm, Downstream, count_name, once
+from downstream.comparison.results import MASKING, RESULTS, SCRATCH, Row, write_results
+from downstream.comparison.trials import FinetuneTrial, PretrainTrial, Trial
+from downstream.finetuning.labelled import Split, check_classes, only_labelled
+from downstream.finetuning.settings import FinetuneSettings
+from downstream.models.model import Start
+
+ABOUT = "experiment.json"
+REFERENCE_SEED = 1_000_000  # no seed of an experiment, so that no agent's own U-Net is the reference
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What is compared, and where.
+
+    Args:
+        out: Its directory.
+        algos: The agents, as `AgentConfig.parse` reads them; `scratch` may be among them.
+        runs: How many pretraining runs of each, with the seeds 0, 1, …
+        common: Settings that all of these share.
+        downstream: What the U-Nets are fine-tuned for; None for nothing.
+
+    Raises:
+        SettingsError: Something is misspelt, there twice, or out of range.
+    """
+
+    out: Path
+    algos: tuple[str, ...]
+    runs: int
+    common: dict[str, Any]
+    downstream: Downstream | None = None
+
+    def __post_init__(self) -> None:
+        if not self.algos or self.runs < 1:
+            raise SettingsError("an experiment needs one agent and one run at least")
+        once("agent", self.algos)
+        if self.downstream is None and not self.agents:
+            raise SettingsError(f"{SCRATCH} is not pretrained: add an agent, or --downstream segmentation")
+        for agent in self.agents:
+            RunSettings.make(**agent.given(self.shared))
+
+    @property
+    def shared(self) -> dict[str, Any]:
+        """Settings of every pretraining run: one process each."""
+        return {**self.common, "workers": 1}
+
+    @cached_property
+    def agents(self) -> list[AgentConfig]:
+        """The agents that pretrain."""
+        return [AgentConfig.parse(label) for label in self.algos if label != SCRATCH]
+
+    @property
+    def reference(self) -> PretrainTrial:
+        """The run on random masks whose U-Net judges all agents."""
+        agent = AgentConfig.parse("random")
+        given = {**agent.given(self.shared), "seed": REFERENCE_SEED}
+        return PretrainTrial(agent, REFERENCE_SEED, self.out / "reference", given, None)
+
+    @property
+    def unet(self) -> Path:
+        """The reference U-Net."""
+        return self.reference.path / "unet.safetensors"
+
+    @cached_property
+    def pretraining(self) -> list[PretrainTrial]:
+        """All pretraining runs, seed by seed, so that what is done early is a comparison already."""
+        return [
+            PretrainTrial(
+                agent,
+                run,
+                self.out / "runs" / f"{_file_name(agent.label)}-{run}",
+                {**agent.given({**self.shared, "judge": str(self.unet)}), "seed": run},
+                self.unet,
+            )
+            for run in range(self.runs)
+            for agent in self.agents
+        ]
+
+    @cached_property
+    def finetuning(self) -> list[FinetuneTrial]:
+        """All fine-tuning, in the order of `stages`."""
+        return [trial for _, trials in self.stages for trial in trials]
+
+    @cached_property
+    def stages(self) -> list[tuple[list[PretrainTrial], list[FinetuneTrial]]]:
+        """What is done in which order: pretraining of one seed, then what it makes possible.
+
+        Draw d is fine-tuned from run d mod `runs` first, so that an early end has seen all draws and runs; then each
+        draw from each other run.
+        """
+        asked = self.downstream
+        draws = (asked.draws or self.runs) if asked else 0
+        stages = [
+            (
+                [trial for trial in self.pretraining if trial.run == run],
+                [one for draw in range(run, draws, self.runs) for one in self._of_draw(draw, run, scratch=True)],
+            )
+            for run in range(self.runs)
+        ]
+        for offset in range(1, self.runs if asked and asked.draws else 1):
+            rest = [one for draw in range(draws) for one in self._of_draw(draw, (draw + offset) % self.runs, False)]
+            stages.append(([], rest))
+        return stages
+
+    def _of_draw(self, draw: int, run: int, scratch: bool) -> Iterator[FinetuneTrial]:
+        """Fine-tuning on one draw: of the U-Nets of one run, and of one from scratch."""
+        asked = self.downstream
+        assert asked is not None
+        labels = [label for label in self.algos if label != SCRATCH or scratch]
+        for count, task, arm, label in product(asked.counts, asked.task_names, asked.arms, labels):
+            yield self._trial(asked, label, None if label == SCRATCH else run, draw, task, count, arm)
+
+    def _trial(
+        self, asked: Downstream, agent: str, run: int | None, draw: int, task: str, count: int | None, arm: Arm
+    ) -> FinetuneTrial:
+        known = RunSettings.make(**self.reference.given)
+        names = ["data", "skip_bad", "burned_in", "device", "precision"]
+        if run is None:  # else the pretrained U-Net has decided
+            names += ["image_size", "channels", "fit", "window", "axis", "width", "norm"]
+        own = {"task": task, "labels": count, "seed": draw, "stratified": True}
+        given = {**{name: getattr(known, name) for name in names}, **asked.given(arm), **own}
+        start = SCRATCH if run is None else str(self.out / "runs" / f"{_file_name(agent)}-{run}")
+        name = f"{_file_name(agent)}-{draw}" if run in (None, draw) else f"{_file_name(agent)}-{run}-{draw}"
+        path = self.out / "finetuned" / f"{task}-{count_name(count)}" / _file_name(arm.label) / name
+        made = asked.made(arm)
+        return FinetuneTrial(agent, run, draw, task, count, arm, start, path, given, made.steps * made.batch_size)
+
+    @property
+    def zero_shot(self) -> Path | None:
+        """Where the masks of Segment Anything are, and their scores; None where it was not asked for."""
+        return self.out / f"sam-{Path(self.downstream.prompt).stem}" if self.downstream else None
+
+    def check(self, images: ImageSet) -> None:
+        """Refuse, before hours of training, what these images cannot give.
+
+        Raises:
+            SettingsError: Fewer labelled images than asked for, or none of a class among them.
+            ImageError: There are no masks or labels, or there is no image to test on.
+        """
+        for trial in {(one.task, one.labels, one.draw): one for one in self.finetuning}.values():
+            settings = FinetuneSettings.make(Start(SCRATCH, None, None, {}), **trial.given)
+            known = only_labelled(settings, images)
+            split = Split.make(settings, known)
+            if trial.task == "classification":
+                check_classes(known, split.learn, known.classes)
+            if not split.test.size:
+                what = "mask" if trial.task == "segmentation" else "label"
+                raise ImageError(f"{images.source}: no image of a test or val split has a {what}; add such a split")
+
+    def begin(self) -> None:
+        """Make the directory, or go on with the experiment in it, which may grow by everything but its settings.
+
+        Raises:
+            RunError: It holds something else.
+        """
+        path = self.out / ABOUT
+        if self.out.exists() and not self.out.is_dir():
+            raise RunError(f"{self.out}: is a file; choose another --out")
+        if not path.exists() and self.out.exists() and any(self.out.iterdir()):
+            raise RunError(f"{self.out}: is not empty and holds no experiment; choose another --out")
+        before = _about(path) if path.exists() else {"common": self.shared, "finetune": None, "asked": []}
+        _same(self.out, before["common"], self.shared)
+        finetune = before["finetune"] if self.downstream is None else self.downstream.shared
+        if before["finetune"] is not None:
+            _same(self.out, before["finetune"], finetune, "finetune ")
+        asked = [*before["asked"], *([] if self._asked in before["asked"] else [self._asked])]
+        about = {"common": self.shared, "finetune": finetune, "asked": asked}
+        write_text(path, json.dumps(about, indent=2) + "\n")
+
+    @property
+    def _asked(self) -> dict[str, Any]:
+        """What a command asks for that an experiment may grow by."""
+        about: dict[str, Any] = {"algos": list(self.algos), "runs": self.runs}
+        if self.downstream is not None:
+            names = ("tasks", "labels", "unlabelled", "draws")
+            about |= {name: getattr(self.downstream, name) for name in names}
+        return about
+
+    def rows(self) -> list[Row]:
+        """All numbers of all that is done, for whatever command it was done.
+
+        Raises:
+            RunError: They are damaged.
+        """
+        about = _about(self.out / ABOUT)
+        parts = [_part(self.out, about, asked) for asked in about["asked"]]
+        trials: dict[Path, Trial] = {}
+        for part in parts:
+            trials |= {trial.path: trial for trial in part.pretraining}
+            trials |= {trial.path: trial for trial in part.finetuning}
+        return [row for trial in trials.values() if trial.done for row in trial.rows()]
+
+    def write(self) -> list[Row]:
+        """Write `results.csv`, and return its rows."""
+        rows = self.rows()
+        write_results(self.out / RESULTS, rows)
+        return rows
+
+
+def is_experiment(path: Path) -> bool:
+    """Whether a directory holds an experiment."""
+    return (path / ABOUT).is_file()
+
+
+def data_of(out: Path) -> str:
+    """The images of an experiment.
+
+    Raises:
+        RunError: It is damaged.
+    """
+    return str(_about(out / ABOUT)["common"].get("data", RunSettings.data))
+
+
+def judged_runs(out: Path, rows: Iterable[Row]) -> dict[Path, str]:
+    """The pretraining runs of an experiment that have results, and what the agent of each is called."""
+    found = dict.fromkeys((row.agent, row.run) for row in rows if row.task == MASKING)
+    return {out / "runs" / f"{_file_name(agent)}-{run}": agent for agent, run in found}
+
+
+def _part(out: Path, about: dict[str, Any], asked: dict[str, Any]) -> Experiment:
+    """What one command asked for."""
+    pairs = (about["finetune"] or {}).items()
+    settings = ",".join(f"{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in pairs)
+    rest = {name: asked[name] for name in ("tasks", "labels", "unlabelled", "draws") if name in asked}
+    downstream = Downstream(**rest, settings=settings) if rest else None
+    return Experiment(out, tuple(asked["algos"]), asked["runs"], about["common"], downstream)
+
+
+def _about(path: Path) -> dict[str, Any]:
+    try:
+        about = json.loads(path.read_text(encoding="utf-8"))
+        return {name: about[name] for name in ("common", "finetune", "asked")}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunError(f"{path}: damaged ({error}); restore it, or choose another --out") from None
+
+
+def _same(out: Path, before: dict[str, Any], now: dict[str, Any], what: str = "--") -> None:
+    if before != now:
+        odd = sorted(key for key in {*before, *now} if before.get(key) != now.get(key))[0]
+        name = odd.replace("_", "-") if what == "--" else odd
+        raise RunError(f"{out}: holds an experiment with another {what}{name}; give the same, or choose another --out")
+
+
+def _file_name(label: str) -> str:
+    return label.replace("/", "_").replace(":", "-")

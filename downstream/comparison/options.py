@@ -1,0 +1,222 @@
+"""What a person asks an experiment for, as it is written: agents, tasks, numbers of labels, and arms."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from agents import AGENTS
+from agents.settings import RunSettings
+from ahm_env import SettingsError
+from downstream.comparison.results import SCRATCH
+from downstream.finetuning.mean_teacher import OWN
+from downstream.finetuning.settings import FinetuneSettings
+from downstream.finetuning.training import Recipe
+from downstream.models.model import TASKS, Start
+
+ALL = "all"
+
+
+@dataclass(frozen=True)
+class AgentConfig:
+    """An agent of an experiment, such as `a3c`, or `a3c+image_weight=2+horizon=2` with settings of its own.
+
+    Attributes:
+        label: As the user wrote it.
+        algo: Name of the agent.
+        settings: Settings of the agent, or of the run, that differ from the others'.
+    """
+
+    label: str
+    algo: str
+    settings: dict[str, Any]
+
+    @classmethod
+    def parse(cls, label: str) -> "AgentConfig":
+        """Read `NAME`, or `NAME+KEY=VALUE+…`.
+
+        Raises:
+            SettingsError: Unknown agent, or not of this form.
+        """
+        algo, *pairs = label.split("+")
+        if algo not in AGENTS:
+            known = ", ".join((SCRATCH, *AGENTS))
+            raise SettingsError(f"agent {algo!r} is unknown; choose among {known}")
+        settings = {}
+        for pair in pairs:
+            key, equals, value = pair.partition("=")
+            if not equals or not key:
+                raise SettingsError(f"{label!r}: {pair!r} is not KEY=VALUE; for example a3c+image_weight=2")
+            settings[key.replace("-", "_")] = parse_value(value)
+        return cls(label, algo, settings)
+
+    def given(self, common: Mapping[str, Any]) -> dict[str, Any]:
+        """What to give to `RunSettings.make`: what all agents share, and what is this agent's own."""
+        names = {field.name for field in fields(RunSettings)}
+        own = {key: value for key, value in self.settings.items() if key in names}
+        agent = {key: value for key, value in self.settings.items() if key not in names}
+        return {**common, **own, "algo": self.algo, "agent": agent or None}
+
+
+@dataclass(frozen=True)
+class Arm:
+    """How unlabelled images take part: `none`, `auto`, or `auto+mix=none+steps=9600` with settings of its own.
+
+    Attributes:
+        label: As the user wrote it.
+        settings: Settings of fine-tuning that differ from the other arms'.
+    """
+
+    label: str
+    settings: dict[str, Any]
+
+    @classmethod
+    def parse(cls, label: str) -> "Arm":
+        """Read `none` or `auto`, each with `+KEY=VALUE+…`.
+
+        Raises:
+            SettingsError: Not of this form, or unknown settings.
+        """
+        unlabelled, *pairs = label.split("+")
+        if unlabelled not in OWN:
+            raise SettingsError(f"--unlabelled {label}: an arm is none or auto, such as auto+mix=none")
+        return cls(label, {"unlabelled": unlabelled, **dict(finetune_setting(pair, "--unlabelled") for pair in pairs)})
+
+
+@dataclass(frozen=True)
+class Downstream:
+    """What the U-Nets of an experiment are fine-tuned for, as it was written.
+
+    Attributes:
+        tasks: Such as `segmentation,classification`.
+        labels: Such as `25,100,all`.
+        unlabelled: The arms, such as `none,auto,auto+mix=none`.
+        draws: How often labelled images are drawn, every run being fine-tuned on each draw; 0: run 0 on draw 0, run 1
+            on draw 1, and so on.
+        settings: Settings of fine-tuning that all arms share, such as `steps=400,augment=flips`.
+        sam: Directory of a Segment Anything model, which segments the test images without training; None for none.
+        prompt: How that is prompted.
+    """
+
+    tasks: str
+    labels: str = "25,100,all"
+    unlabelled: str = "none"
+    draws: int = 0
+    settings: str = ""
+    sam: Path | None = None
+    prompt: str = "box"
+
+    @classmethod
+    def asked(cls, tasks: str | None, **given: Any) -> "Downstream | None":
+        """What was asked; None if nothing was (None is not given).
+
+        Raises:
+            SettingsError: It is said how, but not what for.
+        """
+        named = {name: value for name, value in given.items() if value is not None}
+        if tasks is not None:
+            return cls(tasks, **named)
+        if named:
+            flag = next(iter(named)).replace("settings", "finetune")
+            raise SettingsError(f"--{flag} needs --downstream segmentation, or classification, or both")
+        return None
+
+    def __post_init__(self) -> None:
+        names = {"downstream": self.task_names, "labels": list(map(count_name, self.counts))}
+        names["unlabelled"] = [arm.label for arm in self.arms]
+        for flag, written in names.items():
+            once(f"--{flag}", written)
+        if odd := [task for task in self.task_names if task not in TASKS]:
+            raise SettingsError(f"--downstream {odd[0]} is unknown; choose among {', '.join(TASKS)}")
+        if not all(names.values()) or 0 in self.counts:
+            raise SettingsError("--downstream needs a task, --labels a number from 1 or all, and --unlabelled an arm")
+        if self.draws < 0:
+            raise SettingsError(f"--draws {self.draws} must be 1 or more")
+        if self.sam is not None and "segmentation" not in self.task_names:
+            raise SettingsError("--sam segments; add segmentation to --downstream, or leave it out")
+        for arm in self.arms:
+            self.made(arm)
+
+    @cached_property
+    def task_names(self) -> list[str]:
+        """The tasks."""
+        return _parts(self.tasks)
+
+    @cached_property
+    def counts(self) -> list[int | None]:
+        """The numbers of labelled images; None is all."""
+        return [_count(text) for text in _parts(self.labels)]
+
+    @cached_property
+    def arms(self) -> list[Arm]:
+        """The arms."""
+        return [Arm.parse(text) for text in _parts(self.unlabelled)]
+
+    @cached_property
+    def shared(self) -> dict[str, Any]:
+        """Settings of fine-tuning that all arms share."""
+        return dict(finetune_setting(text, "--finetune") for text in _parts(self.settings))
+
+    def given(self, arm: Arm) -> dict[str, Any]:
+        """Settings of fine-tuning in an arm."""
+        return {**self.shared, **arm.settings}
+
+    def made(self, arm: Arm) -> FinetuneSettings:
+        """The same with defaults, from scratch.
+
+        Raises:
+            SettingsError: One is out of range.
+        """
+        return FinetuneSettings.make(Start(SCRATCH, None, None, {}), **self.given(arm))
+
+
+def count_name(count: int | None) -> str:
+    """A number of labels as the user writes it."""
+    return ALL if count is None else str(count)
+
+
+def finetune_setting(text: str, flag: str) -> tuple[str, Any]:
+    """Read a setting of fine-tuning, `KEY=VALUE`.
+
+    Raises:
+        SettingsError: It is misspelt.
+    """
+    key, equals, written = text.partition("=")
+    names = ({field.name for field in fields(Recipe)} | {"transfer", "select", "flips"}) - {"unlabelled"}
+    if not equals or key not in names:
+        raise SettingsError(f"{flag} {text} is not KEY=VALUE with a KEY among {', '.join(sorted(names))}")
+    value, kind = parse_value(written), type(getattr(FinetuneSettings, key))
+    if type(value) is not kind and not (kind is float and type(value) is int):
+        words = {int: "a whole number", float: "a number", bool: "true or false", str: "a name"}
+        raise SettingsError(f"{flag} {text}: {key} must be {words[kind]}")
+    return key, value
+
+
+def parse_value(text: str) -> Any:
+    """A number, true, false or null where the text is one, else the text."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def once(what: str, names: Sequence[str]) -> None:
+    """Refuse what is there twice.
+
+    Raises:
+        SettingsError: Something is.
+    """
+    if doubles := sorted({name for name in names if names.count(name) > 1}):
+        raise SettingsError(f"{what} {doubles[0]} is there twice; name each once")
+
+
+def _parts(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _count(text: str) -> int | None:
+    if text != ALL and not text.isdecimal():
+        raise SettingsError(f"--labels {text} is neither a number nor {ALL}; for example --labels 25,100,{ALL}")
+    return None if text == ALL else int(text)

@@ -1,0 +1,110 @@
+"""A few processes at once, each at work on a trial; none is left behind."""
+
+import csv
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import multiprocessing
+
+from ahm_env import AHMError
+from ahm_env.errors import explain
+from downstream.comparison.trials import Trial
+
+POLL = 0.5  # seconds between two looks at the processes
+
+
+class Pool:
+    """Works on trials in processes of their own, a few at once. Use as a context manager: no process is left behind.
+
+    Args:
+        size: Processes at once.
+        threads: Threads of each.
+        console: Where progress is shown.
+
+    Attributes:
+        failed: Trials that did not come to their end.
+    """
+
+    def __init__(self, size: int, threads: int, console: Console) -> None:
+        self.size, self.threads, self.console = size, threads, console
+        self.failed: list[Trial] = []
+        self._running: dict[Any, Trial] = {}
+
+    def __enter__(self) -> "Pool":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process in self._running:
+            process.terminate()  # saves its state before it ends
+        for process in self._running:
+            process.join()
+
+    def work(self, trials: Sequence[Trial]) -> None:
+        """Bring trials to their end, first ones first; one that fails does not keep the others from running."""
+        context, waiting = multiprocessing.get_context("spawn"), list(trials)
+        columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+        with Progress(*columns, console=self.console, disable=not self.console.is_terminal) as bar:
+            task = bar.add_task("images", total=sum(trial.total for trial in waiting))
+            done = 0
+            while waiting or self._running:
+                while waiting and len(self._running) < self.size:
+                    trial = waiting.pop(0)
+                    process = context.Process(target=run_logged, args=(trial, self.threads))
+                    process.start()
+                    self._running[process] = trial
+                time.sleep(POLL)
+                for process in [one for one in self._running if not one.is_alive()]:
+                    process.join()
+                    trial = self._running.pop(process)
+                    done += trial.total
+                    self._tell(trial, process.exitcode)
+                bar.update(task, completed=done + sum(images_shown(one.path) for one in self._running.values()))
+
+    def _tell(self, trial: Trial, status: int) -> None:
+        if status == 0:
+            self.console.print(f"done    {trial.name:<40} {trial.told}", markup=False)
+        else:
+            self.failed.append(trial)
+            how = signal.Signals(-status).name if status < 0 else f"status {status}"
+            self.console.print(f"failed  {trial.name:<40} {how}: {last_line(trial.path)}", markup=False)
+
+
+def images_shown(path: Path) -> int:
+    """Images that a run has shown so far, by its `metrics.csv`."""
+    try:
+        with (path / "metrics.csv").open(encoding="utf-8", newline="") as file:
+            return int(list(csv.DictReader(file))[-1]["images"])
+    except (OSError, IndexError, KeyError, ValueError, TypeError):
+        return 0
+
+
+def run_logged(trial: Trial, threads: int) -> None:
+    """Work on a trial, what is printed going to a log beside its directory; made for a process, which ends with this.
+
+    The status is not 0 where it does not come to its end; the reason is the log's last line.
+    """
+    torch.set_num_threads(threads)
+    log = trial.path.with_name(f"{trial.path.name}.log")
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("a", encoding="utf-8") as file, redirect_stdout(file), redirect_stderr(file):
+        try:
+            status = trial.work()
+        except (AHMError, OSError) as error:
+            file.write(f"error: {explain(error) if isinstance(error, OSError) else error}\n")
+            status = 2
+    sys.exit(status)
+
+
+def last_line(path: Path) -> str:
+    """The last line of the log beside a run."""
+    log = path.with_name(f"{path.name}.log")
+    lines = log.read_text(encoding="utf-8", errors="replace").split("\n") if log.exists() else []
+    return next((line for line in reversed(lines) if line.strip()), f"see {log}")

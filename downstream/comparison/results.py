@@ -1,0 +1,174 @@
+"""The results of an experiment as one tidy table, `results.csv`: a row is one number of one trial.
+
+A row tells of an image, of a patient (a number of all images together), or, where both are empty, of the whole trial.
+"""
+
+import csv
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from ahm_env import RunError
+from downstream.evaluation.statistics import Scores, Trial
+from downstream.evaluation.tables import write_rows
+
+RESULTS = "results.csv"
+MASKING = "masking"  # the task of a pretraining run: how hard the agent's masks are
+SCRATCH = "scratch"
+
+
+class Row(NamedTuple):
+    """A number of a trial.
+
+    Attributes:
+        agent: Whose masks it was pretrained with; `scratch` for none.
+        run: Number, and seed, of the pretraining; None for none.
+        draw: Number of the draw of labelled images, and seed of the fine-tuning; None for pretraining.
+        task: `masking`, `segmentation` or `classification`.
+        labels: How many labelled images: a number, or `all`; empty for pretraining.
+        arm: How unlabelled images took part; empty for pretraining.
+        image: Name of the image it is of.
+        patient: Number of the patient it is of.
+        metric: What it measures.
+        value: The number.
+    """
+
+    agent: str
+    run: int | None
+    draw: int | None
+    task: str
+    labels: str
+    arm: str
+    image: str
+    patient: str
+    metric: str
+    value: float
+
+
+@dataclass(frozen=True)
+class Group:
+    """The trials of one task with one number of labels, in which arms are compared.
+
+    Attributes:
+        task: `masking`, `segmentation` or `classification`.
+        labels: A number, or `all`; empty for masking.
+        rows: All of their numbers.
+    """
+
+    task: str
+    labels: str
+    rows: tuple[Row, ...]
+
+    @cached_property
+    def arms(self) -> list[tuple[str, str]]:
+        """Agent and arm of all that have a trial, in the order in which they come."""
+        return list(dict.fromkeys((row.agent, row.arm) for row in self.rows))
+
+    @cached_property
+    def metrics(self) -> set[str]:
+        """What was measured of images, patients or trials."""
+        return {row.metric for row in self.rows}
+
+    def scores(self, agent: str, arm: str, metric: str, per: str | None = None) -> Scores:
+        """A metric of the trials of an arm, patient by patient.
+
+        A metric that is told of patients is a mean over patients, else one told of images is a mean over images; one
+        that is told of the trials alone stands for all patients together, as one.
+
+        Args:
+            agent: Name of the agent.
+            arm: The arm.
+            metric: What.
+            per: Another metric, by the mean of which that of the first is divided; None for none.
+
+        Raises:
+            RunError: The trials were not tested on the same images, or lack the metric.
+        """
+        own = [row for row in self.rows if (row.agent, row.arm) == (agent, arm)]
+        found, others = _by_patient(own, metric), _by_patient(own, per or metric)
+        if not found:
+            raise RunError(f"{agent}, {self.task}: no trial has measured {metric}; delete {RESULTS}, and run again")
+        trials, known = tuple(found), [{images for _, images in patients.values()} for patients in found.values()]
+        if odd := [trial for trial, images in zip(trials, known, strict=True) if images != known[0]]:
+            named = zip(("run", "draw"), odd[0], strict=True)
+            raise RunError(
+                f"{agent}, {', '.join(f'{name} {one}' for name, one in named if one is not None)}: was tested on "
+                f"other images than its siblings; delete that trial, and the same command runs it again"
+            )
+        patients = tuple(sorted(known[0]))
+        place = {images: number for number, images in enumerate(patients)}
+        sums, counts = np.zeros((2, len(trials), len(patients)))
+        for row, trial in enumerate(trials):
+            for patient, (total, images) in found[trial].items():
+                sums[row, place[images]] = total
+                counts[row, place[images]] = others[trial][patient][0] if per else len(images)
+        return Scores(trials, patients, sums, counts)
+
+    def mean(self, agent: str, arm: str, metric: str) -> float:
+        """The mean over trials of what is told of whole trials; NaN where one of them lacks it."""
+        own = [row for row in self.rows if (row.agent, row.arm) == (agent, arm) and not (row.image or row.patient)]
+        values = [row.value for row in own if row.metric == metric]
+        complete = len(values) == len({(row.run, row.draw) for row in own})
+        return float(np.mean(values)) if values and complete else float("nan")
+
+
+def _by_patient(rows: Iterable[Row], metric: str) -> dict[Trial, dict[str, tuple[float, tuple[str, ...]]]]:
+    """Of each trial and patient the sum of a metric, and the names of what it was told of."""
+    told = [row for row in rows if row.metric == metric]
+    of_patients, of_images = (
+        [row for row in told if row.patient and bool(row.image) is which] for which in (False, True)
+    )
+    found: dict[Trial, dict[str, tuple[float, tuple[str, ...]]]] = {}
+    for row in of_patients or of_images or told:
+        patients = found.setdefault((row.run, row.draw), {})
+        total, names = patients.get(row.patient, (0.0, ()))
+        patients[row.patient] = total + row.value, (*names, row.image or row.patient)
+    return found
+
+
+def grouped(rows: Iterable[Row]) -> list[Group]:
+    """The groups of an experiment, in the order in which they come."""
+    found: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        found.setdefault((row.task, row.labels), []).append(row)
+    return [Group(task, labels, tuple(some)) for (task, labels), some in found.items()]
+
+
+def write_results(path: Path, rows: Iterable[Row]) -> None:
+    """Write `results.csv`, whole; nothing where there is no row."""
+    written = [
+        {**row._asdict(), "run": _text(row.run), "draw": _text(row.draw), "value": f"{row.value:.6g}"} for row in rows
+    ]
+    if written:
+        write_rows(path, written)
+
+
+def read_results(path: Path) -> list[Row]:
+    """Read `results.csv`.
+
+    Raises:
+        RunError: It is missing or damaged.
+    """
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            reader = csv.DictReader(file)
+            if tuple(reader.fieldnames or ()) != Row._fields:
+                raise ValueError(f"its columns are not {','.join(Row._fields)}")
+            return [
+                Row(agent, _number(run), _number(draw), task, labels, arm, image, patient, metric, float(value))
+                for agent, run, draw, task, labels, arm, image, patient, metric, value in map(dict.values, reader)
+            ]
+    except (OSError, ValueError, TypeError, csv.Error) as error:
+        raise RunError(f"{path}: missing or damaged ({error}); `ahm compare-agents` writes it again") from None
+
+
+def _text(number: int | None) -> str:
+    return "" if number is None else str(number)
+
+
+def _number(text: str) -> int | None:
+    return int(text) if text else None

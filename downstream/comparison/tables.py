@@ -1,0 +1,249 @@
+"""Tables and charts of an experiment, from its results: how hard masks are, and what the U-Nets are good for."""
+
+import csv
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from math import isnan
+from pathlib import Path
+
+import numpy as np
+
+from agents.console import number
+from ahm_env import RunError
+from downstream.comparison.options import AgentConfig
+from downstream.comparison.results import MASKING, SCRATCH, Group, Row, grouped
+from downstream.evaluation.metrics import measure_name
+from downstream.evaluation.statistics import Interval, Scores, holm
+from downstream.reports.load_runs import COLOURS, STYLES
+from downstream.reports.report import Table, Trend
+
+RANDOM = "random"
+SCRATCH_COLOUR = 4
+# Further measures beside the one that is compared, where they were measured
+FURTHER = {
+    "patient_dice": ("dice", "marked_dice", "blank_pixels", "hd95"),
+    "dice": ("iou", "hd95", "sensitivity", "specificity"),
+    "accuracy": ("balanced_accuracy",),
+    "auroc": (),
+}
+# What needs no model: the metric of it, and what it is called
+TRIVIAL = {
+    "patient_dice": ("nothing_patient_dice", "predicting nothing"),
+    "dice": ("nothing_dice", "predicting nothing"),
+    "accuracy": ("majority_accuracy", "the most frequent class"),
+}
+NOTES = (
+    "Means over trials and test images. Intervals, and p: one bootstrap over pretraining runs, draws of the labelled "
+    "images, and patients (images, where no patient has several), the same for both sides of a difference; of AUROC "
+    "over runs and draws alone. Of one run or one draw nothing is known of others: its luck is in no interval. p is "
+    "two-sided, and corrected after Holm within each table.",
+)
+HARDNESS_NOTE = (
+    "Hardness: loss of the hidden patches over that under random masks of the same size, on held-out images and one "
+    "U-Net, which was trained on random masks and judges all. Intervals: bootstrap over runs and patients (images, "
+    "where no patient has several); differences are paired."
+)
+
+
+def tables_of(rows: Iterable[Row], data: str, zero_shot: Sequence[Path] = ()) -> list[Table]:
+    """All tables of an experiment: one of the masks, one for each task, number of labels and compared measure.
+
+    Args:
+        rows: Its results.
+        data: What the images are called.
+        zero_shot: Directories with Segment Anything's scores, one for each prompt that was tried.
+
+    Raises:
+        RunError: Trials were tested on different images.
+    """
+    tables = list[Table]()
+    for group in grouped(rows):
+        if group.task == MASKING:
+            tables.append(hardness_table(group, data))
+        else:
+            tables += [finetuning_table(group, metric, data, zero_shot) for metric in compared(group)]
+    last = {table.notes: number for number, table in enumerate(tables)}  # what is the same below all is said once
+    return [table if last[table.notes] == number else replace(table, notes=()) for number, table in enumerate(tables)]
+
+
+def hardness_table(group: Group, data: str) -> Table:
+    """How hard each agent's masks are."""
+    scores = {agent: group.scores(agent, arm, "loss", per="random_loss") for agent, arm in group.arms}
+    losses = {agent: group.scores(agent, arm, "loss") for agent, arm in group.arms}
+    base = RANDOM if RANDOM in scores else next(iter(scores))
+    headings = (
+        *("agent", "runs", "hardness (95 %)", f"against {base} (95 %)", "loss of hidden patches (95 %)"),
+        *("hidden: lesion – rest", "hardness on its own U-Net", "images/s"),
+    )
+    rows = []
+    for agent, one in scores.items():
+        means = {
+            name: group.mean(agent, "", name)
+            for name in ("lesion_hidden", "background_hidden", "own_hardness", "images_per_second")
+        }
+        lesion, rest, own, speed = means.values()
+        gap = one.minus(scores[base]) if agent != base else None
+        rows.append(
+            (
+                agent,
+                str(len(one.trials)),
+                interval(one.mean),
+                "–" if gap is None else interval(gap.interval, sign=True),
+                interval(losses[agent].mean),
+                "–" if isnan(lesion) else f"{lesion:.0%} – {rest:.0%}",
+                number(own),
+                "–" if isnan(speed) else f"{speed:.0f}",
+            )
+        )
+    odd = unlike(group)
+    about = f"NOT COMPARABLE: the runs differ in {'; '.join(odd)}" if odd else _alike(group)
+    return Table(f"Agents on {data}", headings, tuple(rows), (HARDNESS_NOTE, about))
+
+
+def _alike(group: Group) -> str:
+    counts = sorted({round(row.value) for row in group.rows if row.metric == "images"})
+    return f"Images shown: {', '.join(f'{count:,}' for count in counts)}; the same number of U-Net updates in all runs."
+
+
+def unlike(group: Group) -> list[str]:
+    """In what pretraining runs differ although they must not: images, U-Net updates, the share at the end."""
+    free = {"share", "schedule", "batch_size", "images"}  # whoever compares these says so
+    complaints = []
+    for metric in ("images", "unet_updates", "chosen_share"):
+        values: dict[float, str] = {}
+        for row in group.rows:
+            if row.metric == metric and not free & AgentConfig.parse(row.agent).settings.keys():
+                values.setdefault(row.value, f"{row.agent}-{row.run}")
+        if len(values) > 1:
+            complaints.append(f"{metric}: " + ", ".join(f"{value:g} in {name}" for value, name in values.items()))
+    return complaints
+
+
+def compared(group: Group) -> list[str]:
+    """What arms are compared by, most important first."""
+    if group.task == "classification":
+        return [name for name in ("accuracy", "auroc") if name in group.metrics]
+    return ["patient_dice" if "patient_dice" in group.metrics else "dice"]
+
+
+def finetuning_table(group: Group, metric: str, data: str, zero_shot: Sequence[Path] = ()) -> Table:
+    """How well U-Nets segment or classify after fine-tuning."""
+    scores = {arm: group.scores(*arm, metric) for arm in group.arms}
+    arms = list(dict.fromkeys(arm for _, arm in scores))
+    found = {(one, base): gap for one, base in _contrasts(scores) if (gap := scores[one].minus(scores[base]))}
+    ps = dict(zip(found, holm([gap.p for gap in found.values()]), strict=True))
+    bases = list(dict.fromkeys(_kind(one, base) for one, base in found))
+    further = [name for name in FURTHER[metric] if name in group.metrics]
+    headings = ["pretraining", *(["unlabelled"] if len(arms) > 1 else []), "trials", f"{measure_name(metric)} (95 %)"]
+    headings += [heading for kind in bases for heading in (f"against {kind} (95 %)", "p")]
+    rows = []
+    for (agent, arm), one in scores.items():
+        row = [agent, *([arm] if len(arms) > 1 else []), str(len(one.trials)), interval(one.mean)]
+        gaps = {_kind(ours, base): (ours, base) for ours, base in found if ours == (agent, arm)}
+        for kind in bases:
+            pair = gaps.get(kind)
+            row += ["–", "–"] if pair is None else [interval(found[pair].interval, sign=True), _p(ps[pair])]
+        rows.append((*row, *(number(group.mean(agent, arm, name)) for name in further)))
+    rest = ["–"] * (2 * len(bases) + len(further))
+    blank = ["–"] * (len(arms) > 1)
+    if metric in TRIVIAL and (name := TRIVIAL[metric][0]) in group.metrics:
+        value = float(np.mean([row.value for row in group.rows if row.metric == name]))
+        rows.append((TRIVIAL[metric][1], *blank, "–", number(value), *rest))
+    for path in zero_shot if group.task == "segmentation" else ():
+        if (dice := sam_dice(path)) is not None:
+            rows.append((f"SAM, {path.name.removeprefix('sam-')}, no labels", *blank, "–", interval(dice), *rest))
+    title = f"{group.task.capitalize()} of {data} with {group.labels} labels"
+    headings += [measure_name(name) for name in further]
+    return Table(title if metric != "auroc" else f"{title}: AUROC", tuple(headings), tuple(rows), NOTES)
+
+
+def _contrasts(arms: Iterable[tuple[str, str]]) -> Iterator[tuple[tuple[str, str], tuple[str, str]]]:
+    """Which arm is compared with which: with the first way to use unlabelled images, with scratch, and with random.
+
+    A gain over scratch alone says nothing about masking.
+    """
+    known = list(arms)
+    plain = known[0][1]
+    for agent, arm in known:
+        bases = [(agent, plain)] if arm != plain else []
+        bases += [(base, arm) for base in (SCRATCH, RANDOM) if agent not in (SCRATCH, base)]
+        for base in bases:
+            if base in known:
+                yield (agent, arm), base
+
+
+def _kind(one: tuple[str, str], base: tuple[str, str]) -> str:
+    """What a baseline is called in a heading: the agent, or, of the same agent, the way to use unlabelled images."""
+    return base[0] if one[0] != base[0] else f"unlabelled {base[1]}"
+
+
+def trends_of(rows: Iterable[Row], data: str = "") -> list[Trend]:
+    """How well U-Nets do with more and more labels: one trend for each task and compared measure.
+
+    Args:
+        rows: Results of an experiment.
+        data: What the images are called, where a page shows several sets; empty otherwise.
+    """
+    found: dict[tuple[str, str], list[Group]] = {}
+    for group in grouped(rows):
+        if group.task != MASKING:
+            for metric in compared(group):
+                found.setdefault((group.task, metric), []).append(group)
+    trends = []
+    for (_, metric), groups in found.items():
+        arms = list(dict.fromkeys(arm for group in groups for _, arm in group.arms))
+        counts, lines, styles = dict[int, str](), dict[str, dict[int, Interval]](), dict[str, int]()
+        for group in sorted(groups, key=lambda one: (_labelled(one), one.labels == "all")):
+            count = _labelled(group)
+            counts[count] = f"all ({count:,})" if group.labels == "all" else f"{count:,}"
+            for agent, arm in group.arms:
+                name = agent if len(arms) == 1 else f"{agent}, {arm}"
+                lines.setdefault(name, {})[count] = group.scores(agent, arm, metric).mean
+                if len(arms) > 1:
+                    styles[name] = _style(agent) + COLOURS * arms.index(arm)
+        named = measure_name(metric)
+        title = f"{named[0].upper()}{named[1:]}" + (f", {data}" if data else "")
+        trends.append(Trend(title, counts, lines, styles))
+    return trends
+
+
+def _style(agent: str) -> int:
+    """The solid line of an agent's colour, for its first arm; scratch and random share one where there are no arms."""
+    if agent == SCRATCH:
+        return SCRATCH_COLOUR
+    return next((number % COLOURS for number, name in enumerate(STYLES) if agent.split("+")[0] == name), 0)
+
+
+def _labelled(group: Group) -> int:
+    """How many images are labelled."""
+    return round(next(row.value for row in group.rows if row.metric == "labels"))
+
+
+def sam_dice(directory: Path) -> Interval | None:
+    """Mean Dice of Segment Anything over the test images with its 95 % interval, None where it was not tried.
+
+    Raises:
+        RunError: Its scores are damaged.
+    """
+    path = directory / "scores.csv"
+    if not path.exists():
+        return None
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            dice = {row["image"]: float(row["dice"]) for row in csv.DictReader(file)}
+    except (KeyError, ValueError, TypeError, csv.Error) as error:
+        raise RunError(f"{path}: damaged ({error}); delete it, and `ahm annotate` writes it again") from None
+    values = np.array([list(dice.values())])
+    names = tuple((name,) for name in dice)
+    return Scores(((None, None),), names, values, np.ones_like(values)).mean if dice else None
+
+
+def interval(one: Interval, sign: bool = False) -> str:
+    """A mean with its interval, for people."""
+    form = "+.3f" if sign else ".3f"
+    between = "" if isnan(one.low) else f" ({one.low:{form}} to {one.high:{form}})"
+    return f"{one.mean:{form}}{between}"
+
+
+def _p(value: float) -> str:
+    return "–" if isnan(value) else "<0.001" if value < 0.001 else f"{value:.3f}"

@@ -1,0 +1,260 @@
+"""The trials of an experiment: one agent pretrains, or one U-Net is fine-tuned; each in a directory of its own."""
+
+import csv
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import isnan
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from agents.console import train_agent
+from agents.runs import RunDirectory
+from agents.settings import RunSettings
+from ahm_env import RunError
+from ahm_env.files import write_text
+from downstream.comparison.mask_evaluation import judge_run
+from downstream.comparison.options import AgentConfig, Arm, count_name
+from downstream.comparison.results import MASKING, Row
+from downstream.finetuning.console import finetune
+
+VERDICT = "judgement.json"
+# What is told of each image, and, where patients have several, of each patient
+PER_IMAGE = {"segmentation": "dice", "classification": "accuracy"}
+
+
+class Trial(Protocol):
+    """One directory's work, which goes on where it was stopped."""
+
+    @property
+    def path(self) -> Path:
+        """Its directory."""
+
+    @property
+    def name(self) -> str:
+        """What a person reads for it."""
+
+    @property
+    def total(self) -> int:
+        """Images that it is shown in all."""
+
+    @property
+    def done(self) -> bool:
+        """Whether it is done."""
+
+    @property
+    def told(self) -> str:
+        """What it came to, in a few words."""
+
+    def work(self) -> int:
+        """Do it, or go on with it; the exit status.
+
+        Raises:
+            AHMError: Anything that the user can mend.
+        """
+
+    def rows(self) -> Iterator[Row]:
+        """Its numbers, when it is done.
+
+        Raises:
+            RunError: They are damaged.
+        """
+
+
+@dataclass(frozen=True)
+class PretrainTrial:
+    """One agent pretrains one U-Net; then its masks are judged on the reference U-Net.
+
+    Attributes:
+        agent: The agent.
+        run: Number of the run, and its seed.
+        path: Its directory.
+        given: Settings of its run.
+        reference: The U-Net that judges all agents; None for the run that makes it.
+    """
+
+    agent: AgentConfig
+    run: int
+    path: Path
+    given: dict[str, Any]
+    reference: Path | None
+
+    @property
+    def name(self) -> str:
+        """What a person reads for it."""
+        return self.path.name
+
+    @property
+    def total(self) -> int:
+        """Images that it is shown in all."""
+        return RunSettings.make(**self.given).images
+
+    @property
+    def done(self) -> bool:
+        """Whether the agent has been judged; of the reference, whether its U-Net is there."""
+        return (self.path / "unet.safetensors").exists() if self.reference is None else self.verdict is not None
+
+    @property
+    def verdict(self) -> dict[str, Any] | None:
+        """How its masks were judged, None where they were not."""
+        path = self.path / VERDICT
+        try:
+            return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else None
+        except ValueError:
+            return None  # damaged: judged again
+
+    @property
+    def told(self) -> str:
+        """What it came to, in a few words."""
+        found = self.verdict
+        return "" if found is None else f"hardness {sum(found['losses']) / sum(found['random_losses']):.3f}"
+
+    def work(self) -> int:
+        """Train the agent and judge it, or go on with that; the exit status.
+
+        Raises:
+            AHMError: Anything that the user can mend.
+        """
+        resume = (self.path / "config.json").exists()
+        if status := train_agent({} if resume else self.given, None, self.path, resume):
+            return status
+        if self.reference is None:
+            return 0
+        row = RunDirectory(self.path).last_row()
+        judged = judge_run(self.path, self.reference)
+        verdict = {
+            **{name: row[name] for name in ("images", "unet_updates", "seconds", "hardness", "unet_loss")},
+            "chosen_share": row["chosen_share"],
+            "lesion": judged.judgement.lesion,
+            "background": judged.judgement.background,
+            "shown": list(judged.names),
+            "patients": judged.patients.tolist(),
+            "losses": judged.judgement.losses.tolist(),
+            "random_losses": judged.judgement.random_losses.tolist(),
+        }
+        write_text(self.path / VERDICT, json.dumps(verdict) + "\n")
+        return 0
+
+    def rows(self) -> Iterator[Row]:
+        """The loss of each held-out image under its masks and under random ones, and what is told of the whole run.
+
+        Raises:
+            RunError: They are damaged.
+        """
+        one = self.verdict
+        if one is None:
+            return
+        about = (self.agent.label, self.run, None, MASKING, "", "")
+        try:
+            for image, patient, *losses in zip(
+                one["shown"], one["patients"], one["losses"], one["random_losses"], strict=True
+            ):
+                for metric, value in zip(("loss", "random_loss"), losses, strict=True):
+                    yield Row(*about, image, str(patient), metric, float(value))
+            numbers = {
+                "hardness": float(np.sum(one["losses"]) / np.sum(one["random_losses"])),
+                "own_hardness": one["hardness"],
+                "lesion_hidden": one["lesion"],
+                "background_hidden": one["background"],
+                "images_per_second": one["images"] / max(1e-9, one["seconds"]),
+                **{name: one[name] for name in ("unet_loss", "images", "unet_updates", "chosen_share", "seconds")},
+            }
+        except (KeyError, TypeError, ValueError) as error:
+            raise RunError(f"{self.path / VERDICT}: damaged ({error}); delete it, and run again") from None
+        yield from (Row(*about, "", "", metric, value) for metric, value in numbers.items() if not isnan(value))
+
+
+@dataclass(frozen=True)
+class FinetuneTrial:
+    """One U-Net is fine-tuned for one task, on one draw of labelled images, in one arm.
+
+    Attributes:
+        agent: Whose masks it was pretrained with; `scratch` for none.
+        run: Number of the pretraining run; None for none.
+        draw: Number of the draw, and seed of the fine-tuning.
+        task: `segmentation` or `classification`.
+        labels: How many labelled images; None is all.
+        arm: How unlabelled images take part.
+        start: The run it starts from, or `scratch`.
+        path: Its directory.
+        given: Settings of its run.
+        total: Images that it is shown in all.
+    """
+
+    agent: str
+    run: int | None
+    draw: int
+    task: str
+    labels: int | None
+    arm: Arm
+    start: str
+    path: Path
+    given: dict[str, Any]
+    total: int
+
+    @property
+    def name(self) -> str:
+        """What a person reads for it."""
+        return "/".join(self.path.parts[-3:])
+
+    @property
+    def ready(self) -> bool:
+        """Whether what it starts from is there."""
+        return self.run is None or (Path(self.start) / VERDICT).exists()
+
+    @property
+    def done(self) -> bool:
+        """Whether it is tested."""
+        return (self.path / "test.json").exists()
+
+    @property
+    def told(self) -> str:
+        """What it came to, in a few words."""
+        metric = PER_IMAGE[self.task]
+        found = [row.value for row in self.rows() if row.metric == metric and not (row.image or row.patient)]
+        return f"{metric} {found[0]:.3f}" if found else ""
+
+    def work(self) -> int:
+        """Fine-tune and test, or go on with that; the exit status.
+
+        Raises:
+            AHMError: Anything that the user can mend.
+        """
+        if (self.path / "config.json").exists():
+            return finetune({}, None, None, self.path, resume=True)
+        return finetune(self.given, self.start, None, self.path, resume=False)
+
+    def rows(self) -> Iterator[Row]:
+        """Dice, or whether the class was right, of each test image, Dice of each patient, and all measures as means.
+
+        Raises:
+            RunError: `test.csv` or `test.json` is damaged.
+        """
+        if not self.done:
+            return
+        about = (self.agent, self.run, self.draw, self.task, count_name(self.labels), self.arm.label)
+        metric, path = PER_IMAGE[self.task], self.path / "test.json"
+        try:
+            summary = dict(json.loads(path.read_text(encoding="utf-8")))
+            path = self.path / "test.csv"
+            for row in _table(path):
+                right = float(row["label"] == row["prediction"]) if metric == "accuracy" else float(row[metric])
+                yield Row(*about, row["image"], row["patient"], metric, right)
+            path = self.path / "patients.csv"
+            for row in _table(path) if path.exists() else ():
+                yield Row(*about, "", row["patient"], "patient_dice", float(row["dice"]))
+        except (OSError, KeyError, ValueError, TypeError, csv.Error) as error:
+            raise RunError(f"{path}: missing or damaged ({error}); delete {self.path} and run again") from None
+        for name, value in summary.items():
+            if isinstance(value, int | float) and name != "images":
+                yield Row(*about, "", "", name, float(value))
+
+
+def _table(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    if not rows:
+        raise ValueError("it holds no row")
+    return rows

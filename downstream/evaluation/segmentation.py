@@ -1,0 +1,298 @@
+"""Segmentation: the masks that a model finds in images at their own size, and how good they are."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from functools import cached_property
+from math import isnan, nan
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ahm_env import ImageError, ImageSet
+from ahm_env.images.encoding import save_picture
+from ahm_env.images.loading import originals
+from ahm_env.images.patients import grouped
+from ahm_env.images.source import Sample
+from ahm_env.masks import Ints
+from downstream.evaluation.metrics import Measures, Overlap, SegmentationScores, score_classes
+from downstream.evaluation.pictures import Case, draw_cases
+from downstream.evaluation.tables import write_rows
+from downstream.models.model import Model
+from downstream.models.resizing import to_original, to_square
+
+Mask = npt.NDArray[np.uint8]
+
+BATCH = 8  # images in memory at once: they may be large
+BINARY = (0, 1)  # what an ImageSet makes of masks of two values
+PICTURED = 5  # images of a row of cases.png
+MEASURES = tuple(field.name for field in fields(SegmentationScores))
+
+
+@dataclass(frozen=True)
+class Segmented:
+    """One image with what the model found in it.
+
+    Attributes:
+        sample: The image, its true mask among it.
+        mask: `(H, W)` uint8 numbers of classes: of the model's card, not those that stand in a mask file.
+        probabilities: `(K,)` mean probability of each class over the image.
+    """
+
+    sample: Sample
+    mask: Mask
+    probabilities: npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Score:
+    """How well one image was segmented.
+
+    Attributes:
+        image: Its name.
+        classes: Name of each class but the background to its scores.
+        overlaps: Name of each of them to its pixels.
+    """
+
+    image: str
+    classes: Mapping[str, SegmentationScores]
+    overlaps: Mapping[str, Overlap]
+
+    def mean(self, measure: str) -> float:
+        """Mean of a measure over the classes."""
+        return float(np.mean([getattr(one, measure) for one in self.classes.values()]))
+
+    def row(self) -> dict[str, float]:
+        """The measures: their means over the classes and, where there are several classes, those of each."""
+        row = {name: self.mean(name) for name in MEASURES}
+        if len(self.classes) > 1:
+            for label, scores in self.classes.items():
+                row |= {f"{name} {label}": value for name, value in asdict(scores).items()}
+        return row
+
+
+def segment(model: Model, samples: Iterable[Sample], flips: bool = False) -> Iterator[Segmented]:
+    """Segment images one after the other, in flat memory.
+
+    Args:
+        model: A model of segmentation.
+        samples: Images at their own size.
+        flips: Test-time augmentation.
+
+    Raises:
+        ImageError: An image holds no finite value.
+    """
+    for some in in_batches(samples, BATCH):
+        squares = np.stack([_square(sample, model) for sample in some])
+        for sample, maps in zip(some, model.probabilities(squares, flips), strict=True):
+            height, width = sample.image.shape[:2]
+            wide = to_original(maps, height, width, model.card)
+            yield Segmented(sample, wide.argmax(0).astype(np.uint8), wide.mean((1, 2)))
+
+
+def _square(sample: Sample, model: Model) -> npt.NDArray[np.uint8]:
+    """What the model sees of an image."""
+    try:
+        return to_square(sample.image, model.card)
+    except ImageError as error:
+        raise ImageError(f"{sample.path}: {error}") from None
+
+
+def evaluate(model: Model, images: ImageSet, indices: Ints, flips: bool = False) -> Iterator[tuple[Segmented, Score]]:
+    """Segment labelled images, and compare with their masks at their own size.
+
+    Args:
+        model: A model of segmentation.
+        images: The images.
+        indices: Which of them, ascending.
+        flips: Test-time augmentation.
+
+    Raises:
+        ImageError: There are no masks, or one holds a number that the model does not know.
+    """
+    card = model.card
+    for found in segment(model, originals(images, indices), flips):
+        truth = class_numbers(found.sample, card.values)
+        scores = score_classes(truth, found.mask, range(1, len(card.values)))
+        yield (
+            found,
+            Score(
+                found.sample.name,
+                {card.classes[number]: one for number, one in scores.items()},
+                {card.classes[number]: Overlap.of(truth == number, found.mask == number) for number in scores},
+            ),
+        )
+
+
+def together(scores: Iterable[Score]) -> dict[str, float]:
+    """Dice of each class in some images as if they were one: of all slices of a volume, that in 3-D."""
+    found = [one.overlaps for one in scores]
+    return {label: sum((one[label] for one in found), Overlap(0, 0, 0)).dice for label in found[0]}
+
+
+def class_numbers(sample: Sample, values: tuple[int, ...]) -> Mask:
+    """The true mask of an image as numbers of classes `(H, W)`.
+
+    Raises:
+        ImageError: There is no mask, or it holds a number that no class has.
+    """
+    if sample.mask is None:
+        raise ImageError(f"{sample.path}: has no mask to compare with; put one in masks/, with the stem of its image")
+    table = np.full(256, 255, np.uint8)
+    table[list(values)] = np.arange(len(values))
+    if values == BINARY:
+        table[255] = 1  # as most programs store a mask of two values
+    numbers = table[sample.mask]
+    if (numbers == 255).any():
+        odd = int(sample.mask[numbers == 255][0])
+        known = ", ".join(map(str, values))
+        raise ImageError(
+            f"{sample.path}: its mask holds {odd}, but the model knows {known}; renumber the mask's classes"
+        )
+    return numbers
+
+
+def in_batches(samples: Iterable[Sample], size: int) -> Iterator[list[Sample]]:
+    """Cut a stream into lists of up to `size`."""
+    batch: list[Sample] = []
+    for sample in samples:
+        batch.append(sample)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+@dataclass(frozen=True)
+class SegmentationAssessment:
+    """How well a model segments a set of images.
+
+    Attributes:
+        scores: Of every image.
+        model: What was assessed.
+        images: The images.
+        indices: Which of them.
+        flips: Whether mirror images counted.
+    """
+
+    scores: tuple[Score, ...]
+    model: Model
+    images: ImageSet
+    indices: Ints
+    flips: bool
+
+    @cached_property
+    def patients(self) -> list[Ints]:
+        """Positions of each patient's images, by first appearance."""
+        return grouped(self.images.patients(self.indices))
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """Every measure of all images; None where one is not defined."""
+        found = self.measures()(np.arange(len(self.scores)))
+        return {name: None if isnan(value) else value for name, value in found.items()}
+
+    def measures(self) -> Callable[[Ints], Measures]:
+        """A function that gives the means of all measures over some of the images, chosen by position.
+
+        Where a patient has several images, `patient_dice` comes first: of all pixels of the patient, mean over
+        patients. What predicting nothing would have is given beside both; where nothing is marked in some images, Dice
+        is given of the others as well, and of those the mean number of pixels that were wrongly found.
+        """
+        rows = [one.row() for one in self.scores]
+        table = np.array([list(row.values()) for row in rows])
+        found = self.of_patients(self.patients)
+        whole, share = np.empty((len(rows), len(found[0]))), np.empty(len(rows))
+        absent = np.array([[not one.found + one.missed for one in score.overlaps.values()] for score in self.scores])
+        wrong = np.array([sum(one.wrong for one in score.overlaps.values()) for score in self.scores])
+        absent_whole, blank = np.empty_like(absent), np.asarray(absent.all(1))
+        dices = table[:, list(rows[0]).index("dice")]
+        for positions, dice in zip(self.patients, found, strict=True):
+            whole[positions], share[positions] = list(dice.values()), 1 / len(positions)
+            absent_whole[positions] = absent[positions].all(0)
+
+        def measure(chosen: Ints) -> Measures:
+            means = dict(zip(rows[0], table[chosen].mean(0).tolist(), strict=True))
+            means["nothing_dice"] = float(absent[chosen].mean())
+            if blank.any() and not blank.all():
+                means["marked_dice"] = _mean(dices[chosen][~blank[chosen]])
+                means["blank_pixels"] = _mean(wrong[chosen][blank[chosen]])
+            if len(self.patients) == len(rows):
+                return means
+            means["nothing_patient_dice"] = float(np.average(absent_whole[chosen].mean(1), weights=share[chosen]))
+            of_classes = np.average(whole[chosen], axis=0, weights=share[chosen])
+            each = {f"patient_dice {label}": float(dice) for label, dice in zip(found[0], of_classes, strict=True)}
+            return {"patient_dice": float(of_classes.mean()), **(each if len(each) > 1 else {}), **means}
+
+        return measure
+
+    def of_patients(self, patients: Sequence[Ints]) -> list[dict[str, float]]:
+        """Dice of each patient and class, all images taken together; `patients` are positions of their images."""
+        return [together(self.scores[position] for position in positions) for positions in patients]
+
+    @cached_property
+    def cases(self) -> tuple[tuple[str, tuple[Case, ...]], ...]:
+        """Rows of the picture, best, median and worst; these few images are segmented again."""
+        order = np.argsort([-score.mean("dice") for score in self.scores], kind="stable")
+        count = min(PICTURED, max(1, len(order) // 3))  # of few images, none is shown twice
+        middle = (len(order) - count) // 2
+        rows = {"best": order[:count], "median": order[middle : middle + count], "worst": order[-count:]}
+        shown = np.unique(np.concatenate(list(rows.values())))
+        again = evaluate(self.model, self.images, self.indices[shown], self.flips)
+        found = dict(zip(shown.tolist(), again, strict=True))
+
+        def case(position: int) -> Case:
+            segmented, score = found[position]
+            truth = class_numbers(segmented.sample, self.model.card.values)
+            return Case(f"{score.image}   Dice {score.mean('dice'):.3f}", segmented.sample.image, truth, segmented.mask)
+
+        return tuple((heading, tuple(case(int(one)) for one in some)) for heading, some in rows.items())
+
+    @property
+    def picture(self) -> npt.NDArray[np.uint8]:
+        """The cases, drawn: `(h, w, 3)`."""
+        return draw_cases(self.cases, tuple(self.scores[0].classes))
+
+    def write(self, directory: Path) -> None:
+        """Write `test.csv`, a row an image, `patients.csv`, where a patient has several, and `cases.png`."""
+        rows = [
+            {"image": one.image, "patient": patient} | {name: f"{value:.6g}" for name, value in one.row().items()}
+            for one, patient in zip(self.scores, self.images.patients(self.indices), strict=True)
+        ]
+        write_rows(directory / "test.csv", rows)
+        if len(self.patients) < len(self.scores):
+            write_rows(directory / "patients.csv", self._rows_of_patients())
+        save_picture(directory / "cases.png", self.picture)
+
+    def _rows_of_patients(self) -> list[dict[str, object]]:
+        """Each patient's number, as in `test.csv`, how many images, the first of them, and Dice, of classes too."""
+        numbers, rows = self.images.patients(self.indices), list[dict[str, object]]()
+        for positions, dice in zip(self.patients, self.of_patients(self.patients), strict=True):
+            first = positions[0]
+            about = {"patient": numbers[first], "images": len(positions), "first_image": self.scores[first].image}
+            each = {f"dice {label}": f"{value:.6g}" for label, value in dice.items()} if len(dice) > 1 else {}
+            rows.append({**about, "dice": f"{np.mean(list(dice.values())):.6g}", **each})
+        return rows
+
+
+def _mean(values: npt.NDArray[Any]) -> float:
+    """Their mean; NaN of none."""
+    return float(values.mean()) if values.size else nan
+
+
+def assess_segmenter(model: Model, images: ImageSet, indices: Ints, flips: bool = False) -> SegmentationAssessment:
+    """Segment labelled images at their own size, and compare: `evaluate` for all of them.
+
+    Args:
+        model: A model of segmentation.
+        images: The images.
+        indices: Which of them, ascending; at least one.
+        flips: Test-time augmentation.
+
+    Raises:
+        ImageError: There are no masks, or one holds a number that the model does not know.
+    """
+    scores = tuple(score for _, score in evaluate(model, images, indices, flips))
+    return SegmentationAssessment(scores, model, images, indices, flips)

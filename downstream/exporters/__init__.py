@@ -1,0 +1,1 @@
+"""Fine-tuned models for other software."""

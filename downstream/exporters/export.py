@@ -1,0 +1,275 @@
+"""Trained networks for other programs: ONNX for any runtime, and state dicts for milesial/Pytorch-UNet.
+
+Mirror images (`--tta`) are no part of what is exported.
+"""
+
+import json
+import logging
+import warnings
+from dataclasses import asdict
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ahm_env import CheckpointError, SettingsError, Standardisation, UNet
+from ahm_env.console import make_console
+from ahm_env.files import atomic, first_line
+from downstream.exporters.fold_normalization import fold, fold_differences
+from downstream.models.model import MODEL_FILE, Model, Start
+
+FORMATS = {"onnx": ".onnx", "pytorch-unet": ".pth"}  # and how their files end
+TOLERANCE = 1e-4
+PUBLISHED_WIDTH = 64  # of Pytorch-UNet, which has no other
+_PACKAGES = ("onnx", "onnxruntime", "onnxscript")
+
+
+class WholeModel(nn.Module):
+    """A model from pixels to probabilities, standardisation included.
+
+    Args:
+        model: On the CPU.
+    """
+
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(self, model: Model) -> None:
+        super().__init__()
+        self.network = model.network
+        mean, deviation = Standardisation(model.card.mean, model.card.deviation).tensors(model.device)
+        self.register_buffer("mean", mean)
+        self.register_buffer("deviation", deviation)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map `(B, C, S, S)` float32 in 0..255 to probabilities, `(B, K, S, S)` or `(B, K)`."""
+        return self.network((images - self.mean) / self.deviation).softmax(1)  # type: ignore[no-any-return]
+
+
+def export_onnx(model: Model, out: Path) -> float:
+    """Write a fine-tuned model as one ONNX file, after onnxruntime has shown that it computes the same.
+
+    Input `images`: `(B, C, S, S)` float32 in 0..255, any B. Output `probabilities`: `(B, K, S, S)` of segmentation,
+    `(B, K)` of classification. The card is JSON under the key `card` of the file's metadata.
+
+    Args:
+        model: On the CPU.
+        out: File to write.
+
+    Returns:
+        The largest difference from PyTorch's probabilities, on random images in batches of 1 and 3.
+
+    Raises:
+        SettingsError: A package is not installed.
+        CheckpointError: It cannot be written as ONNX, or computes something else; no file is written.
+    """
+    try:
+        for name in _PACKAGES:
+            import_module(name)
+    except ImportError as error:
+        raise SettingsError(
+            f"--format onnx needs the packages {', '.join(_PACKAGES)} ({first_line(error)}): "
+            f"pip install 'ahm-env[onnx]'"
+        ) from None
+    try:
+        content = _trace(model)
+        with atomic(out) as temporary:
+            temporary.write_bytes(content)
+            difference = _onnx_difference(model, temporary)
+            _check(difference, out, "onnxruntime", f"update {', '.join(_PACKAGES)}")
+    except (CheckpointError, OSError):
+        raise
+    except Exception as error:  # each of these packages has errors of its own
+        raise CheckpointError(
+            f"{out}: cannot be made ({first_line(error)}); the versions of torch, {', '.join(_PACKAGES)} may not go "
+            f"together: update them"
+        ) from error
+    return difference
+
+
+def export_pytorch_unet(
+    unet: UNet, standardisation: Standardisation, mask_values: tuple[int, ...] | None, image_size: int, out: Path
+) -> tuple[float, float]:
+    """Write a U-Net as a `.pth` state dict for Pytorch-UNet, standardisation folded in; see `fold`.
+
+    Args:
+        unet: Of width 64 with norm batch, as Pytorch-UNet's; on the CPU.
+        standardisation: Of its images.
+        mask_values: What stands for each class in a mask; None if the U-Net reconstructs images.
+        image_size: S, for the check on random images.
+        out: File to write.
+
+    Returns:
+        The largest difference of the outputs (probabilities, or pixels in 0..1) where images are padded with their
+        mean, as this project does, and the largest where they are padded with black, as Pytorch-UNet does.
+
+    Raises:
+        SettingsError: Another width or norm.
+        CheckpointError: The file computes something else; no file is written.
+    """
+    if unet.width != PUBLISHED_WIDTH or unet.norm != "batch":
+        other = "" if mask_values is None else ", or export this one with --format onnx"
+        raise SettingsError(
+            f"--format pytorch-unet needs a U-Net of width {PUBLISHED_WIDTH} with norm batch, but this one has width "
+            f"{unet.width} with norm {unet.norm}; train one with --width {PUBLISHED_WIDTH} --norm batch{other}"
+        )
+    reconstructs = mask_values is None
+    tensors = fold(unet.state_dict(), standardisation, reconstructs)
+    with atomic(out) as temporary:
+        # Pytorch-UNet's train.py and predict.py take mask_values out before they load the rest
+        values = list(range(unet.n_classes) if mask_values is None else mask_values)
+        torch.save({**tensors, "mask_values": values}, temporary)
+        folded = UNet(unet.n_channels, unet.n_classes, unet.width, unet.norm, unet.bilinear).eval()
+        written = torch.load(temporary, weights_only=True)
+        del written["mask_values"]
+        folded.load_state_dict(written)
+        images = torch.from_numpy(_random_images(2, unet.n_channels, image_size)).float()
+        inside, border = fold_differences(unet, folded, standardisation, images, reconstructs)
+        _check(inside, out, "the exported U-Net", "fine-tune it again: its weights may not be finite")
+    return inside, border
+
+
+def export(source: Path, form: str, out: Path) -> int:
+    """Export a network, and say how exact the file is and how to use it.
+
+    Args:
+        source: What `ahm finetune` wrote; for `pytorch-unet` also what `ahm train-agent` wrote, whose U-Net others can
+            then fine-tune in their own code.
+        form: `onnx` or `pytorch-unet`.
+        out: File to write.
+
+    Returns:
+        The exit status, 0.
+
+    Raises:
+        AHMError: Anything that the user can mend.
+    """
+    if form not in FORMATS:
+        raise SettingsError(f"--format {form!r} is unknown; choose {' or '.join(FORMATS)}")
+    if out.suffix.lower() != FORMATS[form] or out.is_dir():  # else a slip overwrites a model or an image
+        raise SettingsError(
+            f"--out {out} must be a file that ends in {FORMATS[form]}; for example model{FORMATS[form]}"
+        )
+    if source.is_dir() and not (source / MODEL_FILE).is_file() and (source / "unet.safetensors").is_file():
+        lines = _export_pretrained(source, form, out)
+    else:
+        lines = _export_model(Model.load(source), form, out)
+    console = make_console()
+    for line in (f"{out}: {out.stat().st_size / 1e6:,.1f} MB", *lines):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    return 0
+
+
+def _export_model(model: Model, form: str, out: Path) -> list[str]:
+    card = model.card
+    images = f"(B, {card.channels}, {card.image_size}, {card.image_size})"
+    if form == "onnx":
+        difference = export_onnx(model, out)
+        return [
+            f"largest difference from PyTorch's probabilities: {difference:.1e}",
+            f"Use it with images {images} float32 in 0..255:",
+            f"  session = onnxruntime.InferenceSession({str(out)!r})",
+            '  card = json.loads(session.get_modelmeta().custom_metadata_map["card"])',
+            '  probabilities = session.run(None, {"images": images})[0]',
+        ]
+    if not isinstance(model.network, UNet):
+        raise SettingsError(
+            "--format pytorch-unet is for segmentation, but this model classifies; export it with --format onnx"
+        )
+    unet, standardisation = model.network, Standardisation(card.mean, card.deviation)
+    differences = export_pytorch_unet(unet, standardisation, card.values, card.image_size, out)
+    grey = ["  (with UNet(n_channels=1, …) in predict.py: this model's images are grey)"] if card.channels == 1 else []
+    bilinear = " --bilinear" if card.bilinear else ""
+    return [
+        *_tell(differences, "probabilities"),
+        f"Use it in Pytorch-UNet, on images of {card.image_size} x {card.image_size} pixels:",
+        f"  python predict.py --model {out} --classes {unet.n_classes}{bilinear} --scale 1 --input IMAGE --output MASK",
+        *grey,
+    ]
+
+
+def _export_pretrained(run: Path, form: str, out: Path) -> list[str]:
+    if form == "onnx":
+        raise SettingsError(
+            f"{run}: a pretrained U-Net reconstructs images and finds nothing in them; fine-tune it with `ahm finetune "
+            f"--from {run}` and export that, or export this one with --format pytorch-unet"
+        )
+    start = Start.find(str(run))
+    if start.unet is None or start.standardisation is None:
+        raise CheckpointError(
+            f"{run}: its U-Net comes without the mean and deviation of its images; use a run that `ahm` wrote"
+        )
+    unet = start.unet
+    differences = export_pytorch_unet(unet, start.standardisation, None, start.run["image_size"], out)
+    return [
+        *_tell(differences, "pixels in 0..1"),
+        f"Fine-tune it, images in 0..1, from net = UNet(n_channels={unet.n_channels}, n_classes=…, "
+        f"bilinear={unet.bilinear}), all but its last layer:",
+        f"  weights = torch.load({str(out)!r}, weights_only=True)",
+        '  for name in ("mask_values", "outc.conv.weight", "outc.conv.bias"): del weights[name]',
+        "  net.load_state_dict(weights, strict=False)",
+    ]
+
+
+def _tell(differences: tuple[float, float], of: str) -> list[str]:
+    inside, border = differences
+    return [
+        f"largest difference of {of} on random images: {inside:.1e}, and {border:.1e} with Pytorch-UNet's padding "
+        f"(black at the border, not the images' mean)"
+    ]
+
+
+def _trace(model: Model) -> bytes:
+    """The model as ONNX; without what the exporter tells about this machine's files."""
+    card = model.card
+    example = torch.zeros(2, card.channels, card.image_size, card.image_size)
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)  # it warns that torchvision is missing, which is not needed
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # PyTorch's about its own code
+            program = torch.onnx.export(
+                WholeModel(model).eval(),
+                (example,),
+                input_names=["images"],
+                output_names=["probabilities"],
+                dynamic_shapes=({0: "batch"},),
+                dynamo=True,
+                verbose=False,
+            )
+    finally:
+        logger.setLevel(level)
+    assert program is not None
+    proto: Any = program.model_proto
+    graph = proto.graph
+    for part in (graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
+        del part.metadata_props[:]  # stack traces, with the paths of source files
+    proto.metadata_props.add(key="card", value=json.dumps(asdict(card)))
+    return bytes(proto.SerializeToString())
+
+
+def _onnx_difference(model: Model, path: Path) -> float:
+    onnxruntime: Any = import_module("onnxruntime")
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    differences = []
+    for count in (1, 3):
+        images = _random_images(count, model.card.channels, model.card.image_size)
+        found = session.run(["probabilities"], {"images": images.astype(np.float32)})[0]
+        differences.append(np.abs(found - model.probabilities(images)).max())
+    return float(np.max(differences))
+
+
+def _random_images(count: int, channels: int, size: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    return np.random.default_rng(count).integers(0, 256, (count, channels, size, size), dtype=np.uint8)
+
+
+def _check(difference: float, out: Path, what: str, remedy: str) -> None:
+    if not difference <= TOLERANCE:  # NaN is not, either
+        raise CheckpointError(
+            f"{out}: not written, since {what} differs from PyTorch's model by {difference:.1e}, and {TOLERANCE:.0e} "
+            f"is allowed; {remedy}"
+        )

@@ -1,0 +1,1 @@
+"""Learning from few labelled images, and from many without labels."""

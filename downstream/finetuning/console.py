@@ -1,0 +1,196 @@
+"""What a person sees of fine-tuning and evaluation: progress, a table at the end, and what to do next."""
+
+import signal
+from collections.abc import Mapping
+from dataclasses import replace
+from math import isnan
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from agents.console import agree, begin, load, number
+from agents.directory import Row, free_directory
+from ahm_env import AHMError, ImageSet, RunError
+from ahm_env.console import make_console, tell_bad_masks
+from ahm_env.devices import tell_precision
+from ahm_env.images.loading import find_source
+from downstream.evaluation.cropping import Cropped, load_segmenter
+from downstream.evaluation.metrics import measure_name
+from downstream.finetuning.labelled import only_labelled
+from downstream.finetuning.mean_teacher import OWN
+from downstream.finetuning.run import MIXING_FILE, FinetuneDirectory, Finetuning
+from downstream.finetuning.settings import PRESETS, FinetuneSettings
+from downstream.models.model import MODEL_FILE, Start
+
+LINES = 4  # rows of metrics.csv between two lines, outside a terminal
+
+
+class FinetuneDisplay:
+    """Shows how fine-tuning goes. Use as a context manager."""
+
+    def __init__(self, console: Console, total: int, seen: int) -> None:
+        self._console, self._total, self._rows = console, total, 0
+        columns = TextColumn("fine-tuning"), BarColumn(), MofNCompleteColumn()
+        loss = TextColumn("loss {task.fields[loss]}{task.fields[confident]}")
+        self._bar = Progress(*columns, loss, TimeRemainingColumn(), console=console, disable=not console.is_terminal)
+        self._task: TaskID = self._bar.add_task("", total=total, completed=seen, loss="–", confident="")
+
+    def __enter__(self) -> "FinetuneDisplay":
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def on_update(self, images: int, loss: float) -> None:
+        """Move the bar."""
+        self._bar.update(self._task, completed=images, loss=f"{loss:.3f}")
+
+    def on_warning(self, text: str) -> None:
+        """Print a warning."""
+        self._console.print(f"[yellow]warning:[/] {escape(text)}")
+
+    def on_row(self, row: Row) -> None:
+        """Show how much the teacher is sure of; print a line now and then, where there is no bar."""
+        self._rows += 1
+        confident = "" if isnan(row["confident"]) else f"  confident {row['confident']:.0%}"
+        self._bar.update(self._task, confident=confident)
+        if not self._console.is_terminal and self._rows % LINES == 0:
+            selection = "" if isnan(row["selection"]) else f"  selection {number(row['selection'])}"
+            self._console.print(
+                f"{int(row['images']):>9,} of {self._total:,} images  {row['images_per_second']:.0f} images/s  "
+                f"loss {row['loss']:.3f}{confident}{selection}"
+            )
+
+
+def finetune(
+    given: Mapping[str, Any],
+    start: str | None,
+    preset: str | None,
+    out: Path | None,
+    resume: bool,
+) -> int:
+    """Fine-tune a model on labelled images and test it, or go on with that.
+
+    Args:
+        given: Settings that the user named; None is not named.
+        start: `scratch`, a run directory, or a file of weights.
+        preset: Name of a preset.
+        out: The run directory; by default a new one under `runs`.
+        resume: Go on with the run in `out`.
+
+    Returns:
+        The exit status: 0, or 128 + the signal that ended it.
+
+    Raises:
+        AHMError: Anything that the user can mend.
+    """
+    console = make_console()
+    if out is None and resume:
+        raise RunError("--resume needs --out RUN, the directory of the run to go on with")
+    directory = FinetuneDirectory(Path(out or "."))
+    before = directory.settings() if resume else None
+    found = Start.find(before.start if before is not None else start or "scratch")
+    settings = None if resume else FinetuneSettings.make(found, preset, **given).on_this_machine()
+    if out is None and settings is not None:
+        directory = FinetuneDirectory(free_directory(Path("runs"), settings.task))
+    named = {key: value for key, value in given.items() if value is not None}
+    settings = agree(directory, settings, {**PRESETS.get(preset or "", {}), **named, "start": start})
+    images = load_for(settings, settings.data, console)
+    whole, images = images, only_labelled(settings, images)
+    tell_bad_masks(console, images.skipped - whole.skipped)
+    others = None
+    if settings.unlabelled not in OWN:
+        others = load_for(replace(settings, channels=images.channels), settings.unlabelled, console)
+    with directory:
+        begins = begin(directory, settings, images, others)
+        try:
+            run = Finetuning(settings, images, directory, found, others)
+        except AHMError:
+            if begins:  # a run that cannot begin leaves its place free
+                (directory.path / "config.json").unlink()
+            raise
+        if run.finished:
+            console.print(f"{directory.path} is finished. There is nothing left to do.", markup=False)
+            return 0
+        _announce(run, console)
+        with FinetuneDisplay(console, settings.steps * settings.batch_size, run.seen) as display:
+            result = run.run(display)
+    if result is None:
+        assert run.interruption.signal is not None
+        name = signal.Signals(run.interruption.signal).name
+        console.print(
+            f"Stopped by {name} after {run.trainer.step:,} of {settings.steps:,} steps; all is saved. Go on with"
+        )
+        console.print(f"  ahm finetune --resume --out {directory.path}", markup=False)
+        return 128 + run.interruption.signal
+    _conclude(run, result, console)
+    return 0
+
+
+def load_for(settings: FinetuneSettings, data: str, console: Console) -> ImageSet:
+    """Images of a source as fine-tuning sees them, cut to the lesion where that is asked for."""
+    settings = replace(settings, data=data)
+    if settings.crop_with is None:
+        return load(settings, console)
+    segmenter = load_segmenter(Path(settings.crop_with), settings.device)
+    source = find_source(data, settings.pixels)
+    return load(settings, console, Cropped(source, segmenter, data))
+
+
+def _announce(run: Finetuning, console: Console) -> None:
+    settings, split = run.settings, run.split
+    start = settings.weights or settings.start
+    aside = f", {len(split.select):,} to select by" if split.select.size else ""
+    console.print(
+        f"{settings.task} from {escape(start)}, {escape(settings.data)}: {len(split.learn):,} labelled images "
+        f"to learn from{aside}, {len(split.test):,} to test on; {settings.steps:,} steps of {settings.batch_size}; "
+        f"{run.model.device}, {tell_precision(settings.precision, run.model.device)}"
+    )
+    if not split.test.size:
+        what = "mask" if settings.task == "segmentation" else "label"
+        console.print(
+            f"[yellow]warning:[/] no test or val split with {what}s: nothing will be tested; "
+            f"`ahm data split {escape(settings.data)}` draws splits"
+        )
+    if (teacher := run.trainer.teacher) is not None:
+        console.print(
+            f"{len(teacher.unlabelled.indices):,} unlabelled images of {escape(teacher.unlabelled.images.source)} join "
+            f"after {settings.joins_after:,} steps; mixed: {settings.mix if teacher.mixes else 'none'}, "
+            f"strong changes: {teacher.strong}"
+        )
+    elif run.trainer.gave_up is not None:
+        console.print("Unlabelled images take no part any more: they did harm.")
+    elif settings.unlabelled != "none":
+        console.print("Unlabelled images take no part: fewer of them than labelled ones remain.")
+    if run.trainer.step:
+        console.print(f"Going on after {run.trainer.step:,} steps.")
+
+
+def _conclude(run: Finetuning, result: Mapping[str, Any], console: Console) -> None:
+    """The result, and what to do next."""
+    path, task = run.directory.path, run.settings.task
+    table = Table(title="Result", show_header=False)
+    where = f"{result['images']:,} images of the {result['split']} split" if result["split"] else "nothing"
+    table.add_row("tested on", where)
+    table.add_row("labelled images", f"{result['labels']:,}")
+    table.add_row("unlabelled images", f"{result['unlabelled']:,}")
+    for name, value in result.items():
+        if isinstance(value, float):
+            table.add_row(escape(measure_name(name)), number(value))
+    console.print(table)
+    picture = "cases.png" if task == "segmentation" else "confusion.png"
+    if result["split"]:
+        console.print(f"picture      {path / picture}", markup=False)
+        console.print(f"each image   {path / 'test.csv'}", markup=False)
+    if run.joined is not None:
+        console.print(f"teacher      {path / MIXING_FILE}", markup=False)
+    console.print(f"model        {path / MODEL_FILE}", markup=False)
+    console.print(f"Next: ahm predict --from {path} YOUR_IMAGES --out predictions", markup=False)

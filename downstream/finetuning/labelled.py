@@ -1,0 +1,185 @@
+"""Which images do what: which count as labelled, which take part without labels, and which are tested on."""
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+
+from ahm_env import ImageError, ImageSet, SettingsError
+from ahm_env.images.loading import annotated
+from ahm_env.images.patients import fair_order, first_patients, round_robin
+from ahm_env.images.source import class_order
+from ahm_env.masks import Ints
+from downstream.evaluation.tested import find_tested, usable
+from downstream.finetuning.mean_teacher import Unlabelled
+from downstream.finetuning.settings import FinetuneSettings
+
+
+@dataclass(frozen=True)
+class Split:
+    """Which images do what.
+
+    Attributes:
+        learn: Learned from.
+        select: The best state is selected by these; empty where the last one is kept.
+        test: Tested on, once, at the end; empty where neither split has a mask or label.
+        test_name: `test`, or `val` where no image of the test split has a mask or label.
+    """
+
+    learn: Ints
+    select: Ints
+    test: Ints
+    test_name: str
+
+    @classmethod
+    def make(cls, settings: FinetuneSettings, images: ImageSet) -> "Split":
+        """Split the images of a set.
+
+        Raises:
+            SettingsError: Fewer labelled images than asked for.
+            ImageError: There are no masks or labels.
+        """
+        labelled = draw_labelled(settings, images)
+        select = labelled[:0]
+        if settings.select:
+            patients = images.patients(labelled)
+            order = fair_order(images.labels(labelled), patients, settings.seed)
+            select = labelled[first_patients(patients, order, round(settings.select * len(labelled)))]
+            if not 0 < len(select) < len(labelled):
+                raise SettingsError(
+                    f"--select {settings.select} of {len(labelled)} images leaves none; ask for more labels"
+                )
+        name, test = find_tested(settings.task, images)
+        return cls(np.setdiff1d(labelled, select), np.sort(select), test, name)
+
+
+def choose_labelled(images: ImageSet, indices: Ints, count: int | None, seed: int, stratified: bool = False) -> Ints:
+    """The images that count as labelled: `count` of `indices`, or all; the smaller choice lies within the larger.
+
+    No mask and no class is looked at: who labels images chooses them before knowing what is on them.
+
+    Args:
+        images: The set.
+        indices: Images that have what it takes.
+        count: How many; None is all.
+        seed: Decides.
+        stratified: Look at the classes after all, so that each has its share: for comparisons of methods only.
+
+    Raises:
+        SettingsError: There are fewer images than asked for.
+    """
+    if count is None:
+        return indices
+    if count > len(indices):
+        raise SettingsError(
+            f"--labels {count}: {images.source} has {len(indices)} labelled images to train on; ask for fewer, or all"
+        )
+    classes = images.labels(indices) if stratified else None
+    return np.sort(indices[round_robin(images.patients(indices), seed, classes)[:count]])
+
+
+def choose_unlabelled(
+    settings: FinetuneSettings, images: ImageSet, split: Split, others: ImageSet | None
+) -> Unlabelled | None:
+    """The images that take part without labels; None where there are none, or too few to be worth it.
+
+    Of another set these are its train split. An image that is tested on is never among them, whatever its name: the
+    pixels decide.
+
+    Raises:
+        SettingsError: A source was named that has no such image, or is not given.
+    """
+    if settings.unlabelled == "none":
+        return None
+    labelled = np.concatenate([split.learn, split.select])
+    source = images if settings.unlabelled == "auto" else others
+    if source is None:
+        raise SettingsError(f"--unlabelled {settings.unlabelled}: the images of that source are not given")
+    candidates = source.split("train")
+    candidates = np.setdiff1d(candidates, labelled) if source is images else candidates
+    tested = {_digest(images, index) for index in split.test.tolist()}
+    rest = np.array([index for index in candidates.tolist() if _digest(source, index) not in tested], np.int64)
+    if source is images:
+        return Unlabelled(images, rest) if len(rest) >= len(labelled) else None
+    if not rest.size:
+        raise SettingsError(
+            f"--unlabelled {settings.unlabelled}: none of its images is for training and not tested on; give another"
+        )
+    return Unlabelled(source, rest)
+
+
+def _digest(images: ImageSet, index: int) -> bytes:
+    return hashlib.blake2b(images.images(index).tobytes(), digest_size=16).digest()
+
+
+def draw_labelled(settings: FinetuneSettings, images: ImageSet) -> Ints:
+    """The images of the train split that count as labelled: where others are not known any more, those that are.
+
+    Raises:
+        SettingsError: Fewer than asked for.
+        ImageError: None has a mask or label.
+    """
+    train = usable(settings.task, images, images.split("train"))
+    if not train.size:
+        what = "mask" if settings.task == "segmentation" else "label"
+        raise ImageError(f"{images.source}: no image of its train split has a {what}; check with `ahm data check`")
+    if images.is_annotated:
+        return train
+    return choose_labelled(images, train, settings.labels, settings.seed, settings.stratified)
+
+
+def only_labelled(settings: FinetuneSettings, images: ImageSet) -> ImageSet:
+    """The set as a run of fine-tuning may know it: masks and labels of the labelled and the tested images, no others.
+
+    Args:
+        settings: Of the run.
+        images: The set; if its masks have not been read, those of no other image are opened.
+
+    Raises:
+        SettingsError: Fewer labelled images than asked for.
+        ImageError: A mask cannot be used, or an image to test on is of a class of which none is labelled.
+    """
+    if images.is_annotated:
+        return images
+    labelled = draw_labelled(settings, images)
+    tested = find_tested(settings.task, images)[1]
+    classes = None
+    if settings.task == "classification":
+        classes = settings.class_names or class_names(images, labelled)
+    segments = settings.task == "segmentation"
+    return annotated(images, np.union1d(labelled, tested), classes, masks=segments, skip_bad=settings.skip_bad)
+
+
+def class_names(images: ImageSet, indices: Ints) -> tuple[str, ...]:
+    """Names of the classes of these images, in order."""
+    return class_order({images.classes[number] for number in images.labels(indices).tolist() if number >= 0})
+
+
+def check_values(images: ImageSet, tested: Ints, values: tuple[int, ...]) -> None:
+    """The masks to test on must hold known numbers only, which is better said before learning than after.
+
+    Raises:
+        ImageError: One holds another number.
+    """
+    for index in tested:
+        if odd := [number for number in images.mask_values(index) if number not in values]:
+            known = ", ".join(map(str, values))
+            raise ImageError(
+                f"{images.source}: the mask of {images.names[index]}, to test on, holds {odd[0]}, but those to learn "
+                f"from hold {known}; label more images, or renumber its classes"
+            )
+
+
+def check_classes(images: ImageSet, labelled: Ints, classes: tuple[str, ...]) -> None:
+    """Every class must have a labelled image.
+
+    Raises:
+        SettingsError: One has none.
+    """
+    present = set(images.labels(labelled).tolist())
+    missing = [name for number, name in enumerate(classes) if number not in present]
+    if missing:
+        raise SettingsError(
+            f"{images.source}: no image of class {', '.join(missing)} among the {len(labelled)} to learn from; ask for "
+            f"more --labels, or take the class out of labels.csv"
+        )

@@ -1,0 +1,219 @@
+"""The unlabelled images' part in fine-tuning: a mean teacher labels them, and the student learns its labels.
+
+The teacher is the running mean of the student's weights and buffers (Tarvainen, Valpola, NeurIPS 2017). It sees an
+image turned and mirrored; the student sees the same pixels recoloured, and parts of two images mixed, and learns the
+teacher's labels where the teacher is confident (FixMatch, Sohn et al., NeurIPS 2020; CutMix for segmentation, French et
+al., BMVC 2020).
+
+    labelled x, y          loss(student(x), y)
+    unlabelled a, b        p_a, p_b = teacher(a), teacher(b)
+                           u = recolour(M ? b : a),  p = M ? p_b : p_a
+                           loss(student(u), argmax p) on the pixels with max p >= confidence
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ahm_env import ImageSet, SettingsError
+from ahm_env.masks import Ints
+from downstream.finetuning.augmentation import STRONG, Augmentation, strong_kind
+from downstream.finetuning.losses import classification_loss, segmentation_loss
+from downstream.finetuning.mixing import MIXES, mixing_masks
+from downstream.models.model import Model
+
+OWN = ("none", "auto")  # not another source
+WATCHED_STEPS = 200  # for so long the teacher's foreground may lie outside
+FOREGROUND = (0.2, 5.0)  # times the foreground of the labelled images
+FORGOTTEN = 2.0  # times its loss on clean labelled images at the start, and
+FORGOTTEN_LOSS = 0.05  # more: twice nearly nothing is nothing
+_KEY = 2  # of the random numbers here, beside those of the labelled images
+
+
+@dataclass(frozen=True)
+class UnlabelledSettings:
+    """How the unlabelled images take part."""
+
+    unlabelled: str = "none"
+    """Images that take part without labels: auto (the train split but for the labelled ones), none, or a source."""
+    join: float = 0.4
+    """Share of the steps after which they take part: until then the teacher learns from the labelled images alone."""
+    unlabelled_batch: int = 8
+    """Unlabelled images a step that are learned from; where they are mixed, each is made of two."""
+    mix: str = "box"
+    """Parts of two unlabelled images that make one: box, patches, or none."""
+    strong: str = "auto"
+    """Strong changes of colour: colour, for photographs, grey, or auto, by the images."""
+    confidence: float = 0.9
+    """Probability from which the teacher's label of a pixel, or an image, counts."""
+    unlabelled_weight: float = 1.0
+    """Weight of their loss, beside 1 of the labelled images'."""
+    ramp: int = 300
+    """Steps over which that weight rises from 0."""
+    teacher_tta: bool = False
+    """The teacher averages over an image and its three mirror images."""
+
+    def __post_init__(self) -> None:
+        for name, value, known in (("mix", self.mix, MIXES), ("strong", self.strong, ("auto", *STRONG))):
+            if value not in known:
+                raise SettingsError(f"--{name} {value} is unknown; choose one of {', '.join(known)}")
+        if not 0 <= self.join < 1:
+            raise SettingsError(f"--join {self.join} must be a share of the steps, from 0 to below 1")
+        if self.unlabelled_batch < 1 or self.ramp < 0:
+            raise SettingsError("--unlabelled-batch must be 1 or more, and --ramp 0 or more")
+        if not 0 <= self.confidence < 1:
+            raise SettingsError(f"--confidence {self.confidence} must be a probability, from 0 to below 1")
+        if not 0 < self.unlabelled_weight < math.inf:
+            raise SettingsError(f"--unlabelled-weight {self.unlabelled_weight} must be a positive number")
+
+
+@dataclass(frozen=True)
+class Unlabelled:
+    """Unlabelled images: which, and of which set."""
+
+    images: ImageSet
+    indices: Ints
+
+
+@dataclass(frozen=True)
+class MixedBatch:
+    """What the student learns from unlabelled images in one step.
+
+    Attributes:
+        pixels: `(B, C, S, S)` float32 in 0..255, mixed and recoloured.
+        labels: The teacher's: `(B, S, S)` class numbers, of classification `(B,)`.
+        confident: Where it is sure of them, bool of the same shape.
+        foreground: Share of the pixels that the teacher takes for a class other than the background.
+    """
+
+    pixels: Tensor
+    labels: Tensor
+    confident: Tensor
+    foreground: float
+
+
+class MeanTeacher:
+    """Labels unlabelled images with the running mean of a model's weights.
+
+    Args:
+        model: The student; the teacher is the same network with other weights.
+        average: Those weights, and the buffers: always the newest.
+        unlabelled: The images.
+        settings: How they take part.
+        seed: Of their order, turns, colours and mixing masks.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        average: Mapping[str, Tensor],
+        unlabelled: Unlabelled,
+        settings: UnlabelledSettings,
+        seed: int,
+    ) -> None:
+        self.model, self.average, self.unlabelled, self.settings, self.seed = model, average, unlabelled, settings, seed
+        self._segments = model.card.task == "segmentation"
+        self._turn = Augmentation("shape")
+        strong = strong_kind(settings.strong, unlabelled.images, unlabelled.indices)
+        self._recolour = Augmentation("recolour", strong)
+
+    @property
+    def strong(self) -> str:
+        """Which strong changes of colour are made."""
+        return self._recolour.strong
+
+    @property
+    def mixes(self) -> bool:
+        """Whether parts of two images make one: the class of such an image would not be known."""
+        return self._segments and self.settings.mix != "none"
+
+    def batch(self, step: int, weights: Mapping[str, Tensor] | None = None) -> MixedBatch:
+        """The mixed images of a step, counted from the one at which they joined.
+
+        Args:
+            step: From 0.
+            weights: The teacher's; by default the newest.
+        """
+        count, images = self.settings.unlabelled_batch, self.unlabelled.images
+        shown = 2 * count if self.mixes else count
+        chosen = epoch_batch(self.unlabelled.indices, step, shown, (self.seed, _KEY, _KEY))
+        seeds = np.random.default_rng((self.seed, step, _KEY)).integers(2**31, size=2).tolist()
+        pixels = torch.from_numpy(images.images(chosen)).float()
+        empty = torch.zeros(len(pixels), *pixels.shape[-2:], dtype=torch.long)
+        seen, _ = self._turn(pixels, empty, seeds[0])
+        found = self.model.predict(seen, self.settings.teacher_tta, weights or self.average)
+        if self.mixes:
+            masks = mixing_masks(self.settings.mix, count, images.image_size, (self.seed, step, _KEY, 1))
+            seen = torch.where(masks, seen[count:], seen[:count])
+            there = masks.to(found.device)
+            mixed = torch.where(there, found[count:], found[:count])
+        else:
+            mixed = found
+        sure, labels = mixed.max(1)
+        recoloured, _ = self._recolour(seen, empty[:count], seeds[1])
+        foreground = float((found.argmax(1) > 0).float().mean())
+        return MixedBatch(recoloured, labels, sure >= self.settings.confidence, foreground)
+
+    def loss(self, logits: Tensor, batch: MixedBatch) -> Tensor:
+        """How far the student is from the teacher's confident labels."""
+        loss = segmentation_loss if self._segments else classification_loss
+        return loss(logits, batch.labels, batch.confident)
+
+    def weight(self, step: int) -> float:
+        """Weight of that loss at a step, counted from the one at which they joined."""
+        return self.settings.unlabelled_weight * min(1.0, (step + 1) / max(1, self.settings.ramp))
+
+
+@dataclass
+class SafetyNet:
+    """Notices a teacher that has gone astray: one that finds far too much or too little, or forgets what is labelled.
+
+    Attributes:
+        foreground: Share of the foreground in the labelled images; None where there is no such thing.
+        loss: The teacher's loss on clean labelled images when the unlabelled ones joined.
+        outside: Steps for which the teacher's foreground has lain outside, without a break.
+    """
+
+    foreground: float | None
+    loss: float
+    outside: int = 0
+
+    def after_step(self, found: float) -> str | None:
+        """Look at the teacher's foreground share in the unlabelled images: why not to go on, None if all is well."""
+        if self.foreground is None:
+            return None
+        low, high = (limit * self.foreground for limit in FOREGROUND)
+        self.outside = 0 if low <= found <= high else self.outside + 1
+        if self.outside < WATCHED_STEPS:
+            return None
+        return (
+            f"the teacher marks {found:.1%} of the unlabelled images, but {self.foreground:.1%} of the labelled ones "
+            f"are marked"
+        )
+
+    def after_test(self, loss: float) -> str | None:
+        """Look at the teacher's loss on clean labelled images: why not to go on, None if all is well."""
+        if loss <= FORGOTTEN * self.loss + FORGOTTEN_LOSS:
+            return None
+        return f"the teacher's loss on the labelled images rose from {self.loss:.3f} to {loss:.3f}"
+
+
+def epoch_batch(indices: Ints, step: int, size: int, key: tuple[int, ...]) -> Ints:
+    """The images of a step: epochs in random order, one running into the next.
+
+    Args:
+        indices: All of them.
+        step: From 0.
+        size: Of a step.
+        key: Decides.
+    """
+    count = len(indices)
+    places = np.arange(step * size, (step + 1) * size)
+    epochs = {
+        int(epoch): np.random.default_rng((*key, int(epoch))).permutation(count) for epoch in np.unique(places // count)
+    }
+    return indices[[epochs[int(place // count)][place % count] for place in places]]

@@ -1,0 +1,334 @@
+"""The run of fine-tuning: labelled images in, a tested model out, and everything saved on the way."""
+
+import json
+import time
+from math import ceil, isnan, nan
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from torch import Tensor
+
+from agents.directory import Checkpoint, Directory, Interruption, Row
+from ahm_env import ImageError, ImageSet
+from ahm_env.files import write_text
+from ahm_env.images.encoding import save_picture
+from downstream.evaluation.classification import assess_classifier
+from downstream.evaluation.cropping import SEGMENTER_FILE, load_segmenter
+from downstream.evaluation.segmentation import assess_segmenter
+from downstream.finetuning.labelled import Split, check_classes, check_values, choose_unlabelled, only_labelled
+from downstream.finetuning.mixing_picture import draw_mixing
+from downstream.finetuning.settings import FinetuneSettings
+from downstream.finetuning.training import Trainer
+from downstream.models.model import MODEL_FILE, Card, Model, Start
+from downstream.models.vgg import IMAGENET_DEVIATION, IMAGENET_MEAN, VGG16
+
+COLUMNS = (
+    "images",
+    "seconds",
+    "images_per_second",
+    "loss",
+    "learning_rate",
+    "selection",
+    "unlabelled_loss",
+    "confident",
+)
+ROWS = 20
+PATIENCE = 6  # rows, all of them worse than the best, after which a run with --select stops
+CHECKPOINT_SECONDS = 60.0
+MIXING_FILE = "mixing.png"
+
+
+class FinetuneDirectory(Directory[FinetuneSettings]):
+    """A run of fine-tuning on disk. Use as a context manager."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, FinetuneSettings, COLUMNS, ("images",))
+
+
+class Observer(Protocol):
+    """Who is told how it goes."""
+
+    def on_update(self, images: int, loss: float) -> None:
+        """After every step."""
+
+    def on_row(self, row: Row) -> None:
+        """After every row of `metrics.csv`."""
+
+    def on_warning(self, text: str) -> None:
+        """Something that the user should know, while the run goes on."""
+
+
+class Finetuning:
+    """One run of fine-tuning from its start, or from its last checkpoint, to its end.
+
+    Args:
+        settings: What to compute.
+        images: The images.
+        directory: The run directory, held by this process.
+        start: The pretrained weights.
+        unlabelled: Another set, whose train split takes part without labels, where the settings name a source.
+
+    Raises:
+        AHMError: Settings, images and start do not go together.
+    """
+
+    def __init__(
+        self,
+        settings: FinetuneSettings,
+        images: ImageSet,
+        directory: FinetuneDirectory,
+        start: Start,
+        unlabelled: ImageSet | None = None,
+    ) -> None:
+        images = only_labelled(settings, images)
+        self.settings, self.images, self.directory = settings, images, directory
+        self._assess = assess_segmenter if settings.task == "segmentation" else assess_classifier
+        self.split = Split.make(settings, images)
+        card = make_card(settings, images, self.split, start)
+        self.model = Model.create(card, settings.seed, settings.device, settings.precision)
+        if settings.weights is not None and isinstance(self.model.network, VGG16):
+            self.model.network.load_published(Path(settings.weights))
+        start.transfer(self.model, settings.transfer == "encoder")
+        if settings.task == "classification":
+            check_classes(images, self.split.learn, self.model.card.classes)
+        elif self.split.test.size:
+            check_values(images, self.split.test, self.model.card.values)
+        self.unlabelled = choose_unlabelled(settings, images, self.split, unlabelled)
+        self.trainer = Trainer(self.model, images, self.split.learn, settings, settings.seed, self.unlabelled)
+        self.interruption = Interruption()
+        self.seconds, self._row_start = 0.0, (0, 0.0)
+        self._sums: dict[str, tuple[float, int]] = {}
+        self._best: tuple[float, dict[str, Tensor]] = (-1.0, {})
+        self._at_join = self._best, self._sums  # what to come back to
+        self._restore()
+
+    @property
+    def seen(self) -> int:
+        """Images shown so far."""
+        return self.trainer.step * self.settings.batch_size
+
+    @property
+    def learned(self) -> bool:
+        """Whether there is nothing left to learn: all steps are done, or selection has stopped the run."""
+        if self.trainer.step >= self.settings.steps:
+            return True
+        values = [row["selection"] for row in self.directory.rows]
+        return bool(self.settings.select and len(values) > PATIENCE and max(values[-PATIENCE:]) < max(values))
+
+    @property
+    def joined(self) -> int | None:
+        """The step at which the unlabelled images joined, None where they did not, or were sent away again."""
+        return self.trainer.joined
+
+    @property
+    def finished(self) -> bool:
+        """Whether all is learned, tested and written."""
+        return (self.directory.path / "test.json").exists()
+
+    def run(self, observer: Observer) -> dict[str, Any] | None:
+        """Learn to the end, or until interrupted, then test; the state is saved either way.
+
+        Returns:
+            What `test.json` holds, None if the run was interrupted.
+
+        Raises:
+            TrainingError: The loss is not finite; the last checkpoint stays as it is.
+        """
+        began, before, saved = time.monotonic(), self.seconds, time.monotonic()
+        gap = max(1, ceil(self.settings.steps / ROWS))
+        with self.interruption.watch():
+            while not self.learned and self.interruption.signal is None:
+                step, loss = self.trainer.step, self._learn(observer)
+                self.seconds = before + time.monotonic() - began
+                observer.on_update(self.seen, loss)
+                if self.trainer.step <= step:  # gone back: all is saved
+                    saved = time.monotonic()
+                elif self.trainer.step % gap == 0 or self.trainer.step == self.settings.steps:
+                    observer.on_row(self._record())
+                    saved = time.monotonic()
+                elif time.monotonic() - saved > CHECKPOINT_SECONDS:
+                    self._checkpoint()
+                    saved = time.monotonic()
+            if self.interruption.signal is not None:
+                self._checkpoint()
+                return None
+        self._keep()
+        self.model.save(self.directory.path / MODEL_FILE)
+        self._draw_mixing()
+        if self.settings.crop_with is not None:  # who has this directory needs nothing else
+            load_segmenter(Path(self.settings.crop_with)).save(self.directory.path / SEGMENTER_FILE)
+        return self._test()
+
+    def _learn(self, observer: Observer) -> float:
+        """One step, and what it adds to the sums of a row."""
+        trainer, before = self.trainer, self.trainer.joined
+        known, loss = (self._best, dict(self._sums)), trainer.learn()
+        if before is None and trainer.joined is not None:
+            self._at_join = known
+        if trainer.joined is None and before is not None:
+            self._go_back(observer)
+            return loss
+        told = {"loss": loss, "unlabelled_loss": trainer.unlabelled_loss, "confident": trainer.confident}
+        for name, value in told.items():
+            if not isnan(value):
+                total, count = self._sums.get(name, (0.0, 0))
+                self._sums[name] = total + value, count + 1
+        return loss
+
+    def _go_back(self, observer: Observer) -> None:
+        """Take back what was learned with the unlabelled images; the run goes on from where they joined."""
+        observer.on_warning(
+            f"the unlabelled images do harm: {self.trainer.gave_up}; the run goes back to step {self.trainer.step:,}, "
+            f"and on with the labelled images alone"
+        )
+        rows = [row for row in self.directory.rows if row["images"] <= self.seen]
+        self.directory.restore(rows, self.seen)
+        self._best, self._sums = self._at_join[0], dict(self._at_join[1])
+        self._row_start = (int(rows[-1]["images"]) if rows else 0, self.seconds)
+        self._checkpoint()
+
+    def _mean(self, name: str) -> float:
+        total, count = self._sums.get(name, (0.0, 0))
+        return total / count if count else nan
+
+    def _record(self) -> Row:
+        images, seconds = self._row_start
+        row = {
+            "images": float(self.seen),
+            "seconds": self.seconds,
+            "images_per_second": (self.seen - images) / max(1e-9, self.seconds - seconds),
+            "loss": self._mean("loss"),
+            "learning_rate": self.trainer.learning_rate,
+            "selection": self._select(),
+            "unlabelled_loss": self._mean("unlabelled_loss"),
+            "confident": self._mean("confident"),
+        }
+        self._sums, self._row_start = {}, (self.seen, self.seconds)
+        self.directory.add(row)
+        self._checkpoint()
+        return row
+
+    def _select(self) -> float:
+        """How good the state is on the images set aside for that, NaN where there are none; the best is kept."""
+        if not self.split.select.size:
+            return nan
+        candidate = Model.create(self.model.card, 0, self.model.device, self.model.precision)
+        candidate.network.load_state_dict(self.trainer.result())
+        summary = self._assess(candidate, self.images, self.split.select).summary
+        value = float(summary["dice" if self.settings.task == "segmentation" else "balanced_accuracy"])
+        if value > self._best[0]:
+            self._best = value, {name: one.clone() for name, one in candidate.network.state_dict().items()}
+        return value
+
+    def _keep(self) -> None:
+        """Give the model the weights that are kept: the best of those selected, else the mean or last ones."""
+        self.model.network.load_state_dict(self._best[1] or self.trainer.result())
+
+    def _draw_mixing(self) -> None:
+        """What the student was shown, with the teacher's labels of when the unlabelled images joined and of now."""
+        trainer = self.trainer
+        if trainer.teacher is None or trainer.joined is None:
+            return
+        last, rows = max(trainer.joined, trainer.step - 1), {}
+        for step, weights in ((trainer.joined, trainer.average_at_join()), (last, trainer.average)):
+            rows[f"step {step + 1:,}"] = trainer.teacher.batch(step - trainer.joined, weights)
+        save_picture(self.directory.path / MIXING_FILE, draw_mixing(rows, self.model.card.classes))
+
+    def _test(self) -> dict[str, Any]:
+        """Test once, and write every file that tells about it."""
+        path, summary = self.directory.path, dict[str, Any]()
+        if self.split.test.size:
+            tested = self._assess(self.model, self.images, self.split.test, self.settings.flips)
+            tested.write(path)
+            summary = tested.summary
+        about = {
+            "task": self.settings.task,
+            "split": self.split.test_name if self.split.test.size else None,
+            "images": len(self.split.test),
+            "labels": len(self.split.learn) + len(self.split.select),
+            "unlabelled": len(self.unlabelled.indices) if self.joined is not None and self.unlabelled else 0,
+            **summary,
+        }
+        write_text(path / "test.json", json.dumps(about, indent=2) + "\n")
+        return about
+
+    def _checkpoint(self) -> None:
+        tensors = {f"trainer/{name}": one for name, one in self.trainer.state().items()}
+        tensors |= {f"best/{name}": one for name, one in self._best[1].items()}
+        tensors |= {f"best_at_join/{name}": one for name, one in self._at_join[0][1].items()}
+        about = {
+            "trainer": self.trainer.progress(),
+            "seconds": self.seconds,
+            "sums": self._sums,
+            "row_start": self._row_start,
+            "best": self._best[0],
+            "best_at_join": self._at_join[0][0],
+            "sums_at_join": self._at_join[1],
+        }
+        self.directory.save(Checkpoint(self.seen, tensors, about))
+
+    def _restore(self) -> None:
+        checkpoint = self.directory.latest()
+        if checkpoint is None:
+            self.directory.restore([], 0)
+            return
+        about = checkpoint.about
+        self.trainer.restore(checkpoint.part("trainer"), about["trainer"])
+        self.seconds, self._best = about["seconds"], (about["best"], checkpoint.part("best"))
+        self._sums, sums_at_join = (
+            {name: (total, count) for name, (total, count) in about[key].items()} for key in ("sums", "sums_at_join")
+        )
+        self._at_join = (about["best_at_join"], checkpoint.part("best_at_join")), sums_at_join
+        self._row_start = (about["row_start"][0], about["row_start"][1])
+        self.directory.restore(about["rows"], self.seen)
+
+
+def make_card(settings: FinetuneSettings, images: ImageSet, split: Split, start: Start) -> Card:
+    """What the model of a run is; its classes are those of the labelled images, or those that were named.
+
+    Raises:
+        ImageError: Masks or labels have one class only, or a mask holds a number that was not named.
+    """
+    train = images.split("train")
+    if settings.task == "segmentation":
+        found = images.mask_values(np.union1d(split.learn, split.select))
+        named = settings.class_names
+        numbers = set(found) if named is None else set(map(int, named))
+        if set(found) <= {0, 1} and numbers == {0, 255}:  # as most programs store masks of two values
+            numbers = {0, 1}
+        values = tuple(sorted({0, *numbers}))
+        if odd := sorted(set(found) - set(values)):
+            raise ImageError(f"{images.source}: a mask to learn from holds {odd[0]}, which --classes does not name")
+        names = ("background", "foreground") if values == (0, 1) else ("background", *map(str, values[1:]))
+    else:
+        values, names = (), images.classes
+    if len(names) < 2:
+        what = "its masks are all background" if values else "it has labels of fewer than two classes"
+        raise ImageError(f"{images.source}: {what}; nothing can be learned from that")
+    mean: tuple[float, ...]
+    deviation: tuple[float, ...]
+    if settings.model == "vgg16":
+        mean, deviation = IMAGENET_MEAN, IMAGENET_DEVIATION
+    elif start.standardisation is not None:
+        mean, deviation = start.standardisation.mean, start.standardisation.deviation
+    else:
+        mean, deviation = (tuple(numbers.tolist()) for numbers in images.standardisation(train))
+    is_unet = settings.model == "unet"
+    return Card(
+        task=settings.task,
+        model=settings.model,
+        classes=tuple(names),
+        values=values,
+        image_size=images.image_size,
+        channels=images.channels,
+        fit=settings.fit,
+        mean=mean,
+        deviation=deviation,
+        width=settings.width if is_unet else 0,
+        norm=settings.norm if is_unet else "",
+        bilinear=start.unet.bilinear if start.unet is not None else False,
+        cropped=settings.crop_with is not None,
+        window=settings.window,
+        axis=settings.axis,
+    )

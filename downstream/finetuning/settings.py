@@ -1,0 +1,128 @@
+"""Everything that decides what fine-tuning computes, with defaults and presets."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from agents.settings import ImageSettings
+from ahm_env import SettingsError
+from ahm_env.reconstruction import SMALLEST_IMAGE
+from downstream.finetuning.training import Recipe
+from downstream.models.model import MODELS, TASKS, Start
+
+TRANSFERS = ("all", "encoder")
+PRESETS: dict[str, dict[str, Any]] = {
+    # The recipe of the published reproduction; the number of its epochs is not known.
+    "paper": {
+        "learning_rate": 3e-4,
+        "schedule": "steps",
+        "batch_size": 4,
+        "augment": "none",
+        "average": 0.0,
+        "unlabelled": "none",
+    },
+}
+# What a start decides, and how a run and a fine-tuned model call it.
+_FROM_RUN = ("image_size", "width", "norm", "channels", "fit", "window", "axis")
+
+
+@dataclass(frozen=True)
+class FinetuneSettings(Recipe, ImageSettings):
+    """Settings of fine-tuning; the same settings and images give the same weights, bit for bit, on the CPU."""
+
+    task: str = "segmentation"
+    """segmentation or classification."""
+    start: str = "scratch"
+    """scratch, a run directory, or a file of U-Net weights."""
+    model: str = "unet"
+    """unet, or, for classification, vgg16."""
+    labels: int | None = None
+    """How many images of the train split count as labelled; None is all."""
+    classes: str | None = None
+    """Names of the classes, separated by commas, of segmentation their numbers in masks; None: what is labelled."""
+    stratified: bool = False
+    """Each class has its share of the labelled images: for comparisons of methods, which may look at classes."""
+    width: int = 16
+    """Channels of the U-Net's first level."""
+    norm: str = "batch"
+    """Normalisation in the U-Net: batch or group."""
+    transfer: str = "encoder"
+    """What is taken from the pretrained U-Net: all but its last layer, or its encoder."""
+    select: float = 0.0
+    """Share of the labelled images by which the best state is selected; 0: the last state is kept."""
+    weights: str | None = None
+    """File of VGG16's published weights."""
+    crop_with: str | None = None
+    """Directory of a fine-tuned segmenter: classify the lesion that it finds."""
+    flips: bool = False
+    """Test-time augmentation: average over mirror images."""
+    seed: int = 0
+    """Of weights, labelled images, order and augmentation."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _ = self.pixels
+        for name, value, known in (
+            ("task", self.task, TASKS),
+            ("model", self.model, MODELS),
+            ("transfer", self.transfer, TRANSFERS),
+        ):
+            if value not in known:
+                raise SettingsError(f"--{name} {value} is unknown; choose {' or '.join(known)}")
+        if self.model == "unet" and self.image_size < SMALLEST_IMAGE:
+            raise SettingsError(f"--image-size {self.image_size} is too small for a U-Net; use 16 or more")
+        if self.model == "unet" and self.norm == "batch" and self.batch_size == 1 and self.image_size < 32:
+            raise SettingsError("--batch-size 1 below --image-size 32 has no batch to normalise by; use --norm group")
+        if self.labels is not None and self.labels < 1:
+            raise SettingsError(f"--labels {self.labels} must be 1 or more, or all")
+        names = self.class_names or ()
+        if len(set(names)) < len(names) or "" in names or (names and len(names) < 2):
+            raise SettingsError(f"--classes {self.classes} must name two or more, each once: a,b")
+        if self.task == "segmentation" and not all(name.isdecimal() and int(name) < 256 for name in names):
+            raise SettingsError(f"--classes {self.classes}: of segmentation these are numbers in masks, such as 0,1,2")
+        if self.seed < 0:
+            raise SettingsError(f"--seed {self.seed} must not be negative")
+        if not 0 <= self.select < 1:
+            raise SettingsError(f"--select {self.select} must be a share from 0 to below 1; for example 0.2")
+        if self.model == "vgg16" and (self.task != "classification" or self.start != "scratch"):
+            raise SettingsError("--model vgg16 classifies, and takes its weights by --weights FILE, not by --from")
+        if self.model == "vgg16" and (self.channels == 1 or self.image_size < 32):
+            raise SettingsError("--model vgg16 needs --channels 3 and --image-size 32 or more")
+        if self.weights is not None and self.model != "vgg16":
+            raise SettingsError("--weights is for --model vgg16; a pretrained U-Net is given by --from")
+        if self.crop_with is not None and self.task != "classification":
+            raise SettingsError("--crop-with is for --task classification")
+
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """The classes that were named; None if none were."""
+        return None if self.classes is None else tuple(name.strip() for name in self.classes.split(","))
+
+    @classmethod
+    def make(cls, start: Start, preset: str | None = None, **given: Any) -> "FinetuneSettings":
+        """Defaults, overridden by the start's run, by a preset, and by what is given (None is not given).
+
+        Raises:
+            SettingsError: Unknown preset, a value out of range, or one that does not fit the start.
+        """
+        if preset is not None and preset not in PRESETS:
+            raise SettingsError(f"--preset {preset} is unknown; choose one of {', '.join(PRESETS)}")
+        chosen = {key: value for key, value in given.items() if value is not None}
+        fixed = _of_start(start)
+        for name, value in fixed.items():
+            if name in chosen and chosen[name] != value:
+                flag = name.replace("_", "-")
+                raise SettingsError(
+                    f"--{flag} {chosen[name]}: {start.name} was pretrained with {value}; leave --{flag} out"
+                )
+        if chosen.get("model") == "vgg16":
+            chosen.setdefault("channels", 3)
+        return cls(**{**fixed, **PRESETS.get(preset or "", {}), **chosen, "start": start.name})
+
+
+def _of_start(start: Start) -> Mapping[str, Any]:
+    """Settings that the pretrained U-Net has decided."""
+    if start.unet is None:
+        return {}
+    run = {name: start.run[name] for name in _FROM_RUN if name in start.run}
+    return {**run, "width": start.unet.width, "norm": start.unet.norm, "channels": start.unet.n_channels}

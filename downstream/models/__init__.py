@@ -1,0 +1,1 @@
+"""Networks and what must be known to use them."""

@@ -1,0 +1,303 @@
+"""What fine-tuning makes: a network with a description of its images and classes, in one file that anyone can load."""
+
+from collections.abc import Mapping
+from dataclasses import MISSING, asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from ahm_env import CheckpointError, SettingsError, Standardisation, UNet
+from ahm_env.devices import find_device, find_precision
+from ahm_env.files import first_line, load_tensors, save_tensors
+from ahm_env.images.pixels import PixelSettings
+from ahm_env.masks import as_tensor
+from ahm_env.reconstruction import load_unet
+from ahm_env.unet import initialise
+from downstream.models.vgg import VGG16
+
+TASKS = ("segmentation", "classification")
+MODELS = ("unet", "vgg16")
+MODEL_FILE = "model.safetensors"
+ENCODER = ("inc", "down1", "down2", "down3", "down4")
+DEEP = ENCODER[2:]
+_FLIPS: tuple[tuple[int, ...], ...] = ((), (3,), (2,), (2, 3))
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a model is, stored beside its weights.
+
+    Attributes:
+        task: `segmentation` or `classification`.
+        model: `unet` or `vgg16`.
+        classes: Names of the classes; of segmentation the first is the background.
+        values: Of segmentation, the number that stands for each class in a mask; else empty.
+        image_size: S; images are resized to S x S pixels.
+        channels: 1 or 3.
+        fit: How images become square: `stretch` or `pad`.
+        window: Of DICOM and NIfTI images: which intensities are shown; None is the file's own.
+        axis: Of NIfTI volumes: across which axis they are cut.
+        mean: Of each channel, in 0..255 units, by which images are standardised.
+        deviation: Likewise.
+        width: Channels of the U-Net's first level; 0 for VGG16.
+        norm: Of the U-Net.
+        bilinear: Of the U-Net.
+        cropped: Whether it looks at the lesion that a segmenter finds, not at the whole image.
+    """
+
+    task: str
+    model: str
+    classes: tuple[str, ...]
+    values: tuple[int, ...]
+    image_size: int
+    channels: int
+    fit: str
+    mean: tuple[float, ...]
+    deviation: tuple[float, ...]
+    width: int
+    norm: str
+    bilinear: bool
+    cropped: bool = False
+    window: str | None = None
+    axis: str = "axial"
+
+    @property
+    def pixels(self) -> PixelSettings:
+        """How images become the pixels that the model sees."""
+        return PixelSettings(self.image_size, self.channels, self.fit, self.window, self.axis)
+
+    @classmethod
+    def from_dict(cls, about: Mapping[str, Any]) -> "Card":
+        """Read what `asdict` gave.
+
+        Raises:
+            KeyError, TypeError: Something is missing or of another kind.
+        """
+        lists = ("classes", "values", "mean", "deviation")
+        return cls(
+            **{one.name: about[one.name] for one in fields(cls) if one.name in about or one.default is MISSING}
+            | {name: tuple(about[name]) for name in lists}
+        )
+
+
+class EncoderClassifier(nn.Module):
+    """The encoder of a U-Net, what its levels hold of the whole image, and a linear layer to the classes.
+
+    Of every channel of the three deepest levels: mean, standard deviation and maximum over the image, each standardised
+    over the batches seen.
+    """
+
+    def __init__(self, unet: UNet, classes: int) -> None:
+        super().__init__()
+        self._frozen = False
+        for name in ENCODER:
+            self.add_module(name, getattr(unet, name))
+        channels = unet.width * (4 + 8 + 16 // (2 if unet.bilinear else 1))
+        self.standardise = nn.BatchNorm1d(3 * channels, affine=False)
+        self.head = nn.Linear(3 * channels, classes)
+
+    def freeze(self) -> None:
+        """From here on only the layer to the classes learns; the encoder stays as it is, its normalisation too."""
+        self._frozen = True
+        for name in ENCODER:
+            getattr(self, name).requires_grad_(False)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> Self:
+        """As of any module, but for a frozen encoder."""
+        super().train(mode)
+        for name in ENCODER if self._frozen else ():
+            getattr(self, name).eval()
+        return self
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map `(B, C, H, W)` to logits `(B, K)`."""
+        features, pooled = images, list[Tensor]()
+        for name in ENCODER:
+            features = getattr(self, name)(features)
+            if name in DEEP:
+                deviation = (features.var((2, 3), unbiased=False) + 1e-5).sqrt()
+                pooled += [features.mean((2, 3)), deviation, features.amax((2, 3))]
+        return self.head(self.standardise(torch.cat(pooled, 1)))  # type: ignore[no-any-return]
+
+
+class Model:
+    """A network and its card: uint8 images in, probabilities out.
+
+    Args:
+        card: What it is.
+        network: Of the kind that the card tells.
+        device: Where to compute.
+        precision: Of the network's layers: `fp32`, `bf16`, or `auto`, see `find_precision`.
+    """
+
+    def __init__(
+        self, card: Card, network: nn.Module, device: str | torch.device = "cpu", precision: str = "auto"
+    ) -> None:
+        self.card = card
+        self.device = find_device(device)
+        self.precision = find_precision(precision, self.device)
+        self.network = network.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._mean, self._deviation = Standardisation(card.mean, card.deviation).tensors(self.device)
+
+    @classmethod
+    def create(cls, card: Card, seed: int, device: str | torch.device = "cpu", precision: str = "auto") -> "Model":
+        """An untrained model whose weights depend on `seed` alone."""
+        network = _network(card)
+        generator = torch.Generator().manual_seed(seed)
+        initialise(network, generator)
+        if isinstance(network, VGG16):
+            network.initialise(generator)
+        return cls(card, network, device, precision)
+
+    def logits(self, images: Tensor, weights: Mapping[str, Tensor] | None = None) -> Tensor:
+        """Map `(B, C, S, S)` in 0..255 to logits: `(B, K, S, S)` of segmentation, `(B, K)` of classification.
+
+        Args:
+            images: The images.
+            weights: Weights and buffers to compute with, by name; those left out, or all by default, are the network's.
+        """
+        pixels = images.to(self.device).contiguous(memory_format=torch.channels_last)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            standardised = (pixels - self._mean) / self._deviation
+            made = functional_call(self.network, dict(weights), standardised) if weights else self.network(standardised)
+            return made.float()  # type: ignore[no-any-return]
+
+    def predict(self, images: Tensor, flips: bool = False, weights: Mapping[str, Tensor] | None = None) -> Tensor:
+        """What the model makes of images `(B, C, S, S)` in 0..255, without learning.
+
+        Args:
+            images: The images.
+            flips: Average over the image and its three mirror images (test-time augmentation).
+            weights: As of `logits`.
+
+        Returns:
+            `(B, K, S, S)` of segmentation, `(B, K)` of classification; they sum to 1 over K.
+        """
+        self.network.eval()
+        with torch.no_grad():
+            pixels, found = images.to(self.device), []
+            for axes in _FLIPS if flips else _FLIPS[:1]:
+                some = self.logits(pixels.flip(axes), weights).softmax(1)
+                found.append(some.flip(axes) if some.ndim == 4 else some)
+            return torch.stack(found).mean(0)
+
+    def probabilities(self, images: npt.NDArray[np.uint8], flips: bool = False) -> npt.NDArray[np.float32]:
+        """As `predict`, of images `(B, C, S, S)` uint8."""
+        return self.predict(as_tensor(images, self.device), flips).cpu().numpy()
+
+    def save(self, path: Path) -> None:
+        """Write weights and card as one file."""
+        save_tensors(path, self.network.state_dict(), asdict(self.card))
+
+    @classmethod
+    def load(cls, path: Path, device: str | torch.device = "cpu", precision: str = "auto") -> "Model":
+        """Read what `save` wrote.
+
+        Args:
+            path: The file, or the directory that `ahm finetune` wrote.
+            device: Where to compute.
+            precision: Of the network's layers.
+
+        Raises:
+            CheckpointError: Missing, damaged, or something else.
+        """
+        if path.is_dir():
+            if not (path / MODEL_FILE).is_file():
+                raise CheckpointError(f"{path}: holds no {MODEL_FILE}; give the directory that `ahm finetune` wrote")
+            path = path / MODEL_FILE
+        weights, about = load_tensors(path)
+        try:
+            card = Card.from_dict(about)
+            network = _network(card)
+            network.load_state_dict(weights)
+        except (KeyError, TypeError, RuntimeError, SettingsError) as error:
+            reason = first_line(error)
+            raise CheckpointError(
+                f"{path}: not a fine-tuned model ({reason}); give what `ahm finetune` wrote"
+            ) from None
+        return cls(card, network, device, precision)
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where fine-tuning starts from.
+
+    Attributes:
+        name: As the user gave it.
+        unet: The pretrained U-Net, None for `scratch`.
+        standardisation: Of the images it was trained on, where that is known.
+        run: Settings of the run it comes from; empty where there is none.
+    """
+
+    name: str
+    unet: UNet | None
+    standardisation: Standardisation | None
+    run: Mapping[str, Any]
+
+    @classmethod
+    def find(cls, name: str) -> "Start":
+        """Read a start: `scratch`, a run directory, or a file of U-Net weights.
+
+        Raises:
+            CheckpointError: There is no such thing, or it holds no weights.
+            RunError: The run's `config.json` is damaged.
+        """
+        if name == "scratch":
+            return cls(name, None, None, {})
+        path = Path(name)
+        if not path.is_dir():
+            if not path.exists():
+                raise CheckpointError(
+                    f"{name}: no such run or file; give a run directory, a file of weights or `scratch`"
+                )
+            return cls(name, *load_unet(path), {})
+        if (path / MODEL_FILE).exists():
+            raise CheckpointError(f"{name}: holds a fine-tuned model; give the directory that `ahm train-agent` wrote")
+        from agents.runs import RunDirectory
+
+        settings = RunDirectory(path).settings()
+        if settings is None:
+            raise CheckpointError(f"{name}: holds no run; give the directory that `ahm train-agent` wrote")
+        if not (path / "unet.safetensors").is_file():
+            raise CheckpointError(
+                f"{name}: this run has no weights yet; finish it with `ahm train-agent --resume --out {name}`"
+            )
+        return cls(name, *load_unet(path / "unet.safetensors"), settings.as_dict())
+
+    def transfer(self, model: Model, encoder_only: bool) -> None:
+        """Copy the pretrained weights into a model: all but the last layer, or those of the encoder.
+
+        Raises:
+            CheckpointError: They do not fit.
+        """
+        if self.unet is None:
+            return
+        own = model.network.state_dict()
+        given = {name: tensor for name, tensor in self.unet.state_dict().items() if not name.startswith("outc.")}
+        if encoder_only or model.card.task == "classification":
+            given = {name: tensor for name, tensor in given.items() if name.partition(".")[0] in ENCODER}
+        parts = {name.partition(".")[0] for name in given}
+        wanted = {name: tensor.shape for name, tensor in own.items() if name.partition(".")[0] in parts}
+        if wanted != {name: tensor.shape for name, tensor in given.items()}:
+            raise CheckpointError(
+                f"{self.name}: its U-Net (width {self.unet.width}, {self.unet.n_channels} channels, norm "
+                f"{self.unet.norm}) does not fit the model (width {model.card.width}, {model.card.channels} channels, "
+                f"norm {model.card.norm}); leave out --width and --channels"
+            )
+        model.network.load_state_dict({**own, **given})
+
+
+def _network(card: Card) -> nn.Module:
+    """An untrained network of the kind that a card tells."""
+    if card.task not in TASKS or card.model not in MODELS:
+        raise SettingsError(f"task {card.task!r} with model {card.model!r} is unknown")
+    if card.model == "vgg16":
+        return VGG16(len(card.classes))
+    unet = UNet(card.channels, len(card.classes), card.width, card.norm, card.bilinear)
+    return unet if card.task == "segmentation" else EncoderClassifier(unet, len(card.classes))

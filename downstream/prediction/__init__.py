@@ -1,0 +1,1 @@
+"""What a fine-tuned model finds in new images, in their own format."""

@@ -1,0 +1,188 @@
+"""What a report reads: run directories, grouped by algorithm, and their curves over seeds."""
+
+import csv
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from agents.directory import Row
+from agents.frames import Frame
+from agents.runs import COLUMNS, RunDirectory
+from agents.settings import RunSettings
+from ahm_env import RunError
+from downstream.reports.curves import Chart, Curve, Points, draw, over_seeds
+
+COLOURS = 7  # of the page, each solid, dashed and dotted
+# An agent looks the same on every page.
+STYLES = (
+    *("a3c", "ppo", "a2c", "loss", "progress", "oracle", "random"),
+    *("edges", "foreground", "blocks", "inverted", "autoencoder", "frozen", "scratch"),
+)
+# Settings that do not make another agent; an agent's own settings are told one by one.
+_NO_LABEL = {"algo", "agent", "seed", "workers", "device", "data", "judge", "images", "skip_bad"}
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a report reads of a run directory.
+
+    Attributes:
+        path: The directory.
+        settings: What it computed.
+        rows: Its `metrics.csv`.
+        frames: Its history.
+        count: Images in its source.
+        content_key: Of these images.
+        versions: Of what it ran on.
+        commit: Of the code, None outside a checkout.
+    """
+
+    path: Path
+    settings: RunSettings
+    rows: tuple[Row, ...]
+    frames: tuple[Frame, ...]
+    count: int
+    content_key: str
+    versions: dict[str, str]
+    commit: str | None
+
+    @property
+    def pictures(self) -> tuple[Any, ...]:
+        """What the frames of two runs must have in common to be shown side by side."""
+        settings = self.settings
+        return self.content_key, settings.image_size, settings.patch_size, tuple(self.frames[0].shown.tolist())
+
+    def points(self, column: str) -> Points:
+        """A column of `metrics.csv` against images shown."""
+        return np.array([row["images"] for row in self.rows]), np.array([row[column] for row in self.rows])
+
+    def history(self, tell: Callable[[Frame], float]) -> Points:
+        """A number of the frames against images shown."""
+        return np.array([float(frame.images) for frame in self.frames]), np.array([tell(one) for one in self.frames])
+
+
+@dataclass(frozen=True)
+class Algorithm:
+    """An agent on the page: its name, its number, its line style, its runs, and what they hid in the course of time."""
+
+    name: str
+    number: int
+    style: int
+    runs: tuple[Run, ...]
+
+    @property
+    def seeds(self) -> str:
+        """Its seeds, rising."""
+        return ", ".join(str(seed) for seed in sorted({run.settings.seed for run in self.runs}))
+
+    def curve(self, column: str) -> Curve | None:
+        """A column of `metrics.csv` over its seeds."""
+        return over_seeds(self.name, self.style, self.number, [run.points(column) for run in self.runs])
+
+    def hidden(self) -> Chart | None:
+        """How often the most and the least hidden patch are hidden, in the course of training."""
+        most = self._history("most", self.style, lambda frame: float(frame.frequencies.max()))
+        least = self._history("least", self.style, lambda frame: float(frame.frequencies.min()))
+        if most and least:
+            most = replace(most, low=least.mean, high=most.mean)
+        return self._small(f"{self.name}: how often the most and the least hidden patch is hidden", (most, least))
+
+    def variation(self) -> Chart | None:
+        """How much masks of two images differ, and two masks of one image, in the course of training."""
+        between = self._history("two images", self.style, lambda frame: frame.between_images)
+        within = self._history("one image", self.style + COLOURS, lambda frame: frame.within_images)
+        return self._small(f"{self.name}: patches in which two masks differ", (between, within))
+
+    def _history(self, name: str, style: int, tell: Callable[[Frame], float]) -> Curve | None:
+        """A number of the frames: its mean over seeds, without a band."""
+        curve = over_seeds(name, style, self.number, [run.history(tell) for run in self.runs])
+        return curve and replace(curve, low=None, high=None)
+
+    def _small(self, title: str, curves: Sequence[Curve | None]) -> Chart | None:
+        return draw(title, curves, height=112, span=(0, 1), percent=True, ticks=2)
+
+
+def read_run(path: Path) -> Run:
+    """Read a run directory.
+
+    Raises:
+        RunError: It holds no run, a damaged one, or one that has measured nothing yet.
+        CheckpointError: A frame is damaged.
+    """
+    if not (path / "config.json").is_file():
+        raise RunError(f"{path}: holds no run (no config.json); give a directory that `ahm train-agent` made")
+    directory = RunDirectory(path)
+    settings = directory.settings()
+    assert settings is not None
+    try:
+        config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+        count, key = int(config["images"]["count"]), str(config["images"]["content_key"])
+        versions = {str(name): str(version) for name, version in config["versions"].items()}
+        commit = config.get("git_commit")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise RunError(f"{path / 'config.json'}: damaged ({error}); restore it, or leave this run out") from None
+    rows, frames = _read_rows(path / "metrics.csv"), tuple(directory.frames())
+    return Run(path, settings, rows, frames, count, key, versions, None if commit is None else str(commit))
+
+
+def by_algorithm(runs: Sequence[Run], names: Sequence[str] = ()) -> list[Algorithm]:
+    """Group runs by agent, in the order in which they come; the seeds of each rise.
+
+    Args:
+        runs: The runs.
+        names: What the agent of each is called; by default as in `labelled`.
+    """
+    labels = {id(run): label for run, label in zip(runs, names or labelled(runs), strict=True)}
+    return [
+        Algorithm(
+            name,
+            number,
+            style,
+            tuple(sorted((run for run in runs if labels[id(run)] == name), key=lambda run: run.settings.seed)),
+        )
+        for number, (name, style) in enumerate(styles_of(labels.values()).items())
+    ]
+
+
+def styles_of(names: Iterable[str]) -> dict[str, int]:
+    """The line style of each name, in the order in which they come."""
+    order = dict.fromkeys(names)
+    strangers = [name for name in order if name not in STYLES]
+    return {name: STYLES.index(name) if name in STYLES else len(STYLES) + strangers.index(name) for name in order}
+
+
+def labelled(runs: Sequence[Run]) -> list[str]:
+    """The agent of each run, with the settings in which runs of one algorithm differ: `a3c`, `a3c+image_weight=0`."""
+    common = {field.name for field in fields(RunSettings)} - _NO_LABEL
+    labels = []
+    for run in runs:
+        alike = [other.settings for other in runs if other.settings.algo == run.settings.algo]
+        odd = [name for name in sorted(common) if any(getattr(one, name) != getattr(alike[0], name) for one in alike)]
+        own = {
+            name: value
+            for name, value in run.settings.agent.items()
+            if any(one.agent != run.settings.agent for one in alike)
+        }
+        pairs = {name: getattr(run.settings, name) for name in odd} | own
+        labels.append("+".join([run.settings.algo, *(f"{name}={value}" for name, value in pairs.items())]))
+    return labels
+
+
+def _read_rows(path: Path) -> tuple[Row, ...]:
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            rows = [{name: float(row.get(name) or "nan") for name in COLUMNS} for row in csv.DictReader(file)]
+    except FileNotFoundError:
+        rows = []
+    except (ValueError, TypeError, AttributeError, csv.Error) as error:
+        raise RunError(f"{path}: damaged ({error}); `ahm train-agent --resume` writes it again") from None
+    if not rows:
+        raise RunError(f"{path}: nothing has been measured yet; wait for the first row, or leave this run out")
+    images = np.array([row["images"] for row in rows])
+    if not (np.isfinite(images).all() and (np.diff(images) > 0).all() and images[0] >= 0):
+        raise RunError(f"{path}: damaged (`images` does not rise); `ahm train-agent --resume` writes it again")
+    return tuple(rows)

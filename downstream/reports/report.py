@@ -1,0 +1,254 @@
+"""A report: one self-contained HTML page that shows runs side by side, over the whole of their training."""
+
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from agents.settings import RunSettings
+from ahm_env import ImageSet, RunError, load_images
+from ahm_env.files import write_text
+from downstream.evaluation.page import source_name, template
+from downstream.evaluation.statistics import Interval
+from downstream.reports.axes import labelled_images
+from downstream.reports.curves import Chart, Curve, draw
+from downstream.reports.gallery import Gallery, make_gallery
+from downstream.reports.load_runs import STYLES, Algorithm, Run, by_algorithm, read_run, styles_of
+
+TITLE = "What the agents learned to hide"
+_OWN = ("algo", "seed", "agent", "agent_learning_rate", "share", "workers", "device", "skip_bad")
+
+
+@dataclass(frozen=True)
+class Table:
+    """What a comparison wants to show.
+
+    Attributes:
+        title: Above the table.
+        headings: Of its columns.
+        rows: Its cells; where the first of a row is an agent's name, it gets the agent's mark.
+        notes: Sentences below the table.
+    """
+
+    title: str
+    headings: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def numeric(self) -> tuple[bool, ...]:
+        """Whether a column holds numbers, which are set flush right."""
+        columns = [[row[place] for row in self.rows if place < len(row)] for place in range(len(self.headings))]
+        return tuple(all(re.match(r"[-–−+≥≤<>±\d]", cell.strip() or "–") for cell in column) for column in columns)
+
+
+@dataclass(frozen=True)
+class Trend:
+    """How good agents' U-Nets become with few and with many labelled images, for a chart.
+
+    Attributes:
+        measure: What is measured, such as `Dice`.
+        counts: Numbers of labelled images, rising, and how each is written.
+        agents: Name of each agent to its means with their intervals, for those numbers of which it has one.
+        styles: Line styles, where they are not those of the agents.
+    """
+
+    measure: str
+    counts: Mapping[int, str]
+    agents: Mapping[str, Mapping[int, Interval]]
+    styles: Mapping[str, int] = field(default_factory=dict)
+
+
+class Mark(NamedTuple):
+    """How an agent is shown: its name, its number on the page, and its line style."""
+
+    name: str
+    number: int
+    style: int
+
+
+def make_report(
+    runs: Sequence[Path],
+    out: Path,
+    title: str = TITLE,
+    tables: Sequence[Table] = (),
+    images: ImageSet | None = None,
+    trends: Sequence[Trend] = (),
+    names: Sequence[str] = (),
+) -> None:
+    """Write a page that shows runs: tables, learning curves, and what the agents hide in the course of training.
+
+    The page holds everything it needs, and asks the network for nothing. It shows images of the data set, but neither
+    their names nor any path.
+
+    Args:
+        runs: Run directories; those of one algorithm are its seeds.
+        out: The HTML file.
+        title: Its heading.
+        tables: Shown first; by default one of the last rows of the runs, of which there may be none beside tables.
+        images: The images of the first run, where they have been loaded already.
+        trends: Drawn above the tables, where there are two numbers of labelled images or more.
+        names: What the agent of each run is called in tables and trends; by default after its algorithm, and the
+            settings in which runs of one algorithm differ.
+
+    Raises:
+        RunError: A directory holds no run, or a damaged one, or its images have changed.
+        CheckpointError: A frame is damaged.
+        ImageError: The images of the first run cannot be read.
+        OSError: The page cannot be written.
+    """
+    if not runs and not tables:
+        raise RunError("there is no run to report on; name at least one directory that `ahm train-agent` made")
+    called = {path.resolve(): name for path, name in zip(runs, names, strict=True)} if names else {}
+    found = [read_run(path) for path in {path.resolve(): path for path in runs}.values()]
+    algorithms = by_algorithm(found, list(called.values()))
+    gallery = _gallery(algorithms, images)
+    judged = _judged(algorithms)
+    hardness = [one.curve("judged_hardness" if judged else "hardness") for one in algorithms]
+    losses = [one.curve("unet_loss") for one in algorithms]
+    charts = [chart for chart in (draw("Hardness", hardness, reference=1), draw("U-Net loss", losses)) if chart]
+    styles = styles_of([*(one.name for one in algorithms), *(name for trend in trends for name in trend.agents)])
+    styles |= {name: style for trend in trends for name, style in trend.styles.items()}
+    marks = {name: Mark(name, number, style) for number, (name, style) in enumerate(styles.items())}
+    trend_charts = [chart for trend in trends if (chart := _draw_trend(trend, marks))]
+    data = {
+        "agents": [{"name": one.name, "style": one.style} for one in algorithms],
+        "charts": [chart.numbers() for chart in (*charts, *trend_charts)],
+        "gallery": gallery and gallery.data,
+    }
+    page = template(Path(__file__).with_name("report.html.jinja")).render(
+        title=title,
+        algorithms=algorithms,
+        styles={name: style for style, name in enumerate(STYLES)} | styles,
+        hides=_hides(found) if found else "",
+        facts=_facts(algorithms, found) if found else (),
+        tables=tables or (last_rows(algorithms),),
+        charts=charts,
+        trends=trend_charts,
+        trended=[mark for mark in marks.values() if any(mark.name in trend.agents for trend in trends)],
+        judged=judged,
+        several=any(len(one.runs) > 1 for one in algorithms),
+        gallery=gallery,
+        shown=[one for one in algorithms if gallery and one.number in gallery.agents],
+        seeds=sorted({run.settings.seed for run in found}),
+        differences=_differences(found),
+        versions=_versions(found),
+        data=data,
+    )
+    write_text(out, page)
+
+
+def last_rows(algorithms: Sequence[Algorithm]) -> Table:
+    """The table of a report that was given none: where each agent stood at the end, mean and range over its seeds."""
+    columns = [("hardness", "hardness", "{:.3f}")]
+    columns += [("judged_hardness", "judged hardness", "{:.3f}")] if _judged(algorithms, any) else []
+    columns += [("unet_loss", "U-Net loss", "{:.3f}"), ("images_per_second", "images/s", "{:.0f}")]
+    columns += [("images", "images shown", "{:,.0f}")]
+    rows = tuple(
+        (
+            one.name,
+            *(_mean_and_range([run.rows[-1][key] for run in one.runs], form) for key, _, form in columns),
+            one.seeds,
+        )
+        for one in algorithms
+    )
+    several = "mean over seeds, and their least – most" if any(len(one.runs) > 1 for one in algorithms) else "one seed"
+    notes = (f"The last row of every run: {several}.",)
+    return Table("At the end of training", ("agent", *(heading for _, heading, _ in columns), "seeds"), rows, notes)
+
+
+def _draw_trend(trend: Trend, marks: Mapping[str, Mark]) -> Chart | None:
+    """A trend as a chart; None where there are no two numbers of labelled images."""
+    if len(trend.counts) < 2:
+        return None
+    curves = []
+    for name, means in trend.agents.items():
+        counts = [count for count in trend.counts if count in means]
+        if counts:
+            mean, *ends = np.array([[means[one].mean, means[one].low, means[one].high] for one in counts]).T
+            low, high = (np.where(np.isnan(end), mean, end) for end in ends)  # no interval, no band
+            _, number, style = marks[name]
+            curves.append(Curve(name, style, number, np.array(counts, np.float64), mean, low, high))
+    return draw(f"{trend.measure} against labels", curves, axis=labelled_images(trend.counts), decimals=3)
+
+
+def _gallery(algorithms: Sequence[Algorithm], images: ImageSet | None) -> Gallery | None:
+    groups = [one.runs for one in algorithms]
+    first = next((run.settings for runs in groups for run in runs if run.frames), None)
+    if first is None:
+        return None
+    if images is None:
+        images = load_images(first.data, skip_bad=first.skip_bad, masks=False, **asdict(first.pixels))
+    return make_gallery(groups, images)
+
+
+def _judged(algorithms: Sequence[Algorithm], enough: Callable[..., bool] = all) -> bool:
+    """Whether every run (or any) was judged by a U-Net other than its own; only one kind of hardness is drawn."""
+    return enough(np.isfinite(run.points("judged_hardness")[1]).any() for one in algorithms for run in one.runs)
+
+
+def _mean_and_range(values: Sequence[float], form: str) -> str:
+    finite = [value for value in values if np.isfinite(value)]
+    if not finite:
+        return "–"
+    mean, low, high = (form.format(number) for number in (np.mean(finite), min(finite), max(finite)))
+    return mean if low == high else f"{mean} ({low} – {high})"
+
+
+def _hides(runs: Sequence[Run]) -> str:
+    shares = {share for run in runs for share in _shares(run)}
+    share = shares.pop()
+    much = {0.5: "half", 0.75: "three quarters"}.get(share, f"{100 * share:g} %")
+    return "some of the patches" if shares else f"{much} of the patches"
+
+
+def _shares(run: Run) -> tuple[float, ...]:
+    ratio = run.settings.ratio
+    return (ratio.low,) if ratio.low == ratio.high else (ratio.low, ratio.high)
+
+
+def _facts(algorithms: Sequence[Algorithm], runs: Sequence[Run]) -> list[tuple[str, str]]:
+    """What was computed, in a few short entries; where runs differ, all that there is."""
+
+    def each(tell: Callable[[Run], str]) -> str:
+        return ", ".join(dict.fromkeys(tell(run) for run in runs))
+
+    def patches(run: Run) -> str:
+        return f"{run.settings.grid.side} × {run.settings.grid.side}, {run.settings.patch_size} px"
+
+    return [
+        ("data", each(lambda run: source_name(run.settings.data))),
+        ("images in it", each(lambda run: f"{run.count:,}")),
+        ("image size", each(lambda run: f"{run.settings.image_size} × {run.settings.image_size} px")),
+        ("patches", each(patches)),
+        ("hidden", each(lambda run: " – ".join(f"{100 * share:g}" for share in _shares(run)) + " %")),
+        ("images shown", each(lambda run: f"{run.rows[-1]['images']:,.0f}")),
+        ("agents", str(len(algorithms))),
+        ("seeds", ", ".join(str(seed) for seed in sorted({run.settings.seed for run in runs}))),
+    ]
+
+
+def _differences(runs: Sequence[Run]) -> list[str]:
+    """Settings other than agent and seed in which the runs differ, since then their agents are not alone compared."""
+    found = []
+    for setting in fields(RunSettings):
+        values = {json.dumps(getattr(run.settings, setting.name), default=str): run for run in runs}
+        if setting.name not in _OWN and len(values) > 1:
+            told = (getattr(run.settings, setting.name) for run in values.values())
+            words = [source_name(one) if setting.name in ("data", "judge") and one else f"{one}" for one in told]
+            found.append(f"{setting.name.replace('_', ' ')} ({', '.join(words)})")
+    if len({run.content_key for run in runs}) > 1 and len({run.settings.data for run in runs}) == 1:
+        found.append("the images themselves")
+    return found
+
+
+def _versions(runs: Sequence[Run]) -> list[tuple[str, str]]:
+    names = dict.fromkeys(name for run in runs for name in run.versions)
+    versions = [(name, sorted({run.versions.get(name, "–") for run in runs})) for name in names]
+    commits = sorted({run.commit[:10] for run in runs if run.commit})
+    told = [(name, ", ".join(found)) for name, found in versions]
+    return told + ([("commit", ", ".join(commits))] if commits else [])

@@ -1,0 +1,309 @@
+"""Comparisons, judgements and reports as a person types them."""
+
+import csv
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from downstream.comparison import console
+from downstream.comparison.pool import Pool, run_logged
+from downstream.comparison.trials import Trial
+from downstream.sam.sam import SegmentAnything
+
+TINY = ["--data", "phantom:80", "--image-size", "32", "--width", "4", "--batch-size", "4", "--images", "32"]
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AHM_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.chdir(tmp_path)
+
+
+def rows(path: str) -> list[dict[str, str]]:
+    with Path(path).open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def trials(*columns: str) -> set[tuple[str, ...]]:
+    """What there are results of."""
+    return {
+        tuple(row[name] for name in columns) for row in rows("cmp/results.csv") if row["draw"] or "draw" not in columns
+    }
+
+
+def test_a_comparison_grows_keeps_what_is_done_and_outlives_a_failure(call):
+    words = ["compare-agents", *TINY, "--seeds", "1", "--jobs", "2", "--out", "cmp", "--algos"]
+    status, out, _ = call(*words, "random,a3c+agent_learning_rate=1e30")
+    assert status == 1  # the second one failed, and is told with its reason
+    assert "lower --agent-learning-rate" in out
+    assert {row["agent"] for row in rows("cmp/results.csv")} == {"random"}
+    stamps = {path: path.stat().st_mtime_ns for path in Path("cmp").rglob("*.safetensors")}
+
+    status, out, _ = call(*words, "random,ppo")
+    assert status == 0
+    assert trials("agent") == {("random",), ("ppo",)}
+    assert len({row["value"] for row in rows("cmp/results.csv") if row["metric"] == "unet_updates"}) == 1
+    losses = {
+        agent: [
+            (row["image"], row["value"])
+            for row in rows("cmp/results.csv")
+            if row["agent"] == agent and row["metric"] == "random_loss"
+        ]
+        for agent in ("random", "ppo")
+    }
+    assert losses["random"] == losses["ppo"]  # the same judge, the same random masks
+    assert all(path.stat().st_mtime_ns == stamp for path, stamp in stamps.items())  # nothing was run again
+    assert "against random" in out
+    assert Path("cmp/report.html").stat().st_size > 10_000
+
+
+SMALL = ["--data", "phantom:40", "--image-size", "16", "--patch-size", "4", "--width", "2", "--batch-size", "4"]
+SMALL += ["--images", "16", "--device", "cpu", "--seeds", "1", "--jobs", "2", "--out", "cmp"]
+FINETUNE = ["--finetune", "steps=2,batch_size=2,augment=none"]
+
+
+class AtHome(Pool):
+    """Works in this process, one after the other: starting processes takes longer than all that they do here."""
+
+    def work(self, trials: Sequence[Trial]) -> None:
+        for trial in trials:
+            with pytest.raises(SystemExit) as ended:
+                run_logged(trial, 1)
+            self._tell(trial, int(ended.value.code or 0))
+
+
+@pytest.fixture
+def at_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(console, "Pool", AtHome)
+
+
+def stamps(*endings: str) -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for ending in endings for path in Path("cmp").rglob(f"*{ending}")}
+
+
+def test_u_nets_are_fine_tuned_in_processes_of_their_own(call):
+    words = [
+        "compare-agents",
+        *SMALL,
+        *FINETUNE,
+        "--algos",
+        "scratch,random",
+        "--downstream",
+        "segmentation",
+        "--labels",
+        "8",
+    ]
+    status, out, err = call(*words)
+    assert (status, err) == (0, "")
+    assert "Segmentation of phantom:40 with 8 labels" in out
+    assert "done    segmentation-8/none/scratch-0" in out
+    assert trials("agent", "labels", "draw") == {("scratch", "8", "0"), ("random", "8", "0")}
+    assert all(0 <= float(row["value"]) <= 1 for row in rows("cmp/results.csv") if row["metric"] == "dice")
+    assert "Segmentation of phantom:40 with 8 labels" in Path("cmp/report.html").read_text()
+
+
+@pytest.mark.usefixtures("at_home")
+def test_what_is_fine_tuned_is_kept_and_grows(call):
+    words = ["compare-agents", *SMALL, *FINETUNE, "--algos", "scratch,random,edges", "--downstream"]
+    assert call(*words, "segmentation", "--labels", "8")[0] == 0
+    before = stamps("test.csv", "model.safetensors", "judgement.json")
+    assert len(before) == 2 * 3 + 2
+    status, out, _ = call(*words, "segmentation", "--labels", "8")
+    assert status == 0
+    assert "done    segmentation" not in out
+    assert stamps("test.csv", "model.safetensors", "judgement.json") == before
+
+    status, out, _ = call(*words, "segmentation,classification", "--labels", "8,all")
+    assert status == 0
+    assert before.items() <= stamps("test.csv", "model.safetensors", "judgement.json").items()
+    found = trials("task", "labels", "agent", "draw")
+    tasks = ("segmentation", "classification")
+    assert found == {
+        (task, count, agent, "0")
+        for task in tasks
+        for count in ("8", "all")
+        for agent in ("scratch", "random", "edges")
+    }
+    assert "against scratch" in out
+    assert "against random" in out
+    page = Path("cmp/report.html").read_text()
+    for text in ("Dice against labels", "Accuracy against labels", "all (32)", "What few labels give"):
+        assert text in page
+
+    status, _, err = call(*words[:-1], "--downstream", "segmentation", "--labels", "8", "--finetune", "steps=3")
+    assert (status, err.count("\n")) == (2, 1)
+    assert "holds an experiment with another finetune augment" in err
+    assert before.items() <= stamps("test.csv", "model.safetensors", "judgement.json").items()
+
+
+@pytest.mark.usefixtures("at_home")
+def test_a_cell_that_fails_loses_no_other_and_gives_status_1(call):
+    broken = Path("cmp/finetuned/segmentation-8/none/scratch-0")
+    words = [
+        "compare-agents",
+        *SMALL,
+        *FINETUNE,
+        "--algos",
+        "scratch,random",
+        "--downstream",
+        "segmentation",
+        "--labels",
+        "8,all",
+    ]
+    assert call("compare-agents", *SMALL, "--algos", "random")[0] == 0
+    broken.mkdir(parents=True)
+    (broken / "config.json").write_text("{")
+    status, out, _ = call(*words)
+    assert status == 1
+    assert out.count("failed  segmentation-8/none/scratch-0") == 1
+    assert f"failed: segmentation-8/none/scratch-0: error: {broken / 'config.json'}: damaged" in out
+    found = {("8", "random", "0"), ("all", "scratch", "0"), ("all", "random", "0")}
+    assert trials("labels", "agent", "draw") == found
+    (broken / "config.json").unlink()
+    status, out, _ = call(*words)
+    assert status == 0
+    assert trials("labels", "agent", "draw") == found | {("8", "scratch", "0")}
+
+
+@pytest.mark.usefixtures("at_home")
+def test_scratch_alone_is_shown_where_all_agents_failed(call):
+    words = ["compare-agents", *SMALL, *FINETUNE, "--downstream", "segmentation", "--labels", "8", "--algos"]
+    status, out, _ = call(*words, "scratch,a3c+agent_learning_rate=1e30")
+    assert status == 1
+    assert "failed: a3c+agent_learning_rate=1e30-0" in out
+    assert trials("agent") == {("scratch",)}
+    assert "Segmentation of phantom:40" in Path("cmp/report.html").read_text()
+
+
+@pytest.mark.usefixtures("at_home")
+def test_ways_to_use_unlabelled_images_are_compared_without_any_pretraining(call):
+    words = ["compare-agents", *SMALL, *FINETUNE, "--algos", "scratch", "--downstream", "segmentation"]
+    status, out, _ = call(*words, "--labels", "8,16", "--draws", "2", "--unlabelled", "none,auto+mix=none")
+    assert status == 0
+    assert not Path("cmp/reference").exists()
+    assert trials("labels", "draw", "arm") == {
+        (labels, draw, arm) for labels in ("8", "16") for draw in "01" for arm in ("none", "auto+mix=none")
+    }
+    assert "against unlabelled none" in out
+    page = Path("cmp/report.html").read_text()
+    for text in ("Segmentation of phantom:40 with 8 labels", "Dice against labels", "scratch, auto+mix=none"):
+        assert text in page
+    Path("cmp/report.html").unlink()
+    assert call("report", "cmp")[0] == 0
+    assert Path("cmp/report.html").read_text() == page
+    shutil.copytree("cmp", "other")
+    about = Path("other/experiment.json")
+    about.write_text(about.read_text().replace("phantom:40", "elsewhere/scans"))
+    assert call("report", "cmp", "other", "--out", "both.html")[0] == 0
+    page = Path("both.html").read_text()
+    for text in (
+        "Dice, phantom:40 against labels",
+        "Dice, scans against labels",
+        "Segmentation of scans with 16 labels",
+    ):
+        assert text in page
+    assert "elsewhere" not in page
+    call("train-agent", *TINY, "--workers", "1", "--algo", "random", "--out", "run")
+    status, _, err = call("report", "cmp", "run")
+    assert (status, err.count("\n")) == (2, 1)
+    assert "cmp: is an experiment" in err
+
+
+@pytest.mark.usefixtures("at_home")
+def test_segment_anything_segments_the_same_test_images(call, monkeypatch: pytest.MonkeyPatch):
+    asked = []
+
+    def annotate(directory: Path, prompt: str, data: str, out: Path, split: str, device: str) -> int:
+        asked.append((str(directory), prompt, data, str(out), split, device))
+        out.mkdir(exist_ok=True)
+        (out / "scores.csv").write_text("image,split,dice\none,test,0.25\ntwo,test,0.75\n")
+        return 0
+
+    monkeypatch.setattr(console, "annotate", annotate)
+    monkeypatch.setattr(SegmentAnything, "load", lambda *_: None)
+    words = [
+        "compare-agents",
+        *SMALL,
+        *FINETUNE,
+        "--algos",
+        "scratch,random",
+        "--downstream",
+        "segmentation",
+        "--labels",
+        "8",
+    ]
+    status, out, _ = call(*words, "--sam", "models/sam", "--prompt", "center")
+    assert status == 0
+    assert asked == [("models/sam", "center", "phantom:40", "cmp/sam-center", "test", "cpu")]
+    assert "SAM, center, no labels" in out
+    assert "0.500 (0.250 to 0.750)" in out
+    assert "SAM, center, no labels" in Path("cmp/report.html").read_text()
+
+
+def test_a_segment_anything_that_is_not_there_is_told_before_anything_runs(call, monkeypatch: pytest.MonkeyPatch):
+    words = [
+        "compare-agents",
+        *SMALL,
+        "--algos",
+        "random",
+        "--downstream",
+        "segmentation",
+        "--labels",
+        "8",
+        "--sam",
+        "sam",
+    ]
+    status, _, err = call(*words)
+    assert (status, err.count("\n")) == (2, 1)
+    assert "sam" in err
+    monkeypatch.setattr(SegmentAnything, "load", lambda *_: None)
+    status, _, err = call(*words, "--prompt", "middle")
+    assert (status, err.count("\n")) == (2, 1)
+    assert "--prompt middle is unknown" in err
+    assert not Path("cmp").exists()
+
+
+def test_agents_of_runs_are_judged_and_reported(call):
+    for algo in ("random", "a2c"):
+        assert call("train-agent", *TINY, "--workers", "1", "--algo", algo, "--out", algo)[0] == 0
+    status, out, _ = call("evaluate-agent", "random", "a2c", "--unet", "random/unet.safetensors", "--out", "e.json")
+    assert status == 0
+    found = json.loads(Path("e.json").read_text())
+    assert [one["agent"] for one in found] == ["random", "a2c"]
+    assert found[0]["random_loss"] == found[1]["random_loss"]
+    assert 0.3 < found[0]["lesion_hidden"] < 0.7
+    assert "a2c" in out
+    assert call("evaluate-agent", "random", "--data", "phantom:60:3")[0] == 0
+    assert call("report", "random", "a2c", "--out", "page.html")[0] == 0
+    assert "<html" in Path("page.html").read_text()[:500]
+    assert call("report", "a2c")[0] == 0
+    assert Path("a2c/report.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (["evaluate-agent", "nothing"], "nothing"),
+        (["report", "nothing"], "nothing"),
+        (["compare-agents", "--out", "cmp", "--algos", "scratch"], "scratch is not pretrained"),
+        (["compare-agents", *SMALL, "--draws", "3"], "--draws needs --downstream"),
+        (["compare-agents", *SMALL, "--downstream", "segmentation", "--unlabelled", "box"], "--unlabelled box"),
+        (["compare-agents", "--out", "cmp", "--algos", "a3c,dqn"], "dqn"),
+        (["compare-agents", "--out", "cmp", "--algos", ""], "one agent"),
+        (["compare-agents", "--out", "cmp", "--mask-ratio", "2"], "between 0 and 1"),
+        (["compare-agents", "--out", "cmp", "--data", "nowhere"], "nowhere"),
+        (["compare-agents", *SMALL, "--downstream", "segmentation,detection"], "--downstream detection is unknown"),
+        (["compare-agents", *SMALL, "--downstream", "segmentation", "--labels", "some"], "--labels some"),
+        (["compare-agents", *SMALL, "--downstream", "segmentation", "--labels", "8,1000"], "--labels 1000"),
+        (["compare-agents", *SMALL, "--downstream", "segmentation", "--finetune", "epochs=3"], "--finetune epochs=3"),
+    ],
+)
+def test_what_cannot_be_used_is_one_line_and_status_2(call, words: list[str], text: str):
+    status, _, err = call(*words)
+    assert (status, err.count("\n")) == (2, 1)
+    assert text in err
+    assert not Path("cmp/experiment.json").exists()

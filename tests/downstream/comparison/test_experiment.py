@@ -1,0 +1,255 @@
+"""Experiments on disk: which trials there are, in which order, on which images, and what is refused or resumed."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agents.settings import RunSettings
+from ahm_env import ImageError, ImageSet, RunError, SettingsError, UNet, load_images
+from downstream.comparison.experiment import ABOUT, REFERENCE_SEED, Experiment, judged_runs
+from downstream.comparison.options import AgentConfig, Downstream
+from downstream.comparison.results import read_results
+from downstream.comparison.trials import FinetuneTrial
+from downstream.finetuning.labelled import Split
+from downstream.finetuning.settings import FinetuneSettings
+from downstream.models.model import Start
+
+COMMON = {"data": "phantom:40:0", "image_size": 16, "patch_size": 4, "width": 2, "images": 24, "device": "cpu"}
+QUICK = "steps=2,batch_size=2,augment=none"
+ALGOS = ("scratch", "random", "a3c")
+
+
+def make(out: Path, algos: tuple[str, ...] = ALGOS, runs: int = 2, **changes: Any) -> Experiment:
+    given = {"tasks": "segmentation,classification", "labels": "8,all", "settings": QUICK, **changes}
+    return Experiment(out, algos, runs, COMMON, Downstream(**given))
+
+
+def settings_of(experiment: Experiment, trial: FinetuneTrial) -> FinetuneSettings:
+    """Those that the trial's own process comes to, where its run has been made."""
+    start = Start(trial.start, None, None, {})
+    if trial.start != "scratch":
+        agent = next(one for one in experiment.agents if one.label == trial.agent)
+        run = RunSettings.make(**agent.given(experiment.shared)).as_dict()
+        start = Start(trial.start, UNet(3, 3, run["width"]), None, run)
+    return FinetuneSettings.make(start, **trial.given)
+
+
+# Which trials
+
+
+@pytest.mark.parametrize(
+    ("algos", "text"),
+    [
+        (("a4c",), "unknown; choose among scratch, a3c"),
+        (("a3c+fast",), "KEY=VALUE"),
+        (("a3c+=2",), "KEY=VALUE"),
+        (("a3c", "a3c"), "agent a3c is there twice"),
+        ((), "one agent"),
+        (("a3c+horizon=0",), "horizon"),
+        (("scratch",), "scratch is not pretrained: add an agent, or --downstream"),
+    ],
+)
+def test_bad_agents_are_refused_before_anything_runs(algos: tuple[str, ...], text: str, tmp_path: Path):
+    with pytest.raises(SettingsError, match=text):
+        Experiment(tmp_path / "out", algos, 1, {})
+    assert not (tmp_path / "out").exists()
+
+
+def test_pretraining_pairs_seeds_and_shares_the_curriculum(tmp_path: Path):
+    experiment = Experiment(tmp_path, ("scratch", "a3c", "loss"), 2, {"images": 50})
+    trials = experiment.pretraining
+    assert [(one.agent.label, one.run) for one in trials] == [("a3c", 0), ("loss", 0), ("a3c", 1), ("loss", 1)]
+    made = [RunSettings.make(**one.given) for one in trials]
+    assert {(one.share, one.images, one.workers) for one in made} == {(RunSettings().share, 50, 1)}
+    assert [one.seed for one in made] == [0, 0, 1, 1]
+    assert {one.judge for one in made} == {str(experiment.unet)}
+    assert len({one.path for one in trials}) == 4
+    assert experiment.reference.run == REFERENCE_SEED not in range(1000)
+    assert {one.total for one in trials} == {50}
+    assert experiment.finetuning == []
+
+
+def test_fine_tuning_is_agents_x_tasks_x_numbers_x_arms_seed_by_seed(tmp_path: Path) -> None:
+    experiment = make(tmp_path, unlabelled="none,auto")
+    assert [(one.draw, one.run, one.labels, one.task, one.arm.label, one.agent) for one in experiment.finetuning] == [
+        (seed, None if agent == "scratch" else seed, labels, task, arm, agent)
+        for seed in (0, 1)
+        for labels in (8, None)
+        for task in ("segmentation", "classification")
+        for arm in ("none", "auto")
+        for agent in ALGOS
+    ]
+    assert len({one.path for one in experiment.finetuning}) == 48
+    assert experiment.finetuning[0].path == tmp_path / "finetuned" / "segmentation-8" / "none" / "scratch-0"
+    runs = {(one.agent.label, one.run): str(one.path) for one in experiment.pretraining}
+    assert all(
+        one.start == ("scratch" if one.run is None else runs[one.agent, one.run]) for one in experiment.finetuning
+    )
+    assert {one.total for one in experiment.finetuning} == {4}
+    assert {one.given["seed"] for one in experiment.finetuning} == {0, 1}
+
+
+def test_with_draws_every_run_meets_every_draw_and_an_early_end_has_seen_all(tmp_path: Path) -> None:
+    experiment = make(tmp_path, ("scratch", "a3c"), 3, tasks="segmentation", labels="8", draws=5)
+    order = [(one.agent, one.run, one.draw) for one in experiment.finetuning]
+    assert len(set(order)) == len(order) == 5 + 15
+    assert {(run, draw) for agent, run, draw in order if agent == "a3c"} == {
+        (run, draw) for run in range(3) for draw in range(5)
+    }
+    assert {draw for agent, _, draw in order[:10] if agent == "a3c"} == set(range(5))
+    assert {draw for agent, _, draw in order[:10] if agent == "scratch"} == set(range(5))
+    assert all(run == draw % 3 for agent, run, draw in order[:10] if agent == "a3c")
+    assert [len(some) for some, _ in experiment.stages] == [1, 1, 1, 0, 0]  # a U-Net is there when it is needed
+    assert len({one.path for one in experiment.finetuning}) == 20
+
+
+def test_an_arm_has_settings_of_its_own(tmp_path: Path) -> None:
+    experiment = make(tmp_path, ("scratch",), 1, tasks="segmentation", labels="8", unlabelled="none,auto+steps=6")
+    plain, longer = experiment.finetuning
+    assert (plain.total, longer.total) == (4, 12)
+    assert (plain.given["unlabelled"], longer.given["unlabelled"], longer.given["steps"]) == ("none", "auto", 6)
+    assert experiment.agents == []
+
+
+def test_all_arms_learn_from_the_same_images_and_few_lie_within_many(tmp_path: Path, drawn: ImageSet) -> None:
+    experiment = make(tmp_path, labels="8,16,all", runs=2, draws=3, unlabelled="none,auto")
+    chosen: dict[Any, set[tuple[int, ...]]] = {}
+    for trial in experiment.finetuning:
+        split = Split.make(settings_of(experiment, trial), drawn)
+        chosen.setdefault((trial.draw, trial.task, trial.labels), set()).add(tuple(split.learn.tolist()))
+        assert split.test.tolist() == drawn.split("test").tolist()
+    assert {len(some) for some in chosen.values()} == {1}  # whatever the start, run and arm
+    learn = {key: set(next(iter(some))) for key, some in chosen.items()}
+    for draw in range(3):
+        for task in ("segmentation", "classification"):
+            few, more, most = (learn[draw, task, count] for count in (8, 16, None))
+            assert (len(few), len(more)) == (8, 16)
+            assert few < more < most
+            assert most == set(drawn.split("train").tolist())
+    assert len({tuple(sorted(learn[draw, "segmentation", 8])) for draw in range(3)}) == 3
+
+
+def test_what_a_pretrained_u_net_has_decided_is_left_to_it(tmp_path: Path) -> None:
+    algos = ("scratch", "a3c+width=4+image_size=32", "random")
+    experiment = make(tmp_path, algos, 1, labels="all", tasks="segmentation")
+    made = {one.agent: settings_of(experiment, one) for one in experiment.finetuning}
+    shapes = {agent: (one.width, one.image_size) for agent, one in made.items()}
+    assert shapes == {"scratch": (2, 16), "a3c+width=4+image_size=32": (4, 32), "random": (2, 16)}
+    assert {(one.steps, one.data, one.labels) for one in made.values()} == {(2, "phantom:40:0", None)}
+
+
+# On disk
+
+
+def test_an_experiment_may_grow_but_not_change(tmp_path: Path):
+    out = tmp_path / "out"
+    Experiment(out, ("random",), 1, {"images": 50}).begin()
+    Experiment(out, ("random", "a3c"), 3, {"images": 50}).begin()
+    with pytest.raises(RunError, match="another --images; give the same"):
+        Experiment(out, ("random",), 1, {"images": 60}).begin()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.txt").write_text("years of work")
+    with pytest.raises(RunError, match="not empty and holds no experiment"):
+        Experiment(tmp_path / "other", ("random",), 1, {}).begin()
+    with pytest.raises(RunError, match="is a file"):
+        Experiment(tmp_path / "other" / "thesis.txt", ("random",), 1, {}).begin()
+    for damage in ("{", "[]", "{}"):
+        (out / ABOUT).write_text(damage)
+        with pytest.raises(RunError, match=r"experiment\.json: damaged"):
+            Experiment(out, ("random",), 1, {"images": 50}).begin()
+
+
+def test_it_may_grow_by_labels_tasks_and_arms_but_keeps_its_recipe(tmp_path: Path) -> None:
+    make(tmp_path, tasks="segmentation", labels="8").begin()
+    make(tmp_path, labels="8,16,all", unlabelled="auto", draws=2).begin()
+    make(tmp_path, labels="8,16,all", unlabelled="auto", draws=2).begin()  # once is enough
+    about = json.loads((tmp_path / ABOUT).read_text())
+    assert about["finetune"] == {"steps": 2, "batch_size": 2, "augment": "none"}
+    assert [(one["labels"], one["unlabelled"], one["draws"]) for one in about["asked"]] == [
+        ("8", "none", 0),
+        ("8,16,all", "auto", 2),
+    ]
+    for settings, what in (
+        ("steps=3,batch_size=2,augment=none", "steps"),
+        (f"{QUICK},average=0.9", "average"),
+        ("steps=2,batch_size=2", "augment"),
+    ):
+        with pytest.raises(RunError, match=f"another finetune {what}; give the same"):
+            make(tmp_path, settings=settings).begin()
+    assert json.loads((tmp_path / ABOUT).read_text()) == about
+    Experiment(tmp_path, ("random",), 1, COMMON).begin()  # without fine-tuning, the recipe stays
+    assert json.loads((tmp_path / ABOUT).read_text())["finetune"] == about["finetune"]
+
+
+def finish(trial: FinetuneTrial, dice: float) -> None:
+    """Pretend that a trial is done."""
+    trial.path.mkdir(parents=True)
+    (trial.path / "test.csv").write_text(f"image,patient,dice\na,1,{dice}\nb,2,{dice}\n")
+    (trial.path / "test.json").write_text(json.dumps({"task": "segmentation", "images": 2, "labels": 8, "dice": dice}))
+
+
+def test_results_hold_what_any_command_has_asked_for(tmp_path: Path) -> None:
+    one = make(tmp_path, ("scratch",), 1, tasks="segmentation", labels="8")
+    two = make(tmp_path, ("scratch",), 1, tasks="segmentation", labels="8,all", unlabelled="auto+mix=none")
+    one.begin()
+    assert one.write() == []
+    assert not (tmp_path / "results.csv").exists()
+    two.begin()
+    finish(one.finetuning[0], 0.25)
+    finish(two.finetuning[1], 0.5)
+    rows = one.write()
+    assert rows == two.rows() == read_results(tmp_path / "results.csv")
+    assert {(row.labels, row.arm) for row in rows} == {("8", "none"), ("all", "auto+mix=none")}
+    assert judged_runs(tmp_path, rows) == {}
+
+
+def test_runs_that_were_judged_are_found_again(tmp_path: Path) -> None:
+    experiment = Experiment(tmp_path, ("a3c+mask_ratio=0.3:0.7",), 1, {"images": 50})
+    experiment.begin()
+    (trial,) = experiment.pretraining
+    trial.path.mkdir(parents=True)
+    verdict = {"images": 50, "unet_updates": 4, "seconds": 2, "hardness": 1, "unet_loss": 1, "chosen_share": 1}
+    verdict |= {"lesion": 0.5, "background": 0.5}
+    each = {"shown": ["a"], "patients": [3], "losses": [2.0], "random_losses": [1.0]}
+    (trial.path / "judgement.json").write_text(json.dumps({**verdict, **each}))
+    assert judged_runs(tmp_path, experiment.rows()) == {trial.path: "a3c+mask_ratio=0.3:0.7"}
+
+
+# Which images
+
+
+def test_images_that_cannot_give_what_is_asked_for_are_refused_at_once(
+    tmp_path: Path, drawn: ImageSet, write_source: Any
+) -> None:
+    make(tmp_path).check(drawn)
+    with pytest.raises(SettingsError, match="--labels 33: phantom:40:0 has 32 labelled images"):
+        make(tmp_path, labels="8,33").check(drawn)
+    with pytest.raises(ImageError, match=r"is labelled .* which is none of the classes that are learned"):
+        make(tmp_path, labels="1").check(drawn)
+    make(tmp_path, labels="1", tasks="segmentation").check(drawn)
+    make(tmp_path, ("random",), labels="1", tasks="segmentation").check(drawn)
+    with pytest.raises(SettingsError, match="--labels 33"):
+        make(tmp_path, ("random",), labels="33", tasks="segmentation").check(drawn)
+
+    def images(name: str, **how: Any) -> ImageSet:
+        return load_images(str(write_source(name, **how)), 16, cache_dir=tmp_path / "cache")
+
+    given = {"labels": "all", "runs": 1}
+    plain = images("plain", masks=False)
+    with pytest.raises(ImageError, match="no image of its train split has a mask"):
+        make(tmp_path, **given).check(plain)
+    with pytest.raises(ImageError, match="no image of its train split has a label"):
+        make(tmp_path, tasks="classification", **given).check(plain)
+    untested = images("untested", splits=("train",) * 6, classes=("one", "two"))
+    for task, what in (("segmentation", "mask"), ("classification", "label")):
+        with pytest.raises(ImageError, match=f"no image of a test or val split has a {what}"):
+            make(tmp_path, tasks=task, **given).check(untested)
+
+
+def test_an_agent_with_settings_is_shared_by_all_its_runs(tmp_path: Path) -> None:
+    experiment = Experiment(tmp_path, ("a3c+horizon=2",), 2, {"images": 50})
+    assert experiment.agents == [AgentConfig("a3c+horizon=2", "a3c", {"horizon": 2})]
+    assert [RunSettings.make(**one.given).horizon for one in experiment.pretraining] == [2, 2]
+    assert [one.path.name for one in experiment.pretraining] == ["a3c+horizon=2-0", "a3c+horizon=2-1"]

@@ -1,0 +1,117 @@
+"""Judging: by hand with scripted masks, and nothing executed."""
+
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from agents import Problem, load_agent, make_agent, save_agent
+from agents.baselines import ScoringAgent
+from ahm_env import CheckpointError, MaskRatio, PatchGrid, Reconstructor, RunError, load_images
+from ahm_env.reconstruction import DEFAULT_UNET
+from downstream.comparison.mask_evaluation import judge, judge_run, judged_images
+
+HALF = MaskRatio.parse(0.5)
+
+
+class _Fixed(ScoringAgent):
+    """Hides the patches that a map says, in every image."""
+
+    name = "fixed"
+
+    def __init__(self, fixed: Any) -> None:
+        super().__init__(Problem(3, 64, 8, (32, 32)))
+        self.fixed = fixed
+
+    def scores(self, observations: Any, generator: Any) -> Any:
+        return np.broadcast_to(self.fixed, (len(observations), 64))
+
+
+@pytest.fixture(scope="module")
+def unet() -> Reconstructor:
+    return Reconstructor.load(DEFAULT_UNET, PatchGrid(64, 8))
+
+
+def test_losses_are_those_of_the_masks(unet: Reconstructor):
+    images = load_images("phantom:80", 64)
+    indices = images.split("train")[:6]
+    found = judge(_Fixed(np.arange(64.0)), unet, images, indices, HALF, pairs=12)
+    mask = np.broadcast_to(np.arange(64) >= 32, (6, 64))
+    expected = (unet.patch_losses(images.images(indices), mask) * mask).sum(1) / 32
+    np.testing.assert_allclose(found.losses, expected, rtol=1e-5)
+    assert found.hardness == pytest.approx(expected.mean() / found.random_losses.mean())
+
+
+def test_shares_of_the_lesion_by_hand(unet: Reconstructor):
+    images = load_images("phantom:80", 64)
+    indices = images.split("train")[:6]
+    found = judge(_Fixed(np.arange(64.0)), unet, images, indices, HALF, pairs=12)
+    lesion = images.masks(indices) > 0
+    assert found.lesion == pytest.approx(lesion[:, 32:].sum() / lesion.sum())  # patches 32 on are the lower half
+    assert found.background == pytest.approx((~lesion)[:, 32:].sum() / (~lesion).sum())
+
+
+def test_the_same_random_masks_for_every_agent(unet: Reconstructor):
+    images = load_images("phantom:80", 64)
+    indices = images.split("train")[:6]
+    up, down = (judge(_Fixed(sign * np.arange(64.0)), unet, images, indices, HALF, pairs=12) for sign in (1, -1))
+    np.testing.assert_array_equal(up.random_losses, down.random_losses)
+
+
+def test_other_images_are_judged_on_their_test_split():
+    images = load_images("phantom:80", 64)
+    assert set(judged_images(images, "phantom:80")) == set(images.split("test"))
+    held_out = judged_images(images, None)
+    assert set(held_out) <= set(images.split("train"))
+    assert len(held_out) == 24 or len(held_out) == 32
+
+
+class _Payload:
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
+        return exec, ("open('executed', 'w').close()",)
+
+
+def crafted_zip(path: Path) -> Path:
+    """What Stable-Baselines3 saves, with something to execute in it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("data", pickle.dumps(_Payload()))
+        archive.writestr("policy.pth", pickle.dumps(_Payload()))
+    return path
+
+
+def test_the_payload_is_dangerous(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    with zipfile.ZipFile(crafted_zip(tmp_path / "model.zip")) as archive:
+        pickle.loads(archive.read("data"))
+    assert Path("executed").exists()
+
+
+@pytest.mark.parametrize("place", ["model.zip", "agent/model.zip", "agent/agent.safetensors"])
+def test_a_crafted_zip_is_refused_and_not_run(place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    path = crafted_zip(tmp_path / place)
+    where = path if place == "model.zip" else path.parent
+    with pytest.raises(CheckpointError, match=r"zip archive.*could execute code.*ahm train-agent --algo ppo"):
+        load_agent(where)
+    assert not Path("executed").exists()
+
+
+def test_a_zip_in_place_of_a_run_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CheckpointError, match="could execute code"):
+        judge_run(crafted_zip(tmp_path / "model.zip"))
+    assert not Path("executed").exists()
+
+
+def test_what_is_no_run_is_told(tmp_path: Path):
+    with pytest.raises(RunError, match="holds no run"):
+        judge_run(tmp_path)
+    (tmp_path / "notes.txt").write_text("x")
+    with pytest.raises((RunError, CheckpointError), match="notes"):
+        judge_run(tmp_path / "notes.txt")
+    save_agent(make_agent("random", Problem(3, 64, 8, (32, 32))), tmp_path / "agent")
+    assert load_agent(tmp_path / "agent").name == "random"

@@ -1,0 +1,94 @@
+"""What a person asks an experiment for: what is understood, and what is refused."""
+
+from pathlib import Path
+
+import pytest
+
+from agents.settings import RunSettings
+from ahm_env import SettingsError
+from downstream.comparison.options import AgentConfig, Arm, Downstream
+
+
+def test_an_agent_is_a_name_and_settings_of_its_own():
+    agent = AgentConfig.parse("a3c+image_weight=2+horizon=4+mask-ratio=0.3:0.7+bound=null")
+    assert (agent.algo, agent.settings) == (
+        "a3c",
+        {"image_weight": 2, "horizon": 4, "mask_ratio": "0.3:0.7", "bound": None},
+    )
+    given = agent.given({"images": 7})
+    assert given == {
+        "images": 7,
+        "algo": "a3c",
+        "horizon": 4,
+        "mask_ratio": "0.3:0.7",
+        "agent": {"image_weight": 2, "bound": None},
+    }
+    assert RunSettings.make(**given).horizon == 4
+
+
+def test_an_arm_is_a_way_to_use_unlabelled_images_and_settings_of_its_own():
+    assert Arm.parse("none") == Arm("none", {"unlabelled": "none"})
+    arm = Arm.parse("auto+mix=none+steps=9600+learning_rate=1")
+    assert arm.settings == {"unlabelled": "auto", "mix": "none", "steps": 9600, "learning_rate": 1}
+    for text in ("box", "automatic+steps=2", "", "+steps=2"):
+        with pytest.raises(SettingsError, match="an arm is none or auto"):
+            Arm.parse(text)
+
+
+def test_how_to_fine_tune_without_what_for_is_refused():
+    assert Downstream.asked(None, labels=None, settings=None) is None
+    assert Downstream.asked("segmentation", labels=None, sam=None) == Downstream("segmentation", "25,100,all")
+    with pytest.raises(SettingsError, match="--finetune needs --downstream"):
+        Downstream.asked(None, settings="steps=4")
+    with pytest.raises(SettingsError, match="--labels needs --downstream"):
+        Downstream.asked(None, labels="25")
+    with pytest.raises(SettingsError, match="--draws needs --downstream"):
+        Downstream.asked(None, draws=3)
+
+
+@pytest.mark.parametrize(
+    ("asked", "text"),
+    [
+        ({"tasks": "segmentaton"}, "--downstream segmentaton is unknown"),
+        ({"tasks": ""}, "needs a task"),
+        ({"tasks": "segmentation,segmentation"}, "--downstream segmentation is there twice"),
+        ({"labels": "25,25"}, "--labels 25 is there twice"),
+        ({"labels": " , "}, "a number from 1 or all"),
+        ({"labels": "0"}, "a number from 1 or all"),
+        ({"labels": "-5"}, "--labels -5 is neither"),
+        ({"labels": "25,alll"}, "--labels alll is neither"),
+        ({"unlabelled": ""}, "--unlabelled an arm"),
+        ({"unlabelled": "auto,auto"}, "--unlabelled auto is there twice"),
+        ({"unlabelled": "auto+mixed=box"}, "--unlabelled mixed=box is not KEY=VALUE .* mix"),
+        ({"unlabelled": "auto+mix=blocks"}, "--mix blocks"),
+        ({"draws": -1}, "--draws -1"),
+        ({"settings": "step=400"}, "--finetune step=400 is not KEY=VALUE .* steps"),
+        ({"settings": "steps"}, "--finetune steps is not KEY=VALUE"),
+        ({"settings": "labels=3"}, "--finetune labels=3 is not KEY=VALUE"),
+        ({"settings": "unlabelled=auto"}, "--finetune unlabelled=auto is not KEY=VALUE"),
+        ({"settings": "steps=many"}, "steps must be a whole number"),
+        ({"settings": "steps=1.5"}, "steps must be a whole number"),
+        ({"settings": "steps=true"}, "steps must be a whole number"),
+        ({"settings": "learning_rate=fast"}, "learning_rate must be a number"),
+        ({"settings": "flips=1"}, "flips must be true or false"),
+        ({"settings": "augment=3"}, "augment must be a name"),
+        ({"settings": "steps=0"}, "--steps 0"),
+        ({"settings": "augment=wild"}, "wild"),
+        ({"tasks": "classification", "sam": Path("sam")}, "--sam segments"),
+    ],
+)
+def test_what_is_misspelt_is_refused(asked: dict, text: str) -> None:
+    with pytest.raises(SettingsError, match=text) as caught:
+        Downstream(**{"tasks": "segmentation", **asked})
+    assert "\n" not in str(caught.value)
+
+
+def test_what_is_asked_for_is_read() -> None:
+    asked = Downstream(
+        "segmentation, classification", "25 ,all", "none, auto", 3, "steps=7,learning_rate=1,flips=true,augment=flips"
+    )
+    assert (asked.task_names, asked.counts) == (["segmentation", "classification"], [25, None])
+    assert asked.shared == {"steps": 7, "learning_rate": 1, "flips": True, "augment": "flips"}
+    assert [arm.label for arm in asked.arms] == ["none", "auto"]
+    assert asked.given(Arm.parse("auto+steps=9")) == {**asked.shared, "unlabelled": "auto", "steps": 9}
+    assert asked.made(asked.arms[1]).unlabelled == "auto"

@@ -1,0 +1,129 @@
+"""Pools: how many trials run at once, what becomes of those that fail, and that none is left behind."""
+
+import importlib
+import io
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from downstream.comparison import pool
+from downstream.comparison.pool import Pool, images_shown, last_line
+
+# In a file of its own, since the processes must be able to import it
+TRIALS = """
+import os, signal, sys, time
+import torch
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Trial:
+    path: Path
+    end: str = "well"
+    total: int = 1
+    told: str = "as it should be"
+
+    @property
+    def name(self):
+        return self.path.name
+
+    def work(self):
+        others = list(self.path.parent.glob("*.now"))
+        now = self.path.with_suffix(".now")
+        now.write_text("")
+        self.path.with_suffix(".done").write_text(f"{len(others)} {torch.get_num_threads()}")
+        time.sleep(0.2)
+        now.unlink()
+        if self.end == "badly":
+            print("all was well\\nerror: then not\\n")
+            return 3
+        if self.end == "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self.end == "never":
+            def stop(*_):
+                self.path.with_suffix(".saved").write_text("")
+                sys.exit(0)
+            signal.signal(signal.SIGTERM, stop)
+            self.path.with_suffix(".waits").write_text("")
+            time.sleep(60)
+        return 0
+"""
+
+
+@pytest.fixture
+def trials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The module of the trials."""
+    (tmp_path / "trials_of_a_pool.py").write_text(TRIALS)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(pool, "POLL", 0.02)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    return importlib.import_module("trials_of_a_pool")
+
+
+def said() -> Console:
+    return Console(file=io.StringIO(), width=200)
+
+
+def text(console: Console) -> str:
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def test_first_ones_come_first_and_as_many_at_once_as_there_are_hands(trials: Any, tmp_path: Path) -> None:
+    console = said()
+    with Pool(1, 3, console) as one:
+        one.work([trials.Trial(tmp_path / name) for name in "ba"])
+        one.work([])
+    assert (tmp_path / "a.done").read_text() == "0 3"  # alone, with three threads
+    assert text(console).splitlines() == [f"done    {name:<40} as it should be" for name in "ba"]
+
+
+def test_what_fails_is_told_and_keeps_no_other_from_running(trials: Any, tmp_path: Path) -> None:
+    console = said()
+    ends = {"one": "badly", "two": "killed", "three": "well"}
+    with Pool(2, 1, console) as two:
+        two.work([trials.Trial(tmp_path / name, end) for name, end in ends.items()])
+    assert {trial.path.name for trial in two.failed} == {"one", "two"}
+    assert all((tmp_path / f"{name}.done").exists() for name in ends)
+    assert max(int((tmp_path / f"{name}.done").read_text()[0]) for name in ends) <= 1  # never three at once
+    lines = {line.split()[1]: line for line in text(console).splitlines()}
+    assert lines["one"].endswith("status 3: error: then not")
+    assert f"SIGKILL: see {tmp_path / 'two.log'}" in lines["two"]
+    assert lines["three"].startswith("done")
+
+
+def test_none_is_left_behind_and_all_may_save_what_they_have(
+    trials: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: Any) -> None:
+        while not (tmp_path / "endless.waits").exists():
+            time.sleep(0.02)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Pool, "_tell", interrupt)
+    names = {"endless": "never", "short": "well", "late": "well"}
+    with pytest.raises(KeyboardInterrupt), Pool(2, 1, said()) as two:
+        two.work([trials.Trial(tmp_path / name, end) for name, end in names.items()])
+    assert (tmp_path / "endless.saved").exists()
+    assert not (tmp_path / "late.done").exists()
+    assert not any(process.is_alive() for process in two._running)
+
+
+def test_the_last_line_of_a_log_is_what_it_says(tmp_path: Path) -> None:
+    assert last_line(tmp_path / "run") == f"see {tmp_path / 'run.log'}"
+    (tmp_path / "run.log").write_bytes(b"one\nerror: \xff two\n  \n")
+    assert last_line(tmp_path / "run") == "error: \N{REPLACEMENT CHARACTER} two"
+
+
+@pytest.mark.parametrize(
+    ("content", "images"),
+    [("images,loss\n8,1\n16,0.5\n", 16), ("images,loss\n", 0), ("", 0), ("loss\n1\n", 0), ("images\nmany\n", 0)],
+)
+def test_how_far_a_run_is_can_be_seen_in_its_metrics(content: str, images: int, tmp_path: Path) -> None:
+    assert images_shown(tmp_path) == 0
+    (tmp_path / "metrics.csv").write_text(content)
+    assert images_shown(tmp_path) == images

@@ -1,0 +1,249 @@
+"""What people read of an experiment, from its results alone."""
+
+from collections.abc import Iterator
+from math import isnan, nan
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ahm_env import RunError
+from downstream.comparison.results import Group, Row, grouped
+from downstream.comparison.tables import (
+    NOTES,
+    compared,
+    finetuning_table,
+    hardness_table,
+    interval,
+    sam_dice,
+    tables_of,
+    trends_of,
+    unlike,
+)
+from downstream.evaluation.statistics import Interval, holm
+from downstream.reports.load_runs import COLOURS
+
+IMAGES = 6
+
+
+def fine_tuned(
+    agent: str, value: float, arm: str = "none", labels: str = "25", task: str = "segmentation", draws: int = 2
+) -> Iterator[Row]:
+    """The rows of trials with about this value."""
+    metric = "dice" if task == "segmentation" else "accuracy"
+    count = 1599 if labels == "all" else int(labels)
+    for draw in range(draws):
+        about = (agent, None if agent == "scratch" else draw, draw, task, labels, arm)
+        for image in range(IMAGES):
+            yield Row(*about, f"i{image}", f"{image}", metric, value + 0.01 * image + 0.02 * draw)
+        nothing = "nothing_dice" if task == "segmentation" else "majority_accuracy"
+        for name, number in ((metric, value), (nothing, 0.125), ("hd95", 12.3456), ("labels", count)):
+            yield Row(*about, "", "", name, number)
+
+
+def group(*parts: Iterator[Row]) -> Group:
+    (found,) = grouped(row for part in parts for row in part)
+    return found
+
+
+MEAN = 0.01 * np.mean(range(IMAGES)) + 0.01  # above the value given, over images and draws
+
+
+# Fine-tuning
+
+
+def test_a_table_for_each_task_and_number_of_labels():
+    rows = [
+        *fine_tuned("scratch", 0.5),
+        *fine_tuned("scratch", 0.6, labels="all"),
+        *fine_tuned("scratch", 0.5, task="classification"),
+    ]
+    tables = tables_of(rows, "scans")
+    assert [table.title for table in tables] == [
+        "Segmentation of scans with 25 labels",
+        "Segmentation of scans with all labels",
+        "Classification of scans with 25 labels",
+    ]
+    assert [table.notes for table in tables] == [(), (), NOTES]
+    assert tables[0].headings == ("pretraining", "trials", "Dice (95 %)", "HD95, pixels")
+    first, nothing = tables[0].rows
+    assert (first[0], first[1], first[3]) == ("scratch", "2", "12.346")
+    assert first[2].startswith(f"{0.5 + MEAN:.3f} (")
+    assert nothing == ("predicting nothing", "–", "0.125", "–")
+    assert tables[2].rows[-1][:3] == ("the most frequent class", "–", "0.125")
+    assert tables_of([], "scans") == []
+
+
+def test_arms_are_compared_with_plain_fine_tuning_with_scratch_and_with_random_and_corrected_together():
+    dice = {"scratch": 0.5, "random": 0.52, "a3c": 0.54}
+    found = group(
+        *(fine_tuned(agent, value) for agent, value in dice.items()),
+        *(fine_tuned(agent, value + 0.1, "auto") for agent, value in dice.items()),
+    )
+    table = finetuning_table(found, "dice", "scans")
+    assert table.headings[:4] == ("pretraining", "unlabelled", "trials", "Dice (95 %)")
+    bases = table.headings[4:-1:2]
+    assert set(bases) == {"against scratch (95 %)", "against random (95 %)", "against unlabelled none (95 %)"}
+    assert set(table.headings[5:-1:2]) == {"p"}
+    rows = {row[:2]: dict(zip(table.headings[4:-1:2], row[4:-1:2], strict=True)) for row in table.rows}
+    told = {
+        key: {heading.split(" (")[0]: float(cell.split()[0]) for heading, cell in cells.items() if cell != "–"}
+        for key, cells in rows.items()
+    }
+    assert told[("scratch", "none")] == {}
+    assert told[("random", "none")] == {"against scratch": 0.02}
+    assert told[("a3c", "none")] == {"against scratch": 0.04, "against random": 0.02}
+    assert told[("scratch", "auto")] == {"against unlabelled none": 0.1}
+    assert told[("a3c", "auto")] == {
+        "against scratch": 0.04,
+        "against random": 0.02,
+        "against unlabelled none": 0.1,
+    }
+    assert told[("predicting nothing", "–")] == {}
+    # nine tests, all as sure as this number of resamples allows
+    assert {row[5] for row in table.rows} == {"–", f"{9 * 2 / 10_001:.3f}"}
+    assert all(len(row) == len(table.headings) for row in table.rows)
+    assert holm([2 / 10_001] * 9)[0] == pytest.approx(9 * 2 / 10_001)
+
+
+def test_where_patients_have_several_images_their_dice_is_what_is_compared():
+    rows = [
+        *fine_tuned("scratch", 0.5),
+        *(
+            Row("scratch", None, draw, "segmentation", "25", "none", "", patient, "patient_dice", value)
+            for draw in range(2)
+            for patient, value in (("0", 0.3), ("1", 0.5))
+        ),
+        *(
+            Row("scratch", None, draw, "segmentation", "25", "none", "", "", name, value)
+            for draw in range(2)
+            for name, value in (("patient_dice", 0.4), ("nothing_patient_dice", 0.0), ("marked_dice", 0.3))
+        ),
+    ]
+    found = group(iter(rows))
+    assert compared(found) == ["patient_dice"]
+    (table,) = tables_of(rows, "scans")
+    assert table.headings == (
+        "pretraining",
+        "trials",
+        "Dice of a patient (95 %)",
+        "Dice",
+        "Dice where something is marked",
+        "HD95, pixels",
+    )
+    assert table.rows[0] == ("scratch", "2", "0.400 (0.300 to 0.500)", "0.500", "0.300", "12.346")
+    assert table.rows[1] == ("predicting nothing", "–", "0.000", "–", "–", "–")
+
+
+def test_auroc_has_a_table_of_its_own():
+    rows = [row for agent in ("scratch", "a3c") for row in fine_tuned(agent, 0.5, task="classification", draws=3)]
+    rows += [
+        Row(agent, None if agent == "scratch" else draw, draw, "classification", "25", "none", "", "", "auroc", value)
+        for agent, base in (("scratch", 0.6), ("a3c", 0.7))
+        for draw, value in enumerate((base, base + 0.02, base + 0.04))
+    ]
+    accuracy, auroc = tables_of(rows, "scans")
+    assert auroc.title == "Classification of scans with 25 labels: AUROC"
+    assert auroc.headings == ("pretraining", "trials", "AUROC (95 %)", "against scratch (95 %)", "p")
+    assert auroc.rows[1][2].startswith("0.720 (0.7")
+    assert auroc.rows[1][3] == "+0.100 (+0.100 to +0.100)"
+    assert accuracy.title == "Classification of scans with 25 labels"
+
+
+def test_segment_anything_has_a_row_where_it_was_tried(tmp_path: Path):
+    where = tmp_path / "sam-points"
+    found = group(fine_tuned("scratch", 0.5), fine_tuned("random", 0.5))
+    assert sam_dice(where) is None
+    assert len(finetuning_table(found, "dice", "scans", [where]).rows) == 3
+    where.mkdir()
+    (where / "scores.csv").write_text("image,split,dice,iou\na,test,0.5,0.3\nb,test,1,1\nc,test,0.9,0.8\n")
+    dice = sam_dice(where)
+    assert dice is not None
+    assert dice.mean == pytest.approx(0.8)
+    assert 0.5 <= dice.low < 0.8 < dice.high <= 1
+    row = finetuning_table(found, "dice", "scans", [where]).rows[-1]
+    assert row[:2] == ("SAM, points, no labels", "–")
+    assert row[2].startswith("0.800 (0.")
+    assert set(row[3:]) == {"–"}
+    classified = group(fine_tuned("scratch", 0.5, task="classification"))
+    assert len(finetuning_table(classified, "accuracy", "scans", [where]).rows) == 2
+    (where / "scores.csv").write_text("image,split,dice\n")
+    assert sam_dice(where) is None
+    (where / "scores.csv").write_text("image,split,dice\na,test,good\n")
+    with pytest.raises(RunError, match=r"scores\.csv: damaged"):
+        sam_dice(where)
+
+
+def test_trends_rise_with_the_number_of_labels():
+    rows = [
+        *(*fine_tuned("scratch", 0.7, labels="all"), *fine_tuned("a3c", 0.8, labels="all")),
+        *(*fine_tuned("scratch", 0.5), *fine_tuned("a3c", 0.6), *fine_tuned("a3c", 0.65, labels="1000")),
+        *fine_tuned("scratch", 0.4, task="classification"),
+    ]
+    dice, accuracy = trends_of(rows)
+    assert (dice.measure, accuracy.measure) == ("Dice", "Accuracy")
+    assert list(dice.counts.items()) == [(25, "25"), (1000, "1,000"), (1599, "all (1,599)")]
+    means = {
+        agent: {count: round(one.mean - MEAN, 3) for count, one in line.items()} for agent, line in dice.agents.items()
+    }
+    assert means == {"scratch": {25: 0.5, 1599: 0.7}, "a3c": {25: 0.6, 1000: 0.65, 1599: 0.8}}
+    assert dict(accuracy.counts) == {25: "25"}
+    assert trends_of([]) == []
+    (named,) = trends_of([*fine_tuned("scratch", 0.5), *fine_tuned("scratch", 0.6, "auto")], "scans")
+    assert named.measure == "Dice, scans"
+    assert list(named.agents) == ["scratch, none", "scratch, auto"]
+    plain, auto = named.styles.values()
+    assert (auto - plain, plain < COLOURS) == (COLOURS, True)  # one colour, dashed
+
+
+# Masking
+
+
+def masked(agent: str, run: int, losses: list[float], **told: float) -> Iterator[Row]:
+    about = (agent, run, None, "masking", "", "")
+    for image, loss in enumerate(losses):
+        yield Row(*about, f"i{image}", f"{image}", "loss", loss)
+        yield Row(*about, f"i{image}", f"{image}", "random_loss", 1)
+    known = {"own_hardness": 1.5, "lesion_hidden": 0.6, "background_hidden": 0.4, "images": 100, "unet_updates": 10}
+    for name, value in {**known, "chosen_share": 1, "images_per_second": 50, **told}.items():
+        if not isnan(value):
+            yield Row(*about, "", "", name, value)
+
+
+def test_the_table_of_the_masks_by_hand():
+    found = group(
+        masked("a3c", 0, [2, 4]),
+        masked("a3c", 1, [4, 6], lesion_hidden=0.8, images_per_second=25),
+        masked("random", 0, [1, 1], lesion_hidden=nan),
+    )
+    table = hardness_table(found, "scans")
+    a3c, random = table.rows
+    assert table.title == "Agents on scans"
+    assert table.headings[3] == "against random (95 %)"
+    assert a3c[:2] == ("a3c", "2")
+    assert a3c[2].startswith("4.000 (")
+    assert a3c[3].startswith("+2.000 (")  # of run 0, the one that both have
+    assert a3c[4].startswith("4.000 (")
+    assert a3c[5:] == ("70% – 40%", "1.500", "38")
+    assert random[3] == "–"
+    assert random[5] == "–"
+    assert "Images shown: 100" in table.notes[1]
+    assert hardness_table(group(masked("ppo", 0, [1, 2]), masked("a3c", 0, [1, 2])), "scans").headings[3] == (
+        "against ppo (95 %)"
+    )
+
+
+def test_runs_that_are_not_alike_are_told():
+    alike = [*masked("a3c", 0, [1, 1]), *masked("ppo+images=200", 0, [1, 1], images=200)]  # who asks for this knows
+    assert unlike(group(iter(alike))) == []
+    odd = group(iter(alike), masked("random", 0, [1, 1], unet_updates=11))
+    assert unlike(odd) == ["unet_updates: 10 in a3c-0, 11 in random-0"]
+    assert (
+        hardness_table(odd, "scans").notes[1]
+        == "NOT COMPARABLE: the runs differ in unet_updates: 10 in a3c-0, 11 in random-0"
+    )
+
+
+def test_an_interval_that_is_not_known_is_left_out():
+    assert interval(Interval(0.5, nan, nan)) == "0.500"
+    assert interval(Interval(0.02, -0.01, 0.05), sign=True) == "+0.020 (-0.010 to +0.050)"

@@ -1,0 +1,183 @@
+"""Trials: what they do once, what they came to, and what is said of damaged ones."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ahm_env import RunError
+from downstream.comparison.experiment import Experiment
+from downstream.comparison.options import Downstream
+from downstream.comparison.pool import images_shown, run_logged
+from downstream.comparison.results import Row
+from downstream.comparison.trials import FinetuneTrial, PretrainTrial, Trial
+
+COMMON = {"data": "phantom:40:0", "image_size": 16, "patch_size": 4, "width": 2, "images": 24, "device": "cpu"}
+
+
+def make(out: Path, tasks: str = "segmentation", steps: int = 2, **changes: Any) -> Experiment:
+    settings = f"steps={steps},batch_size=2,augment=none"
+    return Experiment(
+        out, ("scratch", "random"), 1, COMMON, Downstream(tasks, "8", **{"settings": settings, **changes})
+    )
+
+
+def values(rows: list[Row], metric: str) -> dict[tuple[str, str], float]:
+    return {(row.image, row.patient): row.value for row in rows if row.metric == metric}
+
+
+def run(trial: Trial) -> int:
+    with pytest.raises(SystemExit) as ended:
+        run_logged(trial, 1)
+    return int(ended.value.code or 0)
+
+
+# Fine-tuning
+
+
+def test_the_rows_of_a_trial_are_of_images_patients_and_the_whole(tmp_path: Path) -> None:
+    segmented, _, classified, _ = make(tmp_path, "segmentation,classification").finetuning
+    assert not segmented.done
+    assert list(segmented.rows()) == []
+    for trial, table in (
+        (segmented, "image,patient,dice,iou\nb,7,0.25,0.1\na,8,1,1\nc,8,0,0\n"),
+        (classified, "image,patient,label,prediction,p x\nb,7,x,y,0.1\na,8,x,x,0.9\n"),
+    ):
+        trial.path.mkdir(parents=True)
+        (trial.path / "test.csv").write_text(table)
+    (segmented.path / "patients.csv").write_text("patient,images,first_image,dice\n7,1,b,0.25\n8,2,a,0.75\n")
+    about = {"task": "segmentation", "split": "val", "images": 3, "labels": 8, "patient_dice": 0.5, "hd95": 2.5}
+    (segmented.path / "test.json").write_text(json.dumps({**about, "dice": 1.25 / 3}))
+    (classified.path / "test.json").write_text(
+        json.dumps({"labels": 8, "accuracy": 0.5, "auroc": None, "confusion": []})
+    )
+    rows = list(segmented.rows())
+    assert {row[:6] for row in rows} == {("scratch", None, 0, "segmentation", "8", "none")}
+    assert values(rows, "dice") == {("b", "7"): 0.25, ("a", "8"): 1, ("c", "8"): 0, ("", ""): 1.25 / 3}
+    assert values(rows, "patient_dice") == {("", "7"): 0.25, ("", "8"): 0.75, ("", ""): 0.5}
+    assert values(rows, "hd95") == {("", ""): 2.5}
+    assert values(rows, "labels") == {("", ""): 8}
+    assert {row.metric for row in rows} == {"dice", "patient_dice", "hd95", "labels"}
+    rows = list(classified.rows())
+    assert values(rows, "accuracy") == {("b", "7"): 0, ("a", "8"): 1, ("", ""): 0.5}
+    assert {row.metric for row in rows} == {"accuracy", "labels"}
+    assert (segmented.told, classified.told) == ("dice 0.417", "accuracy 0.500")
+    assert segmented.name == "segmentation-8/none/scratch-0"
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        None,
+        "",
+        "image,dice\n",
+        "image,patient,iou\na,1,1\n",
+        "image,patient,dice\na,1,good\n",
+        "patient,dice\n1,1\n",
+        "image,patient,dice\na,1\n",
+    ],
+)
+def test_a_damaged_table_of_a_trial_is_told_with_what_to_do(table: str | None, tmp_path: Path) -> None:
+    trial = make(tmp_path).finetuning[0]
+    trial.path.mkdir(parents=True)
+    (trial.path / "test.json").write_text('{"labels": 8}')
+    if table is not None:
+        (trial.path / "test.csv").write_text(table)
+    with pytest.raises(RunError, match=r"test\.csv: missing or damaged .*; delete .* and run again") as caught:
+        list(trial.rows())
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("damage", ["{", "", "3"])
+def test_a_damaged_result_is_told_and_not_taken_for_none(damage: str, tmp_path: Path) -> None:
+    trial = make(tmp_path).finetuning[0]
+    trial.path.mkdir(parents=True)
+    (trial.path / "test.json").write_text(damage)
+    with pytest.raises(RunError, match=r"test\.json: missing or damaged .*; delete .* and run again"):
+        list(trial.rows())
+
+
+@pytest.mark.usefixtures("own_cache")
+def test_a_trial_runs_once_and_tests_again_if_asked_to(tmp_path: Path) -> None:
+    trial = make(tmp_path / "out").finetuning[0]
+    assert run(trial) == 0
+    rows = list(trial.rows())
+    dice = values(rows, "dice")
+    mean = dice.pop(("", ""))
+    assert mean == pytest.approx(np.mean(list(dice.values())), abs=1e-5)
+    assert values(rows, "labels") == {("", ""): 8}
+    assert values(rows, "nothing_dice")
+    assert images_shown(trial.path) == trial.total == 4
+    log = trial.path.with_name(f"{trial.path.name}.log")
+    assert "8 labelled images to learn from" in log.read_text()
+    names = [path for path in trial.path.iterdir() if path.suffix in (".json", ".safetensors")]
+    stamps = {path: path.stat().st_mtime_ns for path in [trial.path / "test.csv", *names]}
+    assert run(trial) == 0
+    assert {path: path.stat().st_mtime_ns for path in stamps} == stamps
+    (trial.path / "test.json").unlink()
+    (trial.path / "test.csv").unlink()
+    assert run(trial) == 0
+    assert list(trial.rows()) == rows
+
+
+@pytest.mark.usefixtures("own_cache")
+def test_a_pretrained_trial_starts_from_its_run(tmp_path: Path, pretrained: Path) -> None:
+    scratch, trial = make(tmp_path / "out", steps=1).finetuning
+    assert not trial.ready  # its run is not there
+    assert run(scratch) == 0
+    assert run(replace(trial, start=str(pretrained))) == 0
+    losses = [(one.path / "metrics.csv").read_text().splitlines()[1].split(",")[3] for one in (scratch, trial)]
+    assert losses[0] != losses[1]
+    assert trial.done
+
+
+@pytest.mark.usefixtures("own_cache")
+def test_a_trial_that_fails_says_so_in_its_log_and_status(tmp_path: Path) -> None:
+    trial = make(tmp_path / "out").finetuning[1]
+    assert isinstance(trial, FinetuneTrial)
+    assert run(trial) == 2
+    assert not trial.done
+    last = trial.path.with_name(f"{trial.path.name}.log").read_text().splitlines()[-1]
+    assert last.startswith(f"error: {trial.start}: no such run")
+
+
+# Pretraining
+
+VERDICT = {
+    **{"images": 100.0, "unet_updates": 10.0, "seconds": 2.0, "hardness": 1.5, "unet_loss": 0.1, "chosen_share": 1.0},
+    **{"lesion": float("nan"), "background": float("nan"), "shown": ["b", "a"], "patients": [4, 5]},
+    **{"losses": [2.0, 4.0], "random_losses": [1.0, 3.0]},
+}
+
+
+def judged(path: Path, **changes: Any) -> PretrainTrial:
+    trial = make(path).pretraining[0]
+    trial.path.mkdir(parents=True)
+    (trial.path / "judgement.json").write_text(json.dumps({**VERDICT, **changes}))
+    return trial
+
+
+def test_the_rows_of_an_agent_are_losses_of_images_and_what_is_told_of_the_run(tmp_path: Path) -> None:
+    trial = judged(tmp_path)
+    rows = list(trial.rows())
+    assert {row[:6] for row in rows} == {("random", 0, None, "masking", "", "")}
+    assert values(rows, "loss") == {("b", "4"): 2, ("a", "5"): 4}
+    assert values(rows, "random_loss") == {("b", "4"): 1, ("a", "5"): 3}
+    assert values(rows, "hardness") == {("", ""): 1.5}
+    assert values(rows, "images_per_second") == {("", ""): 50}
+    assert not values(rows, "lesion_hidden")  # there are no masks
+    assert (trial.done, trial.told, trial.name) == (True, "hardness 1.500", "random-0")
+
+
+def test_a_verdict_that_is_damaged_is_judged_again_or_told(tmp_path: Path) -> None:
+    trial = make(tmp_path).pretraining[0]
+    assert (trial.verdict, trial.done, list(trial.rows())) == (None, False, [])
+    trial.path.mkdir(parents=True)
+    (trial.path / "judgement.json").write_text('{"loss')
+    assert (trial.verdict, trial.done) == (None, False)
+    for name, changes in (("few", {"losses": [1.0]}), ("word", {"losses": ["much", 1.0]}), ("none", {"shown": None})):
+        with pytest.raises(RunError, match=r"judgement\.json: damaged .*; delete it"):
+            list(judged(tmp_path / name, **changes).rows())

@@ -1,0 +1,429 @@
+"""Evaluation of a fine-tuned model, as a person asks for it: the numbers, how sure they are, and what is refused."""
+
+import csv
+import json
+import re
+import sys
+from collections.abc import Callable
+from math import isnan, nan, sqrt
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+import ahm
+from ahm_env import load_images
+from ahm_env.images.loading import find_source
+from ahm_env.images.pixels import PixelSettings
+from downstream.evaluation import evaluation
+from downstream.evaluation.classification import assess_classifier
+from downstream.evaluation.cropping import Cropped
+from downstream.evaluation.evaluation import with_intervals
+from downstream.evaluation.metrics import score_classes, score_labels
+from downstream.evaluation.page import stacked
+from downstream.evaluation.segmentation import segment
+from downstream.models.model import MODEL_FILE, Card, Model
+
+SIDE = 16
+SPLIT = ("train", "val", "test", "test")
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AHM_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Run `ahm evaluate --from tuned … --device cpu` in this process: status, output, errors."""
+
+    def call(*words: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["ahm", "evaluate", "--from", "tuned", *words, "--device", "cpu"])
+        with pytest.raises(SystemExit) as ended:
+            ahm.main()
+        captured = capsys.readouterr()
+        return int(ended.value.code or 0), captured.out, captured.err
+
+    return call
+
+
+def make_model(
+    name: str,
+    task: str = "segmentation",
+    classes: tuple[str, ...] = ("background", "foreground"),
+    seed: int = 0,
+    background: float = 0.0,
+    cropped: bool = False,
+) -> Model:
+    """An untrained model whose last layer is scaled so that its predictions differ."""
+    values = tuple(range(len(classes))) if task == "segmentation" else ()
+    card = Card(
+        task, "unet", classes, values, SIDE, 3, "stretch", (127.0,) * 3, (60.0,) * 3, 2, "batch", False, cropped
+    )
+    model = Model.create(card, seed)
+    last = model.network.outc.conv if task == "segmentation" else model.network.head
+    squares = np.random.default_rng(0).integers(0, 256, (32, 3, 4, 4)).repeat(4, 2).repeat(4, 3)
+    pixels = torch.from_numpy(squares).float()
+    model.network.eval()
+    with torch.no_grad():
+        last.weight /= model.logits(pixels).transpose(0, 1).flatten(1).std(1).view(-1, *(1,) * (last.weight.ndim - 1))
+        last.bias -= model.logits(pixels).transpose(0, 1).flatten(1).mean(1)
+        last.bias[0] += background
+    model.save(Path("tuned") / name)
+    return Model.load(Path("tuned") / name)
+
+
+def write_source(path: Path, count: int = 24, masks: int = 2, classes: tuple[str, ...] = ("mel", "nev")) -> Path:
+    """Images of several sizes with masks of 0 … masks - 1, a label and a split."""
+    rng = np.random.default_rng(0)
+    lines = ["image,label,split"]
+    for directory in ("images", "masks"):
+        (path / directory).mkdir(parents=True)
+    for number in range(count):
+        height, width = 12 + number % 5, 20 - number % 3
+        pixels = cv2.resize(rng.integers(0, 256, (4, 4, 3), np.uint8), (width, height))
+        cv2.imwrite(str(path / f"images/{number:02}.png"), pixels)
+        truth = cv2.resize(rng.integers(0, masks, (3, 3), np.uint8), (width, height), interpolation=cv2.INTER_NEAREST)
+        cv2.imwrite(str(path / f"masks/{number:02}.png"), truth)
+        lines.append(f"{number:02},{classes[number % 3 % len(classes)]},{SPLIT[number % 4]}")
+    (path / "labels.csv").write_text("\n".join(lines) + "\n")
+    return path
+
+
+def scores_of(model: Model, data: Path, splits: set[str]) -> list[dict[int, object]]:
+    """Scores of every image of these splits, found without the code of the evaluation."""
+    found = []
+    for number, load in enumerate(find_source(data, PixelSettings(SIDE)).catalogue().samples):
+        if SPLIT[number % 4] in splits:
+            one = load()
+            (result,) = segment(model, [one])
+            assert one.mask is not None
+            found.append(score_classes(one.mask, result.mask, range(len(model.card.classes))))
+    return found
+
+
+def test_the_numbers_of_a_segmenter_are_means_over_the_images_of_the_split(call):
+    model, data = make_model("model.safetensors"), write_source(Path("data"))
+    status, out, _ = call("--data", "data", "--out", "e.json", "--pictures", "shown")
+    assert status == 0
+    found = json.loads(Path("e.json").read_text())
+    scores = [one[1] for one in scores_of(model, data, {"test"})]
+    assert (found["task"], found["split"], found["images"]) == ("segmentation", "test", 12)
+    assert len({one.dice for one in scores}) > 3
+    for measure in ("dice", "iou", "hd95", "sensitivity", "specificity"):
+        values = [getattr(one, measure) for one in scores]
+        assert found[measure] == pytest.approx(np.mean(values))
+        low, high = found["intervals"][measure]
+        assert min(values) <= low <= found[measure] <= high <= max(values)
+    assert f"{found['dice']:.3f}" in out
+    with Path("shown/test.csv").open(newline="") as file:
+        assert [float(row["dice"]) for row in csv.DictReader(file)] == pytest.approx(
+            [one.dice for one in scores], rel=1e-5
+        )
+    assert cv2.imread("shown/cases.png") is not None
+
+
+def test_splits_and_several_classes(call):
+    model = make_model("model.safetensors", classes=("background", "disc", "cup"), seed=2)
+    data = write_source(Path("data"), masks=3)
+    for split, splits in (("val", {"val"}), ("all", {"train", "val", "test"})):
+        assert call("--data", "data", "--split", split, "--out", "e.json")[0] == 0
+        found = json.loads(Path("e.json").read_text())
+        scores = scores_of(model, data, splits)
+        assert found["images"] == len(scores)
+        for number, name in ((1, "disc"), (2, "cup")):
+            assert found[f"dice {name}"] == pytest.approx(np.mean([one[number].dice for one in scores]))
+            assert len(found["intervals"][f"dice {name}"]) == 2
+        assert found["dice"] == pytest.approx((found["dice disc"] + found["dice cup"]) / 2)
+
+
+def test_test_time_augmentation_changes_the_numbers_as_it_does_the_masks(call):
+    model, data = make_model("model.safetensors"), write_source(Path("data"))
+    assert call("--data", "data", "--tta", "--out", "e.json")[0] == 0
+    found, dice = json.loads(Path("e.json").read_text()), []
+    for number, load in enumerate(find_source(data, PixelSettings(SIDE)).catalogue().samples):
+        if SPLIT[number % 4] == "test":
+            one = load()
+            (result,) = segment(model, [one], flips=True)
+            dice.append(score_classes(one.mask, result.mask, (1,))[1].dice)
+    assert found["tta"] is True
+    assert found["dice"] == pytest.approx(np.mean(dice))
+    assert found["dice"] != pytest.approx(np.mean([one[1].dice for one in scores_of(model, data, {"test"})]))
+
+
+def test_the_numbers_of_a_classifier(call, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(evaluation, "DRAWS", 100)
+    model, data = make_model("model.safetensors", "classification", ("mel", "nev")), write_source(Path("data"))
+    status, out, _ = call("--data", "data", "--split", "all", "--out", "e.json", "--pictures", "shown")
+    assert status == 0
+    found = json.loads(Path("e.json").read_text())
+    images = load_images(data, SIDE, 3)
+    truth, shares = images.labels(range(24)), model.probabilities(images.images(range(24)))
+    scores, predicted = score_labels(truth, shares), shares.argmax(1)
+    assert found["images"] == 24
+    assert found["accuracy"] == pytest.approx(np.mean(truth == predicted))
+    assert found["balanced_accuracy"] == pytest.approx(scores.balanced_accuracy)
+    assert found["auroc"] == pytest.approx(scores.auroc)
+    assert found["confusion"] == scores.confusion.tolist()
+    for number, name in enumerate(("mel", "nev")):
+        assert found[f"sensitivity {name}"] == pytest.approx(np.mean(predicted[truth == number] == number))
+    low, high = found["intervals"]["auroc"]
+    assert 0 <= low < found["auroc"] < high <= 1
+    assert f"{found['accuracy']:.3f}" in out
+    assert cv2.imread("shown/confusion.png") is not None
+
+
+def test_a_measure_that_is_not_defined_is_null(call):
+    make_model("model.safetensors", "classification", ("mel", "nev"))
+    data = write_source(Path("data"))
+    lines = (data / "labels.csv").read_text().replace("nev,test", "mel,test")
+    (data / "labels.csv").write_text(lines)
+    assert call("--data", "data", "--out", "e.json")[0] == 0
+    found = json.loads(Path("e.json").read_text(), parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    assert found["auroc"] is found["sensitivity nev"] is None
+    assert found["intervals"]["auroc"] is found["intervals"]["sensitivity nev"] is None
+    assert found["accuracy"] == found["sensitivity mel"]
+
+
+def test_a_classifier_of_lesions_is_measured_on_what_its_segmenter_finds(call, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(evaluation, "DRAWS", 20)
+    model, data = make_model("model.safetensors", "classification", ("mel", "nev"), seed=1), write_source(Path("data"))
+    assert call("--data", "data", "--split", "all", "--out", "whole.json")[0] == 0
+    segmenter = make_model("segmenter.safetensors", background=0.5)
+    make_model("model.safetensors", "classification", ("mel", "nev"), seed=1, cropped=True)
+    assert call("--data", "data", "--split", "all", "--out", "e.json")[0] == 0
+    images = load_images(Cropped(find_source(data, PixelSettings(SIDE)), segmenter, "data"), SIDE, 3)
+    expected = assess_classifier(model, images, np.arange(24)).summary
+    found = json.loads(Path("e.json").read_text())
+    assert {name: found[name] for name in expected} == expected
+    assert found["auroc"] != json.loads(Path("whole.json").read_text())["auroc"]
+
+
+# Intervals
+
+
+def alone(count: int) -> list[np.ndarray]:
+    """Patients with one image each."""
+    return list(np.arange(count)[:, None])
+
+
+def test_patients_are_drawn_with_all_of_their_images():
+    drawn: list[set[int]] = []
+
+    def measure(chosen: np.ndarray) -> dict[str, float]:
+        drawn.append(set(chosen.tolist()))
+        return {"mean": float((chosen >= 10).mean())}
+
+    patients = [np.arange(10), np.arange(10, 12)]
+    found = with_intervals(measure, patients, draws=200)["mean"]
+    assert all(some in ({*range(10)}, {10, 11}, {*range(12)}) for some in drawn)
+    assert (found.low, found.mean, found.high) == (0, 2 / 12, 1)
+
+
+def test_the_interval_of_a_mean_is_that_of_the_normal_distribution_for_many_images():
+    values = np.random.default_rng(1).normal(3, 2, 400)
+    found = with_intervals(lambda chosen: {"mean": float(values[chosen].mean())}, alone(400), draws=1000)["mean"]
+    half = 1.96 * values.std() / sqrt(400)
+    assert found.mean == values.mean()
+    assert found.low == pytest.approx(values.mean() - half, abs=0.15 * half)
+    assert found.high == pytest.approx(values.mean() + half, abs=0.15 * half)
+
+
+def test_intervals_repeat_and_leave_out_what_is_not_defined():
+    def measure(chosen: np.ndarray) -> dict[str, float]:
+        return {"constant": 0.5, "never": nan, "sometimes": 1.0 if 0 in chosen else nan}
+
+    found = with_intervals(measure, alone(3), draws=50)
+    assert (found["constant"].low, found["constant"].mean, found["constant"].high) == (0.5, 0.5, 0.5)
+    assert all(isnan(value) for value in (found["never"].low, found["never"].mean, found["never"].high))
+    assert (found["sometimes"].low, found["sometimes"].high) == (1, 1)
+    many = np.random.default_rng(0).random(30)
+    first, second = (
+        with_intervals(lambda chosen: {"m": float(many[chosen].mean())}, alone(30), draws=50) for _ in range(2)
+    )
+    assert first == second
+
+
+# What is refused
+
+
+def refused(result: tuple[int, str, str], *texts: str) -> None:
+    status, _, err = result
+    assert (status, err.count("\n")) == (2, 1), err
+    for text in texts:
+        assert text in err
+
+
+def test_classes_must_be_those_of_the_classifier(call):
+    make_model("model.safetensors", "classification", ("mel", "nev"))
+    write_source(Path("more"), classes=("mel", "nev", "ker"))
+    write_source(Path("other"), classes=("melanoma", "nev"))
+    refused(call("--data", "more", "--out", "e.json"), "more", "unknown: ker")
+    refused(call("--data", "other", "--out", "e.json"), "other", "(mel, nev)", "unknown: melanoma", "labels.csv")
+    (Path("other") / "labels.csv").unlink()
+    refused(call("--data", "other", "--out", "e.json"), "no image of its test split has a label")
+    assert not Path("e.json").exists()
+
+
+def test_masks_must_hold_what_the_segmenter_knows(call):
+    make_model("model.safetensors")
+    write_source(Path("data"), masks=4)
+    refused(call("--data", "data"), "its mask holds", "knows 0, 1")
+
+
+def test_a_split_without_images_is_told_with_those_that_have_some(call):
+    make_model("model.safetensors")
+    data = write_source(Path("data"))
+    (data / "labels.csv").write_text((data / "labels.csv").read_text().replace(",test", ",train"))
+    refused(call("--data", "data"), "no image of its test split has a mask", "train (18)", "val (6)")
+    for mask in (data / "masks").iterdir():
+        mask.unlink()
+    refused(call("--data", "data"), "no image of its test split has a mask", "add masks")
+    make_model("model.safetensors", "classification", ("mel", "nev"))
+    lines = (data / "labels.csv").read_text().replace("mel,val", ",val").replace("nev,val", ",val")
+    (data / "labels.csv").write_text(lines)
+    refused(call("--data", "data", "--split", "val"), "no image of its val split has a label", "--split train (18)")
+
+
+def test_what_else_cannot_be_used(call):
+    make_model("model.safetensors")
+    write_source(Path("data"))
+    refused(call("--data", "nowhere"), "nowhere")
+    refused(call("--data", "data", "--split", "holdout"), "holdout", "train, val, test, all")
+    refused(call("--data", "data", "--out", "."), "is a directory")
+    refused(call("--data", "data", "--out", "data/labels.csv"), "must end in .json", "data/labels.json")
+    assert (Path("data/labels.csv").read_text()).startswith("image,label,split")
+    Path("run").mkdir()
+    Path("run/config.json").touch()
+    refused(call("--data", "data", "--pictures", "run"), "whose own test.csv would be lost")
+    assert not Path("run/test.csv").exists()
+    refused(call("--data", "data", "--from", "data"), "holds no model.safetensors")
+    Path("data/images/03.png").write_bytes(b"x")
+    refused(call("--data", "data"), "03.png", "--skip-bad")
+    assert call("--data", "data", "--skip-bad", "--out", "e.json")[0] == 0
+    assert json.loads(Path("e.json").read_text())["images"] == 11
+
+
+# Patients, and images without a mask
+
+
+def test_dice_of_a_patient_is_that_of_all_pixels_together(call):
+    model, data = make_model("model.safetensors", classes=("background", "disc", "cup")), Path("data")
+    write_source(data, masks=3)
+    lines = (data / "labels.csv").read_text().splitlines()
+    whose = ["a", "a", "a", "b"] * 5 + ["c", "", "", "a"]
+    table = [f"{line.rpartition(',')[0]},test,{one}" for line, one in zip(lines[1:], whose, strict=True)]
+    (data / "labels.csv").write_text("\n".join([f"{lines[0]},patient", *table]) + "\n")
+    assert call("--data", "data", "--out", "e.json", "--pictures", "shown")[0] == 0
+    found = json.loads(Path("e.json").read_text())
+    pixels: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
+    for number, load in enumerate(find_source(data, PixelSettings(SIDE)).catalogue().samples):
+        one = load()
+        (result,) = segment(model, [one])
+        pixels.setdefault(whose[number] or str(number), []).append((one.mask.ravel(), result.mask.ravel()))
+    expected, of_discs = [], []
+    for pairs in pixels.values():
+        truth, predicted = (np.concatenate(some)[None] for some in zip(*pairs, strict=True))
+        scores = score_classes(truth, predicted, range(3))
+        expected.append(np.mean([scores[1].dice, scores[2].dice]))
+        of_discs.append(scores[1].dice)
+    with Path("shown/patients.csv").open(newline="") as file:
+        table = list(csv.DictReader(file))
+    assert [float(row["dice"]) for row in table] == pytest.approx(expected, rel=1e-5)
+    assert [float(row["dice disc"]) for row in table] == pytest.approx(of_discs, rel=1e-5)
+    assert [int(row["images"]) for row in table] == [len(pairs) for pairs in pixels.values()]
+    assert found["patient_dice disc"] == pytest.approx(np.mean(of_discs))
+    assert len(expected) == found["patients"] == 5
+    assert next(iter(found["intervals"])) == "patient_dice"
+    assert found["patient_dice"] == pytest.approx(np.mean(expected))
+    low, high = found["intervals"]["patient_dice"]
+    assert min(expected) <= low < found["patient_dice"] < high <= max(expected)
+
+
+def test_of_one_patient_there_is_no_interval(call):
+    make_model("model.safetensors")
+    data = write_source(Path("data"))
+    lines = (data / "labels.csv").read_text().splitlines()
+    (data / "labels.csv").write_text(
+        "\n".join([f"{lines[0]},patient", *(f"{line},P" for line in lines[1:])])
+        .replace(",val,", ",test,")
+        .replace(",train,", ",test,")
+    )
+    status, out, _ = call("--data", "data", "--out", "e.json", "--page", "e.html")
+    assert status == 0
+    found = json.loads(Path("e.json").read_text())
+    assert set(found["intervals"].values()) == {None}
+    told = " ".join(out.split())
+    assert "24 images of 1 patient " in told
+    assert "This is one patient, which says nothing of others: there is no interval." in told
+    page = Path("e.html").read_text()
+    assert "95 % confidence" not in page
+    assert "nan to" not in page
+
+
+def test_only_images_with_a_mask_are_measured_and_blank_ones_are_told(call):
+    make_model("model.safetensors")
+    data = write_source(Path("data"))
+    for number in range(0, 24, 3):
+        (data / f"masks/{number:02}.png").unlink()
+    blank = cv2.imread(str(data / "masks/01.png"), cv2.IMREAD_UNCHANGED) * 0
+    cv2.imwrite(str(data / "masks/01.png"), blank)
+    status, out, _ = call("--data", "data", "--split", "all", "--out", "e.json", "--pictures", "shown")
+    assert (status, json.loads(Path("e.json").read_text())["images"]) == (0, 16)
+    told = " ".join(out.split())
+    assert re.search(r"In [12] of 16 images nothing is marked: there, Dice is 1 where nothing is found", told)
+    with Path("shown/test.csv").open(newline="") as file:
+        names = [row["image"] for row in csv.DictReader(file)]
+    assert names == [f"{number:02}.png" for number in range(24) if number % 3]
+
+
+# The page
+
+
+def test_the_page_says_how_good_the_model_is_on_these_patients_and_fetches_nothing(call):
+    make_model(MODEL_FILE)
+    data = write_source(Path("data"))
+    table = (data / "labels.csv").read_text().splitlines()
+    rows = [f"{line},P{number // 8}" for number, line in enumerate(table[1:])]
+    text = "\n".join([f"{table[0]},patient", *rows]).replace(",val", ",train").replace(",test", ",train")
+    (data / "labels.csv").write_text(text + "\n")
+    status, out, err = call("--data", "data", "--split", "all", "--page", "e.html", "--out", "e.json")
+    assert (status, err) == (0, "")
+    assert "24 images of 3 patients" in " ".join(out.split())
+    found, page = json.loads(Path("e.json").read_text()), Path("e.html").read_text()
+    low, high = found["intervals"]["patient_dice"]
+    assert (found["images"], found["patients"]) == (24, 3)
+    assert f"<h1>Dice of a patient {found['patient_dice']:.3f}</h1>" in page
+    assert "These are few patients: with fewer than 10, intervals are too narrow." in " ".join(out.split())
+    assert "These are few patients" in page
+    assert f"between {low:.3f} and {high:.3f} for patients" in page
+    assert page.count("<circle") == 3
+    assert "data:image/png;base64," in page
+    assert not re.search(r"(src|href)=\"(?!data:)", page)
+
+
+def test_a_classifier_has_a_page_too(call):
+    make_model(MODEL_FILE, "classification", ("mel", "nev"))
+    write_source(Path("data"))
+    status, _, err = call("--data", "data", "--split", "all", "--page", "e.html")
+    assert (status, err) == (0, "")
+    assert "<circle" not in Path("e.html").read_text()
+
+
+def test_a_page_of_another_ending_is_refused(call):
+    make_model(MODEL_FILE)
+    write_source(Path("data"))
+    status, _, err = call("--data", "data", "--page", "data/labels.csv")
+    assert status == 2
+    assert err.count("\n") == 1
+    assert "--page data/labels.csv must end in .html" in err
+
+
+def test_dots_of_equal_values_are_stacked_within_the_drawing():
+    places = stacked(np.array([0.0, 0.5, 0.5, 1.0, *[0.99] * 40]))
+    assert len(set(places)) == len(places) == 44
+    assert all(0 <= left <= 1000 and 0 <= top <= 112 for left, top in places)
+    assert places[1][0] == places[2][0] != places[0][0]

@@ -1,0 +1,186 @@
+"""The bootstrap of an experiment and Holm's correction, by hand, by published numbers and by simulation."""
+
+from math import isnan, nan, sqrt
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ahm_env import RunError
+from downstream.evaluation.statistics import Scores, Trial, holm
+
+Floats = npt.NDArray[np.float64]
+
+
+def scores(values: npt.ArrayLike, trials: list[Trial] | None = None, counts: npt.ArrayLike | None = None) -> Scores:
+    """Of values `(T, U)`; without trials, each is a draw of its own."""
+    sums = np.array(values, np.float64)
+    each = np.ones_like(sums) if counts is None else np.array(counts, np.float64)
+    names = tuple((f"image{number}",) for number in range(sums.shape[1]))
+    return Scores(tuple(trials or [(None, draw) for draw in range(len(sums))]), names, sums, each)
+
+
+# Means and their intervals
+
+
+def test_a_mean_is_the_ratio_of_sums():
+    found = scores([[2, 4], [4, 6]], counts=[[1, 1], [2, 4]]).mean
+    assert found.mean == 16 / 8
+    assert found.low < found.mean < found.high
+
+
+def test_without_variation_there_is_no_width_and_of_one_nothing_is_known():
+    found = scores(np.full((3, 5), 0.25)).mean
+    assert (found.mean, found.low, found.high) == pytest.approx((0.25, 0.25, 0.25))
+    alone = scores([[0.25]]).mean
+    assert alone.mean == 0.25
+    assert isnan(alone.low)
+    assert isnan(alone.high)
+
+
+@pytest.mark.parametrize("count", [3, 5, 400])
+def test_the_width_over_patients_is_that_of_an_unbiased_variance(count: int):
+    values = np.random.default_rng(0).normal(size=(1, count))
+    found = scores(values).mean
+    if count == 400:
+        assert found.high - found.low == pytest.approx(2 * 1.96 * values.std(ddof=1) / sqrt(count), rel=0.05)
+    else:  # of few, a percentile interval is not normal: its ends are means of n - 1 of them
+        assert min(values[0]) <= found.low < found.high <= max(values[0])
+
+
+@pytest.mark.parametrize("which", ["draws", "runs"])
+def test_draws_and_runs_vary_as_patients_do(which: str):
+    levels = np.random.default_rng(0).normal(5, 1, (20, 1))
+    trials: list[Trial] = [(None, one) if which == "draws" else (one, None) for one in range(20)]
+    found = scores(np.repeat(levels, 50, axis=1), trials).mean
+    assert found.high - found.low == pytest.approx(2 * 1.96 * levels.std(ddof=1) / sqrt(20), rel=0.1)
+
+
+def test_crossed_runs_and_draws_both_count():
+    rng = np.random.default_rng(1)
+    runs, draws = rng.normal(0, 1, 12), rng.normal(0, 1, 12)
+    trials: list[Trial] = [(run, draw) for run in range(12) for draw in range(12)]
+    both = scores([[runs[run] + draws[draw]] for run, draw in trials], trials).mean
+    expected = sqrt((runs.var(ddof=1) + draws.var(ddof=1)) / 12)
+    assert both.high - both.low == pytest.approx(2 * 1.96 * expected, rel=0.1)
+
+
+def test_runs_that_have_a_draw_of_their_own_vary_with_it_as_one():
+    values = np.random.default_rng(2).normal(0, 1, (20, 1))
+    as_one = scores(values, [(number, number) for number in range(20)]).mean
+    draws = scores(values).mean
+    assert (as_one.low, as_one.high) == (draws.low, draws.high)
+
+
+def test_trials_that_are_not_done_yet_are_left_out():
+    trials: list[Trial] = [(0, 0), (1, 1), (0, 2)]
+    found = scores([[0.1, 0.2], [0.3, 0.4], [0.5, 0.6]], trials).mean
+    assert found.mean == pytest.approx(0.35)
+    assert 0.1 <= found.low < found.high <= 0.6
+
+
+def test_intervals_cover_the_truth_about_as_often_as_they_say():
+    rng, inside = np.random.default_rng(3), 0
+    for _ in range(200):
+        draws, patients = rng.normal(0, 0.5, (8, 1)), rng.normal(0, 1, (1, 40))
+        found = scores(draws + patients + rng.normal(0, 0.3, (8, 40))).mean
+        inside += found.low <= 0 <= found.high
+    assert 0.88 <= inside / 200 <= 0.99
+
+
+# Differences
+
+
+def test_pairs_stay_pairs():
+    hard = np.random.default_rng(0).lognormal(0, 1, (4, 60))
+    gap = scores(hard + 0.1).minus(scores(hard))
+    assert gap is not None
+    assert (gap.interval.low, gap.interval.mean, gap.interval.high) == pytest.approx((0.1, 0.1, 0.1))
+    assert gap.pairs == 4
+    own = scores(hard).mean
+    assert own.high - own.low > 0.5  # patients and draws differ a lot, the pairs do not
+
+
+def test_only_what_both_have_is_compared():
+    one, base = scores([[0.5], [0.7], [0.9]], [(None, 0), (None, 1), (None, 2)]), scores([[0.4]], [(None, 1)])
+    gap = one.minus(base)
+    assert gap is not None
+    assert (gap.pairs, gap.interval.mean) == (1, pytest.approx(0.3))
+    assert one.minus(scores([[0.4]], [(None, 7)])) is None
+
+
+def test_every_run_is_compared_with_scratch_on_the_same_draw_and_with_the_same_run_of_another_agent():
+    scratch = scores([[0.1], [0.2]])
+    trials: list[Trial] = [(0, 0), (1, 0), (0, 1), (1, 1)]
+    a3c = scores([[0.2], [0.4], [0.5], [0.7]], trials)
+    gap = a3c.minus(scratch)
+    assert gap is not None
+    assert (gap.pairs, gap.interval.mean) == (4, pytest.approx((0.1 + 0.3 + 0.3 + 0.5) / 4))
+    random = scores([[0.1], [0.1], [0.1], [0.1]], trials[::-1])
+    other = a3c.minus(random)
+    assert other is not None
+    assert (other.pairs, other.interval.mean) == (4, pytest.approx(0.35))
+
+
+def test_arms_that_were_tested_on_different_images_are_refused():
+    other = Scores(((None, 0),), (("elsewhere",),), np.ones((1, 1)), np.ones((1, 1)))
+    with pytest.raises(RunError, match="tested on different images"):
+        scores([[0.5]]).minus(other)
+
+
+def test_p_is_small_where_the_interval_is_far_from_zero_and_alike_in_both_directions():
+    rng = np.random.default_rng(0)
+    base = rng.normal(0.5, 0.2, (6, 50))
+    better, alike = base + rng.normal(0.2, 0.1, (6, 50)), base + rng.normal(0, 0.1, (6, 50))
+    gaps = [scores(one).minus(scores(other)) for one, other in ((better, base), (base, better), (alike, base))]
+    ps = [gap.p for gap in gaps if gap is not None]
+    assert ps[0] == ps[1] == pytest.approx(2 / 10_001)
+    assert 0.05 < ps[2] <= 1
+    nothing = scores(base).minus(scores(base))
+    assert nothing is not None
+    assert isnan(nothing.p)
+
+
+def test_p_below_five_per_cent_means_an_interval_without_zero():
+    rng = np.random.default_rng(5)
+    for shift in np.linspace(0, 0.12, 7):
+        base = rng.normal(0.5, 0.2, (5, 40))
+        gap = scores(base + rng.normal(shift, 0.2, (5, 40))).minus(scores(base))
+        assert gap is not None
+        assert (gap.p < 0.05) == (gap.interval.low > 0 or gap.interval.high < 0)
+
+
+# Holm's correction
+
+
+def test_holm_by_hand() -> None:
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])  # 3 x 0.01, 2 x 0.03, and not below that
+    assert holm([0.6, 0.5]) == [1, 1]
+    assert holm([0.02]) == [0.02]
+    assert holm([]) == []
+
+
+def test_what_was_not_tested_does_not_count() -> None:
+    corrected = holm([nan, 0.01, 0.04])
+    assert isnan(corrected[0])
+    assert corrected[1:] == pytest.approx([0.02, 0.04])
+    assert all(isnan(one) for one in holm([nan, nan]))
+
+
+def test_holm_as_in_the_tests_of_statsmodels() -> None:
+    """P values of statsmodels' `test_multi.py`, with what R's multtest makes of them."""
+    ps = [0.838541367553, 0.642193923795, 0.680845947633, 0.967833824309, 0.71626938238]
+    ps += [0.177096952723, 5.23656777208e-5, 0.0202732688798, 0.00028140506198, 0.0149877310796]
+    published = [1, 1, 1, 1, 1, 1, 5.2365677720800005e-4, 1.4191288215860001e-1, 2.5326455578199999e-3]
+    assert holm(ps) == pytest.approx([*published, 1.1990184863680001e-1], rel=1e-9)
+
+
+@given(st.lists(st.floats(0, 1), max_size=8))
+def test_holm_only_makes_larger_and_keeps_the_order(ps: list[float]) -> None:
+    corrected = holm(ps)
+    assert all(one <= after <= 1 for one, after in zip(ps, corrected, strict=True))
+    assert all(after <= min(1, len(ps) * one) for one, after in zip(ps, corrected, strict=True))
+    order = np.argsort(ps, kind="stable")
+    assert (np.diff(np.array(corrected)[order]) >= 0).all()

@@ -1,0 +1,125 @@
+"""Settings of fine-tuning: what a start decides, what a preset says, and what is refused."""
+
+import json
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ahm_env import SettingsError, UNet
+from downstream.finetuning.settings import PRESETS, FinetuneSettings
+from downstream.models.model import Start
+
+SCRATCH = Start("scratch", None, None, {})
+RUN = {"image_size": 32, "fit": "pad", "width": 4, "norm": "group", "channels": None, "data": "elsewhere", "seed": 9}
+
+
+@pytest.fixture
+def from_run() -> Start:
+    return Start("run", UNet(1, 1, 4, "group"), None, RUN)
+
+
+@pytest.fixture
+def from_file() -> Start:
+    return Start("unet.pth", UNet(1, 1, 4, "group"), None, {})
+
+
+def test_defaults_need_nothing():
+    assert FinetuneSettings.make(SCRATCH) == FinetuneSettings()
+
+
+def test_a_run_decides_how_images_become_pixels_and_what_the_unet_is(from_run: Start):
+    made = FinetuneSettings.make(from_run)
+    assert made == replace(FinetuneSettings(), start="run", image_size=32, fit="pad", width=4, norm="group", channels=1)
+
+
+def test_a_file_of_weights_decides_what_the_unet_is(from_file: Start):
+    made = FinetuneSettings.make(from_file, image_size=48, fit="pad")
+    assert (made.width, made.norm, made.channels, made.image_size, made.fit) == (4, "group", 1, 48, "pad")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "decided"),
+    [
+        ("width", 8, 4),
+        ("norm", "batch", "group"),
+        ("channels", 3, 1),
+        ("image_size", 64, 32),
+        ("fit", "stretch", "pad"),
+    ],
+)
+def test_what_the_start_has_decided_cannot_be_chosen_otherwise(from_run: Start, name: str, value: object, decided):
+    flag = f"--{name.replace('_', '-')}"
+    with pytest.raises(SettingsError, match=rf"{flag} {value}: run was pretrained with {decided}; leave {flag} out"):
+        FinetuneSettings.make(from_run, **{name: value})
+    assert getattr(FinetuneSettings.make(from_run, **{name: decided}), name) == decided
+
+
+def test_a_preset_lies_between_the_defaults_and_what_is_given():
+    paper = FinetuneSettings.make(SCRATCH, "paper")
+    assert paper == replace(FinetuneSettings(), **PRESETS["paper"])
+    assert (paper.learning_rate, paper.schedule, paper.batch_size, paper.augment) == (3e-4, "steps", 4, "none")
+    given = FinetuneSettings.make(SCRATCH, "paper", batch_size=6, learning_rate=None)
+    assert (given.batch_size, given.learning_rate) == (6, 3e-4)
+    with pytest.raises(SettingsError, match="--preset papre is unknown; choose one of paper"):
+        FinetuneSettings.make(SCRATCH, "papre")
+
+
+def test_vgg16_takes_colour(from_run: Start):
+    assert FinetuneSettings.make(SCRATCH, model="vgg16", task="classification").channels == 3
+    with pytest.raises(SettingsError, match=r"--model vgg16 classifies.*not by --from"):
+        FinetuneSettings.make(from_run, model="vgg16", task="classification")
+
+
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        ({"task": "detection"}, "--task detection is unknown; choose segmentation or classification"),
+        ({"model": "resnet"}, "--model resnet is unknown; choose unet or vgg16"),
+        ({"transfer": "head"}, "--transfer head is unknown; choose all or encoder"),
+        ({"labels": 0}, "--labels 0 must be 1 or more, or all"),
+        ({"seed": -1}, "--seed -1 must not be negative"),
+        ({"select": 1.0}, "--select 1.0 must be a share"),
+        ({"select": -0.1}, "--select -0.1"),
+        ({"select": float("nan")}, "--select nan"),
+        ({"image_size": 8}, "--image-size 8 is too small for a U-Net; use 16 or more"),
+        ({"image_size": 0}, "image_size is 0"),
+        ({"image_size": 16, "batch_size": 1}, "--batch-size 1 below --image-size 32.*--norm group"),
+        ({"channels": 2}, "channels is 2"),
+        ({"fit": "crop"}, "fit is 'crop'"),
+        ({"model": "vgg16"}, "--model vgg16 classifies"),
+        ({"model": "vgg16", "task": "classification", "channels": 1}, "--model vgg16 needs --channels 3"),
+        ({"model": "vgg16", "task": "classification", "image_size": 31}, "--image-size 32 or more"),
+        ({"weights": "vgg16.pth"}, "--weights is for --model vgg16"),
+        ({"crop_with": "run"}, "--crop-with is for --task classification"),
+        ({"steps": 0}, "--steps 0"),
+    ],
+)
+def test_a_bad_value_is_refused_in_one_line_that_names_it(given: dict[str, object], text: str):
+    with pytest.raises(SettingsError, match=text) as refusal:
+        FinetuneSettings.make(SCRATCH, **given)
+    assert "\n" not in str(refusal.value)
+
+
+@given(
+    st.builds(
+        FinetuneSettings,
+        task=st.just("classification"),
+        data=st.text(min_size=1),
+        labels=st.none() | st.integers(1, 10**6),
+        learning_rate=st.floats(1e-6, 1),
+        select=st.floats(0, 0.9),
+        crop_with=st.none() | st.text(min_size=1),
+        flips=st.booleans(),
+        augment=st.sampled_from(["none", "full"]),
+    )
+)
+def test_settings_survive_a_json_file(settings: FinetuneSettings):
+    assert FinetuneSettings.from_dict(json.loads(json.dumps(settings.as_dict()))) == settings
+
+
+def test_differences_are_those_of_what_is_given():
+    settings = FinetuneSettings(labels=25)
+    assert settings.differences({"labels": 25, "seed": None, "steps": 800}) == []
+    assert settings.differences({"labels": 26, "seed": 1, "start": "run"}) == ["labels", "seed", "start"]

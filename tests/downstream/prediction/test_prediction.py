@@ -1,0 +1,497 @@
+"""Predictions for new images, as a person asks for them: what is written, and what is not lost."""
+
+import csv
+import errno
+import os
+import resource
+import signal
+import sys
+import time
+import weakref
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from filelock import FileLock
+
+import ahm
+from ahm_env.files import atomic
+from ahm_env.images.building import AHEAD, THREADS, in_order
+from ahm_env.images.decoding import read_image
+from ahm_env.images.source import Sample
+from downstream.evaluation.cropping import crop
+from downstream.evaluation.segmentation import BATCH, segment
+from downstream.models.model import Card, Model
+from downstream.models.resizing import to_original, to_square
+from downstream.prediction import inputs as incoming
+from downstream.prediction import prediction
+from downstream.prediction.prediction_table import GrowingTable
+
+SIDE = 16
+SIZES = {"a.png": (20, 30, 3), "b.jpg": (48, 33, 3), "c.tif": (25, 40), "d.bmp": (16, 16, 3), "e.png": (1, 50)}
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Run `ahm predict --from tuned … --device cpu` in this process: status, output, errors."""
+
+    def call(*words: str, tuned: str = "tuned") -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["ahm", "predict", "--from", tuned, *words, "--device", "cpu"])
+        with pytest.raises(SystemExit) as ended:
+            ahm.main()
+        captured = capsys.readouterr()
+        return int(ended.value.code or 0), captured.out, captured.err
+
+    return call
+
+
+def make_model(
+    path: Path,
+    task: str = "segmentation",
+    classes: tuple[str, ...] = ("background", "foreground"),
+    values: tuple[int, ...] = (0, 1),
+    seed: int = 0,
+    background: float = 0.0,
+    cropped: bool = False,
+) -> Model:
+    """A tiny model whose predictions differ between images, and within them."""
+    card = Card(task, "unet", classes, values, SIDE, 3, "pad", (127.0,) * 3, (60.0,) * 3, 2, "batch", False, cropped)
+    model = Model.create(card, seed)
+    generator = np.random.default_rng(seed)
+    squares = generator.integers(0, 256, (32, 3, 4, 4)).repeat(SIDE // 4, 2).repeat(SIDE // 4, 3)
+    model.network.train()
+    pixels = torch.from_numpy(squares).float()
+    with torch.no_grad():
+        for _ in range(20):  # the running means of its normalisation; without them it sees nearly the same everywhere
+            model.logits(pixels)
+        model.network.eval()
+        last = model.network.outc.conv if task == "segmentation" else model.network.head
+        last.weight /= model.logits(pixels).transpose(0, 1).flatten(1).std(1).view(-1, *(1,) * (last.weight.ndim - 1))
+        last.bias -= model.logits(pixels).transpose(0, 1).flatten(1).mean(1)
+        last.bias[0] += background
+    model.save(path)
+    return Model.load(path)
+
+
+@pytest.fixture
+def model() -> Model:
+    return make_model(Path("tuned/model.safetensors"))
+
+
+def write_image(path: Path, shape: tuple[int, ...], seed: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 256, (4, 4, *shape[2:]), dtype=np.uint8)
+    assert cv2.imwrite(str(path), cv2.resize(pixels, shape[1::-1], interpolation=cv2.INTER_CUBIC))
+
+
+@pytest.fixture
+def scans() -> Path:
+    for seed, (name, shape) in enumerate(SIZES.items()):
+        write_image(Path("scans") / name, shape, seed)
+    return Path("scans")
+
+
+def rows(path: str = "out/predictions.csv") -> list[dict[str, str]]:
+    with Path(path).open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def read_png(path: Path | str) -> np.ndarray:
+    return cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+
+
+def sample(path: Path) -> Sample:
+    return Sample(path.name, str(path), read_image(path))
+
+
+def temporaries() -> list[Path]:
+    return [path for path in Path("out").rglob("*") if path.name.endswith(".tmp")]
+
+
+# What is written
+
+
+def test_masks_have_the_size_of_the_images_and_are_what_the_model_finds(call, scans: Path, model: Model):
+    status, out, _ = call("scans", "--out", "out")
+    assert status == 0
+    assert "out/predictions.csv: 5 of 5 images" in out
+    found = {one.sample.name: one for one in segment(model, [sample(scans / name) for name in sorted(SIZES)])}
+    assert 0.05 < np.mean(found["b.jpg"].mask) < 0.95
+    table = rows()
+    assert list(table[0]) == ["image", "area", "area_share", "p background", "p foreground"]
+    assert [row["image"] for row in table] == sorted(SIZES)
+    for row in table:
+        one, stem = found[row["image"]], Path(row["image"]).stem
+        mask = read_png(f"out/masks/{stem}.png")
+        assert mask.shape == SIZES[row["image"]][:2]
+        np.testing.assert_array_equal(mask, one.mask * 255)
+        assert read_png(f"out/overlays/{stem}.png").shape == (*mask.shape, 3)
+        assert int(row["area"]) == np.count_nonzero(mask)
+        assert float(row["area_share"]) == pytest.approx(np.mean(mask == 255), rel=1e-5)
+        assert [float(row[f"p {name}"]) for name in model.card.classes] == pytest.approx(one.probabilities, rel=1e-4)
+    assert not Path("out/problems.csv").exists()
+    assert not temporaries()
+
+
+def test_masks_of_several_classes_hold_the_numbers_that_they_had_in_training(call, scans: Path):
+    model = make_model(Path("tuned/model.safetensors"), classes=("background", "7", "3"), values=(0, 7, 3))
+    assert call("scans", "--out", "out", "--no-overlays")[0] == 0
+    assert not Path("out/overlays").exists()
+    seen = set()
+    for row, found in zip(rows(), segment(model, [sample(scans / name) for name in sorted(SIZES)]), strict=True):
+        mask = read_png(f"out/masks/{Path(row['image']).stem}.png")
+        np.testing.assert_array_equal(mask, np.array([0, 7, 3])[found.mask])
+        assert [int(row["area 7"]), int(row["area 3"])] == [np.count_nonzero(mask == value) for value in (7, 3)]
+        assert float(row["area_share 3"]) == pytest.approx(np.mean(mask == 3), rel=1e-5)
+        seen |= set(mask.ravel().tolist())
+    assert seen == {0, 3, 7}
+
+
+def test_links_out_of_a_folder_are_not_followed_but_those_that_are_given(call, scans: Path, model: Model):
+    write_image(Path("elsewhere/secret.png"), (20, 24), 3)
+    (scans / "link.png").symlink_to(Path("elsewhere/secret.png").resolve())
+    status, out, _ = call(str(scans), "--out", "found")
+    assert status == 1
+    assert "link.png: is a link that leads out of the folder" in " ".join(out.split())
+    assert "link.png" not in {row["image"] for row in rows("found/predictions.csv")}
+    assert call(str(scans / "link.png"), "--out", "given")[0] == 0
+    assert {row["image"] for row in rows("given/predictions.csv")} == {"link.png"}
+
+
+def test_test_time_augmentation_is_the_mean_over_mirror_images(call, scans: Path, model: Model):
+    assert call("scans", "--out", "out", "--tta")[0] == 0
+    differ = 0
+    for name in SIZES:
+        image = read_image(scans / name)
+        square = to_square(image, model.card)[None]
+        maps = np.mean(
+            [np.flip(model.probabilities(np.flip(square, axes).copy()), axes) for axes in ((), (2,), (3,), (2, 3))],
+            axis=0,
+        )
+        wide = to_original(np.ascontiguousarray(maps[0]), *image.shape[:2], model.card)
+        mask = read_png(f"out/masks/{Path(name).stem}.png") == 255
+        sure = abs(wide[1] - wide[0]) > 1e-5
+        np.testing.assert_array_equal(mask[sure], (wide[1] > wide[0])[sure])
+        (plain,) = segment(model, [sample(scans / name)])
+        differ += np.count_nonzero(plain.mask != mask)
+    assert differ > 0
+
+
+def test_a_classifier_writes_classes_and_probabilities_and_no_pictures(call, scans: Path):
+    model = make_model(Path("tuned/model.safetensors"), "classification", ("keratosis", "melanoma", "naevus"), ())
+    assert call("scans", "--out", "out")[0] == 0
+    table = rows()
+    assert list(table[0]) == ["image", "prediction", "p keratosis", "p melanoma", "p naevus"]
+    for row in table:
+        shares = model.probabilities(to_square(read_image(scans / row["image"]), model.card)[None])[0]
+        assert [float(row[f"p {name}"]) for name in model.card.classes] == pytest.approx(shares, rel=1e-4)
+        assert row["prediction"] == model.card.classes[shares.argmax()]
+    assert len({row["prediction"] for row in table}) > 1
+    assert not Path("out/masks").exists()
+    assert not Path("out/overlays").exists()
+
+
+def test_a_classifier_of_lesions_sees_what_its_segmenter_finds(call, scans: Path):
+    model = make_model(Path("tuned/model.safetensors"), "classification", ("mel", "nev"), ())
+    assert call("scans", "--out", "plain")[0] == 0
+    segmenter = make_model(Path("tuned/segmenter.safetensors"), background=2.0)
+    make_model(Path("tuned/model.safetensors"), "classification", ("mel", "nev"), (), cropped=True)
+    assert call("scans", "--out", "out")[0] == 0
+    for row in rows():
+        seen = crop(sample(scans / row["image"]), segmenter).image
+        shares = model.probabilities(to_square(seen, model.card)[None])[0]
+        assert float(row["p mel"]) == pytest.approx(shares[0], rel=1e-4)
+    assert [row["p mel"] for row in rows()] != [row["p mel"] for row in rows("plain/predictions.csv")]
+
+
+def test_a_source_is_read_without_its_masks_and_labels_and_a_file_counts_once(call, scans: Path, model: Model):
+    Path("source/masks").mkdir(parents=True)
+    Path("source/masks/a.png").write_bytes(b"not a mask")
+    Path("source/labels.csv").write_text("nonsense")
+    scans.rename("source/images")
+    assert call("source", "source/images/a.png", "source/images", "--out", "out")[0] == 0
+    assert [row["image"] for row in rows()] == sorted(SIZES)
+
+
+# What is wrong
+
+
+def test_a_bad_file_is_told_and_the_same_command_adds_it_when_it_is_mended(call, scans: Path, model: Model):
+    good = (scans / "b.jpg").read_bytes()
+    (scans / "b.jpg").write_bytes(good[:200])
+    cv2.imwrite(str(scans / "f.tif"), np.full((9, 9), np.nan, np.float32))
+    status, out, _ = call("scans", "--out", "out")
+    assert status == 1
+    assert [row["image"] for row in rows("out/problems.csv")] == ["b.jpg", "f.tif"]
+    assert "truncated" in rows("out/problems.csv")[0]["problem"]
+    assert "no finite value" in rows("out/problems.csv")[1]["problem"]
+    assert "problem      scans/b.jpg: truncated" in out
+    assert "out/problems.csv: 2 images" in out
+    assert [row["image"] for row in rows()] == ["a.png", "c.tif", "d.bmp", "e.png"]
+    (scans / "b.jpg").write_bytes(good)
+    (scans / "f.tif").unlink()
+    status, out, _ = call("scans", "--out", "out")
+    assert status == 0
+    assert "1 images to predict, 4 done before" in out
+    assert sorted(row["image"] for row in rows()) == sorted(SIZES)
+    assert not Path("out/problems.csv").exists()
+
+
+def test_images_that_are_all_bad_leave_an_empty_table(call, model: Model):
+    Path("scans").mkdir()
+    for number in range(30):
+        Path(f"scans/{number:02}.png").write_bytes(b"x")
+    status, out, _ = call("scans", "--out", "out")
+    assert status == 1
+    assert Path("out/predictions.csv").read_text() == "image,area,area_share,p background,p foreground\n"
+    assert len(rows("out/problems.csv")) == 30
+    assert "and 10 more" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "texts"),
+    [
+        (["nowhere"], ["nowhere", "no such file"]),
+        (["scans", "nowhere.png"], ["nowhere.png", "no such file"]),
+        (["notes.txt"], ["notes.txt", "not an image"]),
+        (["empty"], ["empty", "no image directly in it"]),
+        (["scans", "other"], ["scans/b.jpg", "other/b.png"]),
+        (["scans", "upper"], ["scans/a.png", "upper/A.png"]),
+        (["scans", "--from", "scans"], ["scans", "holds no model.safetensors"]),
+    ],
+)
+def test_what_cannot_be_used_is_one_line_before_anything_is_written(
+    call, scans: Path, model: Model, words: list[str], texts: list[str]
+):
+    Path("notes.txt").write_text("x")
+    Path("empty").mkdir()
+    write_image(Path("other/b.png"), (8, 8), 0)
+    write_image(Path("upper/A.png"), (8, 8), 0)
+    status, _, err = call(*words, "--out", "out")
+    assert (status, err.count("\n")) == (2, 1)
+    for text in texts:
+        assert text in err
+    assert not Path("out").exists()
+
+
+def test_two_endings_of_one_stem_are_refused_too(call, scans: Path, model: Model):
+    write_image(scans / "a.jpg", (8, 8), 0)
+    status, _, err = call("scans", "--out", "out")
+    assert status == 2
+    assert "scans/a.jpg" in err
+    assert "scans/a.png" in err
+    assert not Path("out").exists()
+
+
+# What is there already
+
+
+def test_an_interrupted_run_is_whole_and_the_same_command_finishes_it(
+    call, model: Model, monkeypatch: pytest.MonkeyPatch
+):
+    for number in range(40):
+        write_image(Path(f"scans/{number:02}.png"), (12, 14, 3), number)
+    written = []
+
+    def save_then_stop(path: Path, picture: np.ndarray) -> None:
+        written.append(path)
+        if len(written) == 5:
+            os.kill(os.getpid(), signal.SIGINT)
+        keep(path, picture)
+
+    keep = prediction.save_picture
+    monkeypatch.setattr(prediction, "save_picture", save_then_stop)
+    status, out, _ = call("scans", "--out", "out")
+    assert status == 130
+    assert "The same command goes on" in out
+    done = rows()
+    assert 1 <= len(done) < 40
+    assert all(None not in row.values() and read_png(f"out/masks/{row['image']}") is not None for row in done)
+    assert not temporaries()
+
+    monkeypatch.setattr(prediction, "save_picture", keep)
+    stamps = {row["image"]: Path(f"out/masks/{row['image']}").stat().st_mtime_ns for row in done}
+    time.sleep(0.01)
+    status, out, _ = call("scans", "--out", "out")
+    assert status == 0
+    assert f"{40 - len(done)} images to predict, {len(done)} done before" in out
+    assert all(Path(f"out/masks/{name}").stat().st_mtime_ns == stamp for name, stamp in stamps.items())
+    assert call("scans", "--out", "straight")[0] == 0
+    assert [row["image"] for row in rows()] == [f"{number:02}.png" for number in range(40)]
+    for one, other in zip(rows(), rows("straight/predictions.csv"), strict=True):
+        assert one["image"] == other["image"]
+        assert float(one["p foreground"]) == pytest.approx(float(other["p foreground"]), rel=1e-4)
+
+    before = Path("out/predictions.csv").read_bytes()
+    assert call("scans", "--out", "out")[0] == 0  # nothing is left to do
+    assert Path("out/predictions.csv").read_bytes() == before
+
+
+def test_a_row_that_a_power_cut_tore_is_made_again(call, scans: Path, model: Model):
+    assert call("scans", "--out", "out")[0] == 0
+    whole = Path("out/predictions.csv").read_bytes()
+    for torn in (whole[:-3], whole[: whole.rindex(b"e.png") + 7], whole[: whole.rindex(b"d.bmp") - 1]):
+        Path("out/predictions.csv").write_bytes(torn)
+        Path("out/masks/.e.png.1.tmp").write_bytes(b"torn as well")
+        assert call("scans", "--out", "out")[0] == 0
+        assert [row["image"] for row in rows()] == sorted(SIZES)
+        assert [float(row["p foreground"]) for row in rows()] == pytest.approx(
+            [float(line.split(b",")[-1]) for line in whole.splitlines()[1:]], rel=1e-4
+        )
+        assert not temporaries()
+
+
+def test_a_folder_may_grow(call, scans: Path, model: Model):
+    assert call("scans", "--out", "out")[0] == 0
+    write_image(scans / "new.png", (10, 10), 9)
+    status, out, _ = call("scans", "--out", "out")
+    assert status == 0
+    assert "1 images to predict, 5 done before" in out
+    assert len(rows()) == 6
+
+
+def test_predictions_of_something_else_are_left_alone(call, scans: Path, model: Model):
+    assert call("scans", "--out", "out")[0] == 0
+    before = {path: path.read_bytes() for path in Path("out").rglob("*") if path.is_file()}
+    write_image(Path("other/a.png"), (8, 8), 0)
+    make_model(Path("second/model.safetensors"), seed=1)
+    Path("file").write_text("x")
+    Path("full").mkdir()
+    Path("full/thesis.txt").write_text("x")
+    for words, tuned, text in [
+        (["scans", "--out", "out"], "second", "another model"),
+        (["scans", "--out", "out", "--tta"], "tuned", "settings"),
+        (["other", "--out", "out"], "tuned", "other images"),
+        (["scans/a.png", "--out", "out"], "tuned", "an image that is not given"),
+        (["scans", "--out", "file"], "tuned", "not an empty directory"),
+        (["scans", "--out", "full"], "tuned", "not an empty directory"),
+        (["scans", "--out", "scans"], "tuned", "not an empty directory"),
+    ]:
+        status, _, err = call(*words, tuned=tuned)
+        assert (status, err.count("\n")) == (2, 1), words
+        assert text in err
+    with FileLock("out/.lock"):
+        status, _, err = call("scans", "--out", "out")
+    assert status == 2
+    assert "another process" in err
+    assert before == {path: path.read_bytes() for path in Path("out").rglob("*") if path.is_file()}
+    assert [path.name for path in Path("full").iterdir()] == ["thesis.txt"]
+    Path("out/predictions.csv").write_text("image,remark\na.png,fine\n")
+    assert "changed" in call("scans", "--out", "out")[2]
+    assert Path("out/predictions.csv").read_text() == "image,remark\na.png,fine\n"
+
+
+# What runs out
+
+
+def test_on_a_full_disk_all_that_was_written_is_whole(call, model: Model, monkeypatch: pytest.MonkeyPatch):
+    for number in range(30):
+        write_image(Path(f"scans/{number:02}.png"), (12, 14, 3), number)
+    keep, written = prediction.save_picture, []
+
+    def save_until_full(path: Path, picture: np.ndarray) -> None:
+        if len(written) >= 15:
+            with atomic(path) as temporary:
+                temporary.write_bytes(b"\x89PNG")
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        written.append(path)
+        keep(path, picture)
+
+    monkeypatch.setattr(prediction, "save_picture", save_until_full)
+    status, _, err = call("scans", "--out", "out")
+    assert (status, err.count("\n")) == (2, 1)
+    assert "disk is full" in err
+    assert not temporaries()
+    masks = {path.name: read_png(path) for path in Path("out/masks").iterdir()}
+    assert masks
+    assert all(mask is not None and mask.shape == (12, 14) for mask in masks.values())
+    done = rows()
+    assert done
+    assert {row["image"] for row in done} <= masks.keys()
+    assert all(len(row) == 5 and None not in row.values() for row in done)
+    assert Path("out/predictions.csv").read_text().endswith("\n")
+    monkeypatch.setattr(prediction, "save_picture", keep)
+    assert call("scans", "--out", "out")[0] == 0
+    assert [row["image"] for row in rows()] == [f"{number:02}.png" for number in range(30)]
+
+
+def test_a_row_that_does_not_fit_on_the_disk_leaves_the_table_as_it_was(tmp_path: Path):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with GrowingTable(tmp_path / "table.csv") as table:
+        table.append(["a" * 40, "1"])
+        resource.setrlimit(resource.RLIMIT_FSIZE, (60, hard))
+        try:
+            with pytest.raises(OSError) as caught:
+                table.append(["b" * 40, "2"])
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        assert caught.value.filename == str(tmp_path / "table.csv")
+        assert (tmp_path / "table.csv").read_text() == "a" * 40 + ",1\n"
+        table.append(["c", "3"])
+    assert (tmp_path / "table.csv").read_text().splitlines() == ["a" * 40 + ",1", "c,3"]
+
+
+def test_memory_is_flat_in_the_number_of_images(call, model: Model, monkeypatch: pytest.MonkeyPatch):
+    Path("scans").mkdir()
+    content = cv2.imencode(".png", np.zeros((6, 6, 3), np.uint8))[1].tobytes()
+    for number in range(300):
+        Path(f"scans/{number:03}.png").write_bytes(content)
+    alive, most = set[int](), 0
+
+    def read(path: Path) -> np.ndarray:
+        nonlocal most
+        image = read_image(path).copy()
+        key = object()
+        alive.add(id(key))
+        weakref.finalize(image, lambda held: alive.discard(id(held)), key)
+        most = max(most, len(alive))
+        return image
+
+    monkeypatch.setattr(incoming, "read_image", read)
+    assert call("scans", "--out", "out", "--no-overlays")[0] == 0
+    assert len(rows()) == 300
+    # decoded ahead, in the network, in the next batch, and on the way to the disk
+    assert AHEAD <= most <= 2 * (AHEAD + THREADS) + 2 * BATCH
+
+
+def test_calls_are_made_ahead_but_not_far_and_their_results_keep_their_order():
+    started: list[int] = []
+
+    def work(number: int) -> int:
+        started.append(number)
+        time.sleep(0.002 * (number % 3))
+        return number
+
+    results = in_order(partial(work, number) for number in range(100))
+    for number in range(100):
+        assert next(results) == number
+        if number in (0, 40):
+            time.sleep(0.2)  # the threads could go on meanwhile
+            assert len(started) == number + AHEAD
+    with pytest.raises(StopIteration):
+        next(results)
+
+
+def test_what_a_call_raises_comes_in_its_place_and_ends_the_rest():
+    made = []
+
+    def work(number: int) -> int:
+        made.append(number)
+        if number == 5:
+            raise OSError(errno.ENOSPC, "full")
+        return number
+
+    results = in_order(partial(work, number) for number in range(1000))
+    assert [next(results) for _ in range(5)] == [0, 1, 2, 3, 4]
+    with pytest.raises(OSError, match="full"):
+        next(results)
+    assert len(made) <= 5 + AHEAD
