@@ -158,7 +158,7 @@ def test_photographs_have_one_hue_and_sequences_in_three_channels_have_all():
     ("name", "kind"), [("isic2018", "colour"), ("kvasir", "colour"), ("lgg", "grey"), ("cxr", "grey")]
 )
 def test_real_sets_are_told_apart(name: str, kind: str, tmp_path: Path):
-    source = Path(__file__).resolve().parents[3] / "shared" / "data" / name / "images"
+    source = Path(__file__).resolve().parents[4] / "shared" / "data" / name / "images"
     if not source.is_dir():
         pytest.skip(f"no real images in {source}")
     (tmp_path / "some").mkdir()
