@@ -172,7 +172,7 @@ def train_agent(
     names = ("gamma", "image_weight", "entropy_weight", "policy", "backbone", "backbone_weights")
     agent = {name: given.pop(name) for name in names}
     given["agent"] = {name: value for name, value in agent.items() if value is not None} or None
-    from agents.console import train_agent as train
+    from agents.pretraining.console import train_agent as train
 
     raise typer.Exit(train(given, preset, out, resume))
 

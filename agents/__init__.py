@@ -19,7 +19,7 @@ from agents.baselines import (
     RandomAgent,
 )
 from agents.loss_predictor import InvertedAgent, LossAgent, LossSettings, ProgressAgent
-from agents.sb3 import A2CAgent, A2CSettings, PPOAgent, PPOSettings
+from agents.sb3.agent import A2CAgent, A2CSettings, PPOAgent, PPOSettings
 from ahm_env import CheckpointError, SettingsError
 from ahm_env.files import load_tensors
 

@@ -22,7 +22,7 @@ from agents.networks import Maps, MaskingNetwork
 from agents.subsets import OrderedSubset
 from ahm_env import SettingsError, TrainingError
 from ahm_env.masks import as_tensor
-from ahm_env.optimiser import SharedAdam
+from ahm_env.model.optimiser import SharedAdam
 
 Pixels = npt.NDArray[np.uint8]
 Actions = npt.NDArray[np.int8]

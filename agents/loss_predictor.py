@@ -14,7 +14,7 @@ from agents.baselines import Pixels, Scores, ScoringAgent, unet_of
 from agents.networks import MaskingNetwork
 from ahm_env import Reconstructor, TrainingError
 from ahm_env.masks import as_tensor
-from ahm_env.optimiser import SharedAdam
+from ahm_env.model.optimiser import SharedAdam
 
 
 @dataclass(frozen=True)

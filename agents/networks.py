@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ahm_env.errors import SettingsError
-from ahm_env.reconstruction import read_pth
-from ahm_env.unet import initialise
+from ahm_env.model.reconstruction import read_pth
+from ahm_env.model.unet import initialise
 
 BACKBONES = ("conv", "vgg16")
 # ImageNet's channel mean and deviation, which VGG16's published weights expect

@@ -10,8 +10,8 @@ from ahm_env.env import PatchMaskEnv, PatchMaskVectorEnv
 from ahm_env.errors import AHMError, CheckpointError, ImageError, RunError, SettingsError, TrainingError
 from ahm_env.images import ImageSet, load_images
 from ahm_env.masks import MaskRatio, PatchGrid
-from ahm_env.reconstruction import Reconstructor, Standardisation
-from ahm_env.unet import UNet
+from ahm_env.model.reconstruction import Reconstructor, Standardisation
+from ahm_env.model.unet import UNet
 from ahm_env.wrappers import ScoreActions, VectorScoreActions
 
 __all__ = [

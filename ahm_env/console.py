@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from math import isnan
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
@@ -52,3 +53,8 @@ def tell_left_out(console: Console, images: ImageSet) -> None:
     if images.empty:
         why = "they show nothing, or their headers say that text is burned in"
         console.print(f"images left out, for {why}: {images.empty:,}")
+
+
+def number(value: float) -> str:
+    """A number for people; a dash for none."""
+    return "–" if isnan(value) else f"{value:.3f}"

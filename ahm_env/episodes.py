@@ -12,7 +12,7 @@ import numpy.typing as npt
 from ahm_env.errors import SettingsError
 from ahm_env.images import ImageSet
 from ahm_env.masks import Bools, Ints, MaskRatio, fill_quota, step_quota
-from ahm_env.reconstruction import Reconstructor
+from ahm_env.model.reconstruction import Reconstructor
 
 Slots = Ints  # numbers of episodes
 

@@ -21,8 +21,8 @@ from torch import Tensor
 
 from agents import A3C, Agent, make_agent
 from ahm_env import PatchGrid, PatchMaskVectorEnv, Reconstructor, Standardisation, load_images
-from ahm_env.devices import has_bf16, tell_precision
 from ahm_env.masks import random_masks
+from ahm_env.model.devices import has_bf16, tell_precision
 
 BATCH, WIDTH, GRID = 12, 16, PatchGrid(64, 8)
 PAIRS, STEPS = 7, 12  # pairs of timings, and batches in each

@@ -43,6 +43,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     **{f"box-{steps}-early": {"steps": steps, "unlabelled": "auto", "join": 0.17} for steps in (2800, 4800)},
     "box-2800-heavy": {"steps": 2800, "unlabelled": "auto", "join": 0.17, "unlabelled_weight": 3.0},
     "box-2800-wide": {"steps": 2800, "unlabelled": "auto", "join": 0.17, "unlabelled_batch": 16},
+    **{f"box-strong-{steps}": {"steps": steps, "unlabelled": "auto", "augment": "strong"} for steps in (2800, 4800)},
     "box-4800-tta": {"steps": 4800, "unlabelled": "auto", "teacher_tta": True},
     "none-4800": {"steps": 4800, "unlabelled": "auto", "mix": "none"},
     "patches-4800": {"steps": 4800, "unlabelled": "auto", "mix": "patches"},

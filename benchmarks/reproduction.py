@@ -23,8 +23,8 @@ from typing import Any
 import torch
 from filelock import FileLock, Timeout
 
-from agents.console import train_agent
-from agents.runs import RunDirectory
+from agents.pretraining.console import train_agent
+from agents.pretraining.run_directory import RunDirectory
 from downstream.comparison.options import Arm
 from downstream.comparison.results import Row, write_results
 from downstream.comparison.tables import tables_of

@@ -23,8 +23,8 @@ from rich.table import Table
 
 from agents import make_agent
 from agents.agent import Agent, Callback, Update
-from agents.measuring import measure
-from agents.schedule import split_held_out
+from agents.pretraining.hardness import measure
+from agents.pretraining.schedule import split_held_out
 from ahm_env import ImageSet, MaskRatio, PatchGrid, PatchMaskVectorEnv, Reconstructor, load_images
 from ahm_env.masks import Ints, random_masks
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from agents.frames import Frame
-from agents.runs import RunDirectory
+from agents.pretraining.run_directory import RunDirectory
+from agents.pretraining.snapshots import Frame
 from ahm_env import ImageSet, RunError, load_images
 from ahm_env.rendering import HEADER, INK, as_rgb, limits, masked, overlay, panel
 

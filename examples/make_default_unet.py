@@ -1,4 +1,4 @@
-"""Make the small pretrained U-Net that the environments use by default, `ahm_env/default_unet.safetensors`.
+"""Make the small pretrained U-Net that the environments use by default, `ahm_env/model/default_unet.safetensors`.
 
     python examples/make_default_unet.py [FILE]
 
@@ -14,7 +14,7 @@ import numpy as np
 from ahm_env import PatchGrid, Reconstructor, Standardisation, load_images
 from ahm_env.files import save_tensors
 from ahm_env.masks import random_masks
-from ahm_env.reconstruction import DEFAULT_UNET
+from ahm_env.model.reconstruction import DEFAULT_UNET
 
 BATCHES, BATCH = 3_000, 16
 

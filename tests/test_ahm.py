@@ -18,7 +18,7 @@ import torch
 import typer
 
 import ahm
-from agents.settings import RunSettings
+from agents.pretraining.settings import RunSettings
 from ahm_env.files import load_tensors
 
 ROOT = Path(ahm.__file__).resolve().parent

@@ -11,11 +11,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as RichTable
 
-from agents.console import load, number
-from agents.settings import RunSettings
+from agents.pretraining.settings import RunSettings
 from ahm_env import RunError
-from ahm_env.console import make_console
+from ahm_env.console import make_console, number
 from ahm_env.files import write_text
+from ahm_env.runs.images import load
 from downstream.comparison.experiment import Experiment, data_of, is_experiment, judged_runs
 from downstream.comparison.mask_evaluation import judge_run
 from downstream.comparison.options import Downstream

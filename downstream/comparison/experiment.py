@@ -12,7 +12,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from agents.settings import RunSettings
+from agents.pretraining.settings import RunSettings
 from ahm_env import ImageError, ImageSet, RunError, SettingsError
 from ahm_env.files import write_text
 from downstream.comparison.options import AgentConfig, Arm, Downstream, count_name, once

@@ -8,10 +8,10 @@ import numpy.typing as npt
 
 from agents import load_agent
 from agents.agent import Agent
-from agents.measuring import Measurement, measure
-from agents.runs import RunDirectory
-from agents.schedule import split_held_out
-from agents.settings import RunSettings
+from agents.pretraining.hardness import Measurement, measure
+from agents.pretraining.run_directory import RunDirectory
+from agents.pretraining.schedule import split_held_out
+from agents.pretraining.settings import RunSettings
 from ahm_env import ImageSet, MaskRatio, Reconstructor, RunError, SettingsError, load_images
 from ahm_env.images.loading import annotated
 from ahm_env.masks import Ints

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from agents import AGENTS
-from agents.settings import RunSettings
+from agents.pretraining.settings import RunSettings
 from ahm_env import SettingsError
 from downstream.comparison.results import SCRATCH
 from downstream.finetuning.mean_teacher import OWN

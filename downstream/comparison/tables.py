@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from agents.console import number
 from ahm_env import RunError
+from ahm_env.console import number
 from downstream.comparison.options import AgentConfig
 from downstream.comparison.results import MASKING, SCRATCH, Group, Row, grouped
 from downstream.evaluation.metrics import measure_name

@@ -10,9 +10,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from agents.console import train_agent
-from agents.runs import RunDirectory
-from agents.settings import RunSettings
+from agents.pretraining.console import train_agent
+from agents.pretraining.run_directory import RunDirectory
+from agents.pretraining.settings import RunSettings
 from ahm_env import RunError
 from ahm_env.files import write_text
 from downstream.comparison.mask_evaluation import judge_run

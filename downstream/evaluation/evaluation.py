@@ -12,9 +12,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from agents.console import number
 from ahm_env import ImageError, ImageSet, SettingsError, load_images
-from ahm_env.console import make_console, reading, tell_bad_masks, tell_left_out
+from ahm_env.console import make_console, number, reading, tell_bad_masks, tell_left_out
 from ahm_env.files import write_text
 from ahm_env.images.loading import annotated, find_source
 from ahm_env.images.patients import grouped

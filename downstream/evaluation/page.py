@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from agents.console import number
+from ahm_env.console import number
 from ahm_env.files import write_text
 from ahm_env.images.encoding import encode_png
 from ahm_env.masks import Floats, Ints

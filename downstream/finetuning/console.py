@@ -13,12 +13,13 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from agents.console import agree, begin, load, number
-from agents.directory import Row, free_directory
 from ahm_env import AHMError, ImageSet, RunError
-from ahm_env.console import make_console, tell_bad_masks
-from ahm_env.devices import tell_precision
+from ahm_env.console import make_console, number, tell_bad_masks
 from ahm_env.images.loading import find_source
+from ahm_env.model.devices import tell_precision
+from ahm_env.runs.directory import Row, free_directory
+from ahm_env.runs.images import load
+from ahm_env.runs.resume import agree, begin
 from downstream.evaluation.cropping import Cropped, load_segmenter
 from downstream.evaluation.metrics import measure_name
 from downstream.finetuning.labelled import only_labelled

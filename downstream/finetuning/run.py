@@ -9,10 +9,10 @@ from typing import Any, Protocol
 import numpy as np
 from torch import Tensor
 
-from agents.directory import Checkpoint, Directory, Interruption, Row
 from ahm_env import ImageError, ImageSet
 from ahm_env.files import write_text
 from ahm_env.images.encoding import save_picture
+from ahm_env.runs.directory import Checkpoint, Directory, Interruption, Row
 from downstream.evaluation.classification import assess_classifier
 from downstream.evaluation.cropping import SEGMENTER_FILE, load_segmenter
 from downstream.evaluation.segmentation import assess_segmenter

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from agents.settings import ImageSettings
 from ahm_env import SettingsError
-from ahm_env.reconstruction import SMALLEST_IMAGE
+from ahm_env.model.reconstruction import SMALLEST_IMAGE
+from ahm_env.runs.settings import ImageSettings
 from downstream.finetuning.training import Recipe
 from downstream.models.model import MODELS, TASKS, Start
 

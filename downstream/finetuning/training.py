@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ahm_env import ImageSet, SettingsError, TrainingError
 from ahm_env.masks import Ints
-from ahm_env.optimiser import SharedAdam
+from ahm_env.model.optimiser import SharedAdam
 from downstream.finetuning.augmentation import Augmentation, strong_kind
 from downstream.finetuning.losses import class_weights, classification_loss, segmentation_loss
 from downstream.finetuning.mean_teacher import (

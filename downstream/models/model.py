@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from ahm_env import CheckpointError, SettingsError, Standardisation, UNet
-from ahm_env.devices import find_device, find_precision
 from ahm_env.files import first_line, load_tensors, save_tensors
 from ahm_env.images.pixels import PixelSettings
 from ahm_env.masks import as_tensor
-from ahm_env.reconstruction import load_unet
-from ahm_env.unet import initialise
+from ahm_env.model.devices import find_device, find_precision
+from ahm_env.model.reconstruction import load_unet
+from ahm_env.model.unet import initialise
 from downstream.models.vgg import VGG16
 
 TASKS = ("segmentation", "classification")
@@ -259,7 +259,7 @@ class Start:
             return cls(name, *load_unet(path), {})
         if (path / MODEL_FILE).exists():
             raise CheckpointError(f"{name}: holds a fine-tuned model; give the directory that `ahm train-agent` wrote")
-        from agents.runs import RunDirectory
+        from agents.pretraining.run_directory import RunDirectory
 
         settings = RunDirectory(path).settings()
         if settings is None:

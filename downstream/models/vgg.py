@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ahm_env import CheckpointError
-from ahm_env.reconstruction import read_pth
+from ahm_env.model.reconstruction import read_pth
 
 # ImageNet's channel mean and deviation, which the published weights expect, in 0..255 units
 IMAGENET_MEAN = (123.675, 116.28, 103.53)

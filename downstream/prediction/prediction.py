@@ -14,13 +14,13 @@ import numpy.typing as npt
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from agents.directory import Interruption
 from ahm_env import ImageError
 from ahm_env.console import make_console
 from ahm_env.files import sha256
 from ahm_env.images.building import in_order
 from ahm_env.images.encoding import save_picture
 from ahm_env.images.source import Sample
+from ahm_env.runs.directory import Interruption
 from downstream.evaluation.cropping import SEGMENTER_FILE, crop, load_tuned
 from downstream.evaluation.pictures import Case, draw_overlay
 from downstream.evaluation.segmentation import BATCH, Mask, in_batches, segment

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from agents.frames import LARGEST, smaller
+from agents.pretraining.snapshots import LARGEST, smaller
 from ahm_env import CheckpointError, ImageSet, RunError
 from ahm_env.images.opencv import cv2
 from ahm_env.rendering import as_rgb

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from agents.directory import Row
-from agents.frames import Frame
-from agents.runs import COLUMNS, RunDirectory
-from agents.settings import RunSettings
+from agents.pretraining.run_directory import COLUMNS, RunDirectory
+from agents.pretraining.settings import RunSettings
+from agents.pretraining.snapshots import Frame
 from ahm_env import RunError
+from ahm_env.runs.directory import Row
 from downstream.reports.curves import Chart, Curve, Points, draw, over_seeds
 
 COLOURS = 7  # of the page, each solid, dashed and dotted

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from agents.settings import RunSettings
+from agents.pretraining.settings import RunSettings
 from ahm_env import ImageSet, RunError, load_images
 from ahm_env.files import write_text
 from downstream.evaluation.page import source_name, template

@@ -15,7 +15,6 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ahm_env.console import make_console
-from ahm_env.devices import find_device
 from ahm_env.errors import ImageError, RunError, SettingsError
 from ahm_env.files import atomic, sha256, write_text
 from ahm_env.images.decoding import read_mask
@@ -26,6 +25,7 @@ from ahm_env.images.pixels import Image8, PixelSettings, to_uint8
 from ahm_env.images.source import SPLITS, Catalogue, Load, Sample
 from ahm_env.images.telling import refuse_path
 from ahm_env.masks import Bools
+from ahm_env.model.devices import find_device
 from downstream.evaluation.metrics import score_mask
 from downstream.evaluation.segmentation import MEASURES
 from downstream.sam.prompts import ALL, PointTable, Prompts, find_prompts, stem

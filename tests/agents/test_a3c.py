@@ -16,7 +16,7 @@ from torch import Tensor
 import agents.a3c
 from agents import A3C, A3CSettings, FrozenAgent
 from agents.agent import Update
-from agents.measuring import measure
+from agents.pretraining.hardness import measure
 from ahm_env import (
     ImageSet,
     MaskRatio,

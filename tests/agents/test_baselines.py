@@ -24,7 +24,7 @@ from agents.baselines import (
     grey,
     patch_means,
 )
-from agents.measuring import measure
+from agents.pretraining.hardness import measure
 from ahm_env import ImageSet, MaskRatio, PatchMaskVectorEnv, Reconstructor, SettingsError
 from ahm_env.env import make_episodes
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from agents import AGENTS, Problem, load_agent, make_agent, save_agent
 from agents.agent import Update
 from agents.loss_predictor import SLOWNESS, InvertedAgent, LossAgent, LossSettings, ProgressAgent
-from agents.settings import RunSettings
+from agents.pretraining.settings import RunSettings
 from ahm_env import ImageSet, PatchMaskVectorEnv, Reconstructor, SettingsError, TrainingError
 
 Toy = Any  # the class ToyEnv of conftest.py

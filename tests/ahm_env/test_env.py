@@ -22,7 +22,7 @@ import ahm_env
 from ahm_env.env import PatchMaskEnv, PatchMaskVectorEnv
 from ahm_env.errors import AHMError, CheckpointError, ImageError, SettingsError
 from ahm_env.masks import PatchGrid
-from ahm_env.reconstruction import Reconstructor
+from ahm_env.model.reconstruction import Reconstructor
 from ahm_env.rendering import GAP, HEADER, TILE, enlarge
 
 pytestmark = pytest.mark.usefixtures("one_thread", "own_cache")

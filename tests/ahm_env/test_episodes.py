@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from ahm_env.episodes import Episodes, Order
 from ahm_env.errors import SettingsError
 from ahm_env.masks import MaskRatio, PatchGrid, rounded
-from ahm_env.reconstruction import Reconstructor, Standardisation
+from ahm_env.model.reconstruction import Reconstructor, Standardisation
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 STEADY = settings(deadline=None, derandomize=True, max_examples=40)

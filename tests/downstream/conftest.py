@@ -23,7 +23,7 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> ImageSet:
 @pytest.fixture(scope="session")
 def pretrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of pretraining: a U-Net of width 2 for images of 16 px in colour."""
-    from agents.console import train_agent
+    from agents.pretraining.console import train_agent
 
     root = tmp_path_factory.mktemp("pretrained")
     given = {"algo": "random", "data": "phantom:40:0", "images": 48, "width": 2, "image_size": 16, "patch_size": 4}

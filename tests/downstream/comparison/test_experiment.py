@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from agents.settings import RunSettings
+from agents.pretraining.settings import RunSettings
 from ahm_env import ImageError, ImageSet, RunError, SettingsError, UNet, load_images
 from downstream.comparison.experiment import ABOUT, REFERENCE_SEED, Experiment, judged_runs
 from downstream.comparison.options import AgentConfig, Downstream

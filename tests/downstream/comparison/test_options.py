@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from agents.settings import RunSettings
+from agents.pretraining.settings import RunSettings
 from ahm_env import SettingsError
 from downstream.comparison.options import AgentConfig, Arm, Downstream
 

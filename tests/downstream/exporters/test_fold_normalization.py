@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from ahm_env import PatchGrid, Reconstructor, Standardisation, UNet
-from ahm_env.unet import initialise
+from ahm_env.model.unet import initialise
 from downstream.exporters.fold_normalization import fold, fold_differences
 
 RGB = Standardisation((150.0, 110.0, 70.0), (30.0, 45.0, 60.0))

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from agents.runs import RunDirectory
-from agents.settings import RunSettings
+from agents.pretraining.run_directory import RunDirectory
+from agents.pretraining.settings import RunSettings
 from ahm_env import CheckpointError, PatchGrid, Reconstructor, RunError, Standardisation, UNet
 from ahm_env.files import load_tensors, save_tensors
-from ahm_env.reconstruction import save_unet
-from ahm_env.unet import initialise
+from ahm_env.model.reconstruction import save_unet
+from ahm_env.model.unet import initialise
 from downstream.models.model import ENCODER, Card, Model, Start
 
 CLASSIFIER = {"task": "classification", "classes": ("a", "b", "c"), "values": ()}

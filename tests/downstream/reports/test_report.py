@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from agents.frames import Frame
-from agents.runs import COLUMNS, RunDirectory
-from agents.settings import RunSettings
+from agents.pretraining.run_directory import COLUMNS, RunDirectory
+from agents.pretraining.settings import RunSettings
+from agents.pretraining.snapshots import Frame
 from ahm_env import CheckpointError, ImageError, ImageSet, RunError, load_images
 from downstream.evaluation.page import source_name
 from downstream.evaluation.statistics import Interval

@@ -10,15 +10,16 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from agents import AGENTS, load_agent, pretraining
+from agents import AGENTS, load_agent
 from agents.agent import Update
 from agents.baselines import OracleAgent
-from agents.frames import Frame
-from agents.measuring import Measurement
-from agents.pretraining import Pretraining
-from agents.runs import COLUMNS, RunDirectory
-from agents.schedule import Stage, play_stage, set_curriculum, split_held_out, stages
-from agents.settings import RunSettings
+from agents.pretraining import loop as pretraining
+from agents.pretraining.hardness import Measurement
+from agents.pretraining.loop import Pretraining
+from agents.pretraining.run_directory import COLUMNS, RunDirectory
+from agents.pretraining.schedule import Stage, play_stage, set_curriculum, split_held_out, stages
+from agents.pretraining.settings import RunSettings
+from agents.pretraining.snapshots import Frame
 from ahm_env import ImageSet, Reconstructor, SettingsError, TrainingError, load_images
 from ahm_env.files import load_tensors
 

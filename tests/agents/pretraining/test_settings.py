@@ -11,8 +11,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents.settings import PRESETS, RunSettings
-from ahm_env import MaskRatio, SettingsError, devices
+from agents.pretraining.settings import PRESETS, RunSettings
+from ahm_env import MaskRatio, SettingsError
+from ahm_env.model import devices
 from downstream.finetuning.settings import FinetuneSettings
 
 

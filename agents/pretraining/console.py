@@ -2,8 +2,6 @@
 
 import signal
 from collections.abc import Mapping
-from dataclasses import asdict
-from math import isnan
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -13,15 +11,16 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from agents.directory import Directory, Row, S, free_directory
-from agents.measuring import Measurement
-from agents.pretraining import Pretraining
-from agents.runs import RunDirectory, default_out
-from agents.settings import PRESETS, ImageSettings, RunSettings
-from ahm_env import ImageSet, RunError, load_images
-from ahm_env.console import make_console, reading, tell_left_out
-from ahm_env.devices import tell_precision
-from ahm_env.images.source import Source
+from agents.pretraining.hardness import Measurement
+from agents.pretraining.loop import Pretraining
+from agents.pretraining.run_directory import RunDirectory, default_out
+from agents.pretraining.settings import PRESETS, RunSettings
+from ahm_env import RunError
+from ahm_env.console import make_console, number
+from ahm_env.model.devices import tell_precision
+from ahm_env.runs.directory import Row, free_directory
+from ahm_env.runs.images import load
+from ahm_env.runs.resume import agree, begin
 
 
 class Display:
@@ -83,11 +82,6 @@ class Display:
         self.console.print(f"[yellow]warning:[/] {escape(text)}")
 
 
-def number(value: float) -> str:
-    """A number for people; a dash for none."""
-    return "–" if isnan(value) else f"{value:.3f}"
-
-
 def train_agent(given: Mapping[str, Any], preset: str | None, out: Path | None, resume: bool) -> int:
     """Start a run, or go on with one, and show it.
 
@@ -130,75 +124,6 @@ def train_agent(given: Mapping[str, Any], preset: str | None, out: Path | None, 
         return 128 + run.stopped_by
     _conclude(run, measurement, console)
     return 0
-
-
-def agree(directory: Directory[S], settings: S | None, given: Mapping[str, Any]) -> S:
-    """The settings to run with: those of a new run, or, where `settings` is None, those of the run in the directory.
-
-    Raises:
-        RunError: The directory and the wish do not go together.
-    """
-    existing, path = directory.settings(), directory.path
-    if settings is None:
-        if existing is None:
-            raise RunError(f"{path}: holds no run to resume; check --out, or leave out --resume to start one")
-        if others := existing.differences(given):
-            flags = ", ".join(map(flag_of, others))
-            raise RunError(f"{path}: this run has other settings than {flags}; leave them out to resume it")
-        return existing
-    if existing == settings:
-        raise RunError(f"{path}: holds this run already; add --resume to go on, or choose another --out")
-    if existing is not None:
-        flags = ", ".join(map(flag_of, existing.differences(settings.as_dict())))
-        raise RunError(f"{path}: holds a run with another {flags}; choose another --out")
-    if directory.occupied:
-        raise RunError(f"{path}: is not empty and holds no run; choose another --out")
-    return settings
-
-
-def flag_of(name: str) -> str:
-    """The option by which a setting is given."""
-    return f"--{name.replace('_', '-')}"
-
-
-def begin(directory: Directory[S], settings: S, images: ImageSet, others: ImageSet | None = None) -> bool:
-    """Begin a run in its directory; of one that has begun, check that its images, and others it uses, are the same.
-
-    Returns:
-        Whether it begins now.
-
-    Raises:
-        RunError: The images have changed.
-    """
-    key = "+".join(some.content_key for some in (images, others) if some is not None)
-    if directory.settings() is None:
-        facts = {"count": len(images), "channels": images.channels, "skipped": images.skipped}
-        directory.begin(settings, {**facts, "content_key": key})
-        return True
-    if directory.content_key() != key:
-        sources = " or ".join(some.source for some in (images, others) if some is not None)
-        raise RunError(
-            f"{directory.path}: the images of {sources} have changed since this run began; bring them back, or "
-            f"choose another --out"
-        )
-    return False
-
-
-def load(settings: ImageSettings, console: Console, source: Source | None = None) -> ImageSet:
-    """Load the images of a run, or those of another source; they are decoded where that was not done before.
-
-    No mask is opened.
-    """
-    with reading(console) as report:
-        images = load_images(
-            source or settings.data,
-            skip_bad=settings.skip_bad,
-            progress=report,
-            masks=False,
-            **asdict(settings.pixels),
-        )
-    tell_left_out(console, images)
-    return images
 
 
 def _announce(run: Pretraining, console: Console) -> None:

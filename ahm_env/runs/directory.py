@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
-from agents.settings import Settings
+from ahm_env.runs.settings import Settings
 from ahm_env import CheckpointError, RunError, SettingsError
 from ahm_env.files import load_tensors, save_tensors, write_text
 

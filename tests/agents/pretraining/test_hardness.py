@@ -7,9 +7,10 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from agents import A3C, FrozenAgent, Problem, measuring
+from agents import A3C, FrozenAgent, Problem
 from agents.baselines import RandomAgent
-from agents.measuring import Measurement, measure
+from agents.pretraining import hardness as measuring
+from agents.pretraining.hardness import Measurement, measure
 from ahm_env import ImageSet, MaskRatio, Reconstructor
 
 HALF = MaskRatio.parse(0.5)

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from agents import A3C, Problem, make_agent
 from agents.baselines import RandomAgent
-from agents.frames import LARGEST, Frame, load_frame, save_frame, smaller, take_frame
-from agents.measuring import Measurement, measure
-from agents.runs import RunDirectory
+from agents.pretraining.hardness import Measurement, measure
+from agents.pretraining.run_directory import RunDirectory
+from agents.pretraining.snapshots import LARGEST, Frame, load_frame, save_frame, smaller, take_frame
 from ahm_env import CheckpointError, ImageSet, MaskRatio, PatchMaskVectorEnv, Reconstructor
 from ahm_env.files import save_tensors
 

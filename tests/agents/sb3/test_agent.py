@@ -16,11 +16,11 @@ from hypothesis import settings as checked
 from hypothesis import strategies as st
 from torch import Tensor
 
-import agents.sb3
+import agents.sb3.agent
 from agents import Problem, load_agent, make_agent, save_agent
 from agents.agent import Update, play
-from agents.sb3 import A2CAgent, PPOAgent, SB3Agent
-from agents.sb3_policy import MapsPolicy
+from agents.sb3.agent import A2CAgent, PPOAgent, SB3Agent
+from agents.sb3.policy import MapsPolicy
 from ahm_env import ImageSet, PatchMaskVectorEnv, Reconstructor, SettingsError, TrainingError, load_images
 from ahm_env.files import load_tensors, save_tensors
 from ahm_env.masks import fill_quota
@@ -351,7 +351,7 @@ def models(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         return Recording
 
     for kind in ("A2C", "PPO"):
-        monkeypatch.setattr(agents.sb3, kind, recording(getattr(stable_baselines3, kind)))
+        monkeypatch.setattr(agents.sb3.agent, kind, recording(getattr(stable_baselines3, kind)))
     return made
 
 

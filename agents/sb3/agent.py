@@ -22,8 +22,8 @@ from stable_baselines3.common.policies import ActorCriticCnnPolicy, ActorCriticP
 from torch import Tensor
 
 from agents.agent import Agent, Callback, Env, Infos, Problem, highest, summary
-from agents.sb3_policy import MapsPolicy
-from agents.sb3_vec_env import Returns, SB3VecEnv
+from agents.sb3.policy import MapsPolicy
+from agents.sb3.vec_env import Returns, SB3VecEnv
 from ahm_env import SettingsError, TrainingError
 from ahm_env.masks import as_tensor
 

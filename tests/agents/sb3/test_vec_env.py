@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
 
-from agents.sb3_vec_env import SB3VecEnv
+from agents.sb3.vec_env import SB3VecEnv
 from ahm_env import ImageSet, PatchMaskVectorEnv, Reconstructor, SettingsError
 
 Toy = Any  # the class ToyEnv of conftest.py

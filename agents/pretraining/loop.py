@@ -11,16 +11,24 @@ from PIL import Image
 
 from agents import learns, make_agent, save_agent
 from agents.agent import Update
-from agents.directory import Checkpoint, Interruption, Row
-from agents.frames import take_frame
-from agents.measuring import Measurement, measure
-from agents.runs import RunDirectory
-from agents.schedule import Stage, make_env, make_reconstructor, play_stage, set_curriculum, split_held_out, stages
-from agents.settings import RunSettings
-from agents.workers import Counter, Workers
+from agents.pretraining.hardness import Measurement, measure
+from agents.pretraining.run_directory import RunDirectory
+from agents.pretraining.schedule import (
+    Stage,
+    make_env,
+    make_reconstructor,
+    play_stage,
+    set_curriculum,
+    split_held_out,
+    stages,
+)
+from agents.pretraining.settings import RunSettings
+from agents.pretraining.snapshots import take_frame
+from agents.pretraining.workers import Counter, Workers
 from ahm_env import ImageSet, Reconstructor, TrainingError
 from ahm_env.files import atomic
 from ahm_env.rendering import as_rgb, limits, overlay, panel, reconstruction_columns
+from ahm_env.runs.directory import Checkpoint, Interruption, Row
 
 ROWS = 16  # rows of metrics.csv, each with a measurement of hardness
 LARGEST_GAP = 10_000  # images between rows

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from agents.directory import Directory, Interruption
-from agents.settings import Settings
+from ahm_env.runs.directory import Directory, Interruption
+from ahm_env.runs.settings import Settings
 from ahm_env import RunError
 
 
@@ -38,7 +38,7 @@ def test_settings_and_columns_are_those_of_the_kind(tmp_path: Path) -> None:
 
 
 def test_another_kind_of_run_is_refused_by_name(tmp_path: Path) -> None:
-    from agents.runs import RunDirectory
+    from agents.pretraining.run_directory import RunDirectory
 
     with Pot(tmp_path / "pot") as pot:
         pot.begin(Brewing(), {})

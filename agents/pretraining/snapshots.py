@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 
 from agents.agent import Agent
-from agents.measuring import Measurement
+from agents.pretraining.hardness import Measurement
 from ahm_env import CheckpointError, ImageSet, Reconstructor
 from ahm_env.files import load_tensors, save_tensors
 from ahm_env.images.opencv import cv2

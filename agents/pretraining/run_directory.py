@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from agents.directory import Directory, Row
-from agents.frames import Frame, load_frame, save_frame
-from agents.settings import RunSettings
+from agents.pretraining.settings import RunSettings
+from agents.pretraining.snapshots import Frame, load_frame, save_frame
+from ahm_env.runs.directory import Directory, Row
 
 COLUMNS = (
     "images",

@@ -12,10 +12,10 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from agents.directory import Checkpoint, Row, free_directory
-from agents.runs import COLUMNS, RunDirectory
-from agents.settings import RunSettings
+from agents.pretraining.run_directory import COLUMNS, RunDirectory
+from agents.pretraining.settings import RunSettings
 from ahm_env import CheckpointError, RunError
+from ahm_env.runs.directory import Checkpoint, Row, free_directory
 
 IMAGES = {"source": "phantom:40:0", "count": 40, "content_key": "abc"}
 

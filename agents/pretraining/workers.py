@@ -15,8 +15,8 @@ import torch
 from torch import multiprocessing
 
 from agents.agent import Agent, Update
-from agents.schedule import make_env, play_stage, set_curriculum, stages
-from agents.settings import RunSettings
+from agents.pretraining.schedule import make_env, play_stage, set_curriculum, stages
+from agents.pretraining.settings import RunSettings
 from ahm_env import AHMError, ImageSet, Reconstructor, TrainingError
 from ahm_env.masks import Ints
 

@@ -9,12 +9,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ahm_env.devices import find_device, find_precision
 from ahm_env.errors import CheckpointError, SettingsError, TrainingError
 from ahm_env.files import atomic, first_line, load_tensors, save_tensors
 from ahm_env.masks import Bools, PatchGrid, as_tensor
-from ahm_env.optimiser import SharedAdam
-from ahm_env.unet import UNet, initialise
+from ahm_env.model.devices import find_device, find_precision
+from ahm_env.model.optimiser import SharedAdam
+from ahm_env.model.unet import UNet, initialise
 
 DEFAULT_UNET = Path(__file__).with_name("default_unet.safetensors")
 SMALLEST_IMAGE = 16  # four halvings

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from ahm_env.optimiser import SharedAdam
+from ahm_env.model.optimiser import SharedAdam
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from ahm_env import SettingsError, devices
-from ahm_env.devices import find_device, find_precision, has_bf16, tell_precision
+from ahm_env import SettingsError
+from ahm_env.model import devices
+from ahm_env.model.devices import find_device, find_precision, has_bf16, tell_precision
 
 CPU = torch.device("cpu")
 

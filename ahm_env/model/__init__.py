@@ -1,0 +1,1 @@
+"""The U-Net, how it reconstructs what is hidden, and how it learns."""

@@ -1,0 +1,27 @@
+"""The images of a run, read with progress in front of a person's eyes."""
+
+from dataclasses import asdict
+
+from rich.console import Console
+
+from ahm_env.console import reading, tell_left_out
+from ahm_env.images import ImageSet, load_images
+from ahm_env.images.source import Source
+from ahm_env.runs.settings import ImageSettings
+
+
+def load(settings: ImageSettings, console: Console, source: Source | None = None) -> ImageSet:
+    """Load the images of a run, or those of another source; they are decoded where that was not done before.
+
+    No mask is opened.
+    """
+    with reading(console) as report:
+        images = load_images(
+            source or settings.data,
+            skip_bad=settings.skip_bad,
+            progress=report,
+            masks=False,
+            **asdict(settings.pixels),
+        )
+    tell_left_out(console, images)
+    return images
