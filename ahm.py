@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+MARKER = "belongs to ahm-env"  # stands in `__init__.py` of packages with common names
 ALGOS = (
     "a3c, a2c, ppo, random, blocks, foreground, edges, loss, progress, oracle, inverted, frozen, or autoencoder "
     "(nothing is hidden)"
@@ -631,7 +632,7 @@ def export(
 
 def main() -> None:
     """Run `ahm`; what the user can mend is one line and exit status 2, and so is Ctrl-C with 130."""
-    check_own_agents()
+    check_own_packages()
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # before and after training, which saves
     try:
         app()
@@ -646,17 +647,22 @@ def main() -> None:
         raise SystemExit(2) from None
 
 
-def check_own_agents() -> None:
-    """Stop where another distribution's `agents` (a common name) would be imported instead of ours."""
-    ours, found = Path(__file__).resolve().parent, find_spec("agents")
-    origin = Path(found.origin).resolve() if found is not None and found.origin else None
-    if origin is None or not (origin.parent / "a3c.py").is_file():
-        print(
-            f"error: {origin or ours / 'agents'} is not this project's `agents` package; another installed package of "
-            f"that name hides it: install ahm-env in a virtual environment of its own",
-            file=sys.stderr,
-        )
-        raise SystemExit(2)
+def check_own_packages() -> None:
+    """Stop where another distribution's package of the same name hides ours, or has written over its `__init__.py`."""
+    for package in ("agents", "downstream"):  # both are common names
+        found = find_spec(package)
+        origin = Path(found.origin) if found is not None and found.origin else None
+        if origin is None or MARKER not in origin.read_text(encoding="utf-8", errors="replace"):
+            from importlib.metadata import packages_distributions
+
+            others = sorted(set(packages_distributions().get(package, ())) - {"ahm-env"})
+            culprit = f"the distribution {', '.join(others)} has" if others else "another installed package has"
+            print(
+                f"error: {origin or package} is not this project's `{package}` package: {culprit} that name, too; "
+                f"install ahm-env in a virtual environment of its own",
+                file=sys.stderr,
+            )
+            raise SystemExit(2)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
 """Who chooses the mask: interchangeable agents behind one protocol."""
+# This file belongs to ahm-env; `ahm` looks for this line, since others have packages of this name, too.
 
 from dataclasses import fields
 from pathlib import Path

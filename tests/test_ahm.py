@@ -4,6 +4,7 @@ import csv
 import inspect
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -413,3 +414,25 @@ def test_ahm_only_parses_and_calls():
     heads = [line for line in source.splitlines() if line.startswith(("import ", "from "))]
     assert all(line.split()[1].split(".")[0] in {*sys.stdlib_module_names, "typer"} for line in heads)
     assert isinstance(ahm.app, typer.Typer)
+
+
+@pytest.mark.parametrize("package", ["agents", "downstream"])
+@pytest.mark.parametrize("known", [True, False])
+def test_a_package_that_another_distribution_has_written_over_is_noticed(package: str, known: bool, tmp_path: Path):
+    for name in ("agents", "downstream"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text((ROOT / name / "__init__.py").read_text())
+    shutil.copy(ROOT / "ahm.py", tmp_path)
+    (tmp_path / package / "__init__.py").write_text('"""Agents that talk."""\n')  # the other files stay
+    (tmp_path / package / "a3c.py").write_text("")
+    if known:
+        about = tmp_path / "talking_agents-1.0.dist-info"
+        about.mkdir()
+        (about / "METADATA").write_text("Metadata-Version: 2.1\nName: talking-agents\nVersion: 1.0\n")
+        (about / "RECORD").write_text(f"{package}/__init__.py,,\n")
+    words = [sys.executable, "-c", "import ahm; ahm.main()", "--help"]
+    done = subprocess.run(words, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(tmp_path)}, capture_output=True)
+    error = done.stderr.decode()
+    assert (done.returncode, error.count("\n")) == (2, 1)
+    assert f"is not this project's `{package}` package" in error
+    assert ("the distribution talking-agents has that name" in error) == known

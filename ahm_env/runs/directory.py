@@ -19,9 +19,9 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
-from ahm_env.runs.settings import Settings
 from ahm_env import CheckpointError, RunError, SettingsError
 from ahm_env.files import load_tensors, save_tensors, write_text
+from ahm_env.runs.settings import Settings
 
 Row = dict[str, float]
 _KEPT = 2  # checkpoints

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from ahm_env import RunError
 from ahm_env.runs.directory import Directory, Interruption
 from ahm_env.runs.settings import Settings
-from ahm_env import RunError
 
 
 @dataclass(frozen=True)
