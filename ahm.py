@@ -222,7 +222,13 @@ def compare_agents(
     labels: Annotated[str | None, flag("--labels", "Numbers of labelled images, or all.", "25,100,all", FEW)] = None,
     draws: Annotated[
         int | None,
-        flag("--draws", "Draws of the labelled images, each for every run.", "one for each seed, its own", FEW),
+        typer.Option(
+            "--draws",
+            help="Draws of the labelled images, each for every run.",
+            show_default="one for each seed, its own",
+            rich_help_panel=FEW,
+            min=1,
+        ),
     ] = None,
     unlabelled: Annotated[
         str | None,

@@ -1,28 +1,13 @@
-"""Who chooses the mask: interchangeable agents behind one protocol."""
+"""Who chooses the mask: interchangeable agents behind one protocol, and pretraining with them."""
+
 # This file belongs to ahm-env; `ahm` looks for this line, since others have packages of this name, too.
 
-from dataclasses import fields
-from pathlib import Path
-from typing import Any
-from zipfile import is_zipfile
-
-import torch
-
 from agents.a3c import A3C, A3CSettings
-from agents.agent import Agent, Env, Problem, save_agent
-from agents.baselines import (
-    AutoencoderAgent,
-    BlocksAgent,
-    EdgesAgent,
-    ForegroundAgent,
-    FrozenAgent,
-    OracleAgent,
-    RandomAgent,
-)
-from agents.loss_predictor import InvertedAgent, LossAgent, LossSettings, ProgressAgent
-from agents.sb3.agent import A2CAgent, A2CSettings, PPOAgent, PPOSettings
-from ahm_env import CheckpointError, SettingsError
-from ahm_env.files import load_tensors
+from agents.agent import Agent, Problem, save_agent
+from agents.loss_predictor import LossSettings
+from agents.pretraining.pretrain import PretrainedRun, pretrain
+from agents.registry import AGENTS, learns, load_agent, make_agent
+from agents.sb3.agent import A2CSettings, PPOSettings
 
 __all__ = [
     "A3C",
@@ -32,94 +17,11 @@ __all__ = [
     "Agent",
     "LossSettings",
     "PPOSettings",
+    "PretrainedRun",
     "Problem",
     "learns",
     "load_agent",
     "make_agent",
+    "pretrain",
     "save_agent",
 ]
-
-AGENTS: dict[str, type[Agent]] = {
-    agent.name: agent
-    for agent in (
-        A3C,
-        A2CAgent,
-        PPOAgent,
-        RandomAgent,
-        BlocksAgent,
-        ForegroundAgent,
-        EdgesAgent,
-        LossAgent,
-        ProgressAgent,
-        OracleAgent,
-        InvertedAgent,
-        FrozenAgent,
-        AutoencoderAgent,
-    )
-}
-_SETTINGS: dict[str, Any] = {
-    "a3c": A3CSettings,
-    "frozen": A3CSettings,
-    "a2c": A2CSettings,
-    "ppo": PPOSettings,
-    **dict.fromkeys(("loss", "progress", "inverted"), LossSettings),
-}
-
-
-def make_agent(
-    name: str, env: Env | Problem, seed: int = 0, device: str | torch.device = "cpu", **settings: Any
-) -> Agent:
-    """Make an untrained agent for a vector environment.
-
-    Args:
-        name: One of `AGENTS`.
-        env: The environment; only its shapes and quotas are used.
-        seed: Of its weights and draws.
-        device: Where it computes.
-        **settings: Fields of the agent's settings, such as `learning_rate`.
-
-    Raises:
-        SettingsError: Unknown name, or a setting that this agent does not have.
-    """
-    if name not in AGENTS:
-        raise SettingsError(f"agent {name!r} is unknown; choose one of {', '.join(AGENTS)}")
-    kind = _SETTINGS.get(name)
-    known = {field.name for field in fields(kind)} if kind else set()
-    if unknown := sorted(set(settings) - known):
-        raise SettingsError(
-            f"agent {name!r} has no setting {unknown[0]!r}; it has {', '.join(sorted(known)) or 'none'}"
-        )
-    make: Any = AGENTS[name]
-    agent: Agent = make(env, kind(**settings) if kind else None, seed, device)
-    return agent
-
-
-def learns(name: str) -> bool:
-    """Whether an agent of this name has settings, such as a step size."""
-    return name in _SETTINGS
-
-
-def load_agent(directory: Path, device: str | torch.device = "cpu") -> Agent:
-    """Read what `save_agent` wrote.
-
-    Raises:
-        CheckpointError: Missing, damaged, or not an agent.
-    """
-    path = directory / "agent.safetensors"
-    for suspect in (directory, *sorted(directory.glob("*.zip")), path):
-        if suspect.is_file() and is_zipfile(suspect):
-            raise CheckpointError(
-                f"{suspect}: a zip archive, such as Stable-Baselines3 saves; reading it could execute code, so it is "
-                f"not read: train with `ahm train-agent --algo ppo`, or save with agents.save_agent"
-            )
-    tensors, about = load_tensors(path)
-    try:
-        problem = Problem(**{**about["problem"], "quotas": tuple(about["problem"]["quotas"])})
-        # the backbone's own file may be gone: its weights are in this one
-        settings = {key: value for key, value in about["settings"].items() if key != "backbone_weights"}
-        agent = make_agent(about["agent"], problem, device=device, **settings)
-        fresh = {name: one for name, one in agent.state().items() if name.startswith("optimiser.")}
-        agent.restore(tensors | fresh)
-    except (KeyError, TypeError, RuntimeError, SettingsError) as error:
-        raise CheckpointError(f"{path}: not an agent that this version knows ({error}); train it again") from None
-    return agent

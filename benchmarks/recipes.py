@@ -25,6 +25,7 @@ from filelock import FileLock, Timeout
 from ahm_env import load_images
 from ahm_env.files import write_text
 from ahm_env.images.labels import NO_IMAGE, table_lines
+from ahm_env.runs.observer import Silent
 from downstream.finetuning.labelled import only_labelled
 from downstream.finetuning.run import FinetuneDirectory, Finetuning
 from downstream.finetuning.settings import FinetuneSettings
@@ -50,20 +51,6 @@ RECIPES: dict[str, dict[str, Any]] = {
     **{f"strong-{steps}": {"steps": steps, "augment": "strong"} for steps in (1600, 2800, 4800)},
     **{f"batch16-{steps}": {"steps": steps, "batch_size": 16} for steps in (1600, 2800, 4800)},
 }
-
-
-class Quiet:
-    """An observer that says nothing."""
-
-    def on_update(self, images: int, loss: float) -> None:
-        """Nothing."""
-
-    def on_row(self, row: dict[str, float]) -> None:
-        """Nothing."""
-
-    def on_warning(self, text: str) -> None:
-        """Print it: the recipe did harm."""
-        print(text, flush=True)
 
 
 def set_aside(source: Path, out: Path, count: int, seed: int = SEED) -> Path:
@@ -92,7 +79,7 @@ def run_cell(source: Path, recipe: str, draw: int, path: Path) -> dict[str, Any]
     with FinetuneDirectory(path) as directory:
         if directory.settings() is None:
             directory.begin(settings, {"content_key": images.content_key})
-        result = Finetuning(settings, images, directory, start).run(Quiet())
+        result = Finetuning(settings, images, directory, start).run(Silent())
     return result and {**result, **directory.rows[-1]}
 
 

@@ -13,14 +13,11 @@ from rich.table import Table
 
 from agents.pretraining.hardness import Measurement
 from agents.pretraining.loop import Pretraining
-from agents.pretraining.run_directory import RunDirectory, default_out
-from agents.pretraining.settings import PRESETS, RunSettings
-from ahm_env import RunError
+from agents.pretraining.pretrain import open_run
 from ahm_env.console import make_console, number
 from ahm_env.model.devices import tell_precision
-from ahm_env.runs.directory import Row, free_directory
+from ahm_env.runs.directory import Row
 from ahm_env.runs.images import load
-from ahm_env.runs.resume import agree, begin
 
 
 class Display:
@@ -98,18 +95,8 @@ def train_agent(given: Mapping[str, Any], preset: str | None, out: Path | None, 
         AHMError: Anything that the user can mend.
     """
     console = make_console()
-    if out is None and resume:
-        raise RunError("--resume needs --out RUN, the directory of the run to go on with")
-    settings = None if resume else RunSettings.make(preset, **given).on_this_machine()
-    if out is None and settings is not None:
-        out = free_directory(*default_out(settings))
-    directory = RunDirectory(Path(out or "."))
-    named = {name: value for name, value in given.items() if value is not None}
-    settings = agree(directory, settings, {**PRESETS.get(preset or "", {}), **named})
-    images = load(settings, console)
-    with directory:
-        begin(directory, settings, images)
-        run = Pretraining(settings, images, directory)
+    with open_run(given, preset, out, resume, lambda settings: load(settings, console)) as run:
+        directory, settings = run.directory, run.settings
         if run.finished:
             console.print(f"{directory.path} is finished: {run.seen:,} images shown. There is nothing left to do.")
             return 0

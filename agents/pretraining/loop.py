@@ -9,8 +9,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from agents import learns, make_agent, save_agent
-from agents.agent import Update
+from agents.agent import Update, save_agent
 from agents.pretraining.hardness import Measurement, measure
 from agents.pretraining.run_directory import RunDirectory
 from agents.pretraining.schedule import (
@@ -25,6 +24,7 @@ from agents.pretraining.schedule import (
 from agents.pretraining.settings import RunSettings
 from agents.pretraining.snapshots import take_frame
 from agents.pretraining.workers import Counter, Workers
+from agents.registry import learns, make_agent
 from ahm_env import ImageSet, Reconstructor, TrainingError
 from ahm_env.files import atomic
 from ahm_env.rendering import as_rgb, limits, overlay, panel, reconstruction_columns

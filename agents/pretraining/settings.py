@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from agents import AGENTS
+from agents.registry import AGENTS
 from ahm_env import MaskRatio, PatchGrid, SettingsError
 from ahm_env.model.devices import find_device
 from ahm_env.runs.settings import ImageSettings

@@ -1,11 +1,9 @@
 """The images of a run, read with progress in front of a person's eyes."""
 
-from dataclasses import asdict
-
 from rich.console import Console
 
 from ahm_env.console import reading, tell_left_out
-from ahm_env.images import ImageSet, load_images
+from ahm_env.images import ImageSet
 from ahm_env.images.source import Source
 from ahm_env.runs.settings import ImageSettings
 
@@ -16,12 +14,6 @@ def load(settings: ImageSettings, console: Console, source: Source | None = None
     No mask is opened.
     """
     with reading(console) as report:
-        images = load_images(
-            source or settings.data,
-            skip_bad=settings.skip_bad,
-            progress=report,
-            masks=False,
-            **asdict(settings.pixels),
-        )
+        images = settings.load_images(source, report)
     tell_left_out(console, images)
     return images

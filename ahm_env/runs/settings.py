@@ -1,11 +1,13 @@
 """Settings that all kinds of runs share."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Self
 
 from ahm_env.errors import SettingsError
+from ahm_env.images import ImageSet, load_images
 from ahm_env.images.pixels import PixelSettings
+from ahm_env.images.source import Source
 from ahm_env.model.devices import find_device, find_precision
 
 AUTO_PRECISION = ("precision", "auto")
@@ -75,3 +77,18 @@ class ImageSettings(Settings):
             SettingsError: A setting is out of range.
         """
         return PixelSettings(self.image_size, self.channels, self.fit, self.window, self.axis, self.burned_in)
+
+    def load_images(self, source: Source | None = None, progress: Callable[[int, int], None] | None = None) -> ImageSet:
+        """The images, or those of another source; they are decoded where that was not done before.
+
+        No mask is opened.
+
+        Args:
+            source: Instead of `data`.
+            progress: Told how many of how many images are read.
+
+        Raises:
+            AHMError: The source cannot be read.
+        """
+        asked = asdict(self.pixels)
+        return load_images(source or self.data, skip_bad=self.skip_bad, progress=progress, masks=False, **asked)

@@ -54,7 +54,10 @@ class Experiment:
         if self.downstream is None and not self.agents:
             raise SettingsError(f"{SCRATCH} is not pretrained: add an agent, or --downstream segmentation")
         for agent in self.agents:
-            RunSettings.make(**agent.given(self.shared))
+            agent.check(self.shared)
+        paths = [trial.path for trial in self.pretraining] + [trial.path for trial in self.finetuning]
+        if len(set(paths)) < len(paths):
+            raise SettingsError("two agents or arms have names that are the same as names of files; change one")
 
     @property
     def shared(self) -> dict[str, Any]:
@@ -137,7 +140,7 @@ class Experiment:
         own = {"task": task, "labels": count, "seed": draw, "stratified": True}
         given = {**{name: getattr(known, name) for name in names}, **asked.given(arm), **own}
         start = SCRATCH if run is None else str(self.out / "runs" / f"{_file_name(agent)}-{run}")
-        name = f"{_file_name(agent)}-{draw}" if run in (None, draw) else f"{_file_name(agent)}-{run}-{draw}"
+        name = f"{_file_name(agent)}{'' if run is None else f'-run{run}'}-draw{draw}"
         path = self.out / "finetuned" / f"{task}-{count_name(count)}" / _file_name(arm.label) / name
         made = asked.made(arm)
         return FinetuneTrial(agent, run, draw, task, count, arm, start, path, given, made.steps * made.batch_size)

@@ -17,6 +17,7 @@ from downstream.finetuning.training import Recipe
 from downstream.models.model import TASKS, Start
 
 ALL = "all"
+FIXED = {"seed", "algo", "data", "judge", "workers", "device", "skip_bad", "agent"}  # of all agents alike
 
 
 @dataclass(frozen=True)
@@ -49,8 +50,23 @@ class AgentConfig:
             key, equals, value = pair.partition("=")
             if not equals or not key:
                 raise SettingsError(f"{label!r}: {pair!r} is not KEY=VALUE; for example a3c+image_weight=2")
-            settings[key.replace("-", "_")] = parse_value(value)
+            name = key.replace("-", "_")
+            if name in FIXED:
+                raise SettingsError(f"{label!r}: {key} is the same for all agents of an experiment; leave it out")
+            # such as share, a text that may look like a number
+            settings[name] = value if isinstance(getattr(RunSettings, name, None), str) else parse_value(value)
         return cls(label, algo, settings)
+
+    def check(self, common: Mapping[str, Any]) -> None:
+        """Refuse settings that no run can have.
+
+        Raises:
+            SettingsError: One is out of range, or of the wrong kind.
+        """
+        try:
+            RunSettings.make(**self.given(common))
+        except (TypeError, AttributeError, ValueError) as error:
+            raise SettingsError(f"agent {self.label!r}: a setting is of the wrong kind ({error})") from None
 
     def given(self, common: Mapping[str, Any]) -> dict[str, Any]:
         """What to give to `RunSettings.make`: what all agents share, and what is this agent's own."""
@@ -157,7 +173,9 @@ class Downstream:
     @cached_property
     def shared(self) -> dict[str, Any]:
         """Settings of fine-tuning that all arms share."""
-        return dict(finetune_setting(text, "--finetune") for text in _parts(self.settings))
+        pairs = [finetune_setting(text, "--finetune") for text in _parts(self.settings)]
+        once("--finetune", [key for key, _ in pairs])
+        return dict(pairs)
 
     def given(self, arm: Arm) -> dict[str, Any]:
         """Settings of fine-tuning in an arm."""

@@ -141,7 +141,7 @@ def grouped(rows: Iterable[Row]) -> list[Group]:
 def write_results(path: Path, rows: Iterable[Row]) -> None:
     """Write `results.csv`, whole; nothing where there is no row."""
     written = [
-        {**row._asdict(), "run": _text(row.run), "draw": _text(row.draw), "value": f"{row.value:.6g}"} for row in rows
+        {**row._asdict(), "run": _text(row.run), "draw": _text(row.draw), "value": f"{row.value:.10g}"} for row in rows
     ]
     if written:
         write_rows(path, written)

@@ -1,8 +1,10 @@
 """Tables and charts of an experiment, from its results: how hard masks are, and what the U-Nets are good for."""
 
 import csv
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from fractions import Fraction
 from math import isnan
 from pathlib import Path
 
@@ -14,11 +16,12 @@ from downstream.comparison.options import AgentConfig
 from downstream.comparison.results import MASKING, SCRATCH, Group, Row, grouped
 from downstream.evaluation.metrics import measure_name
 from downstream.evaluation.statistics import Interval, Scores, holm
-from downstream.reports.load_runs import COLOURS, STYLES
+from downstream.reports.load_runs import COLOURS
 from downstream.reports.report import Table, Trend
 
 RANDOM = "random"
-SCRATCH_COLOUR = 4
+DASHES = 3  # of the page's lines: solid, dashed, dotted
+PLAIN = "none"  # the arm that others are compared with, where it is there
 # Further measures beside the one that is compared, where they were measured
 FURTHER = {
     "patient_dice": ("dice", "marked_dice", "blank_pixels", "hd95"),
@@ -33,9 +36,9 @@ TRIVIAL = {
     "accuracy": ("majority_accuracy", "the most frequent class"),
 }
 NOTES = (
-    "Means over trials and test images. Intervals, and p: one bootstrap over pretraining runs, draws of the labelled "
-    "images, and patients (images, where no patient has several), the same for both sides of a difference; of AUROC "
-    "over runs and draws alone. Of one run or one draw nothing is known of others: its luck is in no interval. p is "
+    "Intervals, and p: one bootstrap over pretraining runs, draws of the labelled images, and patients (images, where "
+    "no patient has several), the same for both sides of a difference, with Student's t for few of them; of AUROC over "
+    "runs and draws alone. Of one run or one draw nothing is known of others: its luck is in no interval. p is "
     "two-sided, and corrected after Holm within each table.",
 )
 HARDNESS_NOTE = (
@@ -101,8 +104,11 @@ def hardness_table(group: Group, data: str) -> Table:
 
 
 def _alike(group: Group) -> str:
-    counts = sorted({round(row.value) for row in group.rows if row.metric == "images"})
-    return f"Images shown: {', '.join(f'{count:,}' for count in counts)}; the same number of U-Net updates in all runs."
+    shown, updates = (
+        sorted({round(row.value) for row in group.rows if row.metric == name}) for name in ("images", "unet_updates")
+    )
+    told = [", ".join(f"{count:,}" for count in counts) for counts in (shown, updates)]
+    return f"Images shown: {told[0]}; U-Net updates: {told[1]}{' in all runs' if len(updates) == 1 else ''}."
 
 
 def unlike(group: Group) -> list[str]:
@@ -138,7 +144,8 @@ def finetuning_table(group: Group, metric: str, data: str, zero_shot: Sequence[P
     headings += [heading for kind in bases for heading in (f"against {kind} (95 %)", "p")]
     rows = []
     for (agent, arm), one in scores.items():
-        row = [agent, *([arm] if len(arms) > 1 else []), str(len(one.trials)), interval(one.mean)]
+        row = [agent, *([_took_part(group, agent, arm)] if len(arms) > 1 else [])]
+        row += [str(len(one.trials)), interval(one.mean)]
         gaps = {_kind(ours, base): (ours, base) for ours, base in found if ours == (agent, arm)}
         for kind in bases:
             pair = gaps.get(kind)
@@ -149,21 +156,52 @@ def finetuning_table(group: Group, metric: str, data: str, zero_shot: Sequence[P
     if metric in TRIVIAL and (name := TRIVIAL[metric][0]) in group.metrics:
         value = float(np.mean([row.value for row in group.rows if row.metric == name]))
         rows.append((TRIVIAL[metric][1], *blank, "–", number(value), *rest))
-    for path in zero_shot if group.task == "segmentation" else ():
-        if (dice := sam_dice(path)) is not None:
-            rows.append((f"SAM, {path.name.removeprefix('sam-')}, no labels", *blank, "–", interval(dice), *rest))
+    for path in zero_shot if metric in ("dice", "patient_dice") else ():
+        if (dice := sam_dice(path)) is not None:  # a mean over images
+            told = [f"SAM, {path.name.removeprefix('sam-')}, no labels", *blank, "–", interval(dice), *rest]
+            if metric == "patient_dice":
+                told[len(blank) + 2], told[len(told) - len(further) + further.index("dice")] = "–", number(dice.mean)
+            rows.append(tuple(told))
     title = f"{group.task.capitalize()} of {data} with {group.labels} labels"
     headings += [measure_name(name) for name in further]
-    return Table(title if metric != "auroc" else f"{title}: AUROC", tuple(headings), tuple(rows), NOTES)
+    notes = (*_unbalanced(scores), *NOTES)
+    return Table(title if metric != "auroc" else f"{title}: AUROC", tuple(headings), tuple(rows), notes)
+
+
+def _took_part(group: Group, agent: str, arm: str) -> str:
+    """An arm, and in how many of its trials unlabelled images did take part, where that is not all."""
+    counts = [row.value for row in group.rows if row[0] == agent and row.arm == arm and row.metric == "unlabelled"]
+    some = sum(count > 0 for count in counts)
+    if arm.split("+")[0] == "none" or not counts or some == len(counts):
+        return arm
+    return f"{arm} (took part in {some} of {len(counts)})"
+
+
+def _unbalanced(scores: Mapping[tuple[str, str], Scores]) -> list[str]:
+    """A warning where arms do not have the same draws: their means are then of unlike trials; differences are not."""
+    found: dict[tuple[tuple[int | None, Fraction], ...], list[str]] = {}
+    for (agent, arm), one in scores.items():
+        counts = Counter(draw for _, draw in one.trials)
+        shares = tuple(sorted((draw, Fraction(count, len(one.trials))) for draw, count in counts.items()))
+        found.setdefault(shares, []).append(f"{agent}, {arm}")
+    if len(found) < 2:
+        return []
+    told = "; ".join(
+        f"{' and '.join(names)}: {', '.join(str(draw) for draw, _ in shares)}" for shares, names in found.items()
+    )
+    return [
+        f"NOT BALANCED: arms have other draws, or not equally often, so that means are not to be compared, only "
+        f"differences, which are of the draws that both have. Draws of {told}."
+    ]
 
 
 def _contrasts(arms: Iterable[tuple[str, str]]) -> Iterator[tuple[tuple[str, str], tuple[str, str]]]:
-    """Which arm is compared with which: with the first way to use unlabelled images, with scratch, and with random.
+    """Which arm is compared with which: with the one without unlabelled images, with scratch, and with random.
 
     A gain over scratch alone says nothing about masking.
     """
     known = list(arms)
-    plain = known[0][1]
+    plain = PLAIN if any(arm == PLAIN for _, arm in known) else known[0][1]
     for agent, arm in known:
         bases = [(agent, plain)] if arm != plain else []
         bases += [(base, arm) for base in (SCRATCH, RANDOM) if agent not in (SCRATCH, base)]
@@ -191,7 +229,7 @@ def trends_of(rows: Iterable[Row], data: str = "") -> list[Trend]:
                 found.setdefault((group.task, metric), []).append(group)
     trends = []
     for (_, metric), groups in found.items():
-        arms = list(dict.fromkeys(arm for group in groups for _, arm in group.arms))
+        agents, arms = (list(dict.fromkeys(pair[i] for group in groups for pair in group.arms)) for i in (0, 1))
         counts, lines, styles = dict[int, str](), dict[str, dict[int, Interval]](), dict[str, int]()
         for group in sorted(groups, key=lambda one: (_labelled(one), one.labels == "all")):
             count = _labelled(group)
@@ -200,18 +238,12 @@ def trends_of(rows: Iterable[Row], data: str = "") -> list[Trend]:
                 name = agent if len(arms) == 1 else f"{agent}, {arm}"
                 lines.setdefault(name, {})[count] = group.scores(agent, arm, metric).mean
                 if len(arms) > 1:
-                    styles[name] = _style(agent) + COLOURS * arms.index(arm)
+                    colour, place = agents.index(agent) + 3 * (arms.index(arm) // DASHES), arms.index(arm) % DASHES
+                    styles |= {agent: agents.index(agent) % COLOURS, name: colour % COLOURS + COLOURS * place}
         named = measure_name(metric)
         title = f"{named[0].upper()}{named[1:]}" + (f", {data}" if data else "")
         trends.append(Trend(title, counts, lines, styles))
     return trends
-
-
-def _style(agent: str) -> int:
-    """The solid line of an agent's colour, for its first arm; scratch and random share one where there are no arms."""
-    if agent == SCRATCH:
-        return SCRATCH_COLOUR
-    return next((number % COLOURS for number, name in enumerate(STYLES) if agent.split("+")[0] == name), 0)
 
 
 def _labelled(group: Group) -> int:

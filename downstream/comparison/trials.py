@@ -102,7 +102,7 @@ class PretrainTrial:
         path = self.path / VERDICT
         try:
             return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else None
-        except ValueError:
+        except (ValueError, TypeError):
             return None  # damaged: judged again
 
     @property

@@ -5,11 +5,14 @@ images, and those with the same run began with the same seed. So a resample take
 for both sides of a difference, and pairs stay pairs (the pigeonhole bootstrap: Owen, Ann. Appl. Stat. 2007). Of n
 runs, draws or patients a resample takes n - 1, which makes the variance of a mean unbiased for small n (Rao, Wu, J.
 Am. Stat. Assoc. 1988).
+
+Few runs or draws tell little of how much they vary: intervals and p are Student's, with the bootstrap's standard error
+and the degrees of freedom of its parts, runs, draws and patients (Welch, Satterthwaite: Biometrics 1946).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import nan
+from math import nan, sqrt
 
 import numpy as np
 import numpy.typing as npt
@@ -19,13 +22,13 @@ from ahm_env import RunError
 Floats = npt.NDArray[np.float64]
 Trial = tuple[int | None, int | None]  # pretraining run and draw; None where there is no such thing
 
-RESAMPLES = 10_000
-CHUNK = 1000  # resamples at once
+RESAMPLES = 4000
+SAME = 1e-12  # nothing but rounding
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean with its 95 % bootstrap interval; NaN ends where there is nothing to resample."""
+    """A mean with its 95 % interval; NaN ends where there is nothing to resample."""
 
     mean: float
     low: float
@@ -38,7 +41,7 @@ class Contrast:
 
     Attributes:
         interval: The mean difference, with its interval.
-        p: Two-sided, of the same bootstrap: how often a resample lies on the other side of 0. NaN where all are equal.
+        p: Two-sided, that there is no difference. NaN where all are equal, or nothing can be resampled.
         pairs: How many pairs of trials there are.
     """
 
@@ -66,8 +69,8 @@ class Scores:
     @property
     def mean(self) -> Interval:
         """The mean over trials and patients, with its interval."""
-        found = _resampled(self.trials, [(self.sums, self.counts)])
-        return _interval(float(self.sums.sum() / self.counts.sum()), found)
+        spread = Spread.of(self.trials, [(self.sums, self.counts)])
+        return spread.interval(float(self.sums.sum() / self.counts.sum()))
 
     def minus(self, base: "Scores") -> Contrast | None:
         """How these scores differ from others; None where no trial can be paired.
@@ -93,9 +96,8 @@ class Scores:
         )
         sides = [(one.sums[rows], one.counts[rows]) for one, rows in ((self, ours), (base, theirs))]
         left, right = (float(sums.sum() / counts.sum()) for sums, counts in sides)
-        found = _resampled(trials, sides)
-        equal = all(np.allclose(a, b) for a, b in zip(*sides, strict=True))
-        return Contrast(_interval(left - right, found), nan if equal else _p(found), len(pairs))
+        spread = Spread.of(trials, sides)
+        return Contrast(spread.interval(left - right), spread.p(left - right), len(pairs))
 
 
 def first(one: int | None, other: int | None) -> int | None:
@@ -113,53 +115,83 @@ def holm(ps: Sequence[float]) -> list[float]:
     return corrected
 
 
-def _resampled(trials: Sequence[Trial], sides: Sequence[tuple[Floats, Floats]]) -> Floats:
-    """The mean of one side, or the difference of two, in each resample; none where nothing can be resampled.
+@dataclass(frozen=True)
+class Spread:
+    """How much a mean, or a difference, varies.
 
-    Args:
-        trials: Run and draw of T trials, or pairs of trials.
-        sides: Of each side sums and counts, `(T, U)`.
+    Attributes:
+        error: Its standard error; NaN where nothing can be resampled.
+        freedom: Degrees of freedom of that.
     """
-    runs, draws = ([trial[place] for trial in trials] for place in (0, 1))
-    if None not in runs and len(set(trials)) == len(set(runs)) == len(set(draws)):
-        runs = [None] * len(runs)  # each run has a draw of its own: the two vary as one
-    patients = list(range(sides[0][0].shape[1]))
-    if all(len(set(one)) < 2 for one in (runs, draws, patients)):
-        return np.zeros(0)
+
+    error: float
+    freedom: float
+
+    @classmethod
+    def of(cls, trials: Sequence[Trial], sides: Sequence[tuple[Floats, Floats]]) -> "Spread":
+        """That of the mean of one side, or of the difference of two.
+
+        Args:
+            trials: Run and draw of T trials, or pairs of trials.
+            sides: Of each side sums and counts, `(T, U)`.
+        """
+        runs, draws = ([trial[place] for trial in trials] for place in (0, 1))
+        if None not in runs and len(set(trials)) == len(set(runs)) == len(set(draws)):
+            runs = [None] * len(runs)  # each run has a draw of its own: the two vary as one
+        factors: dict[str, Sequence[int | None]] = {
+            "run": runs,
+            "draw": draws,
+            "patient": list(range(sides[0][0].shape[1])),
+        }
+        varying = {name: len(set(levels)) - 1 for name, levels in factors.items() if len(set(levels)) > 1}
+        if not varying:
+            return cls(nan, nan)
+        alone = {name: _variance(factors, {name}, sides) for name in varying}
+        whole = _variance(factors, set(varying), sides) if len(varying) > 1 else next(iter(alone.values()))
+        below = sum(alone[name] ** 2 / freedom for name, freedom in varying.items())
+        freedom = sum(alone.values()) ** 2 / below if below > 0 else float(min(varying.values()))
+        return cls(sqrt(whole), freedom)
+
+    def interval(self, mean: float) -> Interval:
+        """Of 95 % about a mean."""
+        from scipy.stats import t as student  # type: ignore[import-untyped]
+
+        half = float(student.ppf(0.975, self.freedom)) * self.error if self.freedom > 0 else nan
+        return Interval(mean, mean - half, mean + half)
+
+    def p(self, difference: float) -> float:
+        """Two-sided p that there is no difference; NaN where all are equal, or nothing varies."""
+        from scipy.stats import t as student
+
+        if not self.freedom > 0 or (self.error < SAME and abs(difference) < SAME):
+            return nan
+        return float(2 * student.sf(abs(difference) / max(self.error, SAME), self.freedom))
+
+
+def _variance(
+    factors: Mapping[str, Sequence[int | None]], resampled: set[str], sides: Sequence[tuple[Floats, Floats]]
+) -> float:
+    """The variance of the mean, or difference, where only these factors are resampled."""
     generator = np.random.default_rng(0)
-    found = []
-    for _ in range(RESAMPLES // CHUNK):
-        of_trials = _weights(runs, generator) * _weights(draws, generator)
-        of_patients = _weights(patients, generator)
-        means = []
-        for side in sides:
-            sums, counts = (np.einsum("rt,tu,ru->r", of_trials, one, of_patients, optimize=True) for one in side)
-            with np.errstate(invalid="ignore", divide="ignore"):  # of few trials, a resample may take none
-                means.append(sums / counts)
-        found.append(means[0] if len(means) == 1 else means[0] - means[1])
-    values = np.concatenate(found)
-    finite: Floats = values[np.isfinite(values)]
-    return finite
+    weights = {
+        name: _weights(levels, generator) if name in resampled else np.ones((RESAMPLES, len(levels)))
+        for name, levels in factors.items()
+    }
+    means = []
+    for sums, counts in sides:
+        both = [
+            np.einsum("rt,tu,ru->r", weights["run"] * weights["draw"], one, weights["patient"], optimize=True)
+            for one in (sums, counts)
+        ]
+        with np.errstate(invalid="ignore", divide="ignore"):  # of few trials, a resample may take none
+            means.append(both[0] / both[1])
+    values = means[0] if len(means) == 1 else means[0] - means[1]
+    return float(np.var(values[np.isfinite(values)]))
 
 
 def _weights(names: Sequence[int | None], generator: np.random.Generator) -> Floats:
-    """How often each of these is taken in each resample, `(CHUNK, len(names))`; the same name, the same weight."""
+    """How often each of these is taken in each resample, `(RESAMPLES, len(names))`; the same name, the same weight."""
     levels, place = np.unique([-1 if name is None else name for name in names], return_inverse=True)
     count = len(levels)
-    if count < 2:
-        return np.ones((CHUNK, len(names)))
-    taken: Floats = generator.multinomial(count - 1, np.full(count, 1 / count), CHUNK).astype(np.float64)
+    taken: Floats = generator.multinomial(count - 1, np.full(count, 1 / count), RESAMPLES).astype(np.float64)
     return taken[:, place]
-
-
-def _interval(mean: float, found: Floats) -> Interval:
-    low, high = np.quantile(found, (0.025, 0.975)).tolist() if found.size else (nan, nan)
-    return Interval(mean, low, high)
-
-
-def _p(found: Floats) -> float:
-    """Two-sided; never 0, since there are only so many resamples."""
-    if not found.size:
-        return nan
-    least = min(int((found <= 0).sum()), int((found >= 0).sum()))
-    return min(1.0, 2 * (1 + least) / (1 + len(found)))

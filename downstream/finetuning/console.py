@@ -2,7 +2,6 @@
 
 import signal
 from collections.abc import Mapping
-from dataclasses import replace
 from math import isnan
 from pathlib import Path
 from types import TracebackType
@@ -13,20 +12,14 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from ahm_env import AHMError, ImageSet, RunError
 from ahm_env.console import make_console, number, tell_bad_masks
-from ahm_env.images.loading import find_source
 from ahm_env.model.devices import tell_precision
-from ahm_env.runs.directory import Row, free_directory
+from ahm_env.runs.directory import Row
 from ahm_env.runs.images import load
-from ahm_env.runs.resume import agree, begin
-from downstream.evaluation.cropping import Cropped, load_segmenter
 from downstream.evaluation.metrics import measure_name
-from downstream.finetuning.labelled import only_labelled
-from downstream.finetuning.mean_teacher import OWN
-from downstream.finetuning.run import MIXING_FILE, FinetuneDirectory, Finetuning
-from downstream.finetuning.settings import PRESETS, FinetuneSettings
-from downstream.models.model import MODEL_FILE, Start
+from downstream.finetuning.finetune import open_run
+from downstream.finetuning.run import MIXING_FILE, Finetuning
+from downstream.models.model import MODEL_FILE
 
 LINES = 4  # rows of metrics.csv between two lines, outside a terminal
 
@@ -94,30 +87,16 @@ def finetune(
         AHMError: Anything that the user can mend.
     """
     console = make_console()
-    if out is None and resume:
-        raise RunError("--resume needs --out RUN, the directory of the run to go on with")
-    directory = FinetuneDirectory(Path(out or "."))
-    before = directory.settings() if resume else None
-    found = Start.find(before.start if before is not None else start or "scratch")
-    settings = None if resume else FinetuneSettings.make(found, preset, **given).on_this_machine()
-    if out is None and settings is not None:
-        directory = FinetuneDirectory(free_directory(Path("runs"), settings.task))
-    named = {key: value for key, value in given.items() if value is not None}
-    settings = agree(directory, settings, {**PRESETS.get(preset or "", {}), **named, "start": start})
-    images = load_for(settings, settings.data, console)
-    whole, images = images, only_labelled(settings, images)
-    tell_bad_masks(console, images.skipped - whole.skipped)
-    others = None
-    if settings.unlabelled not in OWN:
-        others = load_for(replace(settings, channels=images.channels), settings.unlabelled, console)
-    with directory:
-        begins = begin(directory, settings, images, others)
-        try:
-            run = Finetuning(settings, images, directory, found, others)
-        except AHMError:
-            if begins:  # a run that cannot begin leaves its place free
-                (directory.path / "config.json").unlink()
-            raise
+    with open_run(
+        given,
+        start,
+        preset,
+        out,
+        resume,
+        lambda settings, source: load(settings, console, source),
+        lambda count: tell_bad_masks(console, count),
+    ) as run:
+        directory, settings = run.directory, run.settings
         if run.finished:
             console.print(f"{directory.path} is finished. There is nothing left to do.", markup=False)
             return 0
@@ -134,16 +113,6 @@ def finetune(
         return 128 + run.interruption.signal
     _conclude(run, result, console)
     return 0
-
-
-def load_for(settings: FinetuneSettings, data: str, console: Console) -> ImageSet:
-    """Images of a source as fine-tuning sees them, cut to the lesion where that is asked for."""
-    settings = replace(settings, data=data)
-    if settings.crop_with is None:
-        return load(settings, console)
-    segmenter = load_segmenter(Path(settings.crop_with), settings.device)
-    source = find_source(data, settings.pixels)
-    return load(settings, console, Cropped(source, segmenter, data))
 
 
 def _announce(run: Finetuning, console: Console) -> None:

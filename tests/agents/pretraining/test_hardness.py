@@ -7,8 +7,8 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from agents import A3C, FrozenAgent, Problem
-from agents.baselines import RandomAgent
+from agents import A3C, Problem
+from agents.baselines import FrozenAgent, RandomAgent
 from agents.pretraining import hardness as measuring
 from agents.pretraining.hardness import Measurement, measure
 from ahm_env import ImageSet, MaskRatio, Reconstructor

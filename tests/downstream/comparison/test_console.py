@@ -100,7 +100,7 @@ def test_u_nets_are_fine_tuned_in_processes_of_their_own(call):
     status, out, err = call(*words)
     assert (status, err) == (0, "")
     assert "Segmentation of phantom:40 with 8 labels" in out
-    assert "done    segmentation-8/none/scratch-0" in out
+    assert "done    segmentation-8/none/scratch-draw0" in out
     assert trials("agent", "labels", "draw") == {("scratch", "8", "0"), ("random", "8", "0")}
     assert all(0 <= float(row["value"]) <= 1 for row in rows("cmp/results.csv") if row["metric"] == "dice")
     assert "Segmentation of phantom:40 with 8 labels" in Path("cmp/report.html").read_text()
@@ -142,7 +142,7 @@ def test_what_is_fine_tuned_is_kept_and_grows(call):
 
 @pytest.mark.usefixtures("at_home")
 def test_a_cell_that_fails_loses_no_other_and_gives_status_1(call):
-    broken = Path("cmp/finetuned/segmentation-8/none/scratch-0")
+    broken = Path("cmp/finetuned/segmentation-8/none/scratch-draw0")
     words = [
         "compare-agents",
         *SMALL,
@@ -159,8 +159,8 @@ def test_a_cell_that_fails_loses_no_other_and_gives_status_1(call):
     (broken / "config.json").write_text("{")
     status, out, _ = call(*words)
     assert status == 1
-    assert out.count("failed  segmentation-8/none/scratch-0") == 1
-    assert f"failed: segmentation-8/none/scratch-0: error: {broken / 'config.json'}: damaged" in out
+    assert out.count("failed  segmentation-8/none/scratch-draw0") == 1
+    assert f"failed: segmentation-8/none/scratch-draw0: error: {broken / 'config.json'}: damaged" in out
     found = {("8", "random", "0"), ("all", "scratch", "0"), ("all", "random", "0")}
     assert trials("labels", "agent", "draw") == found
     (broken / "config.json").unlink()

@@ -49,6 +49,11 @@ def settings_of(experiment: Experiment, trial: FinetuneTrial) -> FinetuneSetting
         ((), "one agent"),
         (("a3c+horizon=0",), "horizon"),
         (("scratch",), "scratch is not pretrained: add an agent, or --downstream"),
+        (("a3c+share=much",), "--share much"),
+        (("a3c+images=x",), "agent 'a3c[+]images=x': a setting is of the wrong kind"),
+        (("a3c+seed=5",), "seed is the same for all agents"),
+        (("a3c+data=other",), "data is the same for all agents"),
+        (("a3c+backbone_weights=a/b", "a3c+backbone_weights=a_b"), "names that are the same as names of files"),
     ],
 )
 def test_bad_agents_are_refused_before_anything_runs(algos: tuple[str, ...], text: str, tmp_path: Path):
@@ -82,7 +87,7 @@ def test_fine_tuning_is_agents_x_tasks_x_numbers_x_arms_seed_by_seed(tmp_path: P
         for agent in ALGOS
     ]
     assert len({one.path for one in experiment.finetuning}) == 48
-    assert experiment.finetuning[0].path == tmp_path / "finetuned" / "segmentation-8" / "none" / "scratch-0"
+    assert experiment.finetuning[0].path == tmp_path / "finetuned" / "segmentation-8" / "none" / "scratch-draw0"
     runs = {(one.agent.label, one.run): str(one.path) for one in experiment.pretraining}
     assert all(
         one.start == ("scratch" if one.run is None else runs[one.agent, one.run]) for one in experiment.finetuning

@@ -24,6 +24,8 @@ def test_an_agent_is_a_name_and_settings_of_its_own():
         "agent": {"image_weight": 2, "bound": None},
     }
     assert RunSettings.make(**given).horizon == 4
+    share = AgentConfig.parse("a3c+share=0.5")  # a text that looks like a number
+    assert RunSettings.make(**share.given({})).shares == (0.5, 0.5)
 
 
 def test_an_arm_is_a_way_to_use_unlabelled_images_and_settings_of_its_own():
@@ -73,6 +75,7 @@ def test_how_to_fine_tune_without_what_for_is_refused():
         ({"settings": "flips=1"}, "flips must be true or false"),
         ({"settings": "augment=3"}, "augment must be a name"),
         ({"settings": "steps=0"}, "--steps 0"),
+        ({"settings": "steps=3,mix=box,steps=4"}, "--finetune steps is there twice"),
         ({"settings": "augment=wild"}, "wild"),
         ({"tasks": "classification", "sam": Path("sam")}, "--sam segments"),
     ],

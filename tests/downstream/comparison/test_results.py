@@ -40,7 +40,7 @@ def test_what_is_told_of_the_trial_alone_varies_over_runs_and_draws():
     found = group(row("auroc", 0.7), row("auroc", 0.9, draw=1)).scores("a3c", "none", "auroc")
     assert (found.trials, found.patients) == (((0, 0), (0, 1)), (("",),))
     assert found.mean.mean == pytest.approx(0.8)
-    assert found.mean.low == pytest.approx(0.7)  # one of two draws
+    assert found.mean.low < 0 < found.mean.high  # two draws prove little
 
 
 def test_a_ratio_of_two_metrics_is_one_of_sums():

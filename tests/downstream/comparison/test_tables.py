@@ -20,7 +20,7 @@ from downstream.comparison.tables import (
     trends_of,
     unlike,
 )
-from downstream.evaluation.statistics import Interval, holm
+from downstream.evaluation.statistics import Interval
 from downstream.reports.load_runs import COLOURS
 
 IMAGES = 6
@@ -100,10 +100,8 @@ def test_arms_are_compared_with_plain_fine_tuning_with_scratch_and_with_random_a
         "against unlabelled none": 0.1,
     }
     assert told[("predicting nothing", "–")] == {}
-    # nine tests, all as sure as this number of resamples allows
-    assert {row[5] for row in table.rows} == {"–", f"{9 * 2 / 10_001:.3f}"}
+    assert {row[5] for row in table.rows} == {"–", "<0.001"}
     assert all(len(row) == len(table.headings) for row in table.rows)
-    assert holm([2 / 10_001] * 9)[0] == pytest.approx(9 * 2 / 10_001)
 
 
 def test_where_patients_have_several_images_their_dice_is_what_is_compared():
@@ -131,7 +129,7 @@ def test_where_patients_have_several_images_their_dice_is_what_is_compared():
         "Dice where something is marked",
         "HD95, pixels",
     )
-    assert table.rows[0] == ("scratch", "2", "0.400 (0.300 to 0.500)", "0.500", "0.300", "12.346")
+    assert table.rows[0] == ("scratch", "2", "0.400 (-0.871 to 1.671)", "0.500", "0.300", "12.346")
     assert table.rows[1] == ("predicting nothing", "–", "0.000", "–", "–", "–")
 
 
@@ -145,7 +143,7 @@ def test_auroc_has_a_table_of_its_own():
     accuracy, auroc = tables_of(rows, "scans")
     assert auroc.title == "Classification of scans with 25 labels: AUROC"
     assert auroc.headings == ("pretraining", "trials", "AUROC (95 %)", "against scratch (95 %)", "p")
-    assert auroc.rows[1][2].startswith("0.720 (0.7")
+    assert auroc.rows[1][2] == "0.720 (0.670 to 0.770)"  # Student's of three draws
     assert auroc.rows[1][3] == "+0.100 (+0.100 to +0.100)"
     assert accuracy.title == "Classification of scans with 25 labels"
 
@@ -160,11 +158,16 @@ def test_segment_anything_has_a_row_where_it_was_tried(tmp_path: Path):
     dice = sam_dice(where)
     assert dice is not None
     assert dice.mean == pytest.approx(0.8)
-    assert 0.5 <= dice.low < 0.8 < dice.high <= 1
+    assert dice.low < 0.8 < dice.high
     row = finetuning_table(found, "dice", "scans", [where]).rows[-1]
     assert row[:2] == ("SAM, points, no labels", "–")
-    assert row[2].startswith("0.800 (0.")
+    assert row[2].startswith("0.800 (")
     assert set(row[3:]) == {"–"}
+    patients = [Row(*one[:6], "", "1", "patient_dice", 0.3) for one in found.rows if one.image]
+    volumes = group(iter((*found.rows, *patients)))
+    table = finetuning_table(volumes, "patient_dice", "scans", [where])
+    told = dict(zip(table.headings, table.rows[-1], strict=True))
+    assert (told["Dice of a patient (95 %)"], told["Dice"]) == ("–", "0.800")  # its scores are of images
     classified = group(fine_tuned("scratch", 0.5, task="classification"))
     assert len(finetuning_table(classified, "accuracy", "scans", [where]).rows) == 2
     (where / "scores.csv").write_text("image,split,dice\n")
@@ -192,8 +195,13 @@ def test_trends_rise_with_the_number_of_labels():
     (named,) = trends_of([*fine_tuned("scratch", 0.5), *fine_tuned("scratch", 0.6, "auto")], "scans")
     assert named.measure == "Dice, scans"
     assert list(named.agents) == ["scratch, none", "scratch, auto"]
-    plain, auto = named.styles.values()
-    assert (auto - plain, plain < COLOURS) == (COLOURS, True)  # one colour, dashed
+    assert named.styles == {"scratch": 0, "scratch, none": 0, "scratch, auto": COLOURS}  # one colour, dashed
+    arms = ("none", "auto", "auto+steps=2", "auto+steps=3")
+    rows = [row for agent in ("scratch", "a3c") for arm in arms for row in fine_tuned(agent, 0.5, arm)]
+    (many,) = trends_of(rows)
+    lines = [style for name, style in many.styles.items() if name in many.agents]
+    assert len(set(lines)) == len(lines) == 8
+    assert all(0 <= style < 3 * COLOURS for style in lines)
 
 
 # Masking
@@ -247,3 +255,45 @@ def test_runs_that_are_not_alike_are_told():
 def test_an_interval_that_is_not_known_is_left_out():
     assert interval(Interval(0.5, nan, nan)) == "0.500"
     assert interval(Interval(0.02, -0.01, 0.05), sign=True) == "+0.020 (-0.010 to +0.050)"
+
+
+# Whether arms can be compared
+
+
+def test_arms_with_other_draws_are_told():
+    rows = [*fine_tuned("scratch", 0.5, draws=3), *fine_tuned("a3c", 0.5, draws=2)]
+    (table,) = tables_of(rows, "scans")
+    assert table.notes[0].startswith("NOT BALANCED")
+    assert table.notes[0].endswith("Draws of scratch, none: 0, 1, 2; a3c, none: 0, 1.")
+    crossed = [row._replace(run=run) for run in range(3) for row in fine_tuned("a3c", 0.5, draws=2)]
+    (table,) = tables_of([*fine_tuned("scratch", 0.5, draws=2), *crossed], "scans")
+    assert table.notes == NOTES
+
+
+def test_the_arm_without_unlabelled_images_is_what_others_are_compared_with_wherever_it_stands():
+    rows = [*fine_tuned("scratch", 0.6, "auto"), *fine_tuned("scratch", 0.5)]
+    (table,) = tables_of(rows, "scans")
+    told = dict(zip(table.headings, table.rows[0], strict=True))
+    assert told["against unlabelled none (95 %)"].startswith("+0.100")
+
+
+def test_an_arm_in_which_unlabelled_images_took_no_part_says_so():
+    def unlabelled(arm: str, *counts: int) -> list[Row]:
+        return [
+            Row("scratch", None, draw, "segmentation", "25", arm, "", "", "unlabelled", count)
+            for draw, count in enumerate(counts)
+        ]
+
+    rows = [*fine_tuned("scratch", 0.5), *unlabelled("none", 0, 0)]
+    for arm, counts in (("auto", (1574, 0)), ("auto+steps=2", (1574, 1574))):
+        rows += [*fine_tuned("scratch", 0.5, arm), *unlabelled(arm, *counts)]
+    (table,) = tables_of(rows, "scans")
+    assert [row[1] for row in table.rows[:3]] == ["none", "auto (took part in 1 of 2)", "auto+steps=2"]
+
+
+def test_the_same_number_of_updates_is_said_only_where_it_is_so():
+    one, other = masked("random", 0, [1, 1]), masked("a3c+batch_size=8", 0, [1, 1], unet_updates=30)
+    assert hardness_table(group(one), "scans").notes[1].endswith("U-Net updates: 10 in all runs.")
+    assert (
+        hardness_table(group(masked("random", 0, [1, 1]), other), "scans").notes[1].endswith("U-Net updates: 10, 30.")
+    )

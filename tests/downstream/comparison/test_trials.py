@@ -65,7 +65,7 @@ def test_the_rows_of_a_trial_are_of_images_patients_and_the_whole(tmp_path: Path
     assert values(rows, "accuracy") == {("b", "7"): 0, ("a", "8"): 1, ("", ""): 0.5}
     assert {row.metric for row in rows} == {"accuracy", "labels"}
     assert (segmented.told, classified.told) == ("dice 0.417", "accuracy 0.500")
-    assert segmented.name == "segmentation-8/none/scratch-0"
+    assert segmented.name == "segmentation-8/none/scratch-draw0"
 
 
 @pytest.mark.parametrize(
@@ -176,8 +176,9 @@ def test_a_verdict_that_is_damaged_is_judged_again_or_told(tmp_path: Path) -> No
     trial = make(tmp_path).pretraining[0]
     assert (trial.verdict, trial.done, list(trial.rows())) == (None, False, [])
     trial.path.mkdir(parents=True)
-    (trial.path / "judgement.json").write_text('{"loss')
-    assert (trial.verdict, trial.done) == (None, False)
+    for text in ('{"loss', "null", "3"):
+        (trial.path / "judgement.json").write_text(text)
+        assert (trial.verdict, trial.done) == (None, False)
     for name, changes in (("few", {"losses": [1.0]}), ("word", {"losses": ["much", 1.0]}), ("none", {"shown": None})):
         with pytest.raises(RunError, match=r"judgement\.json: damaged .*; delete it"):
             list(judged(tmp_path / name, **changes).rows())

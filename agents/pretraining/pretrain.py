@@ -1,0 +1,118 @@
+"""Pretraining as a function: images in, a run directory with a U-Net and an agent out."""
+
+import signal
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from agents.agent import Agent
+from agents.pretraining.loop import Observer, Pretraining
+from agents.pretraining.run_directory import RunDirectory, default_out
+from agents.pretraining.settings import PRESETS, RunSettings
+from agents.registry import load_agent
+from ahm_env import ImageSet, RunError
+from ahm_env.runs.directory import Row, free_directory
+from ahm_env.runs.observer import Silent
+from ahm_env.runs.resume import agree, begin
+
+
+@dataclass(frozen=True)
+class PretrainedRun:
+    """A finished run of pretraining.
+
+    Attributes:
+        path: Its directory, from which a U-Net can be fine-tuned.
+        settings: What it computed.
+    """
+
+    path: Path
+    settings: RunSettings
+
+    @property
+    def unet(self) -> Path:
+        """The file of the U-Net's weights."""
+        return self.path / "unet.safetensors"
+
+    @property
+    def metrics(self) -> Row:
+        """The last row of `metrics.csv`, such as `hardness` and `unet_loss`."""
+        return RunDirectory(self.path).last_row()
+
+    def load_agent(self, device: str = "cpu") -> Agent:
+        """The agent.
+
+        Raises:
+            CheckpointError: It is missing or damaged.
+        """
+        return load_agent(self.path / "agent", device)
+
+
+def pretrain(
+    data: str | Path | None = None,
+    out: str | Path | None = None,
+    *,
+    preset: str | None = None,
+    resume: bool = False,
+    observer: Observer | None = None,
+    **settings: Any,
+) -> PretrainedRun:
+    """Pretrain a U-Net by masks that an agent chooses, or go on with that.
+
+    Args:
+        data: A folder, archive, volume, or `phantom` for synthetic images.
+        out: The run directory; by default a new one under `runs`.
+        preset: `demo` or `paper`.
+        resume: Go on with the run in `out`; no other setting is needed. A run that is finished stays as it is.
+        observer: Told of every update, row and warning; None for none.
+        **settings: Fields of `RunSettings`, such as `algo="a3c"` and `images=20_000`.
+
+    Returns:
+        The run.
+
+    Raises:
+        AHMError: Settings, images or directory do not go together, or training diverged.
+        RunError: The run was interrupted by a signal; all is saved.
+    """
+    given = {"data": None if data is None else str(data), **settings}
+    with open_run(given, preset, None if out is None else Path(out), resume) as run:
+        if not run.finished and run.run(observer or Silent()) is None:
+            assert run.stopped_by is not None
+            name, path = signal.Signals(run.stopped_by).name, run.directory.path
+            raise RunError(f"{path}: stopped by {name}; all is saved: go on with resume=True")
+        return PretrainedRun(run.directory.path, run.settings)
+
+
+@contextmanager
+def open_run(
+    given: Mapping[str, Any],
+    preset: str | None,
+    out: Path | None,
+    resume: bool,
+    load: Callable[[RunSettings], ImageSet] = RunSettings.load_images,
+) -> Iterator[Pretraining]:
+    """A run, new or to be gone on with, in its directory, which this process holds meanwhile.
+
+    Args:
+        given: Settings; None is not given.
+        preset: Name of a preset.
+        out: The run directory; by default a new one under `runs`.
+        resume: Go on with the run in `out`.
+        load: Loads the images.
+
+    Raises:
+        AHMError: Anything that the user can mend.
+    """
+    if out is None and resume:
+        raise RunError("--resume needs --out RUN, the directory of the run to go on with")
+    settings = None if resume else RunSettings.make(preset, **given).on_this_machine()
+    if out is None and settings is not None:
+        out = free_directory(*default_out(settings))
+    directory = RunDirectory(Path(out or "."))
+    named = {name: value for name, value in given.items() if value is not None}
+    settings = agree(directory, settings, {**PRESETS.get(preset or "", {}), **named})
+    images = load(settings)
+    with directory:
+        begin(directory, settings, images)
+        yield Pretraining(settings, images, directory)

@@ -1,0 +1,148 @@
+"""Fine-tuning as a function: a start and labelled images in, a run directory with a tested model out."""
+
+import json
+import signal
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from agents import PretrainedRun
+from ahm_env import AHMError, ImageSet, RunError
+from ahm_env.images.loading import find_source
+from ahm_env.images.source import Source
+from ahm_env.runs.directory import free_directory
+from ahm_env.runs.observer import Silent
+from ahm_env.runs.resume import agree, begin
+from downstream.evaluation.cropping import Cropped, load_segmenter
+from downstream.finetuning.labelled import only_labelled
+from downstream.finetuning.mean_teacher import OWN
+from downstream.finetuning.run import FinetuneDirectory, Finetuning, Observer
+from downstream.finetuning.settings import PRESETS, FinetuneSettings
+from downstream.models.model import Model, Start
+
+Load = Callable[[FinetuneSettings, Source | None], ImageSet]
+
+
+@dataclass(frozen=True)
+class FinetunedModel:
+    """A finished run of fine-tuning.
+
+    Attributes:
+        path: Its directory.
+        settings: What it computed.
+        result: How the model did on the images it was tested on, as `test.json` has it, such as `dice`.
+    """
+
+    path: Path
+    settings: FinetuneSettings
+    result: Mapping[str, Any]
+
+    def load(self, device: str = "cpu") -> Model:
+        """The model.
+
+        Raises:
+            CheckpointError: It is missing or damaged.
+        """
+        return Model.load(self.path, device)
+
+
+def finetune(
+    start: str | Path | PretrainedRun = "scratch",
+    data: str | Path | None = None,
+    out: str | Path | None = None,
+    *,
+    preset: str | None = None,
+    resume: bool = False,
+    observer: Observer | None = None,
+    **settings: Any,
+) -> FinetunedModel:
+    """Fine-tune a model on labelled images and test it, or go on with that.
+
+    Args:
+        start: A run of pretraining or its directory, a file of weights, or `scratch`.
+        data: A source of images with masks or labels; by default that of the pretraining.
+        out: The run directory; by default a new one under `runs`.
+        preset: `paper`.
+        resume: Go on with the run in `out`; no other setting is needed. A run that is finished stays as it is.
+        observer: Told of every update, row and warning; None for none.
+        **settings: Fields of `FinetuneSettings`, such as `labels=25` and `unlabelled="auto"`.
+
+    Returns:
+        The model, and how it did.
+
+    Raises:
+        AHMError: Settings, images, start or directory do not go together, or training diverged.
+        RunError: The run was interrupted by a signal; all is saved.
+    """
+    begun = str(start.path if isinstance(start, PretrainedRun) else start)
+    given = {"data": None if data is None else str(data), **settings}
+    with open_run(given, None if resume else begun, preset, None if out is None else Path(out), resume) as run:
+        path = run.directory.path
+        if not run.finished and run.run(observer or Silent()) is None:
+            assert run.interruption.signal is not None
+            name = signal.Signals(run.interruption.signal).name
+            raise RunError(f"{path}: stopped by {name}; all is saved: go on with resume=True")
+        result = json.loads((path / "test.json").read_text(encoding="utf-8"))
+        return FinetunedModel(path, run.settings, result)
+
+
+@contextmanager
+def open_run(
+    given: Mapping[str, Any],
+    start: str | None,
+    preset: str | None,
+    out: Path | None,
+    resume: bool,
+    load: Load = FinetuneSettings.load_images,
+    tell_bad_masks: Callable[[int], object] = lambda _: None,
+) -> Iterator[Finetuning]:
+    """A run, new or to be gone on with, in its directory, which this process holds meanwhile.
+
+    Args:
+        given: Settings; None is not given.
+        start: `scratch`, a run directory, or a file of weights.
+        preset: Name of a preset.
+        out: The run directory; by default a new one under `runs`.
+        resume: Go on with the run in `out`.
+        load: Loads images by the settings, or those of another source.
+        tell_bad_masks: Told how many images are left out because their masks cannot be read.
+
+    Raises:
+        AHMError: Anything that the user can mend.
+    """
+    if out is None and resume:
+        raise RunError("--resume needs --out RUN, the directory of the run to go on with")
+    directory = FinetuneDirectory(Path(out or "."))
+    before = directory.settings() if resume else None
+    found = Start.find(before.start if before is not None else start or "scratch")
+    settings = None if resume else FinetuneSettings.make(found, preset, **given).on_this_machine()
+    if out is None and settings is not None:
+        directory = FinetuneDirectory(free_directory(Path("runs"), settings.task))
+    named = {key: value for key, value in given.items() if value is not None}
+    settings = agree(directory, settings, {**PRESETS.get(preset or "", {}), **named, "start": start})
+    images = _load(settings, settings.data, load)
+    whole, images = images, only_labelled(settings, images)
+    tell_bad_masks(images.skipped - whole.skipped)
+    others = None
+    if settings.unlabelled not in OWN:
+        others = _load(replace(settings, channels=images.channels), settings.unlabelled, load)
+    with directory:
+        begins = begin(directory, settings, images, others)
+        try:
+            run = Finetuning(settings, images, directory, found, others)
+        except AHMError:
+            if begins:  # a run that cannot begin leaves its place free
+                (directory.path / "config.json").unlink()
+            raise
+        yield run
+
+
+def _load(settings: FinetuneSettings, data: str, load: Load) -> ImageSet:
+    """Images of a source as fine-tuning sees them, cut to the lesion where that is asked for."""
+    settings = replace(settings, data=data)
+    if settings.crop_with is None:
+        return load(settings, None)
+    segmenter = load_segmenter(Path(settings.crop_with), settings.device)
+    return load(settings, Cropped(find_source(data, settings.pixels), segmenter, data))

@@ -1,0 +1,84 @@
+"""Fine-tuning from Python: what a call gives back, and what it raises."""
+
+import json
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.torch import load_file
+
+from agents import PretrainedRun
+from agents.pretraining.run_directory import RunDirectory
+from ahm_env import CheckpointError, RunError, SettingsError
+from downstream import finetune
+
+pytestmark = pytest.mark.usefixtures("own_cache")
+
+TINY: dict[str, Any] = {"steps": 2, "batch_size": 2, "augment": "none", "labels": 8, "device": "cpu"}
+
+
+def same_weights(one: Path, other: Path) -> bool:
+    """Bit for bit; the order of names within the files is not kept."""
+    first, second = load_file(one), load_file(other)
+    return first.keys() == second.keys() and all(first[name].equal(second[name]) for name in first)
+
+
+def test_a_model_from_python_is_that_of_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import ahm
+
+    model = finetune("scratch", "phantom:40:0", tmp_path / "run", image_size=16, width=2, **TINY)
+    assert capsys.readouterr() == ("", "")  # nothing is printed
+    assert model.path == tmp_path / "run"
+    assert model.settings.labels == 8
+    assert dict(model.result) == json.loads((tmp_path / "run" / "test.json").read_text())
+    assert 0 <= model.result["dice"] <= 1
+    shares = model.load().probabilities(np.zeros((1, 3, 16, 16), np.uint8))
+    assert shares.shape == (1, 2, 16, 16)
+    flags = [word for key, value in TINY.items() for word in (f"--{key.replace('_', '-')}", str(value))]
+    words = ["finetune", "--data", "phantom:40:0", "--image-size", "16", "--width", "2", *flags, "--out", "same"]
+    assert ahm.app(words, standalone_mode=False) in (0, None)
+    assert same_weights(model.path / "model.safetensors", Path("same/model.safetensors"))
+
+    again = finetune(out=model.path, resume=True)  # it is finished, and stays as it is
+    assert (again.path, again.settings, again.result) == (model.path, model.settings, model.result)
+
+
+def test_a_pretrained_run_is_a_start(tmp_path: Path, pretrained: Path) -> None:
+    settings = RunDirectory(pretrained).settings()
+    assert settings is not None
+    one = finetune(PretrainedRun(pretrained, settings), "phantom:40:0", tmp_path / "one", **TINY)
+    two = finetune(pretrained, "phantom:40:0", tmp_path / "two", **TINY)
+    assert one.settings == two.settings
+    assert one.settings.width == settings.width
+    assert one.result == two.result
+
+
+def test_what_does_not_fit_is_raised(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="--labels 0"):
+        finetune("scratch", "phantom:40:0", tmp_path / "run", labels=0)
+    with pytest.raises(CheckpointError, match="nowhere: no such run"):
+        finetune("nowhere", "phantom:40:0", tmp_path / "run")
+    with pytest.raises(RunError, match="needs --out"):
+        finetune(resume=True)
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_interruption_is_raised_and_saved(tmp_path: Path) -> None:
+    class Stop:
+        def on_update(self, *_: object) -> None:
+            signal.raise_signal(signal.SIGINT)
+
+        def on_row(self, *_: object) -> None:
+            """Nothing."""
+
+        def on_warning(self, *_: object) -> None:
+            """Nothing."""
+
+    given = {"image_size": 16, "width": 2, **TINY}
+    with pytest.raises(RunError, match="stopped by SIGINT; all is saved"):
+        finetune("scratch", "phantom:40:0", tmp_path / "run", observer=Stop(), **given)
+    stopped = finetune(out=tmp_path / "run", resume=True)
+    straight = finetune("scratch", "phantom:40:0", tmp_path / "straight", **given)
+    assert same_weights(stopped.path / "model.safetensors", straight.path / "model.safetensors")
