@@ -24,6 +24,24 @@ def flag(name: str, text: str, default: str | bool = False, panel: str = "Run") 
     return typer.Option(name, help=text, show_default=default, rich_help_panel=panel)
 
 
+def tell_version(asked: bool) -> None:
+    """Print the version, and end."""
+    if asked:
+        from importlib.metadata import version
+
+        print(f"ahm {version('ahm-env')}")
+        raise typer.Exit
+
+
+@app.callback(help=__doc__)
+def common(
+    version: Annotated[
+        bool, typer.Option("--version", callback=tell_version, is_eager=True, help="Print the version, and end.")
+    ] = False,
+) -> None:
+    """Options of `ahm` itself."""
+
+
 Algo = Annotated[str | None, flag("--algo", f"Agent: {ALGOS}.", "a3c")]
 Data = Annotated[
     str | None, flag("--data", "Images: a folder, a file (.npz, .nii.gz, DICOM), or phantom[:COUNT[:SEED]].", "phantom")

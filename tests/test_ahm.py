@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 
 import cv2
@@ -436,3 +437,8 @@ def test_a_package_that_another_distribution_has_written_over_is_noticed(package
     assert (done.returncode, error.count("\n")) == (2, 1)
     assert f"is not this project's `{package}` package" in error
     assert ("the distribution talking-agents has that name" in error) == known
+
+
+def test_the_version_is_that_of_the_distribution(call):
+    status, out, err = call("--version")
+    assert (status, out, err) == (0, f"ahm {metadata.version('ahm-env')}\n", "")
