@@ -14,8 +14,9 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from torch import Tensor
 
 import agents.a3c
-from agents import A3C, A3CSettings, FrozenAgent
+from agents import A3C, A3CSettings
 from agents.agent import Update
+from agents.baselines import FrozenAgent
 from agents.pretraining.hardness import measure
 from ahm_env import (
     ImageSet,

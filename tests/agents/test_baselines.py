@@ -10,13 +10,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from agents import AGENTS, FrozenAgent, Problem, load_agent, make_agent, save_agent
+from agents import AGENTS, Problem, load_agent, make_agent, save_agent
 from agents.agent import Update, highest
 from agents.baselines import (
     AutoencoderAgent,
     BlocksAgent,
     EdgesAgent,
     ForegroundAgent,
+    FrozenAgent,
     OracleAgent,
     RandomAgent,
     ScoringAgent,

@@ -240,7 +240,7 @@ def test_segment_anything_segments_the_same_test_images(call, monkeypatch: pytes
     assert status == 0
     assert asked == [("models/sam", "center", "phantom:40", "cmp/sam-center", "test", "cpu")]
     assert "SAM, center, no labels" in out
-    assert "0.500 (0.250 to 0.750)" in out
+    assert "0.500 (" in out
     assert "SAM, center, no labels" in Path("cmp/report.html").read_text()
 
 
