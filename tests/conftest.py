@@ -1,6 +1,7 @@
 """For all tests: one thread a process, since tests run side by side, kernels that every CPU has, the command line."""
 
 import os
+import signal
 import sys
 from collections.abc import Callable
 
@@ -28,3 +29,23 @@ def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
         return int(ended.value.code or 0), captured.out, captured.err
 
     return call
+
+
+class Stopping:
+    """An observer of any run that stops it after its first update, as Ctrl-C does."""
+
+    def on_update(self, *_: object) -> None:
+        """Stop."""
+        signal.raise_signal(signal.SIGINT)
+
+    def on_row(self, *_: object) -> None:
+        """Nothing."""
+
+    def on_warning(self, *_: object) -> None:
+        """Nothing."""
+
+
+@pytest.fixture
+def stopping() -> Stopping:
+    """An observer that stops a run."""
+    return Stopping()

@@ -1,6 +1,5 @@
 """Pretraining from Python: what a call gives back, and what it raises."""
 
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -58,19 +57,9 @@ def test_what_does_not_fit_is_raised(tmp_path: Path) -> None:
     assert not (tmp_path / "none").exists()
 
 
-def test_an_interruption_is_raised_and_saved(tmp_path: Path) -> None:
-    class Stop:
-        def on_update(self, *_: object) -> None:
-            signal.raise_signal(signal.SIGINT)
-
-        def on_row(self, *_: object) -> None:
-            """Nothing."""
-
-        def on_warning(self, *_: object) -> None:
-            """Nothing."""
-
+def test_an_interruption_is_raised_and_saved(tmp_path: Path, stopping: Any) -> None:
     with pytest.raises(RunError, match="stopped by SIGINT; all is saved"):
-        pretrain("phantom:40", tmp_path / "run", algo="random", device="cpu", observer=Stop(), **TINY)
+        pretrain("phantom:40", tmp_path / "run", algo="random", device="cpu", observer=stopping, **TINY)
     assert pretrain(out=tmp_path / "run", resume=True).metrics["images"] == 16
 
 

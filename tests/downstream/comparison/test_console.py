@@ -64,6 +64,7 @@ def test_a_comparison_grows_keeps_what_is_done_and_outlives_a_failure(call):
 SMALL = ["--data", "phantom:40", "--image-size", "16", "--patch-size", "4", "--width", "2", "--batch-size", "4"]
 SMALL += ["--images", "16", "--device", "cpu", "--seeds", "1", "--jobs", "2", "--out", "cmp"]
 FINETUNE = ["--finetune", "steps=2,batch_size=2,augment=none"]
+BOTH = ["compare-agents", *SMALL, *FINETUNE, "--algos", "scratch,random", "--downstream", "segmentation"]
 
 
 class AtHome(Pool):
@@ -86,17 +87,7 @@ def stamps(*endings: str) -> dict[Path, int]:
 
 
 def test_u_nets_are_fine_tuned_in_processes_of_their_own(call):
-    words = [
-        "compare-agents",
-        *SMALL,
-        *FINETUNE,
-        "--algos",
-        "scratch,random",
-        "--downstream",
-        "segmentation",
-        "--labels",
-        "8",
-    ]
+    words = [*BOTH, "--labels", "8"]
     status, out, err = call(*words)
     assert (status, err) == (0, "")
     assert "Segmentation of phantom:40 with 8 labels" in out
@@ -143,17 +134,7 @@ def test_what_is_fine_tuned_is_kept_and_grows(call):
 @pytest.mark.usefixtures("at_home")
 def test_a_cell_that_fails_loses_no_other_and_gives_status_1(call):
     broken = Path("cmp/finetuned/segmentation-8/none/scratch-draw0")
-    words = [
-        "compare-agents",
-        *SMALL,
-        *FINETUNE,
-        "--algos",
-        "scratch,random",
-        "--downstream",
-        "segmentation",
-        "--labels",
-        "8,all",
-    ]
+    words = [*BOTH, "--labels", "8,all"]
     assert call("compare-agents", *SMALL, "--algos", "random")[0] == 0
     broken.mkdir(parents=True)
     (broken / "config.json").write_text("{")
@@ -225,17 +206,7 @@ def test_segment_anything_segments_the_same_test_images(call, monkeypatch: pytes
 
     monkeypatch.setattr(console, "annotate", annotate)
     monkeypatch.setattr(SegmentAnything, "load", lambda *_: None)
-    words = [
-        "compare-agents",
-        *SMALL,
-        *FINETUNE,
-        "--algos",
-        "scratch,random",
-        "--downstream",
-        "segmentation",
-        "--labels",
-        "8",
-    ]
+    words = [*BOTH, "--labels", "8"]
     status, out, _ = call(*words, "--sam", "models/sam", "--prompt", "center")
     assert status == 0
     assert asked == [("models/sam", "center", "phantom:40", "cmp/sam-center", "test", "cpu")]

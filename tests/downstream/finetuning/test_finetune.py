@@ -1,7 +1,6 @@
 """Fine-tuning from Python: what a call gives back, and what it raises."""
 
 import json
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -65,20 +64,10 @@ def test_what_does_not_fit_is_raised(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
-def test_an_interruption_is_raised_and_saved(tmp_path: Path) -> None:
-    class Stop:
-        def on_update(self, *_: object) -> None:
-            signal.raise_signal(signal.SIGINT)
-
-        def on_row(self, *_: object) -> None:
-            """Nothing."""
-
-        def on_warning(self, *_: object) -> None:
-            """Nothing."""
-
+def test_an_interruption_is_raised_and_saved(tmp_path: Path, stopping: Any) -> None:
     given = {"image_size": 16, "width": 2, **TINY}
     with pytest.raises(RunError, match="stopped by SIGINT; all is saved"):
-        finetune("scratch", "phantom:40:0", tmp_path / "run", observer=Stop(), **given)
+        finetune("scratch", "phantom:40:0", tmp_path / "run", observer=stopping, **given)
     stopped = finetune(out=tmp_path / "run", resume=True)
     straight = finetune("scratch", "phantom:40:0", tmp_path / "straight", **given)
     assert same_weights(stopped.path / "model.safetensors", straight.path / "model.safetensors")
