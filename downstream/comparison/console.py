@@ -57,12 +57,11 @@ def compare_agents(
     labels = tuple(label.strip() for label in algos.split(",") if label.strip())
     common = {key: value for key, value in given.items() if value is not None}
     experiment = Experiment(out, labels, seeds, common, downstream)
-    settings = RunSettings.make(**experiment.reference.given)
+    settings = experiment.settings
     images = load(settings, console)  # once, before many processes want the same images
     experiment.check(images)
-    if (
-        downstream is not None and downstream.sam is not None
-    ):  # at the end it would be late to learn that it is not there
+    if downstream is not None and downstream.sam is not None:
+        # at the end it would be late to learn that it is not there
         SegmentAnything.load(downstream.sam, settings.torch_device)
         find_prompts(downstream.prompt)
     experiment.begin()
@@ -109,19 +108,17 @@ def show_experiment(experiment: Experiment, console: Console) -> None:
     if not rows:
         console.print("No trial is done: there is nothing to compare.")
         return
-    told = set[str]()
-    for one in tables_of(rows, source_name(data_of(experiment.out)), zero_shots(experiment.out)):
+    tables = tables_of(rows, source_name(data_of(experiment.out)), zero_shots(experiment.out))
+    for one in tables:
         table = RichTable(*one.headings, title=escape(one.title))
         for row in one.rows:
             table.add_row(*map(escape, row))
         console.print(table)
         for note in one.notes:
-            if note not in told:
-                console.print(note, markup=False)
-        told |= set(one.notes)
+            console.print(note, markup=False)
     console.print(f"numbers      {experiment.out / RESULTS}", markup=False)
     page = experiment.out / "report.html"
-    report_experiments([experiment.out], page)
+    write_page(page, tables, trends_of(rows), judged_runs(experiment.out, rows))
     console.print(f"page         {page}", markup=False)
 
 
@@ -212,6 +209,17 @@ def report_experiments(paths: Sequence[Path], out: Path) -> None:
         rows, data = read_results(path / RESULTS), source_name(data_of(path))
         tables += tables_of(rows, data, zero_shots(path))
         trends += trends_of(rows, data if several else "")
-    runs = {} if several else judged_runs(paths[0], rows)
+    write_page(out, tables, trends, {} if several else judged_runs(paths[0], rows))
+
+
+def write_page(out: Path, tables: Sequence[Table], trends: Sequence[Trend], runs: Mapping[Path, str]) -> None:
+    """Write the page of an experiment, or of several, of which no run is shown.
+
+    Args:
+        out: The HTML file.
+        tables: Of all.
+        trends: Of all.
+        runs: Runs to show the course of, and what the agent of each is called.
+    """
     title = TITLE if runs else "Few labels, many images"
     make_report(list(runs), out, title, tables, trends=trends, names=list(runs.values()))

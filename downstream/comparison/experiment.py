@@ -69,7 +69,12 @@ class Experiment:
         """The agents that pretrain."""
         return [AgentConfig.parse(label) for label in self.algos if label != SCRATCH]
 
-    @property
+    @cached_property
+    def settings(self) -> RunSettings:
+        """Those by which the images are loaded: of the reference run."""
+        return RunSettings.make(**self.reference.given)
+
+    @cached_property
     def reference(self) -> PretrainTrial:
         """The run on random masks whose U-Net judges all agents."""
         agent = AgentConfig.parse("random")
@@ -133,12 +138,11 @@ class Experiment:
     def _trial(
         self, asked: Downstream, agent: str, run: int | None, draw: int, task: str, count: int | None, arm: Arm
     ) -> FinetuneTrial:
-        known = RunSettings.make(**self.reference.given)
         names = ["data", "skip_bad", "burned_in", "device", "precision"]
         if run is None:  # else the pretrained U-Net has decided
             names += ["image_size", "channels", "fit", "window", "axis", "width", "norm"]
         own = {"task": task, "labels": count, "seed": draw, "stratified": True}
-        given = {**{name: getattr(known, name) for name in names}, **asked.given(arm), **own}
+        given = {**{name: getattr(self.settings, name) for name in names}, **asked.given(arm), **own}
         start = SCRATCH if run is None else str(self.out / "runs" / f"{_file_name(agent)}-{run}")
         name = f"{_file_name(agent)}{'' if run is None else f'-run{run}'}-draw{draw}"
         path = self.out / "finetuned" / f"{task}-{count_name(count)}" / _file_name(arm.label) / name

@@ -1,6 +1,6 @@
 """Judging agents: every one on the same frozen U-Net, on images that it did not learn from."""
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,7 @@ from agents.pretraining.hardness import Measurement, measure
 from agents.pretraining.run_directory import RunDirectory
 from agents.pretraining.schedule import split_held_out
 from agents.pretraining.settings import RunSettings
-from ahm_env import ImageSet, MaskRatio, Reconstructor, RunError, SettingsError, load_images
+from ahm_env import ImageSet, MaskRatio, Reconstructor, RunError, SettingsError
 from ahm_env.images.loading import annotated
 from ahm_env.masks import Ints
 
@@ -120,12 +120,7 @@ def judge_run(path: Path, unet: Path | None = None, data: str | None = None) -> 
             f"{unet or path}: a U-Net for {channels} channels cannot judge an agent for {agent.problem.channels}; "
             f"choose another --unet"
         )
-    images = load_images(
-        data or settings.data,
-        skip_bad=settings.skip_bad,
-        masks=False,
-        **asdict(replace(settings.pixels, channels=channels)),
-    )
+    images = replace(settings, data=data or settings.data, channels=channels).load_images()
     indices = judged_images(images, data)
     images = annotated(images, indices, skip_bad=settings.skip_bad)
     judgement = judge(agent, reconstructor, images, indices, settings.ratio, settings.horizon)

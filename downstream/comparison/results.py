@@ -66,7 +66,18 @@ class Group:
     @cached_property
     def arms(self) -> list[tuple[str, str]]:
         """Agent and arm of all that have a trial, in the order in which they come."""
-        return list(dict.fromkeys((row.agent, row.arm) for row in self.rows))
+        return list(self._by_arm)
+
+    @cached_property
+    def _by_arm(self) -> dict[tuple[str, str], list[Row]]:
+        found: dict[tuple[str, str], list[Row]] = {}
+        for row in self.rows:
+            found.setdefault((row.agent, row.arm), []).append(row)
+        return found
+
+    def of_arm(self, agent: str, arm: str) -> list[Row]:
+        """The rows of an arm; none where it has no trial."""
+        return self._by_arm.get((agent, arm), [])
 
     @cached_property
     def metrics(self) -> set[str]:
@@ -88,7 +99,7 @@ class Group:
         Raises:
             RunError: The trials were not tested on the same images, or lack the metric.
         """
-        own = [row for row in self.rows if (row.agent, row.arm) == (agent, arm)]
+        own = self.of_arm(agent, arm)
         found, others = _by_patient(own, metric), _by_patient(own, per or metric)
         if not found:
             raise RunError(f"{agent}, {self.task}: no trial has measured {metric}; delete {RESULTS}, and run again")
@@ -110,7 +121,7 @@ class Group:
 
     def mean(self, agent: str, arm: str, metric: str) -> float:
         """The mean over trials of what is told of whole trials; NaN where one of them lacks it."""
-        own = [row for row in self.rows if (row.agent, row.arm) == (agent, arm) and not (row.image or row.patient)]
+        own = [row for row in self.of_arm(agent, arm) if not (row.image or row.patient)]
         values = [row.value for row in own if row.metric == metric]
         complete = len(values) == len({(row.run, row.draw) for row in own})
         return float(np.mean(values)) if values and complete else float("nan")

@@ -16,6 +16,7 @@ from downstream.comparison.options import AgentConfig
 from downstream.comparison.results import MASKING, SCRATCH, Group, Row, grouped
 from downstream.evaluation.metrics import measure_name
 from downstream.evaluation.statistics import Interval, Scores, holm
+from downstream.evaluation.tables import read_rows
 from downstream.reports.load_runs import COLOURS
 from downstream.reports.report import Table, Trend
 
@@ -65,8 +66,10 @@ def tables_of(rows: Iterable[Row], data: str, zero_shot: Sequence[Path] = ()) ->
             tables.append(hardness_table(group, data))
         else:
             tables += [finetuning_table(group, metric, data, zero_shot) for metric in compared(group)]
-    last = {table.notes: number for number, table in enumerate(tables)}  # what is the same below all is said once
-    return [table if last[table.notes] == number else replace(table, notes=()) for number, table in enumerate(tables)]
+    for place, table in enumerate(tables):  # what is the same below all is said once; warnings stay where they are
+        later = {note for other in tables[place + 1 :] for note in other.notes}
+        tables[place] = replace(table, notes=tuple(note for note in table.notes if note not in later & {*NOTES}))
+    return tables
 
 
 def hardness_table(group: Group, data: str) -> Table:
@@ -170,7 +173,7 @@ def finetuning_table(group: Group, metric: str, data: str, zero_shot: Sequence[P
 
 def _took_part(group: Group, agent: str, arm: str) -> str:
     """An arm, and in how many of its trials unlabelled images did take part, where that is not all."""
-    counts = [row.value for row in group.rows if row[0] == agent and row.arm == arm and row.metric == "unlabelled"]
+    counts = [row.value for row in group.of_arm(agent, arm) if row.metric == "unlabelled"]
     some = sum(count > 0 for count in counts)
     if arm.split("+")[0] == "none" or not counts or some == len(counts):
         return arm
@@ -261,8 +264,7 @@ def sam_dice(directory: Path) -> Interval | None:
     if not path.exists():
         return None
     try:
-        with path.open(encoding="utf-8", newline="") as file:
-            dice = {row["image"]: float(row["dice"]) for row in csv.DictReader(file)}
+        dice = {row["image"]: float(row["dice"]) for row in read_rows(path)}
     except (KeyError, ValueError, TypeError, csv.Error) as error:
         raise RunError(f"{path}: damaged ({error}); delete it, and `ahm annotate` writes it again") from None
     values = np.array([list(dice.values())])

@@ -18,6 +18,7 @@ from ahm_env.files import write_text
 from downstream.comparison.mask_evaluation import judge_run
 from downstream.comparison.options import AgentConfig, Arm, count_name
 from downstream.comparison.results import MASKING, Row
+from downstream.evaluation.tables import read_rows
 from downstream.finetuning.console import finetune
 
 VERDICT = "judgement.json"
@@ -253,8 +254,7 @@ class FinetuneTrial:
 
 
 def _table(path: Path) -> list[dict[str, str]]:
-    with path.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = read_rows(path)
     if not rows:
         raise ValueError("it holds no row")
     return rows

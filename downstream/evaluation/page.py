@@ -53,7 +53,7 @@ def write_page(
     one, between = measure_name(name), _between(main, "and")
     dots = None
     if isinstance(assessed, SegmentationAssessment):
-        dots = np.array([np.mean(list(dice.values())) for dice in assessed.of_patients(patients)])
+        dots = np.array([np.mean(list(dice.values())) for dice in assessed.of_patients()])
     content = template(Path(__file__).with_name("page.html.jinja")).render(
         title=f"{one} on {data}",
         where=f"{data}: {images:,} images" + (f" of {whose}" if several else ""),

@@ -1,6 +1,6 @@
 """Segmentation: the masks that a model finds in images at their own size, and how good they are."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from math import isnan, nan
@@ -203,7 +203,7 @@ class SegmentationAssessment:
         """
         rows = [one.row() for one in self.scores]
         table = np.array([list(row.values()) for row in rows])
-        found = self.of_patients(self.patients)
+        found = self.of_patients()
         whole, share = np.empty((len(rows), len(found[0]))), np.empty(len(rows))
         absent = np.array([[not one.found + one.missed for one in score.overlaps.values()] for score in self.scores])
         wrong = np.array([sum(one.wrong for one in score.overlaps.values()) for score in self.scores])
@@ -228,9 +228,9 @@ class SegmentationAssessment:
 
         return measure
 
-    def of_patients(self, patients: Sequence[Ints]) -> list[dict[str, float]]:
-        """Dice of each patient and class, all images taken together; `patients` are positions of their images."""
-        return [together(self.scores[position] for position in positions) for positions in patients]
+    def of_patients(self) -> list[dict[str, float]]:
+        """Dice of each patient and class, all images taken together."""
+        return [together(self.scores[position] for position in positions) for positions in self.patients]
 
     @cached_property
     def cases(self) -> tuple[tuple[str, tuple[Case, ...]], ...]:
@@ -269,7 +269,7 @@ class SegmentationAssessment:
     def _rows_of_patients(self) -> list[dict[str, object]]:
         """Each patient's number, as in `test.csv`, how many images, the first of them, and Dice, of classes too."""
         numbers, rows = self.images.patients(self.indices), list[dict[str, object]]()
-        for positions, dice in zip(self.patients, self.of_patients(self.patients), strict=True):
+        for positions, dice in zip(self.patients, self.of_patients(), strict=True):
             first = positions[0]
             about = {"patient": numbers[first], "images": len(positions), "first_image": self.scores[first].image}
             each = {f"dice {label}": f"{value:.6g}" for label, value in dice.items()} if len(dice) > 1 else {}

@@ -91,16 +91,15 @@ class Scores:
         if not pairs:
             return None
         ours, theirs = (list(side) for side in zip(*pairs, strict=True))
-        trials = tuple(
-            (first(self.trials[i][0], base.trials[j][0]), first(self.trials[i][1], base.trials[j][1])) for i, j in pairs
-        )
+        known = [(self.trials[i], base.trials[j]) for i, j in pairs]
+        trials = tuple((_first(one[0], other[0]), _first(one[1], other[1])) for one, other in known)
         sides = [(one.sums[rows], one.counts[rows]) for one, rows in ((self, ours), (base, theirs))]
         left, right = (float(sums.sum() / counts.sum()) for sums, counts in sides)
         spread = Spread.of(trials, sides)
         return Contrast(spread.interval(left - right), spread.p(left - right), len(pairs))
 
 
-def first(one: int | None, other: int | None) -> int | None:
+def _first(one: int | None, other: int | None) -> int | None:
     """The one that is not None."""
     return other if one is None else one
 

@@ -1,4 +1,4 @@
-"""Tables as CSV files, written whole."""
+"""Tables as CSV files, written and read whole."""
 
 import csv
 import io
@@ -16,3 +16,14 @@ def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     writer.writeheader()
     writer.writerows(rows)
     write_text(path, text.getvalue())
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """Read what `write_rows` wrote.
+
+    Raises:
+        OSError: It cannot be read.
+        csv.Error: It is no table.
+    """
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))

@@ -3,14 +3,14 @@
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from agents.pretraining.settings import RunSettings
-from ahm_env import ImageSet, RunError, load_images
+from ahm_env import ImageSet, RunError
 from ahm_env.files import write_text
 from downstream.evaluation.page import source_name, template
 from downstream.evaluation.statistics import Interval
@@ -182,7 +182,7 @@ def _gallery(algorithms: Sequence[Algorithm], images: ImageSet | None) -> Galler
     if first is None:
         return None
     if images is None:
-        images = load_images(first.data, skip_bad=first.skip_bad, masks=False, **asdict(first.pixels))
+        images = first.load_images()
     return make_gallery(groups, images)
 
 

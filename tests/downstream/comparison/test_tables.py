@@ -265,6 +265,8 @@ def test_arms_with_other_draws_are_told():
     (table,) = tables_of(rows, "scans")
     assert table.notes[0].startswith("NOT BALANCED")
     assert table.notes[0].endswith("Draws of scratch, none: 0, 1, 2; a3c, none: 0, 1.")
+    few, many = tables_of([*rows, *(row._replace(labels="all") for row in rows)], "scans")
+    assert (few.notes, many.notes) == (table.notes[:1], table.notes)  # a warning stays with its table
     crossed = [row._replace(run=run) for run in range(3) for row in fine_tuned("a3c", 0.5, draws=2)]
     (table,) = tables_of([*fine_tuned("scratch", 0.5, draws=2), *crossed], "scans")
     assert table.notes == NOTES
