@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -105,14 +105,17 @@ def make_report(
         raise RunError("there is no run to report on; name at least one directory that `ahm train-agent` made")
     called = {path.resolve(): name for path, name in zip(runs, names, strict=True)} if names else {}
     found = [read_run(path) for path in {path.resolve(): path for path in runs}.values()]
-    algorithms = by_algorithm(found, list(called.values()))
+    own = {name: style for trend in trends for name, style in trend.styles.items()}
+    algorithms = [
+        replace(one, style=own.get(one.name, one.style)) for one in by_algorithm(found, list(called.values()))
+    ]
     gallery = _gallery(algorithms, images)
     judged = _judged(algorithms)
     hardness = [one.curve("judged_hardness" if judged else "hardness") for one in algorithms]
     losses = [one.curve("unet_loss") for one in algorithms]
     charts = [chart for chart in (draw("Hardness", hardness, reference=1), draw("U-Net loss", losses)) if chart]
     styles = styles_of([*(one.name for one in algorithms), *(name for trend in trends for name in trend.agents)])
-    styles |= {name: style for trend in trends for name, style in trend.styles.items()}
+    styles |= own
     marks = {name: Mark(name, number, style) for number, (name, style) in enumerate(styles.items())}
     trend_charts = [chart for trend in trends if (chart := _draw_trend(trend, marks))]
     data = {

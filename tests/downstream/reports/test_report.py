@@ -329,6 +329,18 @@ def test_trends_are_charts_in_which_agents_look_as_elsewhere(make_run: Maker, ph
     assert [one["name"] for one in data_of(page)["agents"]] == ["a3c", "random"]
 
 
+def test_an_agent_whose_arms_share_a_colour_has_it_everywhere(make_run: Maker, phantoms: ImageSet) -> None:
+    arms = replace(trend(agents="random,none random,auto"), styles={"random": 1, "random,none": 1, "random,auto": 8})
+    page = report(
+        [make_run("a3c"), make_run("random")], phantoms, trends=[arms], tables=[Table("T", (), (("random",),))]
+    )
+    data = data_of(page)
+    assert [(one["name"], one["style"]) for one in data["agents"]] == [("a3c", 0), ("random", 1)]
+    assert [line["style"] for line in data["charts"][0]["lines"]] == [0, 1]
+    assert [line["style"] for line in data["charts"][2]["lines"]] == [1, 8]
+    assert '<svg class="mark d0" style="--c: var(--c1)"' in page[page.index("<tbody>") :]
+
+
 def test_one_number_of_labels_is_no_chart(make_run: Maker, phantoms: ImageSet) -> None:
     page = report([make_run()], phantoms, trends=[trend(counts=(25,))])
     assert len(data_of(page)["charts"]) == 2
