@@ -50,6 +50,16 @@ RECIPES: dict[str, dict[str, Any]] = {
     "patches-4800": {"steps": 4800, "unlabelled": "auto", "mix": "patches"},
     **{f"strong-{steps}": {"steps": steps, "augment": "strong"} for steps in (1600, 2800, 4800)},
     **{f"batch16-{steps}": {"steps": steps, "batch_size": 16} for steps in (1600, 2800, 4800)},
+    **{f"strong16-{steps}": {"steps": steps, "augment": "strong", "batch_size": 16} for steps in (1600, 2800)},
+    **{
+        f"box-strong-2800-{name}": {"steps": 2800, "unlabelled": "auto", "augment": "strong", **more}
+        for name, more in {
+            "early": {"join": 0.17},
+            "wide": {"unlabelled_batch": 16},
+            "heavy": {"unlabelled_weight": 3.0},
+            "none": {"mix": "none"},
+        }.items()
+    },
 }
 
 
