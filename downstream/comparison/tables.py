@@ -17,7 +17,7 @@ from downstream.comparison.results import MASKING, SCRATCH, Group, Row, grouped
 from downstream.evaluation.metrics import measure_name
 from downstream.evaluation.statistics import Interval, Scores, holm
 from downstream.evaluation.tables import read_rows
-from downstream.reports.load_runs import COLOURS
+from downstream.reports.charts import COLOURS
 from downstream.reports.report import Table, Trend
 
 RANDOM = "random"

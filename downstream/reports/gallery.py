@@ -74,6 +74,7 @@ def make_gallery(groups: Sequence[Sequence[Run]], images: ImageSet) -> Gallery:
     data = {
         "side": settings.grid.side,
         "size": pixels.shape[2],
+        "images": len(pixels),
         "originals": _sprite(pixels[None], lossless=True),
         "moments": moments,
         "worst": _number(worst),

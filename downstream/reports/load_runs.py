@@ -14,9 +14,9 @@ from agents.pretraining.settings import RunSettings
 from agents.pretraining.snapshots import Frame
 from ahm_env import RunError
 from ahm_env.runs.directory import Row
-from downstream.reports.curves import Chart, Curve, Points, draw, over_seeds
+from downstream.reports.charts import COLOURS, Chart
+from downstream.reports.curves import Curve, Points, over_seeds
 
-COLOURS = 7  # of the page, each solid, dashed and dotted
 # An agent looks the same on every page.
 STYLES = (
     *("a3c", "ppo", "a2c", "loss", "progress", "oracle", "random"),
@@ -103,7 +103,8 @@ class Algorithm:
         return curve and replace(curve, low=None, high=None)
 
     def _small(self, title: str, curves: Sequence[Curve | None]) -> Chart | None:
-        return draw(title, curves, height=112, span=(0, 1), percent=True, ticks=2)
+        known = [curve for curve in curves if curve]
+        return Chart(title, known, share=True) if known else None
 
 
 def read_run(path: Path) -> Run:

@@ -14,8 +14,8 @@ from ahm_env import ImageSet, RunError
 from ahm_env.files import write_text
 from downstream.evaluation.page import source_name, template
 from downstream.evaluation.statistics import Interval
-from downstream.reports.axes import labelled_images
-from downstream.reports.curves import Chart, Curve, draw
+from downstream.reports.charts import Chart
+from downstream.reports.curves import Curve
 from downstream.reports.gallery import Gallery, make_gallery
 from downstream.reports.load_runs import STYLES, Algorithm, Run, by_algorithm, read_run, styles_of
 
@@ -113,7 +113,8 @@ def make_report(
     judged = _judged(algorithms)
     hardness = [one.curve("judged_hardness" if judged else "hardness") for one in algorithms]
     losses = [one.curve("unet_loss") for one in algorithms]
-    charts = [chart for chart in (draw("Hardness", hardness, reference=1), draw("U-Net loss", losses)) if chart]
+    drawn = (("Hardness", hardness, 1.0), ("U-Net loss", losses, None))
+    charts = [Chart(name, known, reference=one) for name, curves, one in drawn if (known := [*filter(None, curves)])]
     styles = styles_of([*(one.name for one in algorithms), *(name for trend in trends for name in trend.agents)])
     styles |= own
     marks = {name: Mark(name, number, style) for number, (name, style) in enumerate(styles.items())}
@@ -176,7 +177,7 @@ def _draw_trend(trend: Trend, marks: Mapping[str, Mark]) -> Chart | None:
             low, high = (np.where(np.isnan(end), mean, end) for end in ends)  # no interval, no band
             _, number, style = marks[name]
             curves.append(Curve(name, style, number, np.array(counts, np.float64), mean, low, high))
-    return draw(f"{trend.measure} against labels", curves, axis=labelled_images(trend.counts), decimals=3)
+    return Chart(f"{trend.measure} against labels", curves, trend.counts, decimals=3) if curves else None
 
 
 def _gallery(algorithms: Sequence[Algorithm], images: ImageSet | None) -> Gallery | None:

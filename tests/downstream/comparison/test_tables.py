@@ -21,7 +21,7 @@ from downstream.comparison.tables import (
     unlike,
 )
 from downstream.evaluation.statistics import Interval
-from downstream.reports.load_runs import COLOURS
+from downstream.reports.charts import COLOURS
 
 IMAGES = 6
 

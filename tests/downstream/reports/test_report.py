@@ -20,8 +20,8 @@ from agents.pretraining.snapshots import Frame
 from ahm_env import CheckpointError, ImageError, ImageSet, RunError, load_images
 from downstream.evaluation.page import source_name
 from downstream.evaluation.statistics import Interval
-from downstream.reports.axes import images_shown, labelled_images, nice_ticks, short
-from downstream.reports.curves import Curve, bootstrap_band, draw, over_seeds, spread
+from downstream.reports.charts import STAND_INS, Chart, Drawing, spread
+from downstream.reports.curves import Curve, bootstrap_band, over_seeds
 from downstream.reports.load_runs import STYLES, by_algorithm, read_run
 from downstream.reports.report import Table, Trend, last_rows, make_report
 
@@ -155,64 +155,73 @@ def test_no_curve_where_seeds_have_nothing_in_common() -> None:
     assert over_seeds("a3c", 0, 0, [(np.array([1.0]), np.array([1.0])), (np.array([2.0]), np.array([1.0]))]) is None
 
 
-def test_a_chart_places_lines_in_percent_of_its_span() -> None:
-    chart = draw("Loss", [Curve("a3c", 0, 0, np.array([0.0, 50, 100]), np.array([0.0, 1, 2])), None], ticks=2)
-    assert chart is not None
-    assert chart.lines[0].path == "M0.00 100.00L50.00 50.00L100.00 0.00"
-    assert [text for _, text in chart.y_ticks] == ["0", "1", "2"]
-    assert chart.x_ticks[-1] == (100, "100")
-    assert chart.lines[0].label == "2.00"
-    assert "a3c ends at 2.00" in chart.summary
-    assert draw("Loss", [None]) is None
+def points_of(drawing: Drawing, agent: int = 0) -> list[list[tuple[float, float]]]:
+    """Points of every path of an agent's lines, in percent of the plot from its top left corner."""
+    box = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', drawing.svg)
+    assert box
+    width, height = float(box[1]), float(box[2])
+    above, right, below, left = (float(edge[:-1]) / 100 for edge in drawing.area.split())
+    return [
+        [
+            (
+                round(100 * (float(x) / width - left) / (1 - left - right), 1),
+                round(100 * (float(y) / height - above) / (1 - above - below), 1),
+            )
+            for x, y in re.findall(r"[ML] (-?[\d.]+) (-?[\d.]+)", path)
+        ]
+        for path in re.findall(rf'<g data-agent="{agent}">\s*<path d="([^"]*)"', drawing.svg)
+    ]
+
+
+def texts_of(drawing: Drawing) -> list[str]:
+    return re.findall(r"<text[^>]*>([^<]*)<", drawing.svg)
+
+
+def test_a_chart_spans_its_curves() -> None:
+    chart = Chart("Loss", [Curve("a3c", 0, 0, np.array([0.0, 50, 100]), np.array([0.0, 1, 2]))])
+    drawings = chart.drawings()
+    assert [drawing.kind for drawing in drawings] == ["wide", "narrow"]
+    for drawing in drawings:
+        assert points_of(drawing)[0] == [(0, 100), (50, 50), (100, 0)]
+        texts = texts_of(drawing)
+        assert texts[-2:] == ["a3c", "2.00"]  # at the end of the line
+        assert {"0", "100", "0.0", "1.0", "2.0"} <= set(texts)
+    assert chart.summary == "Loss, against images shown: a3c ends at 2.00"
 
 
 @pytest.mark.parametrize("values", [[1.0], [1.0, 1.0], [0.0], [-1.0, 0.0], [1e-8, 2e-8], [1e9, 2e9]])
 def test_any_values_can_be_drawn(values: list[float]) -> None:
-    chart = draw("Loss", [Curve("a3c", 0, 0, np.arange(len(values)) * 10.0, np.array(values))])
-    assert chart is not None
-    places = [float(number) for number in re.findall(r"-?[\d.]+", chart.lines[0].path.replace("h0", ""))]
-    assert all(-0.01 <= place <= 100.01 for place in places)
-    assert len(chart.y_ticks) >= 2
-
-
-@pytest.mark.parametrize(
-    ("low", "high", "ticks"), [(0, 1, [0, 0.2, 0.4, 0.6, 0.8, 1]), (0.93, 1.9, [0.8, 1, 1.2, 1.4, 1.6, 1.8, 2])]
-)
-def test_ticks_are_round_numbers(low: float, high: float, ticks: list[float]) -> None:
-    found, decimals = nice_ticks(low, high)
-    assert found == pytest.approx(ticks)
-    assert decimals == 1
+    for drawing in Chart("Loss", [Curve("a3c", 0, 0, np.arange(len(values)) * 10.0, np.array(values))]).drawings():
+        points = points_of(drawing)[0]
+        assert len(points) == len(values)
+        assert all(-0.1 <= place <= 100.1 for point in points for place in point)
 
 
 def test_labels_are_spread_until_none_touches_another() -> None:
-    moved = spread([50, 50, 50, 10, 99, 100], 6)
-    assert np.diff(sorted(moved)).min() >= 6 - 1e-9
-    assert moved[3] == 10  # one that has room stays
+    moved = spread([0.5, 0.5, 0.5, 0.1, 0.99, 1.0], 0.06)
+    assert np.diff(sorted(moved)).min() >= 0.06 - 1e-9
+    assert moved[3] == pytest.approx(0.1)  # one that has room stays
     assert min(moved) >= 0
-    assert max(moved) <= 100
-    assert np.mean(moved[:3]) == pytest.approx(50)
-    assert spread([], 6) == []
-
-
-def test_numbers_of_images_are_short_on_an_axis() -> None:
-    assert [short(count, 3_000) for count in (0, 500, 3_000)] == ["0", "500", "3,000"]
-    assert [short(count, 20_000) for count in (0, 500, 20_000)] == ["0", "0.5k", "20k"]
-    assert short(2_500_000, 10_000_000) == "2.5M"
+    assert max(moved) <= 1
+    assert np.mean(moved[:3]) == pytest.approx(0.5)
+    assert spread([0.2], 0.06) == [0.2]
 
 
 def test_an_axis_of_labels_is_logarithmic_and_one_of_images_is_not() -> None:
-    labels = labelled_images({25: "25", 100: "100", 400: "all (400)"})
+    curve = Curve("a3c", 0, 0, np.array([25.0, 50, 100, 400]), np.ones(4))
+    labels = Chart("Dice", [curve], {25: "25", 50: "50", 100: "100", 400: "all (400)"})
     assert labels.place([25, 50, 100, 400]) == pytest.approx([0, 25, 50, 100])
-    assert labels.marks == ((25, "25"), (100, "100"), (400, "all (400)"))
-    assert [labels.tell(number) for number in (100, 400)] == ["with 100 labels", "with all (400) labels"]
-    images = images_shown(4_000)
+    assert [stop[2] for stop in labels.numbers()["stops"][2:]] == ["with 100 labels", "with all (400) labels"]
+    images = Chart("Loss", [Curve("a3c", 0, 0, np.array([1_000.0, 4_000]), np.ones(2))])
     assert images.place([0, 1_000, 4_000]) == pytest.approx([0, 25, 100])
-    assert images.tell(1_000) == "after 1,000 images"
+    assert [stop[2] for stop in images.numbers()["stops"]] == ["after 1,000 images", "after 4,000 images"]
 
 
 def test_marks_that_would_touch_are_left_out_but_never_that_of_all() -> None:
     counts = {number: str(number) for number in (10, 11, 50, 100, 395)} | {400: "all (400)"}
-    assert [text for _, text in labelled_images(counts).marks] == ["11", "50", "100", "all (400)"]
+    chart = Chart("Dice", [Curve("a3c", 0, 0, np.array([10.0, 400]), np.ones(2))], counts)
+    for drawing in chart.drawings():
+        assert [text for text in texts_of(drawing) if text in counts.values()] == ["11", "50", "100", "all (400)"]
 
 
 def test_a_chart_against_labels_marks_its_points_and_tells_all_of_them() -> None:
@@ -221,12 +230,13 @@ def test_a_chart_against_labels_marks_its_points_and_tells_all_of_them() -> None
         Curve("a3c", 0, 0, x, mean, mean - 0.1, mean + 0.1),
         Curve("scratch", 13, 1, x[:1], mean[:1]),  # the rest has failed
     ]
-    chart = draw("Dice against labels", curves, axis=labelled_images({25: "25", 100: "100", 400: "all"}), decimals=3)
-    assert chart is not None
-    assert chart.lines[0].path == "M0.00 75.00L50.00 50.00L100.00 25.00"
-    assert chart.lines[0].dots == "M0.00 75.00h0M50.00 50.00h0M100.00 25.00h0"
-    assert chart.lines[0].band == "M0.00 50.00L50.00 25.00L100.00 0.00L100.00 50.00L50.00 75.00L0.00 100.00Z"
-    assert chart.lines[1].leader == "M0.00 75.00L100.00 75.00"
+    chart = Chart("Dice against labels", curves, {25: "25", 100: "100", 400: "all"}, decimals=3)
+    for drawing in chart.drawings():
+        assert points_of(drawing)[0] == [(0, 75), (50, 50), (100, 25)]
+        assert points_of(drawing, 1)[0] == [(0, 75)]
+        assert points_of(drawing, 1)[-1][:2] == [(0, 75), (100, 75)]  # leads to its label
+        assert drawing.svg.count("<use") == 5  # a band, and a dot for each of four points
+        assert re.search(r'fill: var\(--c0\); fill-opacity: 0\.16"', drawing.svg)
     assert chart.summary == (
         "Dice against labels: a3c 0.500 (0.400 to 0.600) with 25 labels, 0.600 (0.500 to 0.700) with 100 labels, "
         "0.700 (0.600 to 0.800) with all labels; scratch 0.500 with 25 labels"
@@ -236,6 +246,27 @@ def test_a_chart_against_labels_marks_its_points_and_tells_all_of_them() -> None
         [100, 50, "with 100 labels"],
         [400, 100, "with all labels"],
     ]
+
+
+def test_a_drawing_has_the_colours_of_the_page_and_dashes_of_its_arms() -> None:
+    x = np.array([0.0, 100])
+    curves = [Curve(name, style, place, x, x) for place, (name, style) in enumerate({"one": 3, "two": 10}.items())]
+    for drawing in Chart("Loss", curves, reference=1).drawings():
+        assert not any(colour in drawing.svg for colour in STAND_INS.values())
+        lines = re.findall(r'style="fill: none; (?:stroke-dasharray: ([^;]*);[^"]*)?stroke: var\(--c3\)', drawing.svg)
+        assert [bool(dashes) for dashes in lines[:2]] == [False, True]  # the others lead to labels
+        assert "var(--soft)" in drawing.svg
+        assert "var(--rule)" in drawing.svg
+
+
+def test_a_long_name_is_cut_at_the_end_of_its_line_only() -> None:
+    name = "a3c+image_weight=2+horizon=3"
+    chart = Chart("Loss", [Curve(name, 0, 0, np.array([0.0, 100]), np.ones(2))])
+    for drawing in chart.drawings():
+        (label,) = (text for text in texts_of(drawing) if text.endswith("…"))
+        assert name.startswith(label[:-1])
+    assert name in chart.summary
+    assert chart.numbers()["lines"][0]["name"] == name
 
 
 # ---------------------------------------------------------------- runs and their table
@@ -507,7 +538,7 @@ def test_nothing_is_fetched_from_anywhere(make_run: Maker, phantoms: ImageSet) -
     page = report([make_run()], phantoms)
     assert "http://" not in page
     assert "https://" not in page
-    assert not re.search(r"@import|url\((?!data:)|fetch\(|XMLHttpRequest|sendBeacon|WebSocket", page)
+    assert not re.search(r"@import|url\((?!data:|#)|fetch\(|XMLHttpRequest|sendBeacon|WebSocket", page)
     policy = ""
     for tag, attributes in Tags(page).found:
         assert tag not in ("iframe", "object", "embed", "base", "form")
@@ -691,6 +722,9 @@ class Page:
 
 
 DRAWN = "[...document.querySelectorAll('#grid canvas')].map(one => one.toDataURL())"
+# of the drawings of every chart, the one for this window; and where chart {} is drawn, in it
+SHOWN_CHARTS = "[...document.querySelectorAll('.drawing')].filter(one => one.checkVisibility())"
+AREA = "[...document.querySelectorAll('[data-chart=\"{}\"]')].find(one => one.checkVisibility())"
 
 
 @pytest.fixture(scope="module")
@@ -746,50 +780,49 @@ def test_the_page_fits_its_window(page: Page, width: int) -> None:
 def test_labels_at_line_ends_do_not_overlap(page: Page) -> None:
     page.open(400)
     for plot in page.run(
-        """return [...document.querySelectorAll(".plot")].map(plot =>
-          [...plot.querySelectorAll(".end")].map(one => one.getBoundingClientRect())
-            .map(box => [box.top, box.bottom, box.right]))"""
+        f"""return {SHOWN_CHARTS}.map(chart => [...chart.querySelectorAll("g[data-agent] text")]
+          .map(one => one.getBoundingClientRect()).map(box => [box.top, box.bottom, box.left, box.right]))"""
     ):
-        boxes = sorted(plot)
-        assert all(upper[1] <= lower[0] + 1 for upper, lower in pairwise(boxes))
-        assert all(box[2] <= 400 for box in boxes)
+        columns = [sorted(plot[start::2]) for start in (0, 1)]  # names, values
+        for column in columns:
+            assert all(upper[1] <= lower[0] + 3 for upper, lower in pairwise(column))  # boxes are higher than letters
+        assert all(name[3] <= value[2] for name, value in zip(*columns, strict=True))
+        assert all(box[3] <= 400 for box in plot)
 
 
 @pytest.mark.parametrize("width", [400, 1400])
 def test_a_trend_is_legible(page: Page, width: int) -> None:
     page.open(width)
-    boxes = """return [...document.querySelectorAll("[data-chart='2'] " + arguments[0])].map(one => {
-      const box = one.getBoundingClientRect();
-      return [box.left, box.right, box.top, box.bottom, one.textContent];
-    })"""
-    marks = sorted(page.run(boxes, ".x"))
+    texts = page.run(
+        f"""return [...{AREA.format(2)}.closest(".drawing").querySelectorAll("text")].map(one => {{
+          const box = one.getBoundingClientRect();
+          return [box.left, box.right, box.top, box.bottom, one.textContent, !!one.closest("g[data-agent]")];
+        }})"""
+    )
+    marks = sorted(text for text in texts if text[4] in ("25", "100", "all (1,599)"))
     assert [mark[4] for mark in marks] == ["25", "100", "all (1,599)"]
     assert all(one[1] < other[0] for one, other in pairwise(marks))
-    ends = page.run(boxes, ".end")
-    assert len(ends) == 5
+    ends = [text for text in texts if text[5]]
+    assert len(ends) == 10  # five names and five values
     assert all(end[1] <= width for end in ends)
-    for end, value in page.run(
-        """return [...document.querySelectorAll(".end")].filter(one => one.checkVisibility()).map(one =>
-          [one, one.querySelector("b")].map(part => part.getBoundingClientRect().right))"""
-    ):
-        assert value <= end + 0.5  # however long the name is, the value is there
-    assert page.run("return document.querySelectorAll(\"[data-chart='2'] .now\").length") == 0
+    assert all(text[3] - text[2] >= 12 for text in texts)
+    assert page.run(f"return {AREA.format(2)}.querySelector('.now')") is None
 
 
 def test_the_values_of_a_trend_can_be_read(page: Page) -> None:
     page.open(1400)
     words = page.run(
-        """const plot = document.querySelector("[data-chart='2']"), box = plot.getBoundingClientRect();
-        return [0, .3, 1].map(share => {
-          plot.dispatchEvent(new PointerEvent("pointermove", { clientX: box.left + share * box.width }));
+        f"""const plot = {AREA.format(2)}, box = plot.getBoundingClientRect();
+        return [0, .3, 1].map(share => {{
+          plot.dispatchEvent(new PointerEvent("pointermove", {{ clientX: box.left + share * box.width }}));
           return plot.querySelector(".readout").textContent;
-        })"""
+        }})"""
     )
     assert words[0].startswith("with 25 labels")
     assert words[1].startswith("with 100 labels")
     assert words[2].startswith("with all (1,599) labels")
     assert "scratch0.400 (0.350 – 0.450)" in words[1]
-    page.run("document.querySelector(\"[data-chart='2']\").dispatchEvent(new PointerEvent('pointerleave'))")
+    page.run(f"{AREA.format(2)}.dispatchEvent(new PointerEvent('pointerleave'))")
 
 
 def test_a_table_keeps_its_agents_in_sight(page: Page) -> None:
@@ -856,7 +889,7 @@ def test_all_maps_of_one_agent_stand_side_by_side(page: Page) -> None:
 def test_agents_can_be_chosen(page: Page) -> None:
     page.open(1400)
     assert page.heads() == ["image", "a3c", "ppo", "random"]
-    visible = "return [...document.querySelectorAll('.plot .end')].filter(one => one.checkVisibility()).length"
+    visible = "return [...document.querySelectorAll('.drawing text')].filter(one => one.checkVisibility()).length"
     lines = page.run(visible)
     for turn, chip in enumerate((0, 1, 2, 0)):  # above trends, curves and pictures
         page.run("document.querySelectorAll('[data-toggle=\"1\"]')[arguments[0]].click()", chip)
@@ -915,34 +948,34 @@ def test_arrow_keys_move_time_and_read_values(page: Page) -> None:
     page.driver.find_element(By.ID, "slider").send_keys(Keys.ARROW_LEFT)
     page.until("return document.querySelector('#moment').textContent === 'after 0 images'")
     assert page.run("return slider.getAttribute('aria-valuetext')") == "after 0 images"
-    plot = page.driver.find_element(By.CSS_SELECTOR, "[data-chart='0']")
+    plot = page.run(f"return {AREA.format(0)}")
     plot.send_keys(Keys.ARROW_LEFT)
-    readout = page.run("return document.querySelector(\"[data-chart='0'] .readout\").textContent")
+    readout = page.run(f"return {AREA.format(0)}.querySelector('.readout').textContent")
     assert "after 100 images" in readout
     assert "a3c1.30 (1.20 – 1.40)" in readout
     plot.send_keys(Keys.ESCAPE)
-    assert page.run("return document.querySelector(\"[data-chart='0'] .readout\").hidden")
+    assert page.run(f"return {AREA.format(0)}.querySelector('.readout').hidden")
 
 
 def test_pointing_at_a_chart_tells_its_values(page: Page) -> None:
     page.open(400)
     for share in (0, 0.5, 1):
         box = page.run(
-            """const plot = document.querySelector("[data-chart='0']"), box = plot.getBoundingClientRect();
-            plot.dispatchEvent(new PointerEvent("pointermove", { clientX: box.left + arguments[0] * box.width }));
+            f"""const plot = {AREA.format(0)}, box = plot.getBoundingClientRect();
+            plot.dispatchEvent(new PointerEvent("pointermove", {{ clientX: box.left + arguments[0] * box.width }}));
             const readout = plot.querySelector(".readout").getBoundingClientRect();
             return [readout.left, readout.right];""",
             share,
         )
         assert 0 <= box[0] < box[1] <= 400
-    assert "after 200 images" in page.run("return document.querySelector(\"[data-chart='0'] .readout\").textContent")
-    page.run("document.querySelector(\"[data-chart='0']\").dispatchEvent(new PointerEvent('pointerleave'))")
-    assert page.run("return document.querySelector(\"[data-chart='0'] .readout\").hidden")
+    assert "after 200 images" in page.run(f"return {AREA.format(0)}.querySelector('.readout').textContent")
+    page.run(f"{AREA.format(0)}.dispatchEvent(new PointerEvent('pointerleave'))")
+    assert page.run(f"return {AREA.format(0)}.querySelector('.readout').hidden")
 
 
 def test_everything_has_a_name_for_those_who_do_not_see_it(page: Page) -> None:
     page.open(1400)
-    for selector in ("canvas", "svg[role=img]", "[role=group]", "input[type=range]", "[tabindex='0']"):
+    for selector in ("canvas", "[role=img]", "[role=group]", "input[type=range]", "[tabindex='0']"):
         unnamed = page.run(
             """return [...document.querySelectorAll(arguments[0])].filter(one =>
               !one.getAttribute("aria-label") && !one.getAttribute("aria-labelledby")).map(one => one.outerHTML)""",
@@ -981,8 +1014,8 @@ def test_hostile_names_do_nothing_in_a_browser(page: Page, make_run: Maker, phan
         page.open(width, out)
         page.click("[name=view][value=all]")
         page.run(
-            """const plot = document.querySelector("[data-chart='0']");
-            plot.dispatchEvent(new PointerEvent("pointermove", { clientX: 200 }))"""
+            f"""const plot = {AREA.format(0)};
+            plot.dispatchEvent(new PointerEvent("pointermove", {{ clientX: 200 }}))"""
         )
         assert page.run("return [window.hacked, document.querySelectorAll('x-evil').length]") == [None, 0]
         assert page.run("return document.documentElement.scrollWidth") <= width
