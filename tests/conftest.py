@@ -1,4 +1,7 @@
-"""For all tests: one thread a process, since tests run side by side, kernels that every CPU has, the command line."""
+"""For all tests: one thread a process, since tests run side by side, kernels that every CPU has, the command line.
+
+The last lines of a run say which tests were left out for want of an extra or a browser.
+"""
 
 import os
 import signal
@@ -13,6 +16,7 @@ os.environ.setdefault("ATEN_CPU_CAPABILITY", "avx2")
 import torch
 
 import ahm
+from tests.skipped import in_words
 
 torch.set_num_threads(1)
 
@@ -49,3 +53,9 @@ class Stopping:
 def stopping() -> Stopping:
     """An observer that stops a run."""
     return Stopping()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Say what was left out."""
+    for line in in_words(terminalreporter.stats.get("skipped", []), config.rootpath / "pyproject.toml"):
+        terminalreporter.write_line(line, yellow=True)

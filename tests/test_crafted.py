@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("pydicom", reason="the extra `medical` is not installed")
-pytest.importorskip("nibabel", reason="the extra `medical` is not installed")
+pytest.importorskip("pydicom")
+pytest.importorskip("nibabel")
 
 from ahm_env.errors import AHMError
 from ahm_env.images import load_images

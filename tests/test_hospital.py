@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("pydicom", reason="the extra `medical` is not installed")
-pytest.importorskip("highdicom", reason="the extra `medical` is not installed")
+pytest.importorskip("pydicom")
+pytest.importorskip("highdicom")
 
 from tests.hospital import BROKEN, Hospital, build, build_volumes
 

@@ -114,8 +114,7 @@ class Chart:
             "stops": [[x, round(float(self.place(x)), 2), self._moment(x)] for x in stops.tolist()],
             "decimals": self.decimals,
             "lines": [
-                {"agent": curve.agent, "name": curve.name, "style": curve.style, "x": curve.x.tolist()}
-                | {name: _rounded(getattr(curve, name)) for name in ("mean", "low", "high")}
+                {key: one.tolist() if isinstance(one, np.ndarray) else one for key, one in vars(curve).items()}
                 for curve in self.curves
             ],
         }
@@ -238,7 +237,3 @@ def _inlined(svg: str) -> str:
     svg = re.sub(r' id="agent-(\d+)"', r' data-agent="\1"', svg)
     svg = re.sub(r' id="[a-zA-Z0-9]+_\d+"', "", svg)
     return re.sub(r"(?<=: )#0000(\w\w)(?=[;\"])", lambda found: f"var(--{_NAMES[int(found[1], 16) - 1]})", svg)
-
-
-def _rounded(values: Floats | None) -> list[float] | None:
-    return None if values is None else [float(f"{value:.4g}") for value in values]

@@ -7,7 +7,7 @@ import gymnasium as gym
 import pytest
 import torch
 
-pytest.importorskip("torchrl", reason="TorchRL is not installed: pip install '.[interop]'")
+pytest.importorskip("torchrl")
 
 from torchrl.envs import GymWrapper, check_env_specs
 

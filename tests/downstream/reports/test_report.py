@@ -730,8 +730,8 @@ AREA = "[...document.querySelectorAll('[data-chart=\"{}\"]')].find(one => one.ch
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory, phantoms: ImageSet) -> Iterator[Page]:
     """A page of three agents, one with two seeds."""
-    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed: pip install selenium")
-    service = pytest.importorskip("selenium.webdriver.chrome.service", reason="selenium is not installed")
+    webdriver = pytest.importorskip("selenium.webdriver")
+    service = pytest.importorskip("selenium.webdriver.chrome.service")
     for program in (CHROMIUM, DRIVER):
         if not program.exists():
             pytest.skip(f"{program} is missing: apt-get install chromium chromium-driver")
