@@ -274,14 +274,14 @@ _FIRST = np.array([0])
 
 
 def _spaces(episodes: Episodes) -> tuple[Any, MultiBinary]:
-    grid = episodes.reconstructor.grid
+    grid = episodes.grid
     shape = (episodes.images.channels, grid.image_size, grid.image_size)
     return Box(0, 255, shape, np.uint8), MultiBinary(int(grid.patches))
 
 
 def _info(episodes: Episodes, slots: int | Slots) -> Info:
     """Copies of what is known of an episode, or of several."""
-    side = episodes.reconstructor.grid.side
+    side = episodes.grid.side
     grids = {"mask": episodes.hidden, "chosen": episodes.chosen, "patch_loss": episodes.patch_loss}
     infos: Info = {key: rows[slots].reshape(*np.shape(slots), side, side).copy() for key, rows in grids.items()}
     numbers = {"image_index": episodes.image[slots], "choosable": episodes.choosable(slots)}
