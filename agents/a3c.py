@@ -21,7 +21,8 @@ from agents.agent import Agent, Callback, Env, Infos, Problem, begin, summary
 from agents.networks import Maps, MaskingNetwork
 from agents.subsets import OrderedSubset
 from ahm_env import SettingsError, TrainingError
-from ahm_env.masks import as_tensor, mean_over
+from ahm_env.masks import mean_over
+from ahm_env.model.devices import as_tensor
 from ahm_env.model.optimiser import SharedAdam
 
 Pixels = npt.NDArray[np.uint8]

@@ -12,7 +12,8 @@ from agents.agent import Callback, Env, Problem, begin, summary
 from agents.baselines import Pixels, Scores, ScoringAgent, unet_of
 from agents.networks import MaskingNetwork
 from ahm_env import Reconstructor, TrainingError
-from ahm_env.masks import as_tensor, mean_over
+from ahm_env.masks import mean_over
+from ahm_env.model.devices import as_tensor
 from ahm_env.model.optimiser import SharedAdam
 
 

@@ -15,7 +15,8 @@ from gymnasium.vector.utils import batch_space
 from ahm_env.episodes import Episodes, Outcome, Slots
 from ahm_env.images import ImageSet, load_images
 from ahm_env.masks import Bools, MaskRatio, PatchGrid
-from ahm_env.model.reconstruction import DEFAULT_UNET, Reconstructor, Standardisation
+from ahm_env.model.reconstruction import Reconstructor
+from ahm_env.model.weights import DEFAULT_UNET, Standardisation
 from ahm_env.rendering import episode_panel
 
 Pixels = npt.NDArray[np.uint8]

@@ -9,7 +9,6 @@ from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import Tensor
 from torch.nn import functional
 
@@ -234,11 +233,3 @@ def random_masks(count: int, patches: int, quota: int, generator: np.random.Gene
     """Draw `count` uniformly random masks `(count, patches)` that each hide `quota` patches."""
     allowed = np.ones((count, patches), bool)
     return random_subsets(allowed, np.full(count, quota), generator.random((count, patches)))
-
-
-def as_tensor(array: npt.NDArray[np.generic], device: torch.device) -> Tensor:
-    """Move an array to the device as float32; pinned and asynchronous where that pays."""
-    tensor = torch.from_numpy(np.ascontiguousarray(array))
-    if device.type == "cuda":
-        tensor = tensor.pin_memory().to(device, non_blocking=True)
-    return tensor.to(device, torch.float32)

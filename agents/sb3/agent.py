@@ -25,7 +25,7 @@ from agents.agent import Agent, Callback, Env, Infos, Problem, hide_highest, sum
 from agents.sb3.policy import MapsPolicy
 from agents.sb3.vec_env import Returns, SB3VecEnv
 from ahm_env import SettingsError, TrainingError
-from ahm_env.masks import as_tensor
+from ahm_env.model.devices import as_tensor
 
 POLICIES = ("maps", "cnn")
 SMALLEST_CNN = 36  # pixels, of which NatureCNN leaves one cell

@@ -10,7 +10,6 @@ from ahm_env.errors import SettingsError
 from ahm_env.masks import (
     MaskRatio,
     PatchGrid,
-    as_tensor,
     fill_quota,
     highest,
     mean_over,
@@ -412,12 +411,3 @@ def test_random_masks_depend_on_the_generator_alone():
     one, same, other = (random_masks(3, 64, 32, np.random.default_rng(seed)) for seed in (1, 1, 2))
     assert np.array_equal(one, same)
     assert not np.array_equal(one, other)
-
-
-@pytest.mark.parametrize(
-    "array", [np.array([[0, 255]], np.uint8), np.array([True, False]), np.arange(8.0)[::2], np.zeros((0, 3), bool)]
-)
-def test_arrays_become_float_tensors_of_the_same_numbers(array):
-    tensor = as_tensor(array, torch.device("cpu"))
-    assert tensor.dtype == torch.float32
-    assert np.array_equal(tensor.numpy(), array)
