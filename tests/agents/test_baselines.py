@@ -26,7 +26,6 @@ from agents.baselines import (
 )
 from agents.pretraining.hardness import measure
 from ahm_env import ImageSet, MaskRatio, PatchGrid, PatchMaskVectorEnv, Reconstructor, SettingsError
-from ahm_env.env import make_episodes
 
 Toy = Any  # the class ToyEnv of conftest.py
 Pixels = npt.NDArray[np.uint8]
@@ -457,7 +456,7 @@ def test_grey_by_hand() -> None:
 @pytest.fixture(scope="module")
 def default() -> Any:
     """Phantoms and the U-Net that comes with the package."""
-    return make_episodes(data="phantom:32:9")
+    return PatchMaskVectorEnv(data="phantom:32:9").episodes
 
 
 def test_the_oracle_s_masks_are_harder_than_random_ones_for_the_default_unet(default: Any) -> None:
