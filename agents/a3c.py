@@ -21,7 +21,8 @@ from agents.agent import Agent, Callback, Env, Infos, Problem, begin, summary
 from agents.networks import Maps, MaskingNetwork
 from agents.subsets import OrderedSubset
 from ahm_env import SettingsError, TrainingError
-from ahm_env.masks import as_tensor
+from ahm_env.masks import mean_over
+from ahm_env.model.devices import as_tensor
 from ahm_env.model.optimiser import SharedAdam
 
 Pixels = npt.NDArray[np.uint8]
@@ -287,11 +288,6 @@ class A3C(Agent):
         """Let several processes learn at once on the same weights and moments."""
         self.network.share_memory()
         self.optimiser.share_memory()
-
-
-def mean_over(patch_map: Tensor, patches: Tensor) -> Tensor:
-    """Mean of each row of `(B, N)` over the patches marked in `(B, N)`; 0 where none is."""
-    return (patch_map * patches).sum(1) / patches.sum(1).clamp(min=1)
 
 
 def standardised(numbers: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ahm_env import SettingsError
 from ahm_env.files import save_tensors, write_text
+from ahm_env.masks import PatchGrid, highest, mean_over
 
 Env = VectorEnv[Any, Any, Any]
 Infos = dict[str, Any]
@@ -67,6 +68,11 @@ class Problem:
     def patches(self) -> int:
         """Number of patches (N)."""
         return self.side**2
+
+    @property
+    def grid(self) -> PatchGrid:
+        """How images are cut into patches."""
+        return PatchGrid.of(self.patches, self.image_size)
 
     @classmethod
     def of(cls, env: "Env | Problem") -> "Problem":
@@ -139,7 +145,7 @@ def play(agent: Agent, env: Env, images: int, callback: Callback | None = None) 
                 return
 
 
-def highest(
+def hide_highest(
     scores: npt.NDArray[Any], problem: Problem, infos: Infos | None, counts: npt.NDArray[np.int64] | None = None
 ) -> npt.NDArray[np.int8]:
     """Masks of the visible patches that score highest, as many as may be chosen.
@@ -154,12 +160,11 @@ def highest(
         `(B, N)`, 1 hides.
     """
     wanted = np.full(len(scores), problem.quotas[1]) if counts is None else counts
+    hidden = np.zeros(scores.shape, bool)
     if infos is not None:
-        hidden = np.asarray(infos["mask"], bool).reshape(len(scores), -1)
-        scores = np.where(hidden, -np.inf, scores)
+        hidden = np.asarray(infos["mask"], bool).reshape(scores.shape)
         wanted = np.where(hidden.any(1), infos["choosable"], np.minimum(wanted, infos["choosable"]))
-    rank = (-scores).argsort(1, kind="stable").argsort(1)
-    return (rank < wanted[:, None]).astype(np.int8)
+    return highest(scores, wanted, hidden).astype(np.int8)
 
 
 def save_agent(agent: Agent, directory: Path) -> None:
@@ -184,7 +189,6 @@ def begin(env: Env) -> tuple[npt.NDArray[np.uint8], Infos]:
 
 def summary(final: Infos, **numbers: Any) -> Update:
     """Reward and loss of finished episodes, from their infos."""
-    hidden = final["patch_loss"] * final["mask"]
-    counts = final["mask"].sum((1, 2))
-    reward = float((hidden.sum((1, 2)) / counts).mean())
-    return Update(len(counts), reward, float(hidden.sum() / counts.sum()), **numbers)
+    losses, mask = (final[key].reshape(len(final["mask"]), -1) for key in ("patch_loss", "mask"))
+    unet_loss = float((losses * mask).sum() / mask.sum())
+    return Update(len(mask), float(mean_over(losses, mask).mean()), unet_loss, **numbers)

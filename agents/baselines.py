@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from agents.a3c import A3C
-from agents.agent import Agent, Callback, Env, Infos, Problem, Update, begin, highest, play
+from agents.agent import Agent, Callback, Env, Infos, Problem, Update, begin, hide_highest, play
 from ahm_env import Reconstructor, SettingsError
 from ahm_env.images.opencv import cv2
+from ahm_env.masks import random_subsets
 
 Pixels = npt.NDArray[np.uint8]
 Scores = npt.NDArray[np.float32]
@@ -52,7 +53,7 @@ class ScoringAgent(Agent):
         generator = generator or self.generator
         low, high = self.problem.quotas
         counts = torch.randint(low, high + 1, (len(observations),), generator=generator).numpy()
-        return highest(self.scores(observations, generator), self.problem, infos, counts)
+        return hide_highest(self.scores(observations, generator), self.problem, infos, counts)
 
     def maps(self, observations: Pixels) -> tuple[Scores, Scores | None]:
         """The scores as policy map, and no value map."""
@@ -126,8 +127,8 @@ class ForegroundAgent(ScoringAgent):
 
     def scores(self, observations: Pixels, generator: torch.Generator) -> Scores:
         """Noise, and 1 for foreground."""
-        patches = patch_means(np.stack([foreground(image) for image in grey(observations)]), self.problem.side)
-        return np.asarray((patches > 0.5) + self._noise(len(observations), generator), np.float32)
+        inside = self.problem.grid.patch_means(np.stack([foreground(image) for image in grey(observations)]))
+        return np.asarray((inside > 0.5) + self._noise(len(observations), generator), np.float32)
 
 
 class EdgesAgent(ScoringAgent):
@@ -141,7 +142,7 @@ class EdgesAgent(ScoringAgent):
             np.hypot(cv2.Sobel(image, cv2.CV_32F, 1, 0), cv2.Sobel(image, cv2.CV_32F, 0, 1))
             for image in grey(observations)
         ]
-        return patch_means(np.stack(slopes), self.problem.side)
+        return self.problem.grid.patch_means(np.stack(slopes))
 
 
 class OracleAgent(ScoringAgent):
@@ -167,8 +168,9 @@ class OracleAgent(ScoringAgent):
             raise SettingsError("the oracle has to see a U-Net; call attach(env) first")
         total = np.zeros((len(observations), self.problem.patches), np.float32)
         for _ in range(ORACLE_PAIRS):
-            half = torch.from_numpy(self._noise(len(observations), generator)).argsort(1).argsort(1).numpy()
-            mask = half < self.problem.patches // 2
+            noise = self._noise(len(observations), generator)
+            halves = np.full(len(noise), self.problem.patches // 2)
+            mask = random_subsets(np.ones(noise.shape, bool), halves, noise)
             for hidden in (mask, ~mask):
                 total += self._reconstructor.patch_losses(observations, hidden) * hidden
         return np.asarray(total / ORACLE_PAIRS, np.float32)
@@ -228,10 +230,3 @@ def foreground(image: Pixels) -> npt.NDArray[np.bool_]:
     _, bright = cv2.threshold(image, 0, 1, cv2.THRESH_BINARY + cv2.THRESH_OTSU)
     border = np.concatenate([bright[0], bright[-1], bright[:, 0], bright[:, -1]])
     return np.asarray(bright == (0 if border.mean() > 0.5 else 1))
-
-
-def patch_means(pixels: npt.NDArray[Any], side: int) -> Scores:
-    """Means `(B, N)` over the patches of `(B, S, S)`."""
-    patch = pixels.shape[1] // side
-    means = pixels.reshape(len(pixels), side, patch, side, patch).mean((2, 4))
-    return np.asarray(means.reshape(len(pixels), -1), np.float32)

@@ -8,12 +8,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from agents.a3c import mean_over
 from agents.agent import Callback, Env, Problem, begin, summary
 from agents.baselines import Pixels, Scores, ScoringAgent, unet_of
 from agents.networks import MaskingNetwork
 from ahm_env import Reconstructor, TrainingError
-from ahm_env.masks import as_tensor
+from ahm_env.masks import mean_over
+from ahm_env.model.devices import as_tensor
 from ahm_env.model.optimiser import SharedAdam
 
 
@@ -107,7 +107,7 @@ class LossAgent(ScoringAgent):
         centred = wanted - mean_over(wanted, mask)[:, None]
         spread = mean_over(centred.square(), mask).sqrt()[:, None]
         values = self.network(as_tensor(images, self.device)).values
-        loss = mean_over((centred / spread.clamp(min=1e-8) - values).square(), mask).mean()
+        loss: Tensor = mean_over((centred / spread.clamp(min=1e-8) - values).square(), mask).mean()
         self.optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         norm = torch.nn.utils.clip_grad_norm_(self._weights, 1.0)

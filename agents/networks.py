@@ -9,12 +9,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ahm_env.errors import SettingsError
-from ahm_env.model.reconstruction import read_pth
 from ahm_env.model.unet import initialise
+from ahm_env.model.vgg import IMAGENET_DEVIATION, IMAGENET_MEAN, VGG16Features
 
 BACKBONES = ("conv", "vgg16")
-# ImageNet's channel mean and deviation, which VGG16's published weights expect
-_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 @dataclass(frozen=True)
@@ -54,43 +52,17 @@ class SmallConv(nn.Module):
 
 
 class VGG16Blocks(nn.Module):
-    """The first three blocks of VGG16 and one more 2x2 max pool: 224 px become 14 x 14 x 256.
+    """The first three blocks of VGG16 and one more 2x2 max pool: 224 px become 14 x 14 x 256."""
 
-    The weights have torchvision's names, so that its published files load. Source: Simonyan, Zisserman, ICLR 2015.
-
-    Args:
-        weights: A file such as `vgg16-397923af.pth`, or None for untrained weights.
-
-    Raises:
-        CheckpointError: The file is damaged or would execute code.
-        SettingsError: The file holds other weights.
-    """
-
-    def __init__(self, weights: Path | None = None) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        layers: list[nn.Module] = []
-        channels = 3
-        for block in ((64, 64), (128, 128), (256, 256, 256)):
-            for wide in block:
-                layers += [nn.Conv2d(channels, wide, 3, padding=1), nn.ReLU(inplace=True)]
-                channels = wide
-            layers += [nn.MaxPool2d(2)]
-        self.features = nn.Sequential(*layers)
-        self.channels = channels
+        self.features = VGG16Features(3)
+        self.channels = self.features.channels
         self.mean: Tensor
         self.deviation: Tensor
-        mean, deviation = (torch.tensor(numbers).reshape(1, 3, 1, 1) for numbers in _IMAGENET)
-        self.register_buffer("mean", mean, persistent=False)
-        self.register_buffer("deviation", deviation, persistent=False)
-        if weights is not None:
-            self._load(weights)
-
-    def _load(self, path: Path) -> None:
-        published = read_pth(path)
-        own = self.state_dict()
-        if any(name not in published or published[name].shape != own[name].shape for name in own):
-            raise SettingsError(f"{path}: not torchvision's VGG16 weights; expected a file such as vgg16-397923af.pth")
-        self.load_state_dict({name: published[name] for name in own})
+        for name, numbers in (("mean", IMAGENET_MEAN), ("deviation", IMAGENET_DEVIATION)):
+            of_one = torch.tensor([number / 255 for number in numbers])
+            self.register_buffer(name, of_one.reshape(1, 3, 1, 1), persistent=False)
 
     def forward(self, observations: Tensor) -> Tensor:
         """Map `(B, 1 or 3, S, S)` in 0..255 to features `(B, 256, S / 16, S / 16)`."""
@@ -146,7 +118,7 @@ class MaskingNetwork(nn.Module):
                 head.weight.data.mul_(0.01)
                 nn.init.zeros_(head.bias)
         if isinstance(self.phi, VGG16Blocks) and backbone_weights is not None:
-            self.phi._load(Path(backbone_weights))
+            self.phi.features.load_published(Path(backbone_weights))
         self.quotas: Tensor
         self.mean_loss: Tensor
         self.random_reward: Tensor

@@ -10,8 +10,9 @@ from ahm_env.env import PatchMaskEnv, PatchMaskVectorEnv
 from ahm_env.errors import AHMError, CheckpointError, ImageError, RunError, SettingsError, TrainingError
 from ahm_env.images import ImageSet, load_images
 from ahm_env.masks import MaskRatio, PatchGrid
-from ahm_env.model.reconstruction import Reconstructor, Standardisation
+from ahm_env.model.reconstruction import Reconstructor
 from ahm_env.model.unet import UNet
+from ahm_env.model.weights import Standardisation
 from ahm_env.wrappers import ScoreActions, VectorScoreActions
 
 __all__ = [

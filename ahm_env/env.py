@@ -14,83 +14,66 @@ from gymnasium.vector.utils import batch_space
 
 from ahm_env.episodes import Episodes, Outcome, Slots
 from ahm_env.images import ImageSet, load_images
-from ahm_env.masks import Bools, MaskRatio, PatchGrid
-from ahm_env.model.reconstruction import DEFAULT_UNET, Reconstructor, Standardisation
+from ahm_env.masks import Bools, Ints, MaskRatio, PatchGrid
+from ahm_env.model.reconstruction import Reconstructor
+from ahm_env.model.weights import DEFAULT_UNET, Standardisation
 from ahm_env.rendering import episode_panel
 
 Pixels = npt.NDArray[np.uint8]
 Info = dict[str, Any]
 
 
-def make_episodes(
-    data: str | Path | ImageSet = "phantom:256",
-    unet: str | Path | Reconstructor = "default",
-    image_size: int = 64,
-    patch_size: int = 8,
-    mask_ratio: str | float | tuple[float, float] = 0.5,
-    horizon: int = 1,
-    chosen_share: float = 1.0,
-    co_train: bool = False,
-    split: str = "train",
-    indices: Sequence[int] | None = None,
-    width: int = 16,
-    norm: str = "batch",
-    learning_rate: float = 1e-3,
-    seed: int = 0,
-    device: str = "cpu",
-    count: int = 1,
-) -> Episodes:
-    """Build the episodes behind an environment from strings and numbers, or from objects.
-
-    Args:
-        data: A source of images, as `load_images` takes it, or an ImageSet.
-        unet: `default` (the small pretrained one that comes with the package), `new` (untrained, of `width`, `norm`
-            and `seed`), a file of weights, or a Reconstructor, whose grid and device are then used.
-        image_size: Side of the images in pixels (S).
-        patch_size: Side of a patch in pixels; divides `image_size`.
-        mask_ratio: Share of the patches that is hidden, as `0.5` or, for the agent to decide, `"0.3:0.7"`.
-        horizon: Steps an image (T).
-        chosen_share: Share of the quota that the agent may choose; the rest is random.
-        co_train: Whether the U-Net learns from the masks.
-        split: Which images are shown: `train`, `val` or `test`.
-        indices: Which images are shown, instead of a split.
-        width: Width of a new U-Net.
-        norm: Norm of a new U-Net.
-        learning_rate: Step size of the U-Net where it learns.
-        seed: Of a new U-Net's weights.
-        device: Where the U-Net computes.
-        count: Number of episodes side by side.
-
-    Raises:
-        SettingsError, ImageError, CheckpointError: With the file, the cause and the remedy.
-    """
-    ratio = MaskRatio.parse(mask_ratio)
-    if isinstance(unet, Reconstructor):
-        reconstructor, grid = unet, unet.grid
-    else:
-        grid = PatchGrid(image_size, patch_size)
-        reconstructor = None
-    if reconstructor is None and unet != "new":
-        path = DEFAULT_UNET if unet == "default" else Path(unet)  # type: ignore[arg-type]
-        reconstructor = Reconstructor.load(path, grid, learning_rate=learning_rate, device=device)
-    if not isinstance(data, ImageSet):
-        channels = None if reconstructor is None else len(reconstructor.fill)
-        data = load_images(data, grid.image_size, channels, masks=False)
-    train = data.split("train")
-    shown = data.split(split) if indices is None else np.asarray(indices, np.int64)
-    if reconstructor is None:
-        mean, deviation = data.standardisation(train if len(train) else shown)
-        standardisation = Standardisation(tuple(mean.tolist()), tuple(deviation.tolist()))
-        reconstructor = Reconstructor.create(
-            grid, standardisation, width, norm, seed, learning_rate=learning_rate, device=device
-        )
-    return Episodes(data, shown, reconstructor, ratio, horizon, chosen_share, co_train, count)
-
-
 class _Masking:
-    """What the environment and the vector environment have in common."""
+    """What the environment and the vector environment have in common: the episodes behind them."""
 
-    episodes: Episodes
+    observation_space: Any
+    action_space: Any
+    _count = 1  # episodes side by side
+
+    def __init__(
+        self,
+        data: str | Path | ImageSet = "phantom:256",
+        unet: str | Path | Reconstructor = "default",
+        image_size: int = 64,
+        patch_size: int = 8,
+        mask_ratio: str | float | tuple[float, float] | MaskRatio = 0.5,
+        horizon: int = 1,
+        chosen_share: float = 1.0,
+        co_train: bool = False,
+        split: str = "train",
+        indices: Sequence[int] | Ints | None = None,
+        width: int = 16,
+        norm: str = "batch",
+        learning_rate: float = 1e-3,
+        seed: int = 0,
+        device: str = "cpu",
+        render_mode: str | None = None,
+    ) -> None:
+        ratio = MaskRatio.parse(mask_ratio)
+        grid = unet.grid if isinstance(unet, Reconstructor) else PatchGrid(image_size, patch_size)
+        if not isinstance(unet, Reconstructor) and unet != "new":
+            path = DEFAULT_UNET if unet == "default" else Path(unet)
+            unet = Reconstructor.load(path, grid, learning_rate=learning_rate, device=device)
+        if not isinstance(data, ImageSet):
+            channels = len(unet.fill) if isinstance(unet, Reconstructor) else None
+            data = load_images(data, grid.image_size, channels, masks=False)
+        train = data.split("train")
+        shown = data.split(split) if indices is None else np.asarray(indices, np.int64)
+        if not isinstance(unet, Reconstructor):
+            mean, deviation = data.standardisation(train if len(train) else shown)
+            standardisation = Standardisation(tuple(mean.tolist()), tuple(deviation.tolist()))
+            unet = Reconstructor.create(
+                grid, standardisation, width, norm, seed, learning_rate=learning_rate, device=device
+            )
+        self.episodes = Episodes(data, shown, unet, ratio, horizon, chosen_share, co_train, self._count)
+        self.render_mode = render_mode
+        shape = (data.channels, grid.image_size, grid.image_size)
+        self.observation_space, self.action_space = Box(0, 255, shape, np.uint8), MultiBinary(int(grid.patches))
+
+    @property
+    def reconstructor(self) -> Reconstructor:
+        """The U-Net, with its optimiser."""
+        return self.episodes.reconstructor
 
     @property
     def chosen_share(self) -> float:
@@ -118,18 +101,30 @@ class PatchMaskEnv(_Masking, gym.Env[Pixels, npt.NDArray[np.int8]]):
     `reset(options={"image_index": 3})` shows that image.
 
     Args:
+        data: A source of images, as `load_images` takes it, or an ImageSet.
+        unet: `default` (the small pretrained one that comes with the package), `new` (untrained, of `width`, `norm`
+            and `seed`), a file of weights, or a Reconstructor, whose grid and device are then used.
+        image_size: Side of the images in pixels (S).
+        patch_size: Side of a patch in pixels; divides `image_size`.
+        mask_ratio: Share of the patches that is hidden, as `0.5` or, for the agent to decide, `"0.3:0.7"`.
+        horizon: Steps an image (T).
+        chosen_share: Share of the quota that the agent may choose; the rest is random.
+        co_train: Whether the U-Net learns from the masks, as it does in `AHM/PatchMaskCoTrain-v0`.
+        split: Which images are shown: `train`, `val` or `test`.
+        indices: Which images are shown, instead of a split.
+        width: Width of a new U-Net.
+        norm: Norm of a new U-Net.
+        learning_rate: Step size of the U-Net where it learns.
+        seed: Random seed for the weights of a new U-Net.
+        device: Where the U-Net computes.
         render_mode: `rgb_array` or None.
-        **settings: See `make_episodes`.
+
+    Raises:
+        SettingsError, ImageError, CheckpointError: With the file, the cause and the remedy.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 4}  # noqa: RUF012 (Gymnasium's own form)
-
-    def __init__(self, render_mode: str | None = None, **settings: Any) -> None:
-        self.episodes = make_episodes(**settings)
-        self.observation_space, self.action_space = _spaces(self.episodes)
-        self.render_mode = render_mode
-        self.episodes.seed(0, self.np_random)
-        self._running = False
+    _running = False
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Pixels, Info]:
         """Show the next image, or the one that `options["image_index"]` names, with nothing hidden."""
@@ -157,13 +152,13 @@ class PatchMaskEnv(_Masking, gym.Env[Pixels, npt.NDArray[np.int8]]):
 class PatchMaskVectorEnv(_Masking, VectorEnv[Pixels, npt.NDArray[np.int8], npt.NDArray[Any]]):
     """Many PatchMaskEnv with one U-Net and one batched pass through it; same spaces, rewards and infos.
 
+    The keywords that are not described here are PatchMaskEnv's.
+
     Args:
         num_envs: Number of images side by side.
         autoreset_mode: `AutoresetMode` or its value: SAME_STEP (default; finished infos are in `final_info`),
             NEXT_STEP or DISABLED.
         max_episode_steps: Truncate episodes after so many steps.
-        render_mode: `rgb_array` or None.
-        **settings: See `make_episodes`.
     """
 
     metadata = PatchMaskEnv.metadata
@@ -173,16 +168,30 @@ class PatchMaskVectorEnv(_Masking, VectorEnv[Pixels, npt.NDArray[np.int8], npt.N
         num_envs: int = 1,
         autoreset_mode: AutoresetMode | str = AutoresetMode.SAME_STEP,
         max_episode_steps: int | None = None,
+        data: str | Path | ImageSet = "phantom:256",
+        unet: str | Path | Reconstructor = "default",
+        image_size: int = 64,
+        patch_size: int = 8,
+        mask_ratio: str | float | tuple[float, float] | MaskRatio = 0.5,
+        horizon: int = 1,
+        chosen_share: float = 1.0,
+        co_train: bool = False,
+        split: str = "train",
+        indices: Sequence[int] | Ints | None = None,
+        width: int = 16,
+        norm: str = "batch",
+        learning_rate: float = 1e-3,
+        seed: int = 0,
+        device: str = "cpu",
         render_mode: str | None = None,
-        **settings: Any,
     ) -> None:
-        self.episodes = make_episodes(**settings, count=num_envs)
-        self.num_envs = num_envs
+        self.num_envs = self._count = num_envs
+        shown = data, unet, image_size, patch_size, mask_ratio, horizon, chosen_share, co_train, split, indices
+        super().__init__(*shown, width, norm, learning_rate, seed, device, render_mode)
         self.autoreset_mode = AutoresetMode(autoreset_mode)
         self.metadata = {**PatchMaskEnv.metadata, "autoreset_mode": self.autoreset_mode}
         self.max_episode_steps = max_episode_steps
-        self.render_mode = render_mode
-        self.single_observation_space, self.single_action_space = _spaces(self.episodes)
+        self.single_observation_space, self.single_action_space = self.observation_space, self.action_space
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
         self._all = np.arange(num_envs)
@@ -273,15 +282,9 @@ class PatchMaskVectorEnv(_Masking, VectorEnv[Pixels, npt.NDArray[np.int8], npt.N
 _FIRST = np.array([0])
 
 
-def _spaces(episodes: Episodes) -> tuple[Any, MultiBinary]:
-    grid = episodes.reconstructor.grid
-    shape = (episodes.images.channels, grid.image_size, grid.image_size)
-    return Box(0, 255, shape, np.uint8), MultiBinary(int(grid.patches))
-
-
 def _info(episodes: Episodes, slots: int | Slots) -> Info:
     """Copies of what is known of an episode, or of several."""
-    side = episodes.reconstructor.grid.side
+    side = episodes.grid.side
     grids = {"mask": episodes.hidden, "chosen": episodes.chosen, "patch_loss": episodes.patch_loss}
     infos: Info = {key: rows[slots].reshape(*np.shape(slots), side, side).copy() for key, rows in grids.items()}
     numbers = {"image_index": episodes.image[slots], "choosable": episodes.choosable(slots)}

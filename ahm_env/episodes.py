@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from ahm_env.errors import SettingsError
 from ahm_env.images import ImageSet
-from ahm_env.masks import Bools, Ints, MaskRatio, fill_quota, step_quota
+from ahm_env.masks import Bools, Ints, MaskRatio, fill_quota, mean_over, step_quota
 from ahm_env.model.reconstruction import Reconstructor
 
 Slots = Ints  # numbers of episodes
@@ -79,7 +79,7 @@ class Episodes:
         co_train: bool = False,
         count: int = 1,
     ) -> None:
-        grid = reconstructor.grid
+        self.grid = grid = reconstructor.grid
         self.low, self.high = ratio.quotas(grid.patches)
         if count < 1:
             raise SettingsError(f"{count} environments were asked for; ask for 1 or more")
@@ -159,7 +159,7 @@ class Episodes:
         images = self.images.images(self.image[slots])
         started = self.hidden[slots].any(1)
         if started.any():
-            pixels = self.pixels(self.hidden[slots])
+            pixels = self.grid.to_pixels(self.hidden[slots])
             fill = self.reconstructor.fill[None, :, None, None]
             images = np.where(pixels, fill, images)
         return images
@@ -170,11 +170,6 @@ class Episodes:
         _, chosen = step_quota(self.quota[slots], steps, self.horizon, self.share[slots])
         tells_size = (steps == 0) & (self.low < self.high)  # the first action also says how much to hide
         return np.where(steps < self.horizon, np.where(tells_size, self.high, chosen), 0)
-
-    def pixels(self, masks: Bools) -> Bools:
-        """Blow up masks `(B, N)` to pixels `(B, 1, S, S)`."""
-        side, patch = self.reconstructor.grid.side, self.reconstructor.grid.patch_size
-        return masks.reshape(-1, 1, side, side).repeat(patch, 2).repeat(patch, 3)
 
     def step(self, slots: Slots, actions: npt.ArrayLike) -> Outcome:
         """Hide patches in these episodes; after the last step of an episode, reconstruct and reward it.
@@ -199,7 +194,7 @@ class Episodes:
         terminated = self.steps[slots] == self.horizon
         self._reconstruct(slots[terminated])
         losses, hidden = self.patch_loss[slots], self.hidden[slots]
-        rewards = (losses * hidden).sum(1, dtype=np.float64) / hidden.sum(1).clip(1)
+        rewards = mean_over(losses.astype(np.float64), hidden)
         return Outcome(rewards, terminated, hidden, self.chosen[slots], losses)
 
     def _reconstruct(self, slots: Slots) -> None:

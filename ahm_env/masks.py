@@ -1,11 +1,14 @@
-"""Patches, masks and quotas: how many patches are hidden, and which. The sign is fixed: 1 hides."""
+"""Patches, masks and quotas: how many patches are hidden, and which. The sign is fixed: 1 hides.
+
+What computes on patches here takes arrays of NumPy and tensors of PyTorch alike where both are needed.
+"""
 
 from dataclasses import dataclass
-from math import floor
+from math import floor, isqrt
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import Tensor
 from torch.nn import functional
 
@@ -14,6 +17,8 @@ from ahm_env.errors import SettingsError
 Bools = npt.NDArray[np.bool_]
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
+Reals = npt.NDArray[np.floating[Any]]
+Array = TypeVar("Array", Tensor, npt.NDArray[Any])
 
 
 @dataclass(frozen=True)
@@ -48,6 +53,11 @@ class PatchGrid:
                 f"try --image-size {nearest} or another --patch-size"
             )
 
+    @classmethod
+    def of(cls, patches: int, image_size: int) -> "PatchGrid":
+        """The grid that cuts images of `image_size` pixels a side into so many patches."""
+        return cls(image_size, image_size // isqrt(patches))
+
     @property
     def side(self) -> int:
         """Patches a side: rows = columns."""
@@ -58,15 +68,18 @@ class PatchGrid:
         """Number of patches (N)."""
         return self.side**2
 
-    def to_pixels(self, patch_map: Tensor) -> Tensor:
+    def to_pixels(self, patch_map: Array) -> Array:
         """Blow up a patch map `(B, N)` to pixels `(B, 1, S, S)`."""
         grid = patch_map.reshape(-1, 1, self.side, self.side)
-        return functional.interpolate(grid, scale_factor=self.patch_size, mode="nearest-exact")
+        if isinstance(grid, Tensor):
+            return functional.interpolate(grid, scale_factor=self.patch_size, mode="nearest-exact")
+        return grid.repeat(self.patch_size, 2).repeat(self.patch_size, 3)
 
-    def patch_means(self, pixel_map: Tensor) -> Tensor:
-        """Mean over the pixels and channels of each patch: `(B, C, S, S)` to `(B, N)`."""
+    def patch_means(self, pixel_map: Array) -> Array:
+        """Mean over the pixels and channels of each patch: `(B, S, S)` or `(B, C, S, S)` to `(B, N)`."""
         patches = pixel_map.reshape(len(pixel_map), -1, self.side, self.patch_size, self.side, self.patch_size)
-        return patches.mean((1, 3, 5)).flatten(1)
+        means: Array = patches.mean((1, 3, 5))
+        return means.reshape(len(pixel_map), self.patches)
 
 
 @dataclass(frozen=True)
@@ -158,7 +171,30 @@ def step_quota(quota: Ints, step: int | Ints, horizon: int, share: float | Float
     return (after - before).astype(np.int64), chosen.astype(np.int64)
 
 
-def random_subsets(allowed: Bools, counts: Ints, noise: Floats) -> Bools:
+def highest(scores: Reals, counts: Ints, excluded: Bools) -> Bools:
+    """Mark the patches that score highest in each row; of equal scores, the lower number of a patch goes first.
+
+    Args:
+        scores: `(B, N)`, infinities included.
+        counts: `(B,)` how many to mark.
+        excluded: `(B, N)` patches that come after all others, whatever they score.
+
+    Returns:
+        `(B, N)`, exactly `counts` ones a row.
+    """
+    order = np.lexsort((-scores, excluded))
+    marked = np.zeros(scores.shape, bool)
+    np.put_along_axis(marked, order, np.arange(scores.shape[1]) < counts[:, None], 1)
+    return marked
+
+
+def mean_over(patch_map: Array, patches: Array) -> Array:
+    """Mean of each row of `(B, N)` over the patches marked in `(B, N)`; 0 where none is."""
+    means: Array = (patch_map * patches).sum(1) / patches.sum(1).clip(1)
+    return means
+
+
+def random_subsets(allowed: Bools, counts: Ints, noise: Reals) -> Bools:
     """Uniformly random subset of each row's allowed patches.
 
     Args:
@@ -169,10 +205,7 @@ def random_subsets(allowed: Bools, counts: Ints, noise: Floats) -> Bools:
     Returns:
         `(B, N)` the subset.
     """
-    order = np.argsort(np.where(allowed, noise, 2.0), axis=1)
-    rank = np.empty_like(order)
-    np.put_along_axis(rank, order, np.arange(order.shape[1])[None], axis=1)
-    return allowed & (rank < counts[:, None])
+    return allowed & highest(-noise, counts, ~allowed)
 
 
 def fill_quota(wanted: Bools, hidden: Bools, total: Ints, choosable: Ints, noise: Floats) -> tuple[Bools, Bools]:
@@ -200,11 +233,3 @@ def random_masks(count: int, patches: int, quota: int, generator: np.random.Gene
     """Draw `count` uniformly random masks `(count, patches)` that each hide `quota` patches."""
     allowed = np.ones((count, patches), bool)
     return random_subsets(allowed, np.full(count, quota), generator.random((count, patches)))
-
-
-def as_tensor(array: npt.NDArray[np.generic], device: torch.device) -> Tensor:
-    """Move an array to the device as float32; pinned and asynchronous where that pays."""
-    tensor = torch.from_numpy(np.ascontiguousarray(array))
-    if device.type == "cuda":
-        tensor = tensor.pin_memory().to(device, non_blocking=True)
-    return tensor.to(device, torch.float32)

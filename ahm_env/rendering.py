@@ -8,7 +8,7 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
 from ahm_env.images.opencv import cv2
-from ahm_env.masks import Bools
+from ahm_env.masks import Bools, PatchGrid
 
 if TYPE_CHECKING:
     from ahm_env.episodes import Episodes
@@ -85,13 +85,10 @@ def colour_map(patch_map: Map, image_size: int, scale: Limits | None = None) -> 
         image_size: S.
         scale: Numbers of the darkest and the brightest colour; None: each map's own smallest and largest.
     """
-    side = int(patch_map.shape[1] ** 0.5)
     patch_map = _finite(patch_map)
     low, high = scale or (patch_map.min(1, keepdims=True), patch_map.max(1, keepdims=True))
     grey = (255 * (patch_map - low) / np.maximum(high - low, 1e-9)).clip(0, 255).round().astype(np.uint8)
-    coloured = [_coloured(one) for one in grey.reshape(-1, side, side)]
-    patch = image_size // side
-    return np.stack(coloured).repeat(patch, 1).repeat(patch, 2)
+    return np.stack([_coloured(one) for one in PatchGrid.of(grey.shape[1], image_size).to_pixels(grey)[:, 0]])
 
 
 def _coloured(grey: Pixels) -> Pixels:
@@ -108,10 +105,12 @@ def overlay(images: Pixels, patch_map: Map, opacity: float = 0.6, scale: Limits 
 
 def masked(images: Pixels, masks: Bools) -> Pixels:
     """Images `(B, S, S, 3)` with the patches of masks `(B, N)` painted over."""
-    side = int(masks.shape[1] ** 0.5)
-    patch = images.shape[1] // side
-    pixels = masks.reshape(-1, side, side, 1).repeat(patch, 1).repeat(patch, 2)
-    return np.where(pixels, np.array(HIDDEN, np.uint8), images)
+    return np.where(hidden_pixels(masks, images.shape[1]), np.array(HIDDEN, np.uint8), images)
+
+
+def hidden_pixels(masks: Bools, image_size: int) -> Bools:
+    """Masks `(B, N)` as pixels `(B, S, S, 1)`, 1 hides."""
+    return PatchGrid.of(masks.shape[1], image_size).to_pixels(masks).transpose(0, 2, 3, 1)
 
 
 def draw_contour(picture: Pixels, inside: Bools, colour: tuple[int, int, int], line: int) -> None:
@@ -130,9 +129,7 @@ def reconstruction_columns(images: Pixels, masks: Bools, reconstructions: Pixels
         losses: `(B, N)` patch losses; only those of hidden patches are shown.
     """
     shown, made = as_rgb(images), as_rgb(reconstructions)
-    side = int(masks.shape[1] ** 0.5)
-    patch = images.shape[2] // side
-    pixels = masks.reshape(-1, side, side, 1).repeat(patch, 1).repeat(patch, 2)
+    pixels = hidden_pixels(masks, images.shape[2])
     loss = np.where(pixels, colour_map(np.where(masks, losses, 0), images.shape[2]), shown // 3)
     return {
         "masked": masked(shown, masks),

@@ -13,6 +13,7 @@ from gymnasium.vector.utils import batch_space
 from ahm_env.env import PatchMaskEnv, PatchMaskVectorEnv, Pixels
 from ahm_env.episodes import Episodes, Slots
 from ahm_env.errors import SettingsError
+from ahm_env.masks import highest
 
 Scores = npt.NDArray[np.floating[Any]]
 Actions = npt.NDArray[np.int8]
@@ -98,10 +99,7 @@ def hide_highest(episodes: Episodes, slots: Slots, scores: npt.ArrayLike) -> Act
     if episodes.low < episodes.high:  # the first action's number of ones decides how much is hidden
         positive = (scores > 0).sum(1).clip(episodes.low, episodes.high)
         counts = np.where(episodes.steps[slots] == 0, positive, counts)
-    order = np.lexsort((-scores, hidden))
-    actions = np.zeros(scores.shape, np.int8)
-    np.put_along_axis(actions, order, np.arange(scores.shape[1]) < counts[:, None], 1)
-    return actions
+    return highest(scores, counts, hidden).astype(np.int8)
 
 
 def _episodes(env: Any, kind: type[PatchMaskEnv] | type[PatchMaskVectorEnv]) -> Episodes:

@@ -26,7 +26,7 @@ from agents.agent import Agent, Callback, Update
 from agents.pretraining.hardness import measure
 from agents.pretraining.schedule import split_held_out
 from ahm_env import ImageSet, MaskRatio, PatchGrid, PatchMaskVectorEnv, Reconstructor, load_images
-from ahm_env.masks import Ints, random_masks
+from ahm_env.masks import Ints, highest, random_masks
 
 IMAGES, BATCH, SEEDS = 8_000, 24, 2
 DRAWS = 8  # masks an image, and random ones to compare with
@@ -145,8 +145,7 @@ def bounds(judge: Reconstructor, source: ImageSet, indices: Ints, looks: int = 1
         losses = judge.patch_losses(images, masks) * masks
         total, times = total + losses, times + masks
         anywhere.append(losses.sum(1) / quota)
-    best = np.zeros((count, GRID.patches), bool)
-    np.put_along_axis(best, np.argsort(-total / times, 1)[:, :quota], True, 1)
+    best = highest(total / times, np.full(count, quota), np.zeros(total.shape, bool))
     ranked = worth = earned(best)
     for _ in range(exchanges):
         proposed = best.copy()

@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 from agents.pretraining.run_directory import RunDirectory
 from agents.pretraining.snapshots import Frame
 from ahm_env import ImageSet, RunError, load_images
-from ahm_env.rendering import HEADER, INK, as_rgb, limits, masked, overlay, panel
+from ahm_env.rendering import HEADER, INK, as_rgb, hidden_pixels, limits, masked, overlay, panel
 
 ROWS = 4  # images
 MILLISECONDS = 500
@@ -33,14 +33,12 @@ def picture(frame: Frame, images: ImageSet, scale: tuple[float, float]) -> Image
     """One moment."""
     shown, masks = as_rgb(images.images(frame.shown[:ROWS])), frame.masks[:ROWS]
     made = as_rgb(frame.reconstructions[:ROWS])
-    side = round(masks.shape[1] ** 0.5)
-    pixels = masks.reshape(-1, side, side, 1).repeat(made.shape[1] // side, 1).repeat(made.shape[2] // side, 2)
     visible = np.stack([np.asarray(Image.fromarray(one).resize(made.shape[1:3])) for one in shown])
     columns = {
         "image": shown,
         "policy map": overlay(shown, frame.policy[:ROWS], scale=scale),
         "masked": masked(shown, masks),
-        "reconstruction": np.where(pixels, made, visible),
+        "reconstruction": np.where(hidden_pixels(masks, made.shape[1]), made, visible),
     }
     body = Image.fromarray(panel(columns, {"policy map": scale}))
     sheet = Image.new("RGB", (body.width, body.height + HEADER), "white")

@@ -14,7 +14,7 @@ import numpy as np
 from ahm_env import PatchGrid, Reconstructor, Standardisation, load_images
 from ahm_env.files import save_tensors
 from ahm_env.masks import random_masks
-from ahm_env.model.reconstruction import DEFAULT_UNET
+from ahm_env.model.weights import DEFAULT_UNET
 
 BATCHES, BATCH = 3_000, 16
 

@@ -9,7 +9,7 @@ import torch
 
 from agents.agent import Agent
 from ahm_env import ImageSet, MaskRatio, PatchMaskVectorEnv, Reconstructor
-from ahm_env.masks import Bools, Ints, random_subsets
+from ahm_env.masks import Bools, Ints, mean_over, random_subsets
 
 BATCH = 64
 ENOUGH = 64  # times that a patch should have been hidden, and shown, to speak of collapse
@@ -106,7 +106,7 @@ def measure(
             random_loss = reconstructor.patch_losses(images.images(shown), anywhere)
             masks[draw].append(mask)
             losses[draw].append(rewards[: len(shown)])
-            random_losses[draw].append((random_loss * anywhere).sum(1) / anywhere.sum(1))
+            random_losses[draw].append(mean_over(random_loss, anywhere))
 
     def stacked(rows: list[list[npt.NDArray[Any]]]) -> npt.NDArray[Any]:
         return np.stack([np.concatenate(row) for row in rows])

@@ -98,7 +98,7 @@ def set_curriculum(env: PatchMaskVectorEnv, settings: RunSettings, seen: int) ->
     """Set what changes over a run, when so many images have been shown."""
     progress = seen / settings.images
     env.chosen_share = settings.chosen_share(progress)
-    env.episodes.reconstructor.optimiser.set_learning_rate(settings.unet_learning_rate(progress))
+    env.reconstructor.optimiser.set_learning_rate(settings.unet_learning_rate(progress))
 
 
 def play_stage(stage: Stage, agent: Agent, env: PatchMaskVectorEnv, images: int, callback: Callback) -> None:

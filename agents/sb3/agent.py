@@ -21,11 +21,11 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import ActorCriticCnnPolicy, ActorCriticPolicy
 from torch import Tensor
 
-from agents.agent import Agent, Callback, Env, Infos, Problem, highest, summary
+from agents.agent import Agent, Callback, Env, Infos, Problem, hide_highest, summary
 from agents.sb3.policy import MapsPolicy
 from agents.sb3.vec_env import Returns, SB3VecEnv
 from ahm_env import SettingsError, TrainingError
-from ahm_env.masks import as_tensor
+from ahm_env.model.devices import as_tensor
 
 POLICIES = ("maps", "cnn")
 SMALLEST_CNN = 36  # pixels, of which NatureCNN leaves one cell
@@ -259,11 +259,11 @@ class SB3Agent(Agent):
         """
         logits, generator = self._logits(observations), generator or self.generator
         if deterministic:
-            return highest(logits.numpy(), self.problem, infos)
+            return hide_highest(logits.numpy(), self.problem, infos)
         bits = torch.bernoulli(logits.sigmoid(), generator=generator)
         scores = bits + torch.rand(bits.shape, generator=generator)
         counts = bits.sum(1).clamp(*self.problem.quotas).long()
-        return highest(scores.numpy(), self.problem, infos, counts.numpy())
+        return hide_highest(scores.numpy(), self.problem, infos, counts.numpy())
 
     def maps(
         self, observations: npt.NDArray[np.uint8]

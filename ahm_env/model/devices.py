@@ -1,6 +1,9 @@
 """Where to compute, and in which precision."""
 
+import numpy as np
+import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from ahm_env.errors import SettingsError
 
@@ -48,3 +51,11 @@ def tell_precision(precision: str, device: torch.device) -> str:
     """A precision for people, with the reason where bf16 would not pay."""
     reason = "" if precision == "bf16" or has_bf16(device) else f": no instructions for bf16 on this {device.type}"
     return f"{precision}{reason}"
+
+
+def as_tensor(array: npt.NDArray[np.generic], device: torch.device) -> Tensor:
+    """Move an array to the device as float32; pinned and asynchronous where that pays."""
+    tensor = torch.from_numpy(np.ascontiguousarray(array))
+    if device.type == "cuda":
+        tensor = tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device, torch.float32)

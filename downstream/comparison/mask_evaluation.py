@@ -69,9 +69,8 @@ def judge(
     lesion = background = float("nan")
     masked = images.masked(indices)
     if masked.any():
-        hidden, patch, side = found.masks.mean(0)[masked], reconstructor.grid.patch_size, reconstructor.grid.side
-        pixels = (images.masks(indices[masked]) > 0).reshape(-1, side, patch, side, patch)
-        part = pixels.mean((2, 4)).reshape(hidden.shape)
+        hidden = found.masks.mean(0)[masked]
+        part = reconstructor.grid.patch_means(images.masks(indices[masked]) > 0)
         lesion = float((hidden * part).sum() / max(1e-9, part.sum()))
         background = float((hidden * (1 - part)).sum() / max(1e-9, (1 - part).sum()))
     return Judgement(found.losses.mean(0), found.random_losses.mean(0), found, lesion, background)

@@ -12,6 +12,7 @@ from torch import Tensor
 from ahm_env import ImageError, ImageSet
 from ahm_env.files import write_text
 from ahm_env.images.encoding import save_picture
+from ahm_env.model.vgg import IMAGENET_DEVIATION, IMAGENET_MEAN
 from ahm_env.runs.directory import Checkpoint, Directory, Interruption, Row
 from downstream.evaluation.classification import assess_classifier
 from downstream.evaluation.cropping import SEGMENTER_FILE, load_segmenter
@@ -21,7 +22,7 @@ from downstream.finetuning.mixing_picture import draw_mixing
 from downstream.finetuning.settings import FinetuneSettings
 from downstream.finetuning.training import Trainer
 from downstream.models.model import MODEL_FILE, Card, Model, Start
-from downstream.models.vgg import IMAGENET_DEVIATION, IMAGENET_MEAN, VGG16
+from downstream.models.vgg import VGG16
 
 COLUMNS = (
     "images",
@@ -87,8 +88,9 @@ class Finetuning:
         self.split = Split.make(settings, images)
         card = make_card(settings, images, self.split, start)
         self.model = Model.create(card, settings.seed, settings.device, settings.precision)
-        if settings.weights is not None and isinstance(self.model.network, VGG16):
-            self.model.network.load_published(Path(settings.weights))
+        network = self.model.network
+        if settings.weights is not None and isinstance(network, VGG16):
+            network.features.load_published(Path(settings.weights))
         start.transfer(self.model, settings.transfer == "encoder")
         if settings.task == "classification":
             check_classes(images, self.split.learn, self.model.card.classes)

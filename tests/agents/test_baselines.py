@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from agents import AGENTS, Problem, load_agent, make_agent, save_agent
-from agents.agent import Update, highest
+from agents.agent import Update, hide_highest
 from agents.baselines import (
     AutoencoderAgent,
     BlocksAgent,
@@ -23,11 +23,9 @@ from agents.baselines import (
     ScoringAgent,
     foreground,
     grey,
-    patch_means,
 )
 from agents.pretraining.hardness import measure
-from ahm_env import ImageSet, MaskRatio, PatchMaskVectorEnv, Reconstructor, SettingsError
-from ahm_env.env import make_episodes
+from ahm_env import ImageSet, MaskRatio, PatchGrid, PatchMaskVectorEnv, Reconstructor, SettingsError
 
 Toy = Any  # the class ToyEnv of conftest.py
 Pixels = npt.NDArray[np.uint8]
@@ -61,25 +59,25 @@ def wide(side: int, ratio: float, images: int) -> tuple[Problem, Pixels]:
     return Problem(1, side, side, (quota, quota)), np.zeros((images, 1, side, side), np.uint8)
 
 
-# ---------------------------------------------------------------- highest
+# ---------------------------------------------------------------- hide_highest
 
 
 def test_the_highest_of_a_case_small_enough_for_paper() -> None:
     """2 x 2 patches; of the first image, patch 2 is hidden already."""
     problem = Problem(1, 4, 2, (1, 3))
     scores = np.array([[0.1, 0.4, 0.9, 0.2], [5.0, 7.0, 6.0, 8.0]])
-    assert highest(scores, problem, None).tolist() == [[0, 1, 1, 1], [0, 1, 1, 1]]  # the largest quota
-    assert highest(scores, problem, None, np.array([1, 2])).tolist() == [[0, 0, 1, 0], [0, 1, 0, 1]]
+    assert hide_highest(scores, problem, None).tolist() == [[0, 1, 1, 1], [0, 1, 1, 1]]  # the largest quota
+    assert hide_highest(scores, problem, None, np.array([1, 2])).tolist() == [[0, 0, 1, 0], [0, 1, 0, 1]]
     mask = np.array([[[0, 0], [1, 0]], [[0, 0], [0, 0]]], bool)
     infos = {"mask": mask, "choosable": np.array([2, 1])}
-    assert highest(scores, problem, infos).tolist() == [[0, 1, 0, 1], [0, 0, 0, 1]]
-    assert highest(scores, problem, infos, np.array([1, 3])).tolist() == [[0, 1, 0, 1], [0, 0, 0, 1]]
+    assert hide_highest(scores, problem, infos).tolist() == [[0, 1, 0, 1], [0, 0, 0, 1]]
+    assert hide_highest(scores, problem, infos, np.array([1, 3])).tolist() == [[0, 1, 0, 1], [0, 0, 0, 1]]
     infos = {"mask": mask, "choosable": np.array([0, 3])}
-    assert highest(scores, problem, infos, np.array([3, 2])).tolist() == [[0, 0, 0, 0], [0, 1, 0, 1]]
+    assert hide_highest(scores, problem, infos, np.array([3, 2])).tolist() == [[0, 0, 0, 0], [0, 1, 0, 1]]
 
 
 def test_of_equal_scores_the_first_patches_are_the_highest() -> None:
-    found = highest(np.array([[2.0, 1.0, 2.0, 2.0]]), Problem(1, 4, 2, (2, 2)), None)
+    found = hide_highest(np.array([[2.0, 1.0, 2.0, 2.0]]), Problem(1, 4, 2, (2, 2)), None)
     assert found.tolist() == [[1, 0, 1, 0]]
     assert found.dtype == np.int8
 
@@ -97,7 +95,7 @@ def test_highest_hides_as_many_as_may_be_and_none_that_scores_less_than_one_left
     before = np.array([hidden])
     choosable = min(choosable, 9 - sum(hidden))
     infos = {"mask": before.reshape(1, 3, 3), "choosable": np.array([choosable])}
-    mask = highest(np.array([scores]), Problem(1, 9, 3, (2, 6)), infos, np.array([count])).astype(bool)
+    mask = hide_highest(np.array([scores]), Problem(1, 9, 3, (2, 6)), infos, np.array([count])).astype(bool)
     assert mask.sum() == (choosable if any(hidden) else min(count, choosable))
     assert not (mask & before).any()
     values, left = np.array([scores]), ~mask & ~before
@@ -329,7 +327,7 @@ def test_a_mask_is_full_rectangles_one_after_the_other_the_last_in_part() -> Non
     assert 0.38 <= (heights / widths).min() < 0.75
     assert 1.34 < (heights / widths).max() <= 2.6
     masks = agent.act(images, generator=torch.Generator().manual_seed(5))
-    expected = highest(BlocksAgent(problem).scores(images, _after_sizes(5, 400)), problem, None)
+    expected = hide_highest(BlocksAgent(problem).scores(images, _after_sizes(5, 400)), problem, None)
     assert np.array_equal(masks, expected)
 
 
@@ -347,7 +345,7 @@ def test_a_quota_as_large_as_the_first_rectangle_hides_just_that() -> None:
     areas = (np.ceil(scores) == 0).sum(1)
     assert len(set(areas.tolist())) > 3
     for image, area in enumerate(areas.tolist()):
-        mask = highest(scores[image : image + 1], Problem(1, side, side, (area, area)), None)
+        mask = hide_highest(scores[image : image + 1], Problem(1, side, side, (area, area)), None)
         assert rectangle(mask.reshape(side, side).astype(bool)) is not None
 
 
@@ -382,7 +380,7 @@ def test_the_foreground_is_the_disc_whether_dark_or_bright(inside: int, outside:
     image = disc(64, (32, 32), 13, inside, outside)
     assert np.array_equal(foreground(image), image == inside)
     images = np.repeat(np.repeat(image[None, None], channels, 1), 50, 0)
-    share = patch_means((image == inside)[None].astype(float), 8)[0]
+    share = PatchGrid(64, 8).patch_means((image == inside)[None].astype(float))[0]
     front = share > 0.5
     assert 4 <= front.sum() < 20
     few = int(front.sum()) - 2
@@ -443,15 +441,13 @@ def test_the_border_of_a_disc_is_its_edge() -> None:
     image = disc(64, (20, 40), 10, 200, 30)
     agent = EdgesAgent(Problem(3, 64, 8, (6, 6)))
     mask = agent.act(np.repeat(image[None, None], 3, 1)).reshape(8, 8).astype(bool)
-    touched = patch_means((image == 200)[None].astype(float), 8).reshape(8, 8)
+    touched = PatchGrid(64, 8).patch_means((image == 200)[None].astype(float)).reshape(8, 8)
     assert ((touched > 0) & (touched < 1))[mask].all()
 
 
-def test_grey_and_patch_means_by_hand() -> None:
+def test_grey_by_hand() -> None:
     colour = np.array([[[[0, 10]], [[1, 20]], [[1, 255]]]], np.uint8)  # (1, 3, 1, 2)
     assert grey(colour).tolist() == [[[1, 95]]]  # 2 / 3 and 285 / 3
-    pixels = np.arange(16.0).reshape(1, 4, 4)
-    assert patch_means(pixels, 2).tolist() == [[2.5, 4.5, 10.5, 12.5]]
 
 
 # ---------------------------------------------------------------- oracle
@@ -460,7 +456,7 @@ def test_grey_and_patch_means_by_hand() -> None:
 @pytest.fixture(scope="module")
 def default() -> Any:
     """Phantoms and the U-Net that comes with the package."""
-    return make_episodes(data="phantom:32:9")
+    return PatchMaskVectorEnv(data="phantom:32:9").episodes
 
 
 def test_the_oracle_s_masks_are_harder_than_random_ones_for_the_default_unet(default: Any) -> None:

@@ -212,8 +212,8 @@ def test_other_weights_are_refused(tmp_path: Path, fault: str) -> None:
     else:
         weights = {"conv1.weight": torch.zeros(64, 3, 7, 7)}
     torch.save(weights, path)
-    with pytest.raises(SettingsError, match=r"weights\.pth: not torchvision's VGG16 weights"):
-        VGG16Blocks(path)
+    with pytest.raises(CheckpointError, match=r"weights\.pth: not torchvision's VGG16 weights"):
+        VGG16Blocks().features.load_published(path)
 
 
 class _Bomb:
@@ -233,7 +233,7 @@ def test_a_file_that_would_execute_code_is_refused_and_not_executed(tmp_path: Pa
     else:
         path.write_bytes(pickle.dumps(bomb, protocol=2))
     with pytest.raises(CheckpointError, match=r"vgg16\.pth"):
-        VGG16Blocks(path)
+        VGG16Blocks().features.load_published(path)
     assert not marker.exists()
     pickle.loads(pickle.dumps(_Bomb(marker)))
     assert marker.exists()  # the bomb does work
@@ -241,4 +241,4 @@ def test_a_file_that_would_execute_code_is_refused_and_not_executed(tmp_path: Pa
 
 def test_a_missing_file_of_weights_is_named(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"nowhere\.pth: no such file"):
-        VGG16Blocks(tmp_path / "nowhere.pth")
+        VGG16Blocks().features.load_published(tmp_path / "nowhere.pth")

@@ -1,6 +1,7 @@
 """The environments as Gymnasium, Stable-Baselines3 and a user see them."""
 
 import copy
+import inspect
 import json
 import pickle
 import warnings
@@ -103,6 +104,19 @@ def weights(env):
 
 
 # Registration
+
+
+@pytest.mark.parametrize("kind", [PatchMaskEnv, PatchMaskVectorEnv])
+def test_every_keyword_is_named_typed_and_described(kind):
+    own, common = inspect.signature(kind).parameters, inspect.signature(PatchMaskEnv).parameters
+    for name, parameter in own.items():
+        assert parameter.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD
+        assert parameter.annotation is not inspect.Parameter.empty
+        described = PatchMaskEnv if name in common else kind
+        assert f"\n    {name}: " in inspect.getdoc(described), name
+    assert all(own[name].default == parameter.default for name, parameter in common.items())
+    with pytest.raises(TypeError, match="mask_ration"):
+        kind(**SMALL, mask_ration=0.5)
 
 
 def test_both_environments_are_registered_on_import():

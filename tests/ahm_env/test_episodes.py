@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from ahm_env.episodes import Episodes, Order
 from ahm_env.errors import SettingsError
 from ahm_env.masks import MaskRatio, PatchGrid, rounded
-from ahm_env.model.reconstruction import Reconstructor, Standardisation
+from ahm_env.model.reconstruction import Reconstructor
+from ahm_env.model.weights import Standardisation
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 STEADY = settings(deadline=None, derandomize=True, max_examples=40)

@@ -7,7 +7,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ahm_env.errors import SettingsError
-from ahm_env.masks import MaskRatio, PatchGrid, as_tensor, fill_quota, random_masks, random_subsets, rounded, step_quota
+from ahm_env.masks import (
+    MaskRatio,
+    PatchGrid,
+    fill_quota,
+    highest,
+    mean_over,
+    random_masks,
+    random_subsets,
+    rounded,
+    step_quota,
+)
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 STEADY = settings(deadline=None, derandomize=True)
@@ -69,6 +79,50 @@ def test_every_patch_mean_equals_a_direct_computation(image_size, patch_size, ch
 def test_patch_means_of_a_hand_computed_image():
     pixels = torch.tensor([[[[1.0, 2.0, 0.0, 0.0], [3.0, 4.0, 0.0, 8.0], [5.0] * 4, [7.0] * 4]]])
     assert PatchGrid(4, 2).patch_means(pixels).tolist() == [[2.5, 2.0, 6.0, 6.0]]
+    assert PatchGrid(4, 2).patch_means(np.arange(16.0).reshape(1, 4, 4)).tolist() == [[2.5, 4.5, 10.5, 12.5]]
+
+
+@pytest.mark.parametrize(("image_size", "patch_size"), SIZES)
+def test_arrays_and_tensors_give_the_same(image_size, patch_size):
+    grid, rng = PatchGrid(image_size, patch_size), np.random.default_rng(2)
+    assert PatchGrid.of(grid.patches, image_size) == grid
+    masks, maps = rng.random((3, grid.patches)) < 0.5, rng.random((3, grid.patches))
+    pixels = grid.to_pixels(masks)
+    assert (pixels.dtype, pixels.shape) == (bool, (3, 1, image_size, image_size))
+    assert np.array_equal(pixels, grid.to_pixels(torch.from_numpy(masks).float()).numpy())
+    means = grid.patch_means(torch.from_numpy(grid.to_pixels(maps)))
+    np.testing.assert_allclose(grid.patch_means(grid.to_pixels(maps)), means.numpy())
+    of_tensors = mean_over(torch.from_numpy(maps), torch.from_numpy(masks))
+    np.testing.assert_allclose(mean_over(maps, masks), of_tensors.numpy())
+
+
+def test_the_mean_over_marked_patches_by_hand():
+    maps, marked = np.array([[1.0, 2.0, 6.0], [4.0, 5.0, 6.0]]), np.array([[True, False, True], [False] * 3])
+    assert mean_over(maps, marked).tolist() == [3.5, 0.0]
+
+
+# The highest
+
+
+def test_the_highest_of_a_case_small_enough_for_paper():
+    scores = np.array([[1.0, 3.0, 3.0, 2.0], [-np.inf, 9.0, np.inf, 0.0], [1.0, 1.0, 1.0, 1.0]])
+    excluded = np.zeros((3, 4), bool)
+    excluded[1, 1:3] = True
+    marked = highest(scores, np.array([1, 2, 3]), excluded)
+    assert marked.tolist() == [[False, True, False, False], [True, False, False, True], [True, True, True, False]]
+
+
+@STEADY
+@given(st.integers(0, 2**32 - 1), st.integers(1, 30))
+def test_no_patch_left_out_scores_above_one_that_is_marked(seed, patches):
+    rng = np.random.default_rng(seed)
+    scores, excluded = rng.integers(0, 5, (4, patches)).astype(float), rng.random((4, patches)) < 0.3
+    counts = rng.integers(0, patches + 1, 4)
+    marked = highest(scores, counts, excluded)
+    assert marked.sum(1).tolist() == counts.tolist()
+    worth = np.where(excluded, -1.0, scores)
+    for row in range(4):
+        assert worth[row][marked[row]].min(initial=9) >= worth[row][~marked[row]].max(initial=-9)
 
 
 @pytest.mark.parametrize(
@@ -357,12 +411,3 @@ def test_random_masks_depend_on_the_generator_alone():
     one, same, other = (random_masks(3, 64, 32, np.random.default_rng(seed)) for seed in (1, 1, 2))
     assert np.array_equal(one, same)
     assert not np.array_equal(one, other)
-
-
-@pytest.mark.parametrize(
-    "array", [np.array([[0, 255]], np.uint8), np.array([True, False]), np.arange(8.0)[::2], np.zeros((0, 3), bool)]
-)
-def test_arrays_become_float_tensors_of_the_same_numbers(array):
-    tensor = as_tensor(array, torch.device("cpu"))
-    assert tensor.dtype == torch.float32
-    assert np.array_equal(tensor.numpy(), array)

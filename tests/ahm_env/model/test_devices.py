@@ -1,11 +1,12 @@
 """Devices and precisions: what is asked for, and what the machine decides."""
 
+import numpy as np
 import pytest
 import torch
 
 from ahm_env import SettingsError
 from ahm_env.model import devices
-from ahm_env.model.devices import find_device, find_precision, has_bf16, tell_precision
+from ahm_env.model.devices import as_tensor, find_device, find_precision, has_bf16, tell_precision
 
 CPU = torch.device("cpu")
 
@@ -47,3 +48,12 @@ def test_pytorch_is_asked(monkeypatch, capability: str, avx512_bf16: bool, amx: 
 
 def test_the_tests_are_not_computed_in_bf16_unasked():
     assert not has_bf16(CPU)
+
+
+@pytest.mark.parametrize(
+    "array", [np.array([[0, 255]], np.uint8), np.array([True, False]), np.arange(8.0)[::2], np.zeros((0, 3), bool)]
+)
+def test_arrays_become_float_tensors_of_the_same_numbers(array):
+    tensor = as_tensor(array, torch.device("cpu"))
+    assert tensor.dtype == torch.float32
+    assert np.array_equal(tensor.numpy(), array)

@@ -11,8 +11,9 @@ from torch.nn import functional
 from ahm_env.errors import CheckpointError, SettingsError, TrainingError
 from ahm_env.files import load_tensors, save_tensors
 from ahm_env.masks import PatchGrid, random_masks
-from ahm_env.model.reconstruction import Reconstructor, Standardisation, save_unet
+from ahm_env.model.reconstruction import Reconstructor
 from ahm_env.model.unet import UNet, initialise
+from ahm_env.model.weights import Standardisation, save_unet
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -13,8 +13,8 @@ from torch.nn import functional
 
 from ahm_env.errors import CheckpointError, SettingsError
 from ahm_env.files import save_tensors
-from ahm_env.model.reconstruction import Standardisation, load_unet, save_unet
 from ahm_env.model.unet import UNet, initialise
+from ahm_env.model.weights import Standardisation, load_unet, save_unet
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -11,7 +11,7 @@ import pytest
 from agents import Problem, load_agent, make_agent, save_agent
 from agents.baselines import ScoringAgent
 from ahm_env import CheckpointError, MaskRatio, PatchGrid, Reconstructor, RunError, load_images
-from ahm_env.model.reconstruction import DEFAULT_UNET
+from ahm_env.model.weights import DEFAULT_UNET
 from downstream.comparison.mask_evaluation import judge, judge_run, judged_images
 
 HALF = MaskRatio.parse(0.5)

@@ -16,7 +16,7 @@ from torch import nn
 from agents.pretraining.run_directory import RunDirectory
 from agents.pretraining.settings import RunSettings
 from ahm_env import CheckpointError, SettingsError, Standardisation, UNet
-from ahm_env.model.reconstruction import load_unet, save_unet
+from ahm_env.model.weights import load_unet, save_unet
 from downstream.exporters import export
 from downstream.exporters.fold_normalization import fold
 from downstream.models.model import MODEL_FILE, Card, Model

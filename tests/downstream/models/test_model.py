@@ -12,8 +12,8 @@ from agents.pretraining.run_directory import RunDirectory
 from agents.pretraining.settings import RunSettings
 from ahm_env import CheckpointError, PatchGrid, Reconstructor, RunError, Standardisation, UNet
 from ahm_env.files import load_tensors, save_tensors
-from ahm_env.model.reconstruction import save_unet
 from ahm_env.model.unet import initialise
+from ahm_env.model.weights import save_unet
 from downstream.models.model import ENCODER, Card, Model, Start
 
 CLASSIFIER = {"task": "classification", "classes": ("a", "b", "c"), "values": ()}

@@ -9,9 +9,10 @@ import torch
 from torch.nn import functional
 
 from ahm_env import CheckpointError
+from ahm_env.model.vgg import IMAGENET_DEVIATION, IMAGENET_MEAN
 from downstream.finetuning.training import Recipe, Trainer
 from downstream.models.model import Card, Model
-from downstream.models.vgg import IMAGENET_DEVIATION, IMAGENET_MEAN, VGG16
+from downstream.models.vgg import VGG16
 
 # torchvision's numbers of the convolutions, and their channels
 LAYERS = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)
@@ -44,7 +45,7 @@ def test_the_published_weights_compute_what_they_compute_there(vgg: VGG16, tmp_p
     weights = published()
     torch.save(weights, tmp_path / "vgg16-397923af.pth")
     head = vgg.head.weight.clone()
-    vgg.load_published(tmp_path / "vgg16-397923af.pth")
+    vgg.features.load_published(tmp_path / "vgg16-397923af.pth")
     assert torch.equal(vgg.head.weight, head)
     images = torch.randn(2, 3, 32, 40, generator=torch.Generator().manual_seed(1))
     features = images
@@ -79,14 +80,14 @@ def test_other_files_are_refused_by_name(vgg: VGG16, tmp_path: Path, monkeypatch
     monkeypatch.chdir(tmp_path)
     torch.save(content, "other.pth")
     with pytest.raises(CheckpointError, match=r"other\.pth: ") as refusal:
-        vgg.load_published(Path("other.pth"))
+        vgg.features.load_published(Path("other.pth"))
     assert "\n" not in str(refusal.value)
     assert not Path("executed").exists()
 
 
 def test_a_missing_file_is_refused_by_name(vgg: VGG16):
     with pytest.raises(CheckpointError, match=r"nowhere\.pth: no such file"):
-        vgg.load_published(Path("nowhere.pth"))
+        vgg.features.load_published(Path("nowhere.pth"))
 
 
 def test_weights_are_drawn_so_that_features_neither_fade_nor_grow():
