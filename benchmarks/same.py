@@ -5,8 +5,9 @@ this machine: a3c with one worker, ppo, fine-tuning with and without unlabelled 
 evaluation, a comparison, and the reading of each format. Weights are compared bit for bit, tables, numbers and pictures
 value for value; all but times, versions and the commit itself must be equal. The status is 1 where something differs.
 
-NEW is `HEAD` unless it is named. The commands are those of this file: where a flag has been renamed between the two,
-run the script of the older commit for it, or name the change in `RENAMED`.
+NEW is `HEAD` unless it is named. The commands are those of this file. What has been renamed between the two stands in
+`WORDS` (flags, settings, columns and keys) and `RENAMED` (files): commands are put into the words of an older commit,
+and its results into the words of the newer one, before the two are compared.
 """
 
 import argparse
@@ -48,6 +49,7 @@ COMMANDS = (
 )
 SOURCES = ("phantom:12:3", "pictures", "packed.npz", "volume", "dicom")
 VOLATILE = {"seconds", "images_per_second", "git_commit", "versions", "ahm", "created", "threads"}
+WORDS: dict[str, str] = {}  # a word of the old commit to the new one's; flags are written with dashes
 RENAMED: dict[str, str] = {}  # a file of the old commit to its name in the new one
 SKIPPED = (".lock", ".html", ".log", ".salt")
 
@@ -107,11 +109,36 @@ def run(folder: Path) -> None:
     """Do everything in a folder with the sources, by the packages that PYTHONPATH names."""
     os.chdir(folder)
     Path("read.json").write_text(json.dumps(read_sources(), indent=1), encoding="utf-8")
+    helped = {name: _help(name) for name in ("train-agent", "compare-agents", "finetune", "predict", "evaluate")}
     for command in COMMANDS:
+        command = in_words_of(helped[command.split()[1]], command)
         words = [sys.executable, "-m", *shlex.split(command)]
         done = subprocess.run(words, capture_output=True, text=True, check=False)
         if done.returncode:
             raise SystemExit(f"{command}\n{done.stderr.strip()[-2000:]}")
+
+
+def _help(command: str) -> str:
+    """The help of a command, in lines that are wide enough not to be broken."""
+    words = [sys.executable, "-m", "ahm", command, "--help"]
+    own = {**os.environ, "COLUMNS": "400"}
+    return subprocess.run(words, capture_output=True, text=True, check=True, env=own).stdout
+
+
+def in_words_of(helped: str, command: str) -> str:
+    """A command with the flags of an older commit, where the help of its own does not know the newer ones."""
+    for old, new in WORDS.items():
+        flag, before = (f"--{word.replace('_', '-')}" for word in (new, old))
+        if not re.search(rf"{flag}\b(?!-)", helped):
+            command = re.sub(rf"{flag}\b(?!-)", before, command)
+    return command
+
+
+def in_new_words(value: Any) -> Any:
+    """What an older commit computed, its keys and columns called as they are now."""
+    if isinstance(value, dict):
+        return {WORDS.get(key, key): in_new_words(one) for key, one in value.items()}
+    return [in_new_words(one) for one in value] if isinstance(value, list) else value
 
 
 def differences(old: Path, new: Path) -> Iterator[str]:
@@ -122,7 +149,7 @@ def differences(old: Path, new: Path) -> Iterator[str]:
     yield from (f"{name}: only in the new one" for name in sorted(ours.keys() - theirs.keys()))
     for name in sorted(ours.keys() & theirs.keys()):
         read = READERS.get(Path(name).suffix, Path.read_bytes)
-        if read(ours[name]) != read(theirs[name]):
+        if in_new_words(read(ours[name])) != in_new_words(read(theirs[name])):
             yield f"{name}: differs"
 
 
@@ -158,7 +185,8 @@ def _numbers(path: Path) -> Any:
             return {key: stable(one) for key, one in kept.items()}
         return [stable(one) for one in value] if isinstance(value, list) else value
 
-    return json.dumps(stable(json.loads(path.read_text(encoding="utf-8"))))  # as text, NaN equals NaN
+    text = path.read_text(encoding="utf-8")
+    return stable(json.loads(text, parse_constant=str))  # as text, NaN equals NaN
 
 
 READERS: dict[str, Callable[[Path], Any]] = {
