@@ -17,10 +17,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from agents.agent import Agent, Callback, Env, Infos, Problem, begin, summary
-from agents.networks import Maps, MaskingNetwork
+from agents.agent import Callback, Env, Infos, Problem, begin, summary
+from agents.mask_size import SizeChoice
+from agents.networks import Maps, MaskingNetwork, NetworkAgent
 from agents.subsets import OrderedSubset
-from ahm_env import SettingsError, TrainingError
+from ahm_env import SettingsError
 from ahm_env.masks import mean_over
 from ahm_env.model.devices import as_tensor
 from ahm_env.model.optimiser import SharedAdam
@@ -69,11 +70,10 @@ class Step:
     ranking: Tensor  # (B, N) the draw
     hidden: Tensor  # (B, N) hidden before this step
     chosen: Tensor  # (B, N) hidden in this step by the agent's choice
-    size: Tensor | None  # (B,) which mask size was chosen, where the mask ratio is a range
-    explores: Tensor | None  # (B,) whether the mask was random, to know what that earns
+    size: SizeChoice | None  # where the mask ratio is a range
 
 
-class A3C(Agent):
+class A3C(NetworkAgent):
     """The agent. Several processes may call `learn` at once, after `share_memory`.
 
     Args:
@@ -96,14 +96,15 @@ class A3C(Agent):
         self.settings = settings = settings or A3CSettings()
         self.device = torch.device(device)
         self.generator = torch.Generator().manual_seed(seed)
-        sizes = 1 if problem.quotas[0] == problem.quotas[1] else settings.sizes
-        if settings.n_steps is not None and (settings.n_steps < 1 or sizes > 1):
+        low, high = problem.quotas
+        quotas = torch.linspace(low, high, settings.sizes).round().long() if low < high and settings.sizes > 1 else None
+        if settings.n_steps is not None and (settings.n_steps < 1 or quotas is not None):
             raise SettingsError("n_steps must be 1 or more, and needs a mask ratio that is one number, not a range")
         self.network = MaskingNetwork(
             problem.channels,
             problem.image_size,
             problem.side,
-            quotas=torch.linspace(*problem.quotas, sizes).round().long(),
+            quotas=quotas,
             bound=settings.bound,
             backbone=settings.backbone,
             backbone_weights=settings.backbone_weights,
@@ -150,19 +151,16 @@ class A3C(Agent):
         """Draw a mask of exactly the size that the environment will hide by choice, and remember how likely it was."""
         maps = network(as_tensor(observations, self.device))
         hidden, count = self._flat(infos["mask"]), torch.as_tensor(infos["choosable"], device=self.device)
-        explores, size = (first.explores, first.size) if first is not None else (None, None)
-        if maps.sizes is not None and first is None:  # the first action of an episode also decides its size
-            size = torch.multinomial(maps.sizes.detach().softmax(-1).cpu(), 1, generator=self.generator)[:, 0]
-            anything = torch.randint(len(network.quotas), size.shape, generator=self.generator)
-            tries = torch.rand(len(hidden), generator=self.generator) < self.settings.explore
-            explores, size = tries.to(self.device), torch.where(tries, anything, size).to(self.device)
-            count = network.quotas[size]
-        if explores is not None:
-            maps = replace(maps, logits=torch.where(explores[:, None], 0.0, maps.logits))
+        size, head = first.size if first is not None else None, network.size
+        if first is None and head is not None and maps.sizes is not None:  # an episode's first action decides its size
+            size = head.explore(maps.sizes, self.settings.explore, self.generator)
+            count = head.quotas[size.size]
+        if size is not None:
+            maps = replace(maps, logits=torch.where(size.explores[:, None], 0.0, maps.logits))
         policy = OrderedSubset(maps.logits, count, excluded=hidden)
         ranking = policy.sample(generator=self.generator)
         action = policy.subset(ranking).cpu().numpy().astype(np.int8)
-        return Step(maps, policy, ranking, hidden, hidden, size, explores), action
+        return Step(maps, policy, ranking, hidden, hidden, size), action
 
     def _losses(
         self, worker: MaskingNetwork, steps: list[Step], last: Infos, observations: Pixels, ended: bool
@@ -176,16 +174,17 @@ class A3C(Agent):
             observations: s_n, to bootstrap from where it has not.
             ended: Whether the episodes have ended.
         """
-        settings = self.settings
+        settings, first = self.settings, steps[0]
         hidden = self._flat(last["mask"])  # m
         if ended:
             losses = torch.as_tensor(last["patch_loss"], device=self.device).flatten(1)  # ℓ
-            self._observe(losses, hidden, steps[0])
+            self._observe(losses, hidden, first)
             returns = losses / self.network.mean_loss  # R, a map like the rewards
         else:
             with torch.no_grad():
                 returns = settings.gamma * worker(as_tensor(observations, self.device)).values
         policy_loss = value_loss = size_loss = entropy = torch.zeros((), device=self.device)
+        learns = torch.ones(len(hidden), device=self.device) if first.size is None else (~first.size.explores).float()
         for step in reversed(steps):
             values, policy = step.maps.values, step.policy
             baseline = policy.patch_expectation(values.detach(), step.ranking)  # b
@@ -196,20 +195,13 @@ class A3C(Agent):
             shared = standardised(image_return - state_value)[:, None]  # … and its share of the image's reward
             advantages = own + settings.image_weight * shared
             log_pi = policy.patch_log_prob(step.ranking)
-            learns = torch.ones_like(image_return) if step.explores is None else (~step.explores).float()
             policy_loss = policy_loss - (learns * mean_over(advantages * log_pi, step.chosen)).mean()
             value_loss = value_loss + mean_over((returns - values).square(), hidden).mean()
             entropy = entropy + (learns * policy.entropy()).mean()
-            if step.size is not None and step.maps.sizes is not None and step is steps[0]:
-                random_reward = self.network.random_reward[step.size]
-                known = learns * (random_reward > 0)
-                relative = image_return * self.network.mean_loss / random_reward.clamp(min=1e-12)
-                advantage = relative - (known * relative).sum() / known.sum().clamp(min=1)
-                log_size = step.maps.sizes.log_softmax(-1)
-                taken = log_size.gather(1, step.size[:, None])[:, 0]
-                size_loss = -(known * advantage * taken).mean()
-                entropy = entropy - (log_size.exp() * log_size).sum(1).mean()
             returns = settings.gamma * returns  # R_t = γ R_{t+1}: nothing is paid before the last step
+        if self.network.size is not None and first.size is not None:
+            size_loss = self.network.size.loss(first.size, image_return * self.network.mean_loss)
+            entropy = entropy + first.size.entropy()
         return {
             "policy": policy_loss / len(steps),
             "value": settings.value_weight * value_loss / len(steps),
@@ -224,20 +216,12 @@ class A3C(Agent):
         if not torch.isfinite(rewards).all():
             return  # the loss is not finite either, and is refused
         network.mean_loss.lerp_(rewards.mean(), 1.0 if network.mean_loss == 0 else 0.02)
-        if first.size is not None and first.explores is not None:
-            for size, reward in zip(first.size[first.explores], rewards[first.explores], strict=True):
-                network.random_reward[size].lerp_(reward, 1.0 if network.random_reward[size] == 0 else 0.05)
+        if network.size is not None and first.size is not None:
+            network.size.observe(first.size, rewards)
 
     def _apply(self, worker: MaskingNetwork, loss: Tensor) -> None:
         """Gradients with respect to θ', applied to θ with the shared moments."""
-        worker.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        norm = torch.nn.utils.clip_grad_norm_(worker.parameters(), self.settings.max_gradient_norm)
-        if not torch.isfinite(norm + loss):
-            raise TrainingError(
-                f"the agent's loss is no longer finite ({loss.item():.3g}); its step size is probably too large: "
-                f"lower --agent-learning-rate"
-            )
+        self.backward(loss, worker.parameters(), self.settings.max_gradient_norm)
         for shared, own in zip(self.network.parameters(), worker.parameters(), strict=True):
             shared.grad = own.grad
         self.optimiser.step()
@@ -256,12 +240,10 @@ class A3C(Agent):
         """Masks `(B, N)` for images `(B, C, S, S)`: see the Agent protocol."""
         maps, generator = self.network(as_tensor(observations, self.device)), generator or self.generator
         hidden = torch.zeros_like(maps.logits, dtype=torch.bool) if infos is None else self._flat(infos["mask"])
-        whole = self.network.quotas[-1:].expand(len(hidden))
-        count = whole if infos is None else torch.as_tensor(infos["choosable"], device=self.device)
-        if maps.sizes is not None:
-            odds = maps.sizes.softmax(-1).cpu()
-            size = odds.argmax(-1) if deterministic else torch.multinomial(odds, 1, generator=generator)[:, 0]
-            count = torch.where(hidden.any(1), count, self.network.quotas[size.to(self.device)])
+        whole = np.full(len(hidden), self.problem.quotas[1])
+        count = torch.as_tensor(whole if infos is None else infos["choosable"], device=self.device)
+        if maps.sizes is not None and (head := self.network.size) is not None:
+            count = torch.where(hidden.any(1), count, head.quotas[head.draw(maps.sizes, generator, deterministic)])
         policy = OrderedSubset(maps.logits, count, excluded=hidden)
         ranking = policy.mode if deterministic else policy.sample(generator=generator)
         return policy.subset(ranking).cpu().numpy().astype(np.int8)
@@ -271,23 +253,6 @@ class A3C(Agent):
         """Policy map (logits) and value map, `(B, N)` each, of images `(B, C, S, S)`."""
         maps = self.network(as_tensor(observations, self.device))
         return maps.logits.cpu().numpy(), maps.values.cpu().numpy()
-
-    def state(self) -> dict[str, Tensor]:
-        """Every tensor that learning changes."""
-        weights = {f"network.{name}": tensor for name, tensor in self.network.state_dict().items()}
-        moments = {f"optimiser.{name}": tensor for name, tensor in self.optimiser.tensors().items()}
-        return weights | moments | {"generator": self.generator.get_state()}
-
-    def restore(self, state: dict[str, Tensor]) -> None:
-        """Go back to what `state` returned."""
-        for name, tensor in self.state().items():
-            tensor.copy_(state[name])
-        self.generator.set_state(state["generator"])
-
-    def share_memory(self) -> None:
-        """Let several processes learn at once on the same weights and moments."""
-        self.network.share_memory()
-        self.optimiser.share_memory()
 
 
 def standardised(numbers: Tensor) -> Tensor:

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from agents.agent import Callback, Env, Problem, begin, summary
 from agents.baselines import Pixels, Scores, ScoringAgent, unet_of
-from agents.networks import MaskingNetwork
-from ahm_env import Reconstructor, TrainingError
+from agents.networks import MaskingNetwork, NetworkAgent
+from ahm_env import Reconstructor
 from ahm_env.masks import mean_over
 from ahm_env.model.devices import as_tensor
 from ahm_env.model.optimiser import SharedAdam
@@ -29,7 +29,7 @@ class LossSettings:
     """A file of torchvision's VGG16 weights."""
 
 
-class LossAgent(ScoringAgent):
+class LossAgent(NetworkAgent, ScoringAgent):
     """Regresses the loss of every hidden patch on the image, and hides those of which it expects most.
 
     In the manner of HPM (Wang et al., "Hard patches mining for masked image modeling", CVPR 2023), with its
@@ -53,7 +53,6 @@ class LossAgent(ScoringAgent):
             problem.channels,
             problem.image_size,
             problem.side,
-            torch.tensor(problem.quotas[-1:]),
             backbone=self.settings.backbone,
             backbone_weights=self.settings.backbone_weights,
             generator=self.generator,
@@ -108,33 +107,9 @@ class LossAgent(ScoringAgent):
         spread = mean_over(centred.square(), mask).sqrt()[:, None]
         values = self.network(as_tensor(images, self.device)).values
         loss: Tensor = mean_over((centred / spread.clamp(min=1e-8) - values).square(), mask).mean()
-        self.optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        norm = torch.nn.utils.clip_grad_norm_(self._weights, 1.0)
-        if not torch.isfinite(norm + loss):
-            raise TrainingError(
-                f"the loss of {self.name} is no longer finite ({loss.item():.3g}); its step size is probably too "
-                f"large: lower --agent-learning-rate"
-            )
+        self.backward(loss, self._weights, 1.0)
         self.optimiser.step()
         return loss.item()
-
-    def state(self) -> dict[str, Tensor]:
-        """Every tensor that learning changes."""
-        weights = {f"network.{name}": tensor for name, tensor in self.network.state_dict().items()}
-        moments = {f"optimiser.{name}": tensor for name, tensor in self.optimiser.tensors().items()}
-        return weights | moments | super().state()
-
-    def restore(self, state: dict[str, Tensor]) -> None:
-        """Go back to what `state` returned."""
-        for name, tensor in self.state().items():
-            tensor.copy_(state[name])
-        super().restore(state)
-
-    def share_memory(self) -> None:
-        """Let several processes learn at once on the same weights and moments."""
-        self.network.share_memory()
-        self.optimiser.share_memory()
 
 
 class InvertedAgent(LossAgent):

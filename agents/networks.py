@@ -1,14 +1,18 @@
 """What the agent sees and says: feature extraction network, policy network, value network (AHM paper, Fig. 3)."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from math import log2
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
+from torch.nn import Parameter, functional
 
-from ahm_env.errors import SettingsError
+from agents.agent import Agent
+from agents.mask_size import SizeHead
+from ahm_env.errors import SettingsError, TrainingError
+from ahm_env.model.optimiser import SharedAdam
 from ahm_env.model.unet import initialise
 from ahm_env.model.vgg import IMAGENET_DEVIATION, IMAGENET_MEAN, VGG16Features
 
@@ -77,7 +81,7 @@ class MaskingNetwork(nn.Module):
         channels: Of the observation.
         image_size: S, pixels.
         side: Patches a side.
-        quotas: `(K,)` numbers of hidden patches to choose from; one where the size is fixed.
+        quotas: `(K,)` numbers of hidden patches to choose from; None where their number is fixed.
         bound: Logits of policy and size lie within ±bound; unbounded ones collapse onto few patches. None: no bound.
         backbone: `conv` or `vgg16`.
         backbone_weights: A file of VGG16 weights.
@@ -92,7 +96,7 @@ class MaskingNetwork(nn.Module):
         channels: int,
         image_size: int,
         side: int,
-        quotas: Tensor,
+        quotas: Tensor | None = None,
         bound: float | None = 2.0,
         backbone: str = "conv",
         backbone_weights: str | Path | None = None,
@@ -109,7 +113,7 @@ class MaskingNetwork(nn.Module):
         self.phi = SmallConv(channels, image_size // side) if backbone == "conv" else VGG16Blocks()
         self.policy = nn.Conv2d(self.phi.channels, 1, 1)
         self.value = nn.Conv2d(self.phi.channels, 1, 1)
-        self.size = nn.Linear(self.phi.channels, len(quotas)) if len(quotas) > 1 else None
+        self.size = None if quotas is None else SizeHead(self.phi.channels, quotas)
         initialise(self, generator)
         # small heads: at first every patch and every size is as likely as any other
         heads: list[nn.Conv2d | nn.Linear | None] = [self.policy, self.value, self.size]
@@ -119,14 +123,8 @@ class MaskingNetwork(nn.Module):
                 nn.init.zeros_(head.bias)
         if isinstance(self.phi, VGG16Blocks) and backbone_weights is not None:
             self.phi.features.load_published(Path(backbone_weights))
-        self.quotas: Tensor
-        self.mean_loss: Tensor
-        self.random_reward: Tensor
-        self.register_buffer("quotas", quotas)
-        # running means, by which losses stay comparable while the U-Net improves: of the patch losses, and of what
-        # random masks of each size earn
+        self.mean_loss: Tensor  # running mean of the patch losses, by which they stay comparable as the U-Net improves
         self.register_buffer("mean_loss", torch.zeros(()))
-        self.register_buffer("random_reward", torch.zeros(len(quotas)))
         for weight in self.parameters():
             if weight.ndim == 4:  # as fast as the U-Net: convolutions like their channels last
                 weight.data = weight.data.contiguous(memory_format=torch.channels_last)
@@ -144,3 +142,44 @@ class MaskingNetwork(nn.Module):
 
     def _bounded(self, logits: Tensor) -> Tensor:
         return logits if self.bound is None else self.bound * torch.tanh(logits / self.bound)
+
+
+class NetworkAgent(Agent):
+    """An agent whose state is a network, its optimiser and a generator; several processes may train it at once."""
+
+    network: MaskingNetwork
+    optimiser: SharedAdam
+
+    def state(self) -> dict[str, Tensor]:
+        """Every tensor that learning changes."""
+        weights = {f"network.{name}": tensor for name, tensor in self.network.state_dict().items()}
+        moments = {f"optimiser.{name}": tensor for name, tensor in self.optimiser.tensors().items()}
+        return weights | moments | {"generator": self.generator.get_state()}
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Go back to what `state` returned."""
+        for name, tensor in self.state().items():
+            tensor.copy_(state[name])
+        self.generator.set_state(state["generator"])
+
+    def share_memory(self) -> None:
+        """Let several processes learn at once on the same weights and moments."""
+        self.network.share_memory()
+        self.optimiser.share_memory()
+
+    def backward(self, loss: Tensor, weights: Iterable[Parameter], longest: float) -> None:
+        """Give these weights the gradients of a loss, shortened where they are longer than `longest` together.
+
+        Raises:
+            TrainingError: The loss or a gradient is not finite.
+        """
+        weights = list(weights)
+        for weight in weights:
+            weight.grad = None
+        loss.backward()  # type: ignore[no-untyped-call]
+        norm = torch.nn.utils.clip_grad_norm_(weights, longest)
+        if not torch.isfinite(norm + loss):
+            raise TrainingError(
+                f"the loss of {self.name} is no longer finite ({loss.item():.3g}); its step size is probably too "
+                f"large: lower --agent-learning-rate"
+            )

@@ -26,9 +26,8 @@ class MapsPolicy(ActorCriticPolicy):
 
     def _build(self, lr_schedule: Any) -> None:
         problem = self._problem
-        quota = torch.tensor(problem.quotas[-1:])
         size = problem.channels, problem.image_size, problem.side
-        self.network = MaskingNetwork(*size, quota, **self._network, generator=self._generator)
+        self.network = MaskingNetwork(*size, **self._network, generator=self._generator)
         # at first, half as many ones as wanted: of too many, some are dropped, and the policy cannot tell which
         odds = 0.5 * problem.quotas[-1] / problem.patches
         bias, most = self.network.policy.bias, 0.9 * (self._network["bound"] or 10.0)

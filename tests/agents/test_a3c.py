@@ -210,7 +210,7 @@ def test_a_change_of_the_chosen_share_does_not_part_the_action_from_what_is_done
 def test_with_a_ratio_range_an_action_has_one_of_the_sizes(phantoms: ImageSet, reconstructor: Reconstructor) -> None:
     env = RecordingEnv(8, data=phantoms, unet=reconstructor, mask_ratio="0.25:0.75")
     agent = A3C(env, A3CSettings(sizes=3))
-    assert agent.network.quotas.tolist() == [4, 8, 12]
+    assert agent.network.size.quotas.tolist() == [4, 8, 12]
     agent.learn(env, 64)
     assert {int(count) for step in env.record for count in step.action.sum(1)} == {4, 8, 12}
     assert all(np.array_equal(step.action.astype(bool), step.newly_chosen) for step in env.record)
@@ -569,7 +569,7 @@ def test_it_knows_what_random_masks_of_each_size_earn(toy_env: Toy, textures: Pi
     env = toy_env(textures, lambda kinds, masks: masks.sum(1, keepdims=True) * np.ones(masks.shape), (4, 12))
     agent = A3C(env, A3CSettings(sizes=3, explore=0.5))
     agent.learn(env, 8 * 100)
-    assert agent.network.random_reward.tolist() == pytest.approx([4.0, 8.0, 12.0], rel=0.05)
+    assert agent.network.size.random_reward.tolist() == pytest.approx([4.0, 8.0, 12.0], rel=0.05)
 
 
 @pytest.mark.parametrize("horizon", [1, 2])
@@ -584,7 +584,7 @@ def test_what_random_masks_earn_is_not_measured_with_the_agent_s_own(
     env = toy_env(textures, losses, quota=(4, 12), horizon=horizon)
     agent = A3C(env, A3CSettings(sizes=3, explore=0.25))
     agent.learn(env, 8 * 150)
-    assert agent.network.random_reward.tolist() == pytest.approx([2.0, 2.0, 2.0], rel=0.2)
+    assert agent.network.size.random_reward.tolist() == pytest.approx([2.0, 2.0, 2.0], rel=0.2)
 
 
 @pytest.mark.parametrize("n_steps", [None, 1])
@@ -597,7 +597,7 @@ def test_over_several_steps_it_knows_it_too_or_refuses(toy_env: Toy, textures: P
         assert n_steps is not None
         return
     agent.learn(env, 8 * 100)
-    assert agent.network.random_reward.tolist() == pytest.approx([4.0, 8.0, 12.0], rel=0.05)
+    assert agent.network.size.random_reward.tolist() == pytest.approx([4.0, 8.0, 12.0], rel=0.05)
 
 
 # ---------------------------------------------------------------- asynchronous, deterministic, resumable
@@ -661,7 +661,7 @@ def test_learning_moves_the_very_tensors_that_are_shared(toy_env: Toy, textures:
     before = snapshot(agent)
     agent.learn(env, 24)
     assert {name: agent.state()[name].data_ptr() for name in addresses} == addresses
-    for part in ("network.phi", "network.mean_loss", "network.random_reward", "optimiser."):
+    for part in ("network.phi", "network.mean_loss", "network.size.random_reward", "optimiser."):
         assert any(not torch.equal(agent.state()[name], before[name]) for name in before if name.startswith(part)), part
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from agents.networks import MaskingNetwork, SmallConv, VGG16Blocks
 from ahm_env import CheckpointError, ImageSet, SettingsError
 
-ONE_SIZE, THREE_SIZES = torch.tensor([8]), torch.tensor([4, 8, 12])
+ONE_SIZE, THREE_SIZES = None, torch.tensor([4, 8, 12])
 # torchvision's vgg16().features, up to the end of the third block
 PUBLISHED = {
     "features.0.weight": (64, 3, 3, 3),
