@@ -7,7 +7,7 @@ from agents.agent import Agent, Problem, save_agent
 from agents.loss_predictor import LossSettings
 from agents.pretraining.pretrain import PretrainedRun, pretrain
 from agents.registry import AGENTS, learns, load_agent, make_agent
-from agents.sb3.agent import A2CSettings, PPOSettings
+from agents.sb3.settings import A2CSettings, PPOSettings
 
 __all__ = [
     "A3C",

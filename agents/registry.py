@@ -19,7 +19,8 @@ from agents.baselines import (
     RandomAgent,
 )
 from agents.loss_predictor import InvertedAgent, LossAgent, LossSettings, ProgressAgent
-from agents.sb3.agent import A2CAgent, A2CSettings, PPOAgent, PPOSettings
+from agents.sb3.agent import A2CAgent, PPOAgent
+from agents.sb3.settings import A2CSettings, PPOSettings
 from ahm_env import CheckpointError, SettingsError
 from ahm_env.files import load_tensors
 

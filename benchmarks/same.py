@@ -7,7 +7,8 @@ value for value; all but times, versions and the commit itself must be equal. Th
 
 NEW is `HEAD` unless it is named. The commands are those of this file. What has been renamed between the two stands in
 `WORDS` (flags, settings, columns and keys) and `RENAMED` (files): commands are put into the words of an older commit,
-and its results into the words of the newer one, before the two are compared.
+and its results into the words of the newer one, before the two are compared. Tensors that only the old commit stores
+are in `DROPPED`.
 """
 
 import argparse
@@ -51,6 +52,7 @@ SOURCES = ("phantom:12:3", "pictures", "packed.npz", "volume", "dicom")
 VOLATILE = {"seconds", "images_per_second", "git_commit", "versions", "ahm", "created", "threads"}
 WORDS: dict[str, str] = {}  # a word of the old commit to the new one's; flags are written with dashes
 RENAMED: dict[str, str] = {}  # a file of the old commit to its name in the new one
+DROPPED = ("network.quotas", "network.random_reward")  # how tensors end that only the old commit stores
 SKIPPED = (".lock", ".html", ".log", ".salt")
 
 
@@ -164,7 +166,8 @@ def files(root: Path) -> Iterator[Path]:
 def _tensors(path: Path) -> dict[str, Any]:
     from safetensors.numpy import load_file
 
-    return {name: (one.dtype.str, one.shape, one.tobytes()) for name, one in load_file(path).items()}
+    tensors = {name: one for name, one in load_file(path).items() if not name.endswith(DROPPED)}
+    return {name: (one.dtype.str, one.shape, one.tobytes()) for name, one in tensors.items()}
 
 
 def _table(path: Path) -> list[dict[str, str]]:

@@ -4,25 +4,26 @@ SB3 sees the scalar reward only, and takes a mask for N independent bits: the en
 quota. Nothing is pickled: weights and moments are tensors, and the model is rebuilt from its settings.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import log, nan
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from gymnasium.spaces import Box, MultiBinary
 from stable_baselines3 import A2C, PPO
-from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import ActorCriticCnnPolicy, ActorCriticPolicy
+from stable_baselines3.common.type_aliases import MaybeCallback
 from torch import Tensor
 
 from agents.agent import Agent, Callback, Env, Infos, Problem, hide_highest, summary
 from agents.sb3.policy import MapsPolicy
+from agents.sb3.settings import A2CSettings, PPOSettings, SB3Settings
 from agents.sb3.vec_env import Returns, SB3VecEnv
 from ahm_env import SettingsError, TrainingError
 from ahm_env.model.devices import as_tensor
@@ -31,60 +32,6 @@ POLICIES = ("maps", "cnn")
 SMALLEST_CNN = 36  # pixels, of which NatureCNN leaves one cell
 SMALLEST_REWARD = 1e-6  # whose logarithm is taken
 NEVER = 10**9  # rollouts between two lines of SB3's own log
-
-
-@dataclass(frozen=True)
-class SB3Settings:
-    """What can be set of both, each with a sentence. Sizes of steps and of rollouts come from a search."""
-
-    learning_rate: float = 1e-3
-    """Step size."""
-    n_steps: int = 8
-    """Batches of images before an update."""
-    gamma: float = 0.95
-    """Discount between the steps of an episode."""
-    gae_lambda: float = 0.95
-    """Weight of longer returns in the advantage."""
-    entropy_weight: float = 0.02
-    """Weight of the entropy of the N bits, summed over them; without it, all images end up with one mask."""
-    value_weight: float = 0.5
-    """Weight of the value loss."""
-    max_gradient_norm: float = 0.5
-    """Gradients longer than this are shortened to it."""
-    scale_reward: bool = True
-    """Learn from the logarithm of the reward, standardised over the run; SB3 itself would learn from the reward."""
-    bound: float | None = 2.0
-    """Policy logits lie within ±bound; of `maps` only."""
-    policy: str = "maps"
-    """`maps` (feature extraction and map heads as in our A3C) or `cnn` (SB3's own CnnPolicy)."""
-    backbone: str = "conv"
-    """Feature extraction of `maps`: `conv` or `vgg16`."""
-    backbone_weights: str | None = None
-    """A file of torchvision's VGG16 weights."""
-
-
-@dataclass(frozen=True)
-class A2CSettings(SB3Settings):
-    """What can be set of A2C."""
-
-    n_steps: int = 1
-    gae_lambda: float = 1.0
-    normalize_advantage: bool = True
-    """Advantages minus their mean, over their deviation; SB3's own default is not to."""
-
-
-@dataclass(frozen=True)
-class PPOSettings(SB3Settings):
-    """What can be set of PPO."""
-
-    epochs: int = 3
-    """Passes over the images of an update."""
-    minibatches: int = 4
-    """Gradient steps a pass; divides `n_steps`."""
-    clip_range: float = 0.2
-    """How far the probability ratio of a mask may move before its gradient is cut."""
-    target_kl: float | None = 0.03
-    """An update ends early where the policy has moved further than this; None: never."""
 
 
 class SB3Agent(Agent):
@@ -104,6 +51,8 @@ class SB3Agent(Agent):
     """
 
     parallel = False
+    algorithm: type[OnPolicyAlgorithm]
+    optimiser: ClassVar[dict[str, Any]] = {}  # what SB3 would make the policy's optimiser of; by default Adam
     settings_class: type[SB3Settings]
     settings: SB3Settings
 
@@ -124,8 +73,7 @@ class SB3Agent(Agent):
             raise SettingsError(f"n_steps {settings.n_steps} must be 1 or more")
         shape = (problem.channels, problem.image_size, problem.image_size)
         spaces = Box(0, 255, shape, np.uint8), MultiBinary(problem.patches)
-        rate = settings.learning_rate
-        common = {"lr_schedule": lambda _: rate, **self._optimiser()}
+        common = {"lr_schedule": lambda _: settings.learning_rate, **self.optimiser}
         self.policy: ActorCriticPolicy
         if settings.policy == "maps":
             network = {key: getattr(settings, key) for key in ("bound", "backbone", "backbone_weights")}
@@ -140,17 +88,28 @@ class SB3Agent(Agent):
         # running mean and variance of the logarithms of rewards, and the number of batches that they are of
         self.reward_mean, self.reward_variance, self.reward_count = torch.zeros(3).unbind()
 
-    def _optimiser(self) -> dict[str, Any]:
-        """The policy's optimiser, as SB3 would make it."""
+    def _own_settings(self, images: int) -> dict[str, Any]:
+        """Keyword arguments that only this algorithm has, for so many images side by side."""
         raise NotImplementedError
 
     def _model(self, env: SB3VecEnv) -> OnPolicyAlgorithm:
         """The algorithm around our policy."""
-        raise NotImplementedError
-
-    def _own_policy(self, *_: Any, **__: Any) -> ActorCriticPolicy:
-        """What SB3 calls to make a policy: gives it ours."""
-        return self.policy
+        settings = self.settings
+        make: Any = self.algorithm
+        model: OnPolicyAlgorithm = make(
+            lambda *_, **__: self.policy,  # where SB3 would make one
+            env,
+            learning_rate=settings.learning_rate,
+            n_steps=settings.n_steps,
+            gamma=settings.gamma,
+            gae_lambda=settings.gae_lambda,
+            ent_coef=settings.entropy_weight,
+            vf_coef=settings.value_weight,
+            max_grad_norm=settings.max_gradient_norm,
+            device=self.device,
+            **self._own_settings(env.num_envs),
+        )
+        return model
 
     def learn(self, env: Env, images: int, callback: Callback | None = None) -> None:
         """Play `images` episodes (rounded up to whole batches), and learn after every full rollout.
@@ -165,10 +124,10 @@ class SB3Agent(Agent):
         played = steps = 0
         going, held = True, None  # the last update of a rollout waits until the policy has learned
 
-        def on_step(done: bool) -> bool:
+        def on_step(rollout: dict[str, Any], _: dict[str, Any]) -> bool:
             nonlocal played, steps, going, held
             steps += 1
-            held = summary(vec_env.infos["final_info"]) if done else None
+            held = summary(vec_env.infos["final_info"]) if rollout["dones"].all() else None
             played += held.images if held else 0
             if steps % self.settings.n_steps and held:
                 going &= callback is None or callback(replace(held, resumable=False))
@@ -176,7 +135,7 @@ class SB3Agent(Agent):
 
         while played < images:
             with self._randomness():
-                self._learn_rollout(model, _Relay(on_step))
+                self._learn_rollout(model, on_step)
             if steps % self.settings.n_steps:
                 return  # all images were shown before the rollout was full
             if held is not None:
@@ -194,16 +153,20 @@ class SB3Agent(Agent):
         self.reward_variance.lerp_((logs - self.reward_mean).square().mean(), weight)
         return np.asarray((logs - self.reward_mean) / (self.reward_variance.sqrt() + 1e-6), np.float64)
 
-    def _learn_rollout(self, model: OnPolicyAlgorithm, relay: BaseCallback) -> None:
+    def _learn_rollout(self, model: OnPolicyAlgorithm, on_step: MaybeCallback) -> None:
         count = model.n_steps * model.n_envs
         try:
-            model.learn(count, relay, log_interval=NEVER, reset_num_timesteps=False)
+            model.learn(count, on_step, log_interval=NEVER, reset_num_timesteps=False)
         except (ValueError, RuntimeError):  # how PyTorch refuses to draw from what is not a number
             if self._finite(model._last_obs):
                 raise
-            raise self._diverged() from None
-        if not self._finite():
-            raise self._diverged()
+        else:
+            if self._finite():
+                return
+        raise TrainingError(
+            f"the policy of {self.name} is no longer finite; its step size is probably too large: "
+            f"lower --agent-learning-rate"
+        )
 
     def _finite(self, observations: Any = None) -> bool:
         """Whether the weights are numbers, and what they make of these observations."""
@@ -213,12 +176,6 @@ class SB3Agent(Agent):
             return observations is None or bool(torch.isfinite(self._logits(observations)).all())
         except ValueError:  # refused by PyTorch before we can look
             return False
-
-    def _diverged(self) -> TrainingError:
-        return TrainingError(
-            f"the policy of {self.name} is no longer finite; its step size is probably too large: "
-            f"lower --agent-learning-rate"
-        )
 
     def _numbers(self, logged: dict[str, float]) -> dict[str, Any]:
         """SB3's log in our words; what we have no word for goes to TensorBoard under its own name."""
@@ -284,9 +241,8 @@ class SB3Agent(Agent):
             for name, value in one.items()
         }
         weights = {f"policy.{name}": tensor.detach() for name, tensor in named.items()}
-        rewards = {"mean": self.reward_mean, "variance": self.reward_variance, "count": self.reward_count}
-        scaling = {f"reward.{name}": tensor for name, tensor in rewards.items()}
-        return weights | moments | scaling | {"generator": self.generator.get_state()}
+        rewards = {f"reward.{name}": getattr(self, f"reward_{name}") for name in ("mean", "variance", "count")}
+        return weights | moments | rewards | {"generator": self.generator.get_state()}
 
     def restore(self, state: dict[str, Tensor]) -> None:
         """Go back to what `state` returned."""
@@ -295,12 +251,11 @@ class SB3Agent(Agent):
                 tensor.copy_(state[name])
         moments: dict[int, dict[str, Tensor]] = {}
         for name, tensor in state.items():
-            part, _, rest = name.partition(".")
-            if part == "optimiser":
-                number, _, moment = rest.partition(".")
+            if name.startswith("optimiser."):
+                _, number, moment = name.split(".")
                 moments.setdefault(int(number), {})[moment] = tensor.clone()
-        groups = self.policy.optimizer.state_dict()["param_groups"]
-        self.policy.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+        optimiser = self.policy.optimizer
+        optimiser.load_state_dict({**optimiser.state_dict(), "state": moments})
         self.generator.set_state(state["generator"])
 
 
@@ -308,75 +263,37 @@ class A2CAgent(SB3Agent):
     """Stable-Baselines3's A2C (Mnih et al., ICML 2016, without the asynchrony)."""
 
     name = "a2c"
+    algorithm = A2C
+    optimiser: ClassVar = {
+        "optimizer_class": torch.optim.RMSprop,
+        "optimizer_kwargs": {"alpha": 0.99, "eps": 1e-5, "weight_decay": 0},
+    }
     settings_class = A2CSettings
     settings: A2CSettings
 
-    def _optimiser(self) -> dict[str, Any]:
-        options = {"alpha": 0.99, "eps": 1e-5, "weight_decay": 0}
-        return {"optimizer_class": torch.optim.RMSprop, "optimizer_kwargs": options}
-
-    def _model(self, env: SB3VecEnv) -> OnPolicyAlgorithm:
+    def _own_settings(self, images: int) -> dict[str, Any]:
         settings = self.settings
-        if settings.normalize_advantage and settings.n_steps * env.num_envs < 2:
+        if settings.normalize_advantage and settings.n_steps * images < 2:
             raise SettingsError("a2c needs 2 images or more an update to normalise advantages; raise --batch-size")
-        return A2C(
-            self._own_policy,  # type: ignore[arg-type]
-            env,
-            learning_rate=settings.learning_rate,
-            n_steps=settings.n_steps,
-            gamma=settings.gamma,
-            gae_lambda=settings.gae_lambda,
-            ent_coef=settings.entropy_weight,
-            vf_coef=settings.value_weight,
-            max_grad_norm=settings.max_gradient_norm,
-            normalize_advantage=settings.normalize_advantage,
-            device=self.device,
-        )
+        return {"normalize_advantage": settings.normalize_advantage}
 
 
 class PPOAgent(SB3Agent):
     """Stable-Baselines3's PPO (Schulman et al., 2017)."""
 
     name = "ppo"
+    algorithm = PPO
     settings_class = PPOSettings
     settings: PPOSettings
 
-    def _optimiser(self) -> dict[str, Any]:
-        return {}
-
-    def _model(self, env: SB3VecEnv) -> OnPolicyAlgorithm:
+    def _own_settings(self, images: int) -> dict[str, Any]:
         settings = self.settings
         if settings.minibatches < 1 or settings.n_steps % settings.minibatches:
             raise SettingsError(f"minibatches {settings.minibatches} must divide n_steps {settings.n_steps}")
         if settings.epochs < 1:
             raise SettingsError(f"epochs {settings.epochs} must be 1 or more")
-        minibatch = settings.n_steps * env.num_envs // settings.minibatches
+        minibatch = settings.n_steps * images // settings.minibatches
         if minibatch < 2:
             raise SettingsError("ppo needs 2 images or more a minibatch; raise --batch-size")
-        return PPO(
-            self._own_policy,  # type: ignore[arg-type]
-            env,
-            learning_rate=settings.learning_rate,
-            n_steps=settings.n_steps,
-            batch_size=minibatch,
-            n_epochs=settings.epochs,
-            gamma=settings.gamma,
-            gae_lambda=settings.gae_lambda,
-            clip_range=settings.clip_range,
-            ent_coef=settings.entropy_weight,
-            vf_coef=settings.value_weight,
-            max_grad_norm=settings.max_gradient_norm,
-            target_kl=settings.target_kl,
-            device=self.device,
-        )
-
-
-class _Relay(BaseCallback):
-    """Tells after every step whether all episodes have ended; ends the rollout where it hears False."""
-
-    def __init__(self, on_step: Callable[[bool], bool]) -> None:
-        super().__init__()
-        self._told = on_step
-
-    def _on_step(self) -> bool:
-        return self._told(bool(self.locals["dones"].all()))
+        same = {"clip_range": settings.clip_range, "target_kl": settings.target_kl}
+        return {"batch_size": minibatch, "n_epochs": settings.epochs, **same}

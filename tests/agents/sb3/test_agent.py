@@ -9,14 +9,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-import stable_baselines3
 import torch
 from hypothesis import HealthCheck, given
 from hypothesis import settings as checked
 from hypothesis import strategies as st
 from torch import Tensor
 
-import agents.sb3.agent
 from agents import Problem, load_agent, make_agent, save_agent
 from agents.agent import Update, play
 from agents.sb3.agent import A2CAgent, PPOAgent, SB3Agent
@@ -350,8 +348,8 @@ def models(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
         return Recording
 
-    for kind in ("A2C", "PPO"):
-        monkeypatch.setattr(agents.sb3.agent, kind, recording(getattr(stable_baselines3, kind)))
+    for kind in (A2CAgent, PPOAgent):
+        monkeypatch.setattr(kind, "algorithm", recording(kind.algorithm))
     return made
 
 
