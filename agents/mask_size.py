@@ -11,19 +11,18 @@ class SizeChoice:
     """The sizes of B masks.
 
     Attributes:
-        logits: `(B, K)`, with gradients.
+        log_pi: `(B, K)` logarithms of the sizes' probabilities, with gradients.
         size: `(B,)` numbers of the sizes among the quotas.
         explores: `(B,)` bool, whether size and mask are random, to know what random masks of each size earn.
     """
 
-    logits: Tensor
+    log_pi: Tensor
     size: Tensor
     explores: Tensor
 
     def entropy(self) -> Tensor:
         """Mean entropy of the choice, in nats."""
-        log_pi = self.logits.log_softmax(-1)
-        return -(log_pi.exp() * log_pi).sum(1).mean()
+        return -(self.log_pi.exp() * self.log_pi).sum(1).mean()
 
 
 class SizeHead(nn.Linear):
@@ -53,7 +52,7 @@ class SizeHead(nn.Linear):
         size = self.draw(logits, generator)
         anything = torch.randint(len(self.quotas), size.shape, generator=generator).to(size.device)
         explores = (torch.rand(len(size), generator=generator) < share).to(size.device)
-        return SizeChoice(logits, torch.where(explores, anything, size), explores)
+        return SizeChoice(logits.log_softmax(-1), torch.where(explores, anything, size), explores)
 
     def observe(self, choice: SizeChoice, rewards: Tensor) -> None:
         """Keep the running means of what random masks of each size earn, `rewards` being `(B,)`."""
@@ -66,5 +65,5 @@ class SizeHead(nn.Linear):
         known = (~choice.explores).float() * (random_reward > 0)
         relative = rewards / random_reward.clamp(min=1e-12)
         advantage = relative - (known * relative).sum() / known.sum().clamp(min=1)
-        log_pi = choice.logits.log_softmax(-1).gather(1, choice.size[:, None])[:, 0]
+        log_pi = choice.log_pi.gather(1, choice.size[:, None])[:, 0]
         return -(known * advantage * log_pi).mean()
