@@ -17,7 +17,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from agents.agent import Callback, Env, Infos, Problem, begin, summary
+from agents.agent import Callback, Env, Infos, begin, summary
 from agents.mask_size import SizeChoice
 from agents.networks import Maps, MaskingNetwork, NetworkAgent
 from agents.subsets import OrderedSubset
@@ -74,42 +74,23 @@ class Step:
 
 
 class A3C(NetworkAgent):
-    """The agent. Several processes may call `learn` at once, after `share_memory`.
-
-    Args:
-        env: A vector environment of the masking problem; only its shapes and quotas are used.
-        settings: Hyper-parameters.
-        seed: Of the weights and of the agent's draws.
-        device: Where the networks compute.
-    """
+    """The agent. Several processes may call `learn` at once, after `share_memory`."""
 
     name = "a3c"
+    settings_class = A3CSettings
+    settings: A3CSettings
 
-    def __init__(
-        self,
-        env: Env | Problem,
-        settings: A3CSettings | None = None,
-        seed: int = 0,
-        device: str | torch.device = "cpu",
-    ) -> None:
-        self.problem = problem = Problem.of(env)
-        self.settings = settings = settings or A3CSettings()
-        self.device = torch.device(device)
-        self.generator = torch.Generator().manual_seed(seed)
-        low, high = problem.quotas
+    def build(self) -> None:
+        """Make θ and its optimiser.
+
+        Raises:
+            SettingsError: Updates after fewer steps than an episode has, with a mask ratio range.
+        """
+        settings, (low, high) = self.settings, self.problem.quotas
         quotas = torch.linspace(low, high, settings.sizes).round().long() if low < high and settings.sizes > 1 else None
         if settings.n_steps is not None and (settings.n_steps < 1 or quotas is not None):
             raise SettingsError("n_steps must be 1 or more, and needs a mask ratio that is one number, not a range")
-        self.network = MaskingNetwork(
-            problem.channels,
-            problem.image_size,
-            problem.side,
-            quotas=quotas,
-            bound=settings.bound,
-            backbone=settings.backbone,
-            backbone_weights=settings.backbone_weights,
-            generator=self.generator,
-        ).to(self.device)
+        self.network = self.make_network(quotas, settings.bound)
         self.optimiser = SharedAdam(self.network.parameters(), settings.learning_rate)
 
     def learn(self, env: Env, images: int, callback: Callback | None = None) -> None:

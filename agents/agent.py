@@ -87,13 +87,38 @@ class Problem:
 
 
 class Agent(Protocol):
-    """What every agent can do."""
+    """What every agent can do.
+
+    Args:
+        env: A vector environment of the masking problem, or its shapes and quotas, of which an agent is made.
+        settings: Hyper-parameters, of the agent's `settings_class`.
+        seed: Random seed for its weights and draws.
+        device: Where it computes.
+
+    Raises:
+        SettingsError: Settings that do not go together or do not suit the problem.
+    """
 
     name: str
     parallel: bool = True  # whether several processes can train it at once
+    settings_class: type[Any] | None = None  # a dataclass of numbers and strings; None: there is nothing to set
     problem: Problem
-    settings: Any  # a dataclass of numbers and strings, or None
+    settings: Any
+    device: torch.device
     generator: torch.Generator
+
+    def __init__(
+        self, env: Env | Problem, settings: Any = None, seed: int = 0, device: str | torch.device = "cpu"
+    ) -> None:
+        self.problem, self.device = Problem.of(env), torch.device(device)
+        self.settings = self.settings_class() if settings is None and self.settings_class else settings
+        self.generator = torch.Generator().manual_seed(seed)
+        self.build()
+        if not isinstance(env, Problem):
+            self.attach(env)
+
+    def build(self) -> None:
+        """Make the untrained networks and their optimiser, where there are any."""
 
     def attach(self, env: Env) -> None:
         """Be told the environment to act in; agents that look at the U-Net itself look at this one's."""
@@ -124,10 +149,12 @@ class Agent(Protocol):
         """Policy map and value map, `(B, N)` each; the second is None where the agent has none."""
 
     def state(self) -> dict[str, Tensor]:
-        """Every tensor that learning changes: weights, optimiser, generator. Empty where nothing does."""
+        """Every tensor that learning changes: weights, optimiser, generator."""
+        return {"generator": self.generator.get_state()}
 
     def restore(self, state: dict[str, Tensor]) -> None:
         """Go back to what `state` returned."""
+        self.generator.set_state(state["generator"])
 
     def share_memory(self) -> None:
         """Let several processes learn at once, on the same weights."""

@@ -5,10 +5,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
 
 from agents.a3c import A3C
-from agents.agent import Agent, Callback, Env, Infos, Problem, Update, begin, hide_highest, play
+from agents.agent import Agent, Callback, Env, Infos, Update, begin, hide_highest, play
 from ahm_env import Reconstructor, SettingsError
 from ahm_env.images.opencv import cv2
 from ahm_env.masks import random_subsets
@@ -18,20 +17,7 @@ Scores = npt.NDArray[np.float32]
 
 
 class ScoringAgent(Agent):
-    """Hides the patches that score highest; of a ratio range, a uniformly random number of them.
-
-    Args:
-        env: A vector environment of the masking problem.
-        settings: None.
-        seed: Of the agent's draws.
-        device: Where it computes.
-    """
-
-    def __init__(
-        self, env: Env | Problem, settings: Any = None, seed: int = 0, device: str | torch.device = "cpu"
-    ) -> None:
-        self.problem, self.settings, self.device = Problem.of(env), settings, torch.device(device)
-        self.generator = torch.Generator().manual_seed(seed)
+    """Hides the patches that score highest; of a ratio range, a uniformly random number of them."""
 
     def scores(self, observations: Pixels, generator: torch.Generator) -> Scores:
         """Scores `(B, N)` of the patches of images `(B, C, S, S)`."""
@@ -58,17 +44,6 @@ class ScoringAgent(Agent):
     def maps(self, observations: Pixels) -> tuple[Scores, Scores | None]:
         """The scores as policy map, and no value map."""
         return self.scores(observations, torch.Generator().manual_seed(0)), None
-
-    def state(self) -> dict[str, Tensor]:
-        """The generator."""
-        return {"generator": self.generator.get_state()}
-
-    def restore(self, state: dict[str, Tensor]) -> None:
-        """Go back to what `state` returned."""
-        self.generator.set_state(state["generator"])
-
-    def share_memory(self) -> None:
-        """Nothing is shared."""
 
     def _noise(self, count: int, generator: torch.Generator) -> Scores:
         return torch.rand((count, self.problem.patches), generator=generator).numpy()
@@ -149,14 +124,7 @@ class OracleAgent(ScoringAgent):
     """Cheats: hides the patches whose true loss was largest when random halves of the image were hidden."""
 
     name = "oracle"
-
-    def __init__(
-        self, env: Env | Problem, settings: None = None, seed: int = 0, device: str | torch.device = "cpu"
-    ) -> None:
-        super().__init__(env, settings, seed, device)
-        self._reconstructor: Reconstructor | None = None
-        if not isinstance(env, Problem):
-            self.attach(env)
+    _reconstructor: Reconstructor | None = None
 
     def attach(self, env: Env) -> None:
         """Look at the U-Net of this environment."""

@@ -8,9 +8,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from agents.agent import Callback, Env, Problem, begin, summary
+from agents.agent import Callback, Env, begin, summary
 from agents.baselines import Pixels, Scores, ScoringAgent, unet_of
-from agents.networks import MaskingNetwork, NetworkAgent
+from agents.networks import NetworkAgent
 from ahm_env import Reconstructor
 from ahm_env.masks import mean_over
 from ahm_env.model.devices import as_tensor
@@ -38,25 +38,12 @@ class LossAgent(NetworkAgent, ScoringAgent):
     """
 
     name = "loss"
+    settings_class = LossSettings
     sign = 1
 
-    def __init__(
-        self,
-        env: Env | Problem,
-        settings: LossSettings | None = None,
-        seed: int = 0,
-        device: str | torch.device = "cpu",
-    ) -> None:
-        super().__init__(env, settings or LossSettings(), seed, device)
-        problem = self.problem
-        self.network = MaskingNetwork(
-            problem.channels,
-            problem.image_size,
-            problem.side,
-            backbone=self.settings.backbone,
-            backbone_weights=self.settings.backbone_weights,
-            generator=self.generator,
-        ).to(self.device)
+    def build(self) -> None:
+        """Make the network and its optimiser."""
+        self.network = self.make_network()
         self.network.policy.requires_grad_(False)  # of the two maps, only the value map is used
         self._weights = [weight for weight in self.network.parameters() if weight.requires_grad]
         self.optimiser = SharedAdam(self._weights, self.settings.learning_rate)
@@ -127,18 +114,7 @@ class ProgressAgent(LossAgent):
 
     name = "progress"
     parallel = False  # each process would have a slow copy of its own
-
-    def __init__(
-        self,
-        env: Env | Problem,
-        settings: LossSettings | None = None,
-        seed: int = 0,
-        device: str | torch.device = "cpu",
-    ) -> None:
-        super().__init__(env, settings, seed, device)
-        self._slow: Reconstructor | None = None
-        if not isinstance(env, Problem):
-            self.attach(env)
+    _slow: Reconstructor | None = None
 
     def attach(self, env: Env) -> None:
         """Follow the U-Net of this environment."""

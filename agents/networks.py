@@ -150,17 +150,23 @@ class NetworkAgent(Agent):
     network: MaskingNetwork
     optimiser: SharedAdam
 
+    def make_network(self, quotas: Tensor | None = None, bound: float | None = 2.0) -> MaskingNetwork:
+        """An untrained network for the agent's problem, by the settings of its backbone; see `MaskingNetwork`."""
+        shape = self.problem.channels, self.problem.image_size, self.problem.side
+        backbone = self.settings.backbone, self.settings.backbone_weights
+        return MaskingNetwork(*shape, quotas, bound, *backbone, self.generator).to(self.device)
+
     def state(self) -> dict[str, Tensor]:
         """Every tensor that learning changes."""
         weights = {f"network.{name}": tensor for name, tensor in self.network.state_dict().items()}
         moments = {f"optimiser.{name}": tensor for name, tensor in self.optimiser.tensors().items()}
-        return weights | moments | {"generator": self.generator.get_state()}
+        return weights | moments | super().state()
 
     def restore(self, state: dict[str, Tensor]) -> None:
         """Go back to what `state` returned."""
         for name, tensor in self.state().items():
             tensor.copy_(state[name])
-        self.generator.set_state(state["generator"])
+        super().restore(state)
 
     def share_memory(self) -> None:
         """Let several processes learn at once on the same weights and moments."""

@@ -7,7 +7,7 @@ from zipfile import is_zipfile
 
 import torch
 
-from agents.a3c import A3C, A3CSettings
+from agents.a3c import A3C
 from agents.agent import Agent, Env, Problem
 from agents.baselines import (
     AutoencoderAgent,
@@ -18,9 +18,8 @@ from agents.baselines import (
     OracleAgent,
     RandomAgent,
 )
-from agents.loss_predictor import InvertedAgent, LossAgent, LossSettings, ProgressAgent
+from agents.loss_predictor import InvertedAgent, LossAgent, ProgressAgent
 from agents.sb3.agent import A2CAgent, PPOAgent
-from agents.sb3.settings import A2CSettings, PPOSettings
 from ahm_env import CheckpointError, SettingsError
 from ahm_env.files import load_tensors
 
@@ -42,13 +41,6 @@ AGENTS: dict[str, type[Agent]] = {
         AutoencoderAgent,
     )
 }
-_SETTINGS: dict[str, Any] = {
-    "a3c": A3CSettings,
-    "frozen": A3CSettings,
-    "a2c": A2CSettings,
-    "ppo": PPOSettings,
-    **dict.fromkeys(("loss", "progress", "inverted"), LossSettings),
-}
 
 
 def make_agent(
@@ -68,20 +60,18 @@ def make_agent(
     """
     if name not in AGENTS:
         raise SettingsError(f"agent {name!r} is unknown; choose one of {', '.join(AGENTS)}")
-    kind = _SETTINGS.get(name)
+    kind = AGENTS[name].settings_class
     known = {field.name for field in fields(kind)} if kind else set()
     if unknown := sorted(set(settings) - known):
         raise SettingsError(
             f"agent {name!r} has no setting {unknown[0]!r}; it has {', '.join(sorted(known)) or 'none'}"
         )
-    make: Any = AGENTS[name]
-    agent: Agent = make(env, kind(**settings) if kind else None, seed, device)
-    return agent
+    return AGENTS[name](env, kind(**settings) if kind else None, seed, device)
 
 
 def learns(name: str) -> bool:
     """Whether an agent of this name has settings, such as a step size."""
-    return name in _SETTINGS
+    return name in AGENTS and AGENTS[name].settings_class is not None
 
 
 def load_agent(directory: Path, device: str | torch.device = "cpu") -> Agent:

@@ -12,7 +12,7 @@ from gymnasium.utils import seeding
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
-from ahm_env.episodes import Episodes, Outcome, Slots
+from ahm_env.episodes import Episodes, Slots
 from ahm_env.images import ImageSet, load_images
 from ahm_env.masks import Bools, Ints, MaskRatio, PatchGrid
 from ahm_env.model.reconstruction import Reconstructor
@@ -237,7 +237,7 @@ class PatchMaskVectorEnv(_Masking, VectorEnv[Pixels, npt.NDArray[np.int8], npt.N
             self.episodes.begin(self._all[again])
         stepped = self._all[~again]
         if len(stepped):
-            outcome: Outcome = self.episodes.step(stepped, self._rows(actions)[stepped])
+            outcome = self.episodes.step(stepped, self._rows(actions)[stepped])
             rewards[stepped], terminated[stepped] = outcome.rewards, outcome.terminated
         truncated = np.zeros(self.num_envs, bool)
         if self.max_episode_steps is not None:

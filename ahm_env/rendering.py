@@ -1,18 +1,14 @@
 """Panels: image | policy map | masked | reconstruction | loss map, one row an image."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
+from ahm_env.episodes import Episodes, Slots
 from ahm_env.images.opencv import cv2
 from ahm_env.masks import Bools, PatchGrid
-
-if TYPE_CHECKING:
-    from ahm_env.episodes import Episodes
-    from ahm_env.masks import Ints
 
 Pixels = npt.NDArray[np.uint8]
 Map = npt.NDArray[np.float32]
@@ -138,7 +134,7 @@ def reconstruction_columns(images: Pixels, masks: Bools, reconstructions: Pixels
     }
 
 
-def episode_panel(episodes: "Episodes", slots: "Ints") -> Pixels:
+def episode_panel(episodes: Episodes, slots: Slots) -> Pixels:
     """Panel of episodes as they stand: image, masked image, reconstruction and patch losses."""
     images, masks = episodes.images.images(episodes.image[slots]), episodes.hidden[slots]
     made = episodes.reconstructor.reconstruct(images, masks)

@@ -21,7 +21,7 @@ from stable_baselines3.common.policies import ActorCriticCnnPolicy, ActorCriticP
 from stable_baselines3.common.type_aliases import MaybeCallback
 from torch import Tensor
 
-from agents.agent import Agent, Callback, Env, Infos, Problem, hide_highest, summary
+from agents.agent import Agent, Callback, Env, Infos, hide_highest, summary
 from agents.sb3.policy import MapsPolicy
 from agents.sb3.settings import A2CSettings, PPOSettings, SB3Settings
 from agents.sb3.vec_env import Returns, SB3VecEnv
@@ -39,34 +39,20 @@ class SB3Agent(Agent):
 
     Learning draws from the agent's own generator alone; on the CPU it repeats bit for bit, and so it does when it
     goes on from the end of a rollout, where `Update.resumable` is true.
-
-    Args:
-        env: A vector environment of the masking problem; only its shapes and quotas are used.
-        settings: Hyper-parameters.
-        seed: Of the weights and of the agent's draws.
-        device: Where the policy computes.
-
-    Raises:
-        SettingsError: Settings that do not go together.
     """
 
     parallel = False
     algorithm: type[OnPolicyAlgorithm]
     optimiser: ClassVar[dict[str, Any]] = {}  # what SB3 would make the policy's optimiser of; by default Adam
-    settings_class: type[SB3Settings]
     settings: SB3Settings
 
-    def __init__(
-        self,
-        env: Env | Problem,
-        settings: SB3Settings | None = None,
-        seed: int = 0,
-        device: str | torch.device = "cpu",
-    ) -> None:
-        self.problem = problem = Problem.of(env)
-        self.settings = settings = settings or self.settings_class()
-        self.device = torch.device(device)
-        self.generator = torch.Generator().manual_seed(seed)
+    def build(self) -> None:
+        """Make the policy and its optimiser.
+
+        Raises:
+            SettingsError: Settings that do not go together.
+        """
+        problem, settings = self.problem, self.settings
         if settings.policy not in POLICIES:
             raise SettingsError(f"policy {settings.policy!r} is unknown; choose {' or '.join(POLICIES)}")
         if settings.n_steps < 1:
@@ -242,7 +228,7 @@ class SB3Agent(Agent):
         }
         weights = {f"policy.{name}": tensor.detach() for name, tensor in named.items()}
         rewards = {f"reward.{name}": getattr(self, f"reward_{name}") for name in ("mean", "variance", "count")}
-        return weights | moments | rewards | {"generator": self.generator.get_state()}
+        return weights | moments | rewards | super().state()
 
     def restore(self, state: dict[str, Tensor]) -> None:
         """Go back to what `state` returned."""
@@ -256,7 +242,7 @@ class SB3Agent(Agent):
                 moments.setdefault(int(number), {})[moment] = tensor.clone()
         optimiser = self.policy.optimizer
         optimiser.load_state_dict({**optimiser.state_dict(), "state": moments})
-        self.generator.set_state(state["generator"])
+        super().restore(state)
 
 
 class A2CAgent(SB3Agent):
