@@ -55,7 +55,7 @@ class Display:
         if self._progress is not None:
             self._progress.stop()
 
-    def on_update(self, images: int, seconds: float, loss: float) -> None:
+    def on_update(self, images: int, loss: float) -> None:
         """Move the bar."""
         if self._progress is not None:
             speed = self._progress.tasks[0].speed or 0.0

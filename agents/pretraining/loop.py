@@ -3,7 +3,7 @@
 import time
 from math import ceil
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,7 +28,8 @@ from agents.registry import learns, make_agent
 from ahm_env import ImageSet, Reconstructor, TrainingError
 from ahm_env.files import atomic
 from ahm_env.rendering import as_rgb, limits, overlay, panel, reconstruction_columns
-from ahm_env.runs.directory import Checkpoint, Interruption, Row
+from ahm_env.runs.directory import Checkpoint, Interruption
+from ahm_env.runs.observer import Observer
 
 ROWS = 16  # rows of metrics.csv, each with a measurement of hardness
 LARGEST_GAP = 10_000  # images between rows
@@ -39,19 +40,6 @@ PART, FINAL_PART = 64, 4
 PICTURED = 8  # rows of masks.png
 CHECKPOINT_SECONDS = 60.0
 _AVERAGED = ("reward", "unet_loss", "entropy", "policy_loss", "value_loss")  # over the batches of a row that have one
-
-
-class Observer(Protocol):
-    """Who is told how a run goes: a progress bar, or log lines."""
-
-    def on_update(self, images: int, seconds: float, loss: float) -> None:
-        """After every batch."""
-
-    def on_row(self, row: Row) -> None:
-        """After every measurement."""
-
-    def on_warning(self, text: str) -> None:
-        """Something that the user should know, while the run goes on."""
 
 
 class Pretraining:
@@ -161,7 +149,7 @@ class Pretraining:
             self._env_state = self.env.episodes.state()
             self._tally(update)
             set_curriculum(self.env, self.settings, self.seen)
-            self.observer.on_update(self.seen, self.seconds, update.unet_loss)
+            self.observer.on_update(self.seen, update.unet_loss)
             if not update.resumable:
                 pass  # rows and checkpoints wait until the agent has learned from its rollout
             elif self.seen >= self._next_row() and self.seen < self.settings.images:

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from agents.agent import Agent
-from agents.pretraining.loop import Observer, Pretraining
+from agents.pretraining.loop import Pretraining
 from agents.pretraining.run_directory import RunDirectory, default_out
 from agents.pretraining.settings import PRESETS, RunSettings
 from agents.registry import load_agent
 from ahm_env import ImageSet, RunError
 from ahm_env.runs.directory import Row, free_directory
-from ahm_env.runs.observer import Silent
+from ahm_env.runs.observer import Observer, Silent
 from ahm_env.runs.resume import agree, begin
 
 

@@ -13,12 +13,12 @@ from ahm_env import AHMError, ImageSet, RunError
 from ahm_env.images.loading import find_source
 from ahm_env.images.source import Source
 from ahm_env.runs.directory import free_directory
-from ahm_env.runs.observer import Silent
+from ahm_env.runs.observer import Observer, Silent
 from ahm_env.runs.resume import agree, begin
 from downstream.evaluation.cropping import Cropped, load_segmenter
 from downstream.finetuning.labelled import only_labelled
 from downstream.finetuning.mean_teacher import OWN
-from downstream.finetuning.run import FinetuneDirectory, Finetuning, Observer
+from downstream.finetuning.run import FinetuneDirectory, Finetuning
 from downstream.finetuning.settings import PRESETS, FinetuneSettings
 from downstream.models.model import Model, Start
 

@@ -4,7 +4,7 @@ import json
 import time
 from math import ceil, isnan, nan
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -14,6 +14,7 @@ from ahm_env.files import write_text
 from ahm_env.images.encoding import save_picture
 from ahm_env.model.vgg import IMAGENET_DEVIATION, IMAGENET_MEAN
 from ahm_env.runs.directory import Checkpoint, Directory, Interruption, Row
+from ahm_env.runs.observer import Observer
 from downstream.evaluation.classification import assess_classifier
 from downstream.evaluation.cropping import SEGMENTER_FILE, load_segmenter
 from downstream.evaluation.segmentation import assess_segmenter
@@ -45,19 +46,6 @@ class FinetuneDirectory(Directory[FinetuneSettings]):
 
     def __init__(self, path: Path) -> None:
         super().__init__(path, FinetuneSettings, COLUMNS, ("images",))
-
-
-class Observer(Protocol):
-    """Who is told how it goes."""
-
-    def on_update(self, images: int, loss: float) -> None:
-        """After every step."""
-
-    def on_row(self, row: Row) -> None:
-        """After every row of `metrics.csv`."""
-
-    def on_warning(self, text: str) -> None:
-        """Something that the user should know, while the run goes on."""
 
 
 class Finetuning:

@@ -32,7 +32,7 @@ class Silent:
     def __init__(self, fail_at: int | None = None) -> None:
         self.fail_at, self.updates, self.warnings = fail_at, 0, []
 
-    def on_update(self, images: int, seconds: float, loss: float) -> None:
+    def on_update(self, images: int, loss: float) -> None:
         self.updates += 1
         if self.updates == self.fail_at:
             raise KeyboardInterrupt
@@ -189,8 +189,8 @@ def test_images_are_counted_in_whole_batches(tmp_path, images, batch_size):
 
 def test_a_signal_saves_and_ends_the_run_and_it_goes_on_to_the_same_end(tmp_path, images):
     class Interrupt(Silent):
-        def on_update(self, images: int, seconds: float, loss: float) -> None:
-            super().on_update(images, seconds, loss)
+        def on_update(self, images: int, loss: float) -> None:
+            super().on_update(images, loss)
             if self.updates == 5:
                 signal.raise_signal(signal.SIGTERM)
 
@@ -229,8 +229,8 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_state(t
     class Poison(Silent):
         run: Pretraining
 
-        def on_update(self, images: int, seconds: float, loss: float) -> None:
-            super().on_update(images, seconds, loss)
+        def on_update(self, images: int, loss: float) -> None:
+            super().on_update(images, loss)
             if self.updates == 9:
                 self.good = checkpoint(tmp_path / "run")
                 with torch.no_grad():
