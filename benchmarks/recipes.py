@@ -88,7 +88,7 @@ def run_cell(source: Path, recipe: str, draw: int, path: Path) -> dict[str, Any]
     images = only_labelled(settings, load_images(source, masks=False, **asdict(settings.pixels)))
     with FinetuneDirectory(path) as directory:
         if directory.settings() is None:
-            directory.begin(settings, {"content_key": images.content_key})
+            directory.write_config(settings, {"content_key": images.content_key})
         result = Finetuning(settings, images, directory, start).run(Silent())
     return result and {**result, **directory.rows[-1]}
 

@@ -10,7 +10,8 @@ from torch.nn import functional
 
 from ahm_env import CheckpointError
 from ahm_env.model.vgg import IMAGENET_DEVIATION, IMAGENET_MEAN
-from downstream.finetuning.training import Recipe, Trainer
+from downstream.finetuning.settings import Recipe
+from downstream.finetuning.training import Trainer
 from downstream.models.model import Card, Model
 from downstream.models.vgg import VGG16
 
