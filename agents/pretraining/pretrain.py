@@ -9,7 +9,7 @@ from typing import Any
 from agents.agent import Agent
 from agents.pretraining.loop import Pretraining
 from agents.pretraining.run_directory import RunDirectory
-from agents.pretraining.settings import PRESETS, RunSettings
+from agents.pretraining.settings import RunSettings
 from agents.registry import load_agent
 from ahm_env import ImageSet
 from ahm_env.runs.directory import Row
@@ -101,9 +101,8 @@ def open_run(
     Raises:
         AHMError: Anything that the user can mend.
     """
-    given = {name: value for name, value in given.items() if value is not None}
     if resume:
-        directory, settings = RunDirectory.resume(out, {**PRESETS.get(preset or "", {}), **given})
+        directory, settings = RunDirectory.resume(out, RunSettings.asked(preset, given))
     else:
         settings = RunSettings.make(preset, **given).on_this_machine()
         source = Path(settings.data).stem if Path(settings.data).exists() else settings.data.partition(":")[0]

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from math import isnan
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -23,44 +23,6 @@ from downstream.finetuning.finetune import finetune
 VERDICT = "judgement.json"
 # What is told of each image, and, where patients have several, of each patient
 PER_IMAGE = {"segmentation": "dice", "classification": "accuracy"}
-
-
-class Trial(Protocol):
-    """One directory's work, which goes on where it was stopped."""
-
-    @property
-    def path(self) -> Path:
-        """Its directory."""
-
-    @property
-    def name(self) -> str:
-        """What a person reads for it."""
-
-    @property
-    def total(self) -> int:
-        """Images that it is shown in all."""
-
-    @property
-    def done(self) -> bool:
-        """Whether it is done."""
-
-    @property
-    def told(self) -> str:
-        """What it came to, in a few words."""
-
-    def work(self) -> None:
-        """Do it, or go on with it.
-
-        Raises:
-            AHMError: Anything that the user can mend.
-        """
-
-    def rows(self) -> Iterator[Row]:
-        """Its numbers, when it is done.
-
-        Raises:
-            RunError: They are damaged.
-        """
 
 
 @dataclass(frozen=True)
@@ -248,6 +210,9 @@ class FinetuneTrial:
         for name, value in summary.items():
             if isinstance(value, int | float) and name != "images":
                 yield Row(*about, "", "", name, float(value))
+
+
+Trial = PretrainTrial | FinetuneTrial  # one directory's work, which goes on where it was stopped
 
 
 def _table(path: Path) -> list[dict[str, str]]:

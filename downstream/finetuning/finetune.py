@@ -17,7 +17,7 @@ from downstream.evaluation.cropping import Cropped, load_segmenter
 from downstream.finetuning.labelled import only_labelled
 from downstream.finetuning.mean_teacher import OWN
 from downstream.finetuning.run import FinetuneDirectory, Finetuning
-from downstream.finetuning.settings import PRESETS, FinetuneSettings
+from downstream.finetuning.settings import FinetuneSettings
 from downstream.models.model import Model, Start
 
 Load = Callable[[FinetuneSettings, Source | None], ImageSet]
@@ -108,9 +108,8 @@ def open_run(
     Raises:
         AHMError: Anything that the user can mend.
     """
-    given = {name: value for name, value in given.items() if value is not None}
     if resume:
-        asked = {**PRESETS.get(preset or "", {}), **given, "start": start}
+        asked = FinetuneSettings.asked(preset, {**given, "start": start})
         directory, settings = FinetuneDirectory.resume(out, asked)
         found = Start.find(settings.start)
     else:

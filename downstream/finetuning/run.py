@@ -25,16 +25,6 @@ from downstream.finetuning.training import Trainer
 from downstream.models.model import MODEL_FILE, Card, Model, Start
 from downstream.models.vgg import VGG16
 
-COLUMNS = (
-    "images",
-    "seconds",
-    "images_per_second",
-    "loss",
-    "learning_rate",
-    "selection",
-    "unlabelled_loss",
-    "confident",
-)
 ROWS = 20
 PATIENCE = 6  # rows, all of them worse than the best, after which a run with --select stops
 MIXING_FILE = "mixing.png"
@@ -44,7 +34,16 @@ class FinetuneDirectory(Directory[FinetuneSettings]):
     """A run of fine-tuning on disk. Use as a context manager."""
 
     settings_type = FinetuneSettings
-    columns = COLUMNS
+    columns = (
+        "images",
+        "seconds",
+        "images_per_second",
+        "loss",
+        "learning_rate",
+        "selection",
+        "unlabelled_loss",
+        "confident",
+    )
 
 
 class Finetuning(Run[FinetuneSettings, dict[str, Any]]):

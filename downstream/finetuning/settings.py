@@ -105,6 +105,7 @@ class FinetuneSettings(Recipe, ImageSettings):
     """Test-time augmentation: average over mirror images."""
     seed: int = 0
     """Of weights, labelled images, order and augmentation."""
+    presets = PRESETS
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -152,9 +153,7 @@ class FinetuneSettings(Recipe, ImageSettings):
         Raises:
             SettingsError: Unknown preset, a value out of range, or one that does not fit the start.
         """
-        if preset is not None and preset not in PRESETS:
-            raise SettingsError(f"--preset {preset} is unknown; choose one of {', '.join(PRESETS)}")
-        chosen = {key: value for key, value in given.items() if value is not None}
+        chosen = cls.asked(preset, given)
         fixed = _of_start(start)
         for name, value in fixed.items():
             if name in chosen and chosen[name] != value:
@@ -164,7 +163,7 @@ class FinetuneSettings(Recipe, ImageSettings):
                 )
         if chosen.get("model") == "vgg16":
             chosen.setdefault("channels", 3)
-        return cls(**{**fixed, **PRESETS.get(preset or "", {}), **chosen, "start": start.name})
+        return cls(**{**fixed, **chosen, "start": start.name})
 
 
 def _of_start(start: Start) -> Mapping[str, Any]:
