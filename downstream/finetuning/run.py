@@ -19,7 +19,7 @@ from downstream.evaluation.classification import assess_classifier
 from downstream.evaluation.cropping import SEGMENTER_FILE, load_segmenter
 from downstream.evaluation.segmentation import assess_segmenter
 from downstream.finetuning.labelled import Split, check_classes, check_values, choose_unlabelled, only_labelled
-from downstream.finetuning.mixing_picture import draw_mixing
+from downstream.finetuning.mixing import draw_mixing
 from downstream.finetuning.settings import FinetuneSettings
 from downstream.finetuning.training import Trainer
 from downstream.models.model import MODEL_FILE, Card, Model, Start

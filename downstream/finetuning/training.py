@@ -18,13 +18,8 @@ from ahm_env.masks import Ints
 from ahm_env.model.optimiser import SharedAdam
 from downstream.finetuning.augmentation import Augmentation, strong_kind
 from downstream.finetuning.losses import class_weights, classification_loss, segmentation_loss
-from downstream.finetuning.mean_teacher import (
-    MeanTeacher,
-    MixedBatch,
-    SafetyNet,
-    Unlabelled,
-    epoch_batch,
-)
+from downstream.finetuning.mean_teacher import MeanTeacher, SafetyNet, Unlabelled, epoch_batch
+from downstream.finetuning.mixing import MixedBatch
 from downstream.finetuning.settings import Recipe
 from downstream.models.model import EncoderClassifier, Model
 
