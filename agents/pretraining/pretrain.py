@@ -14,7 +14,7 @@ from agents.registry import load_agent
 from ahm_env import ImageSet
 from ahm_env.runs.directory import Row
 from ahm_env.runs.observer import Observer, Silent
-from ahm_env.runs.run import begin
+from ahm_env.runs.run import held_run
 
 
 @dataclass(frozen=True)
@@ -108,5 +108,5 @@ def open_run(
         source = Path(settings.data).stem if Path(settings.data).exists() else settings.data.partition(":")[0]
         directory = RunDirectory.claim(out, f"{settings.algo}-{source}", settings)
     images = load(settings)
-    with begin(directory, settings, images, lambda: Pretraining(settings, images, directory)) as run:
+    with held_run(directory, settings, images, lambda: Pretraining(settings, images, directory)) as run:
         yield run

@@ -155,7 +155,7 @@ class Directory(Generic[S]):
             raise RunError(f"{out}: this run has other settings than {flags}; leave them out to resume it")
         return directory, settings
 
-    def begin(self, settings: S, images: ImageSet, others: ImageSet | None = None) -> bool:
+    def write_or_check_config(self, settings: S, images: ImageSet, others: ImageSet | None = None) -> bool:
         """Write `config.json`; of a run that has begun, check that its images, and others it uses, are the same.
 
         Returns:

@@ -169,7 +169,7 @@ class Run(ABC, Generic[S, R]):
 
 
 @contextmanager
-def begin(
+def held_run(
     directory: Directory[S], settings: S, images: ImageSet, make: Callable[[], A], others: ImageSet | None = None
 ) -> Iterator[A]:
     """Hold a directory, and begin a run in it or go on with the one that is there.
@@ -185,7 +185,7 @@ def begin(
         AHMError: The images have changed, or the run cannot be made; one that cannot begin leaves its place free.
     """
     with directory:
-        begins = directory.begin(settings, images, others)
+        begins = directory.write_or_check_config(settings, images, others)
         try:
             run = make()
         except AHMError:

@@ -12,7 +12,7 @@ from ahm_env import ImageSet
 from ahm_env.images.loading import find_source
 from ahm_env.images.source import Source
 from ahm_env.runs.observer import Observer, Silent
-from ahm_env.runs.run import begin
+from ahm_env.runs.run import held_run
 from downstream.evaluation.cropping import Cropped, load_segmenter
 from downstream.finetuning.labelled import only_labelled
 from downstream.finetuning.mean_teacher import OWN
@@ -122,7 +122,7 @@ def open_run(
     others = None
     if settings.unlabelled not in OWN:
         others = _load(replace(settings, channels=images.channels), settings.unlabelled, load)
-    with begin(
+    with held_run(
         directory, settings, images, lambda: Finetuning(settings, images, directory, found, others), others
     ) as run:
         yield run

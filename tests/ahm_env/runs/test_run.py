@@ -17,7 +17,7 @@ from ahm_env.errors import InterruptionError
 from ahm_env.runs import run as runs
 from ahm_env.runs.directory import Checkpoint, Directory
 from ahm_env.runs.observer import Silent
-from ahm_env.runs.run import Run, begin
+from ahm_env.runs.run import Run, held_run
 from ahm_env.runs.settings import Settings
 
 
@@ -159,13 +159,13 @@ def test_a_run_that_cannot_begin_leaves_its_place_free(tmp_path: Path) -> None:
 
     images: Any = Pictures()
     for directory in (Sheet(tmp_path), Sheet(tmp_path)):
-        with pytest.raises(SettingsError), begin(directory, Adding(), images, fail):
+        with pytest.raises(SettingsError), held_run(directory, Adding(), images, fail):
             pass
         assert not directory.occupied
     directory = Sheet(tmp_path)
-    with begin(directory, Adding(), images, lambda: Sum(Adding(), directory)) as run:
+    with held_run(directory, Adding(), images, lambda: Sum(Adding(), directory)) as run:
         run.run(Silent())
-    with pytest.raises(SettingsError), begin(directory, Adding(), images, fail):
+    with pytest.raises(SettingsError), held_run(directory, Adding(), images, fail):
         pass
     assert directory.settings() == Adding()  # but one that is there stays
 
@@ -175,10 +175,10 @@ def test_images_that_have_changed_are_refused(tmp_path: Path) -> None:
     images: Any = Pictures()
     more: Any = Pictures("b")
     with directory:
-        assert directory.begin(Adding(), images, more)
-        assert not directory.begin(Adding(), images, more)
+        assert directory.write_or_check_config(Adding(), images, more)
+        assert not directory.write_or_check_config(Adding(), images, more)
         with pytest.raises(RunError, match="the images of pictures or pictures have changed since this run began"):
-            directory.begin(Adding(), images, images)
+            directory.write_or_check_config(Adding(), images, images)
     assert json.loads((tmp_path / "config.json").read_text())["images"]["count"] == 3
 
 
