@@ -7,6 +7,7 @@ from math import isnan
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
+from ahm_env.errors import InterruptionError
 from ahm_env.images.image_set import ImageSet
 
 LOADED_LINE = 5_000  # images between two lines about loading, outside a terminal
@@ -53,6 +54,13 @@ def tell_left_out(console: Console, images: ImageSet) -> None:
     if images.empty:
         why = "they show nothing, or their headers say that text is burned in"
         console.print(f"images left out, for {why}: {images.empty:,}")
+
+
+def tell_interruption(console: Console, error: InterruptionError, progress: str, command: str) -> int:
+    """Say that a signal ended a run after so much of it, and how to go on; the exit status."""
+    console.print(f"Stopped by {error.signal} after {progress}; all is saved. Go on with")
+    console.print(f"  ahm {command} --resume --out {error.path}", markup=False)
+    return error.status
 
 
 def number(value: float) -> str:

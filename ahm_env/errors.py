@@ -1,6 +1,8 @@
 """Every error a user can cause: one line that names the file, the likely cause and the remedy."""
 
 import errno
+import signal
+from pathlib import Path
 
 
 class AHMError(Exception):
@@ -21,6 +23,20 @@ class CheckpointError(AHMError):
 
 class RunError(AHMError):
     """A run directory cannot be used: taken, finished with other settings, in use, or not writable."""
+
+
+class InterruptionError(RunError):
+    """A signal ended a run.
+
+    Attributes:
+        path: The run directory.
+        signal: Its name, such as `SIGTERM`.
+        status: The exit status by custom: 128 + the signal.
+    """
+
+    def __init__(self, path: Path, number: int) -> None:
+        self.path, self.signal, self.status = path, signal.Signals(number).name, 128 + number
+        super().__init__(f"{path}: stopped by {self.signal}; all is saved: go on with resume=True")
 
 
 class TrainingError(AHMError):

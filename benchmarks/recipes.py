@@ -23,6 +23,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from ahm_env import load_images
+from ahm_env.errors import InterruptionError
 from ahm_env.files import write_text
 from ahm_env.images.labels import NO_IMAGE, table_lines
 from ahm_env.runs.observer import Silent
@@ -80,17 +81,17 @@ def set_aside(source: Path, out: Path, count: int, seed: int = SEED) -> Path:
     return out
 
 
-def run_cell(source: Path, recipe: str, draw: int, path: Path) -> dict[str, Any] | None:
-    """Fine-tune and test one cell, or go on with it; None where it was interrupted."""
+def run_cell(source: Path, recipe: str, draw: int, path: Path) -> dict[str, Any]:
+    """Fine-tune and test one cell, or go on with it."""
     start = Start.find("scratch")
     given = {"data": str(source), "labels": LABELS, "seed": draw, "device": "cpu", **RECIPES[recipe]}
     settings = FinetuneSettings.make(start, **given)
     images = only_labelled(settings, load_images(source, masks=False, **asdict(settings.pixels)))
     with FinetuneDirectory(path) as directory:
         if directory.settings() is None:
-            directory.begin(settings, {"content_key": images.content_key})
+            directory.write_config(settings, {"content_key": images.content_key})
         result = Finetuning(settings, images, directory, start).run(Silent())
-    return result and {**result, **directory.rows[-1]}
+    return {**result, **directory.rows[-1]}
 
 
 def add_row(row: dict[str, Any]) -> None:
@@ -121,7 +122,7 @@ def main(data: Path, out: Path, pattern: str = "") -> int:
                         found = run_cell(source, recipe, draw, path)
                 except Timeout:
                     continue
-                if found is None:
+                except InterruptionError:
                     return 1
                 row = {"set": name, "recipe": recipe, "draw": draw, "labels": LABELS, "set_aside": found["images"]}
                 numbers = {key: f"{found[key]:.4f}" for key in ("dice", "loss", "unlabelled_loss", "confident")}

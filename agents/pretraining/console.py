@@ -1,6 +1,5 @@
 """What a person sees of a run: a progress bar in a terminal, plain lines elsewhere, a table at the end."""
 
-import signal
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -14,7 +13,8 @@ from rich.table import Table
 from agents.pretraining.hardness import Measurement
 from agents.pretraining.loop import Pretraining
 from agents.pretraining.pretrain import open_run
-from ahm_env.console import make_console, number
+from ahm_env.console import make_console, number, tell_interruption
+from ahm_env.errors import InterruptionError
 from ahm_env.model.devices import tell_precision
 from ahm_env.runs.directory import Row
 from ahm_env.runs.images import load
@@ -55,7 +55,7 @@ class Display:
         if self._progress is not None:
             self._progress.stop()
 
-    def on_update(self, images: int, seconds: float, loss: float) -> None:
+    def on_update(self, images: int, loss: float) -> None:
         """Move the bar."""
         if self._progress is not None:
             speed = self._progress.tasks[0].speed or 0.0
@@ -95,20 +95,17 @@ def train_agent(given: Mapping[str, Any], preset: str | None, out: Path | None, 
         AHMError: Anything that the user can mend.
     """
     console = make_console()
-    with open_run(given, preset, out, resume, lambda settings: load(settings, console)) as run:
-        directory, settings = run.directory, run.settings
-        if run.finished:
-            console.print(f"{directory.path} is finished: {run.seen:,} images shown. There is nothing left to do.")
-            return 0
-        _announce(run, console)
-        with Display(console, settings.images, run.seen) as display:
-            measurement = run.run(display)
-    if measurement is None:
-        assert run.stopped_by is not None
-        name = signal.Signals(run.stopped_by).name
-        console.print(f"Stopped by {name} after {run.seen:,} of {settings.images:,} images; all is saved. Go on with")
-        console.print(f"  ahm train-agent --resume --out {directory.path}", markup=False)
-        return 128 + run.stopped_by
+    try:
+        with open_run(given, preset, out, resume, lambda settings: load(settings, console)) as run:
+            path, total = run.directory.path, run.settings.images
+            if run.finished:
+                console.print(f"{path} is finished: {run.seen:,} images shown. There is nothing left to do.")
+                return 0
+            _announce(run, console)
+            with Display(console, total, run.seen) as display:
+                measurement = run.run(display)
+    except InterruptionError as error:
+        return tell_interruption(console, error, f"{run.seen:,} of {total:,} images", "train-agent")
     _conclude(run, measurement, console)
     return 0
 

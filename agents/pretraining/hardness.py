@@ -90,10 +90,8 @@ def measure(
     batch = min(BATCH, len(indices))
     env = PatchMaskVectorEnv(batch, data=images, indices=indices, unet=reconstructor, mask_ratio=ratio, horizon=horizon)
     agent.attach(env)
-    masks: list[list[Bools]] = [[] for _ in range(draws)]
-    losses: list[list[npt.NDArray[np.float64]]] = [[] for _ in range(draws)]
-    random_losses: list[list[npt.NDArray[np.float64]]] = [[] for _ in range(draws)]
-    for draw in range(draws):
+    masks, losses, random_losses = list[Bools](), list[npt.NDArray[Any]](), list[npt.NDArray[Any]]()
+    for _ in range(draws):
         for start in range(0, len(indices), batch):
             shown = indices[start : start + batch]
             fill = np.resize(shown, batch)  # a last batch that is not full repeats its images, to be cut off below
@@ -104,12 +102,12 @@ def measure(
             mask = infos["final_info"]["mask"].reshape(batch, -1)[: len(shown)]
             anywhere = random_subsets(np.ones_like(mask), mask.sum(1), numpy_generator.random(mask.shape))
             random_loss = reconstructor.patch_losses(images.images(shown), anywhere)
-            masks[draw].append(mask)
-            losses[draw].append(rewards[: len(shown)])
-            random_losses[draw].append(mean_over(random_loss, anywhere))
+            masks.append(mask)
+            losses.append(rewards[: len(shown)])
+            random_losses.append(mean_over(random_loss, anywhere))
 
-    def stacked(rows: list[list[npt.NDArray[Any]]]) -> npt.NDArray[Any]:
-        return np.stack([np.concatenate(row) for row in rows])
+    def stacked(batches: list[npt.NDArray[Any]]) -> npt.NDArray[Any]:
+        return np.concatenate(batches).reshape(draws, len(indices), *batches[0].shape[1:])
 
     return Measurement(stacked(masks), stacked(losses), stacked(random_losses))
 

@@ -1,6 +1,5 @@
 """Pretraining as a function: images in, a run directory with a U-Net and an agent out."""
 
-import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -8,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from agents.agent import Agent
-from agents.pretraining.loop import Observer, Pretraining
-from agents.pretraining.run_directory import RunDirectory, default_out
-from agents.pretraining.settings import PRESETS, RunSettings
+from agents.pretraining.loop import Pretraining
+from agents.pretraining.run_directory import RunDirectory
+from agents.pretraining.settings import RunSettings
 from agents.registry import load_agent
-from ahm_env import ImageSet, RunError
-from ahm_env.runs.directory import Row, free_directory
-from ahm_env.runs.observer import Silent
-from ahm_env.runs.resume import agree, begin
+from ahm_env import ImageSet
+from ahm_env.runs.directory import Row
+from ahm_env.runs.observer import Observer, Silent
+from ahm_env.runs.run import held_run
 
 
 @dataclass(frozen=True)
@@ -73,14 +72,12 @@ def pretrain(
 
     Raises:
         AHMError: Settings, images or directory do not go together, or training diverged.
-        RunError: The run was interrupted by a signal; all is saved.
+        InterruptionError: A signal ended the run; all is saved.
     """
     given = {"data": None if data is None else str(data), **settings}
     with open_run(given, preset, None if out is None else Path(out), resume) as run:
-        if not run.finished and run.run(observer or Silent()) is None:
-            assert run.stopped_by is not None
-            name, path = signal.Signals(run.stopped_by).name, run.directory.path
-            raise RunError(f"{path}: stopped by {name}; all is saved: go on with resume=True")
+        if not run.finished:
+            run.run(observer or Silent())
         return PretrainedRun(run.directory.path, run.settings)
 
 
@@ -104,15 +101,12 @@ def open_run(
     Raises:
         AHMError: Anything that the user can mend.
     """
-    if out is None and resume:
-        raise RunError("--resume needs --out RUN, the directory of the run to go on with")
-    settings = None if resume else RunSettings.make(preset, **given).on_this_machine()
-    if out is None and settings is not None:
-        out = free_directory(*default_out(settings))
-    directory = RunDirectory(Path(out or "."))
-    named = {name: value for name, value in given.items() if value is not None}
-    settings = agree(directory, settings, {**PRESETS.get(preset or "", {}), **named})
+    if resume:
+        directory, settings = RunDirectory.resume(out, RunSettings.asked(preset, given))
+    else:
+        settings = RunSettings.make(preset, **given).on_this_machine()
+        source = Path(settings.data).stem if Path(settings.data).exists() else settings.data.partition(":")[0]
+        directory = RunDirectory.claim(out, f"{settings.algo}-{source}", settings)
     images = load(settings)
-    with directory:
-        begin(directory, settings, images)
-        yield Pretraining(settings, images, directory)
+    with held_run(directory, settings, images, lambda: Pretraining(settings, images, directory)) as run:
+        yield run

@@ -1,7 +1,5 @@
 """The run directory: what a run of pretraining is and measured, and the frames of its history."""
 
-from pathlib import Path
-
 from agents.pretraining.settings import RunSettings
 from agents.pretraining.snapshots import Frame, load_frame, save_frame
 from ahm_env.runs.directory import Directory, Row
@@ -21,22 +19,13 @@ COLUMNS = (
     "unet_updates",
     "judged_hardness",
 )
-_WHOLE = ("images", "unet_updates")
 
 
 class RunDirectory(Directory[RunSettings]):
-    """A run of pretraining on disk, held by one process at a time. Use as a context manager.
+    """A run of pretraining on disk, held by one process at a time. Use as a context manager."""
 
-    Args:
-        path: The directory; made where it does not exist.
-
-    Raises:
-        RunError: The path is a file, or another process holds it.
-        OSError: The path cannot be written.
-    """
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(path, RunSettings, COLUMNS, _WHOLE)
+    settings_type = RunSettings
+    columns = COLUMNS
 
     def save_frame(self, frame: Frame) -> None:
         """Add a frame to the history."""
@@ -56,9 +45,3 @@ class RunDirectory(Directory[RunSettings]):
             if int(path.stem) > images:
                 path.unlink()
         super().restore(rows, images)
-
-
-def default_out(settings: RunSettings) -> tuple[Path, str]:
-    """Where runs go by default, and how they are called there."""
-    source = Path(settings.data).stem if Path(settings.data).exists() else settings.data.partition(":")[0]
-    return Path("runs"), f"{settings.algo}-{source}"

@@ -70,6 +70,7 @@ class RunSettings(ImageSettings):
     """Patches that the U-Net learns from: hidden or all."""
     agent: Mapping[str, Any] = field(default_factory=dict)
     """Further settings of the agent, such as gamma."""
+    presets = PRESETS
 
     def __post_init__(self) -> None:
         self.grid, self.ratio.quotas(self.grid.patches), self.shares, self.pixels
@@ -97,10 +98,7 @@ class RunSettings(ImageSettings):
         Raises:
             SettingsError: Unknown preset, or a value out of range.
         """
-        if preset is not None and preset not in PRESETS:
-            raise SettingsError(f"--preset {preset} is unknown; choose one of {', '.join(PRESETS)}")
-        chosen = {key: value for key, value in given.items() if value is not None}
-        return cls(**{**PRESETS.get(preset or "", {}), **chosen})
+        return cls(**cls.asked(preset, given))
 
     @property
     def grid(self) -> PatchGrid:

@@ -1,6 +1,6 @@
 """Frames: how an agent's masks of the same few images look at one moment of a run; a row of them is its history."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from ahm_env import CheckpointError, ImageSet, Reconstructor
 from ahm_env.files import load_tensors, save_tensors
 from ahm_env.images.opencv import cv2
 from ahm_env.masks import Bools, Ints
+from ahm_env.rendering import as_rgb, limits, overlay, panel, reconstruction_columns
 
 LARGEST = 128  # pixels; larger reconstructions are kept smaller
 Map = npt.NDArray[np.float32]
@@ -29,7 +30,7 @@ class Frame:
         policy: `(P, N)` policy maps.
         values: `(P, N)` value maps, None where the agent has none.
         masks: `(P, N)` bool, sampled with the same draws in every frame.
-        reconstructions: `(P, C, s, s)` uint8, of the masked images; s is the image size, at most 128.
+        reconstructions: `(P, C, s, s)` uint8, of the masked images; s is the image size, from a file at most 128.
         losses: `(P, N)` patch losses.
         frequencies: `(N,)` share of held-out masks that hide each patch.
         between_images: Share of patches in which masks of two images differ.
@@ -70,12 +71,22 @@ def take_frame(
         policy,
         values,
         masks,
-        smaller(reconstructor.reconstruct(pixels, masks)),
+        reconstructor.reconstruct(pixels, masks),
         reconstructor.patch_losses(pixels, masks),
         measurement.frequencies,
         measurement.between_images,
         measurement.within_images,
     )
+
+
+def draw_frame(frame: Frame, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """A frame as a panel, one row an image: `(height, width, 3)` uint8; images `(P, C, S, S)` are those pictured."""
+    shown = as_rgb(images)
+    maps = {"policy map": frame.policy} | ({} if frame.values is None else {"value map": frame.values})
+    scales = {name: limits(patch_map) for name, patch_map in maps.items()}
+    overlays = {name: overlay(shown, maps[name], scale=scale) for name, scale in scales.items()}
+    columns = reconstruction_columns(images, frame.masks, frame.reconstructions, frame.losses)
+    return panel({"image": shown, **overlays, **columns}, scales)
 
 
 def smaller(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
@@ -88,18 +99,10 @@ def smaller(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
 
 
 def save_frame(path: Path, frame: Frame) -> None:
-    """Write a frame whole."""
-    arrays: dict[str, Any] = {
-        "shown": frame.shown,
-        "policy": frame.policy,
-        "masks": frame.masks,
-        "reconstructions": frame.reconstructions,
-        "losses": frame.losses,
-        "frequencies": frame.frequencies,
-    }
-    if frame.values is not None:
-        arrays["values"] = frame.values
-    about = {"images": frame.images, "between_images": frame.between_images, "within_images": frame.within_images}
+    """Write a frame whole; reconstructions at most 128 px a side."""
+    values = vars(replace(frame, reconstructions=smaller(frame.reconstructions)))
+    arrays = {name: value for name, value in values.items() if isinstance(value, np.ndarray)}
+    about = {name: value for name, value in values.items() if isinstance(value, int | float)}
     save_tensors(path, {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}, about)
 
 

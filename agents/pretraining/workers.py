@@ -8,6 +8,7 @@ import signal
 import time
 import traceback
 from copy import copy
+from dataclasses import dataclass, replace
 from multiprocessing.synchronize import Event
 from typing import Any
 
@@ -23,26 +24,31 @@ from ahm_env.masks import Ints
 _PATIENCE = 120.0  # seconds that a worker has to end its batch
 
 
-class Counter:
-    """Counts images over all processes."""
+@dataclass(frozen=True)
+class Work:
+    """What all workers share.
 
-    def __init__(self, value: int, shared: bool) -> None:
-        self._shared: Any = multiprocessing.get_context("spawn").Value("q", value) if shared else None
-        self._value = value
+    Attributes:
+        settings: Of the run.
+        images: The images.
+        shown: Which of them are learned from.
+        reconstructor: Moved to shared memory, where there is more than one worker.
+        agent: The same.
+        counter: A number of images in shared memory, on which all count.
+    """
 
-    @property
-    def value(self) -> int:
-        """Images so far."""
-        return self._value if self._shared is None else int(self._shared.value)
+    settings: RunSettings
+    images: ImageSet
+    shown: Ints
+    reconstructor: Reconstructor
+    agent: Agent
+    counter: Any
 
-    def add(self, images: int) -> int:
-        """Add images; returns how many there are then."""
-        if self._shared is None:
-            self._value += images
-            return self._value
-        with self._shared.get_lock():
-            self._shared.value += images
-            return int(self._shared.value)
+    def count(self, images: int) -> int:
+        """Add images to those of all workers; returns how many there are then."""
+        with self.counter.get_lock():
+            self.counter.value += images
+            return int(self.counter.value)
 
 
 class Workers:
@@ -50,35 +56,22 @@ class Workers:
 
     Args:
         count: Number of workers, the calling process included.
-        settings: Of the run.
-        images: The images.
-        shown: Which of them are learned from.
-        reconstructor: Moved to shared memory, where there is more than one worker.
-        agent: The same.
-        counter: Counts the images of all.
+        work: What they share.
     """
 
-    def __init__(
-        self,
-        count: int,
-        settings: RunSettings,
-        images: ImageSet,
-        shown: Ints,
-        reconstructor: Reconstructor,
-        agent: Agent,
-        counter: Counter,
-    ) -> None:
+    def __init__(self, count: int, work: Work) -> None:
         context = multiprocessing.get_context("spawn")
         self._stop, self._failures = context.Event(), context.SimpleQueue()
         self._processes: list[Any] = []
         if count > 1:
-            agent.share_memory()
-            reconstructor.share_memory()
-        lent = copy(agent)
+            work.agent.share_memory()
+            work.reconstructor.share_memory()
+        lent = copy(work.agent)
         del lent.generator  # does not survive the way to another process; each worker has its own
+        work = replace(work, agent=lent)
         for number in range(1, count):
-            work = (number, settings, images, shown, reconstructor, lent, counter)
-            self._processes.append(context.Process(target=_work, args=(*work, self._stop, self._failures), daemon=True))
+            args = number, work, self._stop, self._failures
+            self._processes.append(context.Process(target=_work, args=args, daemon=True))
 
     def __enter__(self) -> "Workers":
         for process in self._processes:
@@ -118,35 +111,23 @@ class Workers:
         self.check()
 
 
-def _work(
-    number: int,
-    settings: RunSettings,
-    images: ImageSet,
-    shown: Ints,
-    reconstructor: Reconstructor,
-    agent: Agent,
-    counter: Counter,
-    stop: Event,
-    failures: Any,
-) -> None:
+def _work(number: int, work: Work, stop: Event, failures: Any) -> None:
     """A worker's life: the same stages as the first worker's, on images of its own."""
-    for number_of_signal in (
-        signal.SIGINT,
-        signal.SIGTERM,
-    ):  # they may go to all; the first worker decides when to stop
-        signal.signal(number_of_signal, signal.SIG_IGN)
+    for signal_number in (signal.SIGINT, signal.SIGTERM):  # may go to all; the first worker decides when to stop
+        signal.signal(signal_number, signal.SIG_IGN)
+    settings, agent, counter = work.settings, work.agent, work.counter
     torch.set_num_threads(1)
     parent = os.getppid()
     try:
-        reconstructor.own_statistics()
-        env = make_env(settings, images, shown, reconstructor)
+        work.reconstructor.own_statistics()
+        env = make_env(settings, work.images, work.shown, work.reconstructor)
         seed = int(torch.randint(2**40, (1,), generator=torch.Generator().manual_seed(settings.seed))) + number
         env.reset(seed=seed + counter.value)
         agent.generator = torch.Generator().manual_seed(seed + counter.value)
         for stage in stages(settings):
 
             def after(update: Update, until: int = stage.until) -> bool:
-                seen = counter.add(update.images)
+                seen = work.count(update.images)
                 set_curriculum(env, settings, seen)
                 return seen < until and not stop.is_set() and os.getppid() == parent
 

@@ -1,31 +1,26 @@
 """A directory that a run writes: settings, metrics, and the states from which it can go on."""
 
 import csv
-import io
 import json
-import platform
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib import metadata
 from math import isnan
 from pathlib import Path
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, ClassVar, Generic, Self, TypeVar
 
 from filelock import FileLock, Timeout
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
-from ahm_env import CheckpointError, RunError, SettingsError
+from ahm_env import CheckpointError, ImageSet, RunError, SettingsError
 from ahm_env.files import load_tensors, save_tensors, write_text
+from ahm_env.runs.provenance import provenance
 from ahm_env.runs.settings import Settings
 
 Row = dict[str, float]
 _KEPT = 2  # checkpoints
-_PACKAGES = ("ahm-env", "torch", "numpy", "gymnasium", "opencv-python", "safetensors")
 
 
 S = TypeVar("S", bound=Settings)
@@ -50,17 +45,21 @@ class Directory(Generic[S]):
 
     Args:
         path: The directory; made where it does not exist.
+
+    Attributes:
         settings_type: What its settings are.
         columns: Of `metrics.csv`; the first is `images`.
-        whole: Columns that hold whole numbers.
 
     Raises:
         RunError: The path is a file, or another process holds it.
         OSError: The path cannot be written.
     """
 
-    def __init__(self, path: Path, settings_type: type[S], columns: Sequence[str], whole: Sequence[str]) -> None:
-        self.path, self._settings_type, self._columns, self._whole = path, settings_type, columns, whole
+    settings_type: type[S]
+    columns: ClassVar[Sequence[str]]
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
         if path.exists() and not path.is_dir():
             raise RunError(f"{path}: is a file, not a run directory; choose another --out")
         for parent in path.parents:
@@ -95,7 +94,7 @@ class Directory(Generic[S]):
         if not path.exists():
             return None
         try:
-            return self._settings_type.from_dict(json.loads(path.read_text(encoding="utf-8"))["settings"])
+            return self.settings_type.from_dict(json.loads(path.read_text(encoding="utf-8"))["settings"])
         except (ValueError, KeyError, TypeError) as error:
             raise RunError(f"{path}: damaged ({error}); restore it, or choose another --out") from None
         except SettingsError as error:
@@ -111,15 +110,80 @@ class Directory(Generic[S]):
         config = json.loads((self.path / "config.json").read_text(encoding="utf-8"))
         return str(config["images"]["content_key"])
 
-    def begin(self, settings: S, images: Mapping[str, Any]) -> None:
+    @classmethod
+    def claim(cls, out: Path | None, stem: str, settings: S) -> Self:
+        """A directory for a new run.
+
+        Args:
+            out: Where it is; by default the first of `runs/stem-1`, `runs/stem-2`, … that is free.
+            stem: How it is called there.
+            settings: Of the run.
+
+        Raises:
+            RunError: There is something else.
+        """
+        directory = cls(out or free_directory(Path("runs"), stem))
+        existing, path = directory.settings(), directory.path
+        if existing == settings:
+            raise RunError(f"{path}: holds this run already; add --resume to go on, or choose another --out")
+        if existing is not None:
+            flags = ", ".join(map(flag_of, existing.differences(settings.as_dict())))
+            raise RunError(f"{path}: holds a run with another {flags}; choose another --out")
+        if directory.occupied:
+            raise RunError(f"{path}: is not empty and holds no run; choose another --out")
+        return directory
+
+    @classmethod
+    def resume(cls, out: Path | None, given: Mapping[str, Any]) -> tuple[Self, S]:
+        """The directory of a run to go on with, and its settings.
+
+        Args:
+            out: Where it is.
+            given: Settings that are asked for; None is not given.
+
+        Raises:
+            RunError: There is no run, or it has other settings than these.
+        """
+        if out is None:
+            raise RunError("--resume needs --out RUN, the directory of the run to go on with")
+        directory = cls(out)
+        settings = directory.settings()
+        if settings is None:
+            raise RunError(f"{out}: holds no run to resume; check --out, or leave out --resume to start one")
+        if others := settings.differences(given):
+            flags = ", ".join(map(flag_of, others))
+            raise RunError(f"{out}: this run has other settings than {flags}; leave them out to resume it")
+        return directory, settings
+
+    def write_or_check_config(self, settings: S, images: ImageSet, others: ImageSet | None = None) -> bool:
+        """Write `config.json`; of a run that has begun, check that its images, and others it uses, are the same.
+
+        Returns:
+            Whether it begins now.
+
+        Raises:
+            RunError: The images have changed.
+        """
+        key = "+".join(some.content_key for some in (images, others) if some is not None)
+        if self.settings() is None:
+            facts = {"count": len(images), "channels": images.channels, "skipped": images.skipped}
+            self.write_config(settings, {**facts, "content_key": key})
+            return True
+        if self.content_key() != key:
+            sources = " or ".join(some.source for some in (images, others) if some is not None)
+            raise RunError(
+                f"{self.path}: the images of {sources} have changed since this run began; bring them back, or "
+                f"choose another --out"
+            )
+        return False
+
+    def write_config(self, settings: S, images: Mapping[str, Any]) -> None:
         """Write `config.json`: settings, images, versions, git commit and command."""
-        versions = {"python": platform.python_version(), **{name: _version(name) for name in _PACKAGES}}
-        about = {"command": [Path(sys.argv[0]).name, *sys.argv[1:]], "versions": versions, "git_commit": _git_commit()}
-        config = {"settings": settings.as_dict(), "images": dict(images), **about}
+        config = {"settings": settings.as_dict(), "images": dict(images), **provenance()}
         write_text(self.path / "config.json", json.dumps(config, indent=2) + "\n")
 
     def add(self, row: Row) -> None:
-        """Add a row to `metrics.csv` and TensorBoard; numbers that have no column go to TensorBoard only."""
+        """Add a row to `metrics.csv`, integers in full, and to TensorBoard, which has numbers without a column, too."""
         self.rows.append(dict(row))
         self._write_rows()
         self._log(row)
@@ -147,14 +211,11 @@ class Directory(Generic[S]):
             self._log(row)
 
     def _write_rows(self) -> None:
-        text = io.StringIO()
-        writer = csv.DictWriter(text, self._columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(
-            {name: f"{row[name]:.6g}" for name in self._columns} | {name: int(row[name]) for name in self._whole}
-            for row in self.rows
-        )
-        write_text(self.path / "metrics.csv", text.getvalue())
+        lines = [self.columns]
+        for row in self.rows:
+            numbers = [row[name] for name in self.columns]
+            lines.append([str(number) if isinstance(number, int) else f"{number:.6g}" for number in numbers])
+        write_text(self.path / "metrics.csv", "".join(",".join(line) + "\n" for line in lines))
 
     def _log(self, row: Row) -> None:
         if self._writer is None:
@@ -228,20 +289,6 @@ def free_directory(root: Path, stem: str) -> Path:
     return root / f"{stem}-{number}"
 
 
-def _version(name: str) -> str:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return "not installed"
-
-
-def _git_commit() -> str | None:
-    """Commit of the code that runs, None outside a checkout."""
-    here = Path(__file__).resolve().parent
-    try:
-        done = subprocess.run(
-            ["git", "-C", str(here), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=True
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip()
+def flag_of(name: str) -> str:
+    """The option by which a setting is given."""
+    return f"--{name.replace('_', '-')}"

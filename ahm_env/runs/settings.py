@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from ahm_env.errors import SettingsError
 from ahm_env.images import ImageSet, load_images
@@ -21,6 +21,19 @@ class Settings:
     """cpu, cuda, mps, or the best there is."""
     precision: str = "auto"
     """Of the network's layers: fp32, bf16, or auto: bf16 where the device has instructions for it."""
+
+    presets: ClassVar[Mapping[str, dict[str, Any]]] = {}
+
+    @classmethod
+    def asked(cls, preset: str | None, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Settings of a preset, overridden by what is given (None is not given).
+
+        Raises:
+            SettingsError: Unknown preset.
+        """
+        if preset is not None and preset not in cls.presets:
+            raise SettingsError(f"--preset {preset} is unknown; choose one of {', '.join(cls.presets)}")
+        return {**cls.presets.get(preset or "", {}), **{key: one for key, one in given.items() if one is not None}}
 
     def on_this_machine(self) -> Self:
         """The same with the precision that `auto` means here, so that a run goes on elsewhere as it began."""

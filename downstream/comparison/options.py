@@ -12,8 +12,7 @@ from agents.pretraining.settings import RunSettings
 from ahm_env import SettingsError
 from downstream.comparison.results import SCRATCH
 from downstream.finetuning.mean_teacher import OWN
-from downstream.finetuning.settings import FinetuneSettings
-from downstream.finetuning.training import Recipe
+from downstream.finetuning.settings import FinetuneSettings, Recipe
 from downstream.models.model import TASKS, Start
 
 ALL = "all"

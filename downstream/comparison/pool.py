@@ -1,6 +1,5 @@
 """A few processes at once, each at work on a trial; none is left behind."""
 
-import csv
 import signal
 import sys
 import time
@@ -14,9 +13,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import multiprocessing
 
-from ahm_env import AHMError
+from ahm_env import AHMError, RunError
 from ahm_env.errors import explain
 from downstream.comparison.trials import Trial
+from downstream.finetuning.run import FinetuneDirectory
 
 POLL = 0.5  # seconds between two looks at the processes
 
@@ -80,23 +80,23 @@ class Pool:
 def images_shown(path: Path) -> int:
     """Images that a run has shown so far, by its `metrics.csv`."""
     try:
-        with (path / "metrics.csv").open(encoding="utf-8", newline="") as file:
-            return int(list(csv.DictReader(file))[-1]["images"])
-    except (OSError, IndexError, KeyError, ValueError, TypeError):
+        return int(FinetuneDirectory(path).last_row()["images"])
+    except (RunError, KeyError):
         return 0
 
 
 def run_logged(trial: Trial, threads: int) -> None:
-    """Work on a trial, what is printed going to a log beside its directory; made for a process, which ends with this.
+    """Work on a trial, warnings and errors going to a log beside its directory; made for a process, which this ends.
 
-    The status is not 0 where it does not come to its end; the reason is the log's last line.
+    The status is not 0 where the trial does not come to its end; the reason is the log's last line.
     """
     torch.set_num_threads(threads)
     log = trial.path.with_name(f"{trial.path.name}.log")
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a", encoding="utf-8") as file, redirect_stdout(file), redirect_stderr(file):
         try:
-            status = trial.work()
+            trial.work()
+            status = 0
         except (AHMError, OSError) as error:
             file.write(f"error: {explain(error) if isinstance(error, OSError) else error}\n")
             status = 2

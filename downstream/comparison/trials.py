@@ -6,12 +6,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from math import isnan
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
-from agents.pretraining.console import train_agent
-from agents.pretraining.run_directory import RunDirectory
+from agents import pretrain
 from agents.pretraining.settings import RunSettings
 from ahm_env import RunError
 from ahm_env.files import write_text
@@ -19,49 +18,11 @@ from downstream.comparison.mask_evaluation import judge_run
 from downstream.comparison.options import AgentConfig, Arm, count_name
 from downstream.comparison.results import MASKING, Row
 from downstream.evaluation.tables import read_rows
-from downstream.finetuning.console import finetune
+from downstream.finetuning.finetune import finetune
 
 VERDICT = "judgement.json"
 # What is told of each image, and, where patients have several, of each patient
 PER_IMAGE = {"segmentation": "dice", "classification": "accuracy"}
-
-
-class Trial(Protocol):
-    """One directory's work, which goes on where it was stopped."""
-
-    @property
-    def path(self) -> Path:
-        """Its directory."""
-
-    @property
-    def name(self) -> str:
-        """What a person reads for it."""
-
-    @property
-    def total(self) -> int:
-        """Images that it is shown in all."""
-
-    @property
-    def done(self) -> bool:
-        """Whether it is done."""
-
-    @property
-    def told(self) -> str:
-        """What it came to, in a few words."""
-
-    def work(self) -> int:
-        """Do it, or go on with it; the exit status.
-
-        Raises:
-            AHMError: Anything that the user can mend.
-        """
-
-    def rows(self) -> Iterator[Row]:
-        """Its numbers, when it is done.
-
-        Raises:
-            RunError: They are damaged.
-        """
 
 
 @dataclass(frozen=True)
@@ -112,18 +73,16 @@ class PretrainTrial:
         found = self.verdict
         return "" if found is None else f"hardness {sum(found['losses']) / sum(found['random_losses']):.3f}"
 
-    def work(self) -> int:
-        """Train the agent and judge it, or go on with that; the exit status.
+    def work(self) -> None:
+        """Train the agent and judge it, or go on with that.
 
         Raises:
             AHMError: Anything that the user can mend.
         """
         resume = (self.path / "config.json").exists()
-        if status := train_agent({} if resume else self.given, None, self.path, resume):
-            return status
+        row = pretrain(out=self.path, resume=resume, **({} if resume else self.given)).metrics
         if self.reference is None:
-            return 0
-        row = RunDirectory(self.path).last_row()
+            return
         judged = judge_run(self.path, self.reference)
         verdict = {
             **{name: row[name] for name in ("images", "unet_updates", "seconds", "hardness", "unet_loss")},
@@ -136,7 +95,6 @@ class PretrainTrial:
             "random_losses": judged.judgement.random_losses.tolist(),
         }
         write_text(self.path / VERDICT, json.dumps(verdict) + "\n")
-        return 0
 
     def rows(self) -> Iterator[Row]:
         """The loss of each held-out image under its masks and under random ones, and what is told of the whole run.
@@ -217,15 +175,16 @@ class FinetuneTrial:
         found = [row.value for row in self.rows() if row.metric == metric and not (row.image or row.patient)]
         return f"{metric} {found[0]:.3f}" if found else ""
 
-    def work(self) -> int:
-        """Fine-tune and test, or go on with that; the exit status.
+    def work(self) -> None:
+        """Fine-tune and test, or go on with that.
 
         Raises:
             AHMError: Anything that the user can mend.
         """
         if (self.path / "config.json").exists():
-            return finetune({}, None, None, self.path, resume=True)
-        return finetune(self.given, self.start, None, self.path, resume=False)
+            finetune(out=self.path, resume=True)
+        else:
+            finetune(self.start, out=self.path, **self.given)
 
     def rows(self) -> Iterator[Row]:
         """Dice, or whether the class was right, of each test image, Dice of each patient, and all measures as means.
@@ -251,6 +210,9 @@ class FinetuneTrial:
         for name, value in summary.items():
             if isinstance(value, int | float) and name != "images":
                 yield Row(*about, "", "", name, float(value))
+
+
+Trial = PretrainTrial | FinetuneTrial  # one directory's work, which goes on where it was stopped
 
 
 def _table(path: Path) -> list[dict[str, str]]:

@@ -1,6 +1,5 @@
 """What a person sees of fine-tuning and evaluation: progress, a table at the end, and what to do next."""
 
-import signal
 from collections.abc import Mapping
 from math import isnan
 from pathlib import Path
@@ -12,7 +11,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from ahm_env.console import make_console, number, tell_bad_masks
+from ahm_env.console import make_console, number, tell_bad_masks, tell_interruption
+from ahm_env.errors import InterruptionError
 from ahm_env.model.devices import tell_precision
 from ahm_env.runs.directory import Row
 from ahm_env.runs.images import load
@@ -87,30 +87,25 @@ def finetune(
         AHMError: Anything that the user can mend.
     """
     console = make_console()
-    with open_run(
-        given,
-        start,
-        preset,
-        out,
-        resume,
-        lambda settings, source: load(settings, console, source),
-        lambda count: tell_bad_masks(console, count),
-    ) as run:
-        directory, settings = run.directory, run.settings
-        if run.finished:
-            console.print(f"{directory.path} is finished. There is nothing left to do.", markup=False)
-            return 0
-        _announce(run, console)
-        with FinetuneDisplay(console, settings.steps * settings.batch_size, run.seen) as display:
-            result = run.run(display)
-    if result is None:
-        assert run.interruption.signal is not None
-        name = signal.Signals(run.interruption.signal).name
-        console.print(
-            f"Stopped by {name} after {run.trainer.step:,} of {settings.steps:,} steps; all is saved. Go on with"
-        )
-        console.print(f"  ahm finetune --resume --out {directory.path}", markup=False)
-        return 128 + run.interruption.signal
+    try:
+        with open_run(
+            given,
+            start,
+            preset,
+            out,
+            resume,
+            lambda settings, source: load(settings, console, source),
+            lambda count: tell_bad_masks(console, count),
+        ) as run:
+            settings = run.settings
+            if run.finished:
+                console.print(f"{run.directory.path} is finished. There is nothing left to do.", markup=False)
+                return 0
+            _announce(run, console)
+            with FinetuneDisplay(console, settings.steps * settings.batch_size, run.seen) as display:
+                result = run.run(display)
+    except InterruptionError as error:
+        return tell_interruption(console, error, f"{run.trainer.step:,} of {settings.steps:,} steps", "finetune")
     _conclude(run, result, console)
     return 0
 

@@ -1,7 +1,6 @@
 """Fine-tuning as a function: a start and labelled images in, a run directory with a tested model out."""
 
 import json
-import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -9,17 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from agents import PretrainedRun
-from ahm_env import AHMError, ImageSet, RunError
+from ahm_env import ImageSet
 from ahm_env.images.loading import find_source
 from ahm_env.images.source import Source
-from ahm_env.runs.directory import free_directory
-from ahm_env.runs.observer import Silent
-from ahm_env.runs.resume import agree, begin
+from ahm_env.runs.observer import Observer, Silent
+from ahm_env.runs.run import held_run
 from downstream.evaluation.cropping import Cropped, load_segmenter
 from downstream.finetuning.labelled import only_labelled
 from downstream.finetuning.mean_teacher import OWN
-from downstream.finetuning.run import FinetuneDirectory, Finetuning, Observer
-from downstream.finetuning.settings import PRESETS, FinetuneSettings
+from downstream.finetuning.run import FinetuneDirectory, Finetuning
+from downstream.finetuning.settings import FinetuneSettings
 from downstream.models.model import Model, Start
 
 Load = Callable[[FinetuneSettings, Source | None], ImageSet]
@@ -74,16 +72,14 @@ def finetune(
 
     Raises:
         AHMError: Settings, images, start or directory do not go together, or training diverged.
-        RunError: The run was interrupted by a signal; all is saved.
+        InterruptionError: A signal ended the run; all is saved.
     """
     begun = str(start.path if isinstance(start, PretrainedRun) else start)
     given = {"data": None if data is None else str(data), **settings}
     with open_run(given, None if resume else begun, preset, None if out is None else Path(out), resume) as run:
         path = run.directory.path
-        if not run.finished and run.run(observer or Silent()) is None:
-            assert run.interruption.signal is not None
-            name = signal.Signals(run.interruption.signal).name
-            raise RunError(f"{path}: stopped by {name}; all is saved: go on with resume=True")
+        if not run.finished:
+            run.run(observer or Silent())
         result = json.loads((path / "test.json").read_text(encoding="utf-8"))
         return FinetunedModel(path, run.settings, result)
 
@@ -112,30 +108,23 @@ def open_run(
     Raises:
         AHMError: Anything that the user can mend.
     """
-    if out is None and resume:
-        raise RunError("--resume needs --out RUN, the directory of the run to go on with")
-    directory = FinetuneDirectory(Path(out or "."))
-    before = directory.settings() if resume else None
-    found = Start.find(before.start if before is not None else start or "scratch")
-    settings = None if resume else FinetuneSettings.make(found, preset, **given).on_this_machine()
-    if out is None and settings is not None:
-        directory = FinetuneDirectory(free_directory(Path("runs"), settings.task))
-    named = {key: value for key, value in given.items() if value is not None}
-    settings = agree(directory, settings, {**PRESETS.get(preset or "", {}), **named, "start": start})
+    if resume:
+        asked = FinetuneSettings.asked(preset, {**given, "start": start})
+        directory, settings = FinetuneDirectory.resume(out, asked)
+        found = Start.find(settings.start)
+    else:
+        found = Start.find(start or "scratch")
+        settings = FinetuneSettings.make(found, preset, **given).on_this_machine()
+        directory = FinetuneDirectory.claim(out, settings.task, settings)
     images = _load(settings, settings.data, load)
     whole, images = images, only_labelled(settings, images)
     tell_bad_masks(images.skipped - whole.skipped)
     others = None
     if settings.unlabelled not in OWN:
         others = _load(replace(settings, channels=images.channels), settings.unlabelled, load)
-    with directory:
-        begins = begin(directory, settings, images, others)
-        try:
-            run = Finetuning(settings, images, directory, found, others)
-        except AHMError:
-            if begins:  # a run that cannot begin leaves its place free
-                (directory.path / "config.json").unlink()
-            raise
+    with held_run(
+        directory, settings, images, lambda: Finetuning(settings, images, directory, found, others), others
+    ) as run:
         yield run
 
 

@@ -23,7 +23,7 @@ from ahm_env import ImageSet, SettingsError
 from ahm_env.masks import Ints
 from downstream.finetuning.augmentation import STRONG, Augmentation, strong_kind
 from downstream.finetuning.losses import classification_loss, segmentation_loss
-from downstream.finetuning.mixing import MIXES, mixing_masks
+from downstream.finetuning.mixing import MIXES, MixedBatch, mixing_masks
 from downstream.models.model import Model
 
 OWN = ("none", "auto")  # not another source
@@ -77,23 +77,6 @@ class Unlabelled:
 
     images: ImageSet
     indices: Ints
-
-
-@dataclass(frozen=True)
-class MixedBatch:
-    """What the student learns from unlabelled images in one step.
-
-    Attributes:
-        pixels: `(B, C, S, S)` float32 in 0..255, mixed and recoloured.
-        labels: The teacher's: `(B, S, S)` class numbers, of classification `(B,)`.
-        confident: Where it is sure of them, bool of the same shape.
-        foreground: Share of the pixels that the teacher takes for a class other than the background.
-    """
-
-    pixels: Tensor
-    labels: Tensor
-    confident: Tensor
-    foreground: float
 
 
 class MeanTeacher:

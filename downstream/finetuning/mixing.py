@@ -1,17 +1,43 @@
 """Mixed images: pixels of one unlabelled image replaced by another's, as in CutMix (Yun et al., ICCV 2019).
 
-Where the mask is 1, the second image is shown. For segmentation with few labels: French et al., BMVC 2020.
+Where the mask is 1, the second image is shown. For segmentation with few labels: French et al., BMVC 2020. A picture
+of what a student was shown lets a person see whether to trust its teacher.
 """
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
+
+from ahm_env.rendering import INK, PAPER, as_rgb
+from downstream.evaluation.pictures import CAPTION, GAP, HEADER, Case, Picture, draw_overlay, enlarged
 
 MIXES = ("none", "box", "patches")
 BOX_AREA = (0.25, 0.5)  # of the image
 BOX_SHAPE = 2.0  # a box is at most so many times as wide as high, or as high as wide
 GRID = 8  # patches a side
 PATCHES = 0.5  # of all patches
+MIXED, MIXED_TILE = 8, 144  # mixed images of a row of the picture
+
+
+@dataclass(frozen=True)
+class MixedBatch:
+    """What the student learns from unlabelled images in one step.
+
+    Attributes:
+        pixels: `(B, C, S, S)` float32 in 0..255, mixed and recoloured.
+        labels: The teacher's: `(B, S, S)` class numbers, of classification `(B,)`.
+        confident: Where it is sure of them, bool of the same shape.
+        foreground: Share of the pixels that the teacher takes for a class other than the background.
+    """
+
+    pixels: Tensor
+    labels: Tensor
+    confident: Tensor
+    foreground: float
 
 
 def mixing_masks(kind: str, count: int, image_size: int, seed: tuple[int, ...]) -> Tensor:
@@ -49,3 +75,39 @@ def _box(image_size: int, rng: np.random.Generator) -> tuple[int, int]:
     longest = min(BOX_SHAPE, image_size**2 / area)
     shape = np.exp(rng.uniform(-np.log(longest), np.log(longest)))
     return round(np.sqrt(area * shape)), round(np.sqrt(area / shape))
+
+
+def draw_mixing(rows: Mapping[str, MixedBatch], classes: Sequence[str]) -> Picture:
+    """What a student was shown of unlabelled images, and what its teacher said of them.
+
+    Of segmentation the teacher's labels are contours, and what it is unsure of is dimmed; of classification the class
+    is under the image, in brackets where the teacher is unsure.
+
+    Args:
+        rows: Heading to the mixed images of a step; their first eight are drawn.
+        classes: Names of the classes.
+    """
+    font, small = ImageFont.load_default(15), ImageFont.load_default(12)
+    columns = min(MIXED, *(len(batch.pixels) for batch in rows.values()))
+    height = HEADER + MIXED_TILE + CAPTION
+    sheet = Image.new("RGB", (GAP + columns * (MIXED_TILE + GAP), len(rows) * height), PAPER)
+    draw = ImageDraw.Draw(sheet)
+    for row, (heading, batch) in enumerate(rows.items()):
+        sure = f"{float(batch.confident.float().mean()):.0%} of the labels count"
+        draw.text((GAP, row * height + HEADER / 2), f"{heading}: {sure}", INK, font, anchor="lm")
+        images = as_rgb(batch.pixels.clamp(0, 255).round().to(torch.uint8).cpu().numpy())
+        labels, confident = batch.labels.cpu().numpy(), batch.confident.cpu().numpy()
+        for column in range(columns):
+            left, top = GAP + column * (MIXED_TILE + GAP), row * height + HEADER
+            image = images[column]
+            if labels.ndim == 3:
+                picture = np.where(confident[column][..., None], image, image // 3)
+                found, caption = labels[column].astype(np.uint8), f"{(labels[column] > 0).mean():.0%} marked"
+            else:
+                picture, found = image, np.zeros(image.shape[:2], np.uint8)
+                name = classes[labels[column]]
+                caption = name if confident[column] else f"({name})"
+            tile = draw_overlay(enlarged(Case("", picture, None, found), MIXED_TILE), MIXED_TILE)
+            sheet.paste(Image.fromarray(tile), (left, top))
+            draw.text((left, top + MIXED_TILE + CAPTION / 2), caption, INK, small, anchor="lm")
+    return np.asarray(sheet)

@@ -1,10 +1,10 @@
 """The run of fine-tuning: labelled images in, a tested model out, and everything saved on the way."""
 
 import json
-import time
-from math import ceil, isnan, nan
+from collections.abc import Mapping
+from math import ceil, nan
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -13,54 +13,40 @@ from ahm_env import ImageError, ImageSet
 from ahm_env.files import write_text
 from ahm_env.images.encoding import save_picture
 from ahm_env.model.vgg import IMAGENET_DEVIATION, IMAGENET_MEAN
-from ahm_env.runs.directory import Checkpoint, Directory, Interruption, Row
+from ahm_env.runs.directory import Checkpoint, Directory
+from ahm_env.runs.run import Run
 from downstream.evaluation.classification import assess_classifier
 from downstream.evaluation.cropping import SEGMENTER_FILE, load_segmenter
 from downstream.evaluation.segmentation import assess_segmenter
 from downstream.finetuning.labelled import Split, check_classes, check_values, choose_unlabelled, only_labelled
-from downstream.finetuning.mixing_picture import draw_mixing
+from downstream.finetuning.mixing import draw_mixing
 from downstream.finetuning.settings import FinetuneSettings
 from downstream.finetuning.training import Trainer
 from downstream.models.model import MODEL_FILE, Card, Model, Start
 from downstream.models.vgg import VGG16
 
-COLUMNS = (
-    "images",
-    "seconds",
-    "images_per_second",
-    "loss",
-    "learning_rate",
-    "selection",
-    "unlabelled_loss",
-    "confident",
-)
 ROWS = 20
 PATIENCE = 6  # rows, all of them worse than the best, after which a run with --select stops
-CHECKPOINT_SECONDS = 60.0
 MIXING_FILE = "mixing.png"
 
 
 class FinetuneDirectory(Directory[FinetuneSettings]):
     """A run of fine-tuning on disk. Use as a context manager."""
 
-    def __init__(self, path: Path) -> None:
-        super().__init__(path, FinetuneSettings, COLUMNS, ("images",))
+    settings_type = FinetuneSettings
+    columns = (
+        "images",
+        "seconds",
+        "images_per_second",
+        "loss",
+        "learning_rate",
+        "selection",
+        "unlabelled_loss",
+        "confident",
+    )
 
 
-class Observer(Protocol):
-    """Who is told how it goes."""
-
-    def on_update(self, images: int, loss: float) -> None:
-        """After every step."""
-
-    def on_row(self, row: Row) -> None:
-        """After every row of `metrics.csv`."""
-
-    def on_warning(self, text: str) -> None:
-        """Something that the user should know, while the run goes on."""
-
-
-class Finetuning:
+class Finetuning(Run[FinetuneSettings, dict[str, Any]]):
     """One run of fine-tuning from its start, or from its last checkpoint, to its end.
 
     Args:
@@ -82,8 +68,8 @@ class Finetuning:
         start: Start,
         unlabelled: ImageSet | None = None,
     ) -> None:
-        images = only_labelled(settings, images)
-        self.settings, self.images, self.directory = settings, images, directory
+        super().__init__(settings, directory)
+        self.images = images = only_labelled(settings, images)
         self._assess = assess_segmenter if settings.task == "segmentation" else assess_classifier
         self.split = Split.make(settings, images)
         card = make_card(settings, images, self.split, start)
@@ -98,17 +84,9 @@ class Finetuning:
             check_values(images, self.split.test, self.model.card.values)
         self.unlabelled = choose_unlabelled(settings, images, self.split, unlabelled)
         self.trainer = Trainer(self.model, images, self.split.learn, settings, settings.seed, self.unlabelled)
-        self.interruption = Interruption()
-        self.seconds, self._row_start = 0.0, (0, 0.0)
-        self._sums: dict[str, tuple[float, int]] = {}
         self._best: tuple[float, dict[str, Tensor]] = (-1.0, {})
-        self._at_join = self._best, self._sums  # what to come back to
-        self._restore()
-
-    @property
-    def seen(self) -> int:
-        """Images shown so far."""
-        return self.trainer.step * self.settings.batch_size
+        self._at_join = self._best, self.sums  # what to come back to
+        self.restore()
 
     @property
     def learned(self) -> bool:
@@ -128,88 +106,55 @@ class Finetuning:
         """Whether all is learned, tested and written."""
         return (self.directory.path / "test.json").exists()
 
-    def run(self, observer: Observer) -> dict[str, Any] | None:
-        """Learn to the end, or until interrupted, then test; the state is saved either way.
-
-        Returns:
-            What `test.json` holds, None if the run was interrupted.
+    def train(self) -> None:
+        """Take the steps that are left.
 
         Raises:
             TrainingError: The loss is not finite; the last checkpoint stays as it is.
         """
-        began, before, saved = time.monotonic(), self.seconds, time.monotonic()
-        gap = max(1, ceil(self.settings.steps / ROWS))
-        with self.interruption.watch():
-            while not self.learned and self.interruption.signal is None:
-                step, loss = self.trainer.step, self._learn(observer)
-                self.seconds = before + time.monotonic() - began
-                observer.on_update(self.seen, loss)
-                if self.trainer.step <= step:  # gone back: all is saved
-                    saved = time.monotonic()
-                elif self.trainer.step % gap == 0 or self.trainer.step == self.settings.steps:
-                    observer.on_row(self._record())
-                    saved = time.monotonic()
-                elif time.monotonic() - saved > CHECKPOINT_SECONDS:
-                    self._checkpoint()
-                    saved = time.monotonic()
-            if self.interruption.signal is not None:
-                self._checkpoint()
-                return None
-        self._keep()
+        trainer, gap = self.trainer, max(1, ceil(self.settings.steps / ROWS))
+        while not self.learned and self.stopped_by is None:
+            step, joined, known = trainer.step, trainer.joined, (self._best, dict(self.sums))
+            loss = trainer.learn()
+            self.seen = trainer.step * self.settings.batch_size
+            if joined is None and trainer.joined is not None:
+                self._at_join = known
+            if trainer.step > step:
+                confident = trainer.confident
+                self.tally({"loss": loss, "unlabelled_loss": trainer.unlabelled_loss, "confident": confident})
+            else:
+                self._go_back()
+            row_due = trainer.step % gap == 0 or trainer.step == self.settings.steps
+            self.after_step(loss, row_due, resumable=trainer.step > step)
+
+    def conclude(self) -> dict[str, Any]:
+        """Keep the best of the states selected, else the mean or last one; save the model, and test it.
+
+        Returns:
+            What `test.json` holds.
+        """
+        self.model.network.load_state_dict(self._best[1] or self.trainer.result())
         self.model.save(self.directory.path / MODEL_FILE)
         self._draw_mixing()
         if self.settings.crop_with is not None:  # who has this directory needs nothing else
             load_segmenter(Path(self.settings.crop_with)).save(self.directory.path / SEGMENTER_FILE)
         return self._test()
 
-    def _learn(self, observer: Observer) -> float:
-        """One step, and what it adds to the sums of a row."""
-        trainer, before = self.trainer, self.trainer.joined
-        known, loss = (self._best, dict(self._sums)), trainer.learn()
-        if before is None and trainer.joined is not None:
-            self._at_join = known
-        if trainer.joined is None and before is not None:
-            self._go_back(observer)
-            return loss
-        told = {"loss": loss, "unlabelled_loss": trainer.unlabelled_loss, "confident": trainer.confident}
-        for name, value in told.items():
-            if not isnan(value):
-                total, count = self._sums.get(name, (0.0, 0))
-                self._sums[name] = total + value, count + 1
-        return loss
-
-    def _go_back(self, observer: Observer) -> None:
+    def _go_back(self) -> None:
         """Take back what was learned with the unlabelled images; the run goes on from where they joined."""
-        observer.on_warning(
+        self.observer.on_warning(
             f"the unlabelled images do harm: {self.trainer.gave_up}; the run goes back to step {self.trainer.step:,}, "
             f"and on with the labelled images alone"
         )
         rows = [row for row in self.directory.rows if row["images"] <= self.seen]
         self.directory.restore(rows, self.seen)
-        self._best, self._sums = self._at_join[0], dict(self._at_join[1])
-        self._row_start = (int(rows[-1]["images"]) if rows else 0, self.seconds)
-        self._checkpoint()
+        self._best, self.sums = self._at_join[0], dict(self._at_join[1])
+        self.row_start = (int(rows[-1]["images"]) if rows else 0, self.seconds)
+        self.save()
 
-    def _mean(self, name: str) -> float:
-        total, count = self._sums.get(name, (0.0, 0))
-        return total / count if count else nan
-
-    def _record(self) -> Row:
-        images, seconds = self._row_start
-        row = {
-            "images": float(self.seen),
-            "seconds": self.seconds,
-            "images_per_second": (self.seen - images) / max(1e-9, self.seconds - seconds),
-            "loss": self._mean("loss"),
-            "learning_rate": self.trainer.learning_rate,
-            "selection": self._select(),
-            "unlabelled_loss": self._mean("unlabelled_loss"),
-            "confident": self._mean("confident"),
-        }
-        self._sums, self._row_start = {}, (self.seen, self.seconds)
-        self.directory.add(row)
-        self._checkpoint()
-        return row
+    def measure_row(self) -> Mapping[str, float]:
+        """The step size, and how good the state is."""
+        return {"learning_rate": self.trainer.learning_rate, "selection": self._select()}
 
     def _select(self) -> float:
         """How good the state is on the images set aside for that, NaN where there are none; the best is kept."""
@@ -222,10 +167,6 @@ class Finetuning:
         if value > self._best[0]:
             self._best = value, {name: one.clone() for name, one in candidate.network.state_dict().items()}
         return value
-
-    def _keep(self) -> None:
-        """Give the model the weights that are kept: the best of those selected, else the mean or last ones."""
-        self.model.network.load_state_dict(self._best[1] or self.trainer.result())
 
     def _draw_mixing(self) -> None:
         """What the student was shown, with the teacher's labels of when the unlabelled images joined and of now."""
@@ -255,35 +196,19 @@ class Finetuning:
         write_text(path / "test.json", json.dumps(about, indent=2) + "\n")
         return about
 
-    def _checkpoint(self) -> None:
-        tensors = {f"trainer/{name}": one for name, one in self.trainer.state().items()}
-        tensors |= {f"best/{name}": one for name, one in self._best[1].items()}
-        tensors |= {f"best_at_join/{name}": one for name, one in self._at_join[0][1].items()}
-        about = {
-            "trainer": self.trainer.progress(),
-            "seconds": self.seconds,
-            "sums": self._sums,
-            "row_start": self._row_start,
-            "best": self._best[0],
-            "best_at_join": self._at_join[0][0],
-            "sums_at_join": self._at_join[1],
-        }
-        self.directory.save(Checkpoint(self.seen, tensors, about))
+    def state(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
+        """All that learning changes, the best state, and what to come back to."""
+        (best_value, best), ((value_at_join, best_at_join), sums_at_join) = self._best, self._at_join
+        parts = {"trainer": self.trainer.state(), "best": best, "best_at_join": best_at_join}
+        about = {"best": best_value, "best_at_join": value_at_join, "sums_at_join": sums_at_join}
+        return parts, {**about, "trainer": self.trainer.progress()}
 
-    def _restore(self) -> None:
-        checkpoint = self.directory.latest()
-        if checkpoint is None:
-            self.directory.restore([], 0)
-            return
+    def load_state(self, checkpoint: Checkpoint) -> None:
+        """Go back to a checkpoint."""
         about = checkpoint.about
         self.trainer.restore(checkpoint.part("trainer"), about["trainer"])
-        self.seconds, self._best = about["seconds"], (about["best"], checkpoint.part("best"))
-        self._sums, sums_at_join = (
-            {name: (total, count) for name, (total, count) in about[key].items()} for key in ("sums", "sums_at_join")
-        )
-        self._at_join = (about["best_at_join"], checkpoint.part("best_at_join")), sums_at_join
-        self._row_start = (about["row_start"][0], about["row_start"][1])
-        self.directory.restore(about["rows"], self.seen)
+        self._best = about["best"], checkpoint.part("best")
+        self._at_join = (about["best_at_join"], checkpoint.part("best_at_join")), about["sums_at_join"]
 
 
 def make_card(settings: FinetuneSettings, images: ImageSet, split: Split, start: Start) -> Card:

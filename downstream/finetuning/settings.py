@@ -1,5 +1,6 @@
 """Everything that decides what fine-tuning computes, with defaults and presets."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -7,9 +8,11 @@ from typing import Any
 from ahm_env import SettingsError
 from ahm_env.model.reconstruction import SMALLEST_IMAGE
 from ahm_env.runs.settings import ImageSettings
-from downstream.finetuning.training import Recipe
+from downstream.finetuning.augmentation import Augmentation
+from downstream.finetuning.mean_teacher import UnlabelledSettings
 from downstream.models.model import MODELS, TASKS, Start
 
+SCHEDULES = ("cosine", "steps")
 TRANSFERS = ("all", "encoder")
 PRESETS: dict[str, dict[str, Any]] = {
     # The recipe of the published reproduction; the number of its epochs is not known.
@@ -24,6 +27,50 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 # What a start decides, and how a run and a fine-tuned model call it.
 _FROM_RUN = ("image_size", "width", "norm", "channels", "fit", "window", "axis")
+
+
+@dataclass(frozen=True)
+class Recipe(UnlabelledSettings):
+    """How a model learns from labelled images, and from unlabelled ones."""
+
+    steps: int = 800
+    """Optimiser steps in all."""
+    batch_size: int = 8
+    """Images a step."""
+    learning_rate: float = 1e-3
+    """Step size of Adam at its highest."""
+    schedule: str = "cosine"
+    """cosine (a short warm-up, then down), or steps (x 0.9 every 3 epochs, as published)."""
+    weight_decay: float = 0.0
+    """Decay of the weights towards zero, apart from Adam's moments (AdamW)."""
+    freeze: bool = False
+    """Of classification by a U-Net: its encoder stays as it is, and only the layer to the classes learns."""
+    average: float = 0.99
+    """Decay of a running mean of the weights, which is what is kept in the end; 0 keeps the last ones."""
+    balance: bool = True
+    """Of classification: rare classes count as much as frequent ones."""
+    augment: str = "affine"
+    """none, flips, affine, full or strong."""
+
+    @property
+    def joins_after(self) -> int:
+        """Steps after which unlabelled images take part."""
+        return math.ceil(self.join * self.steps)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("steps", "batch_size"):
+            if getattr(self, name) < 1:
+                raise SettingsError(f"--{name.replace('_', '-')} {getattr(self, name)} must be 1 or more")
+        if not 0 < self.learning_rate < math.inf:
+            raise SettingsError(f"--learning-rate {self.learning_rate} must be a positive number")
+        if self.schedule not in SCHEDULES:
+            raise SettingsError(f"schedule {self.schedule!r} is unknown; choose {' or '.join(SCHEDULES)}")
+        if not 0 <= self.average < 1 or not self.weight_decay >= 0:
+            raise SettingsError("average must be in [0, 1), and weight_decay at least 0")
+        if self.unlabelled != "none" and not self.average:
+            raise SettingsError("--average 0 leaves no teacher for --unlabelled images; use 0.99, or --unlabelled none")
+        Augmentation(self.augment)
 
 
 @dataclass(frozen=True)
@@ -58,6 +105,7 @@ class FinetuneSettings(Recipe, ImageSettings):
     """Test-time augmentation: average over mirror images."""
     seed: int = 0
     """Of weights, labelled images, order and augmentation."""
+    presets = PRESETS
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -105,9 +153,7 @@ class FinetuneSettings(Recipe, ImageSettings):
         Raises:
             SettingsError: Unknown preset, a value out of range, or one that does not fit the start.
         """
-        if preset is not None and preset not in PRESETS:
-            raise SettingsError(f"--preset {preset} is unknown; choose one of {', '.join(PRESETS)}")
-        chosen = {key: value for key, value in given.items() if value is not None}
+        chosen = cls.asked(preset, given)
         fixed = _of_start(start)
         for name, value in fixed.items():
             if name in chosen and chosen[name] != value:
@@ -117,7 +163,7 @@ class FinetuneSettings(Recipe, ImageSettings):
                 )
         if chosen.get("model") == "vgg16":
             chosen.setdefault("channels", 3)
-        return cls(**{**fixed, **PRESETS.get(preset or "", {}), **chosen, "start": start.name})
+        return cls(**{**fixed, **chosen, "start": start.name})
 
 
 def _of_start(start: Start) -> Mapping[str, Any]:

@@ -6,7 +6,7 @@ after a part of the steps, labelled by a mean teacher. Until then all is the sam
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -18,65 +18,15 @@ from ahm_env.masks import Ints
 from ahm_env.model.optimiser import SharedAdam
 from downstream.finetuning.augmentation import Augmentation, strong_kind
 from downstream.finetuning.losses import class_weights, classification_loss, segmentation_loss
-from downstream.finetuning.mean_teacher import (
-    MeanTeacher,
-    MixedBatch,
-    SafetyNet,
-    Unlabelled,
-    UnlabelledSettings,
-    epoch_batch,
-)
+from downstream.finetuning.mean_teacher import MeanTeacher, SafetyNet, Unlabelled, epoch_batch
+from downstream.finetuning.mixing import MixedBatch
+from downstream.finetuning.settings import Recipe
 from downstream.models.model import EncoderClassifier, Model
 
-SCHEDULES = ("cosine", "steps")
 MEASURED = 64  # images at once
 CHECKED_STEPS = 200  # between two looks at the teacher's loss on clean labelled images
 _WARM_UP = 0.05  # of the steps
 _LOWEST = 0.01  # of the step size, at the end of a cosine
-
-
-@dataclass(frozen=True)
-class Recipe(UnlabelledSettings):
-    """How a model learns from labelled images, and from unlabelled ones."""
-
-    steps: int = 800
-    """Optimiser steps in all."""
-    batch_size: int = 8
-    """Images a step."""
-    learning_rate: float = 1e-3
-    """Step size of Adam at its highest."""
-    schedule: str = "cosine"
-    """cosine (a short warm-up, then down), or steps (x 0.9 every 3 epochs, as published)."""
-    weight_decay: float = 0.0
-    """Decay of the weights towards zero, apart from Adam's moments (AdamW)."""
-    freeze: bool = False
-    """Of classification by a U-Net: its encoder stays as it is, and only the layer to the classes learns."""
-    average: float = 0.99
-    """Decay of a running mean of the weights, which is what is kept in the end; 0 keeps the last ones."""
-    balance: bool = True
-    """Of classification: rare classes count as much as frequent ones."""
-    augment: str = "affine"
-    """none, flips, affine, full or strong."""
-
-    @property
-    def joins_after(self) -> int:
-        """Steps after which unlabelled images take part."""
-        return math.ceil(self.join * self.steps)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("steps", "batch_size"):
-            if getattr(self, name) < 1:
-                raise SettingsError(f"--{name.replace('_', '-')} {getattr(self, name)} must be 1 or more")
-        if not 0 < self.learning_rate < math.inf:
-            raise SettingsError(f"--learning-rate {self.learning_rate} must be a positive number")
-        if self.schedule not in SCHEDULES:
-            raise SettingsError(f"schedule {self.schedule!r} is unknown; choose {' or '.join(SCHEDULES)}")
-        if not 0 <= self.average < 1 or not self.weight_decay >= 0:
-            raise SettingsError("average must be in [0, 1), and weight_decay at least 0")
-        if self.unlabelled != "none" and not self.average:
-            raise SettingsError("--average 0 leaves no teacher for --unlabelled images; use 0.99, or --unlabelled none")
-        Augmentation(self.augment)
 
 
 class Trainer:
@@ -175,15 +125,19 @@ class Trainer:
     def _labelled_batch(self) -> tuple[Tensor, Tensor]:
         """Augmented images of a step `(B, C, S, S)`, and their masks `(B, S, S)` or classes `(B,)`."""
         chosen = epoch_batch(self.labelled, self.step, self.recipe.batch_size, (self.seed,))
-        pixels = torch.from_numpy(self.images.images(chosen)).float()
+        pixels, targets = torch.from_numpy(self.images.images(chosen)).float(), self._targets(chosen)
         if self._segments:
-            targets = torch.from_numpy(self._class_of[self.images.masks(chosen)])
             pixels, targets = self.augmentation(pixels, targets, self._draw())
         else:
-            targets = torch.from_numpy(self.images.labels(chosen))
             empty = torch.zeros(len(chosen), *pixels.shape[-2:], dtype=torch.long)
             pixels, _ = self.augmentation(pixels, empty, self._draw())
         return pixels, targets.to(self.model.device)
+
+    def _targets(self, indices: Ints) -> Tensor:
+        """Masks of these images `(B, S, S)`, or their classes `(B,)`."""
+        return torch.from_numpy(
+            self._class_of[self.images.masks(indices)] if self._segments else self.images.labels(indices)
+        )
 
     def _join(self) -> None:
         """Let the unlabelled images take part from here on; the state is kept, to come back to."""
@@ -208,10 +162,9 @@ class Trainer:
         self.model.network.eval()
         with torch.no_grad():
             logits = self.model.logits(torch.from_numpy(self.images.images(some)).float(), self.average)
-            if self._segments:
-                targets = torch.from_numpy(self._class_of[self.images.masks(some)]).to(self.model.device)
-                return float(self._loss(logits, targets)), float((targets > 0).float().mean())
-            return float(self._loss(logits, torch.from_numpy(self.images.labels(some)).to(self.model.device))), None
+        targets = self._targets(some).to(self.model.device)
+        foreground = float((targets > 0).float().mean()) if self._segments else None
+        return float(self._loss(logits, targets)), foreground
 
     @property
     def learning_rate(self) -> float:

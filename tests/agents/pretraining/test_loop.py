@@ -3,6 +3,7 @@
 import csv
 import signal
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,6 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from agents import AGENTS, load_agent
-from agents.agent import Update
 from agents.baselines import OracleAgent
 from agents.pretraining import loop as pretraining
 from agents.pretraining.hardness import Measurement
@@ -21,7 +21,9 @@ from agents.pretraining.schedule import Stage, play_stage, set_curriculum, split
 from agents.pretraining.settings import RunSettings
 from agents.pretraining.snapshots import Frame
 from ahm_env import ImageSet, Reconstructor, SettingsError, TrainingError, load_images
+from ahm_env.errors import InterruptionError
 from ahm_env.files import load_tensors
+from ahm_env.runs import run as runs
 
 TINY = {"data": "phantom:80:3", "image_size": 32, "width": 4, "batch_size": 4, "images": 96, "workers": 1}
 
@@ -32,7 +34,7 @@ class Silent:
     def __init__(self, fail_at: int | None = None) -> None:
         self.fail_at, self.updates, self.warnings = fail_at, 0, []
 
-    def on_update(self, images: int, seconds: float, loss: float) -> None:
+    def on_update(self, images: int, loss: float) -> None:
         self.updates += 1
         if self.updates == self.fail_at:
             raise KeyboardInterrupt
@@ -58,7 +60,8 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 def train(path: Path, source: ImageSet, observer: Silent | None = None, **settings: object) -> Pretraining:
     with RunDirectory(path) as directory:
         run = Pretraining(RunSettings(**{**TINY, **settings}), source, directory)
-        run.run(observer or Silent())
+        with suppress(InterruptionError):
+            run.run(observer or Silent())
     return run
 
 
@@ -100,7 +103,8 @@ def test_another_seed_gives_other_weights(tmp_path, images):
 @pytest.fixture
 def few_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     """Little is measured, and a checkpoint written wherever it may be: these tests ask for other things."""
-    for name, value in {"ROWS": 4, "PAIRS": (4, 4), "FINAL_PAIRS": (8, 8), "CHECKPOINT_SECONDS": 0.0}.items():
+    monkeypatch.setattr(runs, "CHECKPOINT_SECONDS", 0.0)
+    for name, value in {"ROWS": 4, "PAIRS": (4, 4), "FINAL_PAIRS": (8, 8)}.items():
         monkeypatch.setattr(pretraining, name, value)
 
 
@@ -189,8 +193,8 @@ def test_images_are_counted_in_whole_batches(tmp_path, images, batch_size):
 
 def test_a_signal_saves_and_ends_the_run_and_it_goes_on_to_the_same_end(tmp_path, images):
     class Interrupt(Silent):
-        def on_update(self, images: int, seconds: float, loss: float) -> None:
-            super().on_update(images, seconds, loss)
+        def on_update(self, images: int, loss: float) -> None:
+            super().on_update(images, loss)
             if self.updates == 5:
                 signal.raise_signal(signal.SIGTERM)
 
@@ -205,7 +209,7 @@ def test_a_signal_saves_and_ends_the_run_and_it_goes_on_to_the_same_end(tmp_path
 
 
 def test_a_run_cut_off_before_its_last_row_is_not_finished(tmp_path, images, monkeypatch):
-    monkeypatch.setattr(pretraining, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(runs, "CHECKPOINT_SECONDS", 0.0)
     train(tmp_path / "whole", images)
     with monkeypatch.context() as broken:
         broken.setattr(Pretraining, "measure", interrupt_at_the_end(Pretraining.measure))
@@ -229,8 +233,8 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_state(t
     class Poison(Silent):
         run: Pretraining
 
-        def on_update(self, images: int, seconds: float, loss: float) -> None:
-            super().on_update(images, seconds, loss)
+        def on_update(self, images: int, loss: float) -> None:
+            super().on_update(images, loss)
             if self.updates == 9:
                 self.good = checkpoint(tmp_path / "run")
                 with torch.no_grad():
@@ -309,8 +313,8 @@ def test_measuring_and_drawing_leave_no_trace(tmp_path, images):
             return {name: tensor.clone() for name, tensor in {**run.agent.state(), **run.reconstructor.state()}.items()}
 
         before, env = everything(), str(run.env.episodes.state())
-        run.measure(64)
-        run.picture()
+        run.measurement = run.measure(64)
+        run.write_results()
         assert_same(before, everything())
         assert env == str(run.env.episodes.state())
 
@@ -403,20 +407,19 @@ def test_numbers_of_sb3_without_a_column_go_to_tensorboard_only(tmp_path, images
 def test_a_row_is_the_mean_over_the_batches_that_have_the_number(tmp_path, images):
     with RunDirectory(tmp_path / "run") as directory:
         run = Pretraining(RunSettings(**TINY), images, directory)
-        run.observer = Silent()
         nan = float("nan")
-        run._tally(Update(4, reward=1.0, unet_loss=2.0, policy_loss=nan, extras={"train/new": 8.0}))
-        run._tally(Update(4, reward=4.0, unet_loss=3.0, policy_loss=5.0))
-        run._tally(Update(4, reward=nan, unet_loss=7.0, policy_loss=7.0, extras={"train/new": nan}))
+        run.tally({"reward": 1.0, "unet_loss": 2.0, "policy_loss": nan, "train/new": 8.0})
+        run.tally({"reward": 4.0, "unet_loss": 3.0, "policy_loss": 5.0})
+        run.tally({"reward": nan, "unet_loss": 7.0, "policy_loss": 7.0, "train/new": nan})
         assert run.sums["reward"] == (5.0, 2)
         assert run.sums["policy_loss"] == (12.0, 2)
-        run._record()
+        run.record()
         [row] = directory.rows
         assert (row["reward"], row["unet_loss"], row["policy_loss"], row["train/new"]) == (2.5, 4.0, 6.0, 8.0)
         assert np.isnan(row["value_loss"])
         assert run.sums == {}
-        run._tally(Update(4, reward=9.0, unet_loss=1.0))
-        run._record()
+        run.tally({"reward": 9.0, "unet_loss": 1.0})
+        run.record()
         assert directory.rows[1]["reward"] == 9.0
         assert np.isnan(directory.rows[1]["policy_loss"])
 

@@ -22,7 +22,11 @@ IMAGES = {"source": "phantom:40:0", "count": 40, "content_key": "abc"}
 
 def row(images: int, **numbers: float) -> Row:
     """A row in which every number can be told from every other."""
-    return {name: images + place / 8 for place, name in enumerate(COLUMNS)} | {"images": images} | numbers
+    return (
+        {name: images + place / 8 for place, name in enumerate(COLUMNS)}
+        | {"images": images, "unet_updates": images + 1}
+        | numbers
+    )
 
 
 def events(path: Path) -> dict[str, list[tuple[int, float]]]:
@@ -48,7 +52,7 @@ def test_the_config_has_settings_images_versions_and_commit(path: Path) -> None:
     settings = RunSettings(seed=5, agent={"gamma": 0.9})
     with RunDirectory(path) as run:
         assert run.settings() is None
-        run.begin(settings, IMAGES)
+        run.write_config(settings, IMAGES)
         assert run.settings() == settings
         assert run.content_key() == "abc"
     config = json.loads((path / "config.json").read_text())
@@ -72,7 +76,7 @@ def test_a_damaged_config_is_refused_by_name(path: Path, content: str) -> None:
 
 def test_a_config_with_a_value_of_another_kind_is_refused_by_name(path: Path) -> None:
     with RunDirectory(path) as run:
-        run.begin(RunSettings(), IMAGES)
+        run.write_config(RunSettings(), IMAGES)
         config = json.loads((path / "config.json").read_text())
         config["settings"]["images"] = "many"
         (path / "config.json").write_text(json.dumps(config))
@@ -274,7 +278,7 @@ def test_a_directory_is_made_with_its_parents(path: Path) -> None:
     with RunDirectory(path) as run:
         assert path.is_dir()
         assert not run.occupied  # the lock does not count
-        run.begin(RunSettings(), IMAGES)
+        run.write_config(RunSettings(), IMAGES)
         assert run.occupied
 
 

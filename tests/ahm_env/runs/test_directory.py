@@ -22,16 +22,16 @@ class Brewing(Settings):
 
 
 class Pot(Directory[Brewing]):
-    def __init__(self, path: Path) -> None:
-        super().__init__(path, Brewing, ("images", "heat", "cups"), ("images", "cups"))
+    settings_type = Brewing
+    columns = ("images", "heat", "cups")
 
 
 def test_settings_and_columns_are_those_of_the_kind(tmp_path: Path) -> None:
     with Pot(tmp_path / "pot") as pot:
-        pot.begin(Brewing(3, "black"), {"content_key": "tea"})
+        pot.write_config(Brewing(3, "black"), {"content_key": "tea"})
         assert (pot.settings(), pot.content_key()) == (Brewing(3, "black"), "tea")
-        pot.add({"images": 12.0, "heat": 1 / 3, "cups": 2.0, "elsewhere": 5.0})
-        pot.add({"images": 24.0, "heat": float("nan"), "cups": 3.0})
+        pot.add({"images": 12, "heat": 1 / 3, "cups": 2, "elsewhere": 5.0})
+        pot.add({"images": 24, "heat": float("nan"), "cups": 3})
         assert pot.last_row()["images"] == 24
         assert isnan(pot.last_row()["heat"])
     assert (tmp_path / "pot" / "metrics.csv").read_text() == "images,heat,cups\n12,0.333333,2\n24,nan,3\n"
@@ -41,7 +41,7 @@ def test_another_kind_of_run_is_refused_by_name(tmp_path: Path) -> None:
     from agents.pretraining.run_directory import RunDirectory
 
     with Pot(tmp_path / "pot") as pot:
-        pot.begin(Brewing(), {})
+        pot.write_config(Brewing(), {})
     with pytest.raises(RunError, match=r"pot/config\.json: settings .*leaves.* are unknown.*--out"):
         RunDirectory(tmp_path / "pot").settings()
 

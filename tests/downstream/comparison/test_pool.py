@@ -18,6 +18,7 @@ import os, signal, sys, time
 import torch
 from dataclasses import dataclass
 from pathlib import Path
+from ahm_env import AHMError
 
 
 @dataclass(frozen=True)
@@ -39,8 +40,8 @@ class Trial:
         time.sleep(0.2)
         now.unlink()
         if self.end == "badly":
-            print("all was well\\nerror: then not\\n")
-            return 3
+            print("all was well")
+            raise AHMError("then not")
         if self.end == "killed":
             os.kill(os.getpid(), signal.SIGKILL)
         if self.end == "never":
@@ -50,7 +51,6 @@ class Trial:
             signal.signal(signal.SIGTERM, stop)
             self.path.with_suffix(".waits").write_text("")
             time.sleep(60)
-        return 0
 """
 
 
@@ -91,7 +91,7 @@ def test_what_fails_is_told_and_keeps_no_other_from_running(trials: Any, tmp_pat
     assert all((tmp_path / f"{name}.done").exists() for name in ends)
     assert max(int((tmp_path / f"{name}.done").read_text()[0]) for name in ends) <= 1  # never three at once
     lines = {line.split()[1]: line for line in text(console).splitlines()}
-    assert lines["one"].endswith("status 3: error: then not")
+    assert lines["one"].endswith("status 2: error: then not")
     assert f"SIGKILL: see {tmp_path / 'two.log'}" in lines["two"]
     assert lines["three"].startswith("done")
 

@@ -291,7 +291,7 @@ def test_group_norm_of_the_right_width_is_refused(tmp_path):
 def pretrained(tmp_path: Path) -> Path:
     run = RunDirectory(tmp_path / "pretrained")
     run.path.mkdir()
-    run.begin(RunSettings.make(image_size=32, width=64, algo="random"), {})
+    run.write_config(RunSettings.make(image_size=32, width=64, algo="random"), {})
     save_unet(run.path / "unet.safetensors", make_unet(width=64), RGB)
     return run.path
 

@@ -12,7 +12,8 @@ from downstream.finetuning import mean_teacher, training
 from downstream.finetuning.losses import segmentation_loss, soft_dice_loss
 from downstream.finetuning.mean_teacher import MeanTeacher, SafetyNet, Unlabelled, UnlabelledSettings, epoch_batch
 from downstream.finetuning.mixing import mixing_masks
-from downstream.finetuning.training import Recipe, Trainer
+from downstream.finetuning.settings import Recipe
+from downstream.finetuning.training import Trainer
 from downstream.models.model import Card, Model
 
 LABELLED, UNLABELLED = np.arange(4), np.arange(4, 20)

@@ -17,8 +17,10 @@ import pytest
 import torch
 
 from ahm_env import CheckpointError, ImageError, ImageSet, SettingsError, TrainingError, load_images
+from ahm_env.errors import InterruptionError
 from ahm_env.files import load_tensors
 from ahm_env.images.opencv import cv2
+from ahm_env.runs import run as runs
 from downstream.evaluation.metrics import score_mask
 from downstream.finetuning import mean_teacher
 from downstream.finetuning import run as finetuning
@@ -71,8 +73,11 @@ def tune(path: Path, images: ImageSet, start: str = "scratch", observer: Observe
     settings = FinetuneSettings.make(found, **{**({} if found.run else TINY), **given})
     with FinetuneDirectory(path) as directory:
         if directory.settings() is None:
-            directory.begin(settings, {"content_key": only_labelled(settings, images).content_key})
-        return Finetuning(settings, images, directory, found).run(observer or Observer())
+            directory.write_config(settings, {"content_key": only_labelled(settings, images).content_key})
+        try:
+            return Finetuning(settings, images, directory, found).run(observer or Observer())
+        except InterruptionError:
+            return None
 
 
 def table(path: Path) -> list[dict[str, str]]:
@@ -217,7 +222,7 @@ def test_the_handlers_of_signals_are_put_back(drawn: ImageSet, tmp_path: Path):
 
 
 def test_a_checkpoint_is_saved_between_rows_where_rows_are_far_apart(drawn: ImageSet, tmp_path: Path, monkeypatch):
-    monkeypatch.setattr(finetuning, "CHECKPOINT_SECONDS", -1.0)
+    monkeypatch.setattr(runs, "CHECKPOINT_SECONDS", -1.0)
     with pytest.raises(KilledError):
         tune(tmp_path / "run", drawn, steps=200, observer=Observer(5, die))
     rest = Observer(1, terminate)

@@ -13,7 +13,8 @@ from torch.nn import functional
 
 from ahm_env import ImageSet, SettingsError, TrainingError
 from downstream.finetuning.losses import soft_dice_loss
-from downstream.finetuning.training import Recipe, Trainer
+from downstream.finetuning.settings import Recipe
+from downstream.finetuning.training import Trainer
 from downstream.models.model import Card, Model
 
 

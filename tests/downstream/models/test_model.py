@@ -249,7 +249,7 @@ def test_a_file_of_weights_gives_its_unet(tmp_path: Path, bilinear: bool):
 
 def test_a_run_without_weights_says_how_to_finish_it(tmp_path: Path):
     with RunDirectory(tmp_path / "run") as run:
-        run.begin(RunSettings(), {"content_key": "a"})
+        run.write_config(RunSettings(), {"content_key": "a"})
     with pytest.raises(
         CheckpointError, match=r"run: this run has no weights yet; finish it with `ahm train-agent --res"
     ):

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from ahm_env.model.vgg import IMAGENET_DEVIATION, IMAGENET_MEAN
-from downstream.finetuning.training import Recipe, Trainer
+from downstream.finetuning.settings import Recipe
+from downstream.finetuning.training import Trainer
 from downstream.models.model import Card, Model
 from downstream.models.vgg import VGG16
 

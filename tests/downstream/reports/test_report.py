@@ -72,7 +72,7 @@ def write_run(
     )
     with RunDirectory(path) as run:
         facts = {"count": len(images), "channels": 3, "content_key": images.content_key if key is None else key}
-        run.begin(chosen, facts)
+        run.write_config(chosen, facts)
         for place, value in enumerate(hardness, 1):
             plain = dict.fromkeys(COLUMNS, 0.5) | {"unet_loss": 1 / place, "judged_hardness": float("nan")}
             run.add(plain | {"images": 200 * place // len(hardness), "hardness": value} | (rows or {}))
