@@ -155,7 +155,7 @@ def _conclude(run: Finetuning, result: Mapping[str, Any], console: Console) -> N
     if result["split"]:
         console.print(f"picture      {path / picture}", markup=False)
         console.print(f"each image   {path / 'test.csv'}", markup=False)
-    if run.joined is not None:
+    if run.trainer.joined is not None:
         console.print(f"teacher      {path / MIXING_FILE}", markup=False)
     console.print(f"model        {path / MODEL_FILE}", markup=False)
     console.print(f"Next: ahm predict --from {path} YOUR_IMAGES --out predictions", markup=False)

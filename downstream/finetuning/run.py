@@ -97,11 +97,6 @@ class Finetuning(Run[FinetuneSettings, dict[str, Any]]):
         return bool(self.settings.select and len(values) > PATIENCE and max(values[-PATIENCE:]) < max(values))
 
     @property
-    def joined(self) -> int | None:
-        """The step at which the unlabelled images joined, None where they did not, or were sent away again."""
-        return self.trainer.joined
-
-    @property
     def finished(self) -> bool:
         """Whether all is learned, tested and written."""
         return (self.directory.path / "test.json").exists()
@@ -190,7 +185,7 @@ class Finetuning(Run[FinetuneSettings, dict[str, Any]]):
             "split": self.split.test_name if self.split.test.size else None,
             "images": len(self.split.test),
             "labels": len(self.split.learn) + len(self.split.select),
-            "unlabelled": len(self.unlabelled.indices) if self.joined is not None and self.unlabelled else 0,
+            "unlabelled": len(self.unlabelled.indices) if self.trainer.joined is not None and self.unlabelled else 0,
             **summary,
         }
         write_text(path / "test.json", json.dumps(about, indent=2) + "\n")

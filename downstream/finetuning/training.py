@@ -42,7 +42,7 @@ class Trainer:
 
     Attributes:
         step: Steps done.
-        joined: The step at which the unlabelled images joined; None before that.
+        joined: The step at which the unlabelled images joined; None before that, and where they were sent away again.
         unlabelled_loss: Of the last step; NaN where only labelled images took part.
         confident: Share of the teacher's labels that counted in the last step; NaN likewise.
         gave_up: Why the unlabelled images were sent away again; None if they were not.
