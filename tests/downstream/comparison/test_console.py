@@ -35,6 +35,32 @@ def trials(*columns: str) -> set[tuple[str, ...]]:
     }
 
 
+SMALL = ["--data", "phantom:40", "--image-size", "16", "--patch-size", "4", "--width", "2", "--batch-size", "4"]
+SMALL += ["--images", "16", "--device", "cpu", "--seeds", "1", "--jobs", "2", "--out", "cmp"]
+FINETUNE = ["--finetune", "steps=2,batch_size=2,augment=none"]
+BOTH = ["compare-agents", *SMALL, *FINETUNE, "--algos", "scratch,random", "--downstream", "segmentation"]
+
+
+class AtHome(Pool):
+    """Works in this process, one after the other: starting processes takes longer than all that they do here."""
+
+    def work(self, trials: Sequence[Trial]) -> None:
+        for trial in trials:
+            with pytest.raises(SystemExit) as ended:
+                run_logged(trial, 1)
+            self._tell(trial, int(ended.value.code or 0))
+
+
+@pytest.fixture
+def at_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(console, "Pool", AtHome)
+
+
+def stamps(*endings: str) -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for ending in endings for path in Path("cmp").rglob(f"*{ending}")}
+
+
+@pytest.mark.usefixtures("at_home")
 def test_a_comparison_grows_keeps_what_is_done_and_outlives_a_failure(call):
     words = ["compare-agents", *TINY, "--seeds", "1", "--jobs", "2", "--out", "cmp", "--algos"]
     status, out, _ = call(*words, "random,a3c+agent_learning_rate=1e30")
@@ -59,31 +85,6 @@ def test_a_comparison_grows_keeps_what_is_done_and_outlives_a_failure(call):
     assert all(path.stat().st_mtime_ns == stamp for path, stamp in stamps.items())  # nothing was run again
     assert "against random" in out
     assert Path("cmp/report.html").stat().st_size > 10_000
-
-
-SMALL = ["--data", "phantom:40", "--image-size", "16", "--patch-size", "4", "--width", "2", "--batch-size", "4"]
-SMALL += ["--images", "16", "--device", "cpu", "--seeds", "1", "--jobs", "2", "--out", "cmp"]
-FINETUNE = ["--finetune", "steps=2,batch_size=2,augment=none"]
-BOTH = ["compare-agents", *SMALL, *FINETUNE, "--algos", "scratch,random", "--downstream", "segmentation"]
-
-
-class AtHome(Pool):
-    """Works in this process, one after the other: starting processes takes longer than all that they do here."""
-
-    def work(self, trials: Sequence[Trial]) -> None:
-        for trial in trials:
-            with pytest.raises(SystemExit) as ended:
-                run_logged(trial, 1)
-            self._tell(trial, int(ended.value.code or 0))
-
-
-@pytest.fixture
-def at_home(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(console, "Pool", AtHome)
-
-
-def stamps(*endings: str) -> dict[Path, int]:
-    return {path: path.stat().st_mtime_ns for ending in endings for path in Path("cmp").rglob(f"*{ending}")}
 
 
 def test_u_nets_are_fine_tuned_in_processes_of_their_own(call):

@@ -2,6 +2,7 @@
 
 import importlib
 import io
+import multiprocessing
 import time
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,10 @@ def trials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(pool, "POLL", 0.02)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    # processes begin as children of one that has imported all that they need: on their own they take seconds for that
+    server = multiprocessing.get_context("forkserver")
+    server.set_forkserver_preload(["downstream.comparison.pool"])
+    monkeypatch.setattr(pool.multiprocessing, "get_context", lambda _: server)
     return importlib.import_module("trials_of_a_pool")
 
 
