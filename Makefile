@@ -1,4 +1,5 @@
 # make demo   install, train on synthetic images, show a table and a picture
+# make quick  install, run the tests that are not slow, in a minute
 # make test   install, run the tests; with EXTRAS=dev,interop also those of examples in other RL libraries
 # make check  lint, types and import contracts
 # make bench  measured ratios
@@ -9,7 +10,7 @@ EXTRAS := dev
 PYTHON := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test lint type contracts check format bench wheelhouse clean
+.PHONY: demo quick test lint type contracts check format bench wheelhouse clean
 
 $(INSTALLED): pyproject.toml constraints.txt
 	test -x $(PYTHON) || python3 -m venv $(VENV)
@@ -22,6 +23,9 @@ $(VENV)/.installed-dev: $(INSTALLED)
 
 demo: $(INSTALLED)
 	$(VENV)/bin/ahm train-agent --algo a3c --preset demo
+
+quick: $(VENV)/.installed-dev
+	$(PYTHON) -m pytest -n auto -m 'not slow' --durations 5 --durations-min 1
 
 test: $(VENV)/.installed-dev
 	$(PYTHON) -m pytest -n auto

@@ -19,6 +19,7 @@ import ahm
 from tests.skipped import in_words
 
 torch.set_num_threads(1)
+os.fsync = lambda descriptor: None  # no file of a test must outlive a power cut, and to wait for a disk takes long
 
 
 @pytest.fixture

@@ -66,6 +66,7 @@ def checkpoint(run: Path) -> dict[str, torch.Tensor]:
     return load_tensors(max((run / "checkpoints").glob("*.safetensors")))[0]
 
 
+@pytest.mark.slow
 def test_training_ends_with_a_table_the_picture_and_what_to_do_next(call, tmp_path):
     status, out, err = call("train-agent", *TINY, "--out", "run")
     assert (status, err) == (0, "")
@@ -77,6 +78,7 @@ def test_training_ends_with_a_table_the_picture_and_what_to_do_next(call, tmp_pa
     assert cv2.imread("run/masks.png") is not None
 
 
+@pytest.mark.slow
 def test_runs_without_a_name_get_the_next_free_one(call):
     assert call("train-agent", *TINY)[0] == 0
     assert call("train-agent", *TINY)[0] == 0
@@ -84,6 +86,7 @@ def test_runs_without_a_name_get_the_next_free_one(call):
     assert Path("runs/a3c-phantom-2/masks.png").is_file()
 
 
+@pytest.mark.slow
 def test_a_finished_run_says_so(call):
     call("train-agent", *TINY, "--out", "run")
     status, out, _ = call("train-agent", "--resume", "--out", "run")
@@ -91,6 +94,7 @@ def test_a_finished_run_says_so(call):
     assert "finished" in out
 
 
+@pytest.mark.slow
 def test_every_agent_and_setting_reaches_the_run(call):
     words = ["--horizon", "2", "--mask-ratio", "0.3:0.6", "--share", "0:0.5", "--norm", "group", "--schedule", "staged"]
     words += ["--no-skips", "--precision", "bf16"]
@@ -135,6 +139,7 @@ def test_every_agent_is_named_in_the_help():
     assert all(name in ahm.ALGOS for name in AGENTS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "text"),
     [
@@ -224,6 +229,7 @@ def test_bad_images_are_one_line_that_names_the_file(call, tmp_path, spoil, name
     assert name in out
 
 
+@pytest.mark.slow
 def test_skip_bad_goes_on_and_says_how_many(call, tmp_path):
     text_named_png(folder(tmp_path / "scans", 8))
     status, out, _ = call("train-agent", *TINY, "--data", "scans", "--out", "run", "--skip-bad")
@@ -247,6 +253,7 @@ def test_a_directory_with_other_things_is_refused(call):
     assert [path.name for path in Path("run").iterdir()] == ["thesis.tex"]
 
 
+@pytest.mark.slow
 def test_an_existing_run_is_never_overwritten(call):
     call("train-agent", *TINY, "--out", "run")
     before = {path: path.read_bytes() for path in Path("run").rglob("*") if path.is_file()}
@@ -267,6 +274,7 @@ def test_resuming_nothing_is_refused(call):
     assert not Path("nothing").exists()
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_is_named_with_the_remedy_and_the_remedy_works(call):
     call("train-agent", *TINY, "--out", "run")
     newest = max(Path("run/checkpoints").iterdir())
@@ -281,6 +289,7 @@ def test_a_damaged_checkpoint_is_named_with_the_remedy_and_the_remedy_works(call
     assert call("train-agent", "--resume", "--out", "run")[0] == 0
 
 
+@pytest.mark.slow
 def test_images_that_changed_since_the_run_began_are_refused(call, tmp_path):
     scans = folder(tmp_path / "scans", 8)
     call("train-agent", *TINY, "--data", "scans", "--out", "run")
@@ -290,6 +299,7 @@ def test_images_that_changed_since_the_run_began_are_refused(call, tmp_path):
     assert "changed" in err
 
 
+@pytest.mark.slow
 def test_another_process_on_the_same_run_is_refused(call):
     words = [*TINY, "--images", "100000", "--out", "run"]
     with start("train-agent", *words) as first:
@@ -313,6 +323,7 @@ def seen(run: Path) -> int:
     return max((int(path.stem) for path in paths), default=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("after", [40, 200])
 def test_kill_9_at_any_moment_and_resume_ends_in_identical_weights(call, after):
     words = [*TINY, "--images", "320"]
@@ -337,6 +348,7 @@ def test_kill_9_at_any_moment_and_resume_ends_in_identical_weights(call, after):
 LONG = [*TINY, "--images", "8000"]  # the first checkpoint comes after 500
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "workers"), [(signal.SIGINT, "1"), (signal.SIGTERM, "2")])
 def test_ctrl_c_and_sigterm_save_and_say_how_to_go_on(number, workers):
     with start("train-agent", *LONG, "--workers", workers, "--out", "run", start_new_session=True) as process:
@@ -363,6 +375,7 @@ def test_a_signal_before_training_ends_without_a_traceback(call, monkeypatch, nu
     assert "Traceback" not in err
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_ends_the_run_and_leaves_the_checkpoint():
     with start("train-agent", *LONG, "--workers", "2", "--out", "run") as process:
         wait_for(lambda: seen(Path("run")) > 0, process)
@@ -375,6 +388,7 @@ def test_a_worker_that_dies_ends_the_run_and_leaves_the_checkpoint():
     assert checkpoint(Path("run"))
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_line_and_keeps_the_last_checkpoint(call):
     def limit() -> None:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -390,6 +404,7 @@ def test_a_full_disk_is_one_line_and_keeps_the_last_checkpoint(call):
     assert not list(Path("run").rglob("*.tmp"))
 
 
+@pytest.mark.slow
 def test_the_help_imports_nothing_heavy():
     heavy = ("torch", "cv2", "gymnasium", "numpy")
     code = "import sys, ahm\nsys.argv = ['ahm', '--help']\ntry: ahm.main()\nexcept SystemExit: pass\n"
@@ -398,6 +413,7 @@ def test_the_help_imports_nothing_heavy():
     assert done.stdout.strip().endswith("[]")
 
 
+@pytest.mark.slow
 def test_another_package_named_agents_is_noticed(tmp_path):
     (tmp_path / "agents").mkdir()
     (tmp_path / "agents" / "__init__.py").write_text("")
@@ -417,6 +433,7 @@ def test_ahm_only_parses_and_calls():
     assert isinstance(ahm.app, typer.Typer)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("package", ["agents", "downstream"])
 @pytest.mark.parametrize("known", [True, False])
 def test_a_package_that_another_distribution_has_written_over_is_noticed(package: str, known: bool, tmp_path: Path):

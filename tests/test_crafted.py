@@ -12,6 +12,7 @@ from ahm_env.images import load_images
 from tests.crafted import make
 
 
+@pytest.mark.slow
 def test_crafted_files_are_refused_in_a_line_and_run_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AHM_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)

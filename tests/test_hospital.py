@@ -57,6 +57,7 @@ def hospital(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hospital:
     return build(tmp_path / "archive")
 
 
+@pytest.mark.slow
 def test_from_raw_files_to_a_segmenter_with_nothing_private_anywhere(run, hospital: Hospital, tmp_path: Path) -> None:
     checked = run(2, "data", "check", "archive")
     assert f"{BROKEN} problems" in checked
@@ -86,6 +87,7 @@ def test_from_raw_files_to_a_segmenter_with_nothing_private_anywhere(run, hospit
     assert_untold(hospital.secrets, map(str, segmentations), tmp_path, [])
 
 
+@pytest.mark.slow
 def test_names_of_volumes_stay_where_they_were(run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AHM_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
@@ -104,6 +106,7 @@ def test_names_of_volumes_stay_where_they_were(run, tmp_path: Path, monkeypatch:
     assert_untold(secrets, run.said, tmp_path, written)
 
 
+@pytest.mark.slow
 def test_the_secrets_are_there_to_be_found(hospital: Hospital) -> None:
     content = b"".join(path.read_bytes() for path in hospital.root.rglob("*") if path.is_file())
     paths = " ".join(map(str, hospital.root.rglob("*")))

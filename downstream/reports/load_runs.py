@@ -14,6 +14,7 @@ from agents.pretraining.settings import RunSettings
 from agents.pretraining.snapshots import Frame
 from ahm_env import RunError
 from ahm_env.runs.directory import Row
+from downstream.evaluation.tables import read_rows
 from downstream.reports.charts import COLOURS, Chart
 from downstream.reports.curves import Curve, Points, over_seeds
 
@@ -175,8 +176,7 @@ def labelled(runs: Sequence[Run]) -> list[str]:
 
 def _read_rows(path: Path) -> tuple[Row, ...]:
     try:
-        with path.open(encoding="utf-8", newline="") as file:
-            rows = [{name: float(row.get(name) or "nan") for name in COLUMNS} for row in csv.DictReader(file)]
+        rows = [{name: float(row.get(name) or "nan") for name in COLUMNS} for row in read_rows(path)]
     except FileNotFoundError:
         rows = []
     except (ValueError, TypeError, AttributeError, csv.Error) as error:

@@ -137,6 +137,7 @@ def test_the_gradient_is_shortened_to_the_largest_norm(toy_env: Toy, textures: P
     assert norms[1].item() == pytest.approx(1e-3, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_the_step_size_does_not_change_by_itself(toy_env: Toy, textures: Pixels) -> None:
     env = toy_env(textures, hard_three_times)
     agent = A3C(env, A3CSettings(learning_rate=3e-4))
@@ -233,6 +234,7 @@ def test_the_likeliest_size_is_that_of_the_size_head(toy_env: Toy, textures: Pix
         assert agent.act(textures, deterministic=True).sum(1).tolist() == [ones, ones]
 
 
+@pytest.mark.slow
 def test_sampled_masks_vary_and_hide_each_patch_as_often_as_its_odds_say(toy_env: Toy, textures: Pixels) -> None:
     agent = A3C(toy_env(textures, equal_losses, quota=1))
     sharpen(agent, textures[:1])
@@ -269,6 +271,7 @@ def test_act_with_a_generator_leaves_the_agent_s_own_as_it_is(toy_env: Toy, text
 # ---------------------------------------------------------------- credit
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("horizon", [1, 2])
 def test_what_visible_patches_cost_changes_nothing_and_what_hidden_ones_cost_does(
     toy_env: Toy, textures: Pixels, horizon: int
@@ -423,12 +426,14 @@ def hardness(env: Any, first: int, last: int) -> float:
     return float(np.mean(env.rewards[first:last]) / 1.5)
 
 
+@pytest.mark.slow
 def test_it_learns_to_hide_what_is_hard_and_goes_on_hiding_it(lesson: Lesson) -> None:
     assert hardness(lesson.env, 0, 5) < 1.2
     assert hardness(lesson.env, 100, 150) > 1.6
     assert hardness(lesson.env, 200, 250) > 1.6  # as its values become right, the advantages must not become noise
 
 
+@pytest.mark.slow
 def test_the_policy_map_is_high_where_patches_are_hard(lesson: Lesson, textures: Pixels) -> None:
     logits = lesson.agent.maps(textures)[0]
     assert logits[HARD].min() > logits[~HARD].max()
@@ -437,11 +442,13 @@ def test_the_policy_map_is_high_where_patches_are_hard(lesson: Lesson, textures:
         assert np.array_equal(mask.astype(bool), HARD[kind])  # 1 hides
 
 
+@pytest.mark.slow
 def test_policy_maps_of_different_images_differ(lesson: Lesson, textures: Pixels) -> None:
     logits = lesson.agent.maps(textures)[0]
     assert np.corrcoef(logits)[0, 1] < 0.2
 
 
+@pytest.mark.slow
 def test_the_value_map_tells_what_a_patch_costs_if_it_is_hidden(lesson: Lesson, textures: Pixels) -> None:
     values = lesson.agent.maps(textures)[1]
     assert values[HARD].mean() > 2 * values[~HARD].mean()
@@ -449,18 +456,21 @@ def test_the_value_map_tells_what_a_patch_costs_if_it_is_hidden(lesson: Lesson, 
     assert costs[HARD] == pytest.approx(3.0, rel=0.3)
 
 
+@pytest.mark.slow
 def test_reported_entropy_is_a_share_of_the_largest(lesson: Lesson) -> None:
     entropies = [report.entropy for report in lesson.reports]
     assert 0 <= min(entropies) < 0.9
     assert 0.99 < max(entropies) <= 1 + 1e-6
 
 
+@pytest.mark.slow
 def test_reported_numbers_are_finite(lesson: Lesson) -> None:
     for report in lesson.reports:
         assert report.images == 8
         assert np.isfinite([report.reward, report.unet_loss, report.policy_loss, report.value_loss]).all()
 
 
+@pytest.mark.slow
 def test_without_any_difference_between_patches_the_policy_stays_varied(toy_env: Toy, textures: Pixels) -> None:
     env = toy_env(textures, noisy(equal_losses))
     agent = A3C(env)
@@ -468,6 +478,7 @@ def test_without_any_difference_between_patches_the_policy_stays_varied(toy_env:
     assert reports[-1].entropy > 0.9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("entropy_weight", "low", "high"), [(0.0, 0.0, 0.85), (5.0, 0.95, 1.01)])
 def test_the_entropy_term_keeps_masks_varied(
     toy_env: Toy, textures: Pixels, entropy_weight: float, low: float, high: float
@@ -480,6 +491,7 @@ def test_the_entropy_term_keeps_masks_varied(
 PAIRS = np.array([[5, 6], [2, 13]])
 
 
+@pytest.mark.slow
 def test_it_hides_two_patches_together_if_only_together_they_are_hard(toy_env: Toy, textures: Pixels) -> None:
     """A pair, another in each kind of image, of which one costs little while the other is to be seen."""
 
@@ -499,6 +511,7 @@ def test_it_hides_two_patches_together_if_only_together_they_are_hard(toy_env: T
     assert np.mean(together[-20:]) > 0.8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("horizon", "n_steps"), [(2, None), (2, 1), (3, 2)])
 def test_it_learns_over_several_steps(toy_env: Toy, textures: Pixels, horizon: int, n_steps: int | None) -> None:
     env = toy_env(textures, noisy(hard_three_times), quota=6, horizon=horizon)
@@ -508,6 +521,7 @@ def test_it_learns_over_several_steps(toy_env: Toy, textures: Pixels, horizon: i
     assert torch.isfinite(weights(agent)).all()
 
 
+@pytest.mark.slow
 def test_it_learns_to_hide_a_single_patch_and_goes_on(toy_env: Toy, textures: Pixels) -> None:
     env = toy_env(textures, noisy(hard_three_times), quota=1)
     agent = A3C(env)
@@ -522,6 +536,7 @@ def test_where_all_patches_cost_the_same_the_update_stays_small(toy_env: Toy, te
     assert max(abs(report.policy_loss) for report in reports) < 100
 
 
+@pytest.mark.slow
 def test_hardness_on_held_out_images_rises_above_1_and_that_of_a_frozen_policy_does_not(
     phantoms: ImageSet, reconstructor: Reconstructor
 ) -> None:
@@ -541,6 +556,7 @@ def test_hardness_on_held_out_images_rises_above_1_and_that_of_a_frozen_policy_d
 # ---------------------------------------------------------------- mask sizes
 
 
+@pytest.mark.slow
 def test_it_learns_the_size_at_which_it_beats_random_masks_most(toy_env: Toy, textures: Pixels) -> None:
     """Four patches are hard. To hide just them earns 5 where random masks earn 2; larger masks earn more, but
     random masks of their size do so as well.
@@ -556,6 +572,7 @@ def test_it_learns_the_size_at_which_it_beats_random_masks_most(toy_env: Toy, te
     assert size_odds(agent, textures)[:, 0].min() > 0.6
 
 
+@pytest.mark.slow
 def test_a_loss_that_only_grows_with_the_size_of_the_mask_teaches_no_size(toy_env: Toy, textures: Pixels) -> None:
     """At every size the agent earns what random masks earn: no size is to be preferred, the largest least of all."""
     env = toy_env(textures, noisy(lambda kinds, masks: masks.sum(1, keepdims=True) * np.ones(masks.shape)), (4, 12))
@@ -565,6 +582,7 @@ def test_a_loss_that_only_grows_with_the_size_of_the_mask_teaches_no_size(toy_en
         assert size_odds(agent, textures).max() < 0.8
 
 
+@pytest.mark.slow
 def test_it_knows_what_random_masks_of_each_size_earn(toy_env: Toy, textures: Pixels) -> None:
     env = toy_env(textures, lambda kinds, masks: masks.sum(1, keepdims=True) * np.ones(masks.shape), (4, 12))
     agent = A3C(env, A3CSettings(sizes=3, explore=0.5))
@@ -572,6 +590,7 @@ def test_it_knows_what_random_masks_of_each_size_earn(toy_env: Toy, textures: Pi
     assert agent.network.size.random_reward.tolist() == pytest.approx([4.0, 8.0, 12.0], rel=0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("horizon", [1, 2])
 def test_what_random_masks_earn_is_not_measured_with_the_agent_s_own(
     toy_env: Toy, textures: Pixels, horizon: int
@@ -587,6 +606,7 @@ def test_what_random_masks_earn_is_not_measured_with_the_agent_s_own(
     assert agent.network.size.random_reward.tolist() == pytest.approx([2.0, 2.0, 2.0], rel=0.2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_steps", [None, 1])
 def test_over_several_steps_it_knows_it_too_or_refuses(toy_env: Toy, textures: Pixels, n_steps: int | None) -> None:
     """The first action says how much is hidden in all; what later actions hold says nothing of it."""
@@ -665,6 +685,7 @@ def test_learning_moves_the_very_tensors_that_are_shared(toy_env: Toy, textures:
         assert any(not torch.equal(agent.state()[name], before[name]) for name in before if name.startswith(part)), part
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("horizon", [1, 2])
 def test_the_same_seed_gives_the_same_weights_bit_for_bit(
     phantoms: ImageSet, reconstructor: Reconstructor, horizon: int
@@ -690,6 +711,7 @@ def test_the_same_seed_gives_the_same_weights_bit_for_bit(
     assert not torch.equal(found[0]["network.policy.weight"], found[2]["network.policy.weight"])
 
 
+@pytest.mark.slow
 def test_restored_it_goes_on_bit_for_bit_as_if_it_had_not_stopped(toy_env: Toy, textures: Pixels) -> None:
     env = toy_env(textures, noisy(hard_three_times), quota=(4, 12), chosen_share=0.5)
     agent = A3C(env, seed=0)
@@ -754,6 +776,7 @@ def test_episodes_that_are_cut_short_do_no_harm(toy_env: Toy, textures: Pixels) 
     assert all(torch.isfinite(tensor).all() for name, tensor in agent.state().items() if name != "generator")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("horizon", "ratio"), [(1, "0.5"), (2, "0.25:0.75")])
 def test_it_learns_alike_in_gymnasium_s_own_vector_environment(
     phantoms: ImageSet, reconstructor: Reconstructor, horizon: int, ratio: str

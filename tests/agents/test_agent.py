@@ -149,6 +149,7 @@ def test_every_agent_has_its_own_name(agent: Agent) -> None:
     assert AGENTS[agent.name] is type(agent)
 
 
+@pytest.mark.slow
 def test_every_agent_makes_masks_within_the_quotas(agent: Agent, pictures: Pixels) -> None:
     for deterministic in (False, True):
         masks = agent.act(np.repeat(pictures, 20, 0), deterministic)
@@ -159,6 +160,7 @@ def test_every_agent_makes_masks_within_the_quotas(agent: Agent, pictures: Pixel
         assert masks.sum(1).max() <= 12
 
 
+@pytest.mark.slow
 def test_every_agent_hides_what_is_choosable_and_never_what_is_hidden(agent: Agent, pictures: Pixels) -> None:
     hidden = np.zeros((40, 4, 4), bool)
     hidden[:, 1:3] = True
@@ -174,6 +176,7 @@ def test_every_agent_has_a_policy_map(agent: Agent, pictures: Pixels) -> None:
     assert values is None or values.shape == (2, 16)
 
 
+@pytest.mark.slow
 def test_every_agent_acts_with_the_generator_it_is_given(agent: Agent, pictures: Pixels) -> None:
     before = agent.generator.get_state()
     images = np.repeat(pictures, 20, 0)
@@ -183,6 +186,7 @@ def test_every_agent_acts_with_the_generator_it_is_given(agent: Agent, pictures:
     assert not np.array_equal(first, other)
 
 
+@pytest.mark.slow
 def test_every_agent_restored_acts_as_it_did(agent: Agent, pictures: Pixels) -> None:
     state = {name: tensor.clone() for name, tensor in agent.state().items()}
     first = agent.act(np.repeat(pictures, 20, 0))
@@ -202,6 +206,7 @@ def test_every_agent_that_several_processes_train_can_share_its_memory(agent: Ag
 # ---------------------------------------------------------------- files
 
 
+@pytest.mark.slow
 def test_a_saved_agent_comes_back_as_it_was(agent: Agent, env: Any, pictures: Pixels, tmp_path: Path) -> None:
     save_agent(agent, tmp_path / "agent")
     loaded = load_agent(tmp_path / "agent")

@@ -105,6 +105,7 @@ def test_highest_hides_as_many_as_may_be_and_none_that_scores_less_than_one_left
 # ---------------------------------------------------------------- quotas and generators, of every rule
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RULES)
 @pytest.mark.parametrize(("horizon", "share"), [(1, 1.0), (1, 0.5), (3, 1.0), (3, 0.5), (2, 0.0)])
 def test_every_rule_has_as_many_ones_as_may_be_chosen_and_all_are_hidden(
@@ -140,6 +141,7 @@ def test_every_rule_hides_any_number_of_a_range(
     assert set(infos["final_info"]["mask"].sum((1, 2)).tolist()) == {4, 5, 6, 7, 8}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RULES)
 def test_every_rule_repeats_with_a_generator_and_leaves_its_own_and_the_world_s_alone(
     phantoms: ImageSet, reconstructor: Reconstructor, name: str
@@ -219,6 +221,7 @@ def test_random_sizes_hold_over_several_steps(toy_env: Toy, textures: Pixels) ->
     assert np.mean(sizes) == pytest.approx(6, abs=0.35)
 
 
+@pytest.mark.slow
 def test_the_frozen_policy_is_an_a3c_that_is_nearly_uniform(toy_env: Toy, textures: Pixels) -> None:
     agent = FrozenAgent(toy_env(textures, costs, quota=6))
     masks = agent.act(np.repeat(textures[:1], 4000, 0))
@@ -459,6 +462,7 @@ def default() -> Any:
     return PatchMaskVectorEnv(data="phantom:32:9").episodes
 
 
+@pytest.mark.slow
 def test_the_oracle_s_masks_are_harder_than_random_ones_for_the_default_unet(default: Any) -> None:
     problem, indices = Problem(default.images.channels, 64, 8, (32, 32)), np.arange(32)
     found = {}

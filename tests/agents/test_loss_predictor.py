@@ -67,6 +67,7 @@ def learned(request: pytest.FixtureRequest, toy_env: Toy, textures: Pixels) -> L
 # ---------------------------------------------------------------- the loss
 
 
+@pytest.mark.slow
 def test_what_is_regressed_is_the_loss_standardised_within_the_image(learned: LossAgent, textures: Pixels) -> None:
     scores, values = learned.maps(textures)
     expected = (COSTS - COSTS.mean()) / COSTS.std()
@@ -77,6 +78,7 @@ def test_what_is_regressed_is_the_loss_standardised_within_the_image(learned: Lo
     assert np.array_equal(scores, learned.sign * values)
 
 
+@pytest.mark.slow
 def test_the_hardest_are_hidden_and_inverted_the_easiest(learned: LossAgent, textures: Pixels) -> None:
     masks = learned.act(textures).astype(bool)
     assert masks.sum(1).tolist() == [8, 8]
@@ -144,6 +146,7 @@ def test_the_unit_of_the_loss_does_not_matter(toy_env: Toy, textures: Pixels) ->
     assert np.allclose(found[0], found[1], atol=1e-3)
 
 
+@pytest.mark.slow
 def test_equal_losses_ask_for_nothing(toy_env: Toy, textures: Pixels) -> None:
     """No patch is harder than another: the map becomes flat, and nothing is divided by nothing."""
     env = toy_env(textures, lambda kinds, masks: np.full(masks.shape, 2.0))
@@ -220,6 +223,7 @@ def twin_of(reconstructor: Reconstructor) -> Reconstructor:
     return made
 
 
+@pytest.mark.slow
 def test_progress_is_the_slow_copy_s_loss_minus_the_unet_s_and_then_the_copy_moves(
     native: PatchMaskVectorEnv, reconstructor: Reconstructor, phantoms: ImageSet
 ) -> None:
@@ -292,6 +296,7 @@ def test_progress_needs_a_unet(toy_env: Toy, textures: Pixels) -> None:
 # ---------------------------------------------------------------- states and files
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["loss", "inverted", "progress"])
 def test_going_on_from_a_state_is_as_if_there_had_been_no_break(phantoms: ImageSet, name: str) -> None:
     """U-Net, environment and agent are put back; with a range of ratios, so that the agent draws as well."""
@@ -325,6 +330,7 @@ def test_going_on_from_a_state_is_as_if_there_had_been_no_break(phantoms: ImageS
     assert_same(state, kept)  # a copy was taken of what was handed in
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["loss", "inverted", "progress"])
 def test_a_saved_agent_comes_back_as_it_was_without_moments_or_slow_copy(
     native: PatchMaskVectorEnv, phantoms: ImageSet, tmp_path: Any, name: str

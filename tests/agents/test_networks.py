@@ -168,6 +168,7 @@ def test_vgg16_has_the_names_and_shapes_of_torchvision() -> None:
     assert {name: tuple(tensor.shape) for name, tensor in VGG16Blocks().state_dict().items()} == PUBLISHED
 
 
+@pytest.mark.slow
 def test_vgg16_makes_14_x_14_x_256_of_224_pixels() -> None:
     phi = VGG16Blocks()
     with torch.inference_mode():

@@ -63,6 +63,7 @@ def problems(draw: st.DrawFn) -> tuple[Tensor, Tensor, Tensor, int]:
     return torch.tensor(logits), torch.tensor(counts), torch.tensor(excluded), draw(st.integers(0, 2**31))
 
 
+@pytest.mark.slow
 @given(problems())
 @settings(max_examples=100, deadline=None)
 def test_a_draw_has_exactly_k_ones_and_none_that_is_excluded(problem: tuple[Tensor, Tensor, Tensor, int]) -> None:
@@ -76,6 +77,7 @@ def test_a_draw_has_exactly_k_ones_and_none_that_is_excluded(problem: tuple[Tens
         assert ranking.sort(1).values.tolist() == [list(range(logits.shape[1]))] * len(logits)
 
 
+@pytest.mark.slow
 @given(problems())
 @settings(max_examples=100, deadline=None)
 def test_log_probabilities_are_finite_and_at_most_0_and_only_where_a_patch_was_drawn(
@@ -252,6 +254,7 @@ def test_as_a_baseline_it_leaves_the_policy_gradient_unbiased() -> None:
     torch.testing.assert_close(gradient, torch.zeros(5, dtype=torch.float64), atol=1e-12, rtol=0)
 
 
+@pytest.mark.slow
 @given(problems())
 @settings(max_examples=100, deadline=None)
 def test_patch_expectation_lies_among_the_values_that_remained(problem: tuple[Tensor, Tensor, Tensor, int]) -> None:

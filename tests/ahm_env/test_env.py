@@ -142,6 +142,7 @@ def test_make_gives_the_environment_in_the_wrappers_of_gymnasium_only(name):
     assert inner.episodes.co_train == (name == CO_TRAIN)
 
 
+@pytest.mark.slow
 @without_a_warning
 def test_the_default_needs_no_argument_and_no_network():
     env = gym.make(FROZEN)
@@ -155,6 +156,7 @@ def test_the_default_needs_no_argument_and_no_network():
     assert env.unwrapped.episodes.reconstructor.unet.n_channels == 3
 
 
+@pytest.mark.slow
 def test_the_default_unet_has_learnt_to_reconstruct():
     both = {"data": "phantom:10:1", "image_size": 64}
     learnt, new = PatchMaskEnv(**both), PatchMaskEnv(**both, unet="new")
@@ -227,6 +229,7 @@ def test_check_env_passes_without_a_warning(name, change):
     assert [str(warning.message) for warning in caught] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", CHECKED)
 def test_two_environments_of_the_same_seed_roll_out_alike(change):
     spec = gym.make(FROZEN, **SMALL, **change).spec
@@ -306,6 +309,7 @@ def test_rendering_changes_nothing():
             assert_same(one.reset(), other.reset())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("duplicate", [lambda env: pickle.loads(pickle.dumps(env)), copy.deepcopy])
 @pytest.mark.parametrize("change", [*CHECKED, {"co_train": True}])
 def test_a_pickled_environment_goes_on_alike(change, duplicate):
@@ -322,6 +326,7 @@ def test_a_pickled_environment_goes_on_alike(change, duplicate):
     assert data_equivalence(env.reset(seed=8), twin.reset(seed=8), exact=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("change", [{"horizon": 3}, {"co_train": True}])
 def test_a_pickled_vector_goes_on_alike(mode, change):
@@ -401,6 +406,7 @@ def test_grey_images_have_one_channel(images):
     check_env(grey_env, skip_render_check=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("horizon", [1, 3])
 def test_observations_and_infos_are_copies_inside_the_space(horizon):
     env, many = single(horizon=horizon), vector(horizon=horizon)
@@ -479,6 +485,7 @@ def playgrounds(own_cache):
     return {kind: single(mask_ratio=kind[0], horizon=kind[1], chosen_share=kind[2]) for kind in kinds}
 
 
+@pytest.mark.slow
 @settings(deadline=None, derandomize=True, max_examples=40)
 @given(
     kind=st.sampled_from([(0.5, 1, 1.0), (0.5, 3, 0.5), ("0.3:0.7", 1, 1.0), ("0.3:0.7", 3, 0.7)]),
@@ -653,6 +660,7 @@ def test_a_co_training_vector_learns_from_all_its_images_in_one_pass():
     assert all(torch.equal(tensor, learnt[name]) for name, tensor in twin.state().items())
 
 
+@pytest.mark.slow
 def test_co_training_lowers_the_reward_on_the_same_images():
     env = vector(8, co_train=True, learning_rate=0.01)
     env.reset(seed=0)
@@ -726,6 +734,7 @@ def test_the_autoreset_mode_is_in_the_metadata_of_this_environment_alone(mode):
         vector(autoreset_mode="Sometimes")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", [1.0, 0.5])
 @pytest.mark.parametrize("ratio", [0.5, "0.3:0.7"])
 @pytest.mark.parametrize("horizon", [1, 3])
@@ -775,6 +784,7 @@ def test_a_partial_reset_in_the_middle_agrees(mode):
         assert np.array_equal(mine[1]["_mask"], mask)
 
 
+@pytest.mark.slow
 def test_environments_out_of_step_with_each_other_agree():
     # after a partial reset the episodes end at different times: some finish while others are in the middle
     for mode in (AutoresetMode.SAME_STEP, AutoresetMode.NEXT_STEP):
@@ -892,6 +902,7 @@ def test_actions_of_another_shape_are_refused(shape):
         env.step(np.ones(shape, np.int8))
 
 
+@pytest.mark.slow
 def test_spawned_environments_agree_with_those_of_this_process():
     # In a new process nothing has imported ahm_env: the name of the environment does it.
     build = partial(gym.make, f"ahm_env:{FROZEN}", **SMALL, horizon=2, chosen_share=0.5)
@@ -914,6 +925,7 @@ def test_spawned_environments_agree_with_those_of_this_process():
 # State
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("steps", [1, 5, 12])
 def test_a_restored_vector_replays_images_noise_and_learning(steps):
     change = {"co_train": True, "horizon": 2, "chosen_share": 0.5, "learning_rate": 0.01}

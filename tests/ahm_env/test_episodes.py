@@ -149,6 +149,7 @@ def quota_of(episodes, wanted):
     return wanted.sum(1).clip(episodes.low, episodes.high)
 
 
+@pytest.mark.slow
 @STEADY
 @given(
     ratio=st.sampled_from(["0.5", "0.25", "0.9", "0.3:0.7", "0.2:0.9"]),
@@ -353,6 +354,7 @@ def test_a_frozen_unet_is_not_changed_by_steps(make, frozen):
     assert all(torch.equal(tensor, before[name]) for name, tensor in frozen.state().items())
 
 
+@pytest.mark.slow
 def test_in_co_training_the_pass_that_scores_the_masks_also_trains(make, trainable, images):
     episodes = make(reconstructor=trainable, co_train=True, horizon=2)
     twin = Reconstructor.create(trainable.grid, trainable.standardisation, width=4, learning_rate=0.01)
@@ -372,6 +374,7 @@ def test_in_co_training_the_pass_that_scores_the_masks_also_trains(make, trainab
 # State
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("ratio", "horizon", "share"), [(0.5, 1, 0.5), ("0.3:0.7", 3, 1.0)])
 @pytest.mark.parametrize("played", [0, 1, 4, 7, 8, 9, 20])
 def test_restored_episodes_replay_the_same_images_and_noise(make, ratio, horizon, share, played):
@@ -404,6 +407,7 @@ def test_the_current_episodes_start_once_more_even_from_their_middle(make, middl
     assert np.array_equal([episodes.step(slots, actions(seed=step)).mask for step in range(1, middle)], masks)
 
 
+@pytest.mark.slow
 def test_the_state_of_episodes_that_have_not_begun_is_their_start(make):
     one, other = make(), make(seed=9)
     other.restore(one.state())

@@ -181,6 +181,7 @@ def intact(tmp_path_factory):
     return path
 
 
+@pytest.mark.slow
 @settings(STEADY, max_examples=600)
 @given(share=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
 def test_one_flipped_bit_is_found_or_harmless(intact, share, bit):

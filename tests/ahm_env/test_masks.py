@@ -294,6 +294,7 @@ def half_played_episodes(draw):
     return wanted, hidden, total, choosable, draw(st.integers(0, 2**32))
 
 
+@pytest.mark.slow
 @STEADY
 @given(half_played_episodes())
 def test_exactly_the_quota_is_hidden_and_chosen_are_wanted_patches_only(episode):
@@ -308,6 +309,7 @@ def test_exactly_the_quota_is_hidden_and_chosen_are_wanted_patches_only(episode)
     assert chosen.sum(1).tolist() == np.minimum(useful, choosable).tolist()
 
 
+@pytest.mark.slow
 @STEADY
 @given(half_played_episodes())
 def test_exactly_as_many_useful_ones_as_are_choosable_are_all_chosen(episode):

@@ -141,6 +141,7 @@ def test_with_a_range_and_several_steps_the_first_decides_how_much_is_hidden():
     assert info["mask"].ravel()[9:].all()
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(
     drawn=arrays(np.float32, (2, PATCHES), elements=st.floats(-3, 3, width=16) | st.sampled_from([-np.inf, np.inf])),
@@ -171,6 +172,7 @@ def test_no_visible_patch_left_scores_higher_than_one_that_is_taken(drawn, horiz
 # The vector
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ratio", [0.5, "0.3:0.7"])
 @pytest.mark.parametrize("horizon", [1, 3])
 @pytest.mark.parametrize("mode", MODES)
@@ -211,6 +213,7 @@ def test_the_vector_says_when_it_resets():
 # As Gymnasium sees it
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", [{}, {"horizon": 3}, {"mask_ratio": "0.3:0.7"}])
 def test_the_checks_of_gymnasium_and_stable_baselines_pass(change):
     env = ScoreActions(gym.make(FROZEN, disable_env_checker=True, **{**SMALL, "image_size": 64}, **change).unwrapped)
@@ -274,6 +277,7 @@ def test_scores_of_another_shape_are_refused(shape):
         env.step(np.zeros(shape))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(PATCHES,), (1, PATCHES), (2, PATCHES), (3, 1), (3, 4, 4)])
 def test_vectors_of_scores_of_another_shape_are_refused(shape):
     env = vector(3)

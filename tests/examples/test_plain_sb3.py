@@ -4,17 +4,20 @@ import runpy
 from pathlib import Path
 
 import gymnasium as gym
+import pytest
 from stable_baselines3 import PPO
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "plain_sb3.py"
 
 
+@pytest.mark.slow
 def test_ppo_takes_the_environment_as_it_is():
     model = PPO("CnnPolicy", gym.make("ahm_env:AHM/PatchMask-v0"), n_steps=16, batch_size=16, n_epochs=1)
     model.learn(16)
     assert model.num_timesteps == 16
 
 
+@pytest.mark.slow
 def test_the_example_runs_on_several_environments():
     untrained, trained = runpy.run_path(str(EXAMPLE))["main"](steps=128, envs=2, images=4)
     assert untrained > 0

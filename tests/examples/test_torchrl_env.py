@@ -16,6 +16,7 @@ from ahm_env import ScoreActions, VectorScoreActions
 EXAMPLE = Path(__file__).parents[2] / "examples" / "torchrl_env.py"
 
 
+@pytest.mark.slow
 def test_the_example_rolls_out_both_environments():
     single, vector = runpy.run_path(str(EXAMPLE))["main"](steps=3, num_envs=4)
     assert single.batch_size == (3,)
@@ -30,6 +31,7 @@ def test_the_example_rolls_out_both_environments():
     torch.testing.assert_close(hidden.sum((2, 3)) / 32, vector["next", "reward"][:, :, 0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["SameStep", "Disabled"])
 def test_the_last_observation_is_that_of_the_episode_and_the_next_that_of_a_new_one(mode):
     env = GymWrapper(gym.make_vec("ahm_env:AHM/PatchMask-v0", num_envs=3, horizon=2, autoreset_mode=mode))
@@ -43,6 +45,7 @@ def test_the_last_observation_is_that_of_the_episode_and_the_next_that_of_a_new_
     assert unchanged > 0.7  # a quarter of the image is newly hidden, the rest is the same image
 
 
+@pytest.mark.slow
 def test_scores_are_actions_in_torchrl_too():
     name = "ahm_env:AHM/PatchMask-v0"
     for env in (ScoreActions(gym.make(name)), VectorScoreActions(gym.make_vec(name, num_envs=2))):

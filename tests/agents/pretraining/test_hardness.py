@@ -64,6 +64,7 @@ def test_one_draw_says_nothing_of_differences_within_images() -> None:
     assert found.between_images == 0
 
 
+@pytest.mark.slow
 def test_an_agent_that_knows_what_is_hard_has_hardness_above_1_and_its_opposite_below(
     phantoms: ImageSet, reconstructor: Reconstructor
 ) -> None:
@@ -79,6 +80,7 @@ def test_an_agent_that_knows_what_is_hard_has_hardness_above_1_and_its_opposite_
     assert hard.within_images == 0  # it does not draw
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [RandomAgent, FrozenAgent])
 def test_masks_that_are_random_have_hardness_1(kind: Any, phantoms: ImageSet, reconstructor: Reconstructor) -> None:
     found = measure(kind(PROBLEM), reconstructor, phantoms, np.arange(40), HALF, draws=10)

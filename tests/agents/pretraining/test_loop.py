@@ -84,6 +84,7 @@ def assert_same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) ->
         assert torch.equal(tensor, other[name]), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", [{}, {"horizon": 2, "mask_ratio": "0.3:0.6"}, {"algo": "random"}])
 def test_one_worker_with_the_same_seed_gives_identical_weights(tmp_path, images, settings):
     train(tmp_path / "a", images, **settings)
@@ -92,6 +93,7 @@ def test_one_worker_with_the_same_seed_gives_identical_weights(tmp_path, images,
     assert timeless(tmp_path / "a") == timeless(tmp_path / "b")
 
 
+@pytest.mark.slow
 def test_another_seed_gives_other_weights(tmp_path, images):
     train(tmp_path / "a", images)
     train(tmp_path / "b", images, seed=1)
@@ -125,6 +127,7 @@ KINDS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("few_rows")
 @pytest.mark.parametrize(
     ("kind", "fail_at"),
@@ -165,6 +168,7 @@ def frames(path: Path) -> list[Frame]:
         return directory.frames()
 
 
+@pytest.mark.slow
 def test_hardness_is_measured_ten_times_and_in_the_last_row(tmp_path, images):
     train(tmp_path / "run", images)
     table = rows(tmp_path / "run")
@@ -175,6 +179,7 @@ def test_hardness_is_measured_ten_times_and_in_the_last_row(tmp_path, images):
     assert all(np.isfinite(float(row["hardness"])) for row in table)
 
 
+@pytest.mark.slow
 def test_the_run_directory_holds_what_is_promised(tmp_path, images):
     train(tmp_path / "run", images)
     names = {path.relative_to(tmp_path / "run").as_posix() for path in (tmp_path / "run").rglob("*")}
@@ -183,6 +188,7 @@ def test_the_run_directory_holds_what_is_promised(tmp_path, images):
     assert not [name for name in names if name.endswith(".tmp")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [4, 5])
 def test_images_are_counted_in_whole_batches(tmp_path, images, batch_size):
     observer = Silent()
@@ -191,6 +197,7 @@ def test_images_are_counted_in_whole_batches(tmp_path, images, batch_size):
     assert run.seen == observer.updates * batch_size
 
 
+@pytest.mark.slow
 def test_a_signal_saves_and_ends_the_run_and_it_goes_on_to_the_same_end(tmp_path, images):
     class Interrupt(Silent):
         def on_update(self, images: int, loss: float) -> None:
@@ -208,6 +215,7 @@ def test_a_signal_saves_and_ends_the_run_and_it_goes_on_to_the_same_end(tmp_path
     assert_same(checkpoint(tmp_path / "whole"), checkpoint(tmp_path / "cut"))
 
 
+@pytest.mark.slow
 def test_a_run_cut_off_before_its_last_row_is_not_finished(tmp_path, images, monkeypatch):
     monkeypatch.setattr(runs, "CHECKPOINT_SECONDS", 0.0)
     train(tmp_path / "whole", images)
@@ -229,6 +237,7 @@ def interrupt_at_the_end(measure: Callable[..., Measurement]) -> Callable[..., M
     return interrupted
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_state(tmp_path, images):
     class Poison(Silent):
         run: Pretraining
@@ -249,6 +258,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_state(t
     assert all(tensor.isfinite().all() for tensor in observer.good.values())
 
 
+@pytest.mark.slow
 def test_stages_train_only_what_they_should(tmp_path, images):
     first, second, third = stages(RunSettings(**TINY, schedule="staged"))
     assert (first.until, second.until, third.until) == (32, 64, 96)
@@ -293,6 +303,7 @@ def test_too_few_images_are_refused(tmp_path):
         split_held_out(few)
 
 
+@pytest.mark.slow
 def test_a_destabilised_agent_raises_the_warning_once_and_a_random_one_does_not(tmp_path, images, monkeypatch):
     monkeypatch.setattr(pretraining, "PAIRS", (128, 128))
     loose, random = Silent(), Silent()
@@ -322,6 +333,7 @@ def test_measuring_and_drawing_leave_no_trace(tmp_path, images):
 # ---------------------------------------------------------------- other agents than A3C
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("few_rows")
 def test_checkpoints_of_an_sb3_run_are_of_ends_of_rollouts(tmp_path, images, monkeypatch):
     saved: list[int] = []
@@ -331,6 +343,7 @@ def test_checkpoints_of_an_sb3_run_are_of_ends_of_rollouts(tmp_path, images, mon
     assert saved == [16, 32, 48, 52]  # and of the end of the run
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("few_rows")
 @pytest.mark.parametrize("algo", sorted(AGENTS))
 def test_with_every_agent_the_unet_is_trained_equally_often(tmp_path, images, algo):
@@ -349,6 +362,7 @@ def test_with_every_agent_the_unet_is_trained_equally_often(tmp_path, images, al
     assert last.masks.shape == (1, 16)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("few_rows")
 def test_the_unet_is_not_trained_while_it_is_frozen(tmp_path, images):
     train(tmp_path / "run", images, algo="random", schedule="staged", images=48)
@@ -359,6 +373,7 @@ def test_the_unet_is_not_trained_while_it_is_frozen(tmp_path, images):
 # ---------------------------------------------------------------- rows
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("few_rows")
 @pytest.mark.parametrize("algo", ["random", "oracle"])
 def test_a_judge_judges_the_masks_and_is_not_trained(tmp_path, images, algo):
@@ -385,12 +400,14 @@ def test_a_judge_judges_the_masks_and_is_not_trained(tmp_path, images, algo):
         assert np.array_equal(run.agent.maps(pixels)[0], seen)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("few_rows")
 def test_without_a_judge_there_is_no_judged_hardness(tmp_path, images):
     train(tmp_path / "run", images, algo="random", images=8)
     assert [row["judged_hardness"] for row in rows(tmp_path / "run")] == ["nan"] * len(rows(tmp_path / "run"))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("few_rows")
 def test_numbers_of_sb3_without_a_column_go_to_tensorboard_only(tmp_path, images):
     train(tmp_path / "run", images, **KINDS["ppo"], images=36)
@@ -403,6 +420,7 @@ def test_numbers_of_sb3_without_a_column_go_to_tensorboard_only(tmp_path, images
     assert np.isfinite(float(rows(tmp_path / "run")[0]["policy_loss"]))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("few_rows")
 def test_a_row_is_the_mean_over_the_batches_that_have_the_number(tmp_path, images):
     with RunDirectory(tmp_path / "run") as directory:
@@ -424,6 +442,7 @@ def test_a_row_is_the_mean_over_the_batches_that_have_the_number(tmp_path, image
         assert np.isnan(directory.rows[1]["policy_loss"])
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("few_rows")
 def test_the_history_begins_with_the_untrained_agent_and_has_a_frame_for_each_row(tmp_path, images):
     train(tmp_path / "run", images, images=32)

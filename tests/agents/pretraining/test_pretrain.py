@@ -24,6 +24,7 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_run_from_python_is_that_of_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     import ahm
 
@@ -42,6 +43,7 @@ def test_a_run_from_python_is_that_of_the_command_line(tmp_path: Path, capsys: p
     assert (again.path, again.settings) == (run.path, run.settings)
 
 
+@pytest.mark.slow
 def test_without_a_place_of_its_own_a_run_gets_a_new_one() -> None:
     first, second = (pretrain("phantom:40", algo="random", device="cpu", **TINY) for _ in range(2))
     assert (first.path, second.path) == (Path("runs/random-phantom-1"), Path("runs/random-phantom-2"))
@@ -57,6 +59,7 @@ def test_what_does_not_fit_is_raised(tmp_path: Path) -> None:
     assert not (tmp_path / "none").exists()
 
 
+@pytest.mark.slow
 def test_an_interruption_is_raised_and_saved(tmp_path: Path, stopping: Any) -> None:
     with pytest.raises(RunError, match="stopped by SIGINT; all is saved"):
         pretrain("phantom:40", tmp_path / "run", algo="random", device="cpu", observer=stopping, **TINY)

@@ -164,6 +164,7 @@ SETTINGS = st.builds(
 )
 
 
+@pytest.mark.slow
 @given(SETTINGS)
 def test_settings_survive_a_json_file(settings: RunSettings) -> None:
     assert RunSettings.from_dict(json.loads(json.dumps(settings.as_dict()))) == settings

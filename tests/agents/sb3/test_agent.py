@@ -123,6 +123,7 @@ def test_a_rollout_that_ends_with_the_last_image_is_learned_from_too(toy_env: To
     assert np.isfinite(found[-1].policy_loss)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "policy", "rate", "batches"),
     [("a2c", "maps", 4e-3, 100), ("ppo", "maps", 4e-3, 144), ("a2c", "cnn", 2e-3, 120), ("ppo", "cnn", 2e-3, 192)],
@@ -138,6 +139,7 @@ def test_learning_makes_masks_harder(toy_env: Toy, name: str, policy: str, rate:
     assert (agent.act(SHOWN[policy], deterministic=True).astype(bool) & HARD).sum() >= 6  # of eight
 
 
+@pytest.mark.slow
 @both_algorithms
 def test_learning_finds_masks_that_pay_only_after_the_second_step(toy_env: Toy, name: str) -> None:
     def hard_at_some_places(kinds: Any, masks: Any) -> Any:
@@ -150,6 +152,7 @@ def test_learning_finds_masks_that_pay_only_after_the_second_step(toy_env: Toy, 
     assert all((masks.sum(1) == 4).all() for masks in env.masks)
 
 
+@pytest.mark.slow
 @both_algorithms
 def test_with_a_range_the_number_of_ones_is_learned_too(toy_env: Toy, name: str) -> None:
     """Every hidden patch costs the less, the more are hidden."""
@@ -178,6 +181,7 @@ def world() -> list[Any]:
     return [torch.get_rng_state().tolist(), kind, np.asarray(keys).tolist(), *rest, random.getstate()]
 
 
+@pytest.mark.slow
 @both_algorithms
 @both_policies
 def test_the_same_seed_gives_the_same_weights_bit_for_bit(toy_env: Toy, name: str, policy: str) -> None:
@@ -234,6 +238,7 @@ def test_masks_drawn_with_a_generator_repeat_and_leave_the_agent_s_own_alone() -
     assert not torch.equal(agent.generator.get_state(), before)
 
 
+@pytest.mark.slow
 def test_sampled_masks_are_the_policy_s_bits_as_the_environment_fills_them_up(toy_env: Toy) -> None:
     agent = make("a2c", toy_env(IMAGES, hard_three_times))
     quota, rng = np.full(4000, agent.problem.quotas[1]), np.random.default_rng(0)
@@ -252,6 +257,7 @@ def test_sampled_masks_are_the_policy_s_bits_as_the_environment_fills_them_up(to
 # ---------------------------------------------------------------- reports
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "horizon", "batches", "whole"),
     [
@@ -279,6 +285,7 @@ def test_every_batch_is_reported_once_and_only_ends_of_rollouts_are_resumable(
         assert bool(update.extras) == update.resumable
 
 
+@pytest.mark.slow
 @both_algorithms
 def test_the_state_is_whole_when_a_resumable_update_is_reported(toy_env: Toy, name: str) -> None:
     """The policy has learned from the rollout by then, and does not move before the next one is full."""
@@ -363,6 +370,7 @@ def test_without_scaling_the_reward_is_paid_as_it_is(toy_env: Toy, models: list[
     assert horizon == 1 or not paid[::2].any()
 
 
+@pytest.mark.slow
 @both_algorithms
 @pytest.mark.parametrize("horizon", [1, 2])
 def test_the_logarithm_of_the_reward_is_paid_standardised_over_the_run(
@@ -489,6 +497,7 @@ def test_the_likeliest_mask_of_a_fresh_image_holds_the_quota_and_repeats(
     assert not np.array_equal(masks[0], masks[1])
 
 
+@pytest.mark.slow
 @both_algorithms
 @pytest.mark.parametrize(("ratio", "horizon", "share"), [(0.5, 2, 1.0), (0.5, 2, 0.5), ("0.25:0.75", 3, 1.0)])
 def test_the_likeliest_masks_are_done_as_they_are(
@@ -550,6 +559,7 @@ def test_what_sb3_is_told_is_the_maps(toy_env: Toy) -> None:
 # ---------------------------------------------------------------- files and states
 
 
+@pytest.mark.slow
 @both_algorithms
 @both_policies
 def test_a_saved_agent_comes_back_as_it_was(toy_env: Toy, tmp_path: Path, name: str, policy: str) -> None:
@@ -586,6 +596,7 @@ def test_the_file_holds_every_weight_once_and_no_moments(toy_env: Toy, tmp_path:
     assert {key.partition(".")[0] for key in tensors} == {"policy", "reward", "generator"}
 
 
+@pytest.mark.slow
 @both_algorithms
 @both_policies
 def test_a_state_that_is_restored_is_the_same_with_its_moments(toy_env: Toy, name: str, policy: str) -> None:
@@ -613,6 +624,7 @@ def larger(tmp_path_factory: pytest.TempPathFactory) -> ImageSet:
     return load_images("phantom:20:0", 40, cache_dir=tmp_path_factory.mktemp("cache"))
 
 
+@pytest.mark.slow
 @both_algorithms
 @pytest.mark.parametrize(("policy", "horizon"), [("maps", 1), ("maps", 2), ("cnn", 1)])
 def test_going_on_from_the_end_of_a_rollout_is_as_if_there_had_been_no_break(
@@ -674,6 +686,7 @@ def test_settings_reach_sb3(toy_env: Toy, models: list[Any]) -> None:
     assert ppo_model.clip_range(1) == 0.1
 
 
+@pytest.mark.slow
 def test_the_bound_holds_the_policy_map_and_none_lets_it_go(toy_env: Toy) -> None:
     largest = []
     for bound in (0.5, None):
@@ -725,6 +738,7 @@ def test_a_single_image_an_update_is_enough_where_advantages_are_left_as_they_ar
     assert moved(agent, before)
 
 
+@pytest.mark.slow
 @both_algorithms
 @pytest.mark.parametrize("rate", [1e30, 1e37])
 def test_a_policy_that_is_no_longer_finite_ends_in_a_sentence(toy_env: Toy, name: str, rate: float) -> None:

@@ -46,6 +46,7 @@ def actions(rng: np.random.Generator, count: int = 3) -> npt.NDArray[np.float32]
 # ---------------------------------------------------------------- agreement with the native environment
 
 
+@pytest.mark.slow
 @settings(max_examples=12, deadline=None)
 @given(
     horizon=st.integers(1, 4),

@@ -96,6 +96,7 @@ def test_only_the_masks_that_are_asked_for_are_read(make, make_dicom, tmp_path: 
     assert np.flatnonzero(most.masked(range(COUNT))).tolist() == [1, 4]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", ["phantom:20:0", "npz"])
 def test_sources_without_mask_files_give_the_same_masks(source: str, tmp_path: Path):
     if source == "npz":

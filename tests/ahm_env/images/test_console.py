@@ -69,6 +69,7 @@ def test_lesions_on_two_sides_are_told_with_the_remedy(tmp_path: Path, capsys: p
     ]
 
 
+@pytest.mark.slow
 def test_a_picture_of_a_source_is_written_without_metadata(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "deeper" / "sheet.PNG"
     assert show_data("phantom:9:1", out, count=4) == 0

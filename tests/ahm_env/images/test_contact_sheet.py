@@ -128,6 +128,7 @@ def test_class_and_split_are_told_where_there_are_any(tmp_path: Path) -> None:
     assert lines(contact_sheet(grey_set(tmp_path / "d", 2, "image,label\n00,NV\n01,\n"), [0])) == [True, True]
 
 
+@pytest.mark.slow
 def test_long_names_lose_their_middle_and_stay_in_their_tile(tmp_path: Path) -> None:
     font = ImageFont.load_default(13)
     short = _shortened("begin" + "x" * 500 + "end.png", font, TILE)
@@ -146,6 +147,7 @@ def test_long_names_lose_their_middle_and_stay_in_their_tile(tmp_path: Path) -> 
     assert (gap == PAPER).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [1, 7, 500])
 def test_images_of_any_size_are_drawn(tmp_path: Path, size: int) -> None:
     images = load_images("phantom:3:1", size)

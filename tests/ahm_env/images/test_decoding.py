@@ -34,6 +34,7 @@ def written(path: Path, content: bytes) -> Path:
     return path
 
 
+@pytest.mark.slow
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50)
 @given(st.data())
 def test_what_was_written_without_loss_is_read_back(tmp_path: Path, data: st.DataObject) -> None:

@@ -31,6 +31,7 @@ def test_the_scene_is_the_same_at_any_size() -> None:
         assert abs((small[1] > 0).mean() - (large[1] > 0).mean()) < 0.02
 
 
+@pytest.mark.slow
 def test_every_lesion_is_visible_and_all_classes_occur() -> None:
     drawn = [draw(0, index, 64) for index in range(90)]
     assert {label for _, _, label in drawn} == {0, 1, 2}
@@ -39,6 +40,7 @@ def test_every_lesion_is_visible_and_all_classes_occur() -> None:
         assert 0.02 < (mask > 0).mean() < 0.7
 
 
+@pytest.mark.slow
 def test_the_lesion_is_the_most_structured_thing() -> None:
     ratios = []
     for index in range(90):
@@ -50,6 +52,7 @@ def test_the_lesion_is_the_most_structured_thing() -> None:
     assert np.mean(np.array(ratios) > 1) > 0.9
 
 
+@pytest.mark.slow
 def test_a_melanoma_has_a_rougher_border_and_more_colours_than_a_nevus() -> None:
     roughness: dict[str, list[float]] = {name: [] for name in CLASSES}
     colours: dict[str, list[float]] = {name: [] for name in CLASSES}

@@ -127,6 +127,7 @@ def test_the_numbers_in_masks_are_those_of_the_images_asked_for(
         load_images(make_folder(2, name="bare"), 8, cache_dir=cache).mask_values([0])
 
 
+@pytest.mark.slow
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=25)
 @given(indices=st.lists(st.integers(0, 29), min_size=1, max_size=60), chunk=st.sampled_from([1, 2000, 2**18]))
 def test_standardisation_is_that_of_all_pixels(phantoms: ImageSet, indices: list[int], chunk: int) -> None:

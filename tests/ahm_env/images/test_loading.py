@@ -178,6 +178,7 @@ def test_a_full_disk_is_told_as_it_is_and_leaves_nothing(make_folder, cache: Pat
     assert len(load_images(root, 32, cache_dir=cache)) == 8
 
 
+@pytest.mark.slow
 def test_processes_that_build_the_same_at_once_agree(make_folder, cache: Path) -> None:
     root = make_folder(40, masks=True)
     script = (

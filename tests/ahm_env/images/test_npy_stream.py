@@ -101,6 +101,7 @@ def test_another_compression_is_refused(tmp_path: Path) -> None:
         NpyStream(path, "x")
 
 
+@pytest.mark.slow
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=200)
 @given(st.data())
 def test_damage_anywhere_is_an_image_error_or_harmless(tmp_path: Path, data: st.DataObject) -> None:

@@ -23,6 +23,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 # Pseudonyms
 
 
+@pytest.mark.slow
 def test_a_pseudonym_is_the_same_for_the_same_number_in_every_process_and_only_with_this_salt(
     cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -61,6 +62,7 @@ def test_groups_hold_each_image_once_by_first_appearance(patients: np.ndarray) -
     assert len({int(patients[group[0]]) for group in groups}) == len(groups)
 
 
+@pytest.mark.slow
 @given(patients=NUMBERS, kinds=st.integers(1, 3), seed=st.integers(0, 20))
 def test_a_fair_order_goes_patient_after_patient_and_every_beginning_is_like_the_whole(
     patients: np.ndarray, kinds: int, seed: int
@@ -156,6 +158,7 @@ def test_which_patient_and_which_image_come_first_is_left_to_chance() -> None:
     assert round_robin(np.empty(0, np.int64), 0).tolist() == []
 
 
+@pytest.mark.slow
 @given(patients=NUMBERS, seed=st.integers(0, 20))
 def test_rounds_are_fair_to_classes_where_these_are_known(patients: np.ndarray, seed: int) -> None:
     classes = np.arange(len(patients)) % 3

@@ -22,6 +22,7 @@ def test_a_misspelt_spec_is_refused(spec: str) -> None:
         Phantom(spec, 16)
 
 
+@pytest.mark.slow
 def test_eight_of_ten_are_for_training() -> None:
     splits = [load().split for load in Phantom("phantom:40", 8).catalogue().samples]
     assert [splits.count(split) for split in range(3)] == [32, 4, 4]

@@ -14,6 +14,7 @@ TYPES = st.sampled_from(
 FITS = st.sampled_from(["stretch", "pad"])
 
 
+@pytest.mark.slow
 @given(SHAPES.flatmap(lambda shape: hnp.arrays(np.uint8, shape)), st.integers(1, 50), FITS)
 def test_any_image_becomes_square_uint8(image: np.ndarray, size: int, fit: str) -> None:
     fitted = fit_image(image, PixelSettings(size, None, fit))
@@ -24,6 +25,7 @@ def test_any_image_becomes_square_uint8(image: np.ndarray, size: int, fit: str) 
     assert fitted.max() <= image.max()
 
 
+@pytest.mark.slow
 @given(TYPES.flatmap(lambda kind: SHAPES.flatmap(lambda shape: hnp.arrays(kind, shape))))
 def test_any_depth_becomes_uint8_or_is_refused_for_want_of_a_finite_value(image: np.ndarray) -> None:
     if np.isfinite(image).any():
@@ -68,6 +70,7 @@ def test_the_largest_numbers_do_not_overflow() -> None:
     assert to_uint8(np.array([[-largest, 0.0, largest]])).tolist() == [[0, 128, 255]]
 
 
+@pytest.mark.slow
 @given(st.integers(1, 6), st.integers(1, 6), st.integers(1, 12), hnp.arrays(np.uint8, (36, 36)))
 def test_area_interpolation_keeps_the_mean(rows: int, columns: int, size: int, image: np.ndarray) -> None:
     whole = image[: rows * size, : columns * size]
@@ -92,6 +95,7 @@ def test_a_mask_lies_where_its_image_does() -> None:
         assert np.array_equal(fit_mask(mask, settings)[inside] > 0, image[inside] > 127)
 
 
+@pytest.mark.slow
 @given(hnp.arrays(np.uint8, st.tuples(st.integers(1, 30), st.integers(1, 30))), st.integers(1, 40), FITS)
 def test_a_mask_gets_no_new_class_numbers(mask: np.ndarray, size: int, fit: str) -> None:
     fitted = fit_mask(mask, PixelSettings(size, None, fit))

@@ -156,6 +156,7 @@ def step_once(weight, optimiser):
     optimiser.step()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="needs processes that fork")
 def test_two_processes_step_with_the_same_moments():
     alone = nn.Parameter(torch.zeros(4))

@@ -191,6 +191,7 @@ def test_standardised_is_minus_the_mean_over_the_deviation():
     assert standardised.dtype == np.float32
 
 
+@pytest.mark.slow
 @settings(deadline=None, derandomize=True, max_examples=25)
 @given(seed=st.integers(0, 10_000))
 def test_the_unet_cannot_see_what_is_hidden(seed):
@@ -254,6 +255,7 @@ def test_one_step_changes_every_weight(norm, loss_on):
     assert changed(before, reconstructor) == sorted(before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", ["batch", "group"])
 @pytest.mark.parametrize("loss_on", ["hidden", "all"])
 def test_the_loss_falls_on_a_batch_that_is_seen_again_and_again(norm, loss_on):
@@ -408,6 +410,7 @@ def test_bf16_computes_nearly_the_same_and_keeps_full_weights():
         make(precision="fp8")
 
 
+@pytest.mark.slow
 def test_a_restored_state_continues_bit_exactly(tmp_path):
     one, other = make(learning_rate=0.01), make(learning_rate=0.01, seed=5)
     images, masks = pictures(8), masks_for(one, 8)

@@ -127,6 +127,7 @@ def test_names_and_shapes_are_the_published_ones(channels, classes, width, bilin
     assert state == published(channels, classes, width, bilinear)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("channels", "classes", "bilinear", "count"),
     [(3, 2, False, 31_037_698), (1, 1, False, 31_036_481), (3, 2, True, 17_263_042), (3, 1, True, 17_262_977)],
@@ -397,6 +398,7 @@ def test_a_damaged_file_is_refused_by_its_name_in_one_line(tmp_path, suffix, dam
     assert "\n" not in str(refusal.value)
 
 
+@pytest.mark.slow
 def test_a_damaged_legacy_pth_is_refused_wherever_it_is_cut(tmp_path):
     path = tmp_path / "unet.pth"
     torch.save(small(width=2).state_dict(), path, _use_new_zipfile_serialization=False)
@@ -407,6 +409,7 @@ def test_a_damaged_legacy_pth_is_refused_wherever_it_is_cut(tmp_path):
             load_unet(path)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::UserWarning")  # PyTorch's, about the versions that such a file claims
 def test_a_pth_with_one_byte_changed_is_refused_or_read_but_never_raises_another_error(tmp_path):
     path = tmp_path / "unet.pth"

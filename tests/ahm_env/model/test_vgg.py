@@ -38,6 +38,7 @@ def test_names_and_numbers_are_the_published_ones(vgg: VGG16Features):
     assert sum(weight.numel() for weight in vgg.parameters()) == 14_714_688
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("blocks", [3, 5])
 def test_the_published_weights_compute_what_they_compute_there(tmp_path: Path, blocks: int):
     weights, vgg = published(), VGG16Features(blocks)

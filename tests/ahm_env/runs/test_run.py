@@ -170,6 +170,7 @@ def test_a_run_that_cannot_begin_leaves_its_place_free(tmp_path: Path) -> None:
     assert directory.settings() == Adding()  # but one that is there stays
 
 
+@pytest.mark.slow
 def test_images_that_have_changed_are_refused(tmp_path: Path) -> None:
     directory = Sheet(tmp_path)
     images: Any = Pictures()

@@ -35,6 +35,33 @@ def trials(*columns: str) -> set[tuple[str, ...]]:
     }
 
 
+SMALL = ["--data", "phantom:40", "--image-size", "16", "--patch-size", "4", "--width", "2", "--batch-size", "4"]
+SMALL += ["--images", "16", "--device", "cpu", "--seeds", "1", "--jobs", "2", "--out", "cmp"]
+FINETUNE = ["--finetune", "steps=2,batch_size=2,augment=none"]
+BOTH = ["compare-agents", *SMALL, *FINETUNE, "--algos", "scratch,random", "--downstream", "segmentation"]
+
+
+class AtHome(Pool):
+    """Works in this process, one after the other: starting processes takes longer than all that they do here."""
+
+    def work(self, trials: Sequence[Trial]) -> None:
+        for trial in trials:
+            with pytest.raises(SystemExit) as ended:
+                run_logged(trial, 1)
+            self._tell(trial, int(ended.value.code or 0))
+
+
+@pytest.fixture
+def at_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(console, "Pool", AtHome)
+
+
+def stamps(*endings: str) -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for ending in endings for path in Path("cmp").rglob(f"*{ending}")}
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("at_home")
 def test_a_comparison_grows_keeps_what_is_done_and_outlives_a_failure(call):
     words = ["compare-agents", *TINY, "--seeds", "1", "--jobs", "2", "--out", "cmp", "--algos"]
     status, out, _ = call(*words, "random,a3c+agent_learning_rate=1e30")
@@ -61,31 +88,7 @@ def test_a_comparison_grows_keeps_what_is_done_and_outlives_a_failure(call):
     assert Path("cmp/report.html").stat().st_size > 10_000
 
 
-SMALL = ["--data", "phantom:40", "--image-size", "16", "--patch-size", "4", "--width", "2", "--batch-size", "4"]
-SMALL += ["--images", "16", "--device", "cpu", "--seeds", "1", "--jobs", "2", "--out", "cmp"]
-FINETUNE = ["--finetune", "steps=2,batch_size=2,augment=none"]
-BOTH = ["compare-agents", *SMALL, *FINETUNE, "--algos", "scratch,random", "--downstream", "segmentation"]
-
-
-class AtHome(Pool):
-    """Works in this process, one after the other: starting processes takes longer than all that they do here."""
-
-    def work(self, trials: Sequence[Trial]) -> None:
-        for trial in trials:
-            with pytest.raises(SystemExit) as ended:
-                run_logged(trial, 1)
-            self._tell(trial, int(ended.value.code or 0))
-
-
-@pytest.fixture
-def at_home(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(console, "Pool", AtHome)
-
-
-def stamps(*endings: str) -> dict[Path, int]:
-    return {path: path.stat().st_mtime_ns for ending in endings for path in Path("cmp").rglob(f"*{ending}")}
-
-
+@pytest.mark.slow
 def test_u_nets_are_fine_tuned_in_processes_of_their_own(call):
     words = [*BOTH, "--labels", "8"]
     status, out, err = call(*words)
@@ -97,6 +100,7 @@ def test_u_nets_are_fine_tuned_in_processes_of_their_own(call):
     assert "Segmentation of phantom:40 with 8 labels" in Path("cmp/report.html").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("at_home")
 def test_what_is_fine_tuned_is_kept_and_grows(call):
     words = ["compare-agents", *SMALL, *FINETUNE, "--algos", "scratch,random,edges", "--downstream"]
@@ -131,6 +135,7 @@ def test_what_is_fine_tuned_is_kept_and_grows(call):
     assert before.items() <= stamps("test.csv", "model.safetensors", "judgement.json").items()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("at_home")
 def test_a_cell_that_fails_loses_no_other_and_gives_status_1(call):
     broken = Path("cmp/finetuned/segmentation-8/none/scratch-draw0")
@@ -150,6 +155,7 @@ def test_a_cell_that_fails_loses_no_other_and_gives_status_1(call):
     assert trials("labels", "agent", "draw") == found | {("8", "scratch", "0")}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("at_home")
 def test_scratch_alone_is_shown_where_all_agents_failed(call):
     words = ["compare-agents", *SMALL, *FINETUNE, "--downstream", "segmentation", "--labels", "8", "--algos"]
@@ -160,6 +166,7 @@ def test_scratch_alone_is_shown_where_all_agents_failed(call):
     assert "Segmentation of phantom:40" in Path("cmp/report.html").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("at_home")
 def test_ways_to_use_unlabelled_images_are_compared_without_any_pretraining(call):
     words = ["compare-agents", *SMALL, *FINETUNE, "--algos", "scratch", "--downstream", "segmentation"]
@@ -194,6 +201,7 @@ def test_ways_to_use_unlabelled_images_are_compared_without_any_pretraining(call
     assert "cmp: is an experiment" in err
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("at_home")
 def test_segment_anything_segments_the_same_test_images(call, monkeypatch: pytest.MonkeyPatch):
     asked = []
@@ -215,6 +223,7 @@ def test_segment_anything_segments_the_same_test_images(call, monkeypatch: pytes
     assert "SAM, center, no labels" in Path("cmp/report.html").read_text()
 
 
+@pytest.mark.slow
 def test_a_segment_anything_that_is_not_there_is_told_before_anything_runs(call, monkeypatch: pytest.MonkeyPatch):
     words = [
         "compare-agents",
@@ -238,6 +247,7 @@ def test_a_segment_anything_that_is_not_there_is_told_before_anything_runs(call,
     assert not Path("cmp").exists()
 
 
+@pytest.mark.slow
 def test_agents_of_runs_are_judged_and_reported(call):
     for algo in ("random", "a2c"):
         assert call("train-agent", *TINY, "--workers", "1", "--algo", algo, "--out", algo)[0] == 0
@@ -255,6 +265,7 @@ def test_agents_of_runs_are_judged_and_reported(call):
     assert Path("a2c/report.html").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "text"),
     [

@@ -118,6 +118,7 @@ def test_an_arm_has_settings_of_its_own(tmp_path: Path) -> None:
     assert experiment.agents == []
 
 
+@pytest.mark.slow
 def test_all_arms_learn_from_the_same_images_and_few_lie_within_many(tmp_path: Path, drawn: ImageSet) -> None:
     experiment = make(tmp_path, labels="8,16,all", runs=2, draws=3, unlabelled="none,auto")
     chosen: dict[Any, set[tuple[int, ...]]] = {}

@@ -2,6 +2,7 @@
 
 import importlib
 import io
+import multiprocessing
 import time
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,10 @@ def trials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(pool, "POLL", 0.02)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    # processes begin as children of one that has imported all that they need: on their own they take seconds for that
+    server = multiprocessing.get_context("forkserver")
+    server.set_forkserver_preload(["downstream.comparison.pool"])
+    monkeypatch.setattr(pool.multiprocessing, "get_context", lambda _: server)
     return importlib.import_module("trials_of_a_pool")
 
 
@@ -73,6 +78,7 @@ def text(console: Console) -> str:
     return console.file.getvalue()
 
 
+@pytest.mark.slow
 def test_first_ones_come_first_and_as_many_at_once_as_there_are_hands(trials: Any, tmp_path: Path) -> None:
     console = said()
     with Pool(1, 3, console) as one:
@@ -82,6 +88,7 @@ def test_first_ones_come_first_and_as_many_at_once_as_there_are_hands(trials: An
     assert text(console).splitlines() == [f"done    {name:<40} as it should be" for name in "ba"]
 
 
+@pytest.mark.slow
 def test_what_fails_is_told_and_keeps_no_other_from_running(trials: Any, tmp_path: Path) -> None:
     console = said()
     ends = {"one": "badly", "two": "killed", "three": "well"}
@@ -96,6 +103,7 @@ def test_what_fails_is_told_and_keeps_no_other_from_running(trials: Any, tmp_pat
     assert lines["three"].startswith("done")
 
 
+@pytest.mark.slow
 def test_none_is_left_behind_and_all_may_save_what_they_have(
     trials: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

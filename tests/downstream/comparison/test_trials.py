@@ -100,6 +100,7 @@ def test_a_damaged_result_is_told_and_not_taken_for_none(damage: str, tmp_path: 
         list(trial.rows())
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("own_cache")
 def test_a_trial_runs_once_and_tests_again_if_asked_to(tmp_path: Path) -> None:
     trial = make(tmp_path / "out").finetuning[0]
@@ -123,6 +124,7 @@ def test_a_trial_runs_once_and_tests_again_if_asked_to(tmp_path: Path) -> None:
     assert list(trial.rows()) == rows
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("own_cache")
 def test_a_pretrained_trial_starts_from_its_run(tmp_path: Path, pretrained: Path) -> None:
     scratch, trial = make(tmp_path / "out", steps=1).finetuning

@@ -21,6 +21,7 @@ def model(card: Card, drawn: ImageSet) -> Model:
     return Model.create(replace(card, task="classification", classes=drawn.classes, values=()), 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flips", [False, True])
 @pytest.mark.parametrize("batch", [1, 3, 64])
 def test_images_are_compared_with_their_labels(

@@ -105,6 +105,7 @@ def scores_of(model: Model, data: Path, splits: set[str]) -> list[dict[int, obje
     return found
 
 
+@pytest.mark.slow
 def test_the_numbers_of_a_segmenter_are_means_over_the_images_of_the_split(call):
     model, data = make_model("model.safetensors"), write_source(Path("data"))
     status, out, _ = call("--data", "data", "--out", "e.json", "--pictures", "shown")
@@ -126,6 +127,7 @@ def test_the_numbers_of_a_segmenter_are_means_over_the_images_of_the_split(call)
     assert cv2.imread("shown/cases.png") is not None
 
 
+@pytest.mark.slow
 def test_splits_and_several_classes(call):
     model = make_model("model.safetensors", classes=("background", "disc", "cup"), seed=2)
     data = write_source(Path("data"), masks=3)
@@ -140,6 +142,7 @@ def test_splits_and_several_classes(call):
         assert found["dice"] == pytest.approx((found["dice disc"] + found["dice cup"]) / 2)
 
 
+@pytest.mark.slow
 def test_test_time_augmentation_changes_the_numbers_as_it_does_the_masks(call):
     model, data = make_model("model.safetensors"), write_source(Path("data"))
     assert call("--data", "data", "--tta", "--out", "e.json")[0] == 0
@@ -154,6 +157,7 @@ def test_test_time_augmentation_changes_the_numbers_as_it_does_the_masks(call):
     assert found["dice"] != pytest.approx(np.mean([one[1].dice for one in scores_of(model, data, {"test"})]))
 
 
+@pytest.mark.slow
 def test_the_numbers_of_a_classifier(call, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(evaluation, "DRAWS", 100)
     model, data = make_model("model.safetensors", "classification", ("mel", "nev")), write_source(Path("data"))
@@ -188,6 +192,7 @@ def test_a_measure_that_is_not_defined_is_null(call):
     assert found["accuracy"] == found["sensitivity mel"]
 
 
+@pytest.mark.slow
 def test_a_classifier_of_lesions_is_measured_on_what_its_segmenter_finds(call, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(evaluation, "DRAWS", 20)
     model, data = make_model("model.safetensors", "classification", ("mel", "nev"), seed=1), write_source(Path("data"))
@@ -274,6 +279,7 @@ def test_masks_must_hold_what_the_segmenter_knows(call):
     refused(call("--data", "data"), "its mask holds", "knows 0, 1")
 
 
+@pytest.mark.slow
 def test_a_split_without_images_is_told_with_those_that_have_some(call):
     make_model("model.safetensors")
     data = write_source(Path("data"))
@@ -288,6 +294,7 @@ def test_a_split_without_images_is_told_with_those_that_have_some(call):
     refused(call("--data", "data", "--split", "val"), "no image of its val split has a label", "--split train (18)")
 
 
+@pytest.mark.slow
 def test_what_else_cannot_be_used(call):
     make_model("model.safetensors")
     write_source(Path("data"))
@@ -310,6 +317,7 @@ def test_what_else_cannot_be_used(call):
 # Patients, and images without a mask
 
 
+@pytest.mark.slow
 def test_dice_of_a_patient_is_that_of_all_pixels_together(call):
     model, data = make_model("model.safetensors", classes=("background", "disc", "cup")), Path("data")
     write_source(data, masks=3)
@@ -343,6 +351,7 @@ def test_dice_of_a_patient_is_that_of_all_pixels_together(call):
     assert min(expected) <= low < found["patient_dice"] < high <= max(expected)
 
 
+@pytest.mark.slow
 def test_of_one_patient_there_is_no_interval(call):
     make_model("model.safetensors")
     data = write_source(Path("data"))
@@ -364,6 +373,7 @@ def test_of_one_patient_there_is_no_interval(call):
     assert "nan to" not in page
 
 
+@pytest.mark.slow
 def test_only_images_with_a_mask_are_measured_and_blank_ones_are_told(call):
     make_model("model.safetensors")
     data = write_source(Path("data"))
@@ -383,6 +393,7 @@ def test_only_images_with_a_mask_are_measured_and_blank_ones_are_told(call):
 # The page
 
 
+@pytest.mark.slow
 def test_the_page_says_how_good_the_model_is_on_these_patients_and_fetches_nothing(call):
     make_model(MODEL_FILE)
     data = write_source(Path("data"))
@@ -405,6 +416,7 @@ def test_the_page_says_how_good_the_model_is_on_these_patients_and_fetches_nothi
     assert not re.search(r"(src|href)=\"(?!data:)", page)
 
 
+@pytest.mark.slow
 def test_a_classifier_has_a_page_too(call):
     make_model(MODEL_FILE, "classification", ("mel", "nev"))
     write_source(Path("data"))

@@ -150,6 +150,7 @@ def test_classes_are_scored_one_by_one_without_the_background():
 # Segmentation, invariants
 
 
+@pytest.mark.slow
 @awkward
 def test_dice_iou_and_distance_are_symmetric_and_bounded(pair):
     found, swapped = score_mask(*pair), score_mask(*pair[::-1])
@@ -160,6 +161,7 @@ def test_dice_iou_and_distance_are_symmetric_and_bounded(pair):
     assert (found.dice == 1) == np.array_equal(*pair)
 
 
+@pytest.mark.slow
 @awkward
 def test_scores_do_not_depend_on_how_the_image_lies(pair):
     found = astuple(score_mask(*pair))
@@ -167,6 +169,7 @@ def test_scores_do_not_depend_on_how_the_image_lies(pair):
         assert astuple(score_mask(*(turn(each) for each in pair))) == pytest.approx(found)
 
 
+@pytest.mark.slow
 @awkward
 def test_surroundings_change_specificity_only(pair):
     found = score_mask(*pair)
@@ -177,11 +180,13 @@ def test_surroundings_change_specificity_only(pair):
     assert wide.specificity >= found.specificity
 
 
+@pytest.mark.slow
 @awkward
 def test_sensitivity_of_what_is_not_there_is_specificity(pair):
     assert score_mask(*pair).sensitivity == score_mask(*(~each for each in pair)).specificity
 
 
+@pytest.mark.slow
 @awkward
 def test_scoring_leaves_the_masks_alone(pair):
     copies = [each.copy() for each in pair]
@@ -206,6 +211,7 @@ def of_monai(measure: Any, truth: Any, prediction: Any, **settings: Any) -> floa
         return float(measure(*maps, include_background=True, **settings))
 
 
+@pytest.mark.slow
 def test_overlap_agrees_with_monai(monai):
     @awkward
     def agrees(pair):
@@ -216,6 +222,7 @@ def test_overlap_agrees_with_monai(monai):
     agrees()
 
 
+@pytest.mark.slow
 def test_distance_agrees_with_monai(monai):
     @awkward
     def agrees(pair):
@@ -233,6 +240,7 @@ def test_distance_agrees_with_monai(monai):
     agrees()
 
 
+@pytest.mark.slow
 def test_distance_agrees_with_monai_on_larger_shapes(monai):
     generator = np.random.default_rng(0)
     y, x = np.mgrid[:90, :70]
@@ -246,6 +254,7 @@ def test_distance_agrees_with_monai_on_larger_shapes(monai):
         assert hausdorff_95(*lesions) == pytest.approx(theirs, abs=1e-4)
 
 
+@pytest.mark.slow
 def test_rates_agree_with_monai(monai):
     @awkward
     def agrees(pair):
@@ -261,6 +270,7 @@ def test_rates_agree_with_monai(monai):
     agrees()
 
 
+@pytest.mark.slow
 @awkward
 def test_overlap_and_rates_agree_with_scikit_learn(pair):
     from sklearn.metrics import f1_score, jaccard_score, recall_score
@@ -273,6 +283,7 @@ def test_overlap_and_rates_agree_with_scikit_learn(pair):
     assert found.specificity == pytest.approx(recall_score(truth, prediction, pos_label=False, zero_division=1))
 
 
+@pytest.mark.slow
 def test_overlap_and_rates_agree_with_the_isic_challenge():
     """With empty masks too: the conventions are the same."""
     metrics = pytest.importorskip("isic_challenge_scoring.metrics")
@@ -341,6 +352,7 @@ def labelled(draw: Any) -> Any:
     return truth, scores / scores.sum(1, keepdims=True)
 
 
+@pytest.mark.slow
 @STEADY
 @given(labelled())
 def test_labels_agree_with_scikit_learn(drawn):
@@ -359,6 +371,7 @@ def test_labels_agree_with_scikit_learn(drawn):
         assert found.auroc == pytest.approx(area)
 
 
+@pytest.mark.slow
 @STEADY
 @given(labelled())
 def test_the_area_is_the_share_of_pairs_in_the_right_order(drawn):
@@ -371,6 +384,7 @@ def test_the_area_is_the_share_of_pairs_in_the_right_order(drawn):
     assert score_labels(truth, probabilities).auroc == pytest.approx(np.mean(areas) if areas else np.nan, nan_ok=True)
 
 
+@pytest.mark.slow
 @STEADY
 @given(labelled(), st.randoms(use_true_random=False))
 def test_the_order_of_images_and_of_classes_does_not_matter(drawn, random):
@@ -386,6 +400,7 @@ def test_the_order_of_images_and_of_classes_does_not_matter(drawn, random):
     assert numbers[0] == pytest.approx(numbers[1], nan_ok=True)
 
 
+@pytest.mark.slow
 def test_balanced_accuracy_agrees_with_the_isic_challenge():
     metrics = pytest.importorskip("isic_challenge_scoring.metrics")
     pandas = pytest.importorskip("pandas")

@@ -69,6 +69,7 @@ def test_large_images_are_made_smaller_with_their_masks():
     )
 
 
+@pytest.mark.slow
 @settings(max_examples=30, deadline=None)
 @given(
     height=st.sampled_from([1, 2, 5, 40]),

@@ -84,6 +84,7 @@ def test_trials_that_are_not_done_yet_are_left_out():
     assert found.low < found.mean < found.high
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("draws", "patients"), [(3, 1), (3, 40), (8, 40)])
 def test_intervals_cover_the_truth_about_as_often_as_they_say(draws: int, patients: int):
     rng, inside = np.random.default_rng(3), 0

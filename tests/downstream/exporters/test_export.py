@@ -101,6 +101,7 @@ def session_of(path: Path):
     return import_module("onnxruntime").InferenceSession(str(path), providers=["CPUExecutionProvider"])
 
 
+@pytest.mark.slow
 def test_onnxruntime_finds_the_probabilities_that_we_find_in_batches_of_any_size(exported):
     model, path, difference, _ = exported
     assert 0 <= difference <= 1e-4
@@ -116,6 +117,7 @@ def test_onnxruntime_finds_the_probabilities_that_we_find_in_batches_of_any_size
     assert np.ptp(expected) > 0.01  # there was something to find
 
 
+@pytest.mark.slow
 def test_the_file_alone_says_what_it_takes_and_gives(exported):
     model, path, _, _ = exported
     session, card = session_of(path), model.card
@@ -129,6 +131,7 @@ def test_the_file_alone_says_what_it_takes_and_gives(exported):
     assert about == json.loads(json.dumps(asdict(card)))
 
 
+@pytest.mark.slow
 def test_the_file_is_the_only_one_and_tells_nothing_about_this_machine(exported):
     _, path, _, warned = exported
     assert [file.name for file in path.parent.iterdir()] == ["model.onnx"]
@@ -139,6 +142,7 @@ def test_the_file_is_the_only_one_and_tells_nothing_about_this_machine(exported)
     assert not warned
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("error", [0.001, -0.001, float("nan")])
 @pytest.mark.parametrize("exported", ["batch norm"], indirect=True)
 def test_a_file_that_computes_something_else_is_not_written(tmp_path, monkeypatch, exported, error):
@@ -182,6 +186,7 @@ def test_a_package_that_is_missing_is_named_with_its_remedy(tmp_path, monkeypatc
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("exported", ["batch norm"], indirect=True)
 def test_the_printed_lines_of_python_work(tmp_path, monkeypatch, call, exported):
     monkeypatch.chdir(tmp_path)
@@ -218,6 +223,7 @@ def predict(path: Path, image: np.ndarray, n_classes: int, bilinear: bool) -> np
     return np.asarray(mask_values, dtype=np.uint8)[classes]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bilinear", [False, True])
 def test_pytorch_unet_draws_the_mask_that_we_draw(tmp_path, call, bilinear):
     # the mean is black, so that padding is the same in both
@@ -239,6 +245,7 @@ def test_pytorch_unet_draws_the_mask_that_we_draw(tmp_path, call, bilinear):
     assert [file.name for file in tmp_path.iterdir() if file.is_file()] == ["model.pth"]
 
 
+@pytest.mark.slow
 def test_the_difference_at_the_border_is_measured_and_told(tmp_path):
     unet = make_unet(width=64)
     inside, border = export.export_pytorch_unet(unet, RGB, (0, 7, 255), 32, tmp_path / "model.pth")
@@ -252,6 +259,7 @@ def test_the_difference_at_the_border_is_measured_and_told(tmp_path):
     assert border > 1e-3
 
 
+@pytest.mark.slow
 def test_weights_that_compute_nothing_are_not_written(tmp_path):
     unet = make_unet(width=64)
     unet.outc.conv.weight.data[0] = float("nan")
@@ -260,6 +268,7 @@ def test_weights_that_compute_nothing_are_not_written(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("card", "says"),
     [
@@ -296,6 +305,7 @@ def pretrained(tmp_path: Path) -> Path:
     return run.path
 
 
+@pytest.mark.slow
 def test_a_pretrained_unet_is_fine_tuned_elsewhere_with_the_printed_lines(pretrained, tmp_path, call):
     path = tmp_path / "unet.pth"
     status, out, errors = call("export", "--from", str(pretrained), "--format", "pytorch-unet", "--out", str(path))

@@ -32,6 +32,7 @@ def grown(mask: torch.Tensor, by: int) -> torch.Tensor:
     return functional.max_pool2d(mask[:, None].float(), 2 * by + 1, 1, by)[:, 0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", AUGMENTATIONS)
 @pytest.mark.parametrize("channels", [1, 3])
 def test_the_same_seed_does_the_same_whatever_was_drawn_before(kind, channels):
@@ -169,6 +170,7 @@ def test_real_sets_are_told_apart(name: str, kind: str, tmp_path: Path):
     assert strong_kind("grey", images, np.arange(len(images))) == "grey"
 
 
+@pytest.mark.slow
 def test_strong_changes_of_grey_images_leave_hues_and_shapes_alone():
     images = torch.from_numpy(tissue()).float().repeat(4, 1, 1, 1)
     masks = torch.zeros(24, 16, 16, dtype=torch.long)

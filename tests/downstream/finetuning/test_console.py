@@ -47,6 +47,7 @@ def files(path: str) -> set[str]:
     return {one.name for one in Path(path).iterdir() if not one.name.startswith((".", "events"))}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("task", "picture"), [("segmentation", "cases.png"), ("classification", "confusion.png")])
 def test_a_run_ends_with_a_table_a_picture_and_what_to_do_next(call, pretrained: Path, task: str, picture: str):
     status, out, err = call(*TINY, "--task", task, "--from", str(pretrained), "--labels", "12", "--out", "run")
@@ -69,12 +70,14 @@ def test_a_run_ends_with_a_table_a_picture_and_what_to_do_next(call, pretrained:
     assert "run is finished" in out
 
 
+@pytest.mark.slow
 def test_runs_without_a_name_get_the_next_free_one(call):
     for number in (1, 2):
         assert call(*TINY, *SMALL, "--seed", str(number))[0] == 0
         assert Path(f"runs/segmentation-{number}/test.json").is_file()
 
 
+@pytest.mark.slow
 def test_a_run_that_was_stopped_says_how_to_go_on_and_goes_on(call, monkeypatch: pytest.MonkeyPatch):
     words = [*TINY, *SMALL, "--steps", "6"]
     assert call(*words, "--out", "whole")[0] == 0
@@ -100,6 +103,7 @@ def test_a_run_that_was_stopped_says_how_to_go_on_and_goes_on(call, monkeypatch:
     assert all((tensor == theirs[name]).all() for name, tensor in ours.items())
 
 
+@pytest.mark.slow
 def test_a_resumed_run_keeps_its_settings(call):
     assert call(*TINY, *SMALL, "--out", "run")[0] == 0
     status, _, err = call("--resume", "--out", "run", "--steps", "9", "--seed", "0", "--preset", "paper")
@@ -109,6 +113,7 @@ def test_a_resumed_run_keeps_its_settings(call):
     assert "--seed" not in err
 
 
+@pytest.mark.slow
 def test_every_setting_reaches_the_run(call):
     pixels = {"data": "phantom:40", "image_size": 32, "channels": 1, "fit": "pad"}
     learning = {"steps": 2, "batch_size": 5, "learning_rate": 0.01, "schedule": "steps", "weight_decay": 0.1}
@@ -140,6 +145,7 @@ def test_the_help_names_the_defaults_of_the_settings():
         assert option.show_default == expected, name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "text"),
     [
@@ -197,6 +203,7 @@ def test_what_a_run_has_decided_cannot_be_chosen_otherwise(call, pretrained: Pat
     assert not Path("run").exists()
 
 
+@pytest.mark.slow
 def test_a_place_that_is_taken_is_refused(call, pretrained: Path):
     assert call(*TINY, *SMALL, "--out", "run")[0] == 0
     Path("full").mkdir()
@@ -214,12 +221,14 @@ def test_a_place_that_is_taken_is_refused(call, pretrained: Path):
         assert text in err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", [["--labels", "5000"], ["--width", "3"], ["--select", "0.01"]])
 def test_a_run_that_could_not_begin_leaves_its_place_free(call, words: list[str]):
     assert call(*TINY, *SMALL, *words, "--out", "run")[0] == 2
     assert call(*TINY, *SMALL, "--out", "run")[0] == 0
 
 
+@pytest.mark.slow
 def test_images_that_have_changed_are_refused(call, write_source):
     root = write_source()
     words = ["--data", str(root), "--steps", "2", "--batch-size", "2", "--device", "cpu", *SMALL]
@@ -246,6 +255,7 @@ def test_nothing_to_test_on_is_told_before_learning(call, write_source):
     assert "cases.png" not in out
 
 
+@pytest.mark.slow
 def test_a_classifier_of_lesions_keeps_its_segmenter(call, write_source):
     root = write_source(classes=("mel", "nev"))
     words = ["--data", str(root), "--steps", "2", "--batch-size", "4", "--device", "cpu", *SMALL]

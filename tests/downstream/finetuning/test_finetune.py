@@ -24,6 +24,7 @@ def same_weights(one: Path, other: Path) -> bool:
     return first.keys() == second.keys() and all(first[name].equal(second[name]) for name in first)
 
 
+@pytest.mark.slow
 def test_a_model_from_python_is_that_of_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     import ahm
 
@@ -44,6 +45,7 @@ def test_a_model_from_python_is_that_of_the_command_line(tmp_path: Path, capsys:
     assert (again.path, again.settings, again.result) == (model.path, model.settings, model.result)
 
 
+@pytest.mark.slow
 def test_a_pretrained_run_is_a_start(tmp_path: Path, pretrained: Path) -> None:
     settings = RunDirectory(pretrained).settings()
     assert settings is not None
@@ -64,6 +66,7 @@ def test_what_does_not_fit_is_raised(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_an_interruption_is_raised_and_saved(tmp_path: Path, stopping: Any) -> None:
     given = {"image_size": 16, "width": 2, **TINY}
     with pytest.raises(RunError, match="stopped by SIGINT; all is saved"):

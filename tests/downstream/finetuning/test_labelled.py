@@ -26,6 +26,7 @@ def deviations(classes: np.ndarray, order: np.ndarray) -> np.ndarray:
     return np.asarray(counts - np.arange(1, len(classes) + 1)[:, None] * sizes / len(classes))
 
 
+@pytest.mark.slow
 @given(classes=CLASSES, seed=st.integers(0, 100))
 def test_every_beginning_of_the_order_has_each_class_within_one_of_its_share(classes, seed):
     order = label_order(np.array(classes), seed)
@@ -52,6 +53,7 @@ def test_which_image_of_a_class_comes_first_depends_on_the_seed_alone():
     assert len({int(label_order(classes, seed)[0]) for seed in range(30)}) > 8
 
 
+@pytest.mark.slow
 def test_the_smaller_choice_lies_within_the_larger(drawn: ImageSet):
     train = drawn.split("train")
     before: set[int] = set()

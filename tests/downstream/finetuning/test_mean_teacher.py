@@ -154,6 +154,7 @@ def test_every_unlabelled_image_is_shown_once_an_epoch():
 # When they take part
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", ["segmentation", "classification"])
 def test_until_they_join_all_is_the_same_bit_for_bit(card: Card, drawn: ImageSet, task: str):
     card = of_task(card, drawn, task)
@@ -203,6 +204,7 @@ def test_the_gradient_is_that_of_the_weighted_mean_of_both_losses(card: Card, dr
         torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", ["segmentation", "classification"])
 @pytest.mark.parametrize("step", [3, 6, 7, 9])
 def test_going_on_from_any_step_is_one_run_bit_for_bit(card: Card, drawn: ImageSet, task: str, step: int):
@@ -250,6 +252,7 @@ def test_the_net_counts_steps_outside_without_a_break():
     assert SafetyNet(0.1, loss=0.001).after_test(0.05) is None  # twice nearly nothing is nothing
 
 
+@pytest.mark.slow
 def test_a_teacher_gone_astray_leaves_the_supervised_model_bit_for_bit(card, drawn: ImageSet, monkeypatch):
     monkeypatch.setattr(mean_teacher, "FOREGROUND", (5.0, 5.1))  # nobody is inside
     monkeypatch.setattr(mean_teacher, "WATCHED_STEPS", 4)

@@ -23,6 +23,7 @@ def test_a_box_is_one_rectangle_of_a_quarter_to_a_half_of_the_image(size, seed):
         assert max(height, width) / min(height, width) <= BOX_SHAPE * (1 + 3 / size)
 
 
+@pytest.mark.slow
 @given(size=st.sampled_from([16, 64, 100]), seed=st.integers(0, 10_000))
 def test_patches_are_half_of_a_grid_of_eight_by_eight(size, seed):
     for mask in mixing_masks("patches", 2, size, (seed,)).numpy()[:, 0]:

@@ -141,6 +141,7 @@ def test_rare_classes_count_as_much_as_frequent_ones(card: Card, balance: bool, 
 # Steps
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", [{}, CLASSIFIER])
 @pytest.mark.parametrize("step", [0, 1, 5])
 def test_going_on_from_any_step_is_one_run_bit_for_bit(card: Card, task: dict[str, object], step: int):
@@ -224,6 +225,7 @@ def test_a_frozen_run_goes_on_from_any_step_bit_for_bit(card: Card):
     assert_equal(again.state(), whole.state())
 
 
+@pytest.mark.slow
 def test_a_few_images_are_learned(card: Card, drawn: ImageSet):
     recipe = Recipe(steps=40, batch_size=8, augment="none", learning_rate=0.01)
     trainer = make_trainer(replace(card, width=4), recipe, drawn, drawn.split("train")[:8])

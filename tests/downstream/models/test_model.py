@@ -92,6 +92,7 @@ def test_a_card_that_does_not_fit_the_weights_is_refused_by_name(card: Card, tmp
     assert "\n" not in str(refusal.value)
 
 
+@pytest.mark.slow
 def test_a_pretrained_unet_is_no_fine_tuned_model(pretrained: Path):
     with pytest.raises(CheckpointError, match=r"unet\.safetensors: not a fine-tuned model"):
         Model.load(pretrained / "unet.safetensors")

@@ -25,6 +25,7 @@ def test_weights_are_drawn_so_that_features_neither_fade_nor_grow():
         assert not vgg.features[layer].bias.any()
 
 
+@pytest.mark.slow
 def test_it_learns_as_any_classifier_does(card: Card, drawn):
     names = {"task": "classification", "classes": drawn.classes, "values": (), "image_size": 32}
     card = replace(card, model="vgg16", width=0, norm="", mean=IMAGENET_MEAN, deviation=IMAGENET_DEVIATION, **names)

@@ -244,6 +244,7 @@ def test_two_volumes_of_one_stem_are_refused(run: Run):
     assert not Path("out").exists()
 
 
+@pytest.mark.slow
 def test_memory_is_flat_in_the_number_of_volumes(run: Run, monkeypatch: pytest.MonkeyPatch):
     for number in range(12):
         save(f"scans/{number:02}.nii", noise(number, 16, 16, 12), np.eye(4))
@@ -266,6 +267,7 @@ def test_memory_is_flat_in_the_number_of_volumes(run: Run, monkeypatch: pytest.M
     assert len(list(Path("out/masks").glob("*.nii.gz"))) == 12
 
 
+@pytest.mark.slow
 def test_volumes_and_pictures_and_dicom_go_together(run: Run):
     save("scans/v.nii.gz", noise(10, 16, 16, 3), np.eye(4))
     Path("pictures").mkdir()
@@ -344,6 +346,7 @@ def numbers(seg: Any, instances: Sequence[str]) -> np.ndarray:
     )
 
 
+@pytest.mark.slow
 def test_a_series_comes_back_as_a_seg_on_its_images(run: Run):
     images = make_series("archive", PatientSex=None, StudyID=None)
     assert run("archive") == 0
@@ -363,6 +366,7 @@ def test_a_series_comes_back_as_a_seg_on_its_images(run: Run):
     assert np.array_equal(read_png(pseudonym(f"path {NAME}/3.dcm")) > 0, noise(3, 16, 12) > 127)
 
 
+@pytest.mark.slow
 def test_classes_are_segments(run: Run):
     images = make_series("archive", SpecificCharacterSet="ISO_IR 100", PatientName="Übel^Zoë")
     assert run("archive", classes=("background", "Λοίμωξη", "edge"), values=(0, 7, 3)) == 0
@@ -448,6 +452,7 @@ def test_an_enhanced_object_of_several_frames_comes_back(run: Run):
     assert np.array_equal(found, pixels > 127)
 
 
+@pytest.mark.slow
 def test_what_cannot_be_in_one_seg_is_in_several(run: Run):
     small, large = make_series("archive/a", 3), make_series("archive/b", 3, (12, 16))
     turned = make_series("archive/c", 2, ImageOrientationPatient=[1, 0, 0, 0, 0.6, 0.8])
@@ -600,6 +605,7 @@ def test_without_highdicom_nothing_is_begun(run: Run, monkeypatch: pytest.Monkey
 # Interruptions
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_ends_with_the_same_files(run: Run, monkeypatch: pytest.MonkeyPatch):
     values = noise(11, 16, 16, 12)
     values[:, :, 5] = 0

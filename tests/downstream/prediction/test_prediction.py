@@ -120,6 +120,7 @@ def temporaries() -> list[Path]:
 # What is written
 
 
+@pytest.mark.slow
 def test_masks_have_the_size_of_the_images_and_are_what_the_model_finds(call, scans: Path, model: Model):
     status, out, _ = call("scans", "--out", "out")
     assert status == 0
@@ -142,6 +143,7 @@ def test_masks_have_the_size_of_the_images_and_are_what_the_model_finds(call, sc
     assert not temporaries()
 
 
+@pytest.mark.slow
 def test_masks_of_several_classes_hold_the_numbers_that_they_had_in_training(call, scans: Path):
     model = make_model(Path("tuned/model.safetensors"), classes=("background", "7", "3"), values=(0, 7, 3))
     assert call("scans", "--out", "out", "--no-overlays")[0] == 0
@@ -156,6 +158,7 @@ def test_masks_of_several_classes_hold_the_numbers_that_they_had_in_training(cal
     assert seen == {0, 3, 7}
 
 
+@pytest.mark.slow
 def test_links_out_of_a_folder_are_not_followed_but_those_that_are_given(call, scans: Path, model: Model):
     write_image(Path("elsewhere/secret.png"), (20, 24), 3)
     (scans / "link.png").symlink_to(Path("elsewhere/secret.png").resolve())
@@ -167,6 +170,7 @@ def test_links_out_of_a_folder_are_not_followed_but_those_that_are_given(call, s
     assert {row["image"] for row in rows("given/predictions.csv")} == {"link.png"}
 
 
+@pytest.mark.slow
 def test_test_time_augmentation_is_the_mean_over_mirror_images(call, scans: Path, model: Model):
     assert call("scans", "--out", "out", "--tta")[0] == 0
     differ = 0
@@ -200,6 +204,7 @@ def test_a_classifier_writes_classes_and_probabilities_and_no_pictures(call, sca
     assert not Path("out/overlays").exists()
 
 
+@pytest.mark.slow
 def test_a_classifier_of_lesions_sees_what_its_segmenter_finds(call, scans: Path):
     model = make_model(Path("tuned/model.safetensors"), "classification", ("mel", "nev"), ())
     assert call("scans", "--out", "plain")[0] == 0
@@ -213,6 +218,7 @@ def test_a_classifier_of_lesions_sees_what_its_segmenter_finds(call, scans: Path
     assert [row["p mel"] for row in rows()] != [row["p mel"] for row in rows("plain/predictions.csv")]
 
 
+@pytest.mark.slow
 def test_a_source_is_read_without_its_masks_and_labels_and_a_file_counts_once(call, scans: Path, model: Model):
     Path("source/masks").mkdir(parents=True)
     Path("source/masks/a.png").write_bytes(b"not a mask")
@@ -225,6 +231,7 @@ def test_a_source_is_read_without_its_masks_and_labels_and_a_file_counts_once(ca
 # What is wrong
 
 
+@pytest.mark.slow
 def test_a_bad_file_is_told_and_the_same_command_adds_it_when_it_is_mended(call, scans: Path, model: Model):
     good = (scans / "b.jpg").read_bytes()
     (scans / "b.jpg").write_bytes(good[:200])
@@ -246,6 +253,7 @@ def test_a_bad_file_is_told_and_the_same_command_adds_it_when_it_is_mended(call,
     assert not Path("out/problems.csv").exists()
 
 
+@pytest.mark.slow
 def test_images_that_are_all_bad_leave_an_empty_table(call, model: Model):
     Path("scans").mkdir()
     for number in range(30):
@@ -257,6 +265,7 @@ def test_images_that_are_all_bad_leave_an_empty_table(call, model: Model):
     assert "and 10 more" in out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "texts"),
     [
@@ -283,6 +292,7 @@ def test_what_cannot_be_used_is_one_line_before_anything_is_written(
     assert not Path("out").exists()
 
 
+@pytest.mark.slow
 def test_two_endings_of_one_stem_are_refused_too(call, scans: Path, model: Model):
     write_image(scans / "a.jpg", (8, 8), 0)
     status, _, err = call("scans", "--out", "out")
@@ -295,6 +305,7 @@ def test_two_endings_of_one_stem_are_refused_too(call, scans: Path, model: Model
 # What is there already
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_is_whole_and_the_same_command_finishes_it(
     call, model: Model, monkeypatch: pytest.MonkeyPatch
 ):
@@ -336,6 +347,7 @@ def test_an_interrupted_run_is_whole_and_the_same_command_finishes_it(
     assert Path("out/predictions.csv").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_a_row_that_a_power_cut_tore_is_made_again(call, scans: Path, model: Model):
     assert call("scans", "--out", "out")[0] == 0
     whole = Path("out/predictions.csv").read_bytes()
@@ -350,6 +362,7 @@ def test_a_row_that_a_power_cut_tore_is_made_again(call, scans: Path, model: Mod
         assert not temporaries()
 
 
+@pytest.mark.slow
 def test_a_folder_may_grow(call, scans: Path, model: Model):
     assert call("scans", "--out", "out")[0] == 0
     write_image(scans / "new.png", (10, 10), 9)
@@ -359,6 +372,7 @@ def test_a_folder_may_grow(call, scans: Path, model: Model):
     assert len(rows()) == 6
 
 
+@pytest.mark.slow
 def test_predictions_of_something_else_are_left_alone(call, scans: Path, model: Model):
     assert call("scans", "--out", "out")[0] == 0
     before = {path: path.read_bytes() for path in Path("out").rglob("*") if path.is_file()}
@@ -393,6 +407,7 @@ def test_predictions_of_something_else_are_left_alone(call, scans: Path, model: 
 # What runs out
 
 
+@pytest.mark.slow
 def test_on_a_full_disk_all_that_was_written_is_whole(call, model: Model, monkeypatch: pytest.MonkeyPatch):
     for number in range(30):
         write_image(Path(f"scans/{number:02}.png"), (12, 14, 3), number)
@@ -440,6 +455,7 @@ def test_a_row_that_does_not_fit_on_the_disk_leaves_the_table_as_it_was(tmp_path
     assert (tmp_path / "table.csv").read_text().splitlines() == ["a" * 40 + ",1", "c,3"]
 
 
+@pytest.mark.slow
 def test_memory_is_flat_in_the_number_of_images(call, model: Model, monkeypatch: pytest.MonkeyPatch):
     Path("scans").mkdir()
     content = cv2.imencode(".png", np.zeros((6, 6, 3), np.uint8))[1].tobytes()

@@ -177,6 +177,7 @@ def texts_of(drawing: Drawing) -> list[str]:
     return re.findall(r"<text[^>]*>([^<]*)<", drawing.svg)
 
 
+@pytest.mark.slow
 def test_a_chart_spans_its_curves() -> None:
     chart = Chart("Loss", [Curve("a3c", 0, 0, np.array([0.0, 50, 100]), np.array([0.0, 1, 2]))])
     drawings = chart.drawings()
@@ -197,6 +198,7 @@ def test_any_values_can_be_drawn(values: list[float]) -> None:
         assert all(-0.1 <= place <= 100.1 for point in points for place in point)
 
 
+@pytest.mark.slow
 def test_labels_are_spread_until_none_touches_another() -> None:
     moved = spread([0.5, 0.5, 0.5, 0.1, 0.99, 1.0], 0.06)
     assert np.diff(sorted(moved)).min() >= 0.06 - 1e-9
@@ -217,6 +219,7 @@ def test_an_axis_of_labels_is_logarithmic_and_one_of_images_is_not() -> None:
     assert [stop[2] for stop in images.numbers()["stops"]] == ["after 1,000 images", "after 4,000 images"]
 
 
+@pytest.mark.slow
 def test_marks_that_would_touch_are_left_out_but_never_that_of_all() -> None:
     counts = {number: str(number) for number in (10, 11, 50, 100, 395)} | {400: "all (400)"}
     chart = Chart("Dice", [Curve("a3c", 0, 0, np.array([10.0, 400]), np.ones(2))], counts)
@@ -272,6 +275,7 @@ def test_a_long_name_is_cut_at_the_end_of_its_line_only() -> None:
 # ---------------------------------------------------------------- runs and their table
 
 
+@pytest.mark.slow
 def test_runs_are_grouped_by_algorithm_and_their_seeds_rise(make_run: Maker) -> None:
     runs = [read_run(make_run(algo, seed)) for algo, seed in (("ppo", 1), ("a3c", 2), ("ppo", 0), ("mine", 0))]
     algorithms = by_algorithm(runs)
@@ -304,6 +308,7 @@ def test_the_default_table_has_the_mean_and_range_of_last_rows(make_run: Maker) 
     assert table.numeric == (False, True, True, True, True, True)
 
 
+@pytest.mark.slow
 def test_a_judge_decides_which_hardness_is_drawn(make_run: Maker, phantoms: ImageSet) -> None:
     judged = make_run("a3c", rows={"judged_hardness": 1.75})
     page = report([judged], phantoms)
@@ -316,6 +321,7 @@ def test_a_judge_decides_which_hardness_is_drawn(make_run: Maker, phantoms: Imag
     assert "judged hardness" in words_of(both)
 
 
+@pytest.mark.slow
 def test_given_tables_are_shown_instead(make_run: Maker, phantoms: ImageSet) -> None:
     table = Table("Paired differences", ("agent", "difference"), (("a3c", "+0.3"), ("a stranger", "–")), ("A note.",))
     page = report([make_run()], phantoms, title="My title", tables=[table, table])
@@ -343,6 +349,7 @@ def trend(measure: str = "Dice", counts: tuple[int, ...] = (25, 100, 1599), agen
     return Trend(measure, texts, means)
 
 
+@pytest.mark.slow
 def test_trends_are_charts_in_which_agents_look_as_elsewhere(make_run: Maker, phantoms: ImageSet) -> None:
     runs = [make_run("a3c"), make_run("random")]
     trends = [trend(agents="scratch random a3c"), trend("Accuracy")]
@@ -360,6 +367,7 @@ def test_trends_are_charts_in_which_agents_look_as_elsewhere(make_run: Maker, ph
     assert [one["name"] for one in data_of(page)["agents"]] == ["a3c", "random"]
 
 
+@pytest.mark.slow
 def test_an_agent_whose_arms_share_a_colour_has_it_everywhere(make_run: Maker, phantoms: ImageSet) -> None:
     arms = replace(trend(agents="random,none random,auto"), styles={"random": 1, "random,none": 1, "random,auto": 8})
     page = report(
@@ -372,6 +380,7 @@ def test_an_agent_whose_arms_share_a_colour_has_it_everywhere(make_run: Maker, p
     assert '<svg class="mark d0" style="--c: var(--c1)"' in page[page.index("<tbody>") :]
 
 
+@pytest.mark.slow
 def test_one_number_of_labels_is_no_chart(make_run: Maker, phantoms: ImageSet) -> None:
     page = report([make_run()], phantoms, trends=[trend(counts=(25,))])
     assert len(data_of(page)["charts"]) == 2
@@ -379,6 +388,7 @@ def test_one_number_of_labels_is_no_chart(make_run: Maker, phantoms: ImageSet) -
     assert "What few labels give" not in page
 
 
+@pytest.mark.slow
 def test_agents_are_called_as_the_comparison_calls_them(make_run: Maker, phantoms: ImageSet) -> None:
     runs = [make_run("a3c", horizon=2), make_run("random"), make_run("a3c", 1, horizon=2)]
     names = ["a3c+horizon=2", "random", "a3c+horizon=2"]
@@ -388,11 +398,13 @@ def test_agents_are_called_as_the_comparison_calls_them(make_run: Maker, phantom
     assert [one["name"] for one in data_of(report(runs, phantoms))["agents"]] == ["a3c", "random"]
 
 
+@pytest.mark.slow
 def test_a_table_of_uneven_rows_is_no_error(make_run: Maker, phantoms: ImageSet) -> None:
     table = Table("Odd", ("agent", "one"), (("a3c",), ("ppo", "1", "2", "text")))
     assert "Odd" in report([make_run()], phantoms, tables=[table])
 
 
+@pytest.mark.slow
 def test_the_page_tells_what_was_computed(make_run: Maker, phantoms: ImageSet) -> None:
     words = words_of(report([make_run("a3c", 3), make_run("a3c", 4, mask_ratio="0.25:0.75")], phantoms))
     for text in ("phantom:40:0", "images in it 40", "32 × 32 px", "4 × 4, 8 px", "50 %, 25 – 75 %", "seeds 3, 4"):
@@ -401,12 +413,14 @@ def test_the_page_tells_what_was_computed(make_run: Maker, phantoms: ImageSet) -
     assert re.search(r"torch 2\.\S+ · ", words.replace("&nbsp;", " "))
 
 
+@pytest.mark.slow
 def test_a_run_that_is_named_twice_counts_once(make_run: Maker, phantoms: ImageSet) -> None:
     run = make_run()
     page = report([run, run.parent / "." / run.name], phantoms)
     assert len(data_of(page)["gallery"]["agents"][0]["runs"]) == 1
 
 
+@pytest.mark.slow
 def test_the_same_runs_make_the_same_page(make_run: Maker, phantoms: ImageSet) -> None:
     runs = [make_run("a3c", 0), make_run("a3c", 1)]
     assert report(runs, phantoms) == report(runs, phantoms)
@@ -415,6 +429,7 @@ def test_the_same_runs_make_the_same_page(make_run: Maker, phantoms: ImageSet) -
 # ---------------------------------------------------------------- gallery
 
 
+@pytest.mark.slow
 def test_frames_arrive_on_the_page_as_they_were(make_run: Maker, phantoms: ImageSet) -> None:
     frames = [picture(moment, 0) for moment in MOMENTS]
     gallery = data_of(report([make_run()], phantoms))["gallery"]
@@ -437,6 +452,7 @@ def test_frames_arrive_on_the_page_as_they_were(make_run: Maker, phantoms: Image
     assert run["hardness"] == [None, 1.2, 1.6]
 
 
+@pytest.mark.slow
 def test_an_agent_without_values_or_with_flat_maps_is_told_as_such(make_run: Maker, phantoms: ImageSet) -> None:
     flat = picture(0, 0, False, policy=np.full((2, SIDE**2), 3, np.float32))
     run = data_of(report([make_run(frames=(flat,))], phantoms))["gallery"]["agents"][0]["runs"][0]
@@ -444,6 +460,7 @@ def test_an_agent_without_values_or_with_flat_maps_is_told_as_such(make_run: Mak
     assert run["policy"]["low"] == run["policy"]["high"] == 0
 
 
+@pytest.mark.slow
 def test_numbers_that_are_not_finite_do_no_harm(make_run: Maker, phantoms: ImageSet) -> None:
     bad = np.full((2, SIDE**2), np.nan, np.float32)
     nowhere = np.zeros((2, SIDE**2), bool)
@@ -455,6 +472,7 @@ def test_numbers_that_are_not_finite_do_no_harm(make_run: Maker, phantoms: Image
         assert "NaN" not in page.partition('id="data"')[2].partition("</script>")[0]
 
 
+@pytest.mark.slow
 def test_frames_at_other_moments_are_matched_by_the_nearest(make_run: Maker, phantoms: ImageSet) -> None:
     few = make_run("ppo", frames=(picture(3, 1), picture(160, 1)))
     gallery = data_of(report([few, make_run("a3c")], phantoms))["gallery"]
@@ -463,6 +481,7 @@ def test_frames_at_other_moments_are_matched_by_the_nearest(make_run: Maker, pha
     assert gallery["agents"][0]["runs"][0]["frame"] == [0, 1, 1]
 
 
+@pytest.mark.slow
 def test_a_long_history_is_thinned_out(make_run: Maker, phantoms: ImageSet) -> None:
     run = make_run(frames=tuple(picture(moment, 0) for moment in range(60)))
     gallery = data_of(report([run], phantoms))["gallery"]
@@ -470,6 +489,7 @@ def test_a_long_history_is_thinned_out(make_run: Maker, phantoms: ImageSet) -> N
     assert (gallery["moments"][0], gallery["moments"][-1]) == (0, 59)
 
 
+@pytest.mark.slow
 def test_runs_of_other_images_are_left_out_of_the_gallery_and_the_page_says_so(
     make_run: Maker, phantoms: ImageSet
 ) -> None:
@@ -487,6 +507,7 @@ def test_runs_without_frames_have_a_page_without_gallery(make_run: Maker) -> Non
     assert "no pictures" in words_of(page)
 
 
+@pytest.mark.slow
 def test_images_are_loaded_from_the_run_s_source(
     make_run: Maker, phantoms: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -495,6 +516,7 @@ def test_images_are_loaded_from_the_run_s_source(
     assert report([run], None) == report([run], phantoms)
 
 
+@pytest.mark.slow
 def test_the_page_of_seven_agents_stays_below_ten_megabytes(tmp_path: Path, phantoms: ImageSet) -> None:
     shown = np.arange(8)
     rng = np.random.default_rng(0)
@@ -519,6 +541,7 @@ def test_the_page_of_seven_agents_stays_below_ten_megabytes(tmp_path: Path, phan
 EVIL = "</script><script>window.hacked=1</script><x-evil onclick='hack()'>\"&{{ 7*7 }}"
 
 
+@pytest.mark.slow
 def test_hostile_names_are_text(make_run: Maker, phantoms: ImageSet) -> None:
     table = Table(EVIL, (EVIL, EVIL), ((EVIL, EVIL),), (EVIL,))
     run = make_run(EVIL, name="evil", data=EVIL)
@@ -534,6 +557,7 @@ def test_hostile_names_are_text(make_run: Maker, phantoms: ImageSet) -> None:
     assert data_of(page)["agents"][0]["name"] == EVIL
 
 
+@pytest.mark.slow
 def test_nothing_is_fetched_from_anywhere(make_run: Maker, phantoms: ImageSet) -> None:
     page = report([make_run()], phantoms)
     assert "http://" not in page
@@ -550,6 +574,7 @@ def test_nothing_is_fetched_from_anywhere(make_run: Maker, phantoms: ImageSet) -
     assert policy.startswith("default-src 'none'; img-src data:;")
 
 
+@pytest.mark.slow
 def test_no_path_and_no_name_of_an_image_is_shown(make_run: Maker, phantoms: ImageSet) -> None:
     secret = make_run(
         data="/home/jane-doe/clinic/scans/", judge="/home/jane-doe/judge.safetensors", agent={"x": "/jane-doe"}
@@ -594,6 +619,7 @@ def cut_config(run: Path) -> None:
     (run / "config.json").write_text(json.dumps(text))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("harm", "kind", "says"),
     [
@@ -757,6 +783,7 @@ def page(tmp_path_factory: pytest.TempPathFactory, phantoms: ImageSet) -> Iterat
         driver.quit()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [320, 400, 768, 1400])
 def test_the_page_fits_its_window(page: Page, width: int) -> None:
     page.open(width)
@@ -777,6 +804,7 @@ def test_the_page_fits_its_window(page: Page, width: int) -> None:
     assert page.errors() == []
 
 
+@pytest.mark.slow
 def test_labels_at_line_ends_do_not_overlap(page: Page) -> None:
     page.open(400)
     for plot in page.run(
@@ -790,6 +818,7 @@ def test_labels_at_line_ends_do_not_overlap(page: Page) -> None:
         assert all(box[3] <= 400 for box in plot)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [400, 1400])
 def test_a_trend_is_legible(page: Page, width: int) -> None:
     page.open(width)
@@ -809,6 +838,7 @@ def test_a_trend_is_legible(page: Page, width: int) -> None:
     assert page.run(f"return {AREA.format(2)}.querySelector('.now')") is None
 
 
+@pytest.mark.slow
 def test_the_values_of_a_trend_can_be_read(page: Page) -> None:
     page.open(1400)
     words = page.run(
@@ -825,6 +855,7 @@ def test_the_values_of_a_trend_can_be_read(page: Page) -> None:
     page.run(f"{AREA.format(2)}.dispatchEvent(new PointerEvent('pointerleave'))")
 
 
+@pytest.mark.slow
 def test_a_table_keeps_its_agents_in_sight(page: Page) -> None:
     page.open(400)
     left = page.run(
@@ -837,6 +868,7 @@ def test_a_table_keeps_its_agents_in_sight(page: Page) -> None:
     assert left[1] < 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [400, 1400])
 def test_the_slider_moves_through_training(page: Page, width: int) -> None:
     page.open(width)
@@ -857,6 +889,7 @@ def test_the_slider_moves_through_training(page: Page, width: int) -> None:
     assert page.errors() == []
 
 
+@pytest.mark.slow
 def test_each_view_draws_what_it_says(page: Page) -> None:
     page.open(1400)
     seen = set()
@@ -875,6 +908,7 @@ def test_each_view_draws_what_it_says(page: Page) -> None:
     assert (((pixels == (58, 62, 74)).all(1)) == frame.masks[0]).all()
 
 
+@pytest.mark.slow
 def test_all_maps_of_one_agent_stand_side_by_side(page: Page) -> None:
     page.open(1400)
     page.click("[name=view][value=all]")
@@ -886,6 +920,7 @@ def test_all_maps_of_one_agent_stand_side_by_side(page: Page) -> None:
     assert page.run("return document.querySelectorAll('[data-none]').length") == 2
 
 
+@pytest.mark.slow
 def test_agents_can_be_chosen(page: Page) -> None:
     page.open(1400)
     assert page.heads() == ["image", "a3c", "ppo", "random"]
@@ -904,6 +939,7 @@ def test_agents_can_be_chosen(page: Page) -> None:
     assert page.errors() == []
 
 
+@pytest.mark.slow
 def test_a_seed_can_be_chosen(page: Page) -> None:
     page.open(1400)
     before = page.drawn()
@@ -917,6 +953,7 @@ def test_a_seed_can_be_chosen(page: Page) -> None:
     assert "seed 1" in page.run("return document.querySelector('.heat p').textContent")
 
 
+@pytest.mark.slow
 def test_play_runs_to_the_end_and_can_be_paused(page: Page) -> None:
     page.open(1400)
     page.click("#play")
@@ -937,6 +974,7 @@ def test_play_runs_to_the_end_and_can_be_paused(page: Page) -> None:
     page.until("return slider.value === '2' && play.ariaPressed === 'false'")
 
 
+@pytest.mark.slow
 def test_arrow_keys_move_time_and_read_values(page: Page) -> None:
     from selenium.webdriver.common.by import By
     from selenium.webdriver.common.keys import Keys
@@ -957,6 +995,7 @@ def test_arrow_keys_move_time_and_read_values(page: Page) -> None:
     assert page.run(f"return {AREA.format(0)}.querySelector('.readout').hidden")
 
 
+@pytest.mark.slow
 def test_pointing_at_a_chart_tells_its_values(page: Page) -> None:
     page.open(400)
     for share in (0, 0.5, 1):
@@ -973,6 +1012,7 @@ def test_pointing_at_a_chart_tells_its_values(page: Page) -> None:
     assert page.run(f"return {AREA.format(0)}.querySelector('.readout').hidden")
 
 
+@pytest.mark.slow
 def test_everything_has_a_name_for_those_who_do_not_see_it(page: Page) -> None:
     page.open(1400)
     for selector in ("canvas", "[role=img]", "[role=group]", "input[type=range]", "[tabindex='0']"):
@@ -990,6 +1030,7 @@ def test_everything_has_a_name_for_those_who_do_not_see_it(page: Page) -> None:
     assert label == "a3c, policy map, image 1, after 200 images"
 
 
+@pytest.mark.slow
 def test_dark_is_dark_and_light_is_light(page: Page) -> None:
     grounds = []
     for scheme in ("light", "dark"):
@@ -999,6 +1040,7 @@ def test_dark_is_dark_and_light_is_light(page: Page) -> None:
     assert max(grounds[1]) < 40
 
 
+@pytest.mark.slow
 def test_the_browser_asks_the_network_for_nothing(page: Page) -> None:
     page.open(1400)
     page.click("[name=view][value=made]")
@@ -1006,6 +1048,7 @@ def test_the_browser_asks_the_network_for_nothing(page: Page) -> None:
     assert [name for name in names if not name.startswith("data:")] == []
 
 
+@pytest.mark.slow
 def test_hostile_names_do_nothing_in_a_browser(page: Page, make_run: Maker, phantoms: ImageSet) -> None:
     table = Table(EVIL, (EVIL,), ((EVIL,),), (EVIL,))
     out = page.path.with_name("evil.html")

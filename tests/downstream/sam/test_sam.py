@@ -219,6 +219,7 @@ def test_the_points_of_a_table(tmp_path: Path):
     assert PointTable(path)("phantom_000001", 10, 10).points.tolist() == [[[3.0, 4.0]]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -308,6 +309,7 @@ def test_the_network_is_asked_as_its_library_asks_it(tiny: Path, kind: str):
     assert (mask == (large[0, best] > 0).numpy()).mean() > 0.999
 
 
+@pytest.mark.slow
 def test_the_standardisation_beside_the_weights_counts(own: Path):
     (own / "preprocessor_config.json").write_text('{"image_mean": [0, 0, 0], "image_std": [1, 0.5, 2]}')
     sam = SegmentAnything.load(own, CPU)
@@ -420,6 +422,7 @@ def test_a_folder_becomes_a_labelled_source(tiny: Path, capsys: pytest.CaptureFi
     assert f"mean Dice {mean:.3f}" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prompt", ["box", "grid"])
 def test_a_phantom_is_written_as_png_with_its_masks_measured(tiny: Path, prompt: str):
     assert annotate(tiny, prompt, "phantom:20:3", Path("out"), "test", "cpu") == 0

@@ -60,6 +60,7 @@ def table(values: np.ndarray, first: int, bits: int) -> list[Dataset]:
     return [item]
 
 
+@pytest.mark.slow
 def test_every_file_of_pydicom_decodes_or_is_refused_in_one_line(capfd: pytest.CaptureFixture) -> None:
     decoded, errors, heard = 0, list[str](), Heard()
     logging.getLogger().addHandler(heard)
@@ -390,6 +391,7 @@ def test_damaged_files_give_an_image_or_an_image_error(tmp_path: Path, name: str
         assert image.ndim == 2 or image.shape[2:] == (3,)
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.binary(max_size=200))
 def test_random_bytes_after_the_mark_are_refused(tmp_path: Path, content: bytes) -> None:

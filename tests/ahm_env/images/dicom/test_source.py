@@ -366,6 +366,7 @@ def test_a_fault_of_the_disk_is_no_fault_of_the_file(tmp_path: Path, make_dicom,
     assert "Gerda" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_samples_load_in_threads_and_other_processes(tmp_path: Path, make_dicom) -> None:
     for index in range(6):
         make_dicom(tmp_path / f"{index}.dcm", np.stack([grey(index), grey(10 + index)]))

@@ -324,6 +324,7 @@ def test_class_numbers_are_whole_and_small(tmp_path: Path) -> None:
         class_numbers(header, read_volume(header))
 
 
+@pytest.mark.slow
 def test_texts_of_the_header_are_told_nowhere(tmp_path: Path, capfd: pytest.CaptureFixture, caplog: Any) -> None:
     image = nibabel.Nifti1Image(RAS, np.eye(4))
     for name in ("descrip", "aux_file", "intent_name", "db_name", "data_type"):
@@ -370,6 +371,7 @@ def originals(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
     return [file.read_bytes() for file in files]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("error")
 @settings(max_examples=100, deadline=None)
 @given(data=st.data(), packed=st.sampled_from(["no", "before", "after"]), which=st.integers(0, 2))
