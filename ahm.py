@@ -9,12 +9,54 @@ from typing import Annotated, Any
 import typer
 
 MARKER = "belongs to ahm-env"  # stands in `__init__.py` of packages with common names
-ALGOS = (
-    "a3c, a2c, ppo, random, blocks, foreground, edges, loss, progress, oracle, inverted, frozen, or autoencoder "
-    "(nothing is hidden)"
-)
+# Where each command is, and what it is for, in the order of the help; only what is called is imported
+COMMANDS = {
+    "train-agent": (
+        "agents.pretraining.console:train_agent",
+        "Train an agent that hides patches, and the U-Net that reconstructs them.",
+    ),
+    "finetune": (
+        "downstream.finetuning.console:finetune",
+        "Fine-tune a U-Net, pretrained or not, on few labelled images, and test it once at the end.",
+    ),
+    "compare-agents": (
+        "downstream.comparison.console:compare_agents",
+        "Train agents with paired seeds, and judge them all on one U-Net: tables, results.csv and report.html.",
+    ),
+}
 
-app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False, help=__doc__)
+
+class Command(typer.core.TyperCommand):
+    """A command that is imported when it is called."""
+
+    def __init__(self, name: str, place: str, sentence: str) -> None:
+        super().__init__(name, help=sentence)
+        self.place = place
+
+    def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
+        """Import the command, and let it read its arguments."""
+        from importlib import import_module
+
+        from ahm_env.runs.flags import command
+
+        module, _, function = self.place.partition(":")
+        app = typer.Typer(pretty_exceptions_enable=False, add_completion=False)
+        app.command(self.name)(command(getattr(import_module(module), function)))
+        return typer.main.get_command(app).make_context(info_name, args, parent, **extra)
+
+
+class Commands(typer.core.TyperGroup):
+    """All commands: those of `COMMANDS` come first."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        lazy = {name: Command(name, *about) for name, about in COMMANDS.items()}
+        self.commands = {**lazy, **self.commands}
+
+
+app = typer.Typer(
+    cls=Commands, no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False, help=__doc__
+)
 data_app = typer.Typer(no_args_is_help=True, help="Look at images, split and import them.")
 app.add_typer(data_app, name="data")
 
@@ -42,40 +84,6 @@ def common(
     """Options of `ahm` itself."""
 
 
-Algo = Annotated[str | None, flag("--algo", f"Agent: {ALGOS}.", "a3c")]
-Data = Annotated[
-    str | None, flag("--data", "Images: a folder, a file (.npz, .nii.gz, DICOM), or phantom[:COUNT[:SEED]].", "phantom")
-]
-Out = Annotated[Path | None, flag("--out", "Directory of the run.", "runs/ALGO-DATA-NUMBER")]
-Resume = Annotated[
-    bool,
-    typer.Option("--resume", help="Go on with the run in --out, with its own settings.", rich_help_panel="Run"),
-]
-Preset = Annotated[str | None, flag("--preset", "demo (shorter) or paper (320 px, width 64); flags win over it.")]
-Images = Annotated[int | None, flag("--images", "Presentations of images in all.", "12000")]
-BatchSize = Annotated[int | None, flag("--batch-size", "Images side by side.", "12")]
-Workers = Annotated[int | None, flag("--workers", "Processes that train at once; 0: one a core.", "0")]
-Seed = Annotated[int | None, flag("--seed", "Of all weights, draws and orders.", "0")]
-Device = Annotated[str | None, flag("--device", "cpu, cuda, mps or auto.", "auto")]
-Schedule = Annotated[str | None, flag("--schedule", "joint, or staged: U-Net, then agent, then U-Net.", "joint")]
-ImageSize = Annotated[
-    int | None, flag("--image-size", "Images become squares of so many pixels a side.", "64", "Images and masks")
-]
-PatchSize = Annotated[int | None, flag("--patch-size", "Side of a patch in pixels.", "8", "Images and masks")]
-MaskRatio = Annotated[
-    str | None,
-    flag("--mask-ratio", "Share of patches hidden; LOW:HIGH lets the agent decide.", "0.5", "Images and masks"),
-]
-Horizon = Annotated[int | None, flag("--horizon", "Steps an image.", "1", "Images and masks")]
-Share = Annotated[
-    str | None,
-    flag("--share", "Share of the quota that the agent chooses, START:END.", "0:0.5", "Images and masks"),
-]
-Judge = Annotated[
-    str | None, flag("--judge", "File of a U-Net that judges the masks too: judged_hardness in metrics.csv.")
-]
-Channels = Annotated[int | None, flag("--channels", "1 or 3.", "what the images are", "Images and masks")]
-Fit = Annotated[str | None, flag("--fit", "stretch, or pad to keep the aspect ratio.", "stretch", "Images and masks")]
 Window = Annotated[
     str | None,
     flag("--window", "Of CT: lung, bone, brain, soft, or CENTRE,WIDTH.", "the file's own", "Images and masks"),
@@ -92,198 +100,6 @@ BurnedIn = Annotated[
         rich_help_panel="Images and masks",
     ),
 ]
-SkipBad = Annotated[
-    bool | None,
-    typer.Option(
-        "--skip-bad",
-        help="Go on without images that cannot be read.",
-        show_default=False,
-        rich_help_panel="Images and masks",
-    ),
-]
-Width = Annotated[int | None, flag("--width", "Channels of the U-Net's first level.", "16", "U-Net")]
-Norm = Annotated[str | None, flag("--norm", "batch or group.", "batch", "U-Net")]
-Skips = Annotated[
-    bool | None,
-    typer.Option(
-        "--skips/--no-skips",
-        help="Whether skip connections are there while it reconstructs; cut, its deepest layers learn more.",
-        show_default="no-skips",
-        rich_help_panel="U-Net",
-    ),
-]
-Precision = Annotated[
-    str | None,
-    flag("--precision", "fp32, bf16, or auto: bf16 where there are instructions for it.", "auto", "U-Net"),
-]
-LearningRate = Annotated[
-    float | None, flag("--learning-rate", "Step size of the U-Net; falls evenly over the run.", "0.001", "U-Net")
-]
-LossOn = Annotated[
-    str | None, flag("--loss-on", "Patches that the U-Net learns from: hidden or all.", "hidden", "U-Net")
-]
-AgentLearningRate = Annotated[
-    float | None, flag("--agent-learning-rate", "Step size of the agent.", "the agent's own", "Agent")
-]
-Gamma = Annotated[float | None, flag("--gamma", "Discount between the steps of an image.", "0.95", "Agent")]
-ImageWeight = Annotated[
-    float | None, flag("--image-weight", "Weight of the image's reward against a patch's own loss.", "2.0", "Agent")
-]
-EntropyWeight = Annotated[
-    float | None, flag("--entropy-weight", "Reward for varied masks.", "the agent's own", "Agent")
-]
-Policy = Annotated[
-    str | None, flag("--policy", "Of a2c and ppo: maps (as a3c's), or cnn (their own CnnPolicy).", "maps", "Agent")
-]
-Backbone = Annotated[str | None, flag("--backbone", "conv, or vgg16 (its first three blocks).", "conv", "Agent")]
-BackboneWeights = Annotated[
-    str | None, flag("--backbone-weights", "A file such as vgg16-397923af.pth.", False, "Agent")
-]
-
-
-@app.command("train-agent")
-def train_agent(
-    algo: Algo = None,
-    data: Data = None,
-    out: Out = None,
-    resume: Resume = False,
-    preset: Preset = None,
-    images: Images = None,
-    batch_size: BatchSize = None,
-    workers: Workers = None,
-    seed: Seed = None,
-    device: Device = None,
-    schedule: Schedule = None,
-    image_size: ImageSize = None,
-    patch_size: PatchSize = None,
-    mask_ratio: MaskRatio = None,
-    horizon: Horizon = None,
-    share: Share = None,
-    judge: Judge = None,
-    channels: Channels = None,
-    fit: Fit = None,
-    window: Window = None,
-    axis: Axis = None,
-    burned_in: BurnedIn = None,
-    skip_bad: SkipBad = None,
-    width: Width = None,
-    norm: Norm = None,
-    skips: Skips = None,
-    precision: Precision = None,
-    learning_rate: LearningRate = None,
-    loss_on: LossOn = None,
-    agent_learning_rate: AgentLearningRate = None,
-    gamma: Gamma = None,
-    image_weight: ImageWeight = None,
-    entropy_weight: EntropyWeight = None,
-    policy: Policy = None,
-    backbone: Backbone = None,
-    backbone_weights: BackboneWeights = None,
-) -> None:
-    """Train an agent that hides patches, and the U-Net that reconstructs them.
-
-    Ends with status 0, with 2 where something that you gave cannot be used, and with 130 or 143 where Ctrl-C or SIGTERM
-    ended it, all being saved.
-    """
-    given = dict(locals())
-    for name in ("out", "resume", "preset"):
-        del given[name]
-    names = ("gamma", "image_weight", "entropy_weight", "policy", "backbone", "backbone_weights")
-    agent = {name: given.pop(name) for name in names}
-    given["agent"] = {name: value for name, value in agent.items() if value is not None} or None
-    from agents.pretraining.console import train_agent as train
-
-    raise typer.Exit(train(given, preset, out, resume))
-
-
-FEW = "Few labels"
-
-
-@app.command("compare-agents")
-def compare_agents(
-    out: Annotated[Path, typer.Option(help="Directory of the experiment; the same command goes on with it.")],
-    algos: Annotated[
-        str,
-        typer.Option(
-            help=f"Agents, separated by commas: {ALGOS}; or scratch, which is not pretrained, only fine-tuned. "
-            "a3c+image_weight=2 is a3c with a setting of its own."
-        ),
-    ] = "scratch,a3c,ppo,a2c,random,loss,frozen",
-    data: Data = None,
-    seeds: Annotated[int, typer.Option(help="Runs of each agent, with the seeds 0, 1, …", min=1)] = 5,
-    images: Images = None,
-    jobs: Annotated[int, typer.Option(help="Runs at once; 0: one a core, or one on a GPU.", min=0)] = 0,
-    batch_size: BatchSize = None,
-    device: Device = None,
-    schedule: Schedule = None,
-    image_size: ImageSize = None,
-    patch_size: PatchSize = None,
-    mask_ratio: MaskRatio = None,
-    horizon: Horizon = None,
-    share: Share = None,
-    channels: Channels = None,
-    fit: Fit = None,
-    window: Window = None,
-    axis: Axis = None,
-    burned_in: BurnedIn = None,
-    skip_bad: SkipBad = None,
-    width: Width = None,
-    norm: Norm = None,
-    skips: Skips = None,
-    precision: Precision = None,
-    learning_rate: LearningRate = None,
-    loss_on: LossOn = None,
-    downstream: Annotated[
-        str | None,
-        flag("--downstream", "Fine-tune their U-Nets, too: for segmentation, classification, or both.", False, FEW),
-    ] = None,
-    labels: Annotated[str | None, flag("--labels", "Numbers of labelled images, or all.", "25,100,all", FEW)] = None,
-    draws: Annotated[
-        int | None,
-        typer.Option(
-            "--draws",
-            help="Draws of the labelled images, each for every run.",
-            show_default="one for each seed, its own",
-            rich_help_panel=FEW,
-            min=1,
-        ),
-    ] = None,
-    unlabelled: Annotated[
-        str | None,
-        flag("--unlabelled", "Arms: none, auto; auto+mix=none has a setting of its own.", "none", FEW),
-    ] = None,
-    mix: Annotated[
-        str | None, flag("--mix", "How unlabelled images are mixed: box, patches, none.", "box", FEW)
-    ] = None,
-    finetune: Annotated[
-        str | None, flag("--finetune", "Settings of fine-tuning, such as steps=400,augment=flips.", False, FEW)
-    ] = None,
-    sam: Annotated[
-        Path | None, flag("--sam", "Directory of a Segment Anything model, for a row without training.", False, FEW)
-    ] = None,
-    prompt: Annotated[
-        str | None, flag("--prompt", "How it is prompted: center, box, grid or a CSV file.", "box", FEW)
-    ] = None,
-) -> None:
-    """Train agents with paired seeds, and judge them all on one U-Net: tables, results.csv and report.html.
-
-    With --downstream their U-Nets are fine-tuned too, all alike, on the same few labelled images. Ends with status 1
-    where a run failed; the others are compared all the same.
-    """
-    given = dict(locals())
-    own = ("downstream", "labels", "draws", "unlabelled", "mix", "finetune", "sam", "prompt")
-    for name in ("out", "algos", "seeds", "jobs", *own):
-        del given[name]
-    from downstream.comparison.console import compare_agents as compare
-    from downstream.comparison.options import Downstream
-
-    settings = ",".join(text for text in (finetune, mix and f"mix={mix}") if text) or None
-    asked = Downstream.asked(
-        downstream, labels=labels, draws=draws, unlabelled=unlabelled, settings=settings, sam=sam, prompt=prompt
-    )
-    raise typer.Exit(compare(given, algos, seeds, out, jobs, asked))
-
-
 Runs = Annotated[list[Path], typer.Argument(help="Directories that train-agent wrote.", show_default=False)]
 
 
@@ -420,162 +236,6 @@ def data_split(
     from ahm_env.images.console import split_data
 
     raise typer.Exit(split_data(source, {"train": train, "val": val, "test": test}, stratify, seed, again, skip_bad))
-
-
-LabelledData = Annotated[
-    str | None, flag("--data", "Labelled images: a folder, a .npz file, or phantom[:COUNT[:SEED]].", "phantom")
-]
-
-
-def count_or_all(text: str | None) -> int | None:
-    """The number of labels; None is all."""
-    if text is None or text == "all":
-        return None
-    if not text.isdecimal():
-        from ahm_env.errors import SettingsError
-
-        raise SettingsError(f"--labels {text} is neither a number nor all; for example --labels 25")
-    return int(text)
-
-
-@app.command("finetune")
-def finetune(
-    task: Annotated[str | None, flag("--task", "segmentation or classification.", "segmentation")] = None,
-    start: Annotated[
-        str | None, flag("--from", "A run of train-agent, a file of U-Net weights, or scratch.", "scratch")
-    ] = None,
-    data: LabelledData = None,
-    labels: Annotated[
-        str | None, flag("--labels", "How many images of the train split count as labelled, or all.", "all")
-    ] = None,
-    classes: Annotated[
-        str | None, flag("--classes", "Names of the classes, or their numbers in masks: a,b,….", "those labelled")
-    ] = None,
-    out: Annotated[Path | None, flag("--out", "Directory of the run.", "runs/TASK-NUMBER")] = None,
-    resume: Resume = False,
-    preset: Annotated[str | None, flag("--preset", "paper: the published recipe; flags win over it.")] = None,
-    seed: Seed = None,
-    device: Device = None,
-    precision: Annotated[
-        str | None, flag("--precision", "fp32, bf16, or auto: bf16 where there are instructions for it.", "auto")
-    ] = None,
-    flips: Annotated[
-        bool | None, typer.Option("--tta", help="Test on mirror images too.", show_default=False, rich_help_panel="Run")
-    ] = None,
-    steps: Annotated[int | None, flag("--steps", "Optimiser steps.", "800", "Learning")] = None,
-    batch_size: Annotated[int | None, flag("--batch-size", "Images a step.", "8", "Learning")] = None,
-    learning_rate: Annotated[
-        float | None, flag("--learning-rate", "Highest step size of Adam.", "0.001", "Learning")
-    ] = None,
-    schedule: Annotated[str | None, flag("--schedule", "cosine or steps.", "cosine", "Learning")] = None,
-    weight_decay: Annotated[float | None, flag("--weight-decay", "Of AdamW.", "0", "Learning")] = None,
-    average: Annotated[
-        float | None, flag("--average", "Decay of the running mean of the weights; 0: none.", "0.99", "Learning")
-    ] = None,
-    augment: Annotated[
-        str | None, flag("--augment", "none, flips, affine, full (bends too), or strong.", "affine", "Learning")
-    ] = None,
-    balance: Annotated[
-        bool | None,
-        typer.Option(
-            "--balance/--no-balance",
-            help="To classify: rare classes count as much as frequent ones.",
-            show_default="balance",
-            rich_help_panel="Learning",
-        ),
-    ] = None,
-    freeze: Annotated[
-        bool | None,
-        typer.Option(
-            "--freeze/--no-freeze",
-            help="To classify: leave the encoder as it is; only the layer to the classes learns.",
-            show_default="no-freeze",
-            rich_help_panel="Learning",
-        ),
-    ] = None,
-    select: Annotated[
-        float | None, flag("--select", "Share of the labelled images by which the best state is kept.", "0", "Learning")
-    ] = None,
-    unlabelled: Annotated[
-        str | None,
-        flag("--unlabelled", "Images that take part without labels: auto, none, or a source.", "none", "Unlabelled"),
-    ] = None,
-    join: Annotated[
-        float | None, flag("--join", "Share of the steps after which they take part.", "0.4", "Unlabelled")
-    ] = None,
-    mix: Annotated[
-        str | None, flag("--mix", "Parts of two that make one: box, patches, or none.", "box", "Unlabelled")
-    ] = None,
-    strong: Annotated[
-        str | None,
-        flag("--strong", "Strong changes of colour: colour (photographs), grey, or auto.", "auto", "Unlabelled"),
-    ] = None,
-    confidence: Annotated[
-        float | None, flag("--confidence", "Probability from which a label of the teacher counts.", "0.9", "Unlabelled")
-    ] = None,
-    unlabelled_batch: Annotated[
-        int | None, flag("--unlabelled-batch", "Mixed images a step.", "8", "Unlabelled")
-    ] = None,
-    unlabelled_weight: Annotated[
-        float | None, flag("--unlabelled-weight", "Weight of their loss.", "1", "Unlabelled")
-    ] = None,
-    ramp: Annotated[
-        int | None, flag("--ramp", "Steps over which that weight rises from 0.", "300", "Unlabelled")
-    ] = None,
-    teacher_tta: Annotated[
-        bool | None,
-        typer.Option(
-            "--teacher-tta",
-            help="The teacher averages over mirror images.",
-            show_default="False",
-            rich_help_panel="Unlabelled",
-        ),
-    ] = None,
-    transfer: Annotated[
-        str | None, flag("--transfer", "What is taken from the pretrained U-Net: encoder, or all.", "encoder", "Model")
-    ] = None,
-    model: Annotated[str | None, flag("--model", "unet, or vgg16 to classify.", "unet", "Model")] = None,
-    weights: Annotated[
-        str | None, flag("--weights", "A file such as vgg16-397923af.pth, for vgg16.", False, "Model")
-    ] = None,
-    crop_with: Annotated[
-        str | None, flag("--crop-with", "Classify the lesion that this fine-tuned segmenter finds.", False, "Model")
-    ] = None,
-    width: Annotated[
-        int | None, flag("--width", "Channels of the U-Net's first level.", "the run's, else 16", "Model")
-    ] = None,
-    norm: Annotated[str | None, flag("--norm", "batch or group.", "the run's, else batch", "Model")] = None,
-    image_size: Annotated[int | None, flag("--image-size", "Pixels a side.", "the run's, else 64", "Images")] = None,
-    channels: Annotated[
-        int | None, flag("--channels", "1 or 3.", "the run's, else what the images are", "Images")
-    ] = None,
-    fit: Annotated[str | None, flag("--fit", "stretch or pad.", "the run's, else stretch", "Images")] = None,
-    window: Annotated[
-        str | None,
-        flag("--window", "lung, bone, brain, soft, or CENTRE,WIDTH.", "the run's, else the file's own", "Images"),
-    ] = None,
-    axis: Annotated[
-        str | None, flag("--axis", "sagittal, coronal or axial.", "the run's, else axial", "Images")
-    ] = None,
-    burned_in: Annotated[
-        bool | None,
-        typer.Option(
-            "--burned-in", help="Take in images with burned-in text.", show_default=False, rich_help_panel="Images"
-        ),
-    ] = None,
-    skip_bad: Annotated[
-        bool | None,
-        typer.Option("--skip-bad", help="Go on without bad images.", show_default=False, rich_help_panel="Images"),
-    ] = None,
-) -> None:
-    """Fine-tune a U-Net, pretrained or not, on few labelled images, and test it once at the end."""
-    given = dict(locals())
-    for name in ("start", "out", "resume", "preset"):
-        del given[name]
-    given["labels"] = count_or_all(labels)
-    from downstream.finetuning.console import finetune as tune
-
-    raise typer.Exit(tune(given, start, preset, out, resume))
 
 
 Tuned = Annotated[Path, typer.Option("--from", help="Directory that finetune wrote.", show_default=False)]

@@ -106,7 +106,7 @@ class MaskingNetwork(nn.Module):
         if backbone not in BACKBONES:
             raise SettingsError(f"backbone {backbone!r} is unknown; choose one of {', '.join(BACKBONES)}")
         if backbone_weights is not None and backbone != "vgg16":
-            raise SettingsError("backbone weights can only be loaded into --backbone vgg16")
+            raise SettingsError("backbone weights can only be loaded into --set backbone=vgg16")
         self.side, self.bound = side, bound
         generator = generator or torch.Generator().manual_seed(0)
         self.phi: SmallConv | VGG16Blocks

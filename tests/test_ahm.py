@@ -1,7 +1,7 @@
 """The command line: what a person types, and what comes of it."""
 
 import csv
-import inspect
+import json
 import os
 import resource
 import shutil
@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import fields
 from importlib import metadata
 from pathlib import Path
 
@@ -22,6 +23,9 @@ import typer
 import ahm
 from agents.pretraining.settings import RunSettings
 from ahm_env.files import load_tensors
+from ahm_env.runs.flags import flags_of
+from downstream.comparison.options import Downstream
+from downstream.finetuning.settings import FinetuneSettings
 
 ROOT = Path(ahm.__file__).resolve().parent
 TINY = [
@@ -98,7 +102,7 @@ def test_a_finished_run_says_so(call):
 def test_every_agent_and_setting_reaches_the_run(call):
     words = ["--horizon", "2", "--mask-ratio", "0.3:0.6", "--share", "0:0.5", "--norm", "group", "--schedule", "staged"]
     words += ["--no-skips", "--precision", "bf16"]
-    assert call("train-agent", *TINY, *words, "--gamma", "0.5", "--out", "run")[0] == 0
+    assert call("train-agent", *TINY, *words, "--set", "gamma=0.5", "--out", "run")[0] == 0
     config = (tmp := Path("run/config.json")).read_text()
     assert tmp.is_file()
     for text in ('"horizon": 2', '"mask_ratio": "0.3:0.6"', '"share": "0:0.5"', '"norm": "group"', '"gamma": 0.5'):
@@ -109,34 +113,46 @@ def test_every_agent_and_setting_reaches_the_run(call):
         assert call("train-agent", *TINY, "--algo", algo, "--out", algo)[0] == 0
 
 
-def test_the_help_names_the_defaults_of_the_settings():
-    defaults = RunSettings()
-    for name, parameter in inspect.signature(ahm.train_agent).parameters.items():
-        option = parameter.annotation.__metadata__[0]
-        if name in ("out", "resume", "preset", "channels", "burned_in", "skip_bad", "judge", "backbone_weights"):
-            continue
-        own = {"gamma": 0.95, "image_weight": 2.0, "policy": "maps", "backbone": "conv", "skips": "no-skips"}
-        own |= {"window": "the file's own"}
-        own |= dict.fromkeys(("agent_learning_rate", "entropy_weight"), "the agent's own")
-        expected = own.get(name) or getattr(defaults, name)
-        assert option.show_default == str(expected), name
+HELPED = {
+    "train-agent": (RunSettings, {"agent"}),
+    "finetune": (FinetuneSettings, {"stratified"}),
+    "compare-agents": (Downstream, set[str]()),
+}
 
 
-def test_agent_defaults_in_the_help_are_those_of_the_agents():
-    from agents import A2CSettings, A3CSettings, PPOSettings
+@pytest.mark.parametrize("name", HELPED)
+def test_every_setting_is_a_flag_and_shows_its_default(call, monkeypatch, name):
+    monkeypatch.setenv("COLUMNS", "400")
+    settings, others = HELPED[name]
+    known = flags_of(settings)
+    assert {field.name for field in fields(settings)} - set(known) == others
+    status, out, _ = call(name, "--help")
+    assert status == 0
+    for setting, flag in known.items():
+        word, default = f"--{(flag.name or setting).replace('_', '-')}", getattr(settings, setting)
+        line = next(line for line in out.splitlines() if line.startswith("│ ") and f"{word} " in line)
+        assert flag.help in line
+        shown = f"no-{word[2:]}" if default is False else word[2:] if default is True else default
+        if flag.default or default not in (None, ""):
+            assert f"{flag.default or shown})]" in line
 
-    owners = {"gamma": (A3CSettings, A2CSettings, PPOSettings), "image_weight": (A3CSettings,)}
-    owners |= {"policy": (A2CSettings, PPOSettings), "backbone": (A3CSettings, A2CSettings, PPOSettings)}
-    for name, kinds in owners.items():
-        option = inspect.signature(ahm.train_agent).parameters[name].annotation.__metadata__[0]
-        for kind in kinds:
-            assert option.show_default == str(getattr(kind(), name)), (name, kind)
 
-
-def test_every_agent_is_named_in_the_help():
-    from agents import AGENTS
-
-    assert all(name in ahm.ALGOS for name in AGENTS)
+@pytest.mark.slow
+def test_a_run_is_repeated_from_its_config(call):
+    words = ["--mask-ratio", "0.3:0.6", "--set", "gamma=0.5", "--norm", "group"]
+    assert call("train-agent", *TINY, *words, "--out", "run")[0] == 0
+    config = ["train-agent", "--config", "run/config.json"]
+    assert call(*config, "--out", "again")[0] == 0
+    assert call(*config, "--seed", "1", "--set", "sizes=2", "--out", "other")[0] == 0
+    first, again, other = (
+        json.loads(Path(run, "config.json").read_text())["settings"] for run in ("run", "again", "other")
+    )
+    assert first == again
+    assert other == {**first, "seed": 1, "agent": {"gamma": 0.5, "sizes": 2}}
+    Path("odd.json").write_text('{"settings": {"images": 64, "colour": 1}}')
+    status, _, err = call("train-agent", "--config", "odd.json")
+    assert (status, err.count("\n")) == (2, 1)
+    assert "odd.json: there is no setting colour" in err
 
 
 @pytest.mark.slow
@@ -164,8 +180,11 @@ def test_every_agent_is_named_in_the_help():
         (["--preset", "huge"], "--preset huge"),
         (["--channels", "4"], "channels"),
         (["--fit", "crop"], "fit"),
-        (["--backbone", "resnet"], "resnet"),
-        (["--backbone", "vgg16", "--backbone-weights", "missing.pth"], "missing.pth"),
+        (["--set", "backbone=resnet"], "resnet"),
+        (["--set", "gama=0.5"], "has no setting 'gama'; it has"),
+        (["--set", "gamma"], "--set gamma is not KEY=VALUE"),
+        (["--config", "missing.json"], "missing.json"),
+        (["--set", "backbone=vgg16", "--set", "backbone_weights=missing.pth"], "missing.pth"),
         (["--resume"], "--out"),
     ],
 )

@@ -1,10 +1,12 @@
 """What a person sees of a run: a progress bar in a terminal, plain lines elsewhere, a table at the end."""
 
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Annotated, Any
 
+import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
@@ -13,10 +15,12 @@ from rich.table import Table
 from agents.pretraining.hardness import Measurement
 from agents.pretraining.loop import Pretraining
 from agents.pretraining.pretrain import open_run
+from agents.pretraining.settings import RunSettings
 from ahm_env.console import make_console, number, tell_interruption
 from ahm_env.errors import InterruptionError
 from ahm_env.model.devices import tell_precision
 from ahm_env.runs.directory import Row
+from ahm_env.runs.flags import Config, FlagsOf, Preset, Resume, Set, pairs, read_config
 from ahm_env.runs.images import load
 
 
@@ -79,22 +83,27 @@ class Display:
         self.console.print(f"[yellow]warning:[/] {escape(text)}")
 
 
-def train_agent(given: Mapping[str, Any], preset: str | None, out: Path | None, resume: bool) -> int:
-    """Start a run, or go on with one, and show it.
+def train_agent(
+    given: Annotated[Mapping[str, Any], FlagsOf(RunSettings)],
+    preset: Preset = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Directory of the run.", show_default="runs/ALGO-DATA-NUMBER", rich_help_panel="Run"),
+    ] = None,
+    resume: Resume = False,
+    config: Config = None,
+    changes: Set = None,
+) -> int:
+    """Train an agent that hides patches, and the U-Net that reconstructs them.
 
-    Args:
-        given: Settings that the user named; None is not named.
-        preset: Name of a preset.
-        out: The run directory; by default a new one under `runs`.
-        resume: Go on with the run in `out`.
-
-    Returns:
-        The exit status: 0, or 128 + the signal that ended the run.
-
-    Raises:
-        AHMError: Anything that the user can mend.
+    Ends with status 0, with 2 where something that you gave cannot be used, and with 130 or 143 where Ctrl-C or SIGTERM
+    ended it, all being saved. Presets: demo (shorter) and paper (320 px, width 64). Settings of agents, for --set, are
+    in docs/agents.md; an unknown one is an error that names all.
     """
     console = make_console()
+    before = read_config(config, [field.name for field in fields(RunSettings)]) if config is not None else {}
+    agent = {**before.get("agent", {}), **(given.get("agent") or {}), **pairs(changes or (), "--set")}
+    given = {**before, **{name: one for name, one in given.items() if one is not None}, "agent": agent or None}
     try:
         with open_run(given, preset, out, resume, lambda settings: load(settings, console)) as run:
             path, total = run.directory.path, run.settings.images

@@ -187,7 +187,8 @@ class Pretraining(Run[RunSettings, Measurement]):
         if settled and collapse and not self._warned:
             self._warned = True
             self.observer.on_warning(
-                f"the agent's masks are collapsing: {collapse}; raise --entropy-weight or lower --agent-learning-rate"
+                f"the agent's masks are collapsing: {collapse}; raise its entropy_weight (--set), or lower "
+                f"--agent-learning-rate"
             )
 
     def write_results(self) -> None:

@@ -3,16 +3,18 @@
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 
 from agents.registry import AGENTS
 from ahm_env import MaskRatio, PatchGrid, SettingsError
 from ahm_env.model.devices import find_device
-from ahm_env.runs.settings import ImageSettings
+from ahm_env.runs.flags import Flag
+from ahm_env.runs.settings import IMAGES, ImageSettings
 
 SCHEDULES = ("joint", "staged")
+UNET = "U-Net"
 
 PRESETS: dict[str, dict[str, Any]] = {
     "demo": {"images": 8_000},
@@ -34,40 +36,31 @@ PRESETS: dict[str, dict[str, Any]] = {
 class RunSettings(ImageSettings):
     """Settings of a run; the same settings, images and one worker give the same weights, bit for bit."""
 
-    algo: str = "a3c"
-    """Agent that chooses the masks."""
-    patch_size: int = 8
-    """Side of a patch, pixels."""
-    mask_ratio: str = "0.5"
-    """Share of the patches that is hidden; low:high lets the agent decide."""
-    horizon: int = 1
-    """Steps an image, after each of which the agent sees what is hidden."""
-    share: str = "0:0.5"
-    """Share of the quota that the agent chooses, from the start to the end of the run."""
-    images: int = 12_000
-    """Presentations of images in all."""
-    batch_size: int = 12
-    """Images side by side."""
-    width: int = 16
-    """Channels of the U-Net's first level."""
-    norm: str = "batch"
-    """Normalisation in the U-Net: batch or group."""
-    skips: bool = False
-    """Whether the U-Net's skip connections are there while it reconstructs."""
-    learning_rate: float = 1e-3
-    """Step size of the U-Net at the start; falls evenly to a fiftieth of it."""
-    agent_learning_rate: float | None = None
-    """Step size of the agent; by default the agent's own."""
-    judge: str | None = None
-    """A U-Net in a file, which judges the agent's masks as well as the run's own."""
-    workers: int = 0
-    """Processes that train at once; 0 is one a core, or one on a GPU."""
-    seed: int = 0
-    """Of all weights, draws and orders."""
-    schedule: str = "joint"
-    """joint, or staged: U-Net on random masks, then the agent, then the U-Net on the agent's masks."""
-    loss_on: str = "hidden"
-    """Patches that the U-Net learns from: hidden or all."""
+    algo: Annotated[str, Flag(f"Agent that chooses the masks: {', '.join(AGENTS)}.")] = "a3c"
+    images: Annotated[int, Flag("Number of presentations of images in all.")] = 12_000
+    batch_size: Annotated[int, Flag("Number of images side by side.")] = 12
+    workers: Annotated[int, Flag("Number of processes that train at once; 0: one a core, or one on a GPU.")] = 0
+    seed: Annotated[int, Flag("Random seed for weights, sampling and shuffling.")] = 0
+    schedule: Annotated[
+        str, Flag("joint, or staged: the U-Net on random masks, then the agent, then the U-Net on the agent's masks.")
+    ] = "joint"
+    judge: Annotated[
+        str | None, Flag("File of a U-Net on which the masks are evaluated, too: judged_hardness in metrics.csv.")
+    ] = None
+    patch_size: Annotated[int, Flag("Side of a patch in pixels.", IMAGES)] = 8
+    mask_ratio: Annotated[str, Flag("Share of the patches that is hidden; LOW:HIGH lets the agent decide.", IMAGES)] = (
+        "0.5"
+    )
+    horizon: Annotated[int, Flag("Steps an image; after each the agent sees what is hidden.", IMAGES)] = 1
+    share: Annotated[str, Flag("Share of the quota that the agent chooses, START:END of the run.", IMAGES)] = "0:0.5"
+    width: Annotated[int, Flag("Number of channels of the U-Net's first level.", UNET)] = 16
+    norm: Annotated[str, Flag("Normalisation in the U-Net: batch or group.", UNET)] = "batch"
+    skips: Annotated[
+        bool, Flag("Skip connections while the U-Net reconstructs; without them its deepest layers learn more.", UNET)
+    ] = False
+    learning_rate: Annotated[float, Flag("Learning rate of the U-Net; falls evenly to a fiftieth of it.", UNET)] = 1e-3
+    loss_on: Annotated[str, Flag("Patches that the U-Net learns from: hidden or all.", UNET)] = "hidden"
+    agent_learning_rate: Annotated[float | None, Flag("Learning rate of the agent.", "Agent", "the agent's own")] = None
     agent: Mapping[str, Any] = field(default_factory=dict)
     """Further settings of the agent, such as gamma."""
     presets = PRESETS

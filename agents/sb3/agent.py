@@ -66,7 +66,7 @@ class SB3Agent(Agent):
             special: dict[str, Any] = {"problem": problem, "network": network, "generator": self.generator}
             self.policy = MapsPolicy(*spaces, **special, **common)
         elif problem.image_size < SMALLEST_CNN:
-            raise SettingsError(f"SB3's CnnPolicy needs images of {SMALLEST_CNN} px or more; use --policy maps")
+            raise SettingsError(f"SB3's CnnPolicy needs images of {SMALLEST_CNN} px or more; use --set policy=maps")
         else:
             with self._randomness():
                 self.policy = ActorCriticCnnPolicy(*spaces, **common)

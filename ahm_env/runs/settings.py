@@ -2,25 +2,25 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self
 
 from ahm_env.errors import SettingsError
 from ahm_env.images import ImageSet, load_images
 from ahm_env.images.pixels import PixelSettings
 from ahm_env.images.source import Source
 from ahm_env.model.devices import find_device, find_precision
+from ahm_env.runs.flags import Flag
 
 AUTO_PRECISION = ("precision", "auto")
+IMAGES = "Images and masks"
 
 
 @dataclass(frozen=True)
 class Settings:
     """Settings that a run is repeated by: plain values, through JSON and back."""
 
-    device: str = "auto"
-    """cpu, cuda, mps, or the best there is."""
-    precision: str = "auto"
-    """Of the network's layers: fp32, bf16, or auto: bf16 where the device has instructions for it."""
+    device: Annotated[str, Flag("cpu, cuda, mps, or auto: the best there is.")] = "auto"
+    precision: Annotated[str, Flag("fp32, bf16, or auto: bf16 where there are instructions for it.")] = "auto"
 
     presets: ClassVar[Mapping[str, dict[str, Any]]] = {}
 
@@ -65,22 +65,21 @@ class Settings:
 class ImageSettings(Settings):
     """Which images, and how they are read and become pixels."""
 
-    data: str = "phantom"
-    """Source of images."""
-    image_size: int = 64
-    """Images are resized to this many pixels a side."""
-    channels: int | None = None
-    """1 or 3; by default what the images are."""
-    fit: str = "stretch"
-    """How images become square: stretch or pad."""
-    window: str | None = None
-    """Of DICOM and NIfTI: lung, bone, brain, soft, or centre,width; by default the file's own."""
-    axis: str = "axial"
-    """Of NIfTI volumes: across which axis they are cut into slices."""
-    burned_in: bool = False
-    """Whether to take DICOM images in that say that text is burned into them."""
-    skip_bad: bool = False
-    """Go on without images that cannot be read."""
+    data: Annotated[str, Flag("Images: a folder, a file (.npz, .nii.gz, DICOM), or phantom[:COUNT[:SEED]].")] = (
+        "phantom"
+    )
+    image_size: Annotated[int, Flag("Size of the square images, pixels a side.", IMAGES)] = 64
+    channels: Annotated[int | None, Flag("Number of channels, 1 or 3.", IMAGES, "what the images are")] = None
+    fit: Annotated[str, Flag("How images become square: stretch, or pad to keep the aspect ratio.", IMAGES)] = "stretch"
+    window: Annotated[
+        str | None,
+        Flag("Window of CT: lung, bone, brain, soft, or CENTRE,WIDTH.", IMAGES, "the file's own"),
+    ] = None
+    axis: Annotated[str, Flag("Slices of volumes: sagittal, coronal or axial.", IMAGES)] = "axial"
+    burned_in: Annotated[
+        bool, Flag("Take in DICOM images that say that text, a name perhaps, is burned into them.", IMAGES)
+    ] = False
+    skip_bad: Annotated[bool, Flag("Go on without images that cannot be read.", IMAGES)] = False
 
     @property
     def pixels(self) -> PixelSettings:

@@ -5,8 +5,9 @@ import os
 from collections.abc import Mapping, Sequence
 from math import isnan
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as RichTable
@@ -15,6 +16,7 @@ from agents.pretraining.settings import RunSettings
 from ahm_env import RunError
 from ahm_env.console import make_console, number
 from ahm_env.files import write_text
+from ahm_env.runs.flags import FlagsOf
 from ahm_env.runs.images import load
 from downstream.comparison.experiment import Experiment, data_of, is_experiment, judged_runs
 from downstream.comparison.mask_evaluation import judge_run
@@ -28,32 +30,31 @@ from downstream.sam.annotation import annotate
 from downstream.sam.prompts import find_prompts
 from downstream.sam.sam import SegmentAnything
 
+# not settings of an experiment: it has seeds, algos and a judge of its own, and its trials one worker each
+OWN = frozenset(("algo", "seed", "workers", "judge", "agent_learning_rate"))
+
 
 def compare_agents(
-    given: Mapping[str, Any],
-    algos: str,
-    seeds: int,
-    out: Path,
-    jobs: int,
-    downstream: Downstream | None = None,
+    given: Annotated[Mapping[str, Any], FlagsOf(RunSettings, without=OWN)],
+    asked: Annotated[Mapping[str, Any], FlagsOf(Downstream)],
+    out: Annotated[Path, typer.Option(help="Directory of the experiment; the same command goes on with it.")],
+    algos: Annotated[
+        str,
+        typer.Option(
+            help="Agents of train-agent, separated by commas, or scratch, which is not pretrained, only fine-tuned. "
+            "a3c+image_weight=2 is a3c with a setting of its own."
+        ),
+    ] = "scratch,a3c,ppo,a2c,random,loss,frozen",
+    seeds: Annotated[int, typer.Option(help="Number of runs of each agent, with the seeds 0, 1, ….", min=1)] = 5,
+    jobs: Annotated[int, typer.Option(help="Number of runs at once; 0: one a core, or one on a GPU.", min=0)] = 0,
 ) -> int:
-    """Run an experiment, or go on with it: train agents, judge them on one U-Net, fine-tune, and show how they did.
+    """Train agents with paired seeds, and judge them all on one U-Net: tables, results.csv and report.html.
 
-    Args:
-        given: Settings that all runs share; None is not given.
-        algos: Agents, separated by commas; `NAME+KEY=VALUE` has settings of its own.
-        seeds: How many pretraining runs of each.
-        out: Directory of the experiment.
-        jobs: Runs at once; 0: one a core, or one on a GPU.
-        downstream: What their U-Nets are fine-tuned for, None for nothing.
-
-    Returns:
-        The exit status: 0, 1 where a trial failed, or 128 + the signal that ended it.
-
-    Raises:
-        AHMError: Anything that the user can mend.
+    With --downstream their U-Nets are fine-tuned too, all alike, on the same few labelled images. Ends with status 1
+    where a run failed; the others are compared all the same.
     """
     console = make_console()
+    downstream = Downstream.asked(**asked)
     labels = tuple(label.strip() for label in algos.split(",") if label.strip())
     common = {key: value for key, value in given.items() if value is not None}
     experiment = Experiment(out, labels, seeds, common, downstream)

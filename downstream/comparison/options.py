@@ -1,21 +1,21 @@
 """What a person asks an experiment for, as it is written: agents, tasks, numbers of labels, and arms."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from agents import AGENTS
 from agents.pretraining.settings import RunSettings
 from ahm_env import SettingsError
+from ahm_env.runs.flags import Flag, value_of
 from downstream.comparison.results import SCRATCH
 from downstream.finetuning.mean_teacher import OWN
 from downstream.finetuning.settings import FinetuneSettings, Recipe
 from downstream.models.model import TASKS, Start
 
-ALL = "all"
+ALL, FEW = "all", "Few labels"
 FIXED = {"seed", "algo", "data", "judge", "workers", "device", "skip_bad", "agent"}  # of all agents alike
 
 
@@ -53,7 +53,7 @@ class AgentConfig:
             if name in FIXED:
                 raise SettingsError(f"{label!r}: {key} is the same for all agents of an experiment; leave it out")
             # such as share, a text that may look like a number
-            settings[name] = value if isinstance(getattr(RunSettings, name, None), str) else parse_value(value)
+            settings[name] = value if isinstance(getattr(RunSettings, name, None), str) else value_of(value)
         return cls(label, algo, settings)
 
     def check(self, common: Mapping[str, Any]) -> None:
@@ -110,21 +110,29 @@ class Downstream:
         unlabelled: The arms, such as `none,auto,auto+mix=none`.
         draws: How often labelled images are drawn, every run being fine-tuned on each draw; 0: run 0 on draw 0, run 1
             on draw 1, and so on.
+        mix: How unlabelled images are mixed in arms that do not say so.
         settings: Settings of fine-tuning that all arms share, such as `steps=400,augment=flips`.
         sam: Directory of a Segment Anything model, which segments the test images without training; None for none.
         prompt: How that is prompted.
     """
 
-    tasks: str
-    labels: str = "25,100,all"
-    unlabelled: str = "none"
-    draws: int = 0
-    settings: str = ""
-    sam: Path | None = None
-    prompt: str = "box"
+    tasks: Annotated[
+        str, Flag("Fine-tune their U-Nets, too: for segmentation, classification, or both.", FEW, name="downstream")
+    ] = ""
+    labels: Annotated[str, Flag("Numbers of labelled images, or all.", FEW)] = "25,100,all"
+    unlabelled: Annotated[str, Flag("Arms: none, auto; auto+mix=none has a setting of its own.", FEW)] = "none"
+    draws: Annotated[
+        int, Flag("Number of draws of the labelled images, each for every run.", FEW, "one for each seed, its own")
+    ] = 0
+    mix: Annotated[str, Flag("How unlabelled images are mixed: box, patches, none.", FEW)] = "box"
+    settings: Annotated[
+        str, Flag("Settings of fine-tuning, such as steps=400,augment=flips.", FEW, name="finetune")
+    ] = ""
+    sam: Annotated[Path | None, Flag("Segment Anything, for a row without training: its directory.", FEW)] = None
+    prompt: Annotated[str, Flag("How it is prompted: center, box, grid or a CSV file.", FEW)] = "box"
 
     @classmethod
-    def asked(cls, tasks: str | None, **given: Any) -> "Downstream | None":
+    def asked(cls, tasks: str | None = None, **given: Any) -> "Downstream | None":
         """What was asked; None if nothing was (None is not given).
 
         Raises:
@@ -173,6 +181,7 @@ class Downstream:
     def shared(self) -> dict[str, Any]:
         """Settings of fine-tuning that all arms share."""
         pairs = [finetune_setting(text, "--finetune") for text in _parts(self.settings)]
+        pairs += [("mix", self.mix)] if self.mix != FinetuneSettings.mix else []
         once("--finetune", [key for key, _ in pairs])
         return dict(pairs)
 
@@ -204,19 +213,11 @@ def finetune_setting(text: str, flag: str) -> tuple[str, Any]:
     names = ({field.name for field in fields(Recipe)} | {"transfer", "select", "flips"}) - {"unlabelled"}
     if not equals or key not in names:
         raise SettingsError(f"{flag} {text} is not KEY=VALUE with a KEY among {', '.join(sorted(names))}")
-    value, kind = parse_value(written), type(getattr(FinetuneSettings, key))
+    value, kind = value_of(written), type(getattr(FinetuneSettings, key))
     if type(value) is not kind and not (kind is float and type(value) is int):
         words = {int: "a whole number", float: "a number", bool: "true or false", str: "a name"}
         raise SettingsError(f"{flag} {text}: {key} must be {words[kind]}")
     return key, value
-
-
-def parse_value(text: str) -> Any:
-    """A number, true, false or null where the text is one, else the text."""
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
 
 
 def once(what: str, names: Sequence[str]) -> None:

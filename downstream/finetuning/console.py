@@ -1,11 +1,13 @@
 """What a person sees of fine-tuning and evaluation: progress, a table at the end, and what to do next."""
 
 from collections.abc import Mapping
+from dataclasses import fields
 from math import isnan
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Annotated, Any
 
+import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
@@ -15,10 +17,12 @@ from ahm_env.console import make_console, number, tell_bad_masks, tell_interrupt
 from ahm_env.errors import InterruptionError
 from ahm_env.model.devices import tell_precision
 from ahm_env.runs.directory import Row
+from ahm_env.runs.flags import Config, FlagsOf, Preset, Resume, read_config
 from ahm_env.runs.images import load
 from downstream.evaluation.metrics import measure_name
 from downstream.finetuning.finetune import open_run
 from downstream.finetuning.run import MIXING_FILE, Finetuning
+from downstream.finetuning.settings import FROM_RUN, FinetuneSettings, label_count
 from downstream.models.model import MODEL_FILE
 
 LINES = 4  # rows of metrics.csv between two lines, outside a terminal
@@ -65,28 +69,25 @@ class FinetuneDisplay:
 
 
 def finetune(
-    given: Mapping[str, Any],
-    start: str | None,
-    preset: str | None,
-    out: Path | None,
-    resume: bool,
+    given: Annotated[Mapping[str, Any], FlagsOf(FinetuneSettings, decided=FROM_RUN)],
+    preset: Preset = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Directory of the run.", show_default="runs/TASK-NUMBER", rich_help_panel="Run")
+    ] = None,
+    resume: Resume = False,
+    config: Config = None,
 ) -> int:
-    """Fine-tune a model on labelled images and test it, or go on with that.
+    """Fine-tune a U-Net, pretrained or not, on few labelled images, and test it once at the end.
 
-    Args:
-        given: Settings that the user named; None is not named.
-        start: `scratch`, a run directory, or a file of weights.
-        preset: Name of a preset.
-        out: The run directory; by default a new one under `runs`.
-        resume: Go on with the run in `out`.
-
-    Returns:
-        The exit status: 0, or 128 + the signal that ended it.
-
-    Raises:
-        AHMError: Anything that the user can mend.
+    Ends with status 0, with 2 where something that you gave cannot be used, and with 130 or 143 where Ctrl-C or SIGTERM
+    ended it, all being saved. The preset paper is the published recipe.
     """
     console = make_console()
+    before = read_config(config, [field.name for field in fields(FinetuneSettings)]) if config is not None else {}
+    given = {**before, **{name: one for name, one in given.items() if one is not None}}
+    start = given.pop("start", None)
+    if "labels" in given:
+        given["labels"] = label_count(given["labels"])
     try:
         with open_run(
             given,

@@ -14,6 +14,7 @@ al., BMVC 2020).
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -21,11 +22,13 @@ from torch import Tensor
 
 from ahm_env import ImageSet, SettingsError
 from ahm_env.masks import Ints
+from ahm_env.runs.flags import Flag
 from downstream.finetuning.augmentation import STRONG, Augmentation, strong_kind
 from downstream.finetuning.losses import classification_loss, segmentation_loss
 from downstream.finetuning.mixing import MIXES, MixedBatch, mixing_masks
 from downstream.models.model import Model
 
+UNLABELLED = "Unlabelled images"
 OWN = ("none", "auto")  # not another source
 WATCHED_STEPS = 200  # for so long the teacher's foreground may lie outside
 FOREGROUND = (0.2, 5.0)  # times the foreground of the labelled images
@@ -38,24 +41,19 @@ _KEY = 2  # of the random numbers here, beside those of the labelled images
 class UnlabelledSettings:
     """How the unlabelled images take part."""
 
-    unlabelled: str = "none"
-    """Images that take part without labels: auto (the train split but for the labelled ones), none, or a source."""
-    join: float = 0.4
-    """Share of the steps after which they take part: until then the teacher learns from the labelled images alone."""
-    unlabelled_batch: int = 8
-    """Unlabelled images a step that are learned from; where they are mixed, each is made of two."""
-    mix: str = "box"
-    """Parts of two unlabelled images that make one: box, patches, or none."""
-    strong: str = "auto"
-    """Strong changes of colour: colour, for photographs, grey, or auto, by the images."""
-    confidence: float = 0.9
-    """Probability from which the teacher's label of a pixel, or an image, counts."""
-    unlabelled_weight: float = 1.0
-    """Weight of their loss, beside 1 of the labelled images'."""
-    ramp: int = 300
-    """Steps over which that weight rises from 0."""
-    teacher_tta: bool = False
-    """The teacher averages over an image and its three mirror images."""
+    unlabelled: Annotated[
+        str, Flag("Images that take part without labels: auto (the rest of train), none, or a source.", UNLABELLED)
+    ] = "none"
+    join: Annotated[float, Flag("Share of the steps after which they take part.", UNLABELLED)] = 0.4
+    mix: Annotated[str, Flag("Parts of two unlabelled images that make one: box, patches, or none.", UNLABELLED)] = (
+        "box"
+    )
+    strong: Annotated[str, Flag("Strong changes of colour: colour (photographs), grey, or auto.", UNLABELLED)] = "auto"
+    confidence: Annotated[float, Flag("Probability from which a label of the teacher counts.", UNLABELLED)] = 0.9
+    unlabelled_batch: Annotated[int, Flag("Number of mixed images a step.", UNLABELLED)] = 8
+    unlabelled_weight: Annotated[float, Flag("Weight of their loss.", UNLABELLED)] = 1.0
+    ramp: Annotated[int, Flag("Number of steps over which that weight rises from 0.", UNLABELLED)] = 300
+    teacher_tta: Annotated[bool, Flag("The teacher averages over mirror images.", UNLABELLED)] = False
 
     def __post_init__(self) -> None:
         for name, value, known in (("mix", self.mix, MIXES), ("strong", self.strong, ("auto", *STRONG))):

@@ -3,16 +3,18 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 from ahm_env import SettingsError
 from ahm_env.model.reconstruction import SMALLEST_IMAGE
+from ahm_env.runs.flags import Flag
 from ahm_env.runs.settings import ImageSettings
 from downstream.finetuning.augmentation import Augmentation
 from downstream.finetuning.mean_teacher import UnlabelledSettings
 from downstream.models.model import MODELS, TASKS, Start
 
 SCHEDULES = ("cosine", "steps")
+LEARNING, MODEL = "Learning", "Model"
 TRANSFERS = ("all", "encoder")
 PRESETS: dict[str, dict[str, Any]] = {
     # The recipe of the published reproduction; the number of its epochs is not known.
@@ -26,31 +28,30 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
 }
 # What a start decides, and how a run and a fine-tuned model call it.
-_FROM_RUN = ("image_size", "width", "norm", "channels", "fit", "window", "axis")
+FROM_RUN = frozenset(("image_size", "width", "norm", "channels", "fit", "window", "axis"))
 
 
 @dataclass(frozen=True)
 class Recipe(UnlabelledSettings):
     """How a model learns from labelled images, and from unlabelled ones."""
 
-    steps: int = 800
-    """Optimiser steps in all."""
-    batch_size: int = 8
-    """Images a step."""
-    learning_rate: float = 1e-3
-    """Step size of Adam at its highest."""
-    schedule: str = "cosine"
-    """cosine (a short warm-up, then down), or steps (x 0.9 every 3 epochs, as published)."""
-    weight_decay: float = 0.0
-    """Decay of the weights towards zero, apart from Adam's moments (AdamW)."""
-    freeze: bool = False
-    """Of classification by a U-Net: its encoder stays as it is, and only the layer to the classes learns."""
-    average: float = 0.99
-    """Decay of a running mean of the weights, which is what is kept in the end; 0 keeps the last ones."""
-    balance: bool = True
-    """Of classification: rare classes count as much as frequent ones."""
-    augment: str = "affine"
-    """none, flips, affine, full or strong."""
+    steps: Annotated[int, Flag("Number of optimiser steps.", LEARNING)] = 800
+    batch_size: Annotated[int, Flag("Number of labelled images a step.", LEARNING)] = 8
+    learning_rate: Annotated[float, Flag("Highest learning rate of Adam.", LEARNING)] = 1e-3
+    schedule: Annotated[
+        str, Flag("cosine (a short warm-up, then down), or steps (x 0.9 every 3 epochs, as published).", LEARNING)
+    ] = "cosine"
+    weight_decay: Annotated[float, Flag("Weight decay of AdamW.", LEARNING)] = 0.0
+    freeze: Annotated[
+        bool, Flag("Classification: leave the encoder as it is; only the layer to the classes learns.", LEARNING)
+    ] = False
+    average: Annotated[
+        float, Flag("Decay of the running mean of the weights, which is kept in the end; 0: the last ones.", LEARNING)
+    ] = 0.99
+    balance: Annotated[bool, Flag("Classification: rare classes count as much as frequent ones.", LEARNING)] = True
+    augment: Annotated[str, Flag("Augmentation: none, flips, affine, full (bends, too), or strong.", LEARNING)] = (
+        "affine"
+    )
 
     @property
     def joins_after(self) -> int:
@@ -77,34 +78,29 @@ class Recipe(UnlabelledSettings):
 class FinetuneSettings(Recipe, ImageSettings):
     """Settings of fine-tuning; the same settings and images give the same weights, bit for bit, on the CPU."""
 
-    task: str = "segmentation"
-    """segmentation or classification."""
-    start: str = "scratch"
-    """scratch, a run directory, or a file of U-Net weights."""
-    model: str = "unet"
-    """unet, or, for classification, vgg16."""
-    labels: int | None = None
-    """How many images of the train split count as labelled; None is all."""
-    classes: str | None = None
-    """Names of the classes, separated by commas, of segmentation their numbers in masks; None: what is labelled."""
+    task: Annotated[str, Flag("segmentation or classification.")] = "segmentation"
+    start: Annotated[str, Flag("A run of train-agent, a file of U-Net weights, or scratch.", name="from")] = "scratch"
+    labels: Annotated[
+        int | None, Flag("How many images of the train split count as labelled, or all.", default="all", kind=str)
+    ] = None
+    classes: Annotated[
+        str | None, Flag("Names of the classes, or their numbers in masks: a,b,….", default="those labelled")
+    ] = None
+    seed: Annotated[int, Flag("Random seed for weights, labelled images, shuffling and augmentation.")] = 0
+    flips: Annotated[bool, Flag("Test on mirror images, too, and average.", name="tta")] = False
+    model: Annotated[str, Flag("unet, or vgg16 to classify.", MODEL)] = "unet"
     stratified: bool = False
     """Each class has its share of the labelled images: for comparisons of methods, which may look at classes."""
-    width: int = 16
-    """Channels of the U-Net's first level."""
-    norm: str = "batch"
-    """Normalisation in the U-Net: batch or group."""
-    transfer: str = "encoder"
-    """What is taken from the pretrained U-Net: all but its last layer, or its encoder."""
-    select: float = 0.0
-    """Share of the labelled images by which the best state is selected; 0: the last state is kept."""
-    weights: str | None = None
-    """File of VGG16's published weights."""
-    crop_with: str | None = None
-    """Directory of a fine-tuned segmenter: classify the lesion that it finds."""
-    flips: bool = False
-    """Test-time augmentation: average over mirror images."""
-    seed: int = 0
-    """Of weights, labelled images, order and augmentation."""
+    width: Annotated[int, Flag("Number of channels of the U-Net's first level.", MODEL)] = 16
+    norm: Annotated[str, Flag("Normalisation in the U-Net: batch or group.", MODEL)] = "batch"
+    transfer: Annotated[
+        str, Flag("What is taken from the pretrained U-Net: encoder, or all but its last layer.", MODEL)
+    ] = "encoder"
+    select: Annotated[
+        float, Flag("Share of the labelled images by which the best state is selected; 0: keep the last.", LEARNING)
+    ] = 0.0
+    weights: Annotated[str | None, Flag("File of VGG16's published weights, such as vgg16-397923af.pth.", MODEL)] = None
+    crop_with: Annotated[str | None, Flag("Classify the lesion that this fine-tuned segmenter finds.", MODEL)] = None
     presets = PRESETS
 
     def __post_init__(self) -> None:
@@ -170,5 +166,19 @@ def _of_start(start: Start) -> Mapping[str, Any]:
     """Settings that the pretrained U-Net has decided."""
     if start.unet is None:
         return {}
-    run = {name: start.run[name] for name in _FROM_RUN if name in start.run}
+    run = {name: start.run[name] for name in FROM_RUN if name in start.run}
     return {**run, "width": start.unet.width, "norm": start.unet.norm, "channels": start.unet.n_channels}
+
+
+def label_count(text: str | int | None) -> int | None:
+    """Read a number of labelled images, or `all`, which is None.
+
+    Raises:
+        SettingsError: It is neither.
+    """
+    if text in (None, "all"):
+        return None
+    try:
+        return int(text or "")
+    except ValueError:
+        raise SettingsError(f"--labels {text} is neither a number nor all; for example --labels 25") from None

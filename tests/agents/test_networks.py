@@ -154,7 +154,7 @@ def test_an_unknown_backbone_is_refused_by_name() -> None:
 
 
 def test_weights_for_the_small_network_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match="--backbone vgg16"):
+    with pytest.raises(SettingsError, match="--set backbone=vgg16"):
         MaskingNetwork(1, 32, 4, ONE_SIZE, backbone_weights=tmp_path / "vgg16.pth")
 
 

@@ -722,7 +722,7 @@ def test_settings_that_do_not_go_together_are_refused_with_a_remedy(
 
 @both_algorithms
 def test_images_too_small_for_the_cnn_policy_are_refused_with_a_remedy(name: str) -> None:
-    with pytest.raises(SettingsError, match=r"36 px.*--policy maps"):
+    with pytest.raises(SettingsError, match=r"36 px.*--set policy=maps"):
         make(name, Problem(1, 35, 5, (8, 8)), policy="cnn")
     assert make(name, Problem(1, 36, 6, (8, 8)), policy="cnn").maps(np.zeros((1, 1, 36, 36), np.uint8))[0].shape == (
         1,

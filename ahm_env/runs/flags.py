@@ -1,0 +1,170 @@
+"""Flags of the command line, made from settings classes: what a setting is called, does and defaults to is said once.
+
+A command is a function. One of its parameters may stand for all settings of a class, `Annotated[dict[str, Any],
+Settings of a class]`; on the command line it becomes a flag for each of them, and the function is given those that the
+user named.
+"""
+
+import inspect
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from types import NoneType
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
+
+import typer
+
+from ahm_env.errors import SettingsError
+
+Resume = Annotated[
+    bool, typer.Option("--resume", help="Go on with the run in --out, with its own settings.", rich_help_panel="Run")
+]
+Preset = Annotated[str | None, typer.Option("--preset", help="Settings by a name; flags win.", rich_help_panel="Run")]
+Config = Annotated[
+    Path | None,
+    typer.Option("--config", help="Settings from the config.json of a run; flags win.", rich_help_panel="Run"),
+]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="KEY=VALUE: a setting of the agent, such as gamma=0.9.", rich_help_panel="Agent"),
+]
+
+
+@dataclass(frozen=True)
+class Flag:
+    """How a setting is shown on the command line: `Annotated[int, Flag("Number of optimiser steps.")]`.
+
+    Attributes:
+        help: A sentence.
+        panel: The group of flags in which it stands.
+        default: What the help shows; None: the default of the setting.
+        name: Of the flag; None: the name of the setting.
+        kind: What the command line reads; None: the type of the setting where that is simple, else text.
+    """
+
+    help: str
+    panel: str = "Run"
+    default: str | None = None
+    name: str | None = None
+    kind: type | None = None
+
+
+@dataclass(frozen=True)
+class FlagsOf:
+    """Stands for the settings of a class in the signature of a command.
+
+    Attributes:
+        settings: A dataclass whose fields are annotated with `Flag`; others are no flags.
+        without: Settings that are no flags of this command.
+        decided: Settings that are the pretraining run's where the user does not name them.
+    """
+
+    settings: type
+    without: frozenset[str] = frozenset()
+    decided: frozenset[str] = frozenset()
+
+    def parameters(self) -> list[inspect.Parameter]:
+        """A parameter for each flag; None is not named by the user."""
+        return [
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=self._option(name, flag))
+            for name, flag in flags_of(self.settings).items()
+            if name not in self.without
+        ]
+
+    def _option(self, name: str, flag: Flag) -> Any:
+        kind = get_type_hints(self.settings)[name]
+        kinds = [one for one in get_args(kind) if one is not NoneType] or [kind]
+        default, word = getattr(self.settings, name), (flag.name or name).replace("_", "-")
+        if kinds[0] is bool:
+            default, word = word if default else f"no-{word}", f"{word}/--no-{word}"
+        shown = flag.default or ("" if default is None else str(default))
+        if name in self.decided:
+            shown = f"the run's, else {shown}"
+        option = typer.Option(f"--{word}", help=flag.help, show_default=shown or False, rich_help_panel=flag.panel)
+        simple = kinds[0] if kinds[0] in (bool, int, float, Path) else str  # a setting reads itself from text
+        return Annotated[(flag.kind or simple) | None, option]
+
+
+def flags_of(settings: type) -> dict[str, Flag]:
+    """Name of each setting that is a flag, and how that is shown."""
+    hints = get_type_hints(settings, include_extras=True)
+    found = {}
+    for field in fields(settings):
+        for extra in get_args(hints[field.name])[1:] if get_origin(hints[field.name]) is Annotated else ():
+            if isinstance(extra, Flag):
+                found[field.name] = extra
+    return found
+
+
+def command(function: Callable[..., int | None]) -> Callable[..., None]:
+    """What typer takes for a function: its own parameters, and the flags of those that stand for settings.
+
+    Its result is the exit status.
+    """
+    signature = inspect.signature(function, eval_str=True)
+    groups = {
+        name: extra
+        for name, parameter in signature.parameters.items()
+        for extra in get_args(parameter.annotation)[1:]
+        if isinstance(extra, FlagsOf)
+    }
+    flags = {name: group.parameters() for name, group in groups.items()}
+
+    def run(**values: Any) -> None:
+        for name, some in flags.items():
+            values[name] = {one.name: values.pop(one.name) for one in some}
+        raise typer.Exit(function(**values) or 0)
+
+    own = [one for name, one in signature.parameters.items() if name not in groups]
+    run.__doc__ = function.__doc__
+    every = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in own]
+    run.__signature__ = inspect.Signature([*every, *(one for some in flags.values() for one in some)])  # type: ignore[attr-defined]
+    run.__annotations__ = {}
+    return run
+
+
+def pairs(texts: Iterable[str], flag: str) -> dict[str, Any]:
+    """Read settings that are written `KEY=VALUE`; a value that is a number, true, false or null is one.
+
+    Raises:
+        SettingsError: One is misspelt, or there twice.
+    """
+    found: dict[str, Any] = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        name = key.strip().replace("-", "_")
+        if not equals or not name:
+            raise SettingsError(f"{flag} {text} is not KEY=VALUE; for example {flag} image_weight=2")
+        if name in found:
+            raise SettingsError(f"{flag} {key} is there twice; name each once")
+        found[name] = value_of(value)
+    return found
+
+
+def value_of(text: str) -> Any:
+    """A number, true, false or null where the text is one, else the text."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def read_config(path: Path, known: Sequence[str]) -> Mapping[str, Any]:
+    """The settings in a `config.json` that a run wrote, or in a JSON file that holds nothing else.
+
+    Args:
+        path: The file.
+        known: Names of settings that there are.
+
+    Raises:
+        SettingsError: It is missing, damaged, or holds other settings.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        settings = dict(content.get("settings", content))
+    except (OSError, ValueError, AttributeError, TypeError) as error:
+        raise SettingsError(f"--config {path}: missing or damaged ({error}); give the config.json of a run") from None
+    if odd := sorted(set(settings) - set(known)):
+        raise SettingsError(f"--config {path}: there is no setting {odd[0]}; this command has {', '.join(known)}")
+    return settings
