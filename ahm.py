@@ -315,9 +315,9 @@ def report(
     ] = None,
 ) -> None:
     """Make one self-contained page of runs: table, curves, and how masks evolved."""
-    from downstream.comparison.console import report as make
+    from downstream.comparison.console import report_runs
 
-    raise typer.Exit(make(runs, out))
+    raise typer.Exit(report_runs(runs, out))
 
 
 @app.command("annotate")
@@ -342,9 +342,9 @@ def annotate(
 
     The same command goes on where it was. Ends with status 1 where images were skipped.
     """
-    from downstream.sam.annotation import annotate as draw
+    from downstream.console import annotate_images
 
-    raise typer.Exit(draw(sam, prompt, data, out, split, device))
+    raise typer.Exit(annotate_images(sam, data, out, prompt, split, device))
 
 
 @data_app.command("check")
@@ -606,9 +606,9 @@ def predict(
 
     The same command goes on where it was. Ends with status 1 where images could not be used, see problems.csv.
     """
-    from downstream.prediction.prediction import predict as find
+    from downstream.console import predict_images
 
-    raise typer.Exit(find(tuned, paths, out, flips, overlays, device, burned_in, precision))
+    raise typer.Exit(predict_images(tuned, paths, out, flips, overlays, device, burned_in, precision))
 
 
 @app.command("evaluate")
@@ -633,9 +633,10 @@ def evaluate(
     precision: AnyPrecision = "auto",
 ) -> None:
     """Measure a fine-tuned model on labelled images: means with 95 % intervals over patients, at their own size."""
-    from downstream.evaluation.evaluation import evaluate as measure
+    from downstream.console import evaluate_model
 
-    raise typer.Exit(measure(tuned, data, split, out, page, pictures, flips, skip_bad, burned_in, device, precision))
+    status = evaluate_model(tuned, data, split, out, page, pictures, flips, skip_bad, burned_in, device, precision)
+    raise typer.Exit(status)
 
 
 @app.command("export")
@@ -649,9 +650,9 @@ def export(
     ] = "onnx",
 ) -> None:
     """Write a trained network for other programs, after checking that it computes the same there."""
-    from downstream.exporters.export import export as write
+    from downstream.console import export_model
 
-    raise typer.Exit(write(source, form, out))
+    raise typer.Exit(export_model(source, form, out))
 
 
 def main() -> None:
