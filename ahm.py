@@ -608,7 +608,8 @@ def predict(
     """
     from downstream.console import predict_images
 
-    raise typer.Exit(predict_images(tuned, paths, out, flips, overlays, device, burned_in, precision))
+    options = {"tta": flips, "burned_in": burned_in, "device": device, "precision": precision}
+    raise typer.Exit(predict_images(tuned, paths, out, overlays=overlays, **options))
 
 
 @app.command("evaluate")
@@ -635,8 +636,8 @@ def evaluate(
     """Measure a fine-tuned model on labelled images: means with 95 % intervals over patients, at their own size."""
     from downstream.console import evaluate_model
 
-    status = evaluate_model(tuned, data, split, out, page, pictures, flips, skip_bad, burned_in, device, precision)
-    raise typer.Exit(status)
+    options = {"tta": flips, "skip_bad": skip_bad, "burned_in": burned_in, "device": device, "precision": precision}
+    raise typer.Exit(evaluate_model(tuned, data, split, out, page, pictures, **options))
 
 
 @app.command("export")

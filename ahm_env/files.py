@@ -7,7 +7,7 @@ import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -15,6 +15,19 @@ from safetensors.torch import save
 from torch import Tensor
 
 from ahm_env.errors import CheckpointError, SettingsError
+
+
+class Saved(Protocol):
+    """What lies in a directory, such as a run or a fine-tuned model."""
+
+    @property
+    def path(self) -> Path:
+        """The directory."""
+
+
+def path_of(saved: str | Path | Saved) -> Path:
+    """The directory of a model or run, or a file in it."""
+    return Path(saved) if isinstance(saved, str | Path) else saved.path
 
 
 @contextmanager

@@ -4,6 +4,7 @@ import json
 import signal
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from ahm_env import SettingsError
 from ahm_env.console import ProgressBar, make_console, tell_bad_masks, tell_left_out
@@ -26,13 +27,19 @@ def evaluate_model(
     out: Path | None,
     page: Path | None,
     pictures: Path | None,
-    tta: bool,
-    skip_bad: bool,
-    burned_in: bool,
-    device: str,
-    precision: str,
+    **options: Any,
 ) -> int:
-    """Evaluate a model, show how good it is, and write that where it is asked for; the exit status."""
+    """Evaluate a model, show how good it is, and write that where it is asked for; the exit status.
+
+    Args:
+        model: Directory of the model.
+        data: The source.
+        split: Of which images.
+        out: JSON file for the numbers.
+        page: HTML file for all of it.
+        pictures: Directory for a table of all images, and for a picture of the cases or of the confusion.
+        **options: Those of `evaluate`.
+    """
     if out is not None:
         check_name(out, ".json")
     if page is not None:
@@ -41,17 +48,7 @@ def evaluate_model(
         raise SettingsError(f"--pictures {pictures} is a run, whose own test.csv would be lost; give another directory")
     console = make_console()
     with ProgressBar(console, "reading images") as progress:
-        found = evaluate(
-            model,
-            data,
-            split,
-            tta=tta,
-            skip_bad=skip_bad,
-            burned_in=burned_in,
-            device=device,
-            precision=precision,
-            progress=progress,
-        )
+        found = evaluate(model, data, split, progress=progress, **options)
     tell_left_out(console, found.images)
     tell_bad_masks(console, found.bad_masks)
     for line in (found.table(), *found.remarks):
@@ -72,33 +69,21 @@ def evaluate_model(
     return 0
 
 
-def predict_images(
-    model: Path,
-    paths: Sequence[Path],
-    out: Path,
-    tta: bool,
-    overlays: bool,
-    device: str,
-    burned_in: bool,
-    precision: str,
-) -> int:
+def predict_images(model: Path, paths: Sequence[Path], out: Path, *, overlays: bool, **options: Any) -> int:
     """Predict images into a directory, or go on with that.
+
+    Args:
+        model: Directory of the model.
+        paths: The images.
+        out: The directory.
+        overlays: Draw what was found on the images; of segmentation.
+        **options: Those of `predict`.
 
     Returns:
         The exit status: 0, 1 where an image could not be used, or 128 + the signal that ended it.
     """
     console, interruption = make_console(), Interruption()
-    found = predict(
-        model,
-        paths,
-        out,
-        tta=tta,
-        overlays=overlays,
-        burned_in=burned_in,
-        device=device,
-        precision=precision,
-        stopped=lambda: interruption.signal is not None,
-    )
+    found = predict(model, paths, out, overlays=overlays, stopped=lambda: interruption.signal is not None, **options)
     for note in found.notes:
         console.print(f"note         {note}", markup=False)
     task, where = found.card.task, found.device

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ahm_env import ImageSet, RunError
+from ahm_env.files import Saved, path_of
 from ahm_env.images.building import Progress
 from downstream.comparison.experiment import Experiment, data_of, is_experiment, judged_runs
 from downstream.comparison.options import Downstream
@@ -15,7 +16,6 @@ from downstream.comparison.results import RESULTS, Row, read_results
 from downstream.comparison.tables import tables_of, trends_of
 from downstream.evaluation.page import source_name
 from downstream.evaluation.tables import as_text
-from downstream.models.model import Saved, path_of
 from downstream.reports.report import TITLE, Table, Trend, make_report
 from downstream.sam.annotation import annotate
 from downstream.sam.prompts import find_prompts

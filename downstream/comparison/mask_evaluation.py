@@ -15,9 +15,9 @@ from agents.pretraining.run_directory import RunDirectory
 from agents.pretraining.schedule import split_held_out
 from agents.pretraining.settings import RunSettings
 from ahm_env import ImageSet, MaskRatio, Reconstructor, RunError, SettingsError
+from ahm_env.files import Saved, path_of
 from ahm_env.images.loading import annotated
 from ahm_env.masks import Ints
-from downstream.models.model import Saved, path_of
 
 PAIRS = 1024  # image and mask pairs by which an agent is judged
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from ahm_env import ImageError, ImageSet, SettingsError, load_images
 from ahm_env.console import number
+from ahm_env.files import Saved, path_of
 from ahm_env.images.building import Progress
 from ahm_env.images.loading import annotated, find_source
 from ahm_env.images.patients import grouped
@@ -23,7 +24,7 @@ from downstream.evaluation.segmentation import SegmentationAssessment, assess_se
 from downstream.evaluation.statistics import Interval
 from downstream.evaluation.tables import as_text
 from downstream.evaluation.tested import usable
-from downstream.models.model import Card, Saved, path_of
+from downstream.models.model import Card
 
 DRAWS = 1000  # of the bootstrap: AUROC takes a millisecond
 FEW = 10  # patients

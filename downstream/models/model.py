@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -25,19 +25,6 @@ MODEL_FILE = "model.safetensors"
 ENCODER = ("inc", "down1", "down2", "down3", "down4")
 DEEP = ENCODER[2:]
 _FLIPS: tuple[tuple[int, ...], ...] = ((), (3,), (2,), (2, 3))
-
-
-class Saved(Protocol):
-    """What lies in a directory, such as a run or a fine-tuned model."""
-
-    @property
-    def path(self) -> Path:
-        """The directory."""
-
-
-def path_of(saved: str | Path | Saved) -> Path:
-    """The directory of a model or run, or a file in it."""
-    return Path(saved) if isinstance(saved, str | Path) else saved.path
 
 
 @dataclass(frozen=True)

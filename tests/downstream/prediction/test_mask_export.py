@@ -71,7 +71,7 @@ def run(card: Card, monkeypatch: pytest.MonkeyPatch) -> Run:
         Path("tuned", MODEL_FILE).write_text(repr(model.card))
         monkeypatch.setattr(prediction, "load_tuned", lambda *_: (model, None))
         return predict_images(
-            Path("tuned"), [Path(path) for path in paths], Path(out), False, True, "cpu", burned_in, "auto"
+            Path("tuned"), [Path(path) for path in paths], Path(out), overlays=True, burned_in=burned_in
         )
 
     return run
@@ -395,7 +395,7 @@ def test_nobody_is_named_but_in_the_seg(run: Run, capsys: pytest.CaptureFixture[
         if not name.endswith(".seg.dcm"):
             assert not secret.search(content.decode("latin-1")), name
     about = json.loads(Path("out/predictions.json").read_text())
-    assert about["folders"] == [pseudonym(f"folder {Path('archive').resolve()}")]
+    assert about["folder"] == [pseudonym(f"folder {Path('archive').resolve()}")]
 
 
 CINE = {
@@ -585,7 +585,7 @@ def test_a_class_of_an_image_is_no_seg(run: Run, card: Card, monkeypatch: pytest
     model = Classifier(replace(card, task="classification", values=(), channels=1))
     monkeypatch.setattr(prediction, "load_tuned", lambda *_: (model, None))
     paths = [Path("archive"), Path("scans")]
-    assert predict_images(Path("tuned"), paths, Path("out"), False, True, "cpu", False, "auto") == 0
+    assert predict_images(Path("tuned"), paths, Path("out"), overlays=True) == 0
     assert len(rows()) == 4
     assert not Path("out/masks").exists()
 
