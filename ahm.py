@@ -131,9 +131,9 @@ def report(
     ] = None,
 ) -> None:
     """Make one self-contained page of runs: table, curves, and how masks evolved."""
-    from downstream.comparison.console import report as make
+    from downstream.comparison.console import report_runs
 
-    raise typer.Exit(make(runs, out))
+    raise typer.Exit(report_runs(runs, out))
 
 
 @app.command("annotate")
@@ -158,9 +158,9 @@ def annotate(
 
     The same command goes on where it was. Ends with status 1 where images were skipped.
     """
-    from downstream.sam.annotation import annotate as draw
+    from downstream.console import annotate_images
 
-    raise typer.Exit(draw(sam, prompt, data, out, split, device))
+    raise typer.Exit(annotate_images(sam, data, out, prompt, split, device))
 
 
 @data_app.command("check")
@@ -266,9 +266,10 @@ def predict(
 
     The same command goes on where it was. Ends with status 1 where images could not be used, see problems.csv.
     """
-    from downstream.prediction.prediction import predict as find
+    from downstream.console import predict_images
 
-    raise typer.Exit(find(tuned, paths, out, flips, overlays, device, burned_in, precision))
+    options = {"tta": flips, "burned_in": burned_in, "device": device, "precision": precision}
+    raise typer.Exit(predict_images(tuned, paths, out, overlays=overlays, **options))
 
 
 @app.command("evaluate")
@@ -293,9 +294,10 @@ def evaluate(
     precision: AnyPrecision = "auto",
 ) -> None:
     """Measure a fine-tuned model on labelled images: means with 95 % intervals over patients, at their own size."""
-    from downstream.evaluation.evaluation import evaluate as measure
+    from downstream.console import evaluate_model
 
-    raise typer.Exit(measure(tuned, data, split, out, page, pictures, flips, skip_bad, burned_in, device, precision))
+    options = {"tta": flips, "skip_bad": skip_bad, "burned_in": burned_in, "device": device, "precision": precision}
+    raise typer.Exit(evaluate_model(tuned, data, split, out, page, pictures, **options))
 
 
 @app.command("export")
@@ -309,9 +311,9 @@ def export(
     ] = "onnx",
 ) -> None:
     """Write a trained network for other programs, after checking that it computes the same there."""
-    from downstream.exporters.export import export as write
+    from downstream.console import export_model
 
-    raise typer.Exit(write(source, form, out))
+    raise typer.Exit(export_model(source, form, out))
 
 
 def main() -> None:

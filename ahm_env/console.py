@@ -1,16 +1,17 @@
-"""What a person sees in a terminal, or reads in a log: a console, and a bar for images that are being read."""
+"""What a person sees in a terminal, or reads in a log: a console, and how far long work is."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from math import isnan
+from time import monotonic
+from typing import Self
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ahm_env.errors import InterruptionError
 from ahm_env.images.image_set import ImageSet
 
-LOADED_LINE = 5_000  # images between two lines about loading, outside a terminal
+LINE_SECONDS = 30.0  # between two lines about progress, outside a terminal
 
 
 def make_console() -> Console:
@@ -19,26 +20,49 @@ def make_console() -> Console:
     return console if console.is_terminal else Console(highlight=False, emoji=False, width=500, no_color=True)
 
 
-@contextmanager
-def reading(console: Console) -> Iterator[Callable[[int, int], None]]:
-    """A bar, or lines outside a terminal, for images that are being read."""
-    bar = Progress(
-        TextColumn("reading images"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    )
-    with bar:
-        task = bar.add_task("", total=None)
+class ProgressBar:
+    """How far long work is: a bar in a terminal, a plain line now and then elsewhere. Use as a context manager.
 
-        def report(done: int, count: int) -> None:
-            bar.update(task, completed=done, total=count)
-            if not console.is_terminal and done % LOADED_LINE == 0:
-                console.print(f"{done:>9,} of {count:,} images read")
+    Args:
+        console: Where it is shown.
+        what: What is done, such as `predicting`.
+        total: Images in all; None as long as it is not known.
+        done: How many of them were done before.
+        seconds: Between two lines, outside a terminal.
+    """
 
-        yield report
+    def __init__(
+        self, console: Console, what: str, total: int | None = None, done: int = 0, seconds: float = LINE_SECONDS
+    ) -> None:
+        columns = TextColumn(what), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[numbers]}")
+        self._bar = Progress(*columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal)
+        self._task = self._bar.add_task("", total=total, completed=done, numbers="")
+        self._console, self._what, self._seconds, self._last = console, what, seconds, monotonic()
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def __call__(self, done: int, total: int, numbers: str = "") -> None:
+        """Show that so many images of so many are done, and some numbers."""
+        speed = self._bar.tasks[0].speed
+        numbers_shown = f"{speed:.0f} images/s  {numbers}" if speed else numbers
+        self._bar.update(self._task, completed=done, total=total, numbers=numbers_shown)
+        if monotonic() - self._last > self._seconds:
+            self.line(done, total, numbers)
+
+    def line(self, done: int, total: int, numbers: str = "") -> None:
+        """Print a line with the same, outside a terminal."""
+        self._last = monotonic()
+        if not self._console.is_terminal:
+            self._console.print(f"{self._what}: {done:,} of {total:,} images  {numbers}".rstrip(), markup=False)
+
+    def on_warning(self, text: str) -> None:
+        """Print a warning."""
+        self._console.print(f"[yellow]warning:[/] {escape(text)}")
 
 
 def tell_bad_masks(console: Console, count: int) -> None:

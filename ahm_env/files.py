@@ -7,14 +7,27 @@ import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from ahm_env.errors import CheckpointError
+from ahm_env.errors import CheckpointError, SettingsError
+
+
+class Saved(Protocol):
+    """What lies in a directory, such as a run or a fine-tuned model."""
+
+    @property
+    def path(self) -> Path:
+        """The directory."""
+
+
+def path_of(saved: str | Path | Saved) -> Path:
+    """The directory of a model or run, or a file in it."""
+    return Path(saved) if isinstance(saved, str | Path) else saved.path
 
 
 @contextmanager
@@ -42,6 +55,23 @@ def write_text(path: Path, text: str) -> None:
     """Write a text file whole."""
     with atomic(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def occupied(path: Path) -> bool:
+    """Whether a path is a file, or a directory in which there is anything but a lock."""
+    return path.exists() and (not path.is_dir() or any(child.name != ".lock" for child in path.iterdir()))
+
+
+def check_name(path: Path, ending: str, flag: str = "--out") -> None:
+    """Refuse a name for a file to write by which a slip would overwrite another file.
+
+    Raises:
+        SettingsError: It is a directory, or does not end as it should.
+    """
+    if path.is_dir():
+        raise SettingsError(f"{flag} {path} is a directory; give the name of a file that ends in {ending}")
+    if path.suffix.lower() != ending:
+        raise SettingsError(f"{flag} {path} must end in {ending}; for example {path.with_suffix(ending)}")
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:

@@ -2,21 +2,20 @@
 
 from collections.abc import Mapping
 from dataclasses import fields
+from math import inf, nan
 from pathlib import Path
-from types import TracebackType
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from agents.pretraining.hardness import Measurement
 from agents.pretraining.loop import Pretraining
 from agents.pretraining.pretrain import open_run
 from agents.pretraining.settings import RunSettings
-from ahm_env.console import make_console, number, tell_interruption
+from ahm_env.console import ProgressBar, make_console, number, tell_interruption
 from ahm_env.errors import InterruptionError
 from ahm_env.model.devices import tell_precision
 from ahm_env.runs.directory import Row
@@ -24,63 +23,23 @@ from ahm_env.runs.flags import Config, FlagsOf, Preset, Resume, Set, pairs, read
 from ahm_env.runs.images import load
 
 
-class Display:
-    """Shows how a run goes. Use as a context manager."""
+class TrainingDisplay(ProgressBar):
+    """Shows how a run goes."""
 
     def __init__(self, console: Console, total: int, seen: int) -> None:
-        self.console = console
-        self.total = total
-        self._hardness = float("nan")
-        self._progress: Progress | None = None
-        self._task = TaskID(0)
-        self._seen = self._start = seen
-        if console.is_terminal:
-            numbers = TextColumn(
-                "{task.fields[speed]:.0f} images/s  loss {task.fields[loss]}  hardness {task.fields[hardness]}"
-            )
-            self._progress = Progress(
-                TextColumn("training"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                numbers,
-                TimeRemainingColumn(),
-                console=console,
-            )
-            self._task = self._progress.add_task("", total=total, completed=seen, speed=0.0, loss="–", hardness="–")
-
-    def __enter__(self) -> "Display":
-        if self._progress is not None:
-            self._progress.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._progress is not None:
-            self._progress.stop()
+        super().__init__(console, "training", total, seen, seconds=inf)  # lines are those of the rows
+        self._total, self._hardness = total, nan
 
     def on_update(self, images: int, loss: float) -> None:
         """Move the bar."""
-        if self._progress is not None:
-            speed = self._progress.tasks[0].speed or 0.0
-            shown = min(images, self.total)
-            self._progress.update(
-                self._task, completed=shown, speed=speed, loss=f"{loss:.3f}", hardness=number(self._hardness)
-            )
+        self(min(images, self._total), self._total, f"loss {loss:.3f}  hardness {number(self._hardness)}")
 
     def on_row(self, row: Row) -> None:
         """Print a line, where there is no bar."""
         self._hardness = row["hardness"]
-        if self._progress is None:
-            left = (self.total - row["images"]) / max(row["images_per_second"], 1e-9)
-            self.console.print(
-                f"{int(row['images']):>9,} of {self.total:,} images  {row['images_per_second']:.0f} images/s  "
-                f"loss {row['unet_loss']:.3f}  hardness {row['hardness']:.3f}  {max(0.0, left):.0f} s left"
-            )
-
-    def on_warning(self, text: str) -> None:
-        """Print a warning."""
-        self.console.print(f"[yellow]warning:[/] {escape(text)}")
+        left = (self._total - row["images"]) / max(row["images_per_second"], 1e-9)
+        numbers = f"loss {row['unet_loss']:.3f}  hardness {row['hardness']:.3f}  {max(0.0, left):.0f} s left"
+        self.line(int(row["images"]), self._total, f"{row['images_per_second']:.0f} images/s  {numbers}")
 
 
 def train_agent(
@@ -111,7 +70,7 @@ def train_agent(
                 console.print(f"{path} is finished: {run.seen:,} images shown. There is nothing left to do.")
                 return 0
             _announce(run, console)
-            with Display(console, total, run.seen) as display:
+            with TrainingDisplay(console, total, run.seen) as display:
                 measurement = run.run(display)
     except InterruptionError as error:
         return tell_interruption(console, error, f"{run.seen:,} of {total:,} images", "train-agent")

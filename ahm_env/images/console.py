@@ -12,8 +12,9 @@ from pathlib import Path
 from rich.markup import escape
 from rich.table import Table
 
-from ahm_env.console import make_console, reading, tell_left_out
+from ahm_env.console import ProgressBar, make_console, tell_left_out
 from ahm_env.errors import SettingsError
+from ahm_env.files import check_name
 from ahm_env.images.contact_sheet import TILE, contact_sheet, fair_sample
 from ahm_env.images.dicom import Dicom
 from ahm_env.images.encoding import save_picture
@@ -43,7 +44,7 @@ def check_data(
         The exit status: 0, or 2 where there are problems.
     """
     console = make_console()
-    with reading(console) as report_progress:
+    with ProgressBar(console, "reading images") as report_progress:
         report = check_source(source, report_progress, PixelSettings(window=window, axis=axis, burned_in=burned_in))
     table = Table(title=escape(source), show_header=False)
     sizes = [f"{width} x {height} ({count:,})" for (width, height), count in report.sizes.most_common(4)]
@@ -99,7 +100,7 @@ def split_data(
         AHMError: Anything that the user can mend.
     """
     console = make_console()
-    with reading(console) as report_progress:
+    with ProgressBar(console, "reading images") as report_progress:
         counts = split_source(source, shares, stratify, seed, again, skip_bad, report_progress)
     told = ", ".join(f"{name} {counts[name]:,}" for name in shares)
     console.print(f"splits       {Path(source) / 'labels.csv'}: {told}; each patient in one", markup=False)
@@ -134,12 +135,11 @@ def show_data(
     Raises:
         AHMError: Anything that the user can mend.
     """
-    if out.suffix.lower() != ".png" or out.is_dir():
-        raise SettingsError(f"--out {out}: not the name of a .png file; give one, such as contact-sheet.png")
+    check_name(out, ".png")
     if count < 1:
         raise SettingsError(f"--count {count}: too few; give 1 or more")
     console = make_console()
-    with reading(console) as report_progress:
+    with ProgressBar(console, "reading images") as report_progress:
         # Padded, so that everything has the shape that its readers know.
         images = load_images(
             source,
@@ -168,7 +168,7 @@ def import_into(name: str, source: Path, out: Path) -> int:
         AHMError: Anything that the user can mend.
     """
     console = make_console()
-    with reading(console) as report_progress:
+    with ProgressBar(console, "reading images") as report_progress:
         made = import_data(name, source, out, report_progress)
     folder = shlex.quote(str(out))
     masks = " with masks" if made.has_masks else ""

@@ -2,7 +2,7 @@
 
 from rich.console import Console
 
-from ahm_env.console import reading, tell_left_out
+from ahm_env.console import ProgressBar, tell_left_out
 from ahm_env.images import ImageSet
 from ahm_env.images.source import Source
 from ahm_env.runs.settings import ImageSettings
@@ -13,7 +13,7 @@ def load(settings: ImageSettings, console: Console, source: Source | None = None
 
     No mask is opened.
     """
-    with reading(console) as report:
+    with ProgressBar(console, "reading images") as report:
         images = settings.load_images(source, report)
     tell_left_out(console, images)
     return images

@@ -5,7 +5,7 @@ one from scratch, are fine-tuned: tasks × numbers of labels × arms × draws of
 """
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
@@ -14,7 +14,8 @@ from typing import Any
 
 from agents.pretraining.settings import RunSettings
 from ahm_env import ImageError, ImageSet, RunError, SettingsError
-from ahm_env.files import write_text
+from ahm_env.runs.directory import flag_of
+from ahm_env.runs.owned_directory import OwnedDirectory
 from downstream.comparison.options import AgentConfig, Arm, Downstream, count_name, once
 from downstream.comparison.results import MASKING, RESULTS, SCRATCH, Row, write_results
 from downstream.comparison.trials import FinetuneTrial, PretrainTrial, Trial
@@ -171,25 +172,28 @@ class Experiment:
                 what = "mask" if trial.task == "segmentation" else "label"
                 raise ImageError(f"{images.source}: no image of a test or val split has a {what}; add such a split")
 
+    @property
+    def directory(self) -> OwnedDirectory:
+        """Its directory."""
+        return OwnedDirectory(self.out, ABOUT, "an experiment")
+
     def begin(self) -> None:
         """Make the directory, or go on with the experiment in it, which may grow by everything but its settings.
 
         Raises:
             RunError: It holds something else.
         """
-        path = self.out / ABOUT
-        if self.out.exists() and not self.out.is_dir():
-            raise RunError(f"{self.out}: is a file; choose another --out")
-        if not path.exists() and self.out.exists() and any(self.out.iterdir()):
-            raise RunError(f"{self.out}: is not empty and holds no experiment; choose another --out")
-        before = _about(path) if path.exists() else {"common": self.shared, "finetune": None, "asked": []}
-        _same(self.out, before["common"], self.shared)
+        directory = self.directory
+        before: dict[str, Any] = {"common": self.shared, "finetune": None, "asked": []}
+        if directory.read() is not None:
+            before = _about(directory.file)
+        directory.refuse_others(_named(before["common"], flag_of), _named(self.shared, flag_of))
         finetune = before["finetune"] if self.downstream is None else self.downstream.shared
         if before["finetune"] is not None:
-            _same(self.out, before["finetune"], finetune, "finetune ")
+            name = "finetune {}".format
+            directory.refuse_others(_named(before["finetune"], name), _named(finetune, name))
         asked = [*before["asked"], *([] if self._asked in before["asked"] else [self._asked])]
-        about = {"common": self.shared, "finetune": finetune, "asked": asked}
-        write_text(path, json.dumps(about, indent=2) + "\n")
+        directory.write({"common": self.shared, "finetune": finetune, "asked": asked})
 
     @property
     def _asked(self) -> dict[str, Any]:
@@ -258,11 +262,8 @@ def _about(path: Path) -> dict[str, Any]:
         raise RunError(f"{path}: damaged ({error}); restore it, or choose another --out") from None
 
 
-def _same(out: Path, before: dict[str, Any], now: dict[str, Any], what: str = "--") -> None:
-    if before != now:
-        odd = sorted(key for key in {*before, *now} if before.get(key) != now.get(key))[0]
-        name = odd.replace("_", "-") if what == "--" else odd
-        raise RunError(f"{out}: holds an experiment with another {what}{name}; give the same, or choose another --out")
+def _named(settings: Mapping[str, Any], name: Callable[[str], str]) -> dict[str, Any]:
+    return {name(key): value for key, value in settings.items()}
 
 
 def _file_name(label: str) -> str:

@@ -1,7 +1,9 @@
 """Judging agents: every one on the same frozen U-Net, on images that it did not learn from."""
 
 from dataclasses import dataclass, replace
+from math import isnan
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +15,7 @@ from agents.pretraining.run_directory import RunDirectory
 from agents.pretraining.schedule import split_held_out
 from agents.pretraining.settings import RunSettings
 from ahm_env import ImageSet, MaskRatio, Reconstructor, RunError, SettingsError
+from ahm_env.files import Saved, path_of
 from ahm_env.images.loading import annotated
 from ahm_env.masks import Ints
 
@@ -77,27 +80,48 @@ def judge(
 
 
 @dataclass(frozen=True)
-class Judged:
+class MaskEvaluation:
     """A run, and how its agent did.
 
     Attributes:
-        settings: Of the run.
+        path: The run.
+        settings: Its settings.
         judgement: Of its agent's masks.
         names: Of the images by which it was judged.
         patients: `(images,)` numbers of those whom they show.
     """
 
+    path: Path
     settings: RunSettings
     judgement: Judgement
     names: tuple[str, ...]
     patients: Ints
 
+    def as_dict(self) -> dict[str, Any]:
+        """Its numbers, as JSON can hold them; None for what is not known."""
+        one, masks = self.judgement, self.judgement.measurement
+        return {
+            "run": self.path.name,
+            "agent": self.settings.algo,
+            "hardness": one.hardness,
+            "loss": float(one.losses.mean()),
+            "random_loss": float(one.random_losses.mean()),
+            "least_hidden": float(masks.frequencies.min()),
+            "most_hidden": float(masks.frequencies.max()),
+            "between_images": masks.between_images,
+            "within_images": masks.within_images,
+            "lesion_hidden": None if isnan(one.lesion) else one.lesion,
+            "background_hidden": None if isnan(one.background) else one.background,
+        }
 
-def judge_run(path: Path, unet: Path | None = None, data: str | None = None) -> Judged:
-    """Judge the agent of a run directory.
+
+def evaluate_masks(
+    run: str | Path | Saved, unet: str | Path | None = None, data: str | Path | None = None
+) -> MaskEvaluation:
+    """Evaluate the masks of a run's agent.
 
     Args:
-        path: The run.
+        run: The run, or its directory.
         unet: File of the U-Net that judges; by default the run's own.
         data: Source of images, of which the `test` split is used, else `val`, else what a run would hold out; by
             default the images that the run held out.
@@ -105,6 +129,8 @@ def judge_run(path: Path, unet: Path | None = None, data: str | None = None) -> 
     Raises:
         AHMError: No run, damaged files, or a U-Net or images that do not fit the agent.
     """
+    path, data = path_of(run), None if data is None else str(data)
+    unet = path / "unet.safetensors" if unet is None else Path(unet)
     if path.is_file():
         load_agent(path)  # says what is wrong with it
         raise RunError(f"{path}: is a file, not a run; give the directory that `ahm train-agent` wrote")
@@ -112,11 +138,11 @@ def judge_run(path: Path, unet: Path | None = None, data: str | None = None) -> 
     if settings is None:
         raise RunError(f"{path}: holds no run; give the directory that `ahm train-agent` wrote")
     agent = load_agent(path / "agent", settings.torch_device)
-    reconstructor = Reconstructor.load(unet or path / "unet.safetensors", settings.grid, device=settings.torch_device)
+    reconstructor = Reconstructor.load(unet, settings.grid, device=settings.torch_device)
     channels = len(reconstructor.fill)
     if channels != agent.problem.channels:
         raise SettingsError(
-            f"{unet or path}: a U-Net for {channels} channels cannot judge an agent for {agent.problem.channels}; "
+            f"{unet}: a U-Net for {channels} channels cannot judge an agent for {agent.problem.channels}; "
             f"choose another --unet"
         )
     images = replace(settings, data=data or settings.data, channels=channels).load_images()
@@ -124,7 +150,7 @@ def judge_run(path: Path, unet: Path | None = None, data: str | None = None) -> 
     images = annotated(images, indices, skip_bad=settings.skip_bad)
     judgement = judge(agent, reconstructor, images, indices, settings.ratio, settings.horizon)
     names = tuple(images.names[index] for index in indices)
-    return Judged(settings, judgement, names, images.patients(indices))
+    return MaskEvaluation(path, settings, judgement, names, images.patients(indices))
 
 
 def judged_images(images: ImageSet, data: str | None) -> Ints:

@@ -3,18 +3,17 @@
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import multiprocessing
 
 from ahm_env import AHMError, RunError
 from ahm_env.errors import explain
+from ahm_env.images.building import Progress
 from downstream.comparison.trials import Trial
 from downstream.finetuning.run import FinetuneDirectory
 
@@ -27,14 +26,15 @@ class Pool:
     Args:
         size: Processes at once.
         threads: Threads of each.
-        console: Where progress is shown.
+        tell: Told of each trial that ends, in a line.
+        progress: Called with (done, total) in images that the trials have shown.
 
     Attributes:
         failed: Trials that did not come to their end.
     """
 
-    def __init__(self, size: int, threads: int, console: Console) -> None:
-        self.size, self.threads, self.console = size, threads, console
+    def __init__(self, size: int, threads: int, tell: Callable[[str], object], progress: Progress) -> None:
+        self.size, self.threads, self.tell, self.progress = size, threads, tell, progress
         self.failed: list[Trial] = []
         self._running: dict[Any, Trial] = {}
 
@@ -50,31 +50,28 @@ class Pool:
     def work(self, trials: Sequence[Trial]) -> None:
         """Bring trials to their end, first ones first; one that fails does not keep the others from running."""
         context, waiting = multiprocessing.get_context("spawn"), list(trials)
-        columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-        with Progress(*columns, console=self.console, disable=not self.console.is_terminal) as bar:
-            task = bar.add_task("images", total=sum(trial.total for trial in waiting))
-            done = 0
-            while waiting or self._running:
-                while waiting and len(self._running) < self.size:
-                    trial = waiting.pop(0)
-                    process = context.Process(target=run_logged, args=(trial, self.threads))
-                    process.start()
-                    self._running[process] = trial
-                time.sleep(POLL)
-                for process in [one for one in self._running if not one.is_alive()]:
-                    process.join()
-                    trial = self._running.pop(process)
-                    done += trial.total
-                    self._tell(trial, process.exitcode)
-                bar.update(task, completed=done + sum(images_shown(one.path) for one in self._running.values()))
+        done, total = 0, sum(trial.total for trial in waiting)
+        while waiting or self._running:
+            while waiting and len(self._running) < self.size:
+                trial = waiting.pop(0)
+                process = context.Process(target=run_logged, args=(trial, self.threads))
+                process.start()
+                self._running[process] = trial
+            time.sleep(POLL)
+            for process in [one for one in self._running if not one.is_alive()]:
+                process.join()
+                trial = self._running.pop(process)
+                done += trial.total
+                self._tell(trial, process.exitcode)
+            self.progress(done + sum(images_shown(one.path) for one in self._running.values()), total)
 
     def _tell(self, trial: Trial, status: int) -> None:
         if status == 0:
-            self.console.print(f"done    {trial.name:<40} {trial.told}", markup=False)
+            self.tell(f"done    {trial.name:<40} {trial.told}")
         else:
             self.failed.append(trial)
             how = signal.Signals(-status).name if status < 0 else f"status {status}"
-            self.console.print(f"failed  {trial.name:<40} {how}: {last_line(trial.path)}", markup=False)
+            self.tell(f"failed  {trial.name:<40} {how}: {last_line(trial.path)}")
 
 
 def images_shown(path: Path) -> int:

@@ -14,7 +14,7 @@ from agents import pretrain
 from agents.pretraining.settings import RunSettings
 from ahm_env import RunError
 from ahm_env.files import write_text
-from downstream.comparison.mask_evaluation import judge_run
+from downstream.comparison.mask_evaluation import evaluate_masks
 from downstream.comparison.options import AgentConfig, Arm, count_name
 from downstream.comparison.results import MASKING, Row
 from downstream.evaluation.tables import read_rows
@@ -83,7 +83,7 @@ class PretrainTrial:
         row = pretrain(out=self.path, resume=resume, **({} if resume else self.given)).metrics
         if self.reference is None:
             return
-        judged = judge_run(self.path, self.reference)
+        judged = evaluate_masks(self.path, self.reference)
         verdict = {
             **{name: row[name] for name in ("images", "unet_updates", "seconds", "hardness", "unet_loss")},
             "chosen_share": row["chosen_share"],

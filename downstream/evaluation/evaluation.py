@@ -1,20 +1,17 @@
 """Evaluation of a fine-tuned model on a labelled source: every measure, with how sure it is."""
 
-import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from math import isnan
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from ahm_env import ImageError, ImageSet, SettingsError, load_images
-from ahm_env.console import make_console, number, reading, tell_bad_masks, tell_left_out
-from ahm_env.files import write_text
+from ahm_env.console import number
+from ahm_env.files import Saved, path_of
+from ahm_env.images.building import Progress
 from ahm_env.images.loading import annotated, find_source
 from ahm_env.images.patients import grouped
 from ahm_env.images.source import SPLITS
@@ -25,6 +22,7 @@ from downstream.evaluation.metrics import Measures, measure_name
 from downstream.evaluation.page import source_name, write_page
 from downstream.evaluation.segmentation import SegmentationAssessment, assess_segmenter
 from downstream.evaluation.statistics import Interval
+from downstream.evaluation.tables import as_text
 from downstream.evaluation.tested import usable
 from downstream.models.model import Card
 
@@ -33,95 +31,132 @@ FEW = 10  # patients
 ALL = "all"
 
 
+@dataclass(frozen=True)
+class Evaluation:
+    """How good a model is on labelled images.
+
+    Attributes:
+        model: Its directory.
+        data: The source.
+        split: Of which images: `train`, `val`, `test` or `all`.
+        tta: Whether mirror images were averaged.
+        images: The source as it was read.
+        bad_masks: Number of images left out, since their masks cannot be read.
+        patients: Positions of each patient's images.
+        assessed: What was found in each image.
+        measures: Name of each measure to its mean and 95 % interval over patients; NaN where it is not defined.
+        remarks: What to know of these numbers before they are believed.
+    """
+
+    model: Path
+    data: str
+    split: str
+    tta: bool
+    images: ImageSet
+    bad_masks: int
+    patients: Sequence[Ints]
+    assessed: SegmentationAssessment | ClassificationAssessment
+    measures: Mapping[str, Interval]
+    remarks: Sequence[str]
+
+    @property
+    def count(self) -> int:
+        """Number of images that it was evaluated on."""
+        return sum(map(len, self.patients))
+
+    @property
+    def several(self) -> bool:
+        """Whether there are several images of a patient."""
+        return len(self.patients) < self.count
+
+    def table(self) -> str:
+        """The measures with their intervals, for a person."""
+        whose = f" of {len(self.patients):,} patient{'s' * (len(self.patients) > 1)}" if self.several else ""
+        rows = [
+            (measure_name(name), number(one.mean), "–" if isnan(one.low) else f"{one.low:.3f} to {one.high:.3f}")
+            for name, one in self.measures.items()
+        ]
+        title = f"{self.data}{self._part}: {self.count:,} images{whose}"
+        return as_text(title, ("measure", "mean", "95 % interval"), rows)
+
+    def as_dict(self) -> dict[str, Any]:
+        """All numbers, as JSON can hold them."""
+        where = {"model": str(self.model), "data": self.data, "split": self.split, "tta": self.tta}
+        counts = {"images": self.count, "patients": len(self.patients)}
+        task = "segmentation" if isinstance(self.assessed, SegmentationAssessment) else "classification"
+        return {"task": task, **where, **counts, **as_json(self.assessed, self.measures)}
+
+    def write_page(self, path: Path) -> None:
+        """Write all of it as an HTML page."""
+        title = f"{source_name(self.data)}{self._part}"
+        write_page(path, self.assessed, self.measures, self.patients, title, self.remarks)
+
+    @property
+    def _part(self) -> str:
+        return "" if self.split == ALL else f", {self.split} split"
+
+
 def evaluate(
-    tuned: Path,
-    data: str,
+    model: str | Path | Saved,
+    data: str | Path,
     split: str = "test",
-    out: Path | None = None,
-    page: Path | None = None,
-    pictures: Path | None = None,
-    flips: bool = False,
+    *,
+    tta: bool = False,
     skip_bad: bool = False,
     burned_in: bool = False,
     device: str = "auto",
     precision: str = "auto",
-) -> int:
-    """Evaluate a model, and show how good it is.
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Evaluate a fine-tuned model on labelled images.
 
     Args:
-        tuned: Directory that `ahm finetune` wrote.
+        model: A fine-tuned model, or its directory.
         data: A source with masks, or with the labels that the classifier knows.
         split: Of which images: `train`, `val`, `test` or `all`.
-        out: JSON file for the numbers.
-        page: HTML file for all of it.
-        pictures: Directory for a table of all images, and for a picture of the cases or of the confusion.
-        flips: Test-time augmentation.
+        tta: Test-time augmentation by mirror images.
         skip_bad: Go on without images that cannot be read.
         burned_in: Take DICOM images in that say that text is burned into them.
         device: Where to compute.
         precision: Of the networks' layers: `fp32`, `bf16`, or `auto`.
+        progress: Called with (done, total) while images are read.
 
     Returns:
-        The exit status.
+        How good it is.
 
     Raises:
         AHMError: Anything that the user can mend.
     """
-    console = make_console()
-    if split not in (*SPLITS, ALL):
-        raise SettingsError(f"--split {split} is unknown; choose one of: {', '.join((*SPLITS, ALL))}")
-    if out is not None and out.is_dir():
-        raise SettingsError(f"--out {out} is a directory; give the name of a file, such as {out / 'evaluation.json'}")
-    if out is not None and out.suffix.lower() != ".json":  # else a slip overwrites labels.csv
-        raise SettingsError(f"--out {out} must end in .json; for example {out.with_suffix('.json')}")
-    if page is not None and page.suffix.lower() != ".html":
-        raise SettingsError(f"--page {page} must end in .html; for example {page.with_suffix('.html')}")
-    if pictures is not None and (pictures / "config.json").exists():
-        raise SettingsError(f"--pictures {pictures} is a run, whose own test.csv would be lost; give another directory")
-    model, segmenter = load_tuned(tuned, device, precision)
-    card = model.card
+    check_split(split)
+    path, data = path_of(model), str(data)
+    tuned, segmenter = load_tuned(path, device, precision)
+    card = tuned.card
     pixels = replace(card.pixels, burned_in=burned_in)
     source = data if segmenter is None else Cropped(find_source(data, pixels), segmenter, data)
-    with reading(console) as report:
-        images = load_images(source, skip_bad=skip_bad, progress=report, masks=False, **asdict(pixels))
-    tell_left_out(console, images)
-    indices = of_split(images, card.task, split)
+    whole = load_images(source, skip_bad=skip_bad, progress=progress, masks=False, **asdict(pixels))
+    indices = of_split(whole, card.task, split)
+    assess: Callable[..., SegmentationAssessment | ClassificationAssessment]
     if card.task == "classification":
-        check_classes(images, indices, card)
-        images = annotated(images, indices, card.classes, masks=False)
+        check_classes(whole, indices, card)
+        images, assess = annotated(whole, indices, card.classes, masks=False), assess_classifier
     else:
-        whole, images = images, annotated(images, indices, skip_bad=skip_bad)
-        tell_bad_masks(console, images.skipped - whole.skipped)
+        images, assess = annotated(whole, indices, skip_bad=skip_bad), assess_segmenter
         indices = of_split(images, card.task, split)
     patients = grouped(images.patients(indices))
-    assess = assess_segmenter if card.task == "segmentation" else assess_classifier
-    assessed: SegmentationAssessment | ClassificationAssessment = assess(model, images, indices, flips)
-    several, told = len(patients) < len(indices), remarks(assessed, patients)
-    part = "" if split == ALL else f", {split} split"
+    assessed = assess(tuned, images, indices, tta)
     found = with_intervals(assessed.measures(), patients, DRAWS)
-    where = {"task": card.task, "model": str(tuned), "data": data, "split": split, "tta": flips}
-    if out is not None:
-        counts = {"images": len(indices), "patients": len(patients)}
-        write_text(out, json.dumps({**where, **counts, **as_json(assessed, found)}, indent=2) + "\n")
-    if pictures is not None:
-        assessed.write(pictures)
-    if page is not None:
-        write_page(page, assessed, found, patients, f"{source_name(data)}{part}", told)
-    whose = f" of {len(patients):,} patient{'s' * (len(patients) > 1)}" if several else ""
-    _show(console, f"{data}{part}: {len(indices):,} images{whose}", found)
-    for remark in told:
-        console.print(remark, markup=False)
-    if out is not None:
-        console.print(f"numbers      {out}", markup=False)
-    if page is not None:
-        console.print(f"page         {page}", markup=False)
-    if pictures is not None:
-        picture = "cases.png" if card.task == "segmentation" else "confusion.png"
-        console.print(f"picture      {pictures / picture}", markup=False)
-        console.print(f"each image   {pictures / 'test.csv'}", markup=False)
-        if card.task == "segmentation" and several:
-            console.print(f"each patient {pictures / 'patients.csv'}", markup=False)
-    return 0
+    bad = images.skipped - whole.skipped
+    return Evaluation(path, data, split, tta, whole, bad, patients, assessed, found, remarks(assessed, patients))
+
+
+def check_split(split: str) -> None:
+    """Refuse what is no name of a split.
+
+    Raises:
+        SettingsError: It is neither `train`, `val`, `test` nor `all`.
+    """
+    if split not in (*SPLITS, ALL):
+        raise SettingsError(f"--split {split} is unknown; choose one of: {', '.join((*SPLITS, ALL))}")
 
 
 def of_split(images: ImageSet, task: str, split: str) -> Ints:
@@ -211,11 +246,3 @@ def as_json(
     """The summary as in `test.json`, and the intervals; None for what is not defined."""
     intervals = {name: None if isnan(one.low) else [one.low, one.high] for name, one in found.items()}
     return {**assessed.summary, "intervals": intervals}
-
-
-def _show(console: Console, title: str, found: Mapping[str, Interval]) -> None:
-    table = Table("measure", "mean", "95 % interval", title=escape(title))
-    for name, one in found.items():
-        between = "–" if isnan(one.low) else f"{one.low:.3f} to {one.high:.3f}"
-        table.add_row(escape(measure_name(name)), number(one.mean), between)
-    console.print(table)

@@ -1,10 +1,15 @@
-"""Tables as CSV files, written and read whole."""
+"""Tables as CSV files, written and read whole, and as text."""
 
 import csv
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
 
 from ahm_env.files import write_text
 
@@ -27,3 +32,14 @@ def read_rows(path: Path) -> list[dict[str, str]]:
     """
     with path.open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
+
+
+def as_text(title: str, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table for a person, with a frame, at most 500 characters wide."""
+    table = Table(*map(escape, headings), title=Text(title))
+    for row in rows:
+        table.add_row(*map(escape, row))
+    console = Console(file=io.StringIO(), width=500, no_color=True)
+    with console.capture() as captured:
+        console.print(table)
+    return captured.get().rstrip("\n")

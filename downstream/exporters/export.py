@@ -6,7 +6,7 @@ Mirror images (`--tta`) are no part of what is exported.
 import json
 import logging
 import warnings
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ahm_env import CheckpointError, SettingsError, Standardisation, UNet
-from ahm_env.console import make_console
-from ahm_env.files import atomic, first_line
+from ahm_env.files import Saved, atomic, check_name, first_line, path_of
 from downstream.exporters.fold_normalization import fold, fold_differences
 from downstream.models.model import MODEL_FILE, Model, Start
 
@@ -132,49 +131,60 @@ def export_pytorch_unet(
     return inside, border
 
 
-def export(source: Path, form: str, out: Path) -> int:
-    """Export a network, and say how exact the file is and how to use it.
+@dataclass(frozen=True)
+class Exported:
+    """A file for other programs.
+
+    Attributes:
+        path: The file.
+        differences: The largest from PyTorch's outputs on random images; of `pytorch-unet` also that with its padding.
+        accuracy: The same as a sentence.
+        usage: How to use it, line by line.
+    """
+
+    path: Path
+    differences: tuple[float, ...]
+    accuracy: str
+    usage: tuple[str, ...]
+
+
+def export(source: str | Path | Saved, out: str | Path, form: str = "onnx") -> Exported:
+    """Export a network as a file for other programs.
 
     Args:
-        source: What `ahm finetune` wrote; for `pytorch-unet` also what `ahm train-agent` wrote, whose U-Net others can
-            then fine-tune in their own code.
-        form: `onnx` or `pytorch-unet`.
+        source: A fine-tuned model, or its directory; for `pytorch-unet` also a run of pretraining, whose U-Net others
+            can then fine-tune in their own code.
         out: File to write.
+        form: `onnx` or `pytorch-unet`.
 
     Returns:
-        The exit status, 0.
+        How exact the file is, and how to use it.
 
     Raises:
         AHMError: Anything that the user can mend.
     """
+    path, out = path_of(source), Path(out)
     if form not in FORMATS:
         raise SettingsError(f"--format {form!r} is unknown; choose {' or '.join(FORMATS)}")
-    if out.suffix.lower() != FORMATS[form] or out.is_dir():  # else a slip overwrites a model or an image
-        raise SettingsError(
-            f"--out {out} must be a file that ends in {FORMATS[form]}; for example model{FORMATS[form]}"
-        )
-    if source.is_dir() and not (source / MODEL_FILE).is_file() and (source / "unet.safetensors").is_file():
-        lines = _export_pretrained(source, form, out)
-    else:
-        lines = _export_model(Model.load(source), form, out)
-    console = make_console()
-    for line in (f"{out}: {out.stat().st_size / 1e6:,.1f} MB", *lines):
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
-    return 0
+    check_name(out, FORMATS[form])  # else a slip overwrites a model or an image
+    if path.is_dir() and not (path / MODEL_FILE).is_file() and (path / "unet.safetensors").is_file():
+        return _export_pretrained(path, form, out)
+    return _export_model(Model.load(path), form, out)
 
 
-def _export_model(model: Model, form: str, out: Path) -> list[str]:
+def _export_model(model: Model, form: str, out: Path) -> Exported:
     card = model.card
-    images = f"(B, {card.channels}, {card.image_size}, {card.image_size})"
     if form == "onnx":
         difference = export_onnx(model, out)
-        return [
-            f"largest difference from PyTorch's probabilities: {difference:.1e}",
+        images = f"(B, {card.channels}, {card.image_size}, {card.image_size})"
+        lines = (
             f"Use it with images {images} float32 in 0..255:",
             f"  session = onnxruntime.InferenceSession({str(out)!r})",
             '  card = json.loads(session.get_modelmeta().custom_metadata_map["card"])',
             '  probabilities = session.run(None, {"images": images})[0]',
-        ]
+        )
+        accuracy = f"largest difference from PyTorch's probabilities: {difference:.1e}"
+        return Exported(out, (difference,), accuracy, lines)
     if not isinstance(model.network, UNet):
         raise SettingsError(
             "--format pytorch-unet is for segmentation, but this model classifies; export it with --format onnx"
@@ -183,15 +193,15 @@ def _export_model(model: Model, form: str, out: Path) -> list[str]:
     differences = export_pytorch_unet(unet, standardisation, card.values, card.image_size, out)
     grey = ["  (with UNet(n_channels=1, …) in predict.py: this model's images are grey)"] if card.channels == 1 else []
     bilinear = " --bilinear" if card.bilinear else ""
-    return [
-        *_tell(differences, "probabilities"),
+    usage = (
         f"Use it in Pytorch-UNet, on images of {card.image_size} x {card.image_size} pixels:",
         f"  python predict.py --model {out} --classes {unet.n_classes}{bilinear} --scale 1 --input IMAGE --output MASK",
         *grey,
-    ]
+    )
+    return Exported(out, differences, _accuracy(differences, "probabilities"), usage)
 
 
-def _export_pretrained(run: Path, form: str, out: Path) -> list[str]:
+def _export_pretrained(run: Path, form: str, out: Path) -> Exported:
     if form == "onnx":
         raise SettingsError(
             f"{run}: a pretrained U-Net reconstructs images and finds nothing in them; fine-tune it with `ahm finetune "
@@ -204,22 +214,22 @@ def _export_pretrained(run: Path, form: str, out: Path) -> list[str]:
         )
     unet = start.unet
     differences = export_pytorch_unet(unet, start.standardisation, None, start.run["image_size"], out)
-    return [
-        *_tell(differences, "pixels in 0..1"),
+    usage = (
         f"Fine-tune it, images in 0..1, from net = UNet(n_channels={unet.n_channels}, n_classes=…, "
         f"bilinear={unet.bilinear}), all but its last layer:",
         f"  weights = torch.load({str(out)!r}, weights_only=True)",
         '  for name in ("mask_values", "outc.conv.weight", "outc.conv.bias"): del weights[name]',
         "  net.load_state_dict(weights, strict=False)",
-    ]
+    )
+    return Exported(out, differences, _accuracy(differences, "pixels in 0..1"), usage)
 
 
-def _tell(differences: tuple[float, float], of: str) -> list[str]:
+def _accuracy(differences: tuple[float, float], of: str) -> str:
     inside, border = differences
-    return [
+    return (
         f"largest difference of {of} on random images: {inside:.1e}, and {border:.1e} with Pytorch-UNet's padding "
         f"(black at the border, not the images' mean)"
-    ]
+    )
 
 
 def _trace(model: Model) -> bytes:

@@ -2,18 +2,16 @@
 
 from collections.abc import Mapping
 from dataclasses import fields
-from math import isnan
+from math import inf, isnan
 from pathlib import Path
-from types import TracebackType
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from ahm_env.console import make_console, number, tell_bad_masks, tell_interruption
+from ahm_env.console import ProgressBar, make_console, number, tell_bad_masks, tell_interruption
 from ahm_env.errors import InterruptionError
 from ahm_env.model.devices import tell_precision
 from ahm_env.runs.directory import Row
@@ -28,44 +26,25 @@ from downstream.models.model import MODEL_FILE
 LINES = 4  # rows of metrics.csv between two lines, outside a terminal
 
 
-class FinetuneDisplay:
-    """Shows how fine-tuning goes. Use as a context manager."""
+class FinetuneDisplay(ProgressBar):
+    """Shows how fine-tuning goes."""
 
     def __init__(self, console: Console, total: int, seen: int) -> None:
-        self._console, self._total, self._rows = console, total, 0
-        columns = TextColumn("fine-tuning"), BarColumn(), MofNCompleteColumn()
-        loss = TextColumn("loss {task.fields[loss]}{task.fields[confident]}")
-        self._bar = Progress(*columns, loss, TimeRemainingColumn(), console=console, disable=not console.is_terminal)
-        self._task: TaskID = self._bar.add_task("", total=total, completed=seen, loss="–", confident="")
-
-    def __enter__(self) -> "FinetuneDisplay":
-        self._bar.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._bar.stop()
+        super().__init__(console, "fine-tuning", total, seen, seconds=inf)  # lines are those of the rows
+        self._total, self._rows, self._confident = total, 0, ""
 
     def on_update(self, images: int, loss: float) -> None:
         """Move the bar."""
-        self._bar.update(self._task, completed=images, loss=f"{loss:.3f}")
-
-    def on_warning(self, text: str) -> None:
-        """Print a warning."""
-        self._console.print(f"[yellow]warning:[/] {escape(text)}")
+        self(images, self._total, f"loss {loss:.3f}{self._confident}")
 
     def on_row(self, row: Row) -> None:
         """Show how much the teacher is sure of; print a line now and then, where there is no bar."""
         self._rows += 1
-        confident = "" if isnan(row["confident"]) else f"  confident {row['confident']:.0%}"
-        self._bar.update(self._task, confident=confident)
-        if not self._console.is_terminal and self._rows % LINES == 0:
+        self._confident = "" if isnan(row["confident"]) else f"  confident {row['confident']:.0%}"
+        if self._rows % LINES == 0:
             selection = "" if isnan(row["selection"]) else f"  selection {number(row['selection'])}"
-            self._console.print(
-                f"{int(row['images']):>9,} of {self._total:,} images  {row['images_per_second']:.0f} images/s  "
-                f"loss {row['loss']:.3f}{confident}{selection}"
-            )
+            numbers = f"loss {row['loss']:.3f}{self._confident}{selection}"
+            self.line(int(row["images"]), self._total, f"{row['images_per_second']:.0f} images/s  {numbers}")
 
 
 def finetune(

@@ -1,39 +1,33 @@
 """Prediction: masks or classes for new images, in flat memory, whatever is wrong with some of them."""
 
-import signal
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import takewhile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ahm_env import ImageError
-from ahm_env.console import make_console
-from ahm_env.files import sha256
+from ahm_env.files import Saved, path_of, sha256
 from ahm_env.images.building import in_order
 from ahm_env.images.encoding import save_picture
 from ahm_env.images.source import Sample
-from ahm_env.runs.directory import Interruption
+from ahm_env.runs.owned_directory import OwnedDirectory
 from downstream.evaluation.cropping import SEGMENTER_FILE, crop, load_tuned
 from downstream.evaluation.pictures import Case, draw_overlay
 from downstream.evaluation.segmentation import BATCH, Mask, in_batches, segment
 from downstream.evaluation.tables import write_rows
 from downstream.models.model import MODEL_FILE, Card, Model
 from downstream.models.resizing import to_square
-from downstream.prediction.inputs import Problem, find_images, stem
+from downstream.prediction.inputs import Incoming, Problem, find_images, stem
 from downstream.prediction.mask_export import MASKS, Returning
-from downstream.prediction.prediction_table import TABLE, growing_table
+from downstream.prediction.prediction_table import GrowingTable, growing_table, read_table
 
-PROBLEMS, RETURNED = "problems.csv", "returned.csv"
-TOLD = 20  # problems on the console; all of them are in the file
-LINE_SECONDS = 30.0  # between two lines about progress, outside a terminal
+PROBLEMS, RETURNED, OVERLAYS = "problems.csv", "returned.csv", "overlays"
 
 
 @dataclass(frozen=True)
@@ -49,6 +43,11 @@ class Prediction:
     sample: Sample
     probabilities: npt.NDArray[np.float32]
     mask: Mask | None
+
+    @property
+    def name(self) -> str:
+        """Name of the image."""
+        return self.sample.name
 
     def row(self, card: Card) -> list[str]:
         """Its row of `predictions.csv`, see `columns`."""
@@ -68,7 +67,7 @@ class Prediction:
             numbers = np.array((0, 255) if card.values == (0, 1) else card.values, np.uint8)
             save_picture(out / MASKS / name, numbers[self.mask])
             if overlays:
-                save_picture(out / "overlays" / name, draw_overlay(Case("", self.sample.image, None, self.mask)))
+                save_picture(out / OVERLAYS / name, draw_overlay(Case("", self.sample.image, None, self.mask)))
         return self.row(card)
 
 
@@ -88,7 +87,7 @@ def predict_samples(
     model: Model,
     segmenter: Model | None,
     samples: Iterable[Sample],
-    refuse: Callable[[Sample, ImageError], object],
+    refuse: Callable[[str, ImageError], object],
     flips: bool = False,
 ) -> Iterator[Prediction]:
     """Predict images one after the other, in flat memory.
@@ -97,7 +96,7 @@ def predict_samples(
         model: Of either task.
         segmenter: A classifier's images are cut to what this one finds; None leaves them as they are.
         samples: Images at their own size, each with a finite value.
-        refuse: Is told of an image whose cut-out part cannot be used.
+        refuse: Is told the name of an image whose cut-out part cannot be used.
         flips: Test-time augmentation.
     """
     card = model.card
@@ -112,7 +111,7 @@ def predict_samples(
                 seen = sample if segmenter is None else crop(sample, segmenter)
                 yield replace(sample, image=to_square(seen.image, card))
             except ImageError as error:
-                refuse(sample, error)
+                refuse(sample.name, error)
 
     for some in in_batches(squares(), BATCH):
         shares = model.probabilities(np.stack([sample.image for sample in some]), flips)
@@ -120,164 +119,177 @@ def predict_samples(
             yield Prediction(sample, row, None)
 
 
-@dataclass
-class Tally:
-    """What became of images that have no row.
+class Predictions:
+    """What a model makes of images, found while a program goes through them; with a directory, it is written there.
 
     Attributes:
+        card: What the model is.
+        device: Where it computes.
+        total: Number of all images.
+        before: Number of those that were predicted by earlier calls; they do not come again.
+        done: Number of images that were gone through, those included.
+        refused: Number of images that could not be used.
+        empty: Number of images that show nothing.
         problems: What is wrong, each with the image or file that it was found at.
-        refused: Images that could not be used.
-        empty: Images that show nothing.
+        notes: What is worth knowing but is no fault.
+        returned: Of each image the volume or series in which its mask was given back; complete at the end.
+        not_returned: What could not be given back, but for no fault.
     """
 
-    problems: list[Problem]
-    refused: int = 0
-    empty: int = 0
+    def __init__(
+        self,
+        model: Model,
+        segmenter: Model | None,
+        images: Incoming,
+        tta: bool,
+        out: "_Output | None",
+        stopped: Callable[[], bool],
+    ) -> None:
+        self.card, self.device, self.total, self.notes = model.card, model.device, len(images.names), images.notes
+        self._model, self._segmenter, self._images, self._tta, self._out = model, segmenter, images, tta, out
+        self._stopped = stopped
+        self.before = out.before if out is not None else 0
+        self._start()
 
-    def refuse(self, name: str, error: ImageError) -> None:
+    def _start(self) -> None:
+        self.done, self.refused, self.empty = self.before, 0, 0
+        self.problems: list[Problem] = list(self._images.problems)
+        self.returned: list[dict[str, str]] = []
+        self.not_returned: list[str] = []
+
+    def __iter__(self) -> Iterator[Prediction]:
+        """Go through the images.
+
+        Raises:
+            RunError: Another process is predicting into the directory.
+            OSError: The disk is full; what was written is whole.
+        """
+        out = self._out
+        with out.open() if out is not None else nullcontext((None, set[str]())) as (table, done):
+            self.before = len(done)
+            self._start()
+            returning = None if out is None else Returning(out.path, self.card, out.digest, self._images.groups)
+            samples = self._samples(done, returning)
+            found = predict_samples(self._model, self._segmenter, samples, self._refuse, self._tta)
+            saved = in_order((partial(self._save, one) for one in found), BATCH)
+            with closing(saved):
+                for prediction, row in saved:
+                    self.done += 1
+                    if table is not None and returning is not None:
+                        table.append(row)
+                        self._note_all(returning.written(prediction.name))
+                    yield prediction
+            if out is not None and returning is not None:
+                self._note_all(takewhile(lambda _: not self._stopped(), returning.rest()))
+                self.not_returned = returning.notes
+                self.returned = [] if self._stopped() else returning.files
+                problems = [{"image": name, "problem": problem} for name, problem in self.problems]
+                for file, rows in ((RETURNED, self.returned), (PROBLEMS, problems)):
+                    if rows:
+                        write_rows(out.path / file, rows)
+                    else:
+                        (out.path / file).unlink(missing_ok=True)
+
+    def _samples(self, done: set[str], returning: Returning | None) -> Iterator[Sample]:
+        for place, name, loaded in in_order(self._images.loads(done), BATCH):
+            if self._stopped():
+                return
+            if returning is not None:
+                returning.loaded(place, name, loaded)
+            if isinstance(loaded, Sample):
+                yield loaded
+            elif loaded is None:
+                self.empty += 1
+                self.done += 1
+            else:
+                self._refuse(name, loaded)
+
+    def _save(self, prediction: Prediction) -> tuple[Prediction, list[str]]:
+        out = self._out
+        return prediction, [] if out is None else prediction.save(out.path, self.card, out.overlays)
+
+    def _refuse(self, name: str, error: ImageError) -> None:
         """Count an image that cannot be used."""
         self.refused += 1
-        self.tell(name, str(error))
+        self.done += 1
+        self._note(name, str(error))
 
-    def tell(self, name: str, problem: str) -> None:
-        """Note a problem; the slices of a damaged volume all have the same, which is told once."""
+    def _note(self, name: str, problem: str) -> None:
+        """Note a problem; the slices of a damaged volume all have the same, which is noted once."""
         if not self.problems or self.problems[-1][1] != problem:
             self.problems.append((name.encode("utf-8", "backslashreplace").decode(), problem))
 
-    def tell_all(self, found: Iterable[Problem | None]) -> None:
-        """Note the problems among what is found."""
+    def _note_all(self, found: Iterable[Problem | None]) -> None:
         for problem in found:
             if problem is not None:
-                self.tell(*problem)
+                self._note(*problem)
+
+
+class _Output:
+    """The directory that predictions are written to.
+
+    Args:
+        path: The directory.
+        about: What decides what is predicted.
+        header: Columns of its table.
+        names: Of all images.
+    """
+
+    def __init__(self, path: Path, about: Mapping[str, Any], header: Sequence[str], names: set[str]) -> None:
+        self.path, self.digest, self.overlays = path, str(about["model"]), bool(about["overlays"])
+        self._of_table = OwnedDirectory(path, "predictions.json", "predictions"), about, header, names
+        self.before = len(read_table(*self._of_table)) - 1
+
+    def open(self) -> AbstractContextManager[tuple[GrowingTable, set[str]]]:
+        """Its table, to grow, and the images that are in it."""
+        return growing_table(*self._of_table)
 
 
 def predict(
-    tuned: Path,
-    paths: Sequence[Path],
-    out: Path,
-    flips: bool = False,
+    model: str | Path | Saved,
+    paths: Sequence[str | Path],
+    out: str | Path | None = None,
+    *,
+    tta: bool = False,
     overlays: bool = True,
-    device: str = "auto",
     burned_in: bool = False,
+    device: str = "auto",
     precision: str = "auto",
-) -> int:
-    """Predict images into a directory; the same command goes on where an earlier one was stopped.
+    stopped: Callable[[], bool] = lambda: False,
+) -> Predictions:
+    """Predict masks or classes of images, one after the other, in flat memory.
 
     Args:
-        tuned: Directory that `ahm finetune` wrote.
+        model: A fine-tuned model, or its directory.
         paths: Images and folders of images: of the usual formats, NIfTI volumes, DICOM files and trees.
-        out: Directory for `predictions.csv` and, of segmentation, `masks/` and `overlays/`.
-        flips: Test-time augmentation.
+        out: Directory for `predictions.csv` and, of segmentation, `masks/` and `overlays/`, written while a program
+            goes through the predictions; the same call goes on where an earlier one was stopped. None for none.
+        tta: Test-time augmentation by mirror images.
         overlays: Draw what was found on the images; of segmentation.
-        device: Where to compute.
         burned_in: Take DICOM images in that say that text is burned into them.
+        device: Where to compute.
         precision: Of the networks' layers: `fp32`, `bf16`, or `auto`.
+        stopped: Asked before each image; where it is true, the predictions end, and all that was found is kept.
 
     Returns:
-        The exit status: 0, 1 where an image could not be used, or 128 + the signal that ended it.
+        The predictions, to be gone through.
 
     Raises:
-        AHMError: Anything else that the user can mend.
-        OSError: The disk is full; what was written is whole.
+        AHMError: Anything that the user can mend.
     """
-    console = make_console()
-    model, segmenter = load_tuned(tuned, device, precision)
-    card = model.card
-    images = find_images(paths, replace(card.pixels, burned_in=burned_in))
-    weights = tuned / MODEL_FILE if tuned.is_dir() else tuned
-    about = {
-        "model": sha256(weights),
-        "segmenter": sha256(weights.with_name(SEGMENTER_FILE)) if segmenter is not None else None,
-        "tta": flips,
-        "overlays": overlays and card.task == "segmentation",
-        "folders": images.folders,
-    }
-    tally, interruption = Tally(images.problems), Interruption()
-    with growing_table(out, about, columns(card), images.names) as (table, done):
-        returning = Returning(out, card, str(about["model"]), images.groups)
-        for note in images.notes:
-            console.print(f"note         {note}", markup=False)
-        left = len(images.names) - len(done)
-        console.print(
-            f"{card.task} with {tuned}: {left:,} images to predict, {len(done):,} done before; {model.device}",
-            markup=False,
-        )
-
-        def samples() -> Iterator[Sample]:
-            for place, name, loaded in in_order(images.loads(done), BATCH):
-                if interruption.signal is not None:
-                    return
-                returning.loaded(place, name, loaded)
-                if isinstance(loaded, Sample):
-                    yield loaded
-                elif loaded is None:
-                    tally.empty += 1
-                else:
-                    tally.refuse(name, loaded)
-
-        found = predict_samples(
-            model, segmenter, samples(), lambda sample, error: tally.refuse(sample.name, error), flips
-        )
-        rows = in_order((partial(one.save, out, card, overlays) for one in found), BATCH)
-        with _shown(console, len(images.names), len(done)) as show, interruption.watch(), closing(rows):
-            for written, row in enumerate(rows, len(done) + 1):
-                table.append(row)
-                tally.tell_all(returning.written(row[0]))
-                show(written + tally.refused + tally.empty)
-            if interruption.signal is None:
-                tally.tell_all(takewhile(lambda _: interruption.signal is None, returning.rest()))
-        if returning.files and interruption.signal is None:
-            write_rows(out / RETURNED, returning.files)
-        else:
-            (out / RETURNED).unlink(missing_ok=True)
-        if tally.problems:
-            write_rows(out / PROBLEMS, [{"image": name, "problem": problem} for name, problem in tally.problems])
-        else:
-            (out / PROBLEMS).unlink(missing_ok=True)
-    if interruption.signal is not None:
-        name = signal.Signals(interruption.signal).name
-        console.print(f"Stopped by {name}; all that was predicted is saved. The same command goes on where it was.")
-        return 128 + interruption.signal
-    for note in returning.notes:
-        console.print(f"note         {note}", markup=False)
-    _conclude(console, out, len(images.names), about["overlays"] is True, card, tally)
-    if returning.files:
-        what = "which file of masks/ has the mask of which image"
-        console.print(f"returned     {out / RETURNED}: {what}", markup=False)
-    return 1 if tally.problems else 0
-
-
-@contextmanager
-def _shown(console: Console, total: int, done: int) -> Iterator[Callable[[int], None]]:
-    """A bar, or lines outside a terminal, for images that are being predicted."""
-    bar_columns = TextColumn("predicting"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    with Progress(*bar_columns, console=console, disable=not console.is_terminal) as bar:
-        task, told = bar.add_task("", total=total, completed=done), time.monotonic()
-
-        def show(completed: int) -> None:
-            nonlocal told
-            bar.update(task, completed=completed)
-            if not console.is_terminal and time.monotonic() - told > LINE_SECONDS:
-                told = time.monotonic()
-                console.print(f"{completed:>9,} of {total:,} images predicted")
-
-        yield show
-
-
-def _conclude(console: Console, out: Path, total: int, overlays: bool, card: Card, tally: Tally) -> None:
-    """What could not be predicted, and where the rest is."""
-    problems, good = tally.problems, total - tally.refused - tally.empty
-    for _, problem in problems[:TOLD]:
-        console.print(f"problem      {problem}", markup=False)
-    if len(problems) > TOLD:
-        console.print(f"problem      … and {len(problems) - TOLD:,} more")
-    empty = f"; {tally.empty:,} show nothing or are left out" if tally.empty else ""
-    console.print(f"table        {out / TABLE}: {good:,} of {total:,} images{empty}", markup=False)
-    if card.task == "segmentation":
-        console.print(f"masks        {out / MASKS}", markup=False)
-    if overlays:
-        console.print(f"overlays     {out / 'overlays'}", markup=False)
-    if problems:
-        what, count = ("image", tally.refused) if tally.refused else ("result", len(problems))
-        bad = f"{count:,} {what}" + "s" * (count > 1)
-        console.print(f"problems     {out / PROBLEMS}: {bad}; mend, and the same command adds them", markup=False)
+    path = path_of(model)
+    tuned, segmenter = load_tuned(path, device, precision)
+    card = tuned.card
+    images = find_images([Path(one) for one in paths], replace(card.pixels, burned_in=burned_in))
+    output = None
+    if out is not None:
+        weights = path / MODEL_FILE if path.is_dir() else path
+        about = {
+            "model": sha256(weights),
+            "segmenter": sha256(weights.with_name(SEGMENTER_FILE)) if segmenter is not None else None,
+            "tta": tta,
+            "overlays": overlays and card.task == "segmentation",
+            "folder": images.folders,
+        }
+        output = _Output(Path(out), about, columns(card), images.names)
+    return Predictions(tuned, segmenter, images, tta, output, stopped)

@@ -3,7 +3,6 @@
 import csv
 import errno
 import io
-import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,12 +10,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from ahm_env import RunError
 from ahm_env.files import write_text
+from ahm_env.runs.owned_directory import OwnedDirectory
 
-TABLE, SETTINGS = "predictions.csv", "predictions.json"
+TABLE = "predictions.csv"
 
 
 class GrowingTable:
@@ -54,43 +52,45 @@ class GrowingTable:
             raise
 
 
-@contextmanager
-def growing_table(
-    out: Path, about: Mapping[str, Any], header: Sequence[str], names: set[str]
-) -> Iterator[tuple[GrowingTable, set[str]]]:
-    """The `predictions.csv` of a directory, held by one process, and the images that have a row in it.
+def read_table(
+    directory: OwnedDirectory, about: Mapping[str, Any], header: Sequence[str], names: set[str]
+) -> list[list[str]]:
+    """The header and the rows that are in a directory of predictions already.
 
     Args:
-        out: The directory; made where it does not exist.
+        directory: The directory.
         about: What decides what is predicted.
         header: Columns of the table.
         names: Of all the images.
 
     Raises:
-        RunError: The directory holds something else, other predictions, or is in use.
+        RunError: The directory holds something else, or other predictions.
     """
-    text = json.dumps(dict(about), indent=2) + "\n"
-    if (out / SETTINGS).is_file():
-        if (out / SETTINGS).read_bytes() != text.encode():
-            raise RunError(f"{out}: holds predictions of another model, other images or settings; choose another --out")
-    elif out.exists() and (not out.is_dir() or any(child.name != ".lock" for child in out.iterdir())):
-        raise RunError(f"{out}: is not an empty directory and holds no predictions; choose another --out")
-    out.mkdir(parents=True, exist_ok=True)
-    try:
-        held = FileLock(out / ".lock").acquire(timeout=0)
-    except Timeout:
-        raise RunError(f"{out}: another process is predicting into it; wait for it, or choose another --out") from None
-    with held:
-        rows = _read_rows(out / TABLE, header)
-        done = {row[0] for row in rows[1:]}
-        if not done <= names:
-            raise RunError(f"{out / TABLE}: has a row of an image that is not given now; choose another --out")
-        write_text(out / SETTINGS, text)
+    directory.refuse_others(directory.read() or about, about)
+    rows = _read_rows(directory.path / TABLE, header)
+    if not {row[0] for row in rows[1:]} <= names:
+        raise RunError(f"{directory.path / TABLE}: has a row of an image that is not given now; choose another --out")
+    return rows
+
+
+@contextmanager
+def growing_table(
+    directory: OwnedDirectory, about: Mapping[str, Any], header: Sequence[str], names: set[str]
+) -> Iterator[tuple[GrowingTable, set[str]]]:
+    """The `predictions.csv` of a directory, held by one process, and the images that have a row in it.
+
+    Raises:
+        RunError: As of `read_table`, or the directory is in use.
+    """
+    out = directory.path
+    with directory:
+        rows = read_table(directory, about, header, names)
+        directory.write(about)
         write_text(out / TABLE, _as_csv(rows))
         for torn in (*out.glob(".*.tmp"), *out.glob("*/.*.tmp")):
             torn.unlink()
         with GrowingTable(out / TABLE) as table:
-            yield table, done
+            yield table, {row[0] for row in rows[1:]}
 
 
 def _read_rows(path: Path, header: Sequence[str]) -> list[list[str]]:

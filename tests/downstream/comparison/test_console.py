@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from downstream.comparison import console
+from downstream.comparison import compare
 from downstream.comparison.pool import Pool, run_logged
 from downstream.comparison.trials import Trial
 from downstream.sam.sam import SegmentAnything
@@ -53,7 +53,7 @@ class AtHome(Pool):
 
 @pytest.fixture
 def at_home(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(console, "Pool", AtHome)
+    monkeypatch.setattr(compare, "Pool", AtHome)
 
 
 def stamps(*endings: str) -> dict[Path, int]:
@@ -206,13 +206,12 @@ def test_ways_to_use_unlabelled_images_are_compared_without_any_pretraining(call
 def test_segment_anything_segments_the_same_test_images(call, monkeypatch: pytest.MonkeyPatch):
     asked = []
 
-    def annotate(directory: Path, prompt: str, data: str, out: Path, split: str, device: str) -> int:
+    def annotate(directory: Path, data: str, out: Path, *, prompt: str, split: str, device: str) -> None:
         asked.append((str(directory), prompt, data, str(out), split, device))
         out.mkdir(exist_ok=True)
         (out / "scores.csv").write_text("image,split,dice\none,test,0.25\ntwo,test,0.75\n")
-        return 0
 
-    monkeypatch.setattr(console, "annotate", annotate)
+    monkeypatch.setattr(compare, "annotate", annotate)
     monkeypatch.setattr(SegmentAnything, "load", lambda *_: None)
     words = [*BOTH, "--labels", "8"]
     status, out, _ = call(*words, "--sam", "models/sam", "--prompt", "center")

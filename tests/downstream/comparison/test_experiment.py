@@ -157,9 +157,9 @@ def test_an_experiment_may_grow_but_not_change(tmp_path: Path):
         Experiment(out, ("random",), 1, {"images": 60}).begin()
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.txt").write_text("years of work")
-    with pytest.raises(RunError, match="not empty and holds no experiment"):
+    with pytest.raises(RunError, match="is not an empty directory and holds no experiment"):
         Experiment(tmp_path / "other", ("random",), 1, {}).begin()
-    with pytest.raises(RunError, match="is a file"):
+    with pytest.raises(RunError, match="is not an empty directory"):
         Experiment(tmp_path / "other" / "thesis.txt", ("random",), 1, {}).begin()
     for damage in ("{", "[]", "{}"):
         (out / ABOUT).write_text(damage)

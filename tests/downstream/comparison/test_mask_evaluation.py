@@ -12,7 +12,7 @@ from agents import Problem, load_agent, make_agent, save_agent
 from agents.baselines import ScoringAgent
 from ahm_env import CheckpointError, MaskRatio, PatchGrid, Reconstructor, RunError, load_images
 from ahm_env.model.weights import DEFAULT_UNET
-from downstream.comparison.mask_evaluation import judge, judge_run, judged_images
+from downstream.comparison.mask_evaluation import evaluate_masks, judge, judged_images
 
 HALF = MaskRatio.parse(0.5)
 
@@ -103,15 +103,15 @@ def test_a_crafted_zip_is_refused_and_not_run(place: str, tmp_path: Path, monkey
 def test_a_zip_in_place_of_a_run_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(CheckpointError, match="could execute code"):
-        judge_run(crafted_zip(tmp_path / "model.zip"))
+        evaluate_masks(crafted_zip(tmp_path / "model.zip"))
     assert not Path("executed").exists()
 
 
 def test_what_is_no_run_is_told(tmp_path: Path):
     with pytest.raises(RunError, match="holds no run"):
-        judge_run(tmp_path)
+        evaluate_masks(tmp_path)
     (tmp_path / "notes.txt").write_text("x")
     with pytest.raises((RunError, CheckpointError), match="notes"):
-        judge_run(tmp_path / "notes.txt")
+        evaluate_masks(tmp_path / "notes.txt")
     save_agent(make_agent("random", Problem(3, 64, 8, (32, 32))), tmp_path / "agent")
     assert load_agent(tmp_path / "agent").name == "random"

@@ -282,7 +282,7 @@ def test_what_pytorch_unet_cannot_be_is_refused(tmp_path, card, says):
     Model.create(card, 0).save(tmp_path / "run" / MODEL_FILE)
     out = tmp_path / "model.pth"
     with pytest.raises(SettingsError, match=says):
-        export.export(tmp_path / "run", "pytorch-unet", out)
+        export.export(tmp_path / "run", out, "pytorch-unet")
     assert not out.exists()
 
 
@@ -329,7 +329,7 @@ def test_a_pretrained_unet_is_no_onnx_model(tmp_path):
     pretrained.mkdir()
     (pretrained / "unet.safetensors").touch()
     with pytest.raises(SettingsError, match=r"fine-tune it with `ahm finetune --from .*pretrained`"):
-        export.export(pretrained, "onnx", tmp_path / "model.onnx")
+        export.export(pretrained, tmp_path / "model.onnx", "onnx")
 
 
 # The command
@@ -337,7 +337,7 @@ def test_a_pretrained_unet_is_no_onnx_model(tmp_path):
 
 def test_an_unknown_format_is_named(tmp_path):
     with pytest.raises(SettingsError, match="--format 'tflite' is unknown; choose onnx or pytorch-unet"):
-        export.export(tmp_path, "tflite", tmp_path / "model")
+        export.export(tmp_path, tmp_path / "model", "tflite")
 
 
 def test_a_directory_without_a_model_is_named_in_one_line(tmp_path, call):
@@ -351,6 +351,6 @@ def test_a_slip_overwrites_nothing(tmp_path, form, ending):
     (tmp_path / "labels.csv").write_text("mine")
     (tmp_path / f"full{ending}").mkdir()
     for name in ("labels.csv", f"full{ending}", "."):
-        with pytest.raises(SettingsError, match=rf"must be a file that ends in \{ending}"):
-            export.export(tmp_path, form, tmp_path / name)
+        with pytest.raises(SettingsError, match=rf"(must end|is a directory.* that ends) in \{ending}"):
+            export.export(tmp_path, tmp_path / name, form)
     assert (tmp_path / "labels.csv").read_text() == "mine"

@@ -21,9 +21,9 @@ from ahm_env.images.nifti import source as nifti_source
 from ahm_env.images.opencv import cv2
 from ahm_env.images.patients import pseudonym
 from ahm_env.images.pixels import AXES
+from downstream.console import predict_images
 from downstream.models.model import MODEL_FILE, Card
 from downstream.prediction import dicom_seg, prediction
-from downstream.prediction.prediction import predict
 
 nibabel = pytest.importorskip("nibabel")
 pydicom = pytest.importorskip("pydicom")
@@ -70,7 +70,9 @@ def run(card: Card, monkeypatch: pytest.MonkeyPatch) -> Run:
         model = Bands(replace(card, **{"fit": "pad", "window": "127.5,255", "channels": 1, **about}))
         Path("tuned", MODEL_FILE).write_text(repr(model.card))
         monkeypatch.setattr(prediction, "load_tuned", lambda *_: (model, None))
-        return predict(Path("tuned"), [Path(path) for path in paths], Path(out), burned_in=burned_in)
+        return predict_images(
+            Path("tuned"), [Path(path) for path in paths], Path(out), overlays=True, burned_in=burned_in
+        )
 
     return run
 
@@ -393,7 +395,7 @@ def test_nobody_is_named_but_in_the_seg(run: Run, capsys: pytest.CaptureFixture[
         if not name.endswith(".seg.dcm"):
             assert not secret.search(content.decode("latin-1")), name
     about = json.loads(Path("out/predictions.json").read_text())
-    assert about["folders"] == [pseudonym(f"folder {Path('archive').resolve()}")]
+    assert about["folder"] == [pseudonym(f"folder {Path('archive').resolve()}")]
 
 
 CINE = {
@@ -582,7 +584,8 @@ def test_a_class_of_an_image_is_no_seg(run: Run, card: Card, monkeypatch: pytest
     Path("tuned", MODEL_FILE).write_text("weights")
     model = Classifier(replace(card, task="classification", values=(), channels=1))
     monkeypatch.setattr(prediction, "load_tuned", lambda *_: (model, None))
-    assert predict(Path("tuned"), [Path("archive"), Path("scans")], Path("out")) == 0
+    paths = [Path("archive"), Path("scans")]
+    assert predict_images(Path("tuned"), paths, Path("out"), overlays=True) == 0
     assert len(rows()) == 4
     assert not Path("out/masks").exists()
 

@@ -383,8 +383,8 @@ def test_predictions_of_something_else_are_left_alone(call, scans: Path, model: 
     Path("full/thesis.txt").write_text("x")
     for words, tuned, text in [
         (["scans", "--out", "out"], "second", "another model"),
-        (["scans", "--out", "out", "--tta"], "tuned", "settings"),
-        (["other", "--out", "out"], "tuned", "other images"),
+        (["scans", "--out", "out", "--tta"], "tuned", "another tta"),
+        (["other", "--out", "out"], "tuned", "another folder"),
         (["scans/a.png", "--out", "out"], "tuned", "an image that is not given"),
         (["scans", "--out", "file"], "tuned", "not an empty directory"),
         (["scans", "--out", "full"], "tuned", "not an empty directory"),

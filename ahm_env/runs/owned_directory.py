@@ -1,0 +1,91 @@
+"""A directory that says what made it: others are refused, and so is a second process."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+
+from filelock import FileLock, Timeout
+
+from ahm_env.errors import RunError
+from ahm_env.files import occupied, write_text
+
+
+class OwnedDirectory:
+    """A directory with a JSON file that says what made it, held by one process. Use as a context manager.
+
+    Args:
+        path: The directory; made where it does not exist.
+        file: Name of the JSON file in it.
+        holds: What it holds, such as `predictions`.
+
+    Raises:
+        RunError: It holds something else, its file is damaged, or another process works in it.
+        OSError: It cannot be written.
+    """
+
+    def __init__(self, path: Path, file: str, holds: str) -> None:
+        self.path, self.file, self.holds = path, path / file, holds
+        self._lock = FileLock(path / ".lock")
+
+    def __enter__(self) -> Self:
+        self.read()
+        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            raise RunError(
+                f"{self.path}: another process is working in it; wait for it, or choose another --out"
+            ) from None
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+    def read(self) -> dict[str, Any] | None:
+        """What made it; None where nothing has yet.
+
+        Raises:
+            RunError: It holds something else, or the file is damaged.
+        """
+        if not self.file.is_file():
+            if occupied(self.path):
+                kind = self.holds.split()[-1]
+                raise RunError(f"{self.path}: is not an empty directory and holds no {kind}; choose another --out")
+            return None
+        try:
+            return dict(json.loads(self.file.read_text(encoding="utf-8")))
+        except (ValueError, TypeError) as error:
+            raise RunError(f"{self.file}: damaged ({error}); restore it, or choose another --out") from None
+
+    def write(self, made_by: Mapping[str, Any]) -> None:
+        """Say what makes it."""
+        write_text(self.file, json.dumps(dict(made_by), indent=2) + "\n")
+
+    def refuse_others(self, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+        """Refuse to go on with other settings.
+
+        Args:
+            before: Settings that made it.
+            now: Those of this command.
+
+        Raises:
+            RunError: Some differ.
+        """
+        odd = sorted(key for key in {*before, *now} if before.get(key) != now.get(key))
+        if odd:
+            raise RunError(
+                f"{self.path}: holds {self.holds} with another {', '.join(odd)}; give the same, or choose another --out"
+            )
+
+    def claim(self, settings: Mapping[str, Any]) -> None:
+        """Say that these settings make it; where something has made it before, they must be the same.
+
+        Raises:
+            RunError: They differ.
+        """
+        before = self.read()
+        if before is None:
+            self.write(settings)
+        else:
+            self.refuse_others(before, settings)

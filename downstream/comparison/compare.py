@@ -1,0 +1,180 @@
+"""Comparison as a function: agents in, an experiment's directory with tables and a page out."""
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ahm_env import ImageSet, RunError
+from ahm_env.files import Saved, path_of
+from ahm_env.images.building import Progress
+from downstream.comparison.experiment import Experiment, data_of, is_experiment, judged_runs
+from downstream.comparison.options import Downstream
+from downstream.comparison.pool import Pool, last_line
+from downstream.comparison.results import RESULTS, Row, read_results
+from downstream.comparison.tables import tables_of, trends_of
+from downstream.evaluation.page import source_name
+from downstream.evaluation.tables import as_text
+from downstream.reports.report import TITLE, Table, Trend, make_report
+from downstream.sam.annotation import annotate
+from downstream.sam.prompts import find_prompts
+from downstream.sam.sam import SegmentAnything
+
+PAGE = "report.html"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What an experiment has come to.
+
+    Attributes:
+        path: Its directory, with `results.csv` and `report.html`.
+        images: What its agents were trained on.
+        rows: Its results, as `results.csv` has them; none where no trial is done.
+        tables: The same for a person.
+        failed: Name of each trial that failed, and why.
+    """
+
+    path: Path
+    images: ImageSet
+    rows: Sequence[Row]
+    tables: Sequence[Table]
+    failed: Mapping[str, str]
+
+    def table(self) -> str:
+        """All tables, with their notes."""
+        return "\n".join(
+            line for one in self.tables for line in (as_text(one.title, one.headings, one.rows), *one.notes)
+        )
+
+
+def compare(
+    algos: str | Iterable[str],
+    data: str | Path | None = None,
+    out: str | Path = "runs/comparison",
+    *,
+    seeds: int = 5,
+    jobs: int = 0,
+    downstream: Downstream | None = None,
+    tell: Callable[[str], object] = lambda line: None,
+    progress: Progress = lambda done, total: None,
+    **settings: Any,
+) -> Comparison:
+    """Run an experiment, or go on with it: train agents, evaluate their masks on one U-Net, fine-tune, and compare.
+
+    Args:
+        algos: Agents, as a list or separated by commas; `NAME+KEY=VALUE` has settings of its own.
+        data: A folder, archive, volume, or `phantom` for synthetic images.
+        out: Directory of the experiment; the same call goes on with it.
+        seeds: How many pretraining runs of each.
+        jobs: Runs at once; 0: one a core, or one on a GPU.
+        downstream: What their U-Nets are fine-tuned for, None for nothing.
+        tell: Told what is going on, line by line.
+        progress: Called with (done, total) in images.
+        **settings: Fields of `RunSettings` that all runs share.
+
+    Returns:
+        How the agents compare.
+
+    Raises:
+        AHMError: Anything that the user can mend.
+    """
+    labels = algos.split(",") if isinstance(algos, str) else algos
+    given = {"data": None if data is None else str(data), **settings}
+    common = {key: value for key, value in given.items() if value is not None}
+    algorithms = tuple(label.strip() for label in labels if label.strip())
+    experiment = Experiment(Path(out), algorithms, seeds, common, downstream)
+    shared = experiment.settings
+    images = shared.load_images(progress=progress)  # once, before many processes want the same images
+    experiment.check(images)
+    if downstream is not None and downstream.sam is not None:
+        # at the end it would be late to learn that it is not there
+        SegmentAnything.load(downstream.sam, shared.torch_device)
+        find_prompts(downstream.prompt)
+    on_cpu = shared.torch_device.type == "cpu"
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    jobs = jobs or (cores if on_cpu else 1)
+    with experiment.directory, Pool(jobs, max(1, cores // jobs), tell, progress) as pool:
+        experiment.begin()
+        for line in _announcement(experiment, jobs):
+            tell(line)
+        if experiment.agents:
+            pool.work([] if experiment.reference.done else [experiment.reference])
+            if not experiment.unet.exists() or pool.failed:
+                reason = last_line(experiment.reference.path)
+                raise RunError(f"{out}: the reference U-Net could not be trained: {reason}")
+        for pretraining, finetuning in experiment.stages:
+            pool.work([trial for trial in pretraining if not trial.done])
+            experiment.write()
+            pool.work([trial for trial in finetuning if trial.ready and not trial.done])
+            experiment.write()
+        if downstream is not None and downstream.sam is not None and experiment.zero_shot is not None:
+            split = "test" if images.split("test").size else "val"
+            zero_shot = experiment.zero_shot
+            annotate(
+                downstream.sam, shared.data, zero_shot, prompt=downstream.prompt, split=split, device=shared.device
+            )
+        failed = {trial.name: last_line(trial.path) for trial in pool.failed}
+        rows = experiment.write()
+        tables = tables_of(rows, source_name(data_of(experiment.out)), zero_shots(experiment.out)) if rows else []
+        if rows:
+            write_page(experiment.out / PAGE, tables, trends_of(rows), judged_runs(experiment.out, rows))
+    return Comparison(experiment.out, images, rows, tables, failed)
+
+
+def _announcement(experiment: Experiment, jobs: int) -> list[str]:
+    """What is going to be done."""
+    settings, count, fine = experiment.settings, len(experiment.agents), experiment.finetuning
+    many = f"{count} agents x {experiment.runs} seeds x {settings.images:,} images of {settings.data}, {jobs} at once"
+    left = sum(not trial.done for trial in fine)
+    lines = [many] if count else []
+    return lines + ([f"{len(fine)} times fine-tuning on {settings.data}, {left} of them still to do"] if fine else [])
+
+
+def report(runs: Sequence[str | Path | Saved], out: str | Path | None = None) -> Path:
+    """Write the page of runs of pretraining, or of experiments.
+
+    Args:
+        runs: Runs, or directories of runs or of experiments.
+        out: The page; by default `report.html`, of a single one in its directory.
+
+    Returns:
+        The page.
+
+    Raises:
+        AHMError: A directory holds neither, or a damaged one, or there are some of each.
+    """
+    paths = [path_of(run) for run in runs]
+    page = Path(out) if out is not None else paths[0] / PAGE if len(paths) == 1 else Path(PAGE)
+    experiments = [path for path in paths if is_experiment(path)]
+    if experiments and len(experiments) < len(paths):
+        raise RunError(f"{experiments[0]}: is an experiment, others are runs; make a page of each kind")
+    if not experiments:
+        make_report(paths, page)
+        return page
+    tables, trends, several = list[Table](), list[Trend](), len(paths) > 1
+    for path in paths:
+        rows, data = read_results(path / RESULTS), source_name(data_of(path))
+        tables += tables_of(rows, data, zero_shots(path))
+        trends += trends_of(rows, data if several else "")
+    write_page(page, tables, trends, {} if several else judged_runs(paths[0], rows))
+    return page
+
+
+def zero_shots(path: Path) -> list[Path]:
+    """Directories of an experiment with what Segment Anything found."""
+    return sorted(path.glob("sam-*"))
+
+
+def write_page(out: Path, tables: Sequence[Table], trends: Sequence[Trend], runs: Mapping[Path, str]) -> None:
+    """Write the page of an experiment, or of several, of which no run is shown.
+
+    Args:
+        out: The HTML file.
+        tables: Of all.
+        trends: Of all.
+        runs: Runs to show the course of, and what the agent of each is called.
+    """
+    title = TITLE if runs else "Few labels, many images"
+    make_report(list(runs), out, title, tables, trends=trends, names=list(runs.values()))

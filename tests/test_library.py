@@ -1,0 +1,142 @@
+"""The library as its users write it: every verb takes paths or objects, returns an object, and prints nothing."""
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from agents import PretrainedRun, make_agent, pretrain
+from ahm_env import AHMError, ImageError, RunError, SettingsError, load_images
+from downstream import (
+    FinetunedModel,
+    annotate,
+    compare,
+    evaluate,
+    evaluate_masks,
+    export,
+    finetune,
+    predict,
+    report,
+)
+
+SMALL: dict[str, Any] = {"image_size": 16, "patch_size": 4, "width": 2, "batch_size": 4, "device": "cpu"}
+
+
+@pytest.fixture(autouse=True)
+def _silent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Any:
+    """A place of its own; a test in which something is printed fails."""
+    monkeypatch.setenv("AHM_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    yield
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.fixture
+def run() -> PretrainedRun:
+    return pretrain("phantom:40", algo="random", images=16, workers=1, out="runs/scans", **SMALL)
+
+
+@pytest.fixture
+def model() -> FinetunedModel:
+    given = {"image_size": 16, "width": 2, "batch_size": 2, "device": "cpu"}
+    return finetune("scratch", "phantom:40", labels=8, steps=2, augment="none", out="runs/lesions", **given)
+
+
+def write_scans(folder: str, count: int) -> None:
+    from PIL import Image
+
+    Path(folder).mkdir()
+    for number in range(count):
+        pixels = np.random.default_rng(number).integers(0, 256, (20 + number, 30, 3), np.uint8)
+        Image.fromarray(pixels).save(Path(folder, f"{number}.png"))
+
+
+def test_from_images_to_masks(run: PretrainedRun) -> None:
+    assert len(load_images("phantom:3", 16)) == 3
+    assert callable(make_agent)
+    given = {"steps": 2, "batch_size": 2, "augment": "none", "device": "cpu"}
+    model = finetune(run, "phantom:40", labels=8, out="runs/lesions", **given)
+    found = evaluate(model, "phantom:60:3")
+    text = found.table()
+    assert "phantom:60:3, test split: 6 images" in text
+    assert f"{found.measures['dice'].mean:.3f}" in text
+    write_scans("new_scans", 3)
+    sizes = [(one.name, one.mask.shape) for one in predict(model, ["new_scans"]) if one.mask is not None]
+    assert sizes == [("0.png", (20, 30)), ("1.png", (21, 30)), ("2.png", (22, 30))]
+
+
+def test_predictions_are_written_and_go_on(model: FinetunedModel) -> None:
+    write_scans("scans", 3)
+    found = predict(model, ["scans"], "found")
+    assert (found.total, found.before, found.done) == (3, 0, 0)
+    first = next(iter(found))  # a program may stop when it likes
+    assert first.name == "0.png"
+    Path("scans/3.png").write_bytes(b"no image")
+    found = predict(model.path, [Path("scans")], "found")
+    assert (found.total, found.before) == (4, 1)
+    assert [one.name for one in found] == ["1.png", "2.png"]
+    assert (found.done, found.refused, found.problems[0][0]) == (4, 1, "3.png")
+    with Path("found/predictions.csv").open(newline="") as file:
+        assert [row["image"] for row in csv.DictReader(file)] == ["0.png", "1.png", "2.png"]
+    assert Path("found/masks/2.png").exists()
+    with pytest.raises(RunError, match="holds predictions with another tta"):
+        predict(model, ["scans"], "found", tta=True)
+    with pytest.raises(ImageError, match="no such file"):
+        predict(model, ["nowhere"])
+
+
+def test_an_evaluation_has_numbers_a_table_and_a_page(model: FinetunedModel) -> None:
+    seen = list[tuple[int, int]]()
+    found = evaluate(model.path, "phantom:60:3", "all", progress=lambda done, total: seen.append((done, total)))
+    assert seen[-1] == (60, 60)
+    assert found.count == 60
+    assert json.loads(json.dumps(found.as_dict()))["dice"] == pytest.approx(found.measures["dice"].mean)
+    found.write_page(Path("page.html"))
+    assert "<html" in Path("page.html").read_text()[:500]
+    with pytest.raises(SettingsError, match="--split some is unknown"):
+        evaluate(model, "phantom:60:3", "some")
+    with pytest.raises(AHMError, match="nowhere"):
+        evaluate("nowhere", "phantom:60:3")
+
+
+def test_agents_are_evaluated_compared_and_reported(run: PretrainedRun) -> None:
+    masks = evaluate_masks(run)
+    assert masks.as_dict()["agent"] == "random"
+    assert 0.5 < masks.judgement.hardness < 2
+    assert report([run]) == run.path / "report.html"
+    assert report([run, run.path], "both.html").exists()
+    told = list[str]()
+    found = compare(["random"], "phantom:40", "cmp", seeds=1, jobs=1, images=16, tell=told.append, **SMALL)
+    assert not found.failed
+    assert any(line.startswith("done    random-0") for line in told)
+    assert "hardness" in found.table()
+    assert Path("cmp/report.html").exists()
+    assert report(["cmp"]) == Path("cmp/report.html")
+    with pytest.raises(RunError, match="make a page of each kind"):
+        report(["cmp", run])
+    with pytest.raises(RunError, match="holds an experiment with another --images"):
+        compare("random", "phantom:40", "cmp", seeds=1, images=20, **SMALL)
+    with pytest.raises(RunError, match="holds no run"):
+        evaluate_masks("cmp")
+
+
+def test_what_cannot_be_exported_or_annotated_is_raised(model: FinetunedModel) -> None:
+    with pytest.raises(SettingsError, match="needs a U-Net of width 64"):
+        export(model, "model.pth", "pytorch-unet")
+    with pytest.raises(SettingsError, match=r"must end in \.onnx"):
+        export(model, "labels.csv")
+    with pytest.raises(AHMError, match="nowhere"):
+        annotate("nowhere", "phantom:3", "out")
+    assert not Path("out").exists()
+
+
+def test_an_export_tells_how_exact_it_is(model: FinetunedModel) -> None:
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    found = export(model, "model.onnx")
+    assert found.path.stat().st_size > 1000
+    assert found.differences[0] < 1e-4
+    assert "InferenceSession" in "".join(found.usage)
