@@ -2,9 +2,10 @@
 
 import json
 import signal
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated
+
+import typer
 
 from ahm_env import SettingsError
 from ahm_env.console import ProgressBar, make_console, tell_bad_masks, tell_left_out
@@ -17,29 +18,32 @@ from downstream.prediction.prediction import OVERLAYS, PROBLEMS, RETURNED, predi
 from downstream.prediction.prediction_table import TABLE
 from downstream.sam.annotation import annotate
 
+FineTuned = Annotated[Path, typer.Option("--from", help="Directory that finetune wrote.")]
+TestTimeAugmentation = Annotated[bool, typer.Option("--tta", help="Average over mirror images.")]
+BurnedIn = Annotated[bool, typer.Option("--burned-in", help="Take in DICOM images with burned-in text.")]
+AnyDevice = Annotated[str, typer.Option(help="cpu, cuda, mps or auto.")]
+Precision = Annotated[str, typer.Option(help="fp32, bf16, or auto: bf16 where there are instructions for it.")]
+
 TOLD = 20  # problems on the console; all of them are in the file
 
 
 def evaluate_model(
-    model: Path,
-    data: str,
-    split: str,
-    out: Path | None,
-    page: Path | None,
-    pictures: Path | None,
-    **options: Any,
+    model: FineTuned,
+    data: Annotated[str, typer.Option(help="Labelled images: a folder, a .npz file, or phantom[:COUNT[:SEED]].")],
+    split: Annotated[str, typer.Option(help="train, val, test or all.")] = "test",
+    out: Annotated[Path | None, typer.Option(help="JSON file for the numbers.")] = None,
+    page: Annotated[Path | None, typer.Option(help="HTML file for all of it.")] = None,
+    pictures: Annotated[
+        Path | None, typer.Option(help="Directory for test.csv, and cases.png or confusion.png.")
+    ] = None,
+    tta: TestTimeAugmentation = False,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Go on without images that cannot be read.")] = False,
+    burned_in: BurnedIn = False,
+    device: AnyDevice = "auto",
+    precision: Precision = "auto",
 ) -> int:
-    """Evaluate a model, show how good it is, and write that where it is asked for; the exit status.
-
-    Args:
-        model: Directory of the model.
-        data: The source.
-        split: Of which images.
-        out: JSON file for the numbers.
-        page: HTML file for all of it.
-        pictures: Directory for a table of all images, and for a picture of the cases or of the confusion.
-        **options: Those of `evaluate`.
-    """
+    """Measure a fine-tuned model on labelled images: means with 95 % intervals over patients, at their own size."""
+    options = {"tta": tta, "skip_bad": skip_bad, "burned_in": burned_in, "device": device, "precision": precision}
     if out is not None:
         check_name(out, ".json")
     if page is not None:
@@ -48,7 +52,7 @@ def evaluate_model(
         raise SettingsError(f"--pictures {pictures} is a run, whose own test.csv would be lost; give another directory")
     console = make_console()
     with ProgressBar(console, "reading images") as progress:
-        found = evaluate(model, data, split, progress=progress, **options)
+        found = evaluate(model, data, split, progress=progress, **options)  # type: ignore[arg-type]
     tell_left_out(console, found.images)
     tell_bad_masks(console, found.bad_masks)
     for line in (found.table(), *found.remarks):
@@ -69,21 +73,32 @@ def evaluate_model(
     return 0
 
 
-def predict_images(model: Path, paths: Sequence[Path], out: Path, *, overlays: bool, **options: Any) -> int:
-    """Predict images into a directory, or go on with that.
+def predict_images(
+    model: FineTuned,
+    paths: Annotated[list[Path], typer.Argument(help="Images, NIfTI volumes, DICOM files, and folders of these.")],
+    out: Annotated[Path, typer.Option(help="Directory for predictions.csv, masks/ and overlays/.")],
+    tta: TestTimeAugmentation = False,
+    overlays: Annotated[bool, typer.Option(help="Draw what was found on the images.")] = True,
+    burned_in: BurnedIn = False,
+    device: AnyDevice = "auto",
+    precision: Precision = "auto",
+) -> int:
+    """Find masks, at the size of the images, or classes for images without labels.
 
-    Args:
-        model: Directory of the model.
-        paths: The images.
-        out: The directory.
-        overlays: Draw what was found on the images; of segmentation.
-        **options: Those of `predict`.
-
-    Returns:
-        The exit status: 0, 1 where an image could not be used, or 128 + the signal that ended it.
+    The same command goes on where it was. Ends with status 1 where images could not be used, see problems.csv.
     """
     console, interruption = make_console(), Interruption()
-    found = predict(model, paths, out, overlays=overlays, stopped=lambda: interruption.signal is not None, **options)
+    found = predict(
+        model,
+        paths,
+        out,
+        overlays=overlays,
+        tta=tta,
+        burned_in=burned_in,
+        device=device,
+        precision=precision,
+        stopped=lambda: interruption.signal is not None,
+    )
     for note in found.notes:
         console.print(f"note         {note}", markup=False)
     task, where = found.card.task, found.device
@@ -121,8 +136,22 @@ def predict_images(model: Path, paths: Sequence[Path], out: Path, *, overlays: b
     return 1 if found.problems else 0
 
 
-def annotate_images(sam: Path, data: str, out: Path, prompt: str, split: str, device: str) -> int:
-    """Let Segment Anything draw masks, or go on with that; the exit status: 0, or 1 where something was skipped."""
+def annotate_images(
+    sam: Annotated[Path, typer.Option(help="Directory with config.json and model.safetensors of a SAM.")],
+    data: Annotated[
+        str, typer.Option(help="Images: a folder, a file (.npz, .nii.gz, DICOM), or phantom[:COUNT[:SEED]].")
+    ],
+    out: Annotated[Path, typer.Option(help="Directory of the labelled source that comes of it.")],
+    prompt: Annotated[
+        str, typer.Option(help="center, box, grid, or a CSV file of points: image,x,y[,label] in pixels.")
+    ] = "center",
+    split: Annotated[str, typer.Option(help="train, val, test or all.")] = "all",
+    device: AnyDevice = "auto",
+) -> int:
+    """Let Segment Anything draw masks, for training; where the source has masks, measure its own against them.
+
+    The same command goes on where it was. Ends with status 1 where images were skipped.
+    """
     console = make_console()
     console.print("Ctrl-C stops; the same command goes on where it was.")
     with ProgressBar(console, "segmenting") as progress:
@@ -144,8 +173,16 @@ def annotate_images(sam: Path, data: str, out: Path, prompt: str, split: str, de
     return 1 if count else 0
 
 
-def export_model(source: Path, form: str, out: Path) -> int:
-    """Export a network, and say how exact the file is and how to use it; the exit status, 0."""
+def export_model(
+    source: Annotated[
+        Path, typer.Option("--from", help="Directory that finetune wrote; or train-agent, for pytorch-unet.")
+    ],
+    out: Annotated[Path, typer.Option(help="File to write.")],
+    form: Annotated[
+        str, typer.Option("--format", help="onnx, or pytorch-unet: a .pth for milesial/Pytorch-UNet.")
+    ] = "onnx",
+) -> int:
+    """Write a trained network for other programs, after checking that it computes the same there."""
     found = export(source, out, form)
     console = make_console()
     size = f"{found.path}: {found.path.stat().st_size / 1e6:,.1f} MB"

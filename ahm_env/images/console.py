@@ -8,7 +8,9 @@ import shlex
 import sys
 from collections import Counter
 from pathlib import Path
+from typing import Annotated
 
+import typer
 from rich.markup import escape
 from rich.table import Table
 
@@ -27,22 +29,27 @@ from ahm_env.images.splitting import split_source
 
 ALIKE = 5  # problems that are shown where there are more of the same kind
 
+Data = Annotated[str, typer.Argument(help="A folder, a file (.npz, .nii.gz, DICOM), or phantom[:COUNT[:SEED]].")]
+Window = Annotated[
+    str | None,
+    typer.Option(help="Window of CT: lung, bone, brain, soft, or CENTRE,WIDTH.", show_default="the file's own"),
+]
+Axis = Annotated[str, typer.Option(help="Slices of volumes: sagittal, coronal or axial.")]
+BurnedIn = Annotated[
+    bool,
+    typer.Option("--burned-in", help="Take in DICOM images that say that text, a name perhaps, is burned into them."),
+]
+SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Go on without images that cannot be read.")]
+
 
 def check_data(
-    source: str, window: str | None = None, axis: str = "axial", burned_in: bool = False, every: bool = False
+    source: Data,
+    window: Window = None,
+    axis: Axis = "axial",
+    burned_in: BurnedIn = False,
+    every: Annotated[bool, typer.Option("--all", help="Show all of many problems that are alike.")] = False,
 ) -> int:
-    """Show what is in a source of images, and everything that is wrong with it.
-
-    Args:
-        source: As for `load_images`.
-        window: As for `load_images`.
-        axis: As for `load_images`.
-        burned_in: As for `load_images`.
-        every: Show all problems, also of many that are alike.
-
-    Returns:
-        The exit status: 0, or 2 where there are problems.
-    """
+    """Print counts, sizes, classes and splits, and problems with their files; if there is one, end with status 2."""
     console = make_console()
     with ProgressBar(console, "reading images") as report_progress:
         report = check_source(source, report_progress, PixelSettings(window=window, axis=axis, burned_in=burned_in))
@@ -89,16 +96,19 @@ def _kind(problem: str) -> str:
 
 
 def split_data(
-    source: str, shares: dict[str, float], stratify: str | None, seed: int, again: bool, skip_bad: bool
+    source: Annotated[str, typer.Argument(help="A folder.")],
+    train: Annotated[float, typer.Option(help="Share of the images to train on.")] = 0.7,
+    val: Annotated[float, typer.Option(help="Share for validation.")] = 0.1,
+    test: Annotated[float, typer.Option(help="Share for the test.")] = 0.2,
+    stratify: Annotated[str | None, typer.Option(help="label: every split gets its share of each class.")] = None,
+    seed: Annotated[int, typer.Option(help="Random seed of the draw.")] = 0,
+    again: Annotated[
+        bool, typer.Option("--again", help="Replace the splits that are there; the old table is kept.")
+    ] = False,
+    skip_bad: SkipBad = False,
 ) -> int:
-    """Draw splits, write them into `labels.csv`, and show how many images each has.
-
-    Returns:
-        The exit status.
-
-    Raises:
-        AHMError: Anything that the user can mend.
-    """
+    """Draw splits that keep each patient on one side, and write them into the folder's labels.csv."""
+    shares = {"train": train, "val": val, "test": test}
     console = make_console()
     with ProgressBar(console, "reading images") as report_progress:
         counts = split_source(source, shares, stratify, seed, again, skip_bad, report_progress)
@@ -108,33 +118,16 @@ def split_data(
 
 
 def show_data(
-    source: str,
-    out: Path = Path("contact-sheet.png"),
-    count: int = 24,
-    seed: int = 0,
-    window: str | None = None,
-    axis: str = "axial",
-    burned_in: bool = False,
-    skip_bad: bool = False,
+    source: Data,
+    out: Annotated[Path, typer.Option(help="PNG to write.")] = Path("contact-sheet.png"),
+    count: Annotated[int, typer.Option(help="Number of images on it.", min=1)] = 24,
+    seed: Annotated[int, typer.Option(help="Random seed by which images are chosen.", min=0)] = 0,
+    window: Window = None,
+    axis: Axis = "axial",
+    burned_in: BurnedIn = False,
+    skip_bad: SkipBad = False,
 ) -> int:
-    """Draw a fair sample of a source, with masks, names and classes, as a picture.
-
-    Args:
-        source: As for `load_images`.
-        out: The picture, a .png.
-        count: Images wanted.
-        seed: Decides which.
-        window: As for `load_images`.
-        axis: As for `load_images`.
-        burned_in: As for `load_images`.
-        skip_bad: As for `load_images`.
-
-    Returns:
-        The exit status.
-
-    Raises:
-        AHMError: Anything that the user can mend.
-    """
+    """Make a contact sheet: a fair sample of the images, with the contours of their masks."""
     check_name(out, ".png")
     if count < 1:
         raise SettingsError(f"--count {count}: too few; give 1 or more")
@@ -158,15 +151,12 @@ def show_data(
     return 0
 
 
-def import_into(name: str, source: Path, out: Path) -> int:
-    """Bring a public data set into the layout of a folder, and say what to do next.
-
-    Returns:
-        The exit status.
-
-    Raises:
-        AHMError: Anything that the user can mend.
-    """
+def import_into(
+    name: Annotated[str, typer.Argument(help="isic2018, busi, lgg, medmnist or medsegbench.")],
+    source: Annotated[Path, typer.Argument(help="The data set as it is distributed: a folder, or a .npz file.")],
+    out: Annotated[Path, typer.Option(help="Folder to write.")],
+) -> int:
+    """Turn a public data set into a folder of images, masks and labels.csv."""
     console = make_console()
     with ProgressBar(console, "reading images") as report_progress:
         made = import_data(name, source, out, report_progress)
@@ -194,15 +184,11 @@ def _told(counts: Counter[str]) -> str:
     return ", ".join(f"{name} {count:,}" for name, count in counts.items())
 
 
-def find_file(source: str, name: str | None) -> int:
-    """Print the file behind a pseudonym, and nothing else; or, as CSV, all pseudonyms and their files.
-
-    Returns:
-        The exit status.
-
-    Raises:
-        AHMError: Not a source of DICOM or NIfTI files, or there is none of that name.
-    """
+def find_file(
+    source: Annotated[str, typer.Argument(help="DICOM or NIfTI files.")],
+    name: Annotated[str | None, typer.Argument(help="The name under which an image is shown; by default all.")] = None,
+) -> int:
+    """Print which file it is that is shown under a pseudonym; or, as CSV, all pseudonyms and their files."""
     found = find_source(source, PixelSettings(burned_in=True))
     if not isinstance(found, Dicom | Nifti):
         raise SettingsError(f"{source}: its images are shown by their own names; pseudonyms are for DICOM and NIfTI")

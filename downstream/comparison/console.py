@@ -1,7 +1,7 @@
 """What a person sees of comparisons, evaluations of masks, and reports."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,6 +20,7 @@ from downstream.evaluation.tables import as_text
 
 LINE_SECONDS = 600.0  # between two lines about progress, outside a terminal
 
+Runs = Annotated[list[Path], typer.Argument(help="Directories that train-agent or compare-agents wrote.")]
 # not settings of an experiment: it has seeds, algos and a judge of its own, and its trials one worker each
 OWN = frozenset(("algo", "seed", "workers", "judge", "agent_learning_rate"))
 
@@ -69,9 +70,21 @@ def compare_agents(
     return 1 if found.failed else 0
 
 
-def evaluate_agents(paths: Sequence[Path], unet: Path | None, data: str | None, out: Path | None) -> int:
-    """Evaluate the masks of runs' agents, and show how they did; the exit status, 0."""
-    found = [evaluate_masks(path, unet, data).as_dict() for path in paths]
+def evaluate_agents(
+    runs: Runs,
+    unet: Annotated[
+        Path | None, typer.Option(help="File of the U-Net on which they are judged.", show_default="each run's own")
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="Images: their test split, else val, else held out.", show_default="each run's held-out ones"
+        ),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="JSON file for the numbers.")] = None,
+) -> int:
+    """Judge the agents of runs: how hard their masks are, how varied, and how much of the lesion they hide."""
+    found = [evaluate_masks(path, unet, data).as_dict() for path in runs]
     headings = "run", "agent", "hardness", "loss", "hidden, least – most", "differ: images – draws", "lesion – rest"
     rows = [
         (
@@ -91,7 +104,12 @@ def evaluate_agents(paths: Sequence[Path], unet: Path | None, data: str | None, 
     return 0
 
 
-def report_runs(paths: Sequence[Path], out: Path | None) -> int:
-    """Write the page of runs, or of experiments; the exit status, 0."""
-    make_console().print(f"page         {report(paths, out)}", markup=False)
+def report_runs(
+    runs: Runs,
+    out: Annotated[
+        Path | None, typer.Option(help="The page.", show_default="RUN/report.html, of several runs report.html")
+    ] = None,
+) -> int:
+    """Make one self-contained page of runs or experiments: tables, curves, and how masks evolved."""
+    make_console().print(f"page         {report(runs, out)}", markup=False)
     return 0
