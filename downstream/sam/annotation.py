@@ -182,6 +182,7 @@ def _annotate(
                 score = score_mask(sample.mask != 0, mask)
                 dices.append(score.dice)
                 add_score((name, SPLITS[sample.split], *(f"{value:.6g}" for value in astuple(score))))
+        progress(catalogue.count, catalogue.count)
         if not found.done:
             raise ImageError(f"{labelled.path}: no image could be annotated (--split {split}); see `ahm data check`")
     found.made, found.scored = len(overlaps), len(dices)
