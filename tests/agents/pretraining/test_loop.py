@@ -93,21 +93,22 @@ def test_one_worker_with_the_same_seed_gives_identical_weights(tmp_path, images,
     assert timeless(tmp_path / "a") == timeless(tmp_path / "b")
 
 
-@pytest.mark.slow
-def test_another_seed_gives_other_weights(tmp_path, images):
-    train(tmp_path / "a", images)
-    train(tmp_path / "b", images, seed=1)
-    a, b = checkpoint(tmp_path / "a"), checkpoint(tmp_path / "b")
-    name = "reconstructor/unet.outc.conv.weight"
-    assert not torch.equal(a[name], b[name])
-
-
 @pytest.fixture
 def few_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     """Little is measured, and a checkpoint written wherever it may be: these tests ask for other things."""
     monkeypatch.setattr(runs, "CHECKPOINT_SECONDS", 0.0)
     for name, value in {"ROWS": 4, "PAIRS": (4, 4), "FINAL_PAIRS": (8, 8)}.items():
         monkeypatch.setattr(pretraining, name, value)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("few_rows")
+def test_another_seed_gives_other_weights(tmp_path, images):
+    train(tmp_path / "a", images)
+    train(tmp_path / "b", images, seed=1)
+    a, b = checkpoint(tmp_path / "a"), checkpoint(tmp_path / "b")
+    name = "reconstructor/unet.outc.conv.weight"
+    assert not torch.equal(a[name], b[name])
 
 
 @pytest.fixture(scope="module")
