@@ -25,13 +25,13 @@ def main() -> None:
 def predicting() -> None:
     """Segment 1,000 and 10,000 files with a small model."""
     from ahm_env.images.opencv import cv2
-    from downstream.models.model import MODEL_FILE, Card, Model
+    from downstream.models.model import MODEL_FILE, Model, ModelSpec
 
     table = Table("files", "RssAnon, MB")
     figures = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        card = Card(
+        spec = ModelSpec(
             "segmentation",
             "unet",
             ("background", "foreground"),
@@ -45,7 +45,7 @@ def predicting() -> None:
             "batch",
             False,
         )
-        Model.create(card, 0).save(folder / "tuned" / MODEL_FILE)
+        Model.create(spec, 0).save(folder / "tuned" / MODEL_FILE)
         generator = np.random.default_rng(0)
         for count in (1_000, 10_000):
             images = folder / f"scans-{count}"

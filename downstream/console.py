@@ -101,7 +101,7 @@ def predict_images(
     )
     for note in found.notes:
         console.print(f"note         {note}", markup=False)
-    task, where = found.card.task, found.device
+    task, where = found.spec.task, found.device
     console.print(
         f"{task} with {model}: {found.total - found.before:,} images to predict, {found.before:,} done before; {where}",
         markup=False,

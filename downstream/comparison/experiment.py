@@ -21,7 +21,7 @@ from downstream.comparison.results import MASKING, RESULTS, SCRATCH, Row, write_
 from downstream.comparison.trials import FinetuneTrial, PretrainTrial, Trial
 from downstream.finetuning.labelled import Split, check_classes, only_labelled
 from downstream.finetuning.settings import FinetuneSettings
-from downstream.models.model import Start
+from downstream.models.model import PretrainedWeights
 
 ABOUT = "experiment.json"
 REFERENCE_SEED = 1_000_000  # no seed of an experiment, so that no agent's own U-Net is the reference
@@ -163,7 +163,7 @@ class Experiment:
             ImageError: There are no masks or labels, or there is no image to test on.
         """
         for trial in {(one.task, one.labels, one.draw): one for one in self.finetuning}.values():
-            settings = FinetuneSettings.make(Start(SCRATCH, None, None, {}), **trial.given)
+            settings = FinetuneSettings.make(PretrainedWeights(SCRATCH, None, None, {}), **trial.given)
             known = only_labelled(settings, images)
             split = Split.make(settings, known)
             if trial.task == "classification":

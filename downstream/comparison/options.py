@@ -12,8 +12,8 @@ from ahm_env import SettingsError
 from ahm_env.runs.flags import Flag, value_of
 from downstream.comparison.results import SCRATCH
 from downstream.finetuning.mean_teacher import OWN
-from downstream.finetuning.settings import FinetuneSettings, Recipe
-from downstream.models.model import TASKS, Start
+from downstream.finetuning.settings import FinetuneSettings, TrainConfig
+from downstream.models.model import TASKS, PretrainedWeights
 
 ALL, FEW = "all", "Few labels"
 FIXED = {"seed", "algo", "data", "judge", "workers", "device", "skip_bad", "agent"}  # of all agents alike
@@ -195,7 +195,7 @@ class Downstream:
         Raises:
             SettingsError: One is out of range.
         """
-        return FinetuneSettings.make(Start(SCRATCH, None, None, {}), **self.given(arm))
+        return FinetuneSettings.make(PretrainedWeights(SCRATCH, None, None, {}), **self.given(arm))
 
 
 def count_name(count: int | None) -> str:
@@ -210,7 +210,7 @@ def finetune_setting(text: str, flag: str) -> tuple[str, Any]:
         SettingsError: It is misspelt.
     """
     key, equals, written = text.partition("=")
-    names = ({field.name for field in fields(Recipe)} | {"transfer", "select", "flips"}) - {"unlabelled"}
+    names = ({field.name for field in fields(TrainConfig)} | {"transfer", "select", "flips"}) - {"unlabelled"}
     if not equals or key not in names:
         raise SettingsError(f"{flag} {text} is not KEY=VALUE with a KEY among {', '.join(sorted(names))}")
     value, kind = value_of(written), type(getattr(FinetuneSettings, key))

@@ -97,4 +97,4 @@ def assess_classifier(model: Model, images: ImageSet, indices: Ints, flips: bool
     truth, patients = images.labels(indices), images.patients(indices)
     names = [images.names[index] for index in indices]
     scores = score_labels(truth, probabilities)
-    return ClassificationAssessment(model.card.classes, names, patients, truth, probabilities, scores)
+    return ClassificationAssessment(model.spec.classes, names, patients, truth, probabilities, scores)

@@ -39,7 +39,7 @@ class Cropped:
 
     def fingerprint(self) -> str:
         """That of the images, and the weights of the segmenter."""
-        digest = hashlib.sha256(repr(self._segmenter.card).encode())
+        digest = hashlib.sha256(repr(self._segmenter.spec).encode())
         for tensor in self._segmenter.network.state_dict().values():
             digest.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
         return f"{self.kind} {MARGIN} {SMALLEST} {digest.hexdigest()} {self._source.fingerprint()}"
@@ -87,7 +87,7 @@ def load_segmenter(path: Path, device: str | torch.device = "cpu", precision: st
         CheckpointError: It holds none, or it is damaged.
     """
     model = Model.load(path, device, precision)
-    if model.card.task != "segmentation":
+    if model.spec.task != "segmentation":
         raise CheckpointError(f"{path}: holds a classifier, not a segmenter; give one of --task segmentation")
     return model
 
@@ -106,4 +106,4 @@ def load_tuned(path: Path, device: str | torch.device, precision: str = "auto") 
     model = Model.load(path, device, precision)
     directory = path if path.is_dir() else path.parent
     segmenter = directory / SEGMENTER_FILE
-    return model, load_segmenter(segmenter, model.device, precision) if model.card.cropped else None
+    return model, load_segmenter(segmenter, model.device, precision) if model.spec.cropped else None

@@ -24,7 +24,7 @@ from downstream.evaluation.segmentation import SegmentationAssessment, assess_se
 from downstream.evaluation.statistics import Interval
 from downstream.evaluation.tables import as_text
 from downstream.evaluation.tested import usable
-from downstream.models.model import Card
+from downstream.models.model import ModelSpec
 
 DRAWS = 1000  # of the bootstrap: AUROC takes a millisecond
 FEW = 10  # patients
@@ -130,18 +130,18 @@ def evaluate(
     check_split(split)
     path, data = path_of(model), str(data)
     tuned, segmenter = load_tuned(path, device, precision)
-    card = tuned.card
-    pixels = replace(card.pixels, burned_in=burned_in)
+    spec = tuned.spec
+    pixels = replace(spec.pixels, burned_in=burned_in)
     source = data if segmenter is None else Cropped(find_source(data, pixels), segmenter, data)
     whole = load_images(source, skip_bad=skip_bad, progress=progress, masks=False, **asdict(pixels))
-    indices = of_split(whole, card.task, split)
+    indices = of_split(whole, spec.task, split)
     assess: Callable[..., SegmentationAssessment | ClassificationAssessment]
-    if card.task == "classification":
-        check_classes(whole, indices, card)
-        images, assess = annotated(whole, indices, card.classes, masks=False), assess_classifier
+    if spec.task == "classification":
+        check_classes(whole, indices, spec)
+        images, assess = annotated(whole, indices, spec.classes, masks=False), assess_classifier
     else:
         images, assess = annotated(whole, indices, skip_bad=skip_bad), assess_segmenter
-        indices = of_split(images, card.task, split)
+        indices = of_split(images, spec.task, split)
     patients = grouped(images.patients(indices))
     assessed = assess(tuned, images, indices, tta)
     found = with_intervals(assessed.measures(), patients, DRAWS)
@@ -176,16 +176,16 @@ def of_split(images: ImageSet, task: str, split: str) -> Ints:
     raise ImageError(f"{images.source}: {where} has a {what}; {remedy}")
 
 
-def check_classes(images: ImageSet, indices: Ints, card: Card) -> None:
+def check_classes(images: ImageSet, indices: Ints, spec: ModelSpec) -> None:
     """The classes of the images must be those of the classifier, or some of them.
 
     Raises:
         SettingsError: One is unknown to it.
     """
     found = {images.classes[number] for number in images.labels(indices).tolist()}
-    if unknown := sorted(found - set(card.classes)):
+    if unknown := sorted(found - set(spec.classes)):
         raise SettingsError(
-            f"{images.source}: its classes are not those of the model ({', '.join(card.classes)}); unknown: "
+            f"{images.source}: its classes are not those of the model ({', '.join(spec.classes)}); unknown: "
             f"{', '.join(unknown)}; rename them in labels.csv, or evaluate on a source that has these"
         )
 

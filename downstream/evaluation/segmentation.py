@@ -87,14 +87,14 @@ def segment(model: Model, samples: Iterable[Sample], flips: bool = False) -> Ite
         squares = np.stack([_square(sample, model) for sample in some])
         for sample, maps in zip(some, model.probabilities(squares, flips), strict=True):
             height, width = sample.image.shape[:2]
-            wide = to_original(maps, height, width, model.card)
+            wide = to_original(maps, height, width, model.spec)
             yield Segmented(sample, wide.argmax(0).astype(np.uint8), wide.mean((1, 2)))
 
 
 def _square(sample: Sample, model: Model) -> npt.NDArray[np.uint8]:
     """What the model sees of an image."""
     try:
-        return to_square(sample.image, model.card)
+        return to_square(sample.image, model.spec)
     except ImageError as error:
         raise ImageError(f"{sample.path}: {error}") from None
 
@@ -111,16 +111,16 @@ def evaluate(model: Model, images: ImageSet, indices: Ints, flips: bool = False)
     Raises:
         ImageError: There are no masks, or one holds a number that the model does not know.
     """
-    card = model.card
+    spec = model.spec
     for found in segment(model, originals(images, indices), flips):
-        truth = class_numbers(found.sample, card.values)
-        scores = score_classes(truth, found.mask, range(1, len(card.values)))
+        truth = class_numbers(found.sample, spec.values)
+        scores = score_classes(truth, found.mask, range(1, len(spec.values)))
         yield (
             found,
             Score(
                 found.sample.name,
-                {card.classes[number]: one for number, one in scores.items()},
-                {card.classes[number]: Overlap.of(truth == number, found.mask == number) for number in scores},
+                {spec.classes[number]: one for number, one in scores.items()},
+                {spec.classes[number]: Overlap.of(truth == number, found.mask == number) for number in scores},
             ),
         )
 
@@ -245,7 +245,7 @@ class SegmentationAssessment:
 
         def case(position: int) -> Case:
             segmented, score = found[position]
-            truth = class_numbers(segmented.sample, self.model.card.values)
+            truth = class_numbers(segmented.sample, self.model.spec.values)
             return Case(f"{score.image}   Dice {score.mean('dice'):.3f}", segmented.sample.image, truth, segmented.mask)
 
         return tuple((heading, tuple(case(int(one)) for one in some)) for heading, some in rows.items())

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ahm_env import CheckpointError, SettingsError, Standardisation, UNet
 from ahm_env.files import Saved, atomic, check_name, first_line, path_of
 from downstream.exporters.fold_normalization import fold, fold_differences
-from downstream.models.model import MODEL_FILE, Model, Start
+from downstream.models.model import MODEL_FILE, Model, PretrainedWeights
 
 FORMATS = {"onnx": ".onnx", "pytorch-unet": ".pth"}  # and how their files end
 TOLERANCE = 1e-4
@@ -39,7 +39,7 @@ class WholeModel(nn.Module):
     def __init__(self, model: Model) -> None:
         super().__init__()
         self.network = model.network
-        mean, deviation = Standardisation(model.card.mean, model.card.deviation).tensors(model.device)
+        mean, deviation = Standardisation(model.spec.mean, model.spec.deviation).tensors(model.device)
         self.register_buffer("mean", mean)
         self.register_buffer("deviation", deviation)
 
@@ -52,7 +52,7 @@ def export_onnx(model: Model, out: Path) -> float:
     """Write a fine-tuned model as one ONNX file, after onnxruntime has shown that it computes the same.
 
     Input `images`: `(B, C, S, S)` float32 in 0..255, any B. Output `probabilities`: `(B, K, S, S)` of segmentation,
-    `(B, K)` of classification. The card is JSON under the key `card` of the file's metadata.
+    `(B, K)` of classification. The card is JSON under the key `spec` of the file's metadata.
 
     Args:
         model: On the CPU.
@@ -173,10 +173,10 @@ def export(source: str | Path | Saved, out: str | Path, form: str = "onnx") -> E
 
 
 def _export_model(model: Model, form: str, out: Path) -> Exported:
-    card = model.card
+    spec = model.spec
     if form == "onnx":
         difference = export_onnx(model, out)
-        images = f"(B, {card.channels}, {card.image_size}, {card.image_size})"
+        images = f"(B, {spec.channels}, {spec.image_size}, {spec.image_size})"
         lines = (
             f"Use it with images {images} float32 in 0..255:",
             f"  session = onnxruntime.InferenceSession({str(out)!r})",
@@ -189,12 +189,12 @@ def _export_model(model: Model, form: str, out: Path) -> Exported:
         raise SettingsError(
             "--format pytorch-unet is for segmentation, but this model classifies; export it with --format onnx"
         )
-    unet, standardisation = model.network, Standardisation(card.mean, card.deviation)
-    differences = export_pytorch_unet(unet, standardisation, card.values, card.image_size, out)
-    grey = ["  (with UNet(n_channels=1, …) in predict.py: this model's images are grey)"] if card.channels == 1 else []
-    bilinear = " --bilinear" if card.bilinear else ""
+    unet, standardisation = model.network, Standardisation(spec.mean, spec.deviation)
+    differences = export_pytorch_unet(unet, standardisation, spec.values, spec.image_size, out)
+    grey = ["  (with UNet(n_channels=1, …) in predict.py: this model's images are grey)"] if spec.channels == 1 else []
+    bilinear = " --bilinear" if spec.bilinear else ""
     usage = (
-        f"Use it in Pytorch-UNet, on images of {card.image_size} x {card.image_size} pixels:",
+        f"Use it in Pytorch-UNet, on images of {spec.image_size} x {spec.image_size} pixels:",
         f"  python predict.py --model {out} --classes {unet.n_classes}{bilinear} --scale 1 --input IMAGE --output MASK",
         *grey,
     )
@@ -207,7 +207,7 @@ def _export_pretrained(run: Path, form: str, out: Path) -> Exported:
             f"{run}: a pretrained U-Net reconstructs images and finds nothing in them; fine-tune it with `ahm finetune "
             f"--from {run}` and export that, or export this one with --format pytorch-unet"
         )
-    start = Start.find(str(run))
+    start = PretrainedWeights.find(str(run))
     if start.unet is None or start.standardisation is None:
         raise CheckpointError(
             f"{run}: its U-Net comes without the mean and deviation of its images; use a run that `ahm` wrote"
@@ -234,8 +234,8 @@ def _accuracy(differences: tuple[float, float], of: str) -> str:
 
 def _trace(model: Model) -> bytes:
     """The model as ONNX; without what the exporter tells about this machine's files."""
-    card = model.card
-    example = torch.zeros(2, card.channels, card.image_size, card.image_size)
+    spec = model.spec
+    example = torch.zeros(2, spec.channels, spec.image_size, spec.image_size)
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)  # it warns that torchvision is missing, which is not needed
@@ -258,7 +258,7 @@ def _trace(model: Model) -> bytes:
     graph = proto.graph
     for part in (graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
         del part.metadata_props[:]  # stack traces, with the paths of source files
-    proto.metadata_props.add(key="card", value=json.dumps(asdict(card)))
+    proto.metadata_props.add(key="spec", value=json.dumps(asdict(spec)))
     return bytes(proto.SerializeToString())
 
 
@@ -267,7 +267,7 @@ def _onnx_difference(model: Model, path: Path) -> float:
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     differences = []
     for count in (1, 3):
-        images = _random_images(count, model.card.channels, model.card.image_size)
+        images = _random_images(count, model.spec.channels, model.spec.image_size)
         found = session.run(["probabilities"], {"images": images.astype(np.float32)})[0]
         differences.append(np.abs(found - model.probabilities(images)).max())
     return float(np.max(differences))

@@ -18,7 +18,7 @@ from downstream.finetuning.labelled import only_labelled
 from downstream.finetuning.mean_teacher import OWN
 from downstream.finetuning.run import FinetuneDirectory, Finetuning
 from downstream.finetuning.settings import FinetuneSettings
-from downstream.models.model import Model, Start
+from downstream.models.model import Model, PretrainedWeights
 
 Load = Callable[[FinetuneSettings, Source | None], ImageSet]
 
@@ -111,9 +111,9 @@ def open_run(
     if resume:
         asked = FinetuneSettings.asked(preset, {**given, "start": start})
         directory, settings = FinetuneDirectory.resume(out, asked)
-        found = Start.find(settings.start)
+        found = PretrainedWeights.find(settings.start)
     else:
-        found = Start.find(start or "scratch")
+        found = PretrainedWeights.find(start or "scratch")
         settings = FinetuneSettings.make(found, preset, **given).on_this_machine()
         directory = FinetuneDirectory.claim(out, settings.task, settings)
     images = _load(settings, settings.data, load)

@@ -97,7 +97,7 @@ class MeanTeacher:
         seed: int,
     ) -> None:
         self.model, self.average, self.unlabelled, self.settings, self.seed = model, average, unlabelled, settings, seed
-        self._segments = model.card.task == "segmentation"
+        self._segments = model.spec.task == "segmentation"
         self._turn = Augmentation("shape")
         strong = strong_kind(settings.strong, unlabelled.images, unlabelled.indices)
         self._recolour = Augmentation("recolour", strong)

@@ -22,7 +22,7 @@ from downstream.finetuning.labelled import Split, check_classes, check_values, c
 from downstream.finetuning.mixing import draw_mixing
 from downstream.finetuning.settings import FinetuneSettings
 from downstream.finetuning.training import Trainer
-from downstream.models.model import MODEL_FILE, Card, Model, Start
+from downstream.models.model import MODEL_FILE, Model, ModelSpec, PretrainedWeights
 from downstream.models.vgg import VGG16
 
 ROWS = 20
@@ -65,23 +65,23 @@ class Finetuning(Run[FinetuneSettings, dict[str, Any]]):
         settings: FinetuneSettings,
         images: ImageSet,
         directory: FinetuneDirectory,
-        start: Start,
+        start: PretrainedWeights,
         unlabelled: ImageSet | None = None,
     ) -> None:
         super().__init__(settings, directory)
         self.images = images = only_labelled(settings, images)
         self._assess = assess_segmenter if settings.task == "segmentation" else assess_classifier
         self.split = Split.make(settings, images)
-        card = make_card(settings, images, self.split, start)
-        self.model = Model.create(card, settings.seed, settings.device, settings.precision)
+        spec = make_spec(settings, images, self.split, start)
+        self.model = Model.create(spec, settings.seed, settings.device, settings.precision)
         network = self.model.network
         if settings.weights is not None and isinstance(network, VGG16):
             network.features.load_published(Path(settings.weights))
         start.transfer(self.model, settings.transfer == "encoder")
         if settings.task == "classification":
-            check_classes(images, self.split.learn, self.model.card.classes)
+            check_classes(images, self.split.learn, self.model.spec.classes)
         elif self.split.test.size:
-            check_values(images, self.split.test, self.model.card.values)
+            check_values(images, self.split.test, self.model.spec.values)
         self.unlabelled = choose_unlabelled(settings, images, self.split, unlabelled)
         self.trainer = Trainer(self.model, images, self.split.learn, settings, settings.seed, self.unlabelled)
         self._best: tuple[float, dict[str, Tensor]] = (-1.0, {})
@@ -155,7 +155,7 @@ class Finetuning(Run[FinetuneSettings, dict[str, Any]]):
         """How good the state is on the images set aside for that, NaN where there are none; the best is kept."""
         if not self.split.select.size:
             return nan
-        candidate = Model.create(self.model.card, 0, self.model.device, self.model.precision)
+        candidate = Model.create(self.model.spec, 0, self.model.device, self.model.precision)
         candidate.network.load_state_dict(self.trainer.result())
         summary = self._assess(candidate, self.images, self.split.select).summary
         value = float(summary["dice" if self.settings.task == "segmentation" else "balanced_accuracy"])
@@ -171,7 +171,7 @@ class Finetuning(Run[FinetuneSettings, dict[str, Any]]):
         last, rows = max(trainer.joined, trainer.step - 1), {}
         for step, weights in ((trainer.joined, trainer.average_at_join()), (last, trainer.average)):
             rows[f"step {step + 1:,}"] = trainer.teacher.batch(step - trainer.joined, weights)
-        save_picture(self.directory.path / MIXING_FILE, draw_mixing(rows, self.model.card.classes))
+        save_picture(self.directory.path / MIXING_FILE, draw_mixing(rows, self.model.spec.classes))
 
     def _test(self) -> dict[str, Any]:
         """Test once, and write every file that tells about it."""
@@ -206,7 +206,7 @@ class Finetuning(Run[FinetuneSettings, dict[str, Any]]):
         self._at_join = (about["best_at_join"], checkpoint.part("best_at_join")), about["sums_at_join"]
 
 
-def make_card(settings: FinetuneSettings, images: ImageSet, split: Split, start: Start) -> Card:
+def make_spec(settings: FinetuneSettings, images: ImageSet, split: Split, start: PretrainedWeights) -> ModelSpec:
     """What the model of a run is; its classes are those of the labelled images, or those that were named.
 
     Raises:
@@ -237,7 +237,7 @@ def make_card(settings: FinetuneSettings, images: ImageSet, split: Split, start:
     else:
         mean, deviation = (tuple(numbers.tolist()) for numbers in images.standardisation(train))
     is_unet = settings.model == "unet"
-    return Card(
+    return ModelSpec(
         task=settings.task,
         model=settings.model,
         classes=tuple(names),

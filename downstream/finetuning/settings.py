@@ -11,7 +11,7 @@ from ahm_env.runs.flags import Flag
 from ahm_env.runs.settings import ImageSettings
 from downstream.finetuning.augmentation import Augmentation
 from downstream.finetuning.mean_teacher import UnlabelledSettings
-from downstream.models.model import MODELS, TASKS, Start
+from downstream.models.model import MODELS, TASKS, PretrainedWeights
 
 SCHEDULES = ("cosine", "steps")
 LEARNING, MODEL = "Learning", "Model"
@@ -32,7 +32,7 @@ FROM_RUN = frozenset(("image_size", "width", "norm", "channels", "fit", "window"
 
 
 @dataclass(frozen=True)
-class Recipe(UnlabelledSettings):
+class TrainConfig(UnlabelledSettings):
     """How a model learns from labelled images, and from unlabelled ones."""
 
     steps: Annotated[int, Flag("Number of optimiser steps.", LEARNING)] = 800
@@ -75,7 +75,7 @@ class Recipe(UnlabelledSettings):
 
 
 @dataclass(frozen=True)
-class FinetuneSettings(Recipe, ImageSettings):
+class FinetuneSettings(TrainConfig, ImageSettings):
     """Settings of fine-tuning; the same settings and images give the same weights, bit for bit, on the CPU."""
 
     task: Annotated[str, Flag("segmentation or classification.")] = "segmentation"
@@ -143,7 +143,7 @@ class FinetuneSettings(Recipe, ImageSettings):
         return None if self.classes is None else tuple(name.strip() for name in self.classes.split(","))
 
     @classmethod
-    def make(cls, start: Start, preset: str | None = None, **given: Any) -> "FinetuneSettings":
+    def make(cls, start: PretrainedWeights, preset: str | None = None, **given: Any) -> "FinetuneSettings":
         """Defaults, overridden by the start's run, by a preset, and by what is given (None is not given).
 
         Raises:
@@ -162,7 +162,7 @@ class FinetuneSettings(Recipe, ImageSettings):
         return cls(**{**fixed, **chosen, "start": start.name})
 
 
-def _of_start(start: Start) -> Mapping[str, Any]:
+def _of_start(start: PretrainedWeights) -> Mapping[str, Any]:
     """Settings that the pretrained U-Net has decided."""
     if start.unet is None:
         return {}

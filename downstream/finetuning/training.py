@@ -20,7 +20,7 @@ from downstream.finetuning.augmentation import Augmentation, strong_kind
 from downstream.finetuning.losses import class_weights, classification_loss, segmentation_loss
 from downstream.finetuning.mean_teacher import MeanTeacher, SafetyNet, Unlabelled, epoch_batch
 from downstream.finetuning.mixing import MixedBatch
-from downstream.finetuning.settings import Recipe
+from downstream.finetuning.settings import TrainConfig
 from downstream.models.model import EncoderClassifier, Model
 
 MEASURED = 64  # images at once
@@ -36,7 +36,7 @@ class Trainer:
         model: What learns.
         images: The images.
         labelled: Indices of those to learn from.
-        recipe: How.
+        config: How.
         seed: Of order and augmentation.
         unlabelled: Images that take part without labels; None for none.
 
@@ -56,29 +56,29 @@ class Trainer:
         model: Model,
         images: ImageSet,
         labelled: Ints,
-        recipe: Recipe,
+        config: TrainConfig,
         seed: int,
         unlabelled: Unlabelled | None = None,
     ) -> None:
         if len(labelled) == 0:
             raise SettingsError(f"{images.source}: no labelled image to learn from")
-        self.model, self.images, self.labelled, self.recipe, self.seed = model, images, labelled, recipe, seed
+        self.model, self.images, self.labelled, self.config, self.seed = model, images, labelled, config, seed
         self.step = 0
         self.joined: int | None = None
         self.gave_up: str | None = None
         self.unlabelled_loss = self.confident = math.nan
-        strong = strong_kind(recipe.strong, images, labelled) if recipe.augment == "strong" else "grey"
-        self.augmentation = Augmentation(recipe.augment, strong)
-        if recipe.freeze and isinstance(model.network, EncoderClassifier):
+        strong = strong_kind(config.strong, images, labelled) if config.augment == "strong" else "grey"
+        self.augmentation = Augmentation(config.augment, strong)
+        if config.freeze and isinstance(model.network, EncoderClassifier):
             self._measure_norms()
             model.network.freeze()
         learning = [weight for weight in model.network.parameters() if weight.requires_grad]
-        self.optimiser = SharedAdam(learning, recipe.learning_rate, recipe.weight_decay)
-        self.average = {name: one.detach().clone() for name, one in self._weights().items()} if recipe.average else {}
-        self._segments = model.card.task == "segmentation"
-        self._class_of = _lookup(model.card.values) if self._segments else np.zeros(0, np.int64)
-        self._class_weights = self._balance() if recipe.balance and not self._segments else None
-        self.teacher = None if unlabelled is None else MeanTeacher(model, self.average, unlabelled, recipe, seed)
+        self.optimiser = SharedAdam(learning, config.learning_rate, config.weight_decay)
+        self.average = {name: one.detach().clone() for name, one in self._weights().items()} if config.average else {}
+        self._segments = model.spec.task == "segmentation"
+        self._class_of = _lookup(model.spec.values) if self._segments else np.zeros(0, np.int64)
+        self._class_weights = self._balance() if config.balance and not self._segments else None
+        self.teacher = None if unlabelled is None else MeanTeacher(model, self.average, unlabelled, config, seed)
         self._net: SafetyNet | None = None
         self._supervised: dict[str, Tensor] = {}
 
@@ -91,7 +91,7 @@ class Trainer:
         Raises:
             TrainingError: The loss or its gradient is not finite; no weight has changed.
         """
-        if self.teacher is not None and self.joined is None and self.step >= self.recipe.joins_after:
+        if self.teacher is not None and self.joined is None and self.step >= self.config.joins_after:
             self._join()
         mixed = None
         if self.teacher is not None and self.joined is not None:
@@ -124,7 +124,7 @@ class Trainer:
 
     def _labelled_batch(self) -> tuple[Tensor, Tensor]:
         """Augmented images of a step `(B, C, S, S)`, and their masks `(B, S, S)` or classes `(B,)`."""
-        chosen = epoch_batch(self.labelled, self.step, self.recipe.batch_size, (self.seed,))
+        chosen = epoch_batch(self.labelled, self.step, self.config.batch_size, (self.seed,))
         pixels, targets = torch.from_numpy(self.images.images(chosen)).float(), self._targets(chosen)
         if self._segments:
             pixels, targets = self.augmentation(pixels, targets, self._draw())
@@ -151,7 +151,7 @@ class Trainer:
         assert self._net is not None
         assert self.joined is not None
         reason = self._net.after_step(mixed.foreground)
-        if (self.step - self.joined) % CHECKED_STEPS == 0 or self.step == self.recipe.steps:
+        if (self.step - self.joined) % CHECKED_STEPS == 0 or self.step == self.config.steps:
             reason = reason or self._net.after_test(self._clean()[0])
         if reason is not None:
             self.restore(self._supervised, {"step": self.joined, "gave_up": reason})
@@ -169,14 +169,14 @@ class Trainer:
     @property
     def learning_rate(self) -> float:
         """Step size of the next step."""
-        recipe = self.recipe
-        if recipe.schedule == "steps":
-            epoch = self.step * recipe.batch_size // max(len(self.labelled), 1)
-            return recipe.learning_rate * float(0.9 ** (epoch // 3))
-        progress = self.step / recipe.steps
-        rising = min(1.0, (self.step + 1) / max(1, _WARM_UP * recipe.steps))
+        config = self.config
+        if config.schedule == "steps":
+            epoch = self.step * config.batch_size // max(len(self.labelled), 1)
+            return config.learning_rate * float(0.9 ** (epoch // 3))
+        progress = self.step / config.steps
+        rising = min(1.0, (self.step + 1) / max(1, _WARM_UP * config.steps))
         falling = _LOWEST + (1 - _LOWEST) * (1 + math.cos(math.pi * progress)) / 2
-        return recipe.learning_rate * rising * falling
+        return config.learning_rate * rising * falling
 
     def result(self) -> dict[str, Tensor]:
         """What has been learned: the network's tensors, or their running means where these are kept; not copies."""
@@ -238,7 +238,7 @@ class Trainer:
         return classification_loss(logits, targets, weights=self._class_weights)
 
     def _balance(self) -> Tensor:
-        counts = np.bincount(self.images.labels(self.labelled), minlength=len(self.model.card.classes))
+        counts = np.bincount(self.images.labels(self.labelled), minlength=len(self.model.spec.classes))
         return class_weights(torch.from_numpy(counts)).to(self.model.device)
 
     def _weights(self) -> dict[str, Tensor]:
@@ -248,7 +248,7 @@ class Trainer:
 
     def _keep_average(self) -> None:
         # young averages forget faster, or they would remember the start
-        decay = min(self.recipe.average, self.step / (self.step + 10))
+        decay = min(self.config.average, self.step / (self.step + 10))
         with torch.no_grad():
             for name, one in self._weights().items():
                 if name in self.average:

@@ -28,7 +28,7 @@ _FLIPS: tuple[tuple[int, ...], ...] = ((), (3,), (2,), (2, 3))
 
 
 @dataclass(frozen=True)
-class Card:
+class ModelSpec:
     """What a model is, stored beside its weights.
 
     Attributes:
@@ -71,7 +71,7 @@ class Card:
         return PixelSettings(self.image_size, self.channels, self.fit, self.window, self.axis)
 
     @classmethod
-    def from_dict(cls, about: Mapping[str, Any]) -> "Card":
+    def from_dict(cls, about: Mapping[str, Any]) -> "ModelSpec":
         """Read what `asdict` gave.
 
         Raises:
@@ -129,30 +129,30 @@ class Model:
     """A network and its card: uint8 images in, probabilities out.
 
     Args:
-        card: What it is.
+        spec: What it is.
         network: Of the kind that the card tells.
         device: Where to compute.
         precision: Of the network's layers: `fp32`, `bf16`, or `auto`, see `find_precision`.
     """
 
     def __init__(
-        self, card: Card, network: nn.Module, device: str | torch.device = "cpu", precision: str = "auto"
+        self, spec: ModelSpec, network: nn.Module, device: str | torch.device = "cpu", precision: str = "auto"
     ) -> None:
-        self.card = card
+        self.spec = spec
         self.device = find_device(device)
         self.precision = find_precision(precision, self.device)
         self.network = network.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self._mean, self._deviation = Standardisation(card.mean, card.deviation).tensors(self.device)
+        self._mean, self._deviation = Standardisation(spec.mean, spec.deviation).tensors(self.device)
 
     @classmethod
-    def create(cls, card: Card, seed: int, device: str | torch.device = "cpu", precision: str = "auto") -> "Model":
+    def create(cls, spec: ModelSpec, seed: int, device: str | torch.device = "cpu", precision: str = "auto") -> "Model":
         """An untrained model whose weights depend on `seed` alone."""
-        network = _network(card)
+        network = _network(spec)
         generator = torch.Generator().manual_seed(seed)
         initialise(network, generator)
         if isinstance(network, VGG16):
             network.initialise(generator)
-        return cls(card, network, device, precision)
+        return cls(spec, network, device, precision)
 
     def logits(self, images: Tensor, weights: Mapping[str, Tensor] | None = None) -> Tensor:
         """Map `(B, C, S, S)` in 0..255 to logits: `(B, K, S, S)` of segmentation, `(B, K)` of classification.
@@ -192,7 +192,7 @@ class Model:
 
     def save(self, path: Path) -> None:
         """Write weights and card as one file."""
-        save_tensors(path, self.network.state_dict(), asdict(self.card))
+        save_tensors(path, self.network.state_dict(), asdict(self.spec))
 
     @classmethod
     def load(cls, path: Path, device: str | torch.device = "cpu", precision: str = "auto") -> "Model":
@@ -212,19 +212,19 @@ class Model:
             path = path / MODEL_FILE
         weights, about = load_tensors(path)
         try:
-            card = Card.from_dict(about)
-            network = _network(card)
+            spec = ModelSpec.from_dict(about)
+            network = _network(spec)
             network.load_state_dict(weights)
         except (KeyError, TypeError, RuntimeError, SettingsError) as error:
             reason = first_line(error)
             raise CheckpointError(
                 f"{path}: not a fine-tuned model ({reason}); give what `ahm finetune` wrote"
             ) from None
-        return cls(card, network, device, precision)
+        return cls(spec, network, device, precision)
 
 
 @dataclass(frozen=True)
-class Start:
+class PretrainedWeights:
     """Where fine-tuning starts from.
 
     Attributes:
@@ -240,7 +240,7 @@ class Start:
     run: Mapping[str, Any]
 
     @classmethod
-    def find(cls, name: str) -> "Start":
+    def find(cls, name: str) -> "PretrainedWeights":
         """Read a start: `scratch`, a run directory, or a file of U-Net weights.
 
         Raises:
@@ -279,24 +279,24 @@ class Start:
             return
         own = model.network.state_dict()
         given = {name: tensor for name, tensor in self.unet.state_dict().items() if not name.startswith("outc.")}
-        if encoder_only or model.card.task == "classification":
+        if encoder_only or model.spec.task == "classification":
             given = {name: tensor for name, tensor in given.items() if name.partition(".")[0] in ENCODER}
         parts = {name.partition(".")[0] for name in given}
         wanted = {name: tensor.shape for name, tensor in own.items() if name.partition(".")[0] in parts}
         if wanted != {name: tensor.shape for name, tensor in given.items()}:
             raise CheckpointError(
                 f"{self.name}: its U-Net (width {self.unet.width}, {self.unet.n_channels} channels, norm "
-                f"{self.unet.norm}) does not fit the model (width {model.card.width}, {model.card.channels} channels, "
-                f"norm {model.card.norm}); leave out --width and --channels"
+                f"{self.unet.norm}) does not fit the model (width {model.spec.width}, {model.spec.channels} channels, "
+                f"norm {model.spec.norm}); leave out --width and --channels"
             )
         model.network.load_state_dict({**own, **given})
 
 
-def _network(card: Card) -> nn.Module:
+def _network(spec: ModelSpec) -> nn.Module:
     """An untrained network of the kind that a card tells."""
-    if card.task not in TASKS or card.model not in MODELS:
-        raise SettingsError(f"task {card.task!r} with model {card.model!r} is unknown")
-    if card.model == "vgg16":
-        return VGG16(len(card.classes))
-    unet = UNet(card.channels, len(card.classes), card.width, card.norm, card.bilinear)
-    return unet if card.task == "segmentation" else EncoderClassifier(unet, len(card.classes))
+    if spec.task not in TASKS or spec.model not in MODELS:
+        raise SettingsError(f"task {spec.task!r} with model {spec.model!r} is unknown")
+    if spec.model == "vgg16":
+        return VGG16(len(spec.classes))
+    unet = UNet(spec.channels, len(spec.classes), spec.width, spec.norm, spec.bilinear)
+    return unet if spec.task == "segmentation" else EncoderClassifier(unet, len(spec.classes))

@@ -5,20 +5,20 @@ import numpy.typing as npt
 
 from ahm_env.images.opencv import cv2
 from ahm_env.images.pixels import fit_image, inner_box, with_channels
-from downstream.models.model import Card
+from downstream.models.model import ModelSpec
 
 
-def to_square(image: npt.NDArray[np.generic], card: Card) -> npt.NDArray[np.uint8]:
+def to_square(image: npt.NDArray[np.generic], spec: ModelSpec) -> npt.NDArray[np.uint8]:
     """What a model sees of an image `(H, W)` or `(H, W, 3)` of any depth: `(C, S, S)` uint8.
 
     Raises:
         ImageError: No value is finite.
     """
-    return with_channels(fit_image(image, card.pixels), card.channels)
+    return with_channels(fit_image(image, spec.pixels), spec.channels)
 
 
-def to_original(maps: npt.NDArray[np.float32], height: int, width: int, card: Card) -> npt.NDArray[np.float32]:
+def to_original(maps: npt.NDArray[np.float32], height: int, width: int, spec: ModelSpec) -> npt.NDArray[np.float32]:
     """Maps `(K, S, S)` of a square, resized to the image that it was made of: `(K, H, W)`."""
-    top, left, inner_height, inner_width = inner_box(height, width, card.pixels)
+    top, left, inner_height, inner_width = inner_box(height, width, spec.pixels)
     inner = maps[:, top : top + inner_height, left : left + inner_width]
     return np.stack([cv2.resize(one, (width, height), interpolation=cv2.INTER_LINEAR) for one in inner])

@@ -24,7 +24,7 @@ from ahm_env.files import atomic
 from ahm_env.images.files import unnamed
 from ahm_env.images.patients import pseudonym
 from downstream.evaluation.segmentation import Mask
-from downstream.models.model import Card
+from downstream.models.model import ModelSpec
 
 FRAMED = ("SeriesInstanceUID", "SOPInstanceUID", "Rows", "Columns")
 PLACED = ("FrameOfReferenceUID", "ImagePositionPatient", "ImageOrientationPatient")
@@ -119,14 +119,14 @@ def is_segmentation_of(path: Path, series: Series) -> bool:
     return found == {source.instance for source in series}
 
 
-def save_segmentation(path: Path, series: Series, masks: Sequence[Mask], card: Card, model: str) -> None:
+def save_segmentation(path: Path, series: Series, masks: Sequence[Mask], spec: ModelSpec, model: str) -> None:
     """Write a SEG, binary, of one segment a class; the same images, masks and model give it the same UIDs.
 
     Args:
         path: File to write.
         series: Files of one frame each, or one of several.
         masks: `(H, W)` class numbers, 0 the background, of each frame.
-        card: Names the classes.
+        spec: Names the classes.
         model: Digest of the weights.
 
     Raises:
@@ -140,12 +140,12 @@ def save_segmentation(path: Path, series: Series, masks: Sequence[Mask], card: C
         sizes = {mask.shape for mask in masks} | {(source.Rows, source.Columns) for source in sources}
         if len(sizes) > 1:
             raise ImageError(f"{WRITING}: images or masks have changed since they were predicted; choose another --out")
-        segmentation = _segmentation(sources, np.stack(masks), card, model)
+        segmentation = _segmentation(sources, np.stack(masks), spec, model)
         with atomic(path) as temporary:
             segmentation.save_as(temporary)
 
 
-def _segmentation(sources: Sequence[Any], masks: Mask, card: Card, model: str) -> Any:
+def _segmentation(sources: Sequence[Any], masks: Mask, spec: ModelSpec, model: str) -> Any:
     from highdicom import AlgorithmIdentificationSequence
     from highdicom.seg import Segmentation, SegmentDescription
     from highdicom.spatial import get_image_coordinate_system
@@ -163,12 +163,12 @@ def _segmentation(sources: Sequence[Any], masks: Mask, card: Card, model: str) -
     kind = codes.cid7150.MorphologicallyAbnormalStructure
     segments = [
         SegmentDescription(number, name[:LONGEST_LABEL], kind, kind, "AUTOMATIC", algorithm)
-        for number, name in enumerate(card.classes[1:], 1)
+        for number, name in enumerate(spec.classes[1:], 1)
     ]
     content = hashlib.sha256(np.ascontiguousarray(masks).data).hexdigest()
     entropy = [model, content, *(str(source.SOPInstanceUID) for source in sources)]
     # Names of classes may need letters that the images' character set does not have.
-    characters = sources[0].get("SpecificCharacterSet") if all(map(str.isascii, card.classes)) else "ISO_IR 192"
+    characters = sources[0].get("SpecificCharacterSet") if all(map(str.isascii, spec.classes)) else "ISO_IR 192"
     try:
         return Segmentation(
             source_images=sources,
@@ -181,7 +181,7 @@ def _segmentation(sources: Sequence[Any], masks: Mask, card: Card, model: str) -
             sop_instance_uid=generate_uid(entropy_srcs=["instance", *entropy]),
             instance_number=1,
             manufacturer=MAKER,
-            manufacturer_model_name=card.model,
+            manufacturer_model_name=spec.model,
             software_versions=_version(),
             device_serial_number=model,
             specific_character_set=characters,

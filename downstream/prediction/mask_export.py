@@ -22,7 +22,7 @@ from ahm_env.images.nifti.volume import KINDS, QUIET, STARTS, read_header
 from ahm_env.images.pixels import AXES
 from ahm_env.images.source import Sample
 from downstream.evaluation.segmentation import Mask, class_numbers
-from downstream.models.model import Card
+from downstream.models.model import ModelSpec
 from downstream.prediction.dicom_seg import (
     NoPlaceError,
     Series,
@@ -49,7 +49,7 @@ class Returning:
 
     Args:
         out: Directory of the predictions.
-        card: Of the model; unless it segments, nothing is given back.
+        spec: Of the model; unless it segments, nothing is given back.
         model: Digest of its weights.
         groups: All images.
 
@@ -61,9 +61,9 @@ class Returning:
         SettingsError: highdicom is needed, and missing.
     """
 
-    def __init__(self, out: Path, card: Card, model: str, groups: Sequence[Group]) -> None:
-        self._masks, self._card, self._model = out / MASKS, card, model
-        chosen = groups if card.task == "segmentation" else ()
+    def __init__(self, out: Path, spec: ModelSpec, model: str, groups: Sequence[Group]) -> None:
+        self._masks, self._card, self._model = out / MASKS, spec, model
+        chosen = groups if spec.task == "segmentation" else ()
         self._volumes = deque((place, group) for place, group in enumerate(chosen) if isinstance(group, NiftiFile))
         self._trees = [group for group in chosen if isinstance(group, DicomTree)]
         self._places, self._empty, self._bad = dict[str, int](), set[str](), set[str]()

@@ -21,7 +21,7 @@ from downstream.evaluation.cropping import SEGMENTER_FILE, crop, load_tuned
 from downstream.evaluation.pictures import Case, draw_overlay
 from downstream.evaluation.segmentation import BATCH, Mask, in_batches, segment
 from downstream.evaluation.tables import write_rows
-from downstream.models.model import MODEL_FILE, Card, Model
+from downstream.models.model import MODEL_FILE, Model, ModelSpec
 from downstream.models.resizing import to_square
 from downstream.prediction.inputs import Incoming, Problem, find_images, stem
 from downstream.prediction.mask_export import MASKS, Returning
@@ -49,38 +49,38 @@ class Prediction:
         """Name of the image."""
         return self.sample.name
 
-    def row(self, card: Card) -> list[str]:
+    def row(self, spec: ModelSpec) -> list[str]:
         """Its row of `predictions.csv`, see `columns`."""
         row = [self.sample.name]
         if self.mask is None:
-            row.append(card.classes[int(self.probabilities.argmax())])
+            row.append(spec.classes[int(self.probabilities.argmax())])
         else:
-            for number in range(1, len(card.classes)):
+            for number in range(1, len(spec.classes)):
                 area = np.count_nonzero(self.mask == number)
                 row += [str(area), f"{area / self.mask.size:.6g}"]
         return row + [f"{share:.6g}" for share in self.probabilities]
 
-    def save(self, out: Path, card: Card, overlays: bool) -> list[str]:
+    def save(self, out: Path, spec: ModelSpec, overlays: bool) -> list[str]:
         """Write its mask and overlay, if it has a mask; gives its row."""
         if self.mask is not None:
             name = f"{stem(self.sample.name)}.png"
-            numbers = np.array((0, 255) if card.values == (0, 1) else card.values, np.uint8)
+            numbers = np.array((0, 255) if spec.values == (0, 1) else spec.values, np.uint8)
             save_picture(out / MASKS / name, numbers[self.mask])
             if overlays:
                 save_picture(out / OVERLAYS / name, draw_overlay(Case("", self.sample.image, None, self.mask)))
-        return self.row(card)
+        return self.row(spec)
 
 
-def columns(card: Card) -> list[str]:
+def columns(spec: ModelSpec) -> list[str]:
     """Columns of `predictions.csv`: the image; its class, or the pixels of each class and their share; probabilities.
 
     `p CLASS` is a probability, of segmentation its mean over the image. Where there is one class beside the background,
     its pixels are `area`, else `area CLASS`.
     """
-    found = [f" {name}" for name in card.classes[1:]] if len(card.classes) > 2 else [""]
+    found = [f" {name}" for name in spec.classes[1:]] if len(spec.classes) > 2 else [""]
     areas = [f"{what}{name}" for name in found for what in ("area", "area_share")]
-    middle = areas if card.task == "segmentation" else ["prediction"]
-    return ["image", *middle, *(f"p {name}" for name in card.classes)]
+    middle = areas if spec.task == "segmentation" else ["prediction"]
+    return ["image", *middle, *(f"p {name}" for name in spec.classes)]
 
 
 def predict_samples(
@@ -99,8 +99,8 @@ def predict_samples(
         refuse: Is told the name of an image whose cut-out part cannot be used.
         flips: Test-time augmentation.
     """
-    card = model.card
-    if card.task == "segmentation":
+    spec = model.spec
+    if spec.task == "segmentation":
         for found in segment(model, samples, flips):
             yield Prediction(found.sample, found.probabilities, found.mask)
         return
@@ -109,7 +109,7 @@ def predict_samples(
         for sample in samples:
             try:
                 seen = sample if segmenter is None else crop(sample, segmenter)
-                yield replace(sample, image=to_square(seen.image, card))
+                yield replace(sample, image=to_square(seen.image, spec))
             except ImageError as error:
                 refuse(sample.name, error)
 
@@ -123,7 +123,7 @@ class Predictions:
     """What a model makes of images, found while a program goes through them; with a directory, it is written there.
 
     Attributes:
-        card: What the model is.
+        spec: What the model is.
         device: Where it computes.
         total: Number of all images.
         before: Number of those that were predicted by earlier calls; they do not come again.
@@ -145,7 +145,7 @@ class Predictions:
         out: "_Output | None",
         stopped: Callable[[], bool],
     ) -> None:
-        self.card, self.device, self.total, self.notes = model.card, model.device, len(images.names), images.notes
+        self.spec, self.device, self.total, self.notes = model.spec, model.device, len(images.names), images.notes
         self._model, self._segmenter, self._images, self._tta, self._out = model, segmenter, images, tta, out
         self._stopped = stopped
         self.before = out.before if out is not None else 0
@@ -168,7 +168,7 @@ class Predictions:
         with out.open() if out is not None else nullcontext((None, set[str]())) as (table, done):
             self.before = len(done)
             self._start()
-            returning = None if out is None else Returning(out.path, self.card, out.digest, self._images.groups)
+            returning = None if out is None else Returning(out.path, self.spec, out.digest, self._images.groups)
             samples = self._samples(done, returning)
             found = predict_samples(self._model, self._segmenter, samples, self._refuse, self._tta)
             saved = in_order((partial(self._save, one) for one in found), BATCH)
@@ -206,7 +206,7 @@ class Predictions:
 
     def _save(self, prediction: Prediction) -> tuple[Prediction, list[str]]:
         out = self._out
-        return prediction, [] if out is None else prediction.save(out.path, self.card, out.overlays)
+        return prediction, [] if out is None else prediction.save(out.path, self.spec, out.overlays)
 
     def _refuse(self, name: str, error: ImageError) -> None:
         """Count an image that cannot be used."""
@@ -279,8 +279,8 @@ def predict(
     """
     path = path_of(model)
     tuned, segmenter = load_tuned(path, device, precision)
-    card = tuned.card
-    images = find_images([Path(one) for one in paths], replace(card.pixels, burned_in=burned_in))
+    spec = tuned.spec
+    images = find_images([Path(one) for one in paths], replace(spec.pixels, burned_in=burned_in))
     output = None
     if out is not None:
         weights = path / MODEL_FILE if path.is_dir() else path
@@ -288,8 +288,8 @@ def predict(
             "model": sha256(weights),
             "segmenter": sha256(weights.with_name(SEGMENTER_FILE)) if segmenter is not None else None,
             "tta": tta,
-            "overlays": overlays and card.task == "segmentation",
+            "overlays": overlays and spec.task == "segmentation",
             "folder": images.folders,
         }
-        output = _Output(Path(out), about, columns(card), images.names)
+        output = _Output(Path(out), about, columns(spec), images.names)
     return Predictions(tuned, segmenter, images, tta, output, stopped)

@@ -8,7 +8,7 @@ import pytest
 
 from ahm_env import ImageSet, load_images
 from ahm_env.images.opencv import cv2
-from downstream.models.model import Card
+from downstream.models.model import ModelSpec
 
 WriteSource = Callable[..., Path]
 SIZES = ((20, 30), (33, 17), (16, 16), (40, 25))
@@ -34,10 +34,12 @@ def pretrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def card() -> Card:
+def spec() -> ModelSpec:
     """Of a U-Net that finds one kind of lesion in colour images of 16 px."""
     names = ("background", "foreground")
-    return Card("segmentation", "unet", names, (0, 1), 16, 3, "stretch", (120.0,) * 3, (60.0,) * 3, 2, "batch", False)
+    return ModelSpec(
+        "segmentation", "unet", names, (0, 1), 16, 3, "stretch", (120.0,) * 3, (60.0,) * 3, 2, "batch", False
+    )
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from downstream.comparison.results import read_results
 from downstream.comparison.trials import FinetuneTrial
 from downstream.finetuning.labelled import Split
 from downstream.finetuning.settings import FinetuneSettings
-from downstream.models.model import Start
+from downstream.models.model import PretrainedWeights
 
 COMMON = {"data": "phantom:40:0", "image_size": 16, "patch_size": 4, "width": 2, "images": 24, "device": "cpu"}
 QUICK = "steps=2,batch_size=2,augment=none"
@@ -28,11 +28,11 @@ def make(out: Path, algos: tuple[str, ...] = ALGOS, runs: int = 2, **changes: An
 
 def settings_of(experiment: Experiment, trial: FinetuneTrial) -> FinetuneSettings:
     """Those that the trial's own process comes to, where its run has been made."""
-    start = Start(trial.start, None, None, {})
+    start = PretrainedWeights(trial.start, None, None, {})
     if trial.start != "scratch":
         agent = next(one for one in experiment.agents if one.label == trial.agent)
         run = RunSettings.make(**agent.given(experiment.shared)).as_dict()
-        start = Start(trial.start, UNet(3, 3, run["width"]), None, run)
+        start = PretrainedWeights(trial.start, UNet(3, 3, run["width"]), None, run)
     return FinetuneSettings.make(start, **trial.given)
 
 

@@ -13,12 +13,12 @@ from ahm_env.images.opencv import cv2
 from downstream.evaluation import classification
 from downstream.evaluation.classification import ClassificationAssessment, assess_classifier
 from downstream.evaluation.metrics import score_labels
-from downstream.models.model import Card, Model
+from downstream.models.model import Model, ModelSpec
 
 
 @pytest.fixture
-def model(card: Card, drawn: ImageSet) -> Model:
-    return Model.create(replace(card, task="classification", classes=drawn.classes, values=()), 0)
+def model(spec: ModelSpec, drawn: ImageSet) -> Model:
+    return Model.create(replace(spec, task="classification", classes=drawn.classes, values=()), 0)
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ from ahm_env.images.opencv import cv2
 from ahm_env.images.pixels import PixelSettings
 from ahm_env.images.source import Sample
 from downstream.evaluation.cropping import MARGIN, Cropped, crop, lesion_box, load_segmenter
-from downstream.models.model import Card, Model
+from downstream.models.model import Model, ModelSpec
 from downstream.models.resizing import to_square
 
 pytestmark = pytest.mark.usefixtures("own_cache")
@@ -26,8 +26,8 @@ PIXELS = PixelSettings(16)
 class Bright:
     """Takes for lesion what is bright."""
 
-    def __init__(self, card: Card) -> None:
-        self.card, self.network = card, torch.nn.Identity()
+    def __init__(self, spec: ModelSpec) -> None:
+        self.spec, self.network = spec, torch.nn.Identity()
 
     def probabilities(self, images: np.ndarray, flips: bool = False) -> np.ndarray:
         lesion = images.mean(1) / 255
@@ -35,8 +35,8 @@ class Bright:
 
 
 @pytest.fixture
-def segmenter(card: Card) -> Model:
-    return Model.create(card, 0)
+def segmenter(spec: ModelSpec) -> Model:
+    return Model.create(spec, 0)
 
 
 def found_at(shape: tuple[int, int], rows: slice, columns: slice) -> np.ndarray:
@@ -83,42 +83,42 @@ def test_a_box_lies_in_the_image_and_holds_the_lesion(shape, pixels):
         assert max(height, width) <= max(longer * (1 + 2 * MARGIN), max(shape) / 8) + 1
 
 
-def test_a_crop_is_what_lies_in_the_box(card: Card):
+def test_a_crop_is_what_lies_in_the_box(spec: ModelSpec):
     image = np.random.default_rng(0).integers(0, 60, (64, 96, 3), np.uint8)
     image[16:32, 24:48] = 255
     sample = Sample("a.png", "scans/a.png", image, np.ones((64, 96), np.uint8), 2, 1)
     for fit in ("stretch", "pad"):
-        cut = crop(sample, Bright(replace(card, fit=fit, image_size=32)))
+        cut = crop(sample, Bright(replace(spec, fit=fit, image_size=32)))
         assert (cut.name, cut.path, cut.mask, cut.label, cut.split) == ("a.png", "scans/a.png", None, 2, 1)
         assert 24 * 1.3 - 6 <= max(cut.image.shape[:2]) <= 24 * 1.3 + 6
         assert np.count_nonzero((cut.image == 255).all(2)) == 16 * 24
 
 
-def test_a_cropped_source_shows_crops_and_no_masks(write_source, card: Card):
+def test_a_cropped_source_shows_crops_and_no_masks(write_source, spec: ModelSpec):
     root = write_source(classes=("mel", "nev"))
     whole = list(find_source(root, PIXELS).catalogue().samples)
-    source = Cropped(find_source(root, PIXELS), Bright(card), str(root))
+    source = Cropped(find_source(root, PIXELS), Bright(spec), str(root))
     images = load_images(source, 16)
     assert (str(source), images.source) == (str(root), str(root))
     assert (images.has_masks, images.classes, len(images)) == (False, ("mel", "nev"), len(whole))
     changed = 0
     for index, load in enumerate(whole):
-        cut = crop(load(), Bright(card))
-        np.testing.assert_array_equal(images.images(index)[0], to_square(cut.image, card))
+        cut = crop(load(), Bright(spec))
+        np.testing.assert_array_equal(images.images(index)[0], to_square(cut.image, spec))
         assert images.labels(index)[0] == cut.label
         changed += cut.image.shape != load().image.shape
     assert changed > 5
     assert load_images(root, 16).content_key != images.content_key
 
 
-def test_other_weights_or_images_are_another_source(write_source, card: Card, segmenter: Model):
+def test_other_weights_or_images_are_another_source(write_source, spec: ModelSpec, segmenter: Model):
     root = write_source()
     prints = [
-        Cropped(find_source(root, PIXELS), one, "name").fingerprint() for one in (segmenter, Model.create(card, 0))
+        Cropped(find_source(root, PIXELS), one, "name").fingerprint() for one in (segmenter, Model.create(spec, 0))
     ]
     assert prints[0] == prints[1]
-    prints.append(Cropped(find_source(root, PIXELS), Model.create(card, 1), "name").fingerprint())
-    prints.append(Cropped(find_source(root, PIXELS), Model.create(replace(card, fit="pad"), 0), "name").fingerprint())
+    prints.append(Cropped(find_source(root, PIXELS), Model.create(spec, 1), "name").fingerprint())
+    prints.append(Cropped(find_source(root, PIXELS), Model.create(replace(spec, fit="pad"), 0), "name").fingerprint())
     prints.append(Cropped(find_source("phantom:3", PIXELS), segmenter, "name").fingerprint())
     with torch.no_grad():
         segmenter.network.inc.double_conv[1].running_mean[0] += 1e-6  # statistics count as well
@@ -135,10 +135,10 @@ def test_an_image_that_cannot_be_used_is_named(write_source, segmenter: Model):
     assert load_images(Cropped(find_source(root, PIXELS), segmenter, "name"), 16, skip_bad=True).skipped == 1
 
 
-def test_a_segmenter_is_no_classifier(card: Card, segmenter: Model, tmp_path: Path):
+def test_a_segmenter_is_no_classifier(spec: ModelSpec, segmenter: Model, tmp_path: Path):
     segmenter.save(tmp_path / "segmenter" / "model.safetensors")
-    assert load_segmenter(tmp_path / "segmenter").card == card
-    other = Model.create(replace(card, task="classification", values=()), 0)
+    assert load_segmenter(tmp_path / "segmenter").spec == spec
+    other = Model.create(replace(spec, task="classification", values=()), 0)
     other.save(tmp_path / "classifier" / "model.safetensors")
     with pytest.raises(CheckpointError, match=r"classifier: holds a classifier, not a segmenter"):
         load_segmenter(tmp_path / "classifier")

@@ -24,7 +24,7 @@ from downstream.evaluation.evaluation import with_intervals
 from downstream.evaluation.metrics import score_classes, score_labels
 from downstream.evaluation.page import stacked
 from downstream.evaluation.segmentation import segment
-from downstream.models.model import MODEL_FILE, Card, Model
+from downstream.models.model import MODEL_FILE, Model, ModelSpec
 
 SIDE = 16
 SPLIT = ("train", "val", "test", "test")
@@ -60,10 +60,10 @@ def make_model(
 ) -> Model:
     """An untrained model whose last layer is scaled so that its predictions differ."""
     values = tuple(range(len(classes))) if task == "segmentation" else ()
-    card = Card(
+    spec = ModelSpec(
         task, "unet", classes, values, SIDE, 3, "stretch", (127.0,) * 3, (60.0,) * 3, 2, "batch", False, cropped
     )
-    model = Model.create(card, seed)
+    model = Model.create(spec, seed)
     last = model.network.outc.conv if task == "segmentation" else model.network.head
     squares = np.random.default_rng(0).integers(0, 256, (32, 3, 4, 4)).repeat(4, 2).repeat(4, 3)
     pixels = torch.from_numpy(squares).float()
@@ -101,7 +101,7 @@ def scores_of(model: Model, data: Path, splits: set[str]) -> list[dict[int, obje
             one = load()
             (result,) = segment(model, [one])
             assert one.mask is not None
-            found.append(score_classes(one.mask, result.mask, range(len(model.card.classes))))
+            found.append(score_classes(one.mask, result.mask, range(len(model.spec.classes))))
     return found
 
 

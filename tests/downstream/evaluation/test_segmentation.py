@@ -25,7 +25,7 @@ from downstream.evaluation.segmentation import (
     in_batches,
     segment,
 )
-from downstream.models.model import Card, Model
+from downstream.models.model import Model, ModelSpec
 from downstream.models.resizing import to_original, to_square
 
 pytestmark = pytest.mark.usefixtures("own_cache")
@@ -34,8 +34,8 @@ pytestmark = pytest.mark.usefixtures("own_cache")
 class Bright:
     """Takes for lesion what is bright: probability 1 above half intensity."""
 
-    def __init__(self, card: Card, classes: int = 2) -> None:
-        self.card, self.classes = card, classes
+    def __init__(self, spec: ModelSpec, classes: int = 2) -> None:
+        self.spec, self.classes = spec, classes
 
     def probabilities(self, images: np.ndarray, flips: bool = False) -> np.ndarray:
         found = np.zeros((len(images), self.classes, *images.shape[2:]), np.float32)
@@ -54,38 +54,38 @@ def banded(shape: tuple[int, int], rows: slice, dtype=np.uint8) -> Sample:
 
 @pytest.mark.parametrize("fit", ["stretch", "pad"])
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-def test_masks_lie_where_the_lesions_are(card: Card, fit: str, dtype: type):
+def test_masks_lie_where_the_lesions_are(spec: ModelSpec, fit: str, dtype: type):
     samples = [
         banded((64, 64), slice(8, 24), dtype),
         banded((32, 64), slice(12, 24), dtype),
         banded((64, 16), slice(0, 32), dtype),
     ]
-    for found, sample in zip(segment(Bright(replace(card, fit=fit)), samples), samples, strict=True):
+    for found, sample in zip(segment(Bright(replace(spec, fit=fit)), samples), samples, strict=True):
         assert found.sample is sample
         assert found.mask.dtype == np.uint8
         np.testing.assert_array_equal(found.mask, sample.mask)
 
 
-def test_the_mean_probability_is_that_of_the_image_without_its_padding(card: Card):
+def test_the_mean_probability_is_that_of_the_image_without_its_padding(spec: ModelSpec):
     sample = banded((16, 64), slice(0, 4))  # a quarter of it; of the padded square a sixteenth
     for fit in ("stretch", "pad"):
-        (found,) = segment(Bright(replace(card, fit=fit)), [sample])
+        (found,) = segment(Bright(replace(spec, fit=fit)), [sample])
         assert found.probabilities == pytest.approx([0.75, 0.25], abs=0.02)
         assert found.probabilities.sum() == pytest.approx(1)
 
 
 @pytest.mark.parametrize("flips", [False, True])
-def test_an_image_is_segmented_alike_alone_and_among_others(card: Card, flips: bool):
-    model = Model.create(card, 0)
+def test_an_image_is_segmented_alike_alone_and_among_others(spec: ModelSpec, flips: bool):
+    model = Model.create(spec, 0)
     samples = [banded((20 + number, 30 - number), slice(number, 9)) for number in range(2 * BATCH + 1)]
     for found, sample in zip(segment(model, samples, flips), samples, strict=True):
-        maps = model.probabilities(to_square(sample.image, card)[None], flips)[0]
-        wide = to_original(maps, *sample.image.shape, card)
+        maps = model.probabilities(to_square(sample.image, spec)[None], flips)[0]
+        wide = to_original(maps, *sample.image.shape, spec)
         sure = abs(wide[0] - wide[1]) > 1e-5
         np.testing.assert_array_equal(found.mask[sure], wide.argmax(0)[sure])
 
 
-def test_images_are_let_go_once_they_are_segmented(card: Card):
+def test_images_are_let_go_once_they_are_segmented(spec: ModelSpec):
     count, references, most = 8 * BATCH, list[weakref.ref](), 0
 
     def samples():
@@ -94,7 +94,7 @@ def test_images_are_let_go_once_they_are_segmented(card: Card):
             references.append(weakref.ref(sample.image))
             yield sample
 
-    for found in segment(Bright(card), samples()):
+    for found in segment(Bright(spec), samples()):
         most = max(most, sum(one() is not None for one in references))
         del found
     assert len(references) == count
@@ -106,10 +106,10 @@ def test_batches_are_full_but_for_the_last(count: int, sizes: list[int]):
     assert [len(batch) for batch in in_batches(iter(range(count)), 4)] == sizes
 
 
-def test_an_image_that_cannot_be_used_is_named(card: Card):
+def test_an_image_that_cannot_be_used_is_named(spec: ModelSpec):
     bad = Sample("b.tif", "scans/b.tif", np.full((4, 4), np.nan, np.float32))
     with pytest.raises(ImageError, match=r"scans/b\.tif: holds no finite value"):
-        list(segment(Bright(card), [banded((8, 8), slice(0, 2)), bad]))
+        list(segment(Bright(spec), [banded((8, 8), slice(0, 2)), bad]))
 
 
 # Scores
@@ -146,9 +146,9 @@ def test_the_row_of_an_image_has_means_and_of_several_classes_each():
 
 
 @pytest.mark.parametrize("fit", ["stretch", "pad"])
-def test_every_image_is_compared_at_its_own_size(write_source, card: Card, fit: str):
+def test_every_image_is_compared_at_its_own_size(write_source, spec: ModelSpec, fit: str):
     images = load_images(write_source(), 16, fit=fit)
-    model = Bright(replace(card, fit=fit))
+    model = Bright(replace(spec, fit=fit))
     pairs = list(evaluate(model, images, images.split("train")))
     assert [score.image for _, score in pairs] == [images.names[index] for index in images.split("train")]
     assert len({found.mask.shape for found, _ in pairs}) == 4
@@ -158,9 +158,9 @@ def test_every_image_is_compared_at_its_own_size(write_source, card: Card, fit: 
         assert score.mean("dice") > 0.8
 
 
-def test_the_best_the_median_and_the_worst_are_pictured(write_source, card: Card, tmp_path: Path):
+def test_the_best_the_median_and_the_worst_are_pictured(write_source, spec: ModelSpec, tmp_path: Path):
     images = load_images(write_source(splits=("test",) * 15), 16)
-    found = assess_segmenter(Bright(card), images, images.split("test"))
+    found = assess_segmenter(Bright(spec), images, images.split("test"))
     dice = {score.image: score.mean("dice") for score in found.scores}
     assert len(dice) == 15
     ordered = sorted(dice.values(), reverse=True)
@@ -183,16 +183,16 @@ def test_the_best_the_median_and_the_worst_are_pictured(write_source, card: Card
     assert cv2.imread(str(tmp_path / "shown" / "cases.png")) is not None
 
 
-def test_of_few_images_none_is_pictured_twice(write_source, card: Card):
+def test_of_few_images_none_is_pictured_twice(write_source, spec: ModelSpec):
     images = load_images(write_source(splits=("test",) * 8), 16)
-    found = assess_segmenter(Bright(card), images, images.split("test"))
+    found = assess_segmenter(Bright(spec), images, images.split("test"))
     shown = [case.caption for _, cases in found.cases for case in cases]
     assert len(shown) == len(set(shown)) == 6
 
 
-def test_one_image_is_the_best_and_the_worst(write_source, card: Card):
+def test_one_image_is_the_best_and_the_worst(write_source, spec: ModelSpec):
     images = load_images(write_source(), 16)
-    found = assess_segmenter(Bright(card), images, images.split("val"))
+    found = assess_segmenter(Bright(spec), images, images.split("val"))
     assert isinstance(found, SegmentationAssessment)
     assert [len(cases) for _, cases in found.cases] == [1, 1, 1]
 

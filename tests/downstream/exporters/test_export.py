@@ -19,11 +19,11 @@ from ahm_env import CheckpointError, SettingsError, Standardisation, UNet
 from ahm_env.model.weights import load_unet, save_unet
 from downstream.exporters import export
 from downstream.exporters.fold_normalization import fold
-from downstream.models.model import MODEL_FILE, Card, Model
+from downstream.models.model import MODEL_FILE, Model, ModelSpec
 
 RGB = Standardisation((150.0, 110.0, 70.0), (30.0, 45.0, 60.0))
 ON_BLACK = Standardisation((0.0, 0.0, 0.0), (30.0, 45.0, 60.0))
-SEGMENTER = Card(
+SEGMENTER = ModelSpec(
     task="segmentation",
     model="unet",
     classes=("background", "naevus", "hair"),
@@ -59,8 +59,8 @@ def shake(network: nn.Module) -> None:
             tensor.add_(torch.empty_like(tensor).uniform_(-0.3, 0.3, generator=generator))
 
 
-def make(card: Card) -> Model:
-    model = Model.create(card, 0)
+def make(spec: ModelSpec) -> Model:
+    model = Model.create(spec, 0)
     shake(model.network)
     return model
 
@@ -105,9 +105,9 @@ def session_of(path: Path):
 def test_onnxruntime_finds_the_probabilities_that_we_find_in_batches_of_any_size(exported):
     model, path, difference, _ = exported
     assert 0 <= difference <= 1e-4
-    session, card = session_of(path), model.card
+    session, spec = session_of(path), model.spec
     for count in (1, 2, 5):
-        images = random_images(count, card.channels, card.image_size, card.image_size)
+        images = random_images(count, spec.channels, spec.image_size, spec.image_size)
         (found,) = session.run(None, {"images": images.astype(np.float32)})
         expected = model.probabilities(images)
         assert found.dtype == np.float32
@@ -120,15 +120,15 @@ def test_onnxruntime_finds_the_probabilities_that_we_find_in_batches_of_any_size
 @pytest.mark.slow
 def test_the_file_alone_says_what_it_takes_and_gives(exported):
     model, path, _, _ = exported
-    session, card = session_of(path), model.card
+    session, spec = session_of(path), model.spec
     (given,), (made) = session.get_inputs(), session.get_outputs()
-    size = [card.image_size, card.image_size]
-    assert (given.name, given.type, given.shape) == ("images", "tensor(float)", ["batch", card.channels, *size])
-    spread = size if card.task == "segmentation" else []
-    assert [(one.name, one.shape) for one in made] == [("probabilities", ["batch", len(card.classes), *spread])]
-    about = json.loads(session.get_modelmeta().custom_metadata_map["card"])
-    assert Card.from_dict(about) == card
-    assert about == json.loads(json.dumps(asdict(card)))
+    size = [spec.image_size, spec.image_size]
+    assert (given.name, given.type, given.shape) == ("images", "tensor(float)", ["batch", spec.channels, *size])
+    spread = size if spec.task == "segmentation" else []
+    assert [(one.name, one.shape) for one in made] == [("probabilities", ["batch", len(spec.classes), *spread])]
+    about = json.loads(session.get_modelmeta().custom_metadata_map["spec"])
+    assert ModelSpec.from_dict(about) == spec
+    assert about == json.loads(json.dumps(asdict(spec)))
 
 
 @pytest.mark.slow
@@ -203,7 +203,7 @@ def test_the_printed_lines_of_python_work(tmp_path, monkeypatch, call, exported)
     room = {"json": json, "onnxruntime": import_module("onnxruntime"), "images": images.astype(np.float32)}
     assert len(lines) == 3
     exec("\n".join(line.strip() for line in lines), room)
-    assert room["card"]["classes"] == list(SEGMENTER.classes)
+    assert room["spec"]["classes"] == list(SEGMENTER.classes)
     np.testing.assert_allclose(room["probabilities"], model.probabilities(images), atol=1e-4)
 
 
@@ -227,8 +227,8 @@ def predict(path: Path, image: np.ndarray, n_classes: int, bilinear: bool) -> np
 @pytest.mark.parametrize("bilinear", [False, True])
 def test_pytorch_unet_draws_the_mask_that_we_draw(tmp_path, call, bilinear):
     # the mean is black, so that padding is the same in both
-    card = replace(SEGMENTER, width=64, bilinear=bilinear, mean=ON_BLACK.mean)
-    model = make(card)
+    spec = replace(SEGMENTER, width=64, bilinear=bilinear, mean=ON_BLACK.mean)
+    model = make(spec)
     run, path = tmp_path / "run", tmp_path / "model.pth"
     model.save(run / MODEL_FILE)
     status, out, errors = call("export", "--from", str(run), "--format", "pytorch-unet", "--out", str(path))
@@ -238,7 +238,7 @@ def test_pytorch_unet_draws_the_mask_that_we_draw(tmp_path, call, bilinear):
     mask = predict(path, image, 3, bilinear)
     clear = np.diff(np.sort(ours, 0)[1:], axis=0)[0] > 1e-4
     assert clear.mean() > 0.9
-    np.testing.assert_array_equal(mask[clear], np.array(card.values)[ours.argmax(0)][clear])
+    np.testing.assert_array_equal(mask[clear], np.array(spec.values)[ours.argmax(0)][clear])
     assert len(np.unique(mask)) > 1
     assert f"--model {path} --classes 3 {'--bilinear ' if bilinear else ''}--scale 1" in out
     assert "32 x 32 pixels" in out
@@ -270,7 +270,7 @@ def test_weights_that_compute_nothing_are_not_written(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("card", "says"),
+    ("spec", "says"),
     [
         (SEGMENTER, r"has width 2 with norm batch; train one with --width 64 --norm batch, or export .* onnx"),
         (replace(SEGMENTER, norm="group"), "width 2 with norm group"),
@@ -278,8 +278,8 @@ def test_weights_that_compute_nothing_are_not_written(tmp_path):
         (CARDS["vgg16"], "this model classifies"),
     ],
 )
-def test_what_pytorch_unet_cannot_be_is_refused(tmp_path, card, says):
-    Model.create(card, 0).save(tmp_path / "run" / MODEL_FILE)
+def test_what_pytorch_unet_cannot_be_is_refused(tmp_path, spec, says):
+    Model.create(spec, 0).save(tmp_path / "run" / MODEL_FILE)
     out = tmp_path / "model.pth"
     with pytest.raises(SettingsError, match=says):
         export.export(tmp_path / "run", out, "pytorch-unet")

@@ -265,10 +265,10 @@ def test_a_classifier_of_lesions_keeps_its_segmenter(call, write_source):
     kept, given = load_tensors(Path("run/segmenter.safetensors")), load_tensors(Path("segmenter/model.safetensors"))
     assert kept[1] == given[1]
     assert all((tensor == given[0][name]).all() for name, tensor in kept[0].items())
-    assert Model.load(Path("run")).card.cropped
+    assert Model.load(Path("run")).spec.cropped
     assert call(*words, "--out", "plain")[0] == 0
     assert not Path("plain/segmenter.safetensors").exists()
-    assert not Model.load(Path("plain")).card.cropped
+    assert not Model.load(Path("plain")).spec.cropped
     status, _, err = call(*words, "--crop-with", "run", "--out", "other")
     assert (status, err.count("\n")) == (2, 1)
     assert "holds a classifier, not a segmenter" in err

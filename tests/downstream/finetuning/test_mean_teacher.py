@@ -12,12 +12,12 @@ from downstream.finetuning import mean_teacher, training
 from downstream.finetuning.losses import segmentation_loss, soft_dice_loss
 from downstream.finetuning.mean_teacher import MeanTeacher, SafetyNet, Unlabelled, UnlabelledSettings, epoch_batch
 from downstream.finetuning.mixing import mixing_masks
-from downstream.finetuning.settings import Recipe
+from downstream.finetuning.settings import TrainConfig
 from downstream.finetuning.training import Trainer
-from downstream.models.model import Card, Model
+from downstream.models.model import Model, ModelSpec
 
 LABELLED, UNLABELLED = np.arange(4), np.arange(4, 20)
-QUICK = Recipe(
+QUICK = TrainConfig(
     steps=12, batch_size=4, augment="flips", average=0.9, unlabelled="auto", join=0.5, unlabelled_batch=3, ramp=4
 )
 CLASSIFIER = {"task": "classification", "values": ()}
@@ -35,13 +35,15 @@ class Marked(MeanTeacher):
         return torch.cat([1 - bright, bright], 1)
 
 
-def make_trainer(card: Card, drawn: ImageSet, recipe: Recipe = QUICK, seed: int = 0, unlabelled=UNLABELLED) -> Trainer:
-    others = None if recipe.unlabelled == "none" else Unlabelled(drawn, unlabelled)
-    return Trainer(Model.create(card, 1), drawn, LABELLED, recipe, seed, others)
+def make_trainer(
+    spec: ModelSpec, drawn: ImageSet, config: TrainConfig = QUICK, seed: int = 0, unlabelled=UNLABELLED
+) -> Trainer:
+    others = None if config.unlabelled == "none" else Unlabelled(drawn, unlabelled)
+    return Trainer(Model.create(spec, 1), drawn, LABELLED, config, seed, others)
 
 
-def of_task(card: Card, drawn: ImageSet, task: str) -> Card:
-    return card if task == "segmentation" else replace(card, **CLASSIFIER, classes=drawn.classes)
+def of_task(spec: ModelSpec, drawn: ImageSet, task: str) -> ModelSpec:
+    return spec if task == "segmentation" else replace(spec, **CLASSIFIER, classes=drawn.classes)
 
 
 def copies(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -85,8 +87,8 @@ def test_pixels_that_do_not_count_have_no_gradient():
 # What the student is shown
 
 
-def test_labels_are_mixed_by_the_mask_that_mixes_the_images(card: Card, drawn: ImageSet):
-    model = Model.create(card, 1)
+def test_labels_are_mixed_by_the_mask_that_mixes_the_images(spec: ModelSpec, drawn: ImageSet):
+    model = Model.create(spec, 1)
     settings = UnlabelledSettings(unlabelled="auto", unlabelled_batch=6, confidence=0.7)
     teacher = Marked(model, {}, Unlabelled(drawn, UNLABELLED), settings, 3)
     turned = []
@@ -104,9 +106,9 @@ def test_labels_are_mixed_by_the_mask_that_mixes_the_images(card: Card, drawn: I
     assert 0 < batch.confident.float().mean() < 1
 
 
-def test_nothing_mixed_shows_whole_images(card: Card, drawn: ImageSet):
+def test_nothing_mixed_shows_whole_images(spec: ModelSpec, drawn: ImageSet):
     settings = UnlabelledSettings(unlabelled="auto", unlabelled_batch=4, mix="none")
-    teacher = MeanTeacher(Model.create(card, 1), {}, Unlabelled(drawn, UNLABELLED), settings, 3)
+    teacher = MeanTeacher(Model.create(spec, 1), {}, Unlabelled(drawn, UNLABELLED), settings, 3)
     teacher._turn = lambda images, masks, seed: (images, masks)  # type: ignore[assignment]
     teacher._recolour = lambda images, masks, seed: (images, masks)  # type: ignore[assignment]
     assert len(teacher.batch(0).pixels) == 4
@@ -116,9 +118,9 @@ def test_nothing_mixed_shows_whole_images(card: Card, drawn: ImageSet):
     assert shown <= {drawn.images(index).tobytes() for index in UNLABELLED}
 
 
-def test_the_teacher_sees_colours_as_they_are_and_the_student_does_not(card: Card, drawn: ImageSet):
+def test_the_teacher_sees_colours_as_they_are_and_the_student_does_not(spec: ModelSpec, drawn: ImageSet):
     teacher = MeanTeacher(
-        Model.create(card, 1), {}, Unlabelled(drawn, UNLABELLED), UnlabelledSettings(strong="colour"), 0
+        Model.create(spec, 1), {}, Unlabelled(drawn, UNLABELLED), UnlabelledSettings(strong="colour"), 0
     )
     seen = []
     predict = teacher.model.predict
@@ -131,8 +133,8 @@ def test_the_teacher_sees_colours_as_they_are_and_the_student_does_not(card: Car
     assert not torch.equal(batch.pixels, seen[0][:8])
 
 
-def test_the_teacher_computes_with_the_running_mean_and_its_buffers(card: Card, drawn: ImageSet):
-    student, other = Model.create(card, 1), Model.create(card, 2)
+def test_the_teacher_computes_with_the_running_mean_and_its_buffers(spec: ModelSpec, drawn: ImageSet):
+    student, other = Model.create(spec, 1), Model.create(spec, 2)
     with torch.no_grad():
         for _name, buffer in other.network.named_buffers():
             if buffer.is_floating_point():
@@ -156,10 +158,10 @@ def test_every_unlabelled_image_is_shown_once_an_epoch():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("task", ["segmentation", "classification"])
-def test_until_they_join_all_is_the_same_bit_for_bit(card: Card, drawn: ImageSet, task: str):
-    card = of_task(card, drawn, task)
-    with_them = make_trainer(card, drawn)
-    without = make_trainer(card, drawn, replace(QUICK, unlabelled="none"))
+def test_until_they_join_all_is_the_same_bit_for_bit(spec: ModelSpec, drawn: ImageSet, task: str):
+    spec = of_task(spec, drawn, task)
+    with_them = make_trainer(spec, drawn)
+    without = make_trainer(spec, drawn, replace(QUICK, unlabelled="none"))
     for step in range(6):
         assert with_them.learn() == without.learn(), step
         assert with_them.joined is None
@@ -172,8 +174,8 @@ def test_until_they_join_all_is_the_same_bit_for_bit(card: Card, drawn: ImageSet
     assert not torch.equal(with_them.average["inc.double_conv.0.weight"], without.average["inc.double_conv.0.weight"])
 
 
-def test_the_weight_of_their_loss_rises_and_labelled_and_mixed_images_make_one_batch(card: Card, drawn: ImageSet):
-    trainer = make_trainer(card, drawn, replace(QUICK, confidence=0.0, augment="none"))
+def test_the_weight_of_their_loss_rises_and_labelled_and_mixed_images_make_one_batch(spec: ModelSpec, drawn: ImageSet):
+    trainer = make_trainer(spec, drawn, replace(QUICK, confidence=0.0, augment="none"))
     for _ in range(7):
         trainer.learn()
     sizes, logits = [], trainer.model.logits
@@ -189,11 +191,11 @@ def test_the_weight_of_their_loss_rises_and_labelled_and_mixed_images_make_one_b
     assert [trainer.teacher.weight(step) for step in (0, 1, 3, 50)] == [0.25, 0.5, 1, 1]
 
 
-def test_the_gradient_is_that_of_the_weighted_mean_of_both_losses(card: Card, drawn: ImageSet):
-    card = replace(card, norm="group")  # without running statistics the same pass can be made again
-    trainer = make_trainer(card, drawn, replace(QUICK, confidence=0.0, augment="none", join=0.0, ramp=1))
+def test_the_gradient_is_that_of_the_weighted_mean_of_both_losses(spec: ModelSpec, drawn: ImageSet):
+    spec = replace(spec, norm="group")  # without running statistics the same pass can be made again
+    trainer = make_trainer(spec, drawn, replace(QUICK, confidence=0.0, augment="none", join=0.0, ramp=1))
     assert trainer.teacher is not None
-    model = Model.create(card, 1)
+    model = Model.create(spec, 1)
     mixed = trainer.teacher.batch(0)
     pixels, targets = trainer._labelled_batch()
     trainer.learn()
@@ -207,15 +209,15 @@ def test_the_gradient_is_that_of_the_weighted_mean_of_both_losses(card: Card, dr
 @pytest.mark.slow
 @pytest.mark.parametrize("task", ["segmentation", "classification"])
 @pytest.mark.parametrize("step", [3, 6, 7, 9])
-def test_going_on_from_any_step_is_one_run_bit_for_bit(card: Card, drawn: ImageSet, task: str, step: int):
-    card = of_task(card, drawn, task)
-    recipe = replace(QUICK, confidence=0.4)
-    whole = make_trainer(card, drawn, recipe)
+def test_going_on_from_any_step_is_one_run_bit_for_bit(spec: ModelSpec, drawn: ImageSet, task: str, step: int):
+    spec = of_task(spec, drawn, task)
+    config = replace(QUICK, confidence=0.4)
+    whole = make_trainer(spec, drawn, config)
     for _ in range(step):
         whole.learn()
     state, progress = copies(whole.state()), whole.progress()
     losses = [(whole.learn(), whole.confident) for _ in range(12 - step)]
-    resumed = make_trainer(card, drawn, recipe)
+    resumed = make_trainer(spec, drawn, config)
     resumed.learn()  # is undone
     resumed.restore(state, progress)
     torch.rand(3)  # global generators do not matter
@@ -226,7 +228,7 @@ def test_going_on_from_any_step_is_one_run_bit_for_bit(card: Card, drawn: ImageS
 
 def test_no_teacher_without_a_running_mean():
     with pytest.raises(SettingsError, match="--average 0 leaves no teacher"):
-        Recipe(unlabelled="auto", average=0.0)
+        TrainConfig(unlabelled="auto", average=0.0)
 
 
 @pytest.mark.parametrize(
@@ -253,10 +255,10 @@ def test_the_net_counts_steps_outside_without_a_break():
 
 
 @pytest.mark.slow
-def test_a_teacher_gone_astray_leaves_the_supervised_model_bit_for_bit(card, drawn: ImageSet, monkeypatch):
+def test_a_teacher_gone_astray_leaves_the_supervised_model_bit_for_bit(spec, drawn: ImageSet, monkeypatch):
     monkeypatch.setattr(mean_teacher, "FOREGROUND", (5.0, 5.1))  # nobody is inside
     monkeypatch.setattr(mean_teacher, "WATCHED_STEPS", 4)
-    trainer = make_trainer(card, drawn, replace(QUICK, confidence=0.0))
+    trainer = make_trainer(spec, drawn, replace(QUICK, confidence=0.0))
     steps = 0
     while trainer.step < 12:
         trainer.learn()
@@ -264,16 +266,16 @@ def test_a_teacher_gone_astray_leaves_the_supervised_model_bit_for_bit(card, dra
     assert steps == 12 + 4  # four were taken back
     assert "the teacher marks" in str(trainer.gave_up)
     assert (trainer.joined, trainer.teacher) == (None, None)
-    without = make_trainer(card, drawn, replace(QUICK, unlabelled="none"))
+    without = make_trainer(spec, drawn, replace(QUICK, unlabelled="none"))
     for _ in range(12):
         without.learn()
     assert_equal(trainer.state(), without.state())
     assert_equal(trainer.result(), without.result())
 
 
-def test_a_teacher_that_forgets_what_is_labelled_is_noticed(card: Card, drawn: ImageSet, monkeypatch):
+def test_a_teacher_that_forgets_what_is_labelled_is_noticed(spec: ModelSpec, drawn: ImageSet, monkeypatch):
     monkeypatch.setattr(training, "CHECKED_STEPS", 2)
-    trainer = make_trainer(card, drawn)
+    trainer = make_trainer(spec, drawn)
     for _ in range(7):
         trainer.learn()
     assert trainer._net is not None
@@ -284,11 +286,11 @@ def test_a_teacher_that_forgets_what_is_labelled_is_noticed(card: Card, drawn: I
     assert trainer.step == 6
 
 
-def test_the_loss_on_clean_images_is_the_teacher_s(card: Card, drawn: ImageSet):
-    trainer = make_trainer(card, drawn)
+def test_the_loss_on_clean_images_is_the_teacher_s(spec: ModelSpec, drawn: ImageSet):
+    trainer = make_trainer(spec, drawn)
     for _ in range(3):
         trainer.learn()
-    model = Model.create(card, 0)
+    model = Model.create(spec, 0)
     model.network.load_state_dict(trainer.result())
     model.network.eval()
     targets = torch.from_numpy(drawn.masks(LABELLED).astype(np.int64))

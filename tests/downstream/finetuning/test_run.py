@@ -27,7 +27,7 @@ from downstream.finetuning import run as finetuning
 from downstream.finetuning.labelled import Split, choose_unlabelled, only_labelled
 from downstream.finetuning.run import PATIENCE, FinetuneDirectory, Finetuning
 from downstream.finetuning.settings import FinetuneSettings
-from downstream.models.model import MODEL_FILE, Model, Start
+from downstream.models.model import MODEL_FILE, Model, PretrainedWeights
 from downstream.models.resizing import to_square
 
 pytestmark = pytest.mark.usefixtures("own_cache")
@@ -82,7 +82,7 @@ def die() -> None:
 
 def tune(path: Path, images: ImageSet, start: str = "scratch", observer: Observer | None = None, **given: Any):
     """Begin a run, or go on with it; what `test.json` holds, or None where it was interrupted."""
-    found = Start.find(start)
+    found = PretrainedWeights.find(start)
     settings = FinetuneSettings.make(found, **{**({} if found.run else TINY), **given})
     with FinetuneDirectory(path) as directory:
         if directory.settings() is None:
@@ -411,7 +411,7 @@ def test_unlabelled_classes_change_no_byte(write_source):
     tune(Path("noise"), load_images(root, 16), **given)
     assert_same(Path("noise"), Path("run"))
     assert content_key("noise") == content_key("run")
-    assert Model.load(Path("run")).card.classes == ("a", "b")
+    assert Model.load(Path("run")).spec.classes == ("a", "b")
 
 
 @pytest.mark.slow
@@ -441,7 +441,7 @@ def test_a_classifier_reads_no_mask_and_is_evaluated_on_classes_in_its_own_order
         path.write_bytes(b"damaged")
     words = ["finetune", "--data", "source", "--device", "cpu", "--image-size", "16", "--width", "2", "--steps", "2"]
     assert call(*words, "--task", "classification", "--classes", "b,a", "--out", "run")[0] == 0
-    assert Model.load(Path("run")).card.classes == ("b", "a")
+    assert Model.load(Path("run")).spec.classes == ("b", "a")
     tested = json.loads(Path("run/test.json").read_text())
     assert call("evaluate", "--from", "run", "--data", "source", "--out", "e.json")[0] == 0
     evaluated = json.loads(Path("e.json").read_text())
@@ -464,7 +464,7 @@ def test_another_unlabelled_source_must_stay_as_it_was(write_source, call):
 
 def test_two_values_of_masks_may_be_named_as_they_stand_there(write_source):
     tune(Path("run"), load_images(write_source(), 16), classes="0,255", steps=1)
-    assert Model.load(Path("run")).card.values == (0, 1)
+    assert Model.load(Path("run")).spec.values == (0, 1)
 
 
 @pytest.mark.slow
@@ -472,7 +472,7 @@ def test_classes_that_are_named_are_the_model_s(write_source):
     root = write_source(values=(0, 2, 5))
     images = load_images(root, 16)
     tune(Path("run"), images, classes="0,2,5,7")
-    assert Model.load(Path("run")).card.values == (0, 2, 5, 7)
+    assert Model.load(Path("run")).spec.values == (0, 2, 5, 7)
     with pytest.raises(ImageError, match="a mask to learn from holds 5, which --classes does not name"):
         tune(Path("few"), images, classes="0,2")
     for odd in ("2", "2,,5", "2,2", "2,x", "2,256"):
@@ -569,7 +569,7 @@ def test_the_scores_of_every_image_are_those_at_its_own_size(write_source, fit: 
     model = Model.load(Path("run"))
     paths = [root / "images" / f"{number:02}.png" for number in range(4, 10)]
     pixels = [cv2.imread(str(path))[..., ::-1] for path in paths]
-    found = model.probabilities(np.stack([to_square(image, model.card) for image in pixels]), flips)
+    found = model.probabilities(np.stack([to_square(image, model.spec) for image in pixels]), flips)
     expected = []
     for path, image, maps in zip(paths, pixels, found, strict=True):
         height, width = image.shape[:2]
@@ -599,7 +599,7 @@ def test_a_few_masks_among_many_images_suffice(write_source):
             path.unlink()
     images = load_images(root, 16)
     kept = {path.stem for path in masks[::3]}
-    split = Split.make(FinetuneSettings.make(Start.find("scratch"), task="segmentation"), images)
+    split = Split.make(FinetuneSettings.make(PretrainedWeights.find("scratch"), task="segmentation"), images)
     chosen = {Path(images.names[index]).stem for index in (*split.learn, *split.select, *split.test)}
     assert chosen <= kept
     assert {Path(images.names[index]).stem for index in split.test} == {
@@ -613,7 +613,7 @@ def test_masks_of_several_classes_are_learned_and_told_apart(write_source):
     images = load_images(write_source(values=(0, 2, 5)), 16)
     result = tune(Path("run"), images)
     model = Model.load(Path("run"))
-    assert (model.card.classes, model.card.values) == (("background", "2", "5"), (0, 2, 5))
+    assert (model.spec.classes, model.spec.values) == (("background", "2", "5"), (0, 2, 5))
     rows = table(Path("run/test.csv"))
     assert {"dice", "dice 2", "dice 5", "hd95 2"} <= set(rows[0])
     for row in rows:
@@ -638,7 +638,7 @@ def test_an_unknown_number_in_a_mask_of_the_test_split_is_told_with_its_file(wri
 def test_a_classifier_is_tested_on_labels(drawn: ImageSet, tmp_path: Path):
     result = tune(tmp_path / "run", drawn, task="classification")
     model = Model.load(tmp_path / "run")
-    assert (model.card.classes, model.card.values) == (drawn.classes, ())
+    assert (model.spec.classes, model.spec.values) == (drawn.classes, ())
     shares = model.probabilities(drawn.images(drawn.split("test")))
     right = shares.argmax(1) == drawn.labels(drawn.split("test"))
     assert result["accuracy"] == pytest.approx(right.mean())
@@ -652,20 +652,22 @@ def test_a_classifier_is_tested_on_labels(drawn: ImageSet, tmp_path: Path):
 def test_images_are_standardised_as_in_pretraining_or_by_the_train_split(drawn: ImageSet, pretrained: Path, tmp_path):
     tune(tmp_path / "tuned", drawn, str(pretrained), steps=1)
     about = load_tensors(pretrained / "unet.safetensors")[1]
-    card = Model.load(tmp_path / "tuned").card
-    assert (list(card.mean), list(card.deviation)) == (about["mean"], about["deviation"])
+    spec = Model.load(tmp_path / "tuned").spec
+    assert (list(spec.mean), list(spec.deviation)) == (about["mean"], about["deviation"])
     tune(tmp_path / "scratch", drawn, steps=1)
     mean, deviation = drawn.standardisation(drawn.split("train"))
-    card = Model.load(tmp_path / "scratch").card
-    assert (card.mean, card.deviation) == (tuple(mean.tolist()), tuple(deviation.tolist()))
+    spec = Model.load(tmp_path / "scratch").spec
+    assert (spec.mean, spec.deviation) == (tuple(mean.tolist()), tuple(deviation.tolist()))
 
 
 @pytest.mark.parametrize("transfer", ["all", "encoder"])
 def test_learning_starts_from_what_was_pretrained(drawn: ImageSet, pretrained: Path, tmp_path: Path, transfer: str):
     given = load_tensors(pretrained / "unet.safetensors")[0]
-    settings = FinetuneSettings.make(Start.find(str(pretrained)), transfer=transfer, device="cpu", steps=1)
+    settings = FinetuneSettings.make(PretrainedWeights.find(str(pretrained)), transfer=transfer, device="cpu", steps=1)
     with FinetuneDirectory(tmp_path / "run") as directory:
-        network = Finetuning(settings, drawn, directory, Start.find(str(pretrained))).model.network.state_dict()
+        network = Finetuning(
+            settings, drawn, directory, PretrainedWeights.find(str(pretrained))
+        ).model.network.state_dict()
     same = {
         name
         for name, tensor in given.items()
@@ -684,11 +686,11 @@ def test_grey_images_are_learned_in_grey_from_scratch_and_in_colour_from_a_unet_
 ):
     root = write_source(grey=True)
     tune(Path("grey"), load_images(root, 16), augment=augment, steps=2)
-    assert Model.load(Path("grey")).card.channels == 1
-    settings = FinetuneSettings.make(Start.find(str(pretrained)))
+    assert Model.load(Path("grey")).spec.channels == 1
+    settings = FinetuneSettings.make(PretrainedWeights.find(str(pretrained)))
     assert settings.channels == 3
     tune(Path("colour"), load_images(root, 16, settings.channels), str(pretrained), augment=augment, steps=2)
-    assert Model.load(Path("colour")).card.channels == 3
+    assert Model.load(Path("colour")).spec.channels == 3
 
 
 def test_images_without_what_a_task_needs_are_refused(write_source, drawn: ImageSet):
@@ -724,11 +726,11 @@ def test_masks_that_cover_everything_still_have_a_background(write_source):
         mask = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
         cv2.imwrite(str(path), np.full_like(mask, 255))
     tune(Path("run"), load_images(root, 16), steps=2)
-    assert Model.load(Path("run")).card.values == (0, 1)
+    assert Model.load(Path("run")).spec.values == (0, 1)
 
 
 def test_other_channels_than_the_unet_s_are_refused(write_source, pretrained: Path):
-    start = Start.find(str(pretrained))
+    start = PretrainedWeights.find(str(pretrained))
     settings = replace(FinetuneSettings.make(start), channels=1)
     images = load_images(write_source(grey=True), 16)
     with FinetuneDirectory(Path("run")) as directory, pytest.raises(CheckpointError, match=r"3 channels.*1 channels"):

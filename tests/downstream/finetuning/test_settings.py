@@ -9,32 +9,32 @@ from hypothesis import strategies as st
 
 from ahm_env import SettingsError, UNet
 from downstream.finetuning.settings import PRESETS, FinetuneSettings
-from downstream.models.model import Start
+from downstream.models.model import PretrainedWeights
 
-SCRATCH = Start("scratch", None, None, {})
+SCRATCH = PretrainedWeights("scratch", None, None, {})
 RUN = {"image_size": 32, "fit": "pad", "width": 4, "norm": "group", "channels": None, "data": "elsewhere", "seed": 9}
 
 
 @pytest.fixture
-def from_run() -> Start:
-    return Start("run", UNet(1, 1, 4, "group"), None, RUN)
+def from_run() -> PretrainedWeights:
+    return PretrainedWeights("run", UNet(1, 1, 4, "group"), None, RUN)
 
 
 @pytest.fixture
-def from_file() -> Start:
-    return Start("unet.pth", UNet(1, 1, 4, "group"), None, {})
+def from_file() -> PretrainedWeights:
+    return PretrainedWeights("unet.pth", UNet(1, 1, 4, "group"), None, {})
 
 
 def test_defaults_need_nothing():
     assert FinetuneSettings.make(SCRATCH) == FinetuneSettings()
 
 
-def test_a_run_decides_how_images_become_pixels_and_what_the_unet_is(from_run: Start):
+def test_a_run_decides_how_images_become_pixels_and_what_the_unet_is(from_run: PretrainedWeights):
     made = FinetuneSettings.make(from_run)
     assert made == replace(FinetuneSettings(), start="run", image_size=32, fit="pad", width=4, norm="group", channels=1)
 
 
-def test_a_file_of_weights_decides_what_the_unet_is(from_file: Start):
+def test_a_file_of_weights_decides_what_the_unet_is(from_file: PretrainedWeights):
     made = FinetuneSettings.make(from_file, image_size=48, fit="pad")
     assert (made.width, made.norm, made.channels, made.image_size, made.fit) == (4, "group", 1, 48, "pad")
 
@@ -49,7 +49,9 @@ def test_a_file_of_weights_decides_what_the_unet_is(from_file: Start):
         ("fit", "stretch", "pad"),
     ],
 )
-def test_what_the_start_has_decided_cannot_be_chosen_otherwise(from_run: Start, name: str, value: object, decided):
+def test_what_the_start_has_decided_cannot_be_chosen_otherwise(
+    from_run: PretrainedWeights, name: str, value: object, decided
+):
     flag = f"--{name.replace('_', '-')}"
     with pytest.raises(SettingsError, match=rf"{flag} {value}: run was pretrained with {decided}; leave {flag} out"):
         FinetuneSettings.make(from_run, **{name: value})
@@ -66,7 +68,7 @@ def test_a_preset_lies_between_the_defaults_and_what_is_given():
         FinetuneSettings.make(SCRATCH, "papre")
 
 
-def test_vgg16_takes_colour(from_run: Start):
+def test_vgg16_takes_colour(from_run: PretrainedWeights):
     assert FinetuneSettings.make(SCRATCH, model="vgg16", task="classification").channels == 3
     with pytest.raises(SettingsError, match=r"--model vgg16 classifies.*not by --from"):
         FinetuneSettings.make(from_run, model="vgg16", task="classification")

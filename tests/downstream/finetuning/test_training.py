@@ -13,9 +13,9 @@ from torch.nn import functional
 
 from ahm_env import ImageSet, SettingsError, TrainingError
 from downstream.finetuning.losses import soft_dice_loss
-from downstream.finetuning.settings import Recipe
+from downstream.finetuning.settings import TrainConfig
 from downstream.finetuning.training import Trainer
-from downstream.models.model import Card, Model
+from downstream.models.model import Model, ModelSpec
 
 
 class Few:
@@ -41,14 +41,14 @@ class Few:
         return self._labels[indices]
 
 
-QUICK = Recipe(steps=8, batch_size=4, augment="none")
+QUICK = TrainConfig(steps=8, batch_size=4, augment="none")
 CLASSIFIER = {"task": "classification", "classes": ("benign", "malignant"), "values": ()}
 
 
-def make_trainer(card: Card, recipe: Recipe = QUICK, images=None, labelled=None, seed: int = 0) -> Trainer:
+def make_trainer(spec: ModelSpec, config: TrainConfig = QUICK, images=None, labelled=None, seed: int = 0) -> Trainer:
     images = images or Few()
     labelled = np.arange(8) if labelled is None else labelled
-    return Trainer(Model.create(card, 1), images, labelled, recipe, seed)
+    return Trainer(Model.create(spec, 1), images, labelled, config, seed)
 
 
 def copies(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -110,10 +110,12 @@ def test_background_that_is_found_to_be_background_does_not_count():
     assert more.item() == pytest.approx(soft_dice_loss(logits, targets).item(), rel=1e-6)
 
 
-def test_the_loss_of_segmentation_is_cross_entropy_and_soft_dice_of_the_classes_that_the_values_stand_for(card: Card):
+def test_the_loss_of_segmentation_is_cross_entropy_and_soft_dice_of_the_classes_that_the_values_stand_for(
+    spec: ModelSpec,
+):
     images = Few(values=(0, 2, 5))
-    card = replace(card, classes=("background", "2", "5"), values=(0, 2, 5))
-    trainer = make_trainer(card, replace(QUICK, batch_size=8), images)
+    spec = replace(spec, classes=("background", "2", "5"), values=(0, 2, 5))
+    trainer = make_trainer(spec, replace(QUICK, batch_size=8), images)
     model = copy.deepcopy(trainer.model)
     model.network.train()
     loss = trainer.learn()
@@ -125,9 +127,9 @@ def test_the_loss_of_segmentation_is_cross_entropy_and_soft_dice_of_the_classes_
 
 
 @pytest.mark.parametrize(("balance", "weights"), [(True, (8 / (2 * 6), 8 / (2 * 2))), (False, (1.0, 1.0))])
-def test_rare_classes_count_as_much_as_frequent_ones(card: Card, balance: bool, weights: tuple[float, float]):
+def test_rare_classes_count_as_much_as_frequent_ones(spec: ModelSpec, balance: bool, weights: tuple[float, float]):
     images = Few(labels=(0, 0, 0, 1))  # six of one, two of the other
-    trainer = make_trainer(replace(card, **CLASSIFIER), replace(QUICK, batch_size=8, balance=balance), images)
+    trainer = make_trainer(replace(spec, **CLASSIFIER), replace(QUICK, batch_size=8, balance=balance), images)
     model = copy.deepcopy(trainer.model)
     model.network.train()
     loss = trainer.learn()
@@ -144,15 +146,15 @@ def test_rare_classes_count_as_much_as_frequent_ones(card: Card, balance: bool, 
 @pytest.mark.slow
 @pytest.mark.parametrize("task", [{}, CLASSIFIER])
 @pytest.mark.parametrize("step", [0, 1, 5])
-def test_going_on_from_any_step_is_one_run_bit_for_bit(card: Card, task: dict[str, object], step: int):
-    card = replace(card, **task)
-    recipe = replace(QUICK, augment="full", average=0.9, weight_decay=0.1)
-    whole = make_trainer(card, recipe)
+def test_going_on_from_any_step_is_one_run_bit_for_bit(spec: ModelSpec, task: dict[str, object], step: int):
+    spec = replace(spec, **task)
+    config = replace(QUICK, augment="full", average=0.9, weight_decay=0.1)
+    whole = make_trainer(spec, config)
     for _ in range(step):
         whole.learn()
     state = copies(whole.state())
     losses = [whole.learn() for _ in range(3)]
-    resumed = make_trainer(card, recipe)
+    resumed = make_trainer(spec, config)
     resumed.learn()  # is undone
     resumed.restore(state, {"step": step})
     torch.rand(3)  # global generators do not matter
@@ -163,9 +165,9 @@ def test_going_on_from_any_step_is_one_run_bit_for_bit(card: Card, task: dict[st
 
 
 @pytest.mark.parametrize(("count", "size"), [(8, 3), (5, 8), (1, 2)])
-def test_every_labelled_image_is_shown_once_an_epoch(card: Card, count: int, size: int):
+def test_every_labelled_image_is_shown_once_an_epoch(spec: ModelSpec, count: int, size: int):
     images, labelled = Few(20), np.arange(3, 3 + count)
-    trainer = make_trainer(card, replace(QUICK, batch_size=size), images, labelled)
+    trainer = make_trainer(spec, replace(QUICK, batch_size=size), images, labelled)
     for _ in range(8):
         trainer.learn()
     assert len(images.asked) == 8 * size
@@ -174,19 +176,19 @@ def test_every_labelled_image_is_shown_once_an_epoch(card: Card, count: int, siz
     assert count == 1 or len({tuple(epoch) for epoch in epochs}) > 1
 
 
-def test_the_order_depends_on_the_seed(card: Card):
+def test_the_order_depends_on_the_seed(spec: ModelSpec):
     orders = []
     for seed in (0, 0, 1):
         images = Few()
-        make_trainer(card, replace(QUICK, batch_size=8), images, seed=seed).learn()
+        make_trainer(spec, replace(QUICK, batch_size=8), images, seed=seed).learn()
         orders.append(images.asked)
     assert orders[0] == orders[1] != orders[2]
 
 
 @pytest.mark.parametrize("task", [{}, CLASSIFIER])
 @pytest.mark.parametrize("norm", ["batch", "group"])
-def test_a_step_changes_every_weight_by_a_finite_gradient(card: Card, task: dict[str, object], norm: str):
-    trainer = make_trainer(replace(card, norm=norm, **task))
+def test_a_step_changes_every_weight_by_a_finite_gradient(spec: ModelSpec, task: dict[str, object], norm: str):
+    trainer = make_trainer(replace(spec, norm=norm, **task))
     before = copies(dict(trainer.model.network.named_parameters()))
     assert math.isfinite(trainer.learn())
     for name, weight in trainer.model.network.named_parameters():
@@ -197,8 +199,8 @@ def test_a_step_changes_every_weight_by_a_finite_gradient(card: Card, task: dict
     assert len(moved) > len(before) * 0.9
 
 
-def test_a_frozen_encoder_stays_as_it_is_and_its_norms_are_those_of_whole_images(card: Card):
-    trainer = make_trainer(replace(card, **CLASSIFIER), replace(QUICK, freeze=True, average=0.0))
+def test_a_frozen_encoder_stays_as_it_is_and_its_norms_are_those_of_whole_images(spec: ModelSpec):
+    trainer = make_trainer(replace(spec, **CLASSIFIER), replace(QUICK, freeze=True, average=0.0))
     network, images = trainer.model.network, Few()
     before = copies(network.state_dict())
     for _ in range(4):
@@ -212,13 +214,13 @@ def test_a_frozen_encoder_stays_as_it_is_and_its_norms_are_those_of_whole_images
     torch.testing.assert_close(before["inc.double_conv.1.running_mean"], expected, rtol=1e-4, atol=1e-5)
 
 
-def test_a_frozen_run_goes_on_from_any_step_bit_for_bit(card: Card):
-    recipe = replace(QUICK, freeze=True)
-    whole = make_trainer(replace(card, **CLASSIFIER), recipe)
+def test_a_frozen_run_goes_on_from_any_step_bit_for_bit(spec: ModelSpec):
+    config = replace(QUICK, freeze=True)
+    whole = make_trainer(replace(spec, **CLASSIFIER), config)
     for _ in range(3):
         whole.learn()
     state = copies(whole.state())
-    again = make_trainer(replace(card, **CLASSIFIER), recipe)
+    again = make_trainer(replace(spec, **CLASSIFIER), config)
     again.restore(state, {"step": 3})
     for one in (whole, again):
         one.learn()
@@ -226,9 +228,9 @@ def test_a_frozen_run_goes_on_from_any_step_bit_for_bit(card: Card):
 
 
 @pytest.mark.slow
-def test_a_few_images_are_learned(card: Card, drawn: ImageSet):
-    recipe = Recipe(steps=40, batch_size=8, augment="none", learning_rate=0.01)
-    trainer = make_trainer(replace(card, width=4), recipe, drawn, drawn.split("train")[:8])
+def test_a_few_images_are_learned(spec: ModelSpec, drawn: ImageSet):
+    config = TrainConfig(steps=40, batch_size=8, augment="none", learning_rate=0.01)
+    trainer = make_trainer(replace(spec, width=4), config, drawn, drawn.split("train")[:8])
     losses = [trainer.learn() for _ in range(40)]
     assert np.mean(losses[-5:]) < 0.6 * np.mean(losses[:5])
 
@@ -236,8 +238,8 @@ def test_a_few_images_are_learned(card: Card, drawn: ImageSet):
 # Step sizes
 
 
-def test_the_cosine_rises_over_a_twentieth_and_falls_to_a_hundredth(card: Card):
-    trainer = make_trainer(card, replace(QUICK, steps=100, learning_rate=0.5))
+def test_the_cosine_rises_over_a_twentieth_and_falls_to_a_hundredth(spec: ModelSpec):
+    trainer = make_trainer(spec, replace(QUICK, steps=100, learning_rate=0.5))
     rates = []
     for trainer.step in range(101):
         rates.append(trainer.learning_rate)
@@ -249,20 +251,20 @@ def test_the_cosine_rises_over_a_twentieth_and_falls_to_a_hundredth(card: Card):
     assert rates[5:] == sorted(rates[5:], reverse=True)
 
 
-def test_a_very_short_run_begins_with_the_full_step(card: Card):
-    assert make_trainer(card, replace(QUICK, steps=4, learning_rate=0.5)).learning_rate == pytest.approx(0.5)
+def test_a_very_short_run_begins_with_the_full_step(spec: ModelSpec):
+    assert make_trainer(spec, replace(QUICK, steps=4, learning_rate=0.5)).learning_rate == pytest.approx(0.5)
 
 
-def test_the_published_schedule_takes_a_tenth_off_every_three_epochs(card: Card):
-    trainer = make_trainer(card, replace(QUICK, steps=100, schedule="steps", learning_rate=0.5, batch_size=4))
+def test_the_published_schedule_takes_a_tenth_off_every_three_epochs(spec: ModelSpec):
+    trainer = make_trainer(spec, replace(QUICK, steps=100, schedule="steps", learning_rate=0.5, batch_size=4))
     rates = []
     for trainer.step in range(14):  # two steps an epoch
         rates.append(trainer.learning_rate)
     assert rates == pytest.approx([0.5] * 6 + [0.5 * 0.9] * 6 + [0.5 * 0.81] * 2)
 
 
-def test_a_step_is_made_with_the_step_size_that_is_told(card: Card):
-    trainer = make_trainer(card)
+def test_a_step_is_made_with_the_step_size_that_is_told(spec: ModelSpec):
+    trainer = make_trainer(spec)
     for _ in range(3):
         told = trainer.learning_rate
         trainer.learn()
@@ -273,8 +275,8 @@ def test_a_step_is_made_with_the_step_size_that_is_told(card: Card):
 # The running mean
 
 
-def test_the_running_mean_of_the_weights_by_hand(card: Card):
-    trainer = make_trainer(card, replace(QUICK, average=0.2))
+def test_the_running_mean_of_the_weights_by_hand(spec: ModelSpec):
+    trainer = make_trainer(spec, replace(QUICK, average=0.2))
     expected = copies(trainer.model.network.state_dict())
     for step in range(1, 6):
         trainer.learn()
@@ -293,8 +295,8 @@ def test_the_running_mean_of_the_weights_by_hand(card: Card):
     assert not torch.equal(found[name], trainer.model.network.state_dict()[name])
 
 
-def test_without_a_running_mean_the_result_is_the_network(card: Card):
-    trainer = make_trainer(card, replace(QUICK, average=0.0))
+def test_without_a_running_mean_the_result_is_the_network(spec: ModelSpec):
+    trainer = make_trainer(spec, replace(QUICK, average=0.0))
     trainer.learn()
     assert_equal(trainer.result(), dict(trainer.model.network.state_dict()))
 
@@ -302,8 +304,8 @@ def test_without_a_running_mean_the_result_is_the_network(card: Card):
 # What goes wrong
 
 
-def test_a_step_size_that_is_too_large_ends_with_a_typed_error_before_weights_are_lost(card: Card):
-    trainer = make_trainer(card, replace(QUICK, learning_rate=1e36))
+def test_a_step_size_that_is_too_large_ends_with_a_typed_error_before_weights_are_lost(spec: ModelSpec):
+    trainer = make_trainer(spec, replace(QUICK, learning_rate=1e36))
     trainer.learn()
     before = copies(dict(trainer.model.network.named_parameters()))
     with pytest.raises(TrainingError, match=r"no longer finite.*lower --learning-rate") as stop:
@@ -312,8 +314,8 @@ def test_a_step_size_that_is_too_large_ends_with_a_typed_error_before_weights_ar
     assert_equal(copies(dict(trainer.model.network.named_parameters())), before)
 
 
-def test_a_gradient_that_is_not_finite_is_no_step(card: Card):
-    trainer = make_trainer(card)
+def test_a_gradient_that_is_not_finite_is_no_step(spec: ModelSpec):
+    trainer = make_trainer(spec)
     weight = trainer.model.network.inc.double_conv[0].weight
     weight.register_hook(lambda gradient: gradient * math.inf)
     before = copies(dict(trainer.model.network.named_parameters()))
@@ -323,9 +325,9 @@ def test_a_gradient_that_is_not_finite_is_no_step(card: Card):
     assert_equal(copies(dict(trainer.model.network.named_parameters())), before)
 
 
-def test_without_a_labelled_image_there_is_nothing_to_learn(card: Card):
+def test_without_a_labelled_image_there_is_nothing_to_learn(spec: ModelSpec):
     with pytest.raises(SettingsError, match="few: no labelled image to learn from"):
-        make_trainer(card, labelled=np.zeros(0, np.int64))
+        make_trainer(spec, labelled=np.zeros(0, np.int64))
 
 
 @pytest.mark.parametrize(
@@ -347,5 +349,5 @@ def test_without_a_labelled_image_there_is_nothing_to_learn(card: Card):
 )
 def test_a_recipe_out_of_range_is_refused_in_one_line(change: dict[str, object], text: str):
     with pytest.raises(SettingsError, match=text) as refusal:
-        Recipe(**change)
+        TrainConfig(**change)
     assert "\n" not in str(refusal.value)

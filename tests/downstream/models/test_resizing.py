@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from ahm_env import ImageError, load_images
 from ahm_env.images.loading import originals
 from ahm_env.images.pixels import PixelSettings, fit_mask
-from downstream.models.model import Card
+from downstream.models.model import ModelSpec
 from downstream.models.resizing import to_original, to_square
 
-CARD = Card(
+CARD = ModelSpec(
     "segmentation", "unet", ("background", "1"), (0, 1), 16, 3, "stretch", (0.0,) * 3, (1.0,) * 3, 2, "batch", False
 )
 SIDES = st.tuples(st.integers(1, 70), st.integers(1, 70))
@@ -24,8 +24,8 @@ SIDES = st.tuples(st.integers(1, 70), st.integers(1, 70))
 @pytest.mark.parametrize(("channels", "grey"), [(1, False), (3, False), (3, True), (1, True)])
 def test_a_model_sees_new_images_as_it_saw_those_of_its_training(write_source, fit: str, channels: int, grey: bool):
     images = load_images(write_source(grey=grey), 16, channels, fit)
-    card = replace(CARD, fit=fit, channels=channels)
-    squares = [to_square(sample.image, card) for sample in originals(images, range(len(images)))]
+    spec = replace(CARD, fit=fit, channels=channels)
+    squares = [to_square(sample.image, spec) for sample in originals(images, range(len(images)))]
     np.testing.assert_array_equal(np.stack(squares), images.images(range(len(images))))
 
 
@@ -45,9 +45,9 @@ def test_maps_get_the_size_of_the_image_and_keep_their_values(shape, fit, number
 
 @given(shape=SIDES)
 def test_what_was_found_in_the_padding_is_nowhere_in_the_image(shape):
-    card = replace(CARD, fit="pad")
+    spec = replace(CARD, fit="pad")
     inside = fit_mask(np.ones(shape, np.uint8), PixelSettings(16, 3, "pad"))
-    assert not to_original((1 - inside[None]).astype(np.float32), *shape, card).any()
+    assert not to_original((1 - inside[None]).astype(np.float32), *shape, spec).any()
 
 
 @pytest.mark.parametrize("fit", ["stretch", "pad"])
@@ -62,11 +62,11 @@ def test_what_was_found_in_the_padding_is_nowhere_in_the_image(shape):
     ],
 )
 def test_a_rectangle_returns_to_its_place(fit: str, shape: tuple[int, int], box: tuple[int, int, int, int]):
-    card = replace(CARD, fit=fit)
+    spec = replace(CARD, fit=fit)
     mask = np.zeros(shape, np.uint8)
     mask[box[0] : box[1], box[2] : box[3]] = 1
-    seen = to_square(mask * 255, card)[0].astype(np.float32) / 255
-    back = to_original(seen[None], *shape, card)[0] > 0.5
+    seen = to_square(mask * 255, spec)[0].astype(np.float32) / 255
+    back = to_original(seen[None], *shape, spec)[0] > 0.5
     rows, columns = (np.flatnonzero(back.any(axis)) for axis in (1, 0))
     assert (rows[0], rows[-1] + 1, columns[0], columns[-1] + 1) == box
     # corners are rounded off, as of any map that is enlarged

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from ahm_env.model.vgg import IMAGENET_DEVIATION, IMAGENET_MEAN
-from downstream.finetuning.settings import Recipe
+from downstream.finetuning.settings import TrainConfig
 from downstream.finetuning.training import Trainer
-from downstream.models.model import Card, Model
+from downstream.models.model import Model, ModelSpec
 from downstream.models.vgg import VGG16
 
 # torchvision's numbers of the convolutions, and their channels
@@ -26,10 +26,10 @@ def test_weights_are_drawn_so_that_features_neither_fade_nor_grow():
 
 
 @pytest.mark.slow
-def test_it_learns_as_any_classifier_does(card: Card, drawn):
+def test_it_learns_as_any_classifier_does(spec: ModelSpec, drawn):
     names = {"task": "classification", "classes": drawn.classes, "values": (), "image_size": 32}
-    card = replace(card, model="vgg16", width=0, norm="", mean=IMAGENET_MEAN, deviation=IMAGENET_DEVIATION, **names)
-    model = Model.create(card, 0)
+    spec = replace(spec, model="vgg16", width=0, norm="", mean=IMAGENET_MEAN, deviation=IMAGENET_DEVIATION, **names)
+    model = Model.create(spec, 0)
 
     class Larger:
         source, labels = drawn.source, staticmethod(drawn.labels)
@@ -38,7 +38,7 @@ def test_it_learns_as_any_classifier_does(card: Card, drawn):
         def images(indices):
             return drawn.images(indices).repeat(2, 2).repeat(2, 3)
 
-    trainer = Trainer(model, Larger(), drawn.split("train"), Recipe(steps=2, batch_size=2, augment="none"), 0)
+    trainer = Trainer(model, Larger(), drawn.split("train"), TrainConfig(steps=2, batch_size=2, augment="none"), 0)
     before = model.network.features[0].weight.clone()
     assert 0 < trainer.learn() < 10
     assert not torch.equal(model.network.features[0].weight, before)

@@ -22,7 +22,7 @@ from ahm_env.images.opencv import cv2
 from ahm_env.images.patients import pseudonym
 from ahm_env.images.pixels import AXES
 from downstream.console import predict_images
-from downstream.models.model import MODEL_FILE, Card
+from downstream.models.model import MODEL_FILE, ModelSpec
 from downstream.prediction import dicom_seg, prediction
 
 nibabel = pytest.importorskip("nibabel")
@@ -49,11 +49,11 @@ class Bands:
 
     device = "cpu"
 
-    def __init__(self, card: Card) -> None:
-        self.card = card
+    def __init__(self, spec: ModelSpec) -> None:
+        self.spec = spec
 
     def probabilities(self, images: np.ndarray, flips: bool = False) -> np.ndarray:
-        count = len(self.card.classes)
+        count = len(self.spec.classes)
         numbers = (images.astype(int) * count // 256)[:, 0]
         return np.stack([numbers == number for number in range(count)], 1).astype(np.float32)
 
@@ -62,13 +62,13 @@ Run = Callable[..., int]
 
 
 @pytest.fixture
-def run(card: Card, monkeypatch: pytest.MonkeyPatch) -> Run:
+def run(spec: ModelSpec, monkeypatch: pytest.MonkeyPatch) -> Run:
     """Predicts paths into `out`, by brightness; keywords change the card."""
     Path("tuned").mkdir()
 
     def run(*paths: str, out: str = "out", burned_in: bool = False, **about: Any) -> int:
-        model = Bands(replace(card, **{"fit": "pad", "window": "127.5,255", "channels": 1, **about}))
-        Path("tuned", MODEL_FILE).write_text(repr(model.card))
+        model = Bands(replace(spec, **{"fit": "pad", "window": "127.5,255", "channels": 1, **about}))
+        Path("tuned", MODEL_FILE).write_text(repr(model.spec))
         monkeypatch.setattr(prediction, "load_tuned", lambda *_: (model, None))
         return predict_images(
             Path("tuned"), [Path(path) for path in paths], Path(out), overlays=True, burned_in=burned_in
@@ -574,7 +574,7 @@ def test_an_image_without_what_a_seg_needs_is_told_by_the_name_of_the_element(ru
     assert len(rows()) == 1
 
 
-def test_a_class_of_an_image_is_no_seg(run: Run, card: Card, monkeypatch: pytest.MonkeyPatch):
+def test_a_class_of_an_image_is_no_seg(run: Run, spec: ModelSpec, monkeypatch: pytest.MonkeyPatch):
     class Classifier(Bands):
         def probabilities(self, images: np.ndarray, flips: bool = False) -> np.ndarray:
             return super().probabilities(images).mean((2, 3))
@@ -582,7 +582,7 @@ def test_a_class_of_an_image_is_no_seg(run: Run, card: Card, monkeypatch: pytest
     make_series("archive", 2)
     save("scans/v.nii.gz", noise(1, 16, 16, 2), np.eye(4))
     Path("tuned", MODEL_FILE).write_text("weights")
-    model = Classifier(replace(card, task="classification", values=(), channels=1))
+    model = Classifier(replace(spec, task="classification", values=(), channels=1))
     monkeypatch.setattr(prediction, "load_tuned", lambda *_: (model, None))
     paths = [Path("archive"), Path("scans")]
     assert predict_images(Path("tuned"), paths, Path("out"), overlays=True) == 0

@@ -25,7 +25,7 @@ from ahm_env.images.decoding import read_image
 from ahm_env.images.source import Sample
 from downstream.evaluation.cropping import crop
 from downstream.evaluation.segmentation import BATCH, segment
-from downstream.models.model import Card, Model
+from downstream.models.model import Model, ModelSpec
 from downstream.models.resizing import to_original, to_square
 from downstream.prediction import inputs as incoming
 from downstream.prediction import prediction
@@ -64,8 +64,10 @@ def make_model(
     cropped: bool = False,
 ) -> Model:
     """A tiny model whose predictions differ between images, and within them."""
-    card = Card(task, "unet", classes, values, SIDE, 3, "pad", (127.0,) * 3, (60.0,) * 3, 2, "batch", False, cropped)
-    model = Model.create(card, seed)
+    spec = ModelSpec(
+        task, "unet", classes, values, SIDE, 3, "pad", (127.0,) * 3, (60.0,) * 3, 2, "batch", False, cropped
+    )
+    model = Model.create(spec, seed)
     generator = np.random.default_rng(seed)
     squares = generator.integers(0, 256, (32, 3, 4, 4)).repeat(SIDE // 4, 2).repeat(SIDE // 4, 3)
     model.network.train()
@@ -138,7 +140,7 @@ def test_masks_have_the_size_of_the_images_and_are_what_the_model_finds(call, sc
         assert read_png(f"out/overlays/{stem}.png").shape == (*mask.shape, 3)
         assert int(row["area"]) == np.count_nonzero(mask)
         assert float(row["area_share"]) == pytest.approx(np.mean(mask == 255), rel=1e-5)
-        assert [float(row[f"p {name}"]) for name in model.card.classes] == pytest.approx(one.probabilities, rel=1e-4)
+        assert [float(row[f"p {name}"]) for name in model.spec.classes] == pytest.approx(one.probabilities, rel=1e-4)
     assert not Path("out/problems.csv").exists()
     assert not temporaries()
 
@@ -176,12 +178,12 @@ def test_test_time_augmentation_is_the_mean_over_mirror_images(call, scans: Path
     differ = 0
     for name in SIZES:
         image = read_image(scans / name)
-        square = to_square(image, model.card)[None]
+        square = to_square(image, model.spec)[None]
         maps = np.mean(
             [np.flip(model.probabilities(np.flip(square, axes).copy()), axes) for axes in ((), (2,), (3,), (2, 3))],
             axis=0,
         )
-        wide = to_original(np.ascontiguousarray(maps[0]), *image.shape[:2], model.card)
+        wide = to_original(np.ascontiguousarray(maps[0]), *image.shape[:2], model.spec)
         mask = read_png(f"out/masks/{Path(name).stem}.png") == 255
         sure = abs(wide[1] - wide[0]) > 1e-5
         np.testing.assert_array_equal(mask[sure], (wide[1] > wide[0])[sure])
@@ -196,9 +198,9 @@ def test_a_classifier_writes_classes_and_probabilities_and_no_pictures(call, sca
     table = rows()
     assert list(table[0]) == ["image", "prediction", "p keratosis", "p melanoma", "p naevus"]
     for row in table:
-        shares = model.probabilities(to_square(read_image(scans / row["image"]), model.card)[None])[0]
-        assert [float(row[f"p {name}"]) for name in model.card.classes] == pytest.approx(shares, rel=1e-4)
-        assert row["prediction"] == model.card.classes[shares.argmax()]
+        shares = model.probabilities(to_square(read_image(scans / row["image"]), model.spec)[None])[0]
+        assert [float(row[f"p {name}"]) for name in model.spec.classes] == pytest.approx(shares, rel=1e-4)
+        assert row["prediction"] == model.spec.classes[shares.argmax()]
     assert len({row["prediction"] for row in table}) > 1
     assert not Path("out/masks").exists()
     assert not Path("out/overlays").exists()
@@ -213,7 +215,7 @@ def test_a_classifier_of_lesions_sees_what_its_segmenter_finds(call, scans: Path
     assert call("scans", "--out", "out")[0] == 0
     for row in rows():
         seen = crop(sample(scans / row["image"]), segmenter).image
-        shares = model.probabilities(to_square(seen, model.card)[None])[0]
+        shares = model.probabilities(to_square(seen, model.spec)[None])[0]
         assert float(row["p mel"]) == pytest.approx(shares[0], rel=1e-4)
     assert [row["p mel"] for row in rows()] != [row["p mel"] for row in rows("plain/predictions.csv")]
 
