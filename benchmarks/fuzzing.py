@@ -108,7 +108,7 @@ def damaged(content: bytes, rng: np.random.Generator) -> bytes:
 def read_source(path: Path) -> None:
     """All images of a file, made ready as for the cache."""
     settings = PixelSettings(SIDE, burned_in=True)
-    samples = [load() for load in find_source(str(path), settings).catalogue().samples]
+    samples = [load() for load in find_source(str(path), settings).index().samples]
     for sample in samples:
         if sample is not None:
             fit_image(sample.image, settings)

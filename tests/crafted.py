@@ -24,10 +24,10 @@ BOMB = 300_000_000
 def read_source(path: Path) -> None:
     """Decode and scale every image; the first problem is raised."""
     settings = PixelSettings(16)
-    catalogue = find_source(path, settings).catalogue()
-    for problem in catalogue.problems:
+    index = find_source(path, settings).index()
+    for problem in index.problems:
         raise AHMError(problem)
-    for load in catalogue.samples:
+    for load in index.samples:
         sample = load()
         if sample is not None:
             fit_image(sample.image, settings)

@@ -14,9 +14,9 @@ import numpy as np
 from ahm_env.errors import ImageError
 from ahm_env.images.cache import IDENTITIES, ArrayWriter, Meta, content_digest, images_digest, write_meta
 from ahm_env.images.opencv import cv2
-from ahm_env.images.patients import Sides
+from ahm_env.images.patients import SplitLeakCheck
 from ahm_env.images.pixels import Image8, PixelSettings, fit_image, fit_mask, with_channels
-from ahm_env.images.source import Catalogue, Load
+from ahm_env.images.source import DatasetIndex, Entry
 from ahm_env.images.telling import refuse_path
 
 THREADS = min(4, os.cpu_count() or 1)
@@ -57,13 +57,13 @@ class Prepared:
     mask_values: frozenset[int]
 
 
-def prepare_all(catalogue: Catalogue, settings: PixelSettings) -> Iterator[Prepared | ImageError | None]:
+def prepare_all(index: DatasetIndex, settings: PixelSettings) -> Iterator[Prepared | ImageError | None]:
     """Decodes, scales and resizes every sample, in the order of the catalogue.
 
     A bad one gives its error, one without content None.
     """
-    calls = (partial(_prepare, load, settings) for load in catalogue.samples)
-    return _in_processes(calls) if catalogue.slow and catalogue.count >= MANY else in_order(calls)
+    calls = (partial(_prepare, load, settings) for load in index.samples)
+    return _in_processes(calls) if index.slow and index.count >= MANY else in_order(calls)
 
 
 def in_order(calls: Iterable[Callable[[], T]], most: int = AHEAD) -> Generator[T, None, None]:
@@ -99,7 +99,7 @@ def _in_processes(calls: Iterable[Callable[[], T]]) -> Iterator[T]:
 
 def build(
     directory: Path,
-    catalogue: Catalogue,
+    index: DatasetIndex,
     settings: PixelSettings,
     skip_bad: bool,
     source: str,
@@ -110,7 +110,7 @@ def build(
 
     Args:
         directory: Where the files go.
-        catalogue: What the source holds.
+        index: What the source holds.
         settings: Size, channels and fit.
         skip_bad: Leave bad images out instead of stopping at the first.
         source: As the user gave it, for errors.
@@ -122,17 +122,17 @@ def build(
         ImageError: An image is bad and `skip_bad` is not set, every image is bad, or a patient is in two splits.
         OSError: The disk is full.
     """
-    refuse_path(source, catalogue.identities)
-    problems = len(catalogue.problems)
-    first_problem = next(iter(catalogue.problems), "")
+    refuse_path(source, index.identities)
+    problems = len(index.problems)
+    first_problem = next(iter(index.problems), "")
     if problems and not skip_bad:
         raise ImageError(with_remedy(first_problem, source, problems))
-    sides, empty = Sides(), 0
-    with EntryWriter(directory, catalogue.has_masks, settings, masks) as writer:
-        for done, prepared in enumerate(prepare_all(catalogue, settings), 1):
+    leaks, empty = SplitLeakCheck(), 0
+    with EntryWriter(directory, index.has_masks, settings, masks) as writer:
+        for done, prepared in enumerate(prepare_all(index, settings), 1):
             if isinstance(prepared, Prepared):
                 writer.append(prepared, done - 1)
-                sides.add(prepared.patient, prepared.split)
+                leaks.add(prepared.patient, prepared.split)
             elif prepared is None:
                 empty += 1
             elif skip_bad:
@@ -141,13 +141,13 @@ def build(
             else:
                 raise ImageError(with_remedy(str(prepared), source)) from prepared
             if progress:
-                progress(done, catalogue.count)
+                progress(done, index.count)
         if writer.count == 0:
             cause = f"bad; the first: {first_problem}" if problems else "empty"
-            raise ImageError(f"{source}: all of its {catalogue.count} images are {cause}")
-    sides.check(source)
-    np.save(directory / IDENTITIES, np.array(sorted(catalogue.identities), np.uint64))
-    write_meta(directory, writer.meta(catalogue.classes, skipped=problems, empty=empty))
+            raise ImageError(f"{source}: all of its {index.count} images are {cause}")
+    leaks.check(source)
+    np.save(directory / IDENTITIES, np.array(sorted(index.identities), np.uint64))
+    write_meta(directory, writer.meta(index.classes, skipped=problems, empty=empty))
 
 
 class EntryWriter:
@@ -243,7 +243,7 @@ class EntryWriter:
         narrow.unlink()
 
 
-def _prepare(load: Load, settings: PixelSettings) -> Prepared | ImageError | None:
+def _prepare(load: Entry, settings: PixelSettings) -> Prepared | ImageError | None:
     try:
         sample = load()
     except ImageError as error:

@@ -10,7 +10,7 @@ from ahm_env.images.decoding import mismatch, read_image, read_mask
 from ahm_env.images.files import EXTENSIONS, ImageFiles, digest, files_in, images_in, is_image, refuse_link
 from ahm_env.images.labels import Labels, has_table, table_digest
 from ahm_env.images.pixels import Image8
-from ahm_env.images.source import UNLABELLED, Catalogue, Load, Pixels, Sample
+from ahm_env.images.source import UNLABELLED, DatasetIndex, Entry, Pixels, Sample
 
 
 class Folder:
@@ -27,7 +27,7 @@ class Folder:
         """Names, sizes and times of all files, and the content of `labels.csv`."""
         return f"{self.kind} {digest(self._images)} {digest(self._masks)} {table_digest(self.table)}"
 
-    def catalogue(self, masks: bool = True) -> Catalogue:
+    def index(self, masks: bool = True) -> DatasetIndex:
         """Pairs images with masks and labels by their stems.
 
         Args:
@@ -46,7 +46,7 @@ class Folder:
             f"{self._masks / name}: mask without an image of that stem; add the image or delete the mask"
             for name in drawn.not_in(images)
         ]
-        return Catalogue(
+        return DatasetIndex(
             count=len(images),
             samples=self._samples(images, drawn, labels, masks),
             classes=labels.classes if labels else (),
@@ -55,7 +55,7 @@ class Folder:
             notes=self.notes(),
         )
 
-    def _samples(self, images: ImageFiles, drawn: ImageFiles, labels: Labels | None, masks: bool) -> Iterator[Load]:
+    def _samples(self, images: ImageFiles, drawn: ImageFiles, labels: Labels | None, masks: bool) -> Iterator[Entry]:
         for stem, ending in images:
             load = partial(self._load, stem, ending, images.named(stem), drawn.named(stem), labels)
             yield partial(_loaded, load) if masks else load

@@ -106,17 +106,17 @@ def _write_table(path: Path, rows: Sequence[Row]) -> None:
 
 def _summary(rows: Sequence[Row], found: Found) -> Imported:
     splits = Counter(row.split for row in rows)
-    sides: dict[str, set[str]] = {}
+    leaks: dict[str, set[str]] = {}
     for row in rows:
         if row.patient:
-            sides.setdefault(row.patient, set()).add(row.split)
+            leaks.setdefault(row.patient, set()).add(row.split)
     return Imported(
         images=len(rows),
         has_masks=found.has_masks,
         splits=splits if len(splits) > 1 else Counter(),
         classes=Counter(row.label for row in rows if row.label),
-        patients=len(sides),
-        leaking=sum(len(side) > 1 for side in sides.values()),
+        patients=len(leaks),
+        leaking=sum(len(side) > 1 for side in leaks.values()),
         notes=found.notes,
     )
 

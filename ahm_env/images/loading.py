@@ -30,7 +30,7 @@ from ahm_env.images.nifti import Nifti, is_nifti
 from ahm_env.images.npz import Npz
 from ahm_env.images.phantom import Phantom
 from ahm_env.images.pixels import Image8, PixelSettings, fit_mask
-from ahm_env.images.source import UNLABELLED, Load, Sample, Source, class_order
+from ahm_env.images.source import UNLABELLED, Entry, Sample, Source, class_order
 from ahm_env.images.telling import refuse_path
 
 
@@ -117,7 +117,7 @@ def load_images(
             # Another process may have built it meanwhile.
             if not _usable(entry, skip_bad):
                 with new_entry(root, key) as directory:
-                    build(directory, found.catalogue(masks), settings, skip_bad, str(source), progress, masks)
+                    build(directory, found.index(masks), settings, skip_bad, str(source), progress, masks)
     refuse_path(str(source), frozenset(np.load(entry / IDENTITIES).tolist()))
     return ImageSet(entry, str(source))
 
@@ -142,13 +142,13 @@ def originals(images: ImageSet, indices: npt.ArrayLike) -> Iterator[Sample]:
 def _wanted(images: ImageSet, indices: npt.ArrayLike) -> Iterator[Callable[[], Sample]]:
     """As `originals`, but calls that decode, masks left to be read where the set has not read them."""
     wanted = zip(images.positions(indices).tolist(), np.atleast_1d(np.asarray(indices)).tolist(), strict=True)
-    loads = enumerate(find_source(images.source, images.pixels).catalogue(images.masks_read).samples)
+    loads = enumerate(find_source(images.source, images.pixels).index(images.masks_read).samples)
     for position, index in wanted:
         load = next((load for place, load in loads if place == position), None)
         yield partial(_decoded, load, images.names[index], images.source)
 
 
-def _decoded(load: Load | None, name: str, source: str) -> Sample:
+def _decoded(load: Entry | None, name: str, source: str) -> Sample:
     sample = load() if load else None
     if sample is None or sample.name != name:
         raise ImageError(f"{source}: its images have changed since they were read; start again")

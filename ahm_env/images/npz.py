@@ -15,7 +15,7 @@ from ahm_env.errors import ImageError
 from ahm_env.images.decoding import as_class_numbers
 from ahm_env.images.files import readable, refuse_bomb
 from ahm_env.images.npy_stream import NpyStream, undamaged
-from ahm_env.images.source import SPLITS, UNLABELLED, Catalogue, Load, Pixels, Sample, class_order
+from ahm_env.images.source import SPLITS, UNLABELLED, DatasetIndex, Entry, Pixels, Sample, class_order
 
 ANNOTATIONS = ("labels", "label", "masks", "mask")
 
@@ -43,7 +43,7 @@ class Npz:
         status = self._path.stat()
         return f"{self.kind} {self._path.name} {status.st_size} {status.st_mtime_ns}"
 
-    def catalogue(self, masks: bool = True) -> Catalogue:
+    def index(self, masks: bool = True) -> DatasetIndex:
         """Reads the headers, and the class numbers.
 
         Args:
@@ -61,7 +61,7 @@ class Npz:
             raise ImageError(f"{self._path}: no images in train_images, val_images, test_images; it has {found}")
         numbers = {number for part in parts if part.labels for number in _numbers(part.labels)} - {UNLABELLED}
         classes = class_order({str(number) for number in numbers})
-        return Catalogue(
+        return DatasetIndex(
             count=sum(part.images.shape[0] for part in parts),
             samples=self._samples(parts, {int(name): index for index, name in enumerate(classes)}, masks),
             classes=classes,
@@ -97,7 +97,7 @@ class Npz:
                 part.labels = found
         return part
 
-    def _samples(self, parts: list[Part], classes: dict[int, int], with_masks: bool) -> Iterator[Load]:
+    def _samples(self, parts: list[Part], classes: dict[int, int], with_masks: bool) -> Iterator[Entry]:
         for part in parts:
             count = part.images.shape[0]
             masks = part.masks.rows() if part.masks else repeat(None, count)

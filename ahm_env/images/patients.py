@@ -123,7 +123,7 @@ def first_patients(patients: Ints, order: Ints, count: int) -> Ints:
     return order[: ends[np.abs(ends - count).argmin()]]
 
 
-class Sides:
+class SplitLeakCheck:
     """Watches that no patient has images on two sides: in two of the splits."""
 
     def __init__(self) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 
 from ahm_env.errors import SettingsError
 from ahm_env.images.dermoscopy import CLASSES, DRAWING, draw
-from ahm_env.images.source import Catalogue, Load, Sample
+from ahm_env.images.source import DatasetIndex, Entry, Sample
 
 COUNT, SEED = 1000, 0
 SPELLING = re.compile(r"phantom(?::([1-9][0-9]{0,8})(?::([0-9]{1,18}))?)?")
@@ -35,11 +35,11 @@ class Phantom:
         """The parameters, and the version of the drawing."""
         return f"phantom {DRAWING} {self._count} {self._seed} {self._image_size}"
 
-    def catalogue(self, masks: bool = True) -> Catalogue:
+    def index(self, masks: bool = True) -> DatasetIndex:
         """Of ten images, the ninth is for validation and the tenth for the test."""
-        return Catalogue(self._count, self._samples(masks), CLASSES, has_masks=True)
+        return DatasetIndex(self._count, self._samples(masks), CLASSES, has_masks=True)
 
-    def _samples(self, masks: bool) -> Iterator[Load]:
+    def _samples(self, masks: bool) -> Iterator[Entry]:
         for index in range(self._count):
             yield partial(self._load, index, masks)
 

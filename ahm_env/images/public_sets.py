@@ -17,7 +17,7 @@ from ahm_env.images.encoding import encode_png
 from ahm_env.images.files import is_image, readable
 from ahm_env.images.labels import NO_IMAGE, table_lines
 from ahm_env.images.npz import Npz
-from ahm_env.images.source import SPLITS, Load, Pixels
+from ahm_env.images.source import SPLITS, Entry, Pixels
 
 PARTS = {"Training": "train", "Validation": "val", "Test": "test"}
 DIAGNOSES = ("MEL", "NV", "BCC", "AKIEC", "AK", "BKL", "DF", "VASC", "SCC", "UNK")
@@ -165,9 +165,9 @@ def npz(source: Path) -> Found:
     """An .npz file of MedMNIST or MedSegBench."""
     if not source.is_file():
         raise ImageError(f"{source}: is a folder; give the .npz file itself")
-    catalogue = Npz(source).catalogue()
-    writes = (partial(_write_sample, load, catalogue.classes) for load in catalogue.samples)
-    return Found(catalogue.count, writes, catalogue.has_masks, catalogue.notes)
+    index = Npz(source).index()
+    writes = (partial(_write_sample, load, index.classes) for load in index.samples)
+    return Found(index.count, writes, index.has_masks, index.notes)
 
 
 def downloaded(kind: str, member: str, directory: Path) -> Path:
@@ -230,7 +230,7 @@ def _binary(path: Path) -> Pixels:
     return np.asarray(mask > mask.max() / 2)
 
 
-def _write_sample(load: Load, classes: Sequence[str], directory: Path) -> Row:
+def _write_sample(load: Entry, classes: Sequence[str], directory: Path) -> Row:
     sample = load()
     assert sample is not None
     name = f"{sample.name}.png"

@@ -7,9 +7,9 @@ from pathlib import Path
 from ahm_env.errors import ImageError, SettingsError
 from ahm_env.images.building import Prepared, Progress, prepare_all
 from ahm_env.images.loading import find_source
-from ahm_env.images.patients import Sides
+from ahm_env.images.patients import SplitLeakCheck
 from ahm_env.images.pixels import PixelSettings
-from ahm_env.images.source import SPLITS, Catalogue
+from ahm_env.images.source import SPLITS, DatasetIndex
 from ahm_env.images.telling import refuse_path
 
 UNLABELLED_NAME = "(no label)"
@@ -76,20 +76,20 @@ def check_source(
     settings = settings or PixelSettings()
     found = find_source(source, settings)
     report = SourceReport(str(source), found.kind)
-    sides, patients = Sides(), set[str]()
+    leaks, patients = SplitLeakCheck(), set[str]()
     try:
-        catalogue = found.catalogue()
-        report.classes = {name: Counter() for name in catalogue.classes}
-        report.problems += catalogue.problems
-        report.notes += catalogue.notes
+        index = found.index()
+        report.classes = {name: Counter() for name in index.classes}
+        report.problems += index.problems
+        report.notes += index.notes
         try:
-            refuse_path(str(source), catalogue.identities)
+            refuse_path(str(source), index.identities)
         except SettingsError as error:
             report.problems.append(str(error))
-        for done, prepared in enumerate(prepare_all(catalogue, settings), 1):
+        for done, prepared in enumerate(prepare_all(index, settings), 1):
             if isinstance(prepared, Prepared):
-                _count(report, prepared, catalogue)
-                sides.add(prepared.patient, prepared.split)
+                _count(report, prepared, index)
+                leaks.add(prepared.patient, prepared.split)
                 patients.update({prepared.patient} - {""})
             elif prepared is None:
                 report.empty += 1
@@ -98,23 +98,23 @@ def check_source(
                 if report.problems[-1:] != [str(prepared)]:
                     report.problems.append(str(prepared))
             if progress:
-                progress(done, catalogue.count)
+                progress(done, index.count)
         report.patients = len(patients)
-        sides.check(str(source))
+        leaks.check(str(source))
     except ImageError as error:
         report.problems.append(str(error))
     return report
 
 
-def _count(report: SourceReport, prepared: Prepared, catalogue: Catalogue) -> None:
+def _count(report: SourceReport, prepared: Prepared, index: DatasetIndex) -> None:
     split = SPLITS[prepared.split]
     report.images += 1
     report.sizes[prepared.original_size] += 1
     report.channels[len(prepared.image)] += 1
     report.pixel_types[prepared.original_type] += 1
     report.splits[split] += 1
-    if catalogue.classes:
-        name = catalogue.classes[prepared.label] if prepared.label >= 0 else UNLABELLED_NAME
+    if index.classes:
+        name = index.classes[prepared.label] if prepared.label >= 0 else UNLABELLED_NAME
         report.classes.setdefault(name, Counter())[split] += 1
     if prepared.mask is not None:
         report.masks += 1

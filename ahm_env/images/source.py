@@ -1,6 +1,6 @@
 """What every source of images gives, whatever its kind: a fingerprint, and a catalogue of samples.
 
-One file a source, all of the same shape: a class with `fingerprint` and `catalogue`. A sample is a call that
+One file a source, all of the same shape: a class with `fingerprint` and `index`. A sample is a call that
 decodes it, so that decoding can happen in any thread, and that raises `ImageError` where the image is bad.
 """
 
@@ -57,11 +57,11 @@ class Sample:
         return self if self.later is None else replace(self, mask=self.later(), later=None)
 
 
-Load = Callable[[], Sample | None]
+Entry = Callable[[], Sample | None]
 
 
 @dataclass(frozen=True, slots=True)
-class Catalogue:
+class DatasetIndex:
     """What a source holds, known without decoding.
 
     Attributes:
@@ -77,7 +77,7 @@ class Catalogue:
     """
 
     count: int
-    samples: Iterator[Load]
+    samples: Iterator[Entry]
     classes: tuple[str, ...] = ()
     has_masks: bool = False
     problems: list[str] = field(default_factory=list)
@@ -99,7 +99,7 @@ class Source(Protocol):
         """
         ...
 
-    def catalogue(self, masks: bool = True) -> Catalogue:
+    def index(self, masks: bool = True) -> DatasetIndex:
         """What is there.
 
         Args:

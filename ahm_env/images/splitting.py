@@ -18,7 +18,7 @@ from ahm_env.images.labels import NO_IMAGE, has_table, separator_of, table_lines
 from ahm_env.images.loading import find_source
 from ahm_env.images.patients import fair_order, first_patients
 from ahm_env.images.pixels import PixelSettings
-from ahm_env.images.source import Load, Sample
+from ahm_env.images.source import Entry, Sample
 from ahm_env.masks import Ints
 
 BEFORE = "labels.before.csv"
@@ -63,14 +63,14 @@ def split_source(
     separator, rows = _read(table)
     if any(row.get("split") for row in rows) and not again:
         raise SettingsError(f"{table}: has splits already; --again draws new ones and keeps the table as {BEFORE}")
-    catalogue = found.catalogue()
-    if stratify and not catalogue.classes:
+    index = found.index()
+    if stratify and not index.classes:
         raise SettingsError(f"--stratify {stratify}: {source} has no labels; add them to {table}, or leave it out")
-    if catalogue.problems and not skip_bad:
-        raise ImageError(with_remedy(catalogue.problems[0], source))
+    if index.problems and not skip_bad:
+        raise ImageError(with_remedy(index.problems[0], source))
     lines, classes, patients = [], [], []
     numbers: dict[str, int] = {}
-    for done, sample in enumerate(in_order(partial(_decoded, load) for load in catalogue.samples), 1):
+    for done, sample in enumerate(in_order(partial(_decoded, load) for load in index.samples), 1):
         if isinstance(sample, Sample):
             lines.append(sample.line or sample.name)
             classes.append(sample.label if stratify else 0)
@@ -78,7 +78,7 @@ def split_source(
         elif sample is not None and not skip_bad:
             raise ImageError(with_remedy(str(sample), source))
         if progress:
-            progress(done, catalogue.count)
+            progress(done, index.count)
     if not lines:
         raise ImageError(f"{source}: no image of it can be read; `ahm data check {source}` says why")
     splits = _draw(np.array(classes), np.array(patients), shares, seed, source)
@@ -86,7 +86,7 @@ def split_source(
     return Counter(splits)
 
 
-def _decoded(load: Load) -> Sample | ImageError | None:
+def _decoded(load: Entry) -> Sample | ImageError | None:
     try:
         return load()
     except ImageError as error:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 
 from ahm_env import CheckpointError
-from ahm_env.images.source import Catalogue, Load, Sample, Source
+from ahm_env.images.source import DatasetIndex, Entry, Sample, Source
 from downstream.evaluation.segmentation import segment
 from downstream.models.model import Model
 
@@ -44,16 +44,16 @@ class Cropped:
             digest.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
         return f"{self.kind} {MARGIN} {SMALLEST} {digest.hexdigest()} {self._source.fingerprint()}"
 
-    def catalogue(self, masks: bool = True) -> Catalogue:
+    def index(self, masks: bool = True) -> DatasetIndex:
         """What the source holds, without masks, of which none is opened."""
-        catalogue = self._source.catalogue(masks=False)
-        return replace(catalogue, samples=self._samples(catalogue.samples), has_masks=False)
+        index = self._source.index(masks=False)
+        return replace(index, samples=self._samples(index.samples), has_masks=False)
 
-    def _samples(self, loads: Iterator[Load]) -> Iterator[Load]:
+    def _samples(self, loads: Iterator[Entry]) -> Iterator[Entry]:
         for load in loads:
             yield partial(self._load, load)
 
-    def _load(self, load: Load) -> Sample | None:
+    def _load(self, load: Entry) -> Sample | None:
         sample = load()
         return None if sample is None else crop(sample, self._segmenter)
 

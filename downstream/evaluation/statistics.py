@@ -93,9 +93,9 @@ class Scores:
         ours, theirs = (list(side) for side in zip(*pairs, strict=True))
         known = [(self.trials[i], base.trials[j]) for i, j in pairs]
         trials = tuple((_first(one[0], other[0]), _first(one[1], other[1])) for one, other in known)
-        sides = [(one.sums[rows], one.counts[rows]) for one, rows in ((self, ours), (base, theirs))]
-        left, right = (float(sums.sum() / counts.sum()) for sums, counts in sides)
-        spread = Spread.of(trials, sides)
+        leaks = [(one.sums[rows], one.counts[rows]) for one, rows in ((self, ours), (base, theirs))]
+        left, right = (float(sums.sum() / counts.sum()) for sums, counts in leaks)
+        spread = Spread.of(trials, leaks)
         return Contrast(spread.interval(left - right), spread.p(left - right), len(pairs))
 
 
@@ -127,12 +127,12 @@ class Spread:
     freedom: float
 
     @classmethod
-    def of(cls, trials: Sequence[Trial], sides: Sequence[tuple[Floats, Floats]]) -> "Spread":
+    def of(cls, trials: Sequence[Trial], leaks: Sequence[tuple[Floats, Floats]]) -> "Spread":
         """That of the mean of one side, or of the difference of two.
 
         Args:
             trials: Run and draw of T trials, or pairs of trials.
-            sides: Of each side sums and counts, `(T, U)`.
+            leaks: Of each side sums and counts, `(T, U)`.
         """
         runs, draws = ([trial[place] for trial in trials] for place in (0, 1))
         if None not in runs and len(set(trials)) == len(set(runs)) == len(set(draws)):
@@ -140,13 +140,13 @@ class Spread:
         factors: dict[str, Sequence[int | None]] = {
             "run": runs,
             "draw": draws,
-            "patient": list(range(sides[0][0].shape[1])),
+            "patient": list(range(leaks[0][0].shape[1])),
         }
         varying = {name: len(set(levels)) - 1 for name, levels in factors.items() if len(set(levels)) > 1}
         if not varying:
             return cls(nan, nan)
-        alone = {name: _variance(factors, {name}, sides) for name in varying}
-        whole = _variance(factors, set(varying), sides) if len(varying) > 1 else next(iter(alone.values()))
+        alone = {name: _variance(factors, {name}, leaks) for name in varying}
+        whole = _variance(factors, set(varying), leaks) if len(varying) > 1 else next(iter(alone.values()))
         below = sum(alone[name] ** 2 / freedom for name, freedom in varying.items())
         freedom = sum(alone.values()) ** 2 / below if below > 0 else float(min(varying.values()))
         return cls(sqrt(whole), freedom)
@@ -168,7 +168,7 @@ class Spread:
 
 
 def _variance(
-    factors: Mapping[str, Sequence[int | None]], resampled: set[str], sides: Sequence[tuple[Floats, Floats]]
+    factors: Mapping[str, Sequence[int | None]], resampled: set[str], leaks: Sequence[tuple[Floats, Floats]]
 ) -> float:
     """The variance of the mean, or difference, where only these factors are resampled."""
     generator = np.random.default_rng(0)
@@ -177,7 +177,7 @@ def _variance(
         for name, levels in factors.items()
     }
     means = []
-    for sums, counts in sides:
+    for sums, counts in leaks:
         both = [
             np.einsum("rt,tu,ru->r", weights["run"] * weights["draw"], one, weights["patient"], optimize=True)
             for one in (sums, counts)

@@ -20,7 +20,7 @@ from downstream.finetuning.run import FinetuneDirectory, Finetuning
 from downstream.finetuning.settings import FinetuneSettings
 from downstream.models.model import Model, PretrainedWeights
 
-Load = Callable[[FinetuneSettings, Source | None], ImageSet]
+Entry = Callable[[FinetuneSettings, Source | None], ImageSet]
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def open_run(
     preset: str | None,
     out: Path | None,
     resume: bool,
-    load: Load = FinetuneSettings.load_images,
+    load: Entry = FinetuneSettings.load_images,
     tell_bad_masks: Callable[[int], object] = lambda _: None,
 ) -> Iterator[Finetuning]:
     """A run, new or to be gone on with, in its directory, which this process holds meanwhile.
@@ -128,7 +128,7 @@ def open_run(
         yield run
 
 
-def _load(settings: FinetuneSettings, data: str, load: Load) -> ImageSet:
+def _load(settings: FinetuneSettings, data: str, load: Entry) -> ImageSet:
     """Images of a source as fine-tuning sees them, cut to the lesion where that is asked for."""
     settings = replace(settings, data=data)
     if settings.crop_with is None:

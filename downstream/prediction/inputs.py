@@ -21,7 +21,7 @@ from ahm_env.images.loading import find_source
 from ahm_env.images.nifti import Nifti, Volume, is_nifti
 from ahm_env.images.patients import pseudonym
 from ahm_env.images.pixels import PixelSettings
-from ahm_env.images.source import Load, Sample
+from ahm_env.images.source import Entry, Sample
 
 Problem = tuple[str, str]  # an image or file, and a line about it
 # Number of the image's group, its name, and what came of it: None where it shows nothing.
@@ -36,7 +36,7 @@ class Pictures:
 
     files: tuple[Path, ...]
 
-    def images(self) -> Iterator[tuple[str, Load]]:
+    def images(self) -> Iterator[tuple[str, Entry]]:
         """Name of each image and the call that loads it."""
         for path in self.files:
             yield path.name, partial(_load_picture, path)
@@ -56,7 +56,7 @@ class NiftiFile:
     pixels: PixelSettings
     volume: Volume | ImageError
 
-    def images(self) -> Iterator[tuple[str, Load]]:
+    def images(self) -> Iterator[tuple[str, Entry]]:
         """Name of each slice and the call that loads it."""
         if isinstance(self.volume, ImageError):
             yield self.path.name, partial(_refuse, self.volume)
@@ -84,7 +84,7 @@ class DicomTree:
         for name, path, _ in self.source.frames(self.files):
             yield name, path
 
-    def images(self) -> Iterator[tuple[str, Load]]:
+    def images(self) -> Iterator[tuple[str, Entry]]:
         """Name of each image and the call that loads it."""
         for name, _, load in self.source.frames(self.files):
             yield name, load
@@ -171,11 +171,11 @@ def stem(name: str) -> str:
     return Path(name).stem if is_image(name) else name
 
 
-def _load(place: int, name: str, load: Load) -> Loaded:
+def _load(place: int, name: str, load: Entry) -> Loaded:
     return place, name, _load_image(name, load)
 
 
-def _load_image(name: str, load: Load) -> Sample | ImageError | None:
+def _load_image(name: str, load: Entry) -> Sample | ImageError | None:
     try:
         sample = load()
     except ImageError as error:

@@ -17,7 +17,7 @@ from ahm_env.images.encoding import save_picture
 from ahm_env.images.files import is_image, readable
 from ahm_env.images.loading import find_source
 from ahm_env.images.pixels import Image8, PixelSettings, to_uint8
-from ahm_env.images.source import SPLITS, Catalogue, Sample
+from ahm_env.images.source import SPLITS, DatasetIndex, Sample
 from ahm_env.images.telling import refuse_path
 from ahm_env.masks import Bools
 from ahm_env.model.devices import find_device
@@ -135,34 +135,34 @@ def annotate(
     check_split(split)
     data, directory = str(data), Path(sam)
     source = find_source(data, PixelSettings())
-    catalogue, prompts = source.catalogue(), find_prompts(prompt)
-    refuse_path(data, catalogue.identities)
+    index, prompts = source.index(), find_prompts(prompt)
+    refuse_path(data, index.identities)
     model = SegmentAnything.load(directory, find_device(device))
     if isinstance(prompts, PointTable):
-        prompts.check(source.catalogue(), split)
+        prompts.check(source.index(), split)
         prompt = f"points {sha256(Path(prompt))}"
     with LabelledSource(Path(out)) as labelled:
         labelled.claim({"data": data, "split": split, "prompt": prompt, "weights": sha256(weights_file(directory))})
         # Until all is done the table lists no image, so that nobody trains on an unfinished source unawares.
         write_text(labelled.path / "labels.csv", ",".join(LABELS) + "\n")
-        return _annotate(model, prompts, catalogue, labelled, split, progress or (lambda done, total: None))
+        return _annotate(model, prompts, index, labelled, split, progress or (lambda done, total: None))
 
 
 def _annotate(
     sam: SegmentAnything,
     prompts: Prompts,
-    catalogue: Catalogue,
+    index: DatasetIndex,
     labelled: LabelledSource,
     split: str,
     progress: Progress,
 ) -> Annotation:
     """Go through the images, one at a time."""
-    found = Annotation(labelled.path, problems=list(catalogue.problems))
+    found = Annotation(labelled.path, problems=list(index.problems))
     overlaps, dices = list[float](), list[float]()
-    labels, scores = labelled.path / "labels.csv", labelled.path / "scores.csv" if catalogue.has_masks else None
+    labels, scores = labelled.path / "labels.csv", labelled.path / "scores.csv" if index.has_masks else None
     with _table(labels, LABELS) as add_label, _table(scores, ("image", "split", *MEASURES)) as add_score:
-        for place, load in enumerate(catalogue.samples):
-            progress(place, catalogue.count)
+        for place, load in enumerate(index.samples):
+            progress(place, index.count)
             try:
                 sample = load()
                 if sample is None or split not in (ALL, SPLITS[sample.split]):
@@ -176,13 +176,13 @@ def _annotate(
                 found.problems.append(str(error))
                 continue
             found.done += 1
-            label = catalogue.classes[sample.label] if sample.label >= 0 else ""
+            label = index.classes[sample.label] if sample.label >= 0 else ""
             add_label((name, label, SPLITS[sample.split], sample.patient))
             if sample.mask is not None:
                 score = score_mask(sample.mask != 0, mask)
                 dices.append(score.dice)
                 add_score((name, SPLITS[sample.split], *(f"{value:.6g}" for value in astuple(score))))
-        progress(catalogue.count, catalogue.count)
+        progress(index.count, index.count)
         if not found.done:
             raise ImageError(f"{labelled.path}: no image could be annotated (--split {split}); see `ahm data check`")
     found.made, found.scored = len(overlaps), len(dices)

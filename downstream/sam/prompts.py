@@ -12,7 +12,7 @@ import numpy.typing as npt
 from ahm_env.errors import ImageError, SettingsError
 from ahm_env.images.files import is_image
 from ahm_env.images.labels import table_lines
-from ahm_env.images.source import SPLITS, Catalogue
+from ahm_env.images.source import SPLITS, DatasetIndex
 from ahm_env.masks import Floats, Ints
 
 ALL = "all"  # splits
@@ -106,7 +106,7 @@ class PointTable:
                 )
         return points_prompt([(x, y) for _, x, y, _ in found], [label for *_, label in found])
 
-    def check(self, catalogue: Catalogue, split: str) -> None:
+    def check(self, index: DatasetIndex, split: str) -> None:
         """Reads all images once, so that no mistake in the file shows up hours later.
 
         Where an image is bad, lines that name none are let pass: they may be those of the bad one.
@@ -114,8 +114,8 @@ class PointTable:
         Raises:
             ImageError: An image of the split has no line, a point is outside its image, or a line names no image.
         """
-        unnamed, bad = set(self._points), bool(catalogue.problems)
-        for load in catalogue.samples:
+        unnamed, bad = set(self._points), bool(index.problems)
+        for load in index.samples:
             try:
                 sample = load()
             except ImageError:

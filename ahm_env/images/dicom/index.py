@@ -16,7 +16,7 @@ NUMBERED = re.compile(r"(.+)_(\d{4,})")
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class FrameRef:
     """Which image a sample is, and what is known of it without its file.
 
     Attributes:

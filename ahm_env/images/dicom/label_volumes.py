@@ -11,14 +11,14 @@ import numpy as np
 import numpy.typing as npt
 
 from ahm_env.errors import ImageError
-from ahm_env.images.nifti.recent import Recent
+from ahm_env.images.nifti.recent import LRUCache
 from ahm_env.images.nifti.volume import Header, class_numbers, read_header, read_volume
 from ahm_env.images.pixels import Image8
 
 TOLERANCE = 0.1  # of a voxel: programs round the numbers of headers
 GRID = "save it on the grid of the whole series (where DICOM counts to the left and back, NIfTI counts right and front)"
 # Images of a series come one after another.
-_kept: Recent[Image8 | str] = Recent(1)
+_kept: LRUCache[Image8 | str] = LRUCache(1)
 TO_RAS = np.array([-1.0, -1.0, 1.0])
 
 # (3, 3), a column each: a step to the next column of pixels, one to the next row, and where the first pixel is; in

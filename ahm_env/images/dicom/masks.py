@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ahm_env.errors import ImageError
 from ahm_env.images.decoding import read_mask
-from ahm_env.images.dicom.index import DicomFiles, Place, stem_of
+from ahm_env.images.dicom.index import DicomFiles, FrameRef, stem_of
 from ahm_env.images.dicom.label_volumes import cut
 from ahm_env.images.dicom.recognition import begins
 from ahm_env.images.dicom.tree import walk
@@ -106,7 +106,7 @@ def check_masks(
     return alone
 
 
-def mask_files(folder: Path, place: Place, name: str) -> list[Path]:
+def mask_files(folder: Path, place: FrameRef, name: str) -> list[Path]:
     """Files that hold the mask of an image, found by their names; more than one is a mistake.
 
     A PNG is named after the image's file or, as predictions are, after its pseudonym; a label volume after the file or
@@ -125,7 +125,7 @@ def mask_files(folder: Path, place: Place, name: str) -> list[Path]:
 
 
 def read_mask_of(
-    found: list[Path], folder: Path, within: Path, place: Place, header: "Header", image: Pixels
+    found: list[Path], folder: Path, within: Path, place: FrameRef, header: "Header", image: Pixels
 ) -> Image8:
     """Class numbers of an image: its own PNG, or what a label volume or a SEG has for it.
 

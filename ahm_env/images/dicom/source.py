@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from ahm_env.errors import ImageError, SettingsError
 from ahm_env.images.decoding import mismatch
-from ahm_env.images.dicom.index import DicomFiles, Place, stem_of
+from ahm_env.images.dicom.index import DicomFiles, FrameRef, stem_of
 from ahm_env.images.dicom.masks import Segmented, check_masks, find_segmented, mask_files, read_mask_of
 from ahm_env.images.dicom.recognition import ENDINGS, NOT_DICOM, begins
 from ahm_env.images.dicom.tree import digest_tree, walk
@@ -23,7 +23,7 @@ from ahm_env.images.files import PackedNames, images_in, unnamed
 from ahm_env.images.labels import Labels, has_table, table_digest
 from ahm_env.images.patients import hint, pseudonym
 from ahm_env.images.pixels import Image8
-from ahm_env.images.source import UNLABELLED, Catalogue, Load, Pixels, Sample
+from ahm_env.images.source import UNLABELLED, DatasetIndex, Entry, Pixels, Sample
 from ahm_env.images.telling import digests
 from ahm_env.images.window import Window
 
@@ -58,7 +58,7 @@ class Dicom:
         digests = " ".join(digest_tree(top, self._path) for top in self._tops())
         return f"{self.kind} {digests} {table_digest(self.table)} {self._window} {self._burned_in}"
 
-    def catalogue(self, masks: bool = True) -> Catalogue:
+    def index(self, masks: bool = True) -> DatasetIndex:
         """Reads the headers of all files, and the table.
 
         Args:
@@ -81,7 +81,7 @@ class Dicom:
             problems += [self._problem(self._masks, relative, cause) for relative, cause in sorted(wrong.items())]
             others = f"{self._masks}: files that are neither PNG nor NIfTI nor DICOM SEG, and are not read"
             notes += [f"{others}: {segmented.others:,}"] * bool(segmented.others)
-        return Catalogue(
+        return DatasetIndex(
             count=int(files.frames.sum()),
             samples=self._samples(files, labels, has_masks, marked, masks),
             classes=labels.classes if labels else (),
@@ -173,7 +173,7 @@ class Dicom:
 
     def _samples(
         self, files: DicomFiles, labels: Labels | None, has_masks: bool, marked: Mapping[str, str], masks: bool
-    ) -> Iterator[Load]:
+    ) -> Iterator[Entry]:
         for relative, frames in files:
             known, trouble = (UNLABELLED, 0, ""), ""
             try:
@@ -183,9 +183,9 @@ class Dicom:
             namesake = has_masks and len(files.with_stem(stem_of(relative))) > 1
             about = has_masks, namesake, marked.get(relative, ""), *known, trouble
             for index in range(frames):
-                yield partial(self._load, Place(relative, index, frames, *about), masks)
+                yield partial(self._load, FrameRef(relative, index, frames, *about), masks)
 
-    def _load(self, place: Place, masks: bool = True) -> Sample | None:
+    def _load(self, place: FrameRef, masks: bool = True) -> Sample | None:
         name = self._name(self._images, place.relative) + place.number
         where = f"{self._path}: DICOM file {name}"
         with self._explained(where, name):
@@ -201,7 +201,7 @@ class Dicom:
         except ImageError as error:
             raise ImageError(f"{where}: {error} ({hint(self._path, name)})") from None
 
-    def _read(self, place: Place, name: str, where: str) -> Sample | None:
+    def _read(self, place: FrameRef, name: str, where: str) -> Sample | None:
         from ahm_env.images.dicom.header import read_header
         from ahm_env.images.dicom.pixels import read_frame
 
@@ -221,7 +221,9 @@ class Dicom:
         patient = place.patient or (pseudonym(f"DICOM {header.patient}") if header.patient else "")
         return Sample(name, where, image, None, place.label, place.split, patient, place.relative, later)
 
-    def _mask(self, found: list[Path], place: Place, name: str, where: str, header: "Header", image: Pixels) -> Image8:
+    def _mask(
+        self, found: list[Path], place: FrameRef, name: str, where: str, header: "Header", image: Pixels
+    ) -> Image8:
         with self._explained(where, name):
             mask = read_mask_of(found, self._masks, self._path, place, header, image)
             if wrong := mismatch(mask, image):
@@ -240,7 +242,7 @@ class Dicom:
         files, _, _ = self._scan(problems, notes, {})
         return files, problems, notes
 
-    def frames(self, files: DicomFiles) -> Iterator[tuple[str, Path, Load]]:
+    def frames(self, files: DicomFiles) -> Iterator[tuple[str, Path, Entry]]:
         """Of each image its name, known without decoding, its file, and the call that loads it without mask and label.
 
         The images of a file come one after another.
@@ -248,7 +250,7 @@ class Dicom:
         for relative, frames in files:
             path = self._images / relative if self._images.is_dir() else self._images
             for index in range(frames):
-                place = Place(relative, index, frames, False)
+                place = FrameRef(relative, index, frames, False)
                 yield self._name(self._images, relative) + place.number, path, partial(self._load, place)
 
 

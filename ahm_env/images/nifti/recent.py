@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 
 
-class Recent(Generic[T]):
+class LRUCache(Generic[T]):
     """Keeps the last few values made; who wants one that is being made waits for it.
 
     Pickled, it is empty: values stay where they were made.
@@ -21,7 +21,7 @@ class Recent(Generic[T]):
         self._lock = threading.Lock()
         self._values: OrderedDict[Hashable, Future[T]] = OrderedDict()
 
-    def __reduce__(self) -> tuple[type["Recent[T]"], tuple[int]]:
+    def __reduce__(self) -> tuple[type["LRUCache[T]"], tuple[int]]:
         return type(self), (self._most,)
 
     def get(self, key: Hashable, make: Callable[[], T]) -> T:

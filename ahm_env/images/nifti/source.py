@@ -17,12 +17,12 @@ from ahm_env.images.files import ImageFiles, digest, files_in, images_in, readab
 from ahm_env.images.labels import NO_IMAGE, Labels, has_table, table_digest, table_lines
 from ahm_env.images.nifti.names import MaskFiles, VolumeFiles, is_nifti, nifti_stem
 from ahm_env.images.nifti.pairs import drawn_mask, read_headers
-from ahm_env.images.nifti.recent import Recent
+from ahm_env.images.nifti.recent import LRUCache
 from ahm_env.images.nifti.slicing import shows_nothing, to_slice
 from ahm_env.images.nifti.volume import class_numbers, read_volume, shown
 from ahm_env.images.patients import hint, pseudonym
 from ahm_env.images.pixels import AXES, Image8
-from ahm_env.images.source import UNLABELLED, Catalogue, Load, Pixels, Sample
+from ahm_env.images.source import UNLABELLED, DatasetIndex, Entry, Pixels, Sample
 from ahm_env.images.window import Window
 
 ALONE = "mask without a volume of that stem, or without a slice of that number; rename or delete it"
@@ -61,14 +61,14 @@ class Nifti:
         self._images = images_in(folder) if self._file is None else folder
         self._masks = folder / "masks"
         self.table = folder / "labels.csv"
-        self._decoded: Recent[Decoded | str] = Recent(KEPT)
+        self._decoded: LRUCache[Decoded | str] = LRUCache(KEPT)
 
     def fingerprint(self) -> str:
         """Names, sizes and times of all files, the content of `labels.csv`, and how volumes are shown."""
         images = digest(self._images) if self._file is None else _state(self._file)
         return f"{self.kind} {self._axis} {self._window} {images} {digest(self._masks)} {table_digest(self.table)}"
 
-    def catalogue(self, masks: bool = True) -> Catalogue:
+    def index(self, masks: bool = True) -> DatasetIndex:
         """Reads the headers, and pairs volumes with masks and labels by their stems; a bad volume counts as one sample.
 
         Args:
@@ -96,7 +96,7 @@ class Nifti:
             alone = drawn.without_volume(files, {volume.stem: volume.slices for volume in good})
             problems = [self._told(f"{path}: {ALONE}", path) for path in (self._masks / name for name in alone)]
             problems += labels.problems if labels else []
-        return Catalogue(
+        return DatasetIndex(
             count=sum(volume.slices if isinstance(volume, Volume) else 1 for volume in volumes),
             samples=self._samples(volumes, masks),
             classes=labels.classes if labels else (),
@@ -171,7 +171,7 @@ class Nifti:
             patient=patient or pseudonym(f"NIfTI {stem}"),
         )
 
-    def _samples(self, volumes: "list[Volume | ImageError]", masks: bool) -> Iterator[Load]:
+    def _samples(self, volumes: "list[Volume | ImageError]", masks: bool) -> Iterator[Entry]:
         for volume in volumes:
             if isinstance(volume, ImageError):
                 yield partial(_refuse, str(volume))
@@ -253,7 +253,7 @@ class Nifti:
                 volume = error
             yield volume
 
-    def slices(self, volume: "Volume") -> Iterator[tuple[str, Load]]:
+    def slices(self, volume: "Volume") -> Iterator[tuple[str, Entry]]:
         """Of each slice of a volume its name, known without decoding, and the call that loads it."""
         for index in range(volume.slices):
             yield f"{self._name(volume)}_{index:04d}", partial(self._load, volume, index)

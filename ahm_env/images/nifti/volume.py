@@ -207,14 +207,14 @@ def _fields(block: bytes, path: Path) -> tuple[list[int], np.dtype[Any], int, tu
 
 def _check_size(path: Path, shape: list[int], item: int, offset: int) -> None:
     """Refuses a header that promises more than the file can hold, or than is sane, before anything is allocated."""
-    sides, promised = "x".join(map(str, shape)), offset + prod(shape) * item
+    leaks, promised = "x".join(map(str, shape)), offset + prod(shape) * item
     if max(shape[:3]) > MOST_SIDE or prod(shape[:3]) > MOST_VOXELS:
         limits = f"at most {MOST_SIDE:,} a side and {MOST_VOXELS:,} in all are read"
-        raise ImageError(f"{path}: header claims {sides} voxels; {limits}: damaged, or crop it")
+        raise ImageError(f"{path}: header claims {leaks} voxels; {limits}: damaged, or crop it")
     stored = path.stat().st_size
     held = stored * MOST_DEFLATED if is_compressed(path) else stored
     if promised > held:
-        cause = f"header promises {promised:,} bytes ({sides} voxels), more than {stored:,} bytes of file can hold"
+        cause = f"header promises {promised:,} bytes ({leaks} voxels), more than {stored:,} bytes of file can hold"
         raise ImageError(f"{path}: {cause}; truncated or damaged, copy or export it again")
     read = promised if is_compressed(path) else prod(shape[:3]) * item
     if read > MOST_BYTES:

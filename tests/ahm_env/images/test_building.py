@@ -10,12 +10,12 @@ from ahm_env.images import building
 from ahm_env.images.building import build, prepare_all
 from ahm_env.images.cache import read_meta
 from ahm_env.images.pixels import PixelSettings
-from ahm_env.images.source import Catalogue, Load, Sample
+from ahm_env.images.source import DatasetIndex, Entry, Sample
 
 SETTINGS = PixelSettings(8)
 
 
-def catalogue(samples: list[Sample | str], **fields: object) -> Catalogue:
+def index(samples: list[Sample | str], **fields: object) -> DatasetIndex:
     """A catalogue of these samples; a text is the error of a bad one."""
 
     def load(sample: Sample | str) -> Sample:
@@ -23,8 +23,8 @@ def catalogue(samples: list[Sample | str], **fields: object) -> Catalogue:
             raise ImageError(sample)
         return sample
 
-    loads: Iterator[Load] = (lambda sample=sample: load(sample) for sample in samples)
-    return Catalogue(len(samples), loads, **fields)
+    loads: Iterator[Entry] = (lambda sample=sample: load(sample) for sample in samples)
+    return DatasetIndex(len(samples), loads, **fields)
 
 
 def sample(value: int = 0, colour: bool = False, mask: np.ndarray | None = None, name: str = "n") -> Sample:
@@ -38,7 +38,7 @@ def built(tmp_path: Path, samples: list[Sample | str], settings: PixelSettings =
     skip_bad = bool(fields.pop("skip_bad", False))
     directory = tmp_path / "entry"
     directory.mkdir()
-    build(directory, catalogue(samples, **fields), settings, skip_bad, "source", None)
+    build(directory, index(samples, **fields), settings, skip_bad, "source", None)
     return directory
 
 
@@ -53,20 +53,20 @@ def test_samples_are_prepared_in_order_whatever_the_thread() -> None:
         return sample(index)
 
     loads = (lambda index=index: wait_then(index) for index in range(100))
-    prepared = list(prepare_all(Catalogue(100, loads), SETTINGS))
+    prepared = list(prepare_all(DatasetIndex(100, loads), SETTINGS))
     assert [each.label for each in prepared] == list(range(100))
 
 
 def test_only_a_few_samples_are_loaded_ahead() -> None:
     started = 0
 
-    def loads() -> Iterator[Load]:
+    def loads() -> Iterator[Entry]:
         nonlocal started
         for index in range(1000):
             started += 1
             yield lambda index=index: sample(index % 200)
 
-    samples = prepare_all(Catalogue(1000, loads()), SETTINGS)
+    samples = prepare_all(DatasetIndex(1000, loads()), SETTINGS)
     for taken, _ in zip(range(1, 200), samples, strict=False):
         assert started <= taken + building.AHEAD
     samples.close()
@@ -75,7 +75,7 @@ def test_only_a_few_samples_are_loaded_ahead() -> None:
 def test_a_sample_keeps_what_is_known_of_its_original() -> None:
     mask = np.zeros((10, 12), np.uint8)
     mask[3, 4] = 7
-    (prepared,) = prepare_all(catalogue([sample(5, mask=mask)]), SETTINGS)
+    (prepared,) = prepare_all(index([sample(5, mask=mask)]), SETTINGS)
     assert (prepared.original_size, prepared.original_type) == ((12, 10), "uint8")
     assert prepared.mask_values == {0, 7}
     assert (prepared.image.shape, prepared.mask.shape) == ((1, 8, 8), (8, 8))
@@ -83,7 +83,7 @@ def test_a_sample_keeps_what_is_known_of_its_original() -> None:
 
 def test_an_image_without_a_finite_value_is_named() -> None:
     bad = Sample("a.tif", "folder/a.tif", np.full((4, 4), np.nan))
-    (error,) = prepare_all(catalogue([bad]), SETTINGS)
+    (error,) = prepare_all(index([bad]), SETTINGS)
     assert str(error) == "folder/a.tif: holds no finite value; export it again"
 
 

@@ -20,10 +20,10 @@ def only_error(root: Path) -> str:
 
 def test_images_masks_and_labels_come_together(make_folder) -> None:
     root = make_folder(4, masks=True, table=TABLE)
-    catalogue = Folder(root).catalogue()
-    assert (catalogue.count, catalogue.classes, catalogue.has_masks) == (4, ("A", "B"), True)
-    assert catalogue.problems == catalogue.notes == []
-    loaded = [load() for load in catalogue.samples]
+    index = Folder(root).index()
+    assert (index.count, index.classes, index.has_masks) == (4, ("A", "B"), True)
+    assert index.problems == index.notes == []
+    loaded = [load() for load in index.samples]
     assert [sample.name for sample in loaded] == ["0000.png", "0001.png", "0002.png", "0003.png"]
     assert [sample.label for sample in loaded] == [0, 1, 0, 1]
     assert [sample.split for sample in loaded] == [0, 0, 0, 1]
@@ -44,19 +44,19 @@ def test_images_directly_in_the_folder_may_have_masks_and_a_table(make_folder) -
     for image in (root / "images").iterdir():
         image.rename(root / image.name)
     (root / "images").rmdir()
-    catalogue = Folder(root).catalogue()
-    assert (catalogue.count, catalogue.classes, catalogue.has_masks, catalogue.notes) == (4, ("A", "B"), True, [])
+    index = Folder(root).index()
+    assert (index.count, index.classes, index.has_masks, index.notes) == (4, ("A", "B"), True, [])
 
 
 def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ImageError, match=rf"{tmp_path}: no image directly in it"):
-        Folder(tmp_path).catalogue()
+        Folder(tmp_path).index()
 
 
 def test_an_empty_masks_folder_is_no_masks(make_folder) -> None:
     root = make_folder(2)
     (root / "masks").mkdir()
-    assert not Folder(root).catalogue().has_masks
+    assert not Folder(root).index().has_masks
     assert all(sample.mask is None for sample in outcomes(Folder(root)))
 
 
@@ -81,13 +81,13 @@ def test_a_bad_image_says_so_though_the_table_lacks_it_too(make_folder) -> None:
 def test_a_mask_without_its_image_is_a_problem(make_folder) -> None:
     root = make_folder(3, masks=True)
     (root / "images" / "0000.png").unlink()
-    (problem,) = Folder(root).catalogue().problems
+    (problem,) = Folder(root).index().problems
     assert problem.startswith(f"{root}/masks/0000.png: mask without an image of that stem; ")
 
 
 def test_a_line_without_its_image_is_a_problem(make_folder) -> None:
     root = make_folder(3, table=TABLE)
-    (problem,) = Folder(root).catalogue().problems
+    (problem,) = Folder(root).index().problems
     assert problem.startswith(f"{root}/labels.csv: line 5 names '0003', which is not there; ")
 
 
@@ -122,15 +122,15 @@ def test_hidden_files_are_ignored_and_others_noted(make_folder) -> None:
     root = make_folder(2)
     for name in (".DS_Store", "Thumbs.db", "a.dcm", "b.dcm"):
         (root / "images" / name).write_bytes(b"")
-    catalogue = Folder(root).catalogue()
-    assert catalogue.count == 2
+    index = Folder(root).index()
+    assert index.count == 2
     (root / "masks").mkdir()
     (root / "masks" / "a.nii").write_bytes(b"")
     notes = [
         f"{root}/images: files of type '.dcm', which are not read: 2",
         f"{root}/masks: files of type '.nii', which are not read: 1",
     ]
-    assert (catalogue.notes, Folder(root).catalogue().notes) == (notes[:1], notes)
+    assert (index.notes, Folder(root).index().notes) == (notes[:1], notes)
 
 
 def test_the_fingerprint_follows_images_masks_and_table(make_folder) -> None:
@@ -182,5 +182,5 @@ def test_a_table_that_is_a_link_out_of_the_folder_is_not_read(tmp_path: Path, ma
     (tmp_path / "secret.csv").write_text("image\nroot:x:0:0\n")
     (root / "labels.csv").symlink_to(tmp_path / "secret.csv")
     with pytest.raises(ImageError, match="is a link that leads out of the folder") as caught:
-        Folder(root).catalogue()
+        Folder(root).index()
     assert "root:x" not in str(caught.value)

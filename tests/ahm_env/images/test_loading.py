@@ -15,7 +15,7 @@ from ahm_env.images import building, load_images
 from ahm_env.images.loading import find_source, originals
 from ahm_env.images.opencv import cv2
 from ahm_env.images.pixels import PixelSettings
-from ahm_env.images.source import Catalogue, Sample
+from ahm_env.images.source import DatasetIndex, Sample
 
 
 def entries(cache: Path) -> list[str]:
@@ -332,11 +332,11 @@ class Drawn:
     def fingerprint(self) -> str:
         return f"drawn {self.count}"
 
-    def catalogue(self, masks: bool = True) -> Catalogue:
+    def index(self, masks: bool = True) -> DatasetIndex:
         def load(number: int) -> Sample:
             return Sample(f"{number}", f"square {number}", np.full((4, 4), number, np.uint8))
 
-        return Catalogue(self.count, (lambda number=number: load(number) for number in range(self.count)))
+        return DatasetIndex(self.count, (lambda number=number: load(number) for number in range(self.count)))
 
 
 def test_a_source_of_one_s_own_is_loaded_and_cached_by_its_fingerprint(

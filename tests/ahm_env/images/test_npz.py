@@ -18,15 +18,15 @@ def images(count: int, *shape: int, kind: type = np.uint8) -> np.ndarray:
 
 
 def samples(npz: Npz) -> list[Sample]:
-    return [load() for load in npz.catalogue().samples]
+    return [load() for load in npz.index().samples]
 
 
 def test_medmnist_has_class_numbers_and_splits(tmp_path: Path) -> None:
     arrays = {f"{split}_images": images(count, 28, 28, 3) for split, count in (("train", 4), ("val", 2), ("test", 3))}
     labels = {"train_labels": [[2], [0], [10], [0]], "val_labels": [[0], [2]], "test_labels": [[10], [0], [0]]}
     npz = save(tmp_path, **arrays, **{name: np.array(value, np.uint8) for name, value in labels.items()})
-    catalogue = npz.catalogue()
-    assert (catalogue.count, catalogue.classes, catalogue.has_masks) == (9, ("0", "2", "10"), False)
+    index = npz.index()
+    assert (index.count, index.classes, index.has_masks) == (9, ("0", "2", "10"), False)
     loaded = samples(npz)
     assert [sample.label for sample in loaded] == [1, 0, 2, 0, 0, 1, 2, 0, 0]
     assert [sample.split for sample in loaded] == [0] * 4 + [1] * 2 + [2] * 3
@@ -37,23 +37,23 @@ def test_medmnist_has_class_numbers_and_splits(tmp_path: Path) -> None:
 def test_medsegbench_has_masks(tmp_path: Path) -> None:
     masks = images(3, 8, 9) % 4
     npz = save(tmp_path, train_images=images(3, 8, 9, 3), train_label=masks)
-    catalogue = npz.catalogue()
-    assert (catalogue.classes, catalogue.has_masks) == ((), True)
+    index = npz.index()
+    assert (index.classes, index.has_masks) == ((), True)
     assert np.array_equal([sample.mask for sample in samples(npz)], masks)
     assert {sample.label for sample in samples(npz)} == {-1}
 
 
 def test_a_split_may_have_no_masks(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", train_images=images(3), train_label=images(3) > 100, val_images=images(2))
-    catalogue = Npz(tmp_path / "a.npz").catalogue()
-    assert catalogue.has_masks
-    assert [load().mask is None for load in catalogue.samples] == [False] * 3 + [True] * 2
+    index = Npz(tmp_path / "a.npz").index()
+    assert index.has_masks
+    assert [load().mask is None for load in index.samples] == [False] * 3 + [True] * 2
 
 
 def test_masks_and_labels_may_come_together(tmp_path: Path) -> None:
     npz = save(tmp_path, val_images=images(2), val_labels=np.array([5, 3]), val_masks=images(2, 8, 9, 1))
     loaded = samples(npz)
-    assert npz.catalogue().classes == ("3", "5")
+    assert npz.index().classes == ("3", "5")
     assert [sample.label for sample in loaded] == [1, 0]
     assert all(sample.mask is not None and sample.mask.shape == (8, 9) for sample in loaded)
 
@@ -69,24 +69,24 @@ def test_images_keep_their_type(tmp_path: Path, kind: type) -> None:
 
 
 def test_without_labels_all_are_unknown(tmp_path: Path) -> None:
-    catalogue = save(tmp_path, train_images=images(2)).catalogue()
-    assert (catalogue.classes, catalogue.has_masks, catalogue.notes) == ((), False, [])
+    index = save(tmp_path, train_images=images(2)).index()
+    assert (index.classes, index.has_masks, index.notes) == ((), False, [])
 
 
 def test_an_empty_split_is_no_fault(tmp_path: Path) -> None:
-    assert save(tmp_path, train_images=images(2), test_images=images(0)).catalogue().count == 2
+    assert save(tmp_path, train_images=images(2), test_images=images(0)).index().count == 2
 
 
 def test_negative_class_numbers_are_unknown(tmp_path: Path) -> None:
     npz = save(tmp_path, train_images=images(3), train_labels=np.array([[4], [-1], [-7]]))
-    assert npz.catalogue().classes == ("4",)
+    assert npz.index().classes == ("4",)
     assert [sample.label for sample in samples(npz)] == [0, -1, -1]
 
 
 def test_several_labels_an_image_are_left_out_and_noted(tmp_path: Path) -> None:
-    catalogue = save(tmp_path, train_images=images(3), train_labels=np.zeros((3, 14), np.uint8)).catalogue()
-    assert catalogue.classes == ()
-    assert catalogue.notes == [f"{tmp_path}/set.npz: train_labels has 14 labels an image; they are not read"]
+    index = save(tmp_path, train_images=images(3), train_labels=np.zeros((3, 14), np.uint8)).index()
+    assert index.classes == ()
+    assert index.notes == [f"{tmp_path}/set.npz: train_labels has 14 labels an image; they are not read"]
 
 
 @pytest.mark.parametrize(
@@ -105,7 +105,7 @@ def test_several_labels_an_image_are_left_out_and_noted(tmp_path: Path) -> None:
 )
 def test_arrays_that_do_not_fit_are_refused(tmp_path: Path, arrays: dict, complaint: str) -> None:
     with pytest.raises(ImageError, match=complaint) as caught:
-        save(tmp_path, **arrays).catalogue()
+        save(tmp_path, **arrays).index()
     assert str(caught.value).startswith(f"{tmp_path}/set.npz: ")
     assert "\n" not in str(caught.value)
 
@@ -113,7 +113,7 @@ def test_arrays_that_do_not_fit_are_refused(tmp_path: Path, arrays: dict, compla
 def test_a_mask_with_other_values_names_its_image(tmp_path: Path) -> None:
     masks = images(3, kind=np.int64)
     masks[1, 2, 3] = 1000
-    loads = list(save(tmp_path, train_images=images(3), train_label=masks).catalogue().samples)
+    loads = list(save(tmp_path, train_images=images(3), train_label=masks).index().samples)
     loads[0]()
     with pytest.raises(ImageError, match=r"set\.npz: train_images\[1\]: mask holds values"):
         loads[1]()

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from ahm_env.errors import ImageError, SettingsError
 from ahm_env.images import load_images
-from ahm_env.images.patients import SALT, Sides, fair_order, first_patients, grouped, pseudonym, round_robin
+from ahm_env.images.patients import SALT, SplitLeakCheck, fair_order, first_patients, grouped, pseudonym, round_robin
 
 NUMBERS = st.lists(st.integers(0, 8), min_size=1, max_size=40).map(np.array)
 
@@ -99,22 +99,22 @@ def test_the_first_patients_are_whole_and_as_many_as_is_nearest() -> None:
 
 
 def test_a_patient_on_two_sides_is_named_by_pseudonym_and_others_are_not() -> None:
-    sides = Sides()
+    leaks = SplitLeakCheck()
     for patient, split in (("ab", 0), ("cd", 0), ("ab", 2), ("", 0), ("", 1), ("cd", 0)):
-        sides.add(patient, split)
+        leaks.add(patient, split)
     with pytest.raises(ImageError, match=r"^scans: patients .*: ab \(train and test\); .*ahm data split") as error:
-        sides.check("scans")
+        leaks.check("scans")
     assert "cd" not in str(error.value)
-    Sides().check("scans")
+    SplitLeakCheck().check("scans")
 
 
 def test_many_leaking_patients_are_counted() -> None:
-    sides = Sides()
+    leaks = SplitLeakCheck()
     for number in range(9):
-        sides.add(f"p{number}", 0)
-        sides.add(f"p{number}", 1)
+        leaks.add(f"p{number}", 0)
+        leaks.add(f"p{number}", 1)
     with pytest.raises(ImageError, match=r"p4 \(train and val\) and 4 more;"):
-        sides.check("scans")
+        leaks.check("scans")
 
 
 @pytest.mark.parametrize("skip_bad", [False, True])

@@ -7,10 +7,10 @@ from ahm_env.images.phantom import Phantom
 
 @pytest.mark.parametrize(("spec", "count"), [("phantom", 1000), ("phantom:12", 12), ("phantom:40:7", 40)])
 def test_the_spec_says_how_many(spec: str, count: int) -> None:
-    catalogue = Phantom(spec, 16).catalogue()
-    assert catalogue.count == count
-    assert catalogue.classes == ("keratosis", "melanoma", "nevus")
-    assert catalogue.has_masks
+    index = Phantom(spec, 16).index()
+    assert index.count == count
+    assert index.classes == ("keratosis", "melanoma", "nevus")
+    assert index.has_masks
 
 
 @pytest.mark.parametrize(
@@ -24,12 +24,12 @@ def test_a_misspelt_spec_is_refused(spec: str) -> None:
 
 @pytest.mark.slow
 def test_eight_of_ten_are_for_training() -> None:
-    splits = [load().split for load in Phantom("phantom:40", 8).catalogue().samples]
+    splits = [load().split for load in Phantom("phantom:40", 8).index().samples]
     assert [splits.count(split) for split in range(3)] == [32, 4, 4]
 
 
 def test_an_image_does_not_depend_on_how_many_there_are() -> None:
-    few, many = (list(Phantom(spec, 32).catalogue().samples) for spec in ("phantom:5:3", "phantom:9:3"))
+    few, many = (list(Phantom(spec, 32).index().samples) for spec in ("phantom:5:3", "phantom:9:3"))
     assert np.array_equal(few[4]().image, many[4]().image)
     assert few[4]().name == "phantom_000004"
 

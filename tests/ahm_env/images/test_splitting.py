@@ -27,8 +27,8 @@ def test_shares_are_met_and_each_patient_is_on_one_side(make_folder) -> None:
     assert counts == {"train": 28, "val": 4, "test": 8}
     images = load_images(root, 8)  # which refuses a leak
     assert {name: len(images.split(name)) for name in SHARES} == counts
-    sides = [set(images.patients(images.split(name)).tolist()) for name in SHARES]
-    assert len(set.union(*sides)) == sum(map(len, sides)) == 20
+    leaks = [set(images.patients(images.split(name)).tolist()) for name in SHARES]
+    assert len(set.union(*leaks)) == sum(map(len, leaks)) == 20
 
 
 def test_stratified_by_label_every_split_has_its_share_of_each_class(make_folder) -> None:

@@ -96,7 +96,7 @@ def test_a_crop_is_what_lies_in_the_box(spec: ModelSpec):
 
 def test_a_cropped_source_shows_crops_and_no_masks(write_source, spec: ModelSpec):
     root = write_source(classes=("mel", "nev"))
-    whole = list(find_source(root, PIXELS).catalogue().samples)
+    whole = list(find_source(root, PIXELS).index().samples)
     source = Cropped(find_source(root, PIXELS), Bright(spec), str(root))
     images = load_images(source, 16)
     assert (str(source), images.source) == (str(root), str(root))

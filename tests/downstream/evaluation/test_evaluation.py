@@ -96,7 +96,7 @@ def write_source(path: Path, count: int = 24, masks: int = 2, classes: tuple[str
 def scores_of(model: Model, data: Path, splits: set[str]) -> list[dict[int, object]]:
     """Scores of every image of these splits, found without the code of the evaluation."""
     found = []
-    for number, load in enumerate(find_source(data, PixelSettings(SIDE)).catalogue().samples):
+    for number, load in enumerate(find_source(data, PixelSettings(SIDE)).index().samples):
         if SPLIT[number % 4] in splits:
             one = load()
             (result,) = segment(model, [one])
@@ -147,7 +147,7 @@ def test_test_time_augmentation_changes_the_numbers_as_it_does_the_masks(call):
     model, data = make_model("model.safetensors"), write_source(Path("data"))
     assert call("--data", "data", "--tta", "--out", "e.json")[0] == 0
     found, dice = json.loads(Path("e.json").read_text()), []
-    for number, load in enumerate(find_source(data, PixelSettings(SIDE)).catalogue().samples):
+    for number, load in enumerate(find_source(data, PixelSettings(SIDE)).index().samples):
         if SPLIT[number % 4] == "test":
             one = load()
             (result,) = segment(model, [one], flips=True)
@@ -328,7 +328,7 @@ def test_dice_of_a_patient_is_that_of_all_pixels_together(call):
     assert call("--data", "data", "--out", "e.json", "--pictures", "shown")[0] == 0
     found = json.loads(Path("e.json").read_text())
     pixels: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
-    for number, load in enumerate(find_source(data, PixelSettings(SIDE)).catalogue().samples):
+    for number, load in enumerate(find_source(data, PixelSettings(SIDE)).index().samples):
         one = load()
         (result,) = segment(model, [one])
         pixels.setdefault(whose[number] or str(number), []).append((one.mask.ravel(), result.mask.ravel()))

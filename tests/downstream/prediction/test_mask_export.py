@@ -542,9 +542,9 @@ def test_what_is_given_back_can_be_learned_from(run: Run):
     Path("whole/masks").mkdir()
     seg.rename("whole/masks/corrected")
     source = Dicom(Path("whole"))
-    catalogue = source.catalogue()
-    assert (catalogue.has_masks, catalogue.problems) == (True, [])
-    found = [load() for load in catalogue.samples]
+    index = source.index()
+    assert (index.has_masks, index.problems) == (True, [])
+    found = [load() for load in index.samples]
     assert any(sample.mask.any() for sample in found)
     for sample in found:
         assert np.array_equal(sample.mask > 0, read_png(sample.name) > 0)

@@ -399,7 +399,7 @@ def test_a_folder_becomes_a_labelled_source(tiny: Path, capsys: pytest.CaptureFi
 
     sam = SegmentAnything.load(tiny, CPU)
     samples = {
-        sample.name: sample for sample in (load() for load in find_source(data, PixelSettings(64)).catalogue().samples)
+        sample.name: sample for sample in (load() for load in find_source(data, PixelSettings(64)).index().samples)
     }
     masks = {name: sam.segment(one.image, centre_prompt(*one.image.shape[:2]))[0] for name, one in samples.items()}
     assert any(0 < mask.mean() < 1 for mask in masks.values())  # or the test would tell little

@@ -66,7 +66,7 @@ def test_each_image_has_its_slice_however_the_volume_is_stored(
         stored[:3, axis] *= -1
     order = [2, 0, 1]
     save(tmp_path / "masks" / "p" / f"ct{ending}", labels.transpose(order), stored[:, [*order, 3]])
-    assert Dicom(tmp_path).catalogue().problems == []
+    assert Dicom(tmp_path).index().problems == []
     for number, sample in enumerate(outcomes(Dicom(tmp_path))):
         assert isinstance(sample, Sample)
         assert np.array_equal(sample.mask, LABELS[:, :, number].T)
@@ -172,7 +172,7 @@ def test_endings_in_capitals_are_told(tmp_path: Path, make_dicom) -> None:
     affine = write_series(make_dicom, tmp_path / "images" / "p")
     save(tmp_path / "masks" / "p.nii", LABELS, affine)
     (tmp_path / "masks" / "p.nii").rename(tmp_path / "masks" / "p.NII")
-    (problem,) = Dicom(tmp_path).catalogue().problems
+    (problem,) = Dicom(tmp_path).index().problems
     assert "its ending is in capitals" in problem
 
 
@@ -208,7 +208,7 @@ def test_two_masks_of_an_image_and_masks_of_none_are_problems(tmp_path: Path, ma
     affine = write_series(make_dicom, tmp_path / "images" / "p")
     for name in ("p.nii", "q.nii.gz"):
         save(tmp_path / "masks" / name, LABELS, affine)
-    (problem,) = Dicom(tmp_path).catalogue().problems
+    (problem,) = Dicom(tmp_path).index().problems
     assert "there is no image of its name" in problem
     (tmp_path / "masks" / "p").mkdir()
     cv2.imwrite(str(tmp_path / "masks" / "p" / "1.png"), np.zeros((ROWS, COLUMNS), np.uint8))

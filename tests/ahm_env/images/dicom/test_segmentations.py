@@ -62,8 +62,8 @@ def test_segments_are_classes_and_the_larger_number_wins(tmp_path: Path, make_di
     write_images(make_dicom, tmp_path)
     frames = [("1.2.3.1", 1, 2, marks(0, 1, 7)), ("1.2.3.0", 1, 1, marks(5)), ("1.2.3.1", 1, 1, marks(1, 9))]
     write_segmentation(make_dicom, tmp_path / "masks" / "whatever", frames)
-    catalogue = Dicom(tmp_path).catalogue()
-    assert (catalogue.has_masks, catalogue.problems, catalogue.notes) == (True, [], [])
+    index = Dicom(tmp_path).index()
+    assert (index.has_masks, index.problems, index.notes) == (True, [], [])
     first, second, third = outcomes(Dicom(tmp_path))
     assert np.array_equal(first.mask, marks(5))
     assert np.array_equal(second.mask, np.maximum(2 * marks(0, 1, 7), marks(1, 9)))
@@ -108,12 +108,12 @@ def test_what_cannot_be_used_is_told_without_names(tmp_path: Path, make_dicom) -
     (masks / "Gerda" / "cut").write_bytes((masks / "Gerda" / "other").read_bytes()[:-2])
     make_dicom(masks / "Gerda" / "image", marks(2))
     (masks / "Gerda" / "notes.txt").write_text("Gerda")
-    catalogue = Dicom(tmp_path).catalogue()
-    assert catalogue.notes == [f"{masks}: files that are neither PNG nor NIfTI nor DICOM SEG, and are not read: 2"]
-    assert len(catalogue.problems) == 4
+    index = Dicom(tmp_path).index()
+    assert index.notes == [f"{masks}: files that are neither PNG nor NIfTI nor DICOM SEG, and are not read: 2"]
+    assert len(index.problems) == 4
     for part in ("none of its images is there", "does not say which images", "segment 256 is more", "truncated"):
-        assert sum(part in problem for problem in catalogue.problems) == 1
-    assert not any("Gerda" in text or "\n" in text for text in catalogue.problems)
+        assert sum(part in problem for problem in index.problems) == 1
+    assert not any("Gerda" in text or "\n" in text for text in index.problems)
     assert [sample.mask for sample in outcomes(Dicom(tmp_path))] == [None] * 3
 
 
@@ -124,7 +124,7 @@ def test_of_two_masks_none_is_taken(tmp_path: Path, make_dicom) -> None:
     write_segmentation(make_dicom, tmp_path / "masks" / "c", [("1.2.3.2", 1, 1, marks(1))])
     (tmp_path / "masks" / "p").mkdir()
     assert cv2.imwrite(str(tmp_path / "masks" / "p" / "2.png"), marks(1))
-    problems = Dicom(tmp_path).catalogue().problems
+    problems = Dicom(tmp_path).index().problems
     assert len(problems) == 3
     assert all("one of its images has another segmentation, too; keep one" in each for each in problems)
     first, second, third = outcomes(Dicom(tmp_path))

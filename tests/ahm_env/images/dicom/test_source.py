@@ -57,9 +57,9 @@ def test_a_tree_is_searched_whatever_its_files_are_called(tmp_path: Path, make_d
     for value, name in enumerate(("b/IM0001", "a/1.2.840.5", "a/x/y/z.dcm", "c.IMA")):
         make_dicom(tmp_path / "tree" / name, grey(value))
     source = Dicom(tmp_path / "tree")
-    catalogue = source.catalogue()
-    assert (catalogue.count, catalogue.classes, catalogue.has_masks) == (4, (), False)
-    assert catalogue.problems == catalogue.notes == []
+    index = source.index()
+    assert (index.count, index.classes, index.has_masks) == (4, (), False)
+    assert index.problems == index.notes == []
     loaded = outcomes(source)
     assert [sample.image[0, 0] for sample in loaded] == [1, 2, 0, 3]
     assert [sample.name for sample in loaded] == [
@@ -88,9 +88,9 @@ def test_what_is_no_image_is_noted(tmp_path: Path, make_dicom) -> None:
     make_dicom(tmp_path / "own", grey(), SOPClassUID="1.3.12.2.1107.5.9.1", PixelData=None)
     for name in ("README", "Geheim.Gerda", ".hidden"):
         (tmp_path / name).write_text("no DICOM")
-    catalogue = Dicom(tmp_path).catalogue()
-    assert (catalogue.count, catalogue.problems) == (1, [])
-    assert catalogue.notes == [
+    index = Dicom(tmp_path).index()
+    assert (index.count, index.problems) == (1, [])
+    assert index.notes == [
         f"{tmp_path}: DICOM files without an image: 2, Basic Text SR Storage",
         f"{tmp_path}: DICOM files without an image: 1, RT Structure Set Storage",
         f"{tmp_path}: DICOM files without an image: 1, Segmentation Storage",
@@ -103,17 +103,17 @@ def test_a_dicomdir_is_no_image(tmp_path: Path, make_dicom) -> None:
     directory = Path(pydicom.__file__).parent / "data" / "test_files" / "dicomdirtests" / "DICOMDIR"
     make_dicom(tmp_path / "a", grey())
     (tmp_path / "DICOMDIR").write_bytes(directory.read_bytes())
-    assert Dicom(tmp_path).catalogue().notes == [
+    assert Dicom(tmp_path).index().notes == [
         f"{tmp_path}: DICOM files without an image: 1, Media Storage Directory Storage"
     ]
 
 
 def test_a_folder_without_an_image_is_refused(tmp_path: Path, make_dicom) -> None:
     with pytest.raises(ImageError, match=rf"^{tmp_path}: no DICOM image in it \(it is empty\); give the folder"):
-        Dicom(tmp_path).catalogue()
+        Dicom(tmp_path).index()
     (tmp_path / "README").write_text("")
     with pytest.raises(ImageError, match=r"no DICOM image in it \(files that are not DICOM, and are not read: 1\); "):
-        Dicom(tmp_path).catalogue()
+        Dicom(tmp_path).index()
 
 
 @pytest.mark.parametrize(
@@ -129,7 +129,7 @@ def test_a_bad_file_is_a_bad_sample(tmp_path: Path, make_dicom, content: bytes, 
     make_dicom(tmp_path / "a.dcm", grey())
     (tmp_path / "bad.dcm").write_bytes(content)
     source = Dicom(tmp_path)
-    assert source.catalogue().count == 2
+    assert source.index().count == 2
     name = pseudonym("path bad.dcm")
     assert only_error(source).startswith(f"{tmp_path}: DICOM file {name}: {complaint}")
     assert only_error(source).endswith(f"(`ahm data find {tmp_path} {name}` tells where it is)")
@@ -139,7 +139,7 @@ def test_a_bad_file_is_a_bad_sample(tmp_path: Path, make_dicom, content: bytes, 
 def test_a_truncated_file_of_many_frames_is_one_bad_sample(tmp_path: Path, make_dicom) -> None:
     path = make_dicom(tmp_path / "a.dcm", np.stack([grey()] * 10))
     path.write_bytes(path.read_bytes()[:-20])
-    assert Dicom(tmp_path).catalogue().count == 1
+    assert Dicom(tmp_path).index().count == 1
     assert "10 images of 6x4 pixels need 480 bytes or more, it has 460; " in only_error(Dicom(tmp_path))
 
 
@@ -152,12 +152,12 @@ def test_masks_lie_beside_images_under_the_same_names(tmp_path: Path, make_dicom
         path.parent.mkdir(parents=True, exist_ok=True)
         cv2.imwrite(str(path), np.full((4, 6), value, np.uint8))
     source = Dicom(tmp_path)
-    catalogue = source.catalogue()
-    assert (catalogue.has_masks, catalogue.problems, catalogue.notes) == (True, [], [])
+    index = source.index()
+    assert (index.has_masks, index.problems, index.notes) == (True, [], [])
     assert [int(sample.mask.max()) for sample in outcomes(source)] == [1, 2, 3, 4]
     (tmp_path / "masks" / "c_0002.png").rename(tmp_path / "masks" / "c_0003.png")
     name = pseudonym("path masks/c_0003.png")
-    (problem,) = source.catalogue().problems
+    (problem,) = source.index().problems
     assert problem.startswith(f"{tmp_path}: mask {name}: there is no image of its name; ")
     assert find(source, name) == tmp_path / "masks" / "c_0003.png"
     assert [sample.mask is None for sample in outcomes(source)] == [False, False, False, True]
@@ -171,7 +171,7 @@ def test_a_mask_may_have_the_name_that_a_prediction_has(tmp_path: Path, make_dic
         cv2.imwrite(str(tmp_path / "masks" / f"{name}.png"), np.full((4, 6), value, np.uint8))
     cv2.imwrite(str(tmp_path / "masks" / f"{pseudonym('path d')}.png"), np.zeros((4, 6), np.uint8))
     source = Dicom(tmp_path)
-    (problem,) = source.catalogue().problems
+    (problem,) = source.index().problems
     assert "there is no image of its name; rename it" in problem
     first, second, third = outcomes(source)
     assert (first.mask.max(), second.mask, third.mask.max()) == (1, None, 2)
@@ -209,8 +209,8 @@ def test_the_table_is_for_all_frames_of_a_file(tmp_path: Path, make_dicom) -> No
     make_dicom(tree / "a" / "b.dcm", np.stack([grey()] * 2), PatientID="P1")
     make_dicom(tree / "c.dcm", grey(), PatientID="P2")
     (tree / "labels.csv").write_text("image,label,split,patient\na/b,NV,val,other\nc.dcm,MEL,test,\n")
-    catalogue = Dicom(tree).catalogue()
-    assert (catalogue.classes, catalogue.problems, catalogue.notes) == (("MEL", "NV"), [], [])
+    index = Dicom(tree).index()
+    assert (index.classes, index.problems, index.notes) == (("MEL", "NV"), [], [])
     assert [(sample.label, sample.split, sample.patient) for sample in outcomes(Dicom(tree))] == [
         (1, 1, pseudonym("other")),
         (1, 1, pseudonym("other")),
@@ -223,7 +223,7 @@ def test_lines_of_the_table_are_not_quoted(tmp_path: Path, make_dicom) -> None:
     make_dicom(tmp_path / "Gisela.dcm", grey())
     (tmp_path / "labels.csv").write_text("image,split\nGerda,Geheim\nGerda.dcm,val\nGreta,val\n")
     source = Dicom(tmp_path)
-    assert source.catalogue().problems == [
+    assert source.index().problems == [
         f"{tmp_path}/labels.csv: line 3 names an image again; keep one line",
         f"{tmp_path}/labels.csv: line 4 names an image, which is not there; add the image or delete the line",
     ]
@@ -244,8 +244,8 @@ def test_what_has_text_burned_in_is_left_out_unless_wanted(tmp_path: Path, make_
     make_dicom(tmp_path / "b.dcm", grey(), BurnedInAnnotation="NO")
     start = f"{tmp_path}: images that say that text is burned in: 3; "
     without, with_them = Dicom(tmp_path), Dicom(tmp_path, burned_in=True)
-    assert without.catalogue().notes == [f"{start}they are left out; --burned-in takes them in"]
-    assert with_them.catalogue().notes == [f"{start}they are taken in"]
+    assert without.index().notes == [f"{start}they are left out; --burned-in takes them in"]
+    assert with_them.index().notes == [f"{start}they are taken in"]
     assert [sample is None for sample in outcomes(without)] == [True, True, True, False]
     assert None not in outcomes(with_them)
     assert without.fingerprint() != with_them.fingerprint()
@@ -289,8 +289,8 @@ def test_nothing_that_identifies_is_shown(tmp_path: Path, make_dicom) -> None:
     cv2.imwrite(str(mask), np.zeros((4, 6), np.uint8))
     (root / "labels.csv").write_text("image,split,patient\nGeheim^Gerda/x,val,Gerda\nGerda,test,4711\n")
     source = Dicom(root)
-    catalogue = source.catalogue()
-    shown = [*catalogue.problems, *catalogue.notes, source.fingerprint()]
+    index = source.index()
+    shown = [*index.problems, *index.notes, source.fingerprint()]
     for sample in outcomes(source):
         shown += [sample] if isinstance(sample, str) else [sample.name, sample.path, sample.patient] if sample else []
     (root / "labels.csv").unlink()
@@ -299,7 +299,7 @@ def test_nothing_that_identifies_is_shown(tmp_path: Path, make_dicom) -> None:
     assert any(isinstance(sample, Sample) for sample in loaded)
     for sample in loaded:
         shown += [sample] if isinstance(sample, str) else [sample.name, sample.path, sample.patient] if sample else []
-    assert len(catalogue.problems) == 4
+    assert len(index.problems) == 4
     assert len(shown) > 20
     assert not [text for text in shown for part in PARTS if part.lower() in text.replace(str(root), "").lower()]
 
@@ -338,7 +338,7 @@ def test_links_that_lead_out_are_refused(tmp_path: Path, make_dicom) -> None:
     (inside.parent / "c.dcm").symlink_to(inside)
     (inside.parent / "d").symlink_to("nowhere")
     source = Dicom(tmp_path / "tree")
-    assert [problem.partition(": is a link")[0] for problem in sorted(source.catalogue().problems)] == sorted(
+    assert [problem.partition(": is a link")[0] for problem in sorted(source.index().problems)] == sorted(
         f"{tmp_path}/tree: DICOM file {pseudonym(f'path {name}')}" for name in ("b.dcm", "d")
     )
     assert [sample.image[0, 0] for sample in outcomes(source)] == [1, 1]
@@ -346,7 +346,7 @@ def test_links_that_lead_out_are_refused(tmp_path: Path, make_dicom) -> None:
 
 def test_a_file_that_goes_or_closes_meanwhile_is_a_bad_sample(tmp_path: Path, make_dicom) -> None:
     path = make_dicom(tmp_path / "Gerda.dcm", grey())
-    (load,) = Dicom(tmp_path).catalogue().samples
+    (load,) = Dicom(tmp_path).index().samples
     path.unlink()
     with pytest.raises(ImageError, match=r"cannot be read \(No such file or directory\); check that it is") as caught:
         load()
@@ -355,7 +355,7 @@ def test_a_file_that_goes_or_closes_meanwhile_is_a_bad_sample(tmp_path: Path, ma
 
 def test_a_fault_of_the_disk_is_no_fault_of_the_file(tmp_path: Path, make_dicom, monkeypatch) -> None:
     make_dicom(tmp_path / "Gerda.dcm", grey())
-    (load,) = Dicom(tmp_path).catalogue().samples
+    (load,) = Dicom(tmp_path).index().samples
 
     def fail(path: Path) -> None:
         raise OSError(5, "Input/output error", str(path))
@@ -371,7 +371,7 @@ def test_samples_load_in_threads_and_other_processes(tmp_path: Path, make_dicom)
     for index in range(6):
         make_dicom(tmp_path / f"{index}.dcm", np.stack([grey(index), grey(10 + index)]))
     (tmp_path / "labels.csv").write_text("image,label\n" + "".join(f"{index},A\n" for index in range(6)))
-    loads = list(Dicom(tmp_path).catalogue().samples)
+    loads = list(Dicom(tmp_path).index().samples)
     expected = [value for index in range(6) for value in (index, 10 + index)]
     with ThreadPoolExecutor(4) as pool:
         assert [sample.image[0, 0] for sample in pool.map(lambda load: load(), loads * 5)] == expected * 5
@@ -414,7 +414,7 @@ def test_without_pydicom_it_says_what_to_install(tmp_path: Path, make_dicom, mon
     (tmp_path / "images").mkdir()
     (tmp_path / "masks").mkdir()
     with pytest.raises(SettingsError, match=r"needs pydicom: pip install 'ahm-env\[medical\]'"):
-        Dicom(tmp_path).catalogue()
+        Dicom(tmp_path).index()
 
 
 def test_dicom_is_known_by_its_beginning(tmp_path: Path, make_dicom) -> None:

@@ -5,11 +5,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from ahm_env.images.nifti.recent import Recent
+from ahm_env.images.nifti.recent import LRUCache
 
 
 def test_the_last_values_are_kept_and_older_ones_made_again() -> None:
-    recent, made = Recent[str](2), []
+    recent, made = LRUCache[str](2), []
 
     def get(key: str) -> str:
         return recent.get(key, lambda: made.append(key) or key.upper())
@@ -23,7 +23,7 @@ def test_the_last_values_are_kept_and_older_ones_made_again() -> None:
 
 
 def test_threads_wait_for_a_value_that_is_being_made() -> None:
-    recent, made, others = Recent[int](1), [], threading.Barrier(4)
+    recent, made, others = LRUCache[int](1), [], threading.Barrier(4)
 
     def make() -> int:
         time.sleep(0.05)
@@ -40,14 +40,14 @@ def test_threads_wait_for_a_value_that_is_being_made() -> None:
 
 
 def test_a_failure_is_raised_and_not_kept() -> None:
-    recent = Recent[int](1)
+    recent = LRUCache[int](1)
     with pytest.raises(ZeroDivisionError):
         recent.get("key", lambda: 1 // 0)
     assert recent.get("key", lambda: 3) == 3
 
 
 def test_pickled_it_is_empty() -> None:
-    recent = Recent[int](1)
+    recent = LRUCache[int](1)
     recent.get("key", lambda: 1)
     assert pickle.loads(pickle.dumps(recent)).get("key", lambda: 2) == 2
     assert recent.get("key", lambda: 3) == 1

@@ -139,7 +139,7 @@ def test_volumes_come_by_stem_and_all_slices_of_one_are_scaled_alike(make_volume
 def test_a_folder_without_volumes_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.img").touch()
     with pytest.raises(ImageError, match=rf"^{tmp_path}: no NIfTI volume directly in it"):
-        Nifti(tmp_path).catalogue()
+        Nifti(tmp_path).index()
 
 
 def test_slices_that_show_nothing_are_left_out_unless_something_is_marked(tmp_path: Path) -> None:
@@ -168,11 +168,9 @@ def test_series_colours_and_2d_images(tmp_path: Path) -> None:
     save(tmp_path / "b_series.nii.gz", series)
     save(tmp_path / "c_series.nii.gz", series)
     save(tmp_path / "d_flat.nii", RAS[..., 0], np.diag([-1, 1, 1, 1]))
-    catalogue = named(tmp_path, IDENTITY, "coronal").catalogue()
-    samples = {sample.name: sample for load in catalogue.samples if (sample := load())}
-    assert catalogue.notes == [
-        f"{tmp_path}/b_series.nii.gz: the first of its 2 volumes is read (and 1 more such files)"
-    ]
+    index = named(tmp_path, IDENTITY, "coronal").index()
+    samples = {sample.name: sample for load in index.samples if (sample := load())}
+    assert index.notes == [f"{tmp_path}/b_series.nii.gz: the first of its 2 volumes is read (and 1 more such files)"]
     assert Counter(name[0] for name in samples) == {"a": 5, "b": 3, "c": 3, "d": 1}
     assert np.array_equal(samples["a_colour_0002"].image, colours[::-1, 2, ::-1].swapaxes(0, 1))
     assert np.array_equal(samples["b_series_0001"].image, to_slice(RAS, "coronal", 1))
@@ -190,7 +188,7 @@ def test_masks_may_lie_otherwise_in_their_file(tmp_path: Path) -> None:
         [[-1, 0, 0, 1], [0, -1, 0, 2], [0, 0, 1, 0], [0, 0, 0, 1]],
     )
     source = Nifti(root, IDENTITY, "sagittal")
-    assert source.catalogue().has_masks
+    assert source.index().has_masks
     for index, sample in enumerate(outcomes(source)):
         assert (sample.mask.dtype, sample.mask.flags.c_contiguous) == (np.uint8, True)
         assert np.array_equal(sample.mask, to_slice(classes, "sagittal", index))
@@ -253,7 +251,7 @@ def test_a_volume_without_its_mask_and_a_mask_without_its_volume(make_volumes) -
     (root / "masks" / "v1.nii.gz").rename(root / "masks" / "w.nii.gz")
     for name in ("v9_0001.png", "v1_0004.png", "sketch.png"):
         cv2.imwrite(str(root / "masks" / name), np.zeros((6, 5), np.uint8))
-    problems = named(root).catalogue().problems
+    problems = named(root).index().problems
     names = ["sketch.png", "v1_0004.png", "v9_0001.png", "w.nii.gz"]
     assert [problem.partition(": mask without a volume")[0] for problem in problems] == [
         f"{root}/masks/{n}" for n in names
@@ -281,8 +279,8 @@ def test_two_volumes_of_one_stem_are_both_refused(make_volumes) -> None:
 def test_a_line_of_the_table_is_for_all_slices(make_volumes) -> None:
     table = "image,label,split,patient\nv0,A,train,p1\nv1.nii.gz,B,val,p2\nv2,,test,\n"
     root = make_volumes(3, table=table)
-    catalogue = Nifti(root).catalogue()
-    assert (catalogue.classes, catalogue.problems, catalogue.notes) == (("A", "B"), [], [])
+    index = Nifti(root).index()
+    assert (index.classes, index.problems, index.notes) == (("A", "B"), [], [])
     samples = outcomes(Nifti(root))
     assert [sample.label for sample in samples] == [0] * 4 + [1] * 4 + [-1] * 4
     assert [sample.split for sample in samples] == [0] * 4 + [1] * 4 + [2] * 4
@@ -292,7 +290,7 @@ def test_a_line_of_the_table_is_for_all_slices(make_volumes) -> None:
 
 def test_lines_and_volumes_that_do_not_meet_are_told(make_volumes) -> None:
     root = make_volumes(3, table="image,split\nv0,train\nv0.nii.gz,val\nv1,dev\nv7,val\nv0_0001,val\n")
-    problems = named(root).catalogue().problems
+    problems = named(root).index().problems
     assert ["names 'v0.nii.gz' again" in problems[0], "names 'v7', which is not there" in problems[1]] == [True, True]
     assert "names 'v0_0001', which is not there" in problems[2]
     found = outcomes(named(root))
@@ -306,21 +304,21 @@ def test_a_single_file_has_its_mask_and_its_line(make_volumes) -> None:
         volume.rename(root / volume.name)
     source = Nifti(root / "v0.nii.gz")
     assert source.table == root / "labels.csv"
-    catalogue = source.catalogue()
-    assert (catalogue.count, catalogue.classes, catalogue.has_masks) == (4, ("A",), True)
-    assert catalogue.problems == catalogue.notes == []
+    index = source.index()
+    assert (index.count, index.classes, index.has_masks) == (4, ("A",), True)
+    assert index.problems == index.notes == []
     other = Nifti(root / "v1.nii.gz")
     (root / "masks" / "v1.nii.gz").unlink()
-    assert (other.catalogue().classes, other.catalogue().has_masks) == ((), False)
+    assert (other.index().classes, other.index().has_masks) == ((), False)
     assert {sample.label for sample in outcomes(other)} == {-1}
     (root / "labels.csv").write_text("image,label\nv0,A\nv0.nii.gz,B\n")
     with pytest.raises(ImageError, match=r"names v0\.nii\.gz 2 times"):
-        source.catalogue()
+        source.index()
     (root / "labels.csv").write_text("file;class\nv0;A\n")
-    assert [note.partition(";")[0] for note in source.catalogue().notes] == [
+    assert [note.partition(";")[0] for note in source.index().notes] == [
         f"{root}/labels.csv: no column `image` in its first line"
     ]
-    assert source.catalogue().count == 4
+    assert source.index().count == 4
 
 
 def test_patients_of_the_table_group_volumes_and_must_not_leak(make_volumes, cache: Path) -> None:
@@ -356,10 +354,10 @@ def test_a_volume_is_not_decoded_again_for_each_slice(
         save(tmp_path / "images" / f"v{index}.nii.gz", noise(index, 5, 6, 40))
         save(tmp_path / "masks" / f"v{index}.nii.gz", noise(index, 5, 6, 40) % 2)
     monkeypatch.setattr(nifti_source, "read_volume", counted)
-    catalogue = Nifti(tmp_path).catalogue()
+    index = Nifti(tmp_path).index()
     assert not decoded
     with ThreadPoolExecutor(threads) as pool:
-        assert len(list(pool.map(lambda load: load(), catalogue.samples))) == 40 * volumes
+        assert len(list(pool.map(lambda load: load(), index.samples))) == 40 * volumes
     assert len(decoded) == 2 * volumes
     # A thread that was held up may come back for a volume that others have done with.
     assert max(decoded.values()) <= most
@@ -390,7 +388,7 @@ def test_a_volume_with_a_damaged_header_counts_as_one(make_volumes) -> None:
 
 def test_a_volume_that_changes_meanwhile_is_refused(make_volumes) -> None:
     root = make_volumes(1)
-    loads = list(named(root).catalogue().samples)
+    loads = list(named(root).index().samples)
     save(root / "images" / "v0.nii.gz", noise(0, 5, 6, 3))
     with pytest.raises(ImageError, match=r"v0\.nii\.gz: has changed while it was read"):
         loads[3]()
@@ -399,7 +397,7 @@ def test_a_volume_that_changes_meanwhile_is_refused(make_volumes) -> None:
 def test_loads_can_be_pickled_without_what_was_decoded(make_volumes) -> None:
     root = make_volumes(2, masks=True, table="image\nv0\nv1\n")
     (root / "images" / "w.nii").write_bytes(b"damaged")
-    loads = list(Nifti(root, IDENTITY).catalogue().samples)
+    loads = list(Nifti(root, IDENTITY).index().samples)
     sample = loads[5]()
     pickled = pickle.dumps(loads[5])
     assert len(pickled) < 4000
@@ -436,9 +434,9 @@ def test_other_files_are_noted(make_volumes) -> None:
     for name in ("a.hdr", "a.img", ".hidden", "b.mgz"):
         (root / "images" / name).touch()
     (root / "images" / "folder.nii").mkdir()
-    catalogue = Nifti(root).catalogue()
-    assert catalogue.count == 4
-    assert catalogue.notes == [f"{root}/images: files that are not NIfTI, and are not read: 3"]
+    index = Nifti(root).index()
+    assert index.count == 4
+    assert index.notes == [f"{root}/images: files that are not NIfTI, and are not read: 3"]
 
 
 def test_names_of_files_are_told_nowhere_unless_asked_for(make_volumes) -> None:
@@ -453,13 +451,13 @@ def test_names_of_files_are_told_nowhere_unless_asked_for(make_volumes) -> None:
         path.rename(path.with_name(f"Ger{path.name}"))
     (root / "labels.csv").write_text("image,split\nGerv1,Gerold\nGerv2,test\nGerv3,test\nGerda,test\nGernot,test\n")
     source = Nifti(root)
-    catalogue, found = source.catalogue(), outcomes(source)
-    told = [*catalogue.problems, *catalogue.notes]
+    index, found = source.index(), outcomes(source)
+    told = [*index.problems, *index.notes]
     told += [each for each in found if isinstance(each, str)]
     told += [text for each in found if isinstance(each, Sample) for text in (each.name, each.path)]
     assert sum(isinstance(each, str) for each in found) == 4
     assert any(isinstance(each, Sample) for each in found)
-    assert len(catalogue.problems) == 3
+    assert len(index.problems) == 3
     assert not [text for text in told if "Ger" in text]
     files = dict(source.names())
     pointed = {files[text.split("NIfTI file ")[1][:16]].name for text in told if "NIfTI file" in text}
@@ -476,7 +474,7 @@ def test_an_error_of_the_disk_tells_the_name_only_where_it_may(make_volumes, mon
 
     monkeypatch.setattr("ahm_env.images.nifti.pairs.read_header", fail)
     with pytest.raises(OSError, match="Input/output error") as caught:
-        Nifti(root, named=not hidden).catalogue()
+        Nifti(root, named=not hidden).index()
     assert ("v0.nii.gz" in str(caught.value)) is not hidden
 
 
@@ -485,8 +483,8 @@ def test_texts_of_headers_are_told_nowhere(make_volumes, capfd: pytest.CaptureFi
     save(root / "images" / "v1.nii.gz", noise(1, 5, 6, 4, 2))
     save(root / "masks" / "v2.nii.gz", noise(1, 5, 4, 4))
     assert PLANTED.encode() in nibabel.load(root / "images" / "v1.nii.gz").header.binaryblock
-    catalogue = Nifti(root).catalogue()
-    told = [*catalogue.problems, *catalogue.notes, *map(repr, outcomes(Nifti(root)))]
+    index = Nifti(root).index()
+    told = [*index.problems, *index.notes, *map(repr, outcomes(Nifti(root)))]
     assert len(told) > 6
     caught = capfd.readouterr()
     assert caught.err == ""
