@@ -12,7 +12,7 @@ from gymnasium.utils import seeding
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
-from ahm_env.episodes import Episodes, Slots
+from ahm_env.episodes import EnvIds, Episodes
 from ahm_env.images import ImageSet, load_images
 from ahm_env.masks import Bools, Ints, MaskRatio, PatchGrid
 from ahm_env.model.reconstruction import Reconstructor
@@ -212,14 +212,14 @@ class PatchMaskVectorEnv(_Masking, VectorEnv[Pixels, npt.NDArray[np.int8], npt.N
             raise ValueError(f"reset_mask must be {self.num_envs} booleans, at least one of them true")
         if isinstance(seed, int | np.integer):
             super().reset(seed=int(seed))
-            seed = [int(seed) + slot for slot in range(self.num_envs)]
+            seed = [int(seed) + env_id for env_id in range(self.num_envs)]
         if seed is not None and len(seed) != self.num_envs:
             raise ValueError(f"{len(seed)} seeds were given for {self.num_envs} environments")
         images = np.broadcast_to(np.asarray(options.get("image_index"), object), (self.num_envs,))
-        for slot in np.flatnonzero(reset).tolist():
-            if seed is not None and seed[slot] is not None:
-                self.episodes.seed(slot, seeding.np_random(seed[slot])[0])
-            self.episodes.begin(np.array([slot]), images[slot])
+        for env_id in np.flatnonzero(reset).tolist():
+            if seed is not None and seed[env_id] is not None:
+                self.episodes.seed(env_id, seeding.np_random(seed[env_id])[0])
+            self.episodes.begin(np.array([env_id]), images[env_id])
         self._finished[reset] = False
         self._started = True
         return self.episodes.observations(self._all), self._infos(reset)
@@ -247,8 +247,8 @@ class PatchMaskVectorEnv(_Masking, VectorEnv[Pixels, npt.NDArray[np.int8], npt.N
         if finished.any() and self.autoreset_mode is AutoresetMode.SAME_STEP:
             last = self.episodes.observations(self._all)
             final = np.full(self.num_envs, None, object)
-            for slot in np.flatnonzero(finished):
-                final[slot] = last[slot]
+            for env_id in np.flatnonzero(finished):
+                final[env_id] = last[env_id]
             infos = {"final_obs": final, "_final_obs": finished.copy()}
             infos |= {"final_info": self._infos(finished), "_final_info": finished.copy()}
             self.episodes.begin(self._all[finished])
@@ -268,7 +268,7 @@ class PatchMaskVectorEnv(_Masking, VectorEnv[Pixels, npt.NDArray[np.int8], npt.N
         """A panel for each environment."""
         if self.render_mode is None:
             return None
-        return tuple(episode_panel(self.episodes, slots) for slots in self._all[:, None])
+        return tuple(episode_panel(self.episodes, env_ids) for env_ids in self._all[:, None])
 
     def _infos(self, which: Bools) -> Info:
         """Infos in Gymnasium's vector form: rows of environments that have none are zero, `_key` says which have."""
@@ -282,10 +282,10 @@ class PatchMaskVectorEnv(_Masking, VectorEnv[Pixels, npt.NDArray[np.int8], npt.N
 _FIRST = np.array([0])
 
 
-def _info(episodes: Episodes, slots: int | Slots) -> Info:
+def _info(episodes: Episodes, env_ids: int | EnvIds) -> Info:
     """Copies of what is known of an episode, or of several."""
     side = episodes.grid.side
     grids = {"mask": episodes.hidden, "chosen": episodes.chosen, "patch_loss": episodes.patch_loss}
-    infos: Info = {key: rows[slots].reshape(*np.shape(slots), side, side).copy() for key, rows in grids.items()}
-    numbers = {"image_index": episodes.image[slots], "choosable": episodes.choosable(slots)}
-    return infos | {key: np.copy(number) if np.ndim(slots) else int(number) for key, number in numbers.items()}
+    infos: Info = {key: rows[env_ids].reshape(*np.shape(env_ids), side, side).copy() for key, rows in grids.items()}
+    numbers = {"image_index": episodes.image[env_ids], "choosable": episodes.choosable(env_ids)}
+    return infos | {key: np.copy(number) if np.ndim(env_ids) else int(number) for key, number in numbers.items()}

@@ -14,11 +14,11 @@ from ahm_env.images import ImageSet
 from ahm_env.masks import Bools, Ints, MaskRatio, fill_quota, mean_over, step_quota
 from ahm_env.model.reconstruction import Reconstructor
 
-Slots = Ints  # numbers of episodes
+EnvIds = Ints  # numbers of episodes
 
 
 @dataclass
-class Order:
+class EpochSampler:
     """An endless walk over `count` images: every image once an epoch, each epoch in another order.
 
     Its whole state is three numbers, so that a walk over many images is as cheap to save as a short one.
@@ -104,7 +104,7 @@ class Episodes:
         self.horizon, self.chosen_share, self.co_train = horizon, chosen_share, co_train
         shape = (count, grid.patches)
         self.generators = [np.random.default_rng() for _ in range(count)]
-        self.orders = [Order(len(indices), 0) for _ in range(count)]
+        self.orders = [EpochSampler(len(indices), 0) for _ in range(count)]
         self.image = np.zeros(count, np.int64)
         self.steps = np.zeros(count, np.int64)
         self.quota = np.full(count, self.high)
@@ -113,8 +113,8 @@ class Episodes:
         self.hidden, self.chosen = np.zeros(shape, bool), np.zeros(shape, bool)
         self.patch_loss = np.zeros(shape, np.float32)
         self._at_start: list[dict[str, Any]] = [{} for _ in range(count)]
-        for slot in range(count):
-            self.seed(slot, self.generators[slot])
+        for env_id in range(count):
+            self.seed(env_id, self.generators[env_id])
 
     @property
     def chosen_share(self) -> float:
@@ -127,81 +127,81 @@ class Episodes:
             raise SettingsError(f"chosen_share {share} must lie between 0 and 1")
         self._chosen_share = share
 
-    def seed(self, slot: int, generator: np.random.Generator) -> None:
+    def seed(self, env_id: int, generator: np.random.Generator) -> None:
         """Give an episode its own source of randomness; its walk over the images starts afresh."""
-        self.generators[slot] = generator
-        self.orders[slot] = Order(len(self.indices), int(generator.integers(2**62)))
-        self._at_start[slot] = self._sources(slot)
+        self.generators[env_id] = generator
+        self.orders[env_id] = EpochSampler(len(self.indices), int(generator.integers(2**62)))
+        self._at_start[env_id] = self._sources(env_id)
 
-    def _sources(self, slot: int) -> dict[str, Any]:
-        order = self.orders[slot]
+    def _sources(self, env_id: int) -> dict[str, Any]:
+        order = self.orders[env_id]
         return {
             "order": [order.seed, order.epoch, order.position],
-            "generator": self.generators[slot].bit_generator.state,
-            "share": float(self.share[slot]),
+            "generator": self.generators[env_id].bit_generator.state,
+            "share": float(self.share[env_id]),
         }
 
-    def begin(self, slots: Slots, image: int | None = None) -> None:
+    def begin(self, env_ids: EnvIds, image: int | None = None) -> None:
         """Show each of these episodes its next image, or the one asked for, with nothing hidden."""
         if image is not None and not 0 <= image < len(self.images):
             raise SettingsError(f"image_index {image} is not one of the {len(self.images)} images")
-        for slot in slots:
-            self.share[slot] = self._restored_share.pop(int(slot), self.chosen_share)
-            self._at_start[slot] = self._sources(slot)
-            self.image[slot] = self.indices[self.orders[slot].next()] if image is None else image
-        self.steps[slots] = 0
-        self.quota[slots] = self.high
-        self.hidden[slots] = self.chosen[slots] = False
-        self.patch_loss[slots] = 0
+        for env_id in env_ids:
+            self.share[env_id] = self._restored_share.pop(int(env_id), self.chosen_share)
+            self._at_start[env_id] = self._sources(env_id)
+            self.image[env_id] = self.indices[self.orders[env_id].next()] if image is None else image
+        self.steps[env_ids] = 0
+        self.quota[env_ids] = self.high
+        self.hidden[env_ids] = self.chosen[env_ids] = False
+        self.patch_loss[env_ids] = 0
 
-    def observations(self, slots: Slots) -> npt.NDArray[np.uint8]:
+    def observations(self, env_ids: EnvIds) -> npt.NDArray[np.uint8]:
         """Images `(len(slots), C, S, S)`, what is hidden so far filled with the mean colour; a copy."""
-        images = self.images.images(self.image[slots])
-        started = self.hidden[slots].any(1)
+        images = self.images.images(self.image[env_ids])
+        started = self.hidden[env_ids].any(1)
         if started.any():
-            pixels = self.grid.to_pixels(self.hidden[slots])
+            pixels = self.grid.to_pixels(self.hidden[env_ids])
             fill = self.reconstructor.fill[None, :, None, None]
             images = np.where(pixels, fill, images)
         return images
 
-    def choosable(self, slots: Slots | int) -> Ints:
+    def choosable(self, env_ids: EnvIds | int) -> Ints:
         """How many ones the next action of these episodes may usefully hold."""
-        steps = self.steps[slots]
-        _, chosen = step_quota(self.quota[slots], steps, self.horizon, self.share[slots])
+        steps = self.steps[env_ids]
+        _, chosen = step_quota(self.quota[env_ids], steps, self.horizon, self.share[env_ids])
         tells_size = (steps == 0) & (self.low < self.high)  # the first action also says how much to hide
         return np.where(steps < self.horizon, np.where(tells_size, self.high, chosen), 0)
 
-    def step(self, slots: Slots, actions: npt.ArrayLike) -> Outcome:
+    def step(self, env_ids: EnvIds, actions: npt.ArrayLike) -> Outcome:
         """Hide patches in these episodes; after the last step of an episode, reconstruct and reward it.
 
         Args:
-            slots: Numbers of the episodes.
+            env_ids: Numbers of the episodes.
             actions: `(len(slots), N)`, 1 hides.
         """
         wanted = np.asarray(actions, bool)
-        if wanted.shape != (len(slots), self.hidden.shape[1]):
+        if wanted.shape != (len(env_ids), self.hidden.shape[1]):
             raise ValueError(f"an action must hold {self.hidden.shape[1]} zeros and ones an image, not {wanted.shape}")
         if self.low < self.high:  # the first action's number of ones decides how much is hidden
-            first = self.steps[slots] == 0
+            first = self.steps[env_ids] == 0
             asked = wanted.sum(1).clip(self.low, self.high)
-            self.quota[slots] = np.where(first, asked, self.quota[slots])
-        total, choosable = step_quota(self.quota[slots], self.steps[slots], self.horizon, self.share[slots])
-        noise = np.stack([self.generators[slot].random((2, wanted.shape[1])) for slot in slots])
-        new, chosen = fill_quota(wanted, self.hidden[slots], total, choosable, noise)
-        self.hidden[slots] |= new
-        self.chosen[slots] |= chosen
-        self.steps[slots] += 1
-        terminated = self.steps[slots] == self.horizon
-        self._reconstruct(slots[terminated])
-        losses, hidden = self.patch_loss[slots], self.hidden[slots]
+            self.quota[env_ids] = np.where(first, asked, self.quota[env_ids])
+        total, choosable = step_quota(self.quota[env_ids], self.steps[env_ids], self.horizon, self.share[env_ids])
+        noise = np.stack([self.generators[env_id].random((2, wanted.shape[1])) for env_id in env_ids])
+        new, chosen = fill_quota(wanted, self.hidden[env_ids], total, choosable, noise)
+        self.hidden[env_ids] |= new
+        self.chosen[env_ids] |= chosen
+        self.steps[env_ids] += 1
+        terminated = self.steps[env_ids] == self.horizon
+        self._reconstruct(env_ids[terminated])
+        losses, hidden = self.patch_loss[env_ids], self.hidden[env_ids]
         rewards = mean_over(losses.astype(np.float64), hidden)
-        return Outcome(rewards, terminated, hidden, self.chosen[slots], losses)
+        return Outcome(rewards, terminated, hidden, self.chosen[env_ids], losses)
 
-    def _reconstruct(self, slots: Slots) -> None:
-        if len(slots):
-            images, masks = self.images.images(self.image[slots]), self.hidden[slots]
+    def _reconstruct(self, env_ids: EnvIds) -> None:
+        if len(env_ids):
+            images, masks = self.images.images(self.image[env_ids]), self.hidden[env_ids]
             score = self.reconstructor.learn if self.co_train else self.reconstructor.patch_losses
-            self.patch_loss[slots] = score(images, masks)
+            self.patch_loss[env_ids] = score(images, masks)
 
     def state(self) -> list[dict[str, Any]]:
         """State, as JSON can hold it, from which `begin` starts the current episodes once more."""
@@ -210,7 +210,7 @@ class Episodes:
     def restore(self, state: list[dict[str, Any]]) -> None:
         """Go back to what `state` returned; `begin` has to follow."""
         self._at_start = list(state)
-        for slot, source in enumerate(state):
-            self.orders[slot] = Order(len(self.indices), *source["order"])
-            self.generators[slot].bit_generator.state = source["generator"]
-            self._restored_share[slot] = source["share"]
+        for env_id, source in enumerate(state):
+            self.orders[env_id] = EpochSampler(len(self.indices), *source["order"])
+            self.generators[env_id].bit_generator.state = source["generator"]
+            self._restored_share[env_id] = source["share"]

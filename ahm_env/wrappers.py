@@ -11,7 +11,7 @@ from gymnasium.vector import VectorActionWrapper, VectorEnv
 from gymnasium.vector.utils import batch_space
 
 from ahm_env.env import PatchMaskEnv, PatchMaskVectorEnv, Pixels
-from ahm_env.episodes import Episodes, Slots
+from ahm_env.episodes import EnvIds, Episodes
 from ahm_env.errors import SettingsError
 from ahm_env.masks import highest
 
@@ -74,12 +74,12 @@ class VectorScoreActions(VectorActionWrapper):  # no type parameters: Gymnasium 
         return hide_highest(self._episodes, np.arange(self.num_envs), actions)
 
 
-def hide_highest(episodes: Episodes, slots: Slots, scores: npt.ArrayLike) -> Actions:
+def hide_highest(episodes: Episodes, env_ids: EnvIds, scores: npt.ArrayLike) -> Actions:
     """Choose the visible patches that score highest: as many as the next action of each episode may hold.
 
     Args:
         episodes: The episodes.
-        slots: Numbers of those that are asked for.
+        env_ids: Numbers of those that are asked for.
         scores: `(len(slots), N)`, infinities included.
 
     Returns:
@@ -88,17 +88,17 @@ def hide_highest(episodes: Episodes, slots: Slots, scores: npt.ArrayLike) -> Act
     Raises:
         ValueError: Scores of another shape, or one that is not a number.
     """
-    scores, hidden = np.asarray(scores, np.float64), episodes.hidden[slots]
+    scores, hidden = np.asarray(scores, np.float64), episodes.hidden[env_ids]
     if scores.shape != hidden.shape:
         raise ValueError(
             f"scores must have the shape {hidden.shape}, one for each patch of an image, not {scores.shape}"
         )
     if np.isnan(scores).any():
         raise ValueError("a score is NaN: the policy has probably diverged; lower its learning rate or clip gradients")
-    counts = episodes.choosable(slots)
+    counts = episodes.choosable(env_ids)
     if episodes.low < episodes.high:  # the first action's number of ones decides how much is hidden
         positive = (scores > 0).sum(1).clip(episodes.low, episodes.high)
-        counts = np.where(episodes.steps[slots] == 0, positive, counts)
+        counts = np.where(episodes.steps[env_ids] == 0, positive, counts)
     return highest(scores, counts, hidden).astype(np.int8)
 
 

@@ -36,7 +36,7 @@ class SB3VecEnv(VecEnv):
             observations, infos = begin(self.env)
         self._reset_seeds()
         self._returns[:], self._lengths[:] = 0, 0
-        self.reset_infos = [_one(infos, slot) for slot in range(self.num_envs)]
+        self.reset_infos = [_one(infos, env_id) for env_id in range(self.num_envs)]
         return np.asarray(observations, np.uint8)
 
     def step_async(self, actions: npt.NDArray[Any]) -> None:
@@ -50,12 +50,12 @@ class SB3VecEnv(VecEnv):
         self._returns += rewards
         self._lengths += 1
         final = self.infos.get("final_info", {})
-        infos = [_one(final if done[slot] else self.infos, slot) for slot in range(self.num_envs)]
-        for slot in np.flatnonzero(done).tolist():
-            infos[slot] |= {
-                "terminal_observation": self.infos["final_obs"][slot],
-                "TimeLimit.truncated": bool(truncated[slot] and not terminated[slot]),
-                "episode": {"r": float(self._returns[slot]), "l": int(self._lengths[slot]), "t": 0.0},
+        infos = [_one(final if done[env_id] else self.infos, env_id) for env_id in range(self.num_envs)]
+        for env_id in np.flatnonzero(done).tolist():
+            infos[env_id] |= {
+                "terminal_observation": self.infos["final_obs"][env_id],
+                "TimeLimit.truncated": bool(truncated[env_id] and not terminated[env_id]),
+                "episode": {"r": float(self._returns[env_id]), "l": int(self._lengths[env_id]), "t": 0.0},
             }
         if self.pay is not None and terminated.any():
             rewards = np.zeros_like(rewards)
@@ -93,8 +93,8 @@ class SB3VecEnv(VecEnv):
         return [None] * self.num_envs if frames is None else list(frames)
 
 
-def _one(infos: Infos, slot: int) -> dict[str, Any]:
+def _one(infos: Infos, env_id: int) -> dict[str, Any]:
     """What the infos of a vector environment say of one of them."""
     return {
-        key: value[slot] for key, value in infos.items() if not key.startswith("_") and not key.startswith("final_")
+        key: value[env_id] for key, value in infos.items() if not key.startswith("_") and not key.startswith("final_")
     }

@@ -811,8 +811,8 @@ def test_seeds_are_given_to_environments_as_gymnasium_gives_them():
         assert_same(mine, theirs.reset(seed=seed))
     first = vector().reset(seed=[5, 9, 5])[1]["image_index"]
     assert first[0] == first[2]
-    for slot in range(3):
-        assert vector().reset(seed=20)[1]["image_index"][slot] == single().reset(seed=20 + slot)[1]["image_index"]
+    for env_id in range(3):
+        assert vector().reset(seed=20)[1]["image_index"][env_id] == single().reset(seed=20 + env_id)[1]["image_index"]
 
 
 def test_wrong_seeds_and_masks_are_refused():
@@ -877,9 +877,9 @@ def test_what_finished_in_the_same_step_is_in_the_final_infos():
     assert not infos["mask"].any()
     assert infos["choosable"].tolist() == [8, 8, 8]
     assert np.array_equal(observations, env.episodes.images.images(infos["image_index"]))
-    for slot in range(3):
-        hidden = final["mask"][slot].repeat(8, 0).repeat(8, 1)
-        assert np.array_equal(infos["final_obs"][slot][:, ~hidden], first[slot][:, ~hidden])
+    for env_id in range(3):
+        hidden = final["mask"][env_id].repeat(8, 0).repeat(8, 1)
+        assert np.array_equal(infos["final_obs"][env_id][:, ~hidden], first[env_id][:, ~hidden])
 
 
 def test_gymnasiums_statistics_of_episodes_fit_the_vector():

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ahm_env.episodes import Episodes, Order
+from ahm_env.episodes import Episodes, EpochSampler
 from ahm_env.errors import SettingsError
 from ahm_env.masks import MaskRatio, PatchGrid, rounded
 from ahm_env.model.reconstruction import Reconstructor
@@ -34,8 +34,8 @@ def frozen(images):
 def make(images, frozen):
     def build(ratio=0.5, count=3, seed=0, reconstructor=frozen, indices=TRAIN, **rest):
         episodes = Episodes(images, indices, reconstructor, MaskRatio.parse(ratio), count=count, **rest)
-        for slot in range(count):
-            episodes.seed(slot, np.random.default_rng(seed + slot))
+        for env_id in range(count):
+            episodes.seed(env_id, np.random.default_rng(seed + env_id))
         return episodes
 
     return build
@@ -56,12 +56,12 @@ def actions(count=3, share=0.5, seed=0):
 
 def play(episodes, steps, seed=0):
     """Images, masks and rewards of some steps with random actions; finished episodes begin again."""
-    rng, slots, story = np.random.default_rng(seed), everyone(episodes), []
+    rng, env_ids, story = np.random.default_rng(seed), everyone(episodes), []
     for _ in range(steps):
-        outcome = episodes.step(slots, rng.random((len(slots), PATCHES)) < 0.5)
+        outcome = episodes.step(env_ids, rng.random((len(env_ids), PATCHES)) < 0.5)
         story.append((episodes.image.copy(), outcome.mask.copy(), outcome.chosen.copy(), outcome.rewards.copy()))
         if outcome.terminated.any():
-            episodes.begin(slots[outcome.terminated])
+            episodes.begin(env_ids[outcome.terminated])
     return story
 
 
@@ -78,27 +78,27 @@ def assert_same_story(one, other):
 @STEADY
 @given(count=st.integers(1, 30), seed=st.integers(0, 2**62), epochs=st.integers(1, 4))
 def test_every_image_is_shown_once_an_epoch(count, seed, epochs):
-    order = Order(count, seed)
+    order = EpochSampler(count, seed)
     for _ in range(epochs):
         assert sorted(order.next() for _ in range(count)) == list(range(count))
 
 
 def test_every_epoch_and_every_seed_has_an_order_of_its_own():
-    order, other = Order(20, 1), Order(20, 2)
+    order, other = EpochSampler(20, 1), EpochSampler(20, 2)
     first, second = ([order.next() for _ in range(20)] for _ in range(2))
     assert first != second
     assert first != [other.next() for _ in range(20)]
-    again = Order(20, 1)
+    again = EpochSampler(20, 1)
     assert [again.next() for _ in range(40)] == first + second
 
 
 @STEADY
 @given(count=st.integers(1, 10), seed=st.integers(0, 1000), walked=st.integers(0, 35))
 def test_a_walk_goes_on_from_its_three_numbers(count, seed, walked):
-    order = Order(count, seed)
+    order = EpochSampler(count, seed)
     for _ in range(walked):
         order.next()
-    resumed = Order(count, order.seed, order.epoch, order.position)
+    resumed = EpochSampler(count, order.seed, order.epoch, order.position)
     assert [resumed.next() for _ in range(25)] == [order.next() for _ in range(25)]
 
 
@@ -160,8 +160,8 @@ def quota_of(episodes, wanted):
 )
 def test_the_quota_is_exact_whatever_the_agent_does(make, ratio, horizon, share, kinds, seed):
     episodes = make(ratio, horizon=horizon, chosen_share=share, seed=seed)
-    slots, rng = everyone(episodes), np.random.default_rng(seed)
-    episodes.begin(slots)
+    env_ids, rng = everyone(episodes), np.random.default_rng(seed)
+    episodes.begin(env_ids)
     before = np.zeros((3, PATCHES), bool)
     for step in range(horizon):
         wanted = {
@@ -172,7 +172,7 @@ def test_the_quota_is_exact_whatever_the_agent_does(make, ratio, horizon, share,
         }[kinds[step]]
         if step == 0:
             quota = quota_of(episodes, wanted)
-        outcome = episodes.step(slots, wanted)
+        outcome = episodes.step(env_ids, wanted)
         assert outcome.mask.sum(1).tolist() == [rounded(k * (step + 1) / horizon) for k in quota]
         assert (outcome.mask >= before).all()
         assert not (outcome.chosen & ~outcome.mask).any()
@@ -187,16 +187,16 @@ def test_the_quota_is_exact_whatever_the_agent_does(make, ratio, horizon, share,
 @pytest.mark.parametrize("share", [1.0, 0.5, 0.3, 0.0])
 def test_an_agent_that_emits_as_many_ones_as_are_choosable_gets_exactly_these(make, horizon, share):
     episodes = make(horizon=horizon, chosen_share=share)
-    slots, rng = everyone(episodes), np.random.default_rng(1)
-    episodes.begin(slots)
+    env_ids, rng = everyone(episodes), np.random.default_rng(1)
+    episodes.begin(env_ids)
     emitted = np.zeros((3, PATCHES), bool)
     for _ in range(horizon):
-        for slot, count in enumerate(episodes.choosable(slots)):
-            emitted[slot, rng.choice(np.flatnonzero(~episodes.hidden[slot]), count, replace=False)] = True
-        outcome = episodes.step(slots, emitted)  # ones on hidden patches, those of earlier steps, are ignored
+        for env_id, count in enumerate(episodes.choosable(env_ids)):
+            emitted[env_id, rng.choice(np.flatnonzero(~episodes.hidden[env_id]), count, replace=False)] = True
+        outcome = episodes.step(env_ids, emitted)  # ones on hidden patches, those of earlier steps, are ignored
         assert np.array_equal(outcome.chosen, emitted)
     assert outcome.chosen.sum(1).tolist() == [rounded(share * 8)] * 3
-    assert episodes.choosable(slots).tolist() == [0, 0, 0]
+    assert episodes.choosable(env_ids).tolist() == [0, 0, 0]
 
 
 @pytest.mark.parametrize(
@@ -212,16 +212,16 @@ def test_an_agent_that_emits_as_many_ones_as_are_choosable_gets_exactly_these(ma
 )
 def test_choosable_by_hand(make, ratio, horizon, share, expected):
     episodes = make(ratio, horizon=horizon, chosen_share=share)
-    slots, seen = everyone(episodes), []
-    episodes.begin(slots)
+    env_ids, seen = everyone(episodes), []
+    episodes.begin(env_ids)
     wanted = np.zeros((3, PATCHES), bool)
     wanted[:, :8] = True
     for _ in range(horizon):
-        choosable = episodes.choosable(slots)
-        assert choosable.tolist() == [int(episodes.choosable(slot)) for slot in slots]
+        choosable = episodes.choosable(env_ids)
+        assert choosable.tolist() == [int(episodes.choosable(env_id)) for env_id in env_ids]
         assert len(set(choosable.tolist())) == 1
         seen.append(int(choosable[0]))
-        episodes.step(slots, wanted)
+        episodes.step(env_ids, wanted)
     assert seen == expected
 
 
@@ -229,8 +229,8 @@ def test_the_number_of_ones_decides_how_much_is_hidden(make):
     episodes = make("0.3:0.7", count=6)
     episodes.begin(everyone(episodes))
     wanted = np.zeros((6, PATCHES), bool)
-    for slot, ones in enumerate([0, 4, 5, 8, 11, 16]):
-        wanted[slot, :ones] = True
+    for env_id, ones in enumerate([0, 4, 5, 8, 11, 16]):
+        wanted[env_id, :ones] = True
     outcome = episodes.step(everyone(episodes), wanted)
     assert outcome.mask.sum(1).tolist() == [5, 5, 5, 8, 11, 11]
     assert np.array_equal(outcome.mask[3], wanted[3])
@@ -241,20 +241,20 @@ def test_the_number_of_ones_decides_how_much_is_hidden(make):
 @pytest.mark.parametrize("horizon", [1, 3])
 def test_the_reward_is_the_mean_loss_of_the_hidden_patches_at_the_end_and_nothing_before(make, ratio, horizon):
     episodes = make(ratio, horizon=horizon)
-    slots = everyone(episodes)
-    episodes.begin(slots)
+    env_ids = everyone(episodes)
+    episodes.begin(env_ids)
     for step in range(horizon):
         assert not episodes.patch_loss.any()
-        outcome = episodes.step(slots, actions(seed=step))
+        outcome = episodes.step(env_ids, actions(seed=step))
         if step < horizon - 1:
             assert outcome.rewards.tolist() == [0, 0, 0]
             assert not outcome.terminated.any()
     assert outcome.terminated.all()
     losses = episodes.reconstructor.patch_losses(episodes.images.images(episodes.image), outcome.mask)
     np.testing.assert_allclose(outcome.patch_loss, losses, rtol=1e-5, atol=1e-6)
-    for slot in slots:
-        expected = np.mean([loss for loss, hidden in zip(losses[slot], outcome.mask[slot], strict=True) if hidden])
-        assert outcome.rewards[slot] == pytest.approx(expected, rel=1e-4)
+    for env_id in env_ids:
+        expected = np.mean([loss for loss, hidden in zip(losses[env_id], outcome.mask[env_id], strict=True) if hidden])
+        assert outcome.rewards[env_id] == pytest.approx(expected, rel=1e-4)
     assert outcome.rewards.dtype == np.float64
     assert len(np.unique(outcome.rewards.round(6))) == 3  # every image its own
 
@@ -286,18 +286,18 @@ def test_an_action_of_another_size_is_refused(make, width):
 
 def test_hidden_patches_are_shown_filled_with_the_mean_colour(make):
     episodes = make(horizon=3)
-    slots = everyone(episodes)
-    episodes.begin(slots)
+    env_ids = everyone(episodes)
+    episodes.begin(env_ids)
     originals = episodes.images.images(episodes.image)
-    assert np.array_equal(episodes.observations(slots), originals)
-    episodes.step(slots, actions())
-    shown = episodes.observations(slots)
+    assert np.array_equal(episodes.observations(env_ids), originals)
+    episodes.step(env_ids, actions())
+    shown = episodes.observations(env_ids)
     fill = episodes.reconstructor.fill
-    for slot in slots:
+    for env_id in env_ids:
         for place in range(PATCHES):
             row, column = divmod(place, 4)
-            here = (slot, slice(None), slice(8 * row, 8 * row + 8), slice(8 * column, 8 * column + 8))
-            if episodes.hidden[slot, place]:
+            here = (env_id, slice(None), slice(8 * row, 8 * row + 8), slice(8 * column, 8 * column + 8))
+            if episodes.hidden[env_id, place]:
                 assert (shown[here] == fill[:, None, None]).all()
             else:
                 assert np.array_equal(shown[here], originals[here])
@@ -306,13 +306,13 @@ def test_hidden_patches_are_shown_filled_with_the_mean_colour(make):
 
 def test_observations_and_outcomes_are_copies(make):
     episodes = make(horizon=3)
-    slots = everyone(episodes)
-    episodes.begin(slots)
-    first = episodes.observations(slots)
+    env_ids = everyone(episodes)
+    episodes.begin(env_ids)
+    first = episodes.observations(env_ids)
     expected = first.copy()
     first[:] = 0
-    assert np.array_equal(episodes.observations(slots), expected)
-    outcome = episodes.step(slots, actions())
+    assert np.array_equal(episodes.observations(env_ids), expected)
+    outcome = episodes.step(env_ids, actions())
     hidden = episodes.hidden.copy()
     outcome.mask[:], outcome.chosen[:], outcome.patch_loss[:] = True, True, 5
     assert np.array_equal(episodes.hidden, hidden)
@@ -321,16 +321,16 @@ def test_observations_and_outcomes_are_copies(make):
 
 def test_a_chosen_share_that_is_set_counts_for_episodes_that_begin_after(make):
     episodes = make(horizon=2, chosen_share=1.0)
-    slots, everything = everyone(episodes), np.ones((3, PATCHES), bool)
-    episodes.begin(slots)
-    episodes.step(slots, everything)
+    env_ids, everything = everyone(episodes), np.ones((3, PATCHES), bool)
+    episodes.begin(env_ids)
+    episodes.step(env_ids, everything)
     episodes.chosen_share = 0.5
-    episodes.begin(slots[:1])
-    assert episodes.choosable(slots).tolist() == [2, 4, 4]
-    outcome = episodes.step(slots, everything)
+    episodes.begin(env_ids[:1])
+    assert episodes.choosable(env_ids).tolist() == [2, 4, 4]
+    outcome = episodes.step(env_ids, everything)
     assert outcome.mask.sum(1).tolist() == [4, 8, 8]
     assert outcome.chosen.sum(1).tolist() == [2, 8, 8]
-    outcome = episodes.step(slots[:1], everything[:1])
+    outcome = episodes.step(env_ids[:1], everything[:1])
     assert (outcome.mask.sum(), outcome.chosen.sum()) == (8, 4)
 
 
@@ -358,13 +358,13 @@ def test_a_frozen_unet_is_not_changed_by_steps(make, frozen):
 def test_in_co_training_the_pass_that_scores_the_masks_also_trains(make, trainable, images):
     episodes = make(reconstructor=trainable, co_train=True, horizon=2)
     twin = Reconstructor.create(trainable.grid, trainable.standardisation, width=4, learning_rate=0.01)
-    slots = everyone(episodes)
+    env_ids = everyone(episodes)
     for number in range(3):
-        episodes.begin(slots)
+        episodes.begin(env_ids)
         before = {name: tensor.clone() for name, tensor in trainable.state().items()}
-        episodes.step(slots, actions(seed=number))
+        episodes.step(env_ids, actions(seed=number))
         assert all(torch.equal(tensor, before[name]) for name, tensor in trainable.state().items())
-        outcome = episodes.step(slots, actions(seed=10 + number))
+        outcome = episodes.step(env_ids, actions(seed=10 + number))
         assert not any(torch.equal(tensor, before[name]) for name, tensor in trainable.state().items())
         expected = twin.learn(images.images(episodes.image), outcome.mask)
         assert np.array_equal(outcome.patch_loss, expected)
@@ -394,17 +394,17 @@ def test_restored_episodes_replay_the_same_images_and_noise(make, ratio, horizon
 @pytest.mark.parametrize("middle", [0, 1, 2, 3])
 def test_the_current_episodes_start_once_more_even_from_their_middle(make, middle):
     episodes = make(horizon=3, chosen_share=0.5)
-    slots = everyone(episodes)
+    env_ids = everyone(episodes)
     for number in range(5):
-        episodes.begin(slots)
-        episodes.step(slots, actions(seed=number))
+        episodes.begin(env_ids)
+        episodes.step(env_ids, actions(seed=number))
     shown = episodes.image.copy()
-    masks = [episodes.step(slots, actions(seed=step)).mask for step in range(1, middle)]
+    masks = [episodes.step(env_ids, actions(seed=step)).mask for step in range(1, middle)]
     episodes.restore(episodes.state())
-    episodes.begin(slots)
+    episodes.begin(env_ids)
     assert np.array_equal(episodes.image, shown)
-    episodes.step(slots, actions(seed=4))
-    assert np.array_equal([episodes.step(slots, actions(seed=step)).mask for step in range(1, middle)], masks)
+    episodes.step(env_ids, actions(seed=4))
+    assert np.array_equal([episodes.step(env_ids, actions(seed=step)).mask for step in range(1, middle)], masks)
 
 
 @pytest.mark.slow
@@ -429,32 +429,32 @@ def test_the_state_of_restored_episodes_is_what_they_were_restored_from(make):
 
 def test_restored_episodes_start_once_more_with_the_share_they_had(make):
     one, other = make(chosen_share=0.25), make(chosen_share=1.0, seed=5)
-    slots = everyone(one)
-    one.begin(slots)
+    env_ids = everyone(one)
+    one.begin(env_ids)
     one.chosen_share = 1.0
-    one.begin(slots[:1])
+    one.begin(env_ids[:1])
     other.restore(json.loads(json.dumps(one.state())))
-    other.begin(slots)
+    other.begin(env_ids)
     for expected in ([8, 2, 2], [8, 8, 8]):
-        assert one.choosable(slots).tolist() == other.choosable(slots).tolist() == expected
-        mine, theirs = (episodes.step(slots, np.ones((3, PATCHES), bool)) for episodes in (one, other))
+        assert one.choosable(env_ids).tolist() == other.choosable(env_ids).tolist() == expected
+        mine, theirs = (episodes.step(env_ids, np.ones((3, PATCHES), bool)) for episodes in (one, other))
         assert np.array_equal(mine.chosen, theirs.chosen)
         assert np.array_equal(mine.mask, theirs.mask)
         for episodes in (one, other):
-            episodes.begin(slots)
+            episodes.begin(env_ids)
 
 
 def test_an_image_that_was_asked_for_does_not_set_the_walk_back(make):
     episodes = make(count=1)
-    slots = everyone(episodes)
+    env_ids = everyone(episodes)
     walk = []
     for _ in range(4):
-        episodes.begin(slots)
+        episodes.begin(env_ids)
         walk.append(int(episodes.image[0]))
-    episodes.begin(slots, 9)
+    episodes.begin(env_ids, 9)
     episodes.restore(episodes.state())
     for _ in range(4):
-        episodes.begin(slots)
+        episodes.begin(env_ids)
         walk.append(int(episodes.image[0]))
     assert sorted(walk) == list(range(8))
 
@@ -491,7 +491,7 @@ def test_images_that_do_not_fit_the_unet_are_refused(make, grid, channels):
 
 def test_the_longest_horizon_hides_a_patch_a_step(make):
     episodes = make(horizon=8)
-    slots = everyone(episodes)
-    episodes.begin(slots)
-    counts = [episodes.step(slots, actions(seed=step)).mask.sum(1).tolist() for step in range(8)]
+    env_ids = everyone(episodes)
+    episodes.begin(env_ids)
+    counts = [episodes.step(env_ids, actions(seed=step)).mask.sum(1).tolist() for step in range(8)]
     assert counts == [[step] * 3 for step in range(1, 9)]

@@ -65,9 +65,9 @@ def test_every_step_says_what_the_native_environment_says(
     found = adapter.reset()
     assert found.dtype == np.uint8
     assert np.array_equal(found, expected)
-    for slot, info in enumerate(adapter.reset_infos):
+    for env_id, info in enumerate(adapter.reset_infos):
         assert info.keys() == {"mask", "chosen", "patch_loss", "image_index", "choosable"}
-        assert all(np.array_equal(info[key], infos[key][slot]) for key in info)
+        assert all(np.array_equal(info[key], infos[key][env_id]) for key in info)
     rng = np.random.default_rng(seed)
     for _ in range(5):
         action = actions(rng)
@@ -78,12 +78,12 @@ def test_every_step_says_what_the_native_environment_says(
         assert np.array_equal(found_rewards, rewards.astype(np.float32))
         assert dones.dtype == bool
         assert np.array_equal(dones, terminated | truncated)
-        for slot in range(3):
-            source = infos["final_info"] if dones[slot] else infos
+        for env_id in range(3):
+            source = infos["final_info"] if dones[env_id] else infos
             for key in ("mask", "chosen", "patch_loss", "image_index", "choosable"):
-                assert np.array_equal(found_infos[slot][key], source[key][slot])
-            assert ("terminal_observation" in found_infos[slot]) == dones[slot]
-            assert not [key for key in found_infos[slot] if key.startswith(("_", "final_"))]
+                assert np.array_equal(found_infos[env_id][key], source[key][env_id])
+            assert ("terminal_observation" in found_infos[env_id]) == dones[env_id]
+            assert not [key for key in found_infos[env_id] if key.startswith(("_", "final_"))]
 
 
 def test_what_is_returned_is_not_overwritten_by_the_next_step(make: Any) -> None:
@@ -125,22 +125,22 @@ def test_an_episode_of_two_steps_is_paid_once_and_counts_two(make: Any) -> None:
         after, rewards, dones, infos = adapter.step(actions(rng))
         assert dones.all()
         assert (rewards > 0).all()
-        for slot, info in enumerate(infos):
-            assert info["episode"]["r"] == pytest.approx(rewards[slot], rel=1e-6)
+        for env_id, info in enumerate(infos):
+            assert info["episode"]["r"] == pytest.approx(rewards[env_id], rel=1e-6)
             assert info["episode"]["l"] == 2
             assert info["TimeLimit.truncated"] is False
-            assert info["image_index"] == shown[slot]  # of the episode that has ended
+            assert info["image_index"] == shown[env_id]  # of the episode that has ended
             assert info["mask"].sum() == 8
             assert info["choosable"] == 0
             mask, loss = info["mask"], info["patch_loss"]
-            assert rewards[slot] == pytest.approx(loss[mask].mean(), rel=1e-5)
+            assert rewards[env_id] == pytest.approx(loss[mask].mean(), rel=1e-5)
             # the last observation is of the same image, with all that was hidden in both steps filled
             pixels = mask.repeat(8, 0).repeat(8, 1)
             last = info["terminal_observation"]
             assert last.shape == (3, 32, 32)
-            assert np.array_equal(last[:, ~pixels], before[slot][:, ~pixels])
-            assert not np.array_equal(last, middle[slot])
-            assert not np.array_equal(last, after[slot])
+            assert np.array_equal(last[:, ~pixels], before[env_id][:, ~pixels])
+            assert not np.array_equal(last, middle[env_id])
+            assert not np.array_equal(last, after[env_id])
         before = after
 
 
@@ -191,8 +191,8 @@ class Staggered(PatchMaskVectorEnv):
         self.count += 1
         both = self.count % 2 == 0
         final = np.full(2, None, object)
-        for slot in range(1 + both):
-            final[slot] = np.full((1, 2, 2), 9, np.uint8)
+        for env_id in range(1 + both):
+            final[env_id] = np.full((1, 2, 2), 9, np.uint8)
         infos = {
             "final_obs": final,
             "_final_obs": np.array([True, both]),
@@ -212,12 +212,12 @@ def test_only_an_episode_that_was_cut_off_is_called_truncated(make: Any, horizon
         _, rewards, dones, infos = adapter.step(actions(rng))
         ended = step % min(horizon, limit) == 0
         assert dones.tolist() == [ended] * 3
-        for slot, info in enumerate(infos):
+        for env_id, info in enumerate(infos):
             assert info.get("TimeLimit.truncated") is (cut if ended else None)
             if ended:
                 assert info["episode"]["l"] == min(horizon, limit)
                 assert (info["episode"]["r"] == 0) == cut
-                assert (rewards[slot] == 0) == cut
+                assert (rewards[env_id] == 0) == cut
                 assert info["mask"].sum() == (8 if not cut else round(8 * limit / horizon))
 
 
