@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
-from ahm_env.episodes import Episodes, EnvIds
+from ahm_env.episodes import EnvIds, Episodes
 from ahm_env.images.opencv import cv2
 from ahm_env.masks import Bools, PatchGrid
 

@@ -36,7 +36,7 @@ SETS = {"isic2018": 320, "kvasir": 150}
 SEED = 2026  # of what is set aside
 LABELS = 25
 RESULTS = Path(__file__).parents[1] / "docs" / "results" / "recipes.csv"
-COLUMNS = ("set", "config", "draw", "labels", "set_aside", "dice", "loss", "unlabelled_loss", "confident", "seconds")
+COLUMNS = ("set", "recipe", "draw", "labels", "set_aside", "dice", "loss", "unlabelled_loss", "confident", "seconds")
 
 # What is tried, most wanted first
 RECIPES: dict[str, dict[str, Any]] = {
@@ -81,10 +81,10 @@ def set_aside(source: Path, out: Path, count: int, seed: int = SEED) -> Path:
     return out
 
 
-def run_cell(source: Path, config: str, draw: int, path: Path) -> dict[str, Any]:
+def run_cell(source: Path, recipe: str, draw: int, path: Path) -> dict[str, Any]:
     """Fine-tune and test one cell, or go on with it."""
     start = PretrainedWeights.find("scratch")
-    given = {"data": str(source), "labels": LABELS, "seed": draw, "device": "cpu", **RECIPES[config]}
+    given = {"data": str(source), "labels": LABELS, "seed": draw, "device": "cpu", **RECIPES[recipe]}
     settings = FinetuneSettings.make(start, **given)
     images = only_labelled(settings, load_images(source, masks=False, **asdict(settings.pixels)))
     with FinetuneDirectory(path) as directory:
@@ -110,21 +110,21 @@ def main(data: Path, out: Path, pattern: str = "") -> int:
     torch.set_num_threads(1)
     sources = {name: set_aside(data / name, out / "data" / name, count) for name, count in SETS.items()}
     for draw in range(3):
-        for config in RECIPES:
+        for recipe in RECIPES:
             for name, source in sources.items():
-                cell = f"{name}/{config}/{draw}"
+                cell = f"{name}/{recipe}/{draw}"
                 path = out / "runs" / cell
                 if (path / "test.json").exists() or not re.search(pattern, cell):
                     continue
                 path.mkdir(parents=True, exist_ok=True)
                 try:
                     with FileLock(path.with_name(f"{draw}.lock"), timeout=0):
-                        found = run_cell(source, config, draw, path)
+                        found = run_cell(source, recipe, draw, path)
                 except Timeout:
                     continue
                 except InterruptionError:
                     return 1
-                row = {"set": name, "config": config, "draw": draw, "labels": LABELS, "set_aside": found["images"]}
+                row = {"set": name, "recipe": recipe, "draw": draw, "labels": LABELS, "set_aside": found["images"]}
                 numbers = {key: f"{found[key]:.4f}" for key in ("dice", "loss", "unlabelled_loss", "confident")}
                 test = json.loads((path / "test.json").read_text(encoding="utf-8"))
                 add_row({**row, **numbers, "set_aside": test["images"], "seconds": round(found["seconds"])})

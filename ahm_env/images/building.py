@@ -1,4 +1,4 @@
-"""Decodes a catalogue into a cache entry: in a few threads, in order, in flat memory."""
+"""Decodes an index into a cache entry: in a few threads, in order, in flat memory."""
 
 import os
 from collections import deque
@@ -58,7 +58,7 @@ class Prepared:
 
 
 def prepare_all(index: DatasetIndex, settings: PixelSettings) -> Iterator[Prepared | ImageError | None]:
-    """Decodes, scales and resizes every sample, in the order of the catalogue.
+    """Decodes, scales and resizes every sample, in the order of the index.
 
     A bad one gives its error, one without content None.
     """
@@ -106,7 +106,7 @@ def build(
     progress: Progress | None,
     masks: bool = True,
 ) -> None:
-    """Writes the entry of a catalogue into an empty directory.
+    """Writes the entry of an index into an empty directory.
 
     Args:
         directory: Where the files go.
@@ -115,7 +115,7 @@ def build(
         skip_bad: Leave bad images out instead of stopping at the first.
         source: As the user gave it, for errors.
         progress: Called with (done, total).
-        masks: Whether the catalogue reads masks with their images.
+        masks: Whether the index reads masks with their images.
 
     Raises:
         SettingsError: The source's path tells whose images they are.
@@ -191,7 +191,7 @@ class EntryWriter:
         return self._arrays["labels"].rows
 
     def append(self, prepared: Prepared, position: int) -> None:
-        """Appends one sample, and where in the catalogue it was."""
+        """Appends one sample, and where in the index it was."""
         if self._settings.channels is None and len(prepared.image) > self._channels:
             self._widen()
         self._arrays["images"].append(with_channels(prepared.image, self._channels))

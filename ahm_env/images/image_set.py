@@ -186,7 +186,7 @@ class ImageSet:
         return self._patients[_as_indices(indices)]
 
     def positions(self, indices: npt.ArrayLike) -> npt.NDArray[np.int64]:
-        """Where in the catalogue of the source images are: (B,) int64, ascending as their indices.
+        """Where in the index of the source images are: (B,) int64, ascending as their indices.
 
         Raises:
             IndexError: An index is outside the set.

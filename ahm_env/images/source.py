@@ -1,4 +1,4 @@
-"""What every source of images gives, whatever its kind: a fingerprint, and a catalogue of samples.
+"""What every source of images gives, whatever its kind: a fingerprint, and an index of samples.
 
 One file a source, all of the same shape: a class with `fingerprint` and `index`. A sample is a call that
 decodes it, so that decoding can happen in any thread, and that raises `ImageError` where the image is bad.

@@ -36,7 +36,7 @@ class Segmented:
 
     Attributes:
         sample: The image, its true mask among it.
-        mask: `(H, W)` uint8 numbers of classes: of the model's card, not those that stand in a mask file.
+        mask: `(H, W)` uint8 numbers of classes: of the model's spec, not those that stand in a mask file.
         probabilities: `(K,)` mean probability of each class over the image.
     """
 

@@ -52,7 +52,7 @@ def export_onnx(model: Model, out: Path) -> float:
     """Write a fine-tuned model as one ONNX file, after onnxruntime has shown that it computes the same.
 
     Input `images`: `(B, C, S, S)` float32 in 0..255, any B. Output `probabilities`: `(B, K, S, S)` of segmentation,
-    `(B, K)` of classification. The card is JSON under the key `spec` of the file's metadata.
+    `(B, K)` of classification. The spec is JSON under the key `spec` of the file's metadata.
 
     Args:
         model: On the CPU.
@@ -180,7 +180,7 @@ def _export_model(model: Model, form: str, out: Path) -> Exported:
         lines = (
             f"Use it with images {images} float32 in 0..255:",
             f"  session = onnxruntime.InferenceSession({str(out)!r})",
-            '  card = json.loads(session.get_modelmeta().custom_metadata_map["card"])',
+            '  spec = json.loads(session.get_modelmeta().custom_metadata_map["spec"])',
             '  probabilities = session.run(None, {"images": images})[0]',
         )
         accuracy = f"largest difference from PyTorch's probabilities: {difference:.1e}"

@@ -126,11 +126,11 @@ class EncoderClassifier(nn.Module):
 
 
 class Model:
-    """A network and its card: uint8 images in, probabilities out.
+    """A network and its spec: uint8 images in, probabilities out.
 
     Args:
         spec: What it is.
-        network: Of the kind that the card tells.
+        network: Of the kind that the spec tells.
         device: Where to compute.
         precision: Of the network's layers: `fp32`, `bf16`, or `auto`, see `find_precision`.
     """
@@ -191,7 +191,7 @@ class Model:
         return self.predict(as_tensor(images, self.device), flips).cpu().numpy()
 
     def save(self, path: Path) -> None:
-        """Write weights and card as one file."""
+        """Write weights and spec as one file."""
         save_tensors(path, self.network.state_dict(), asdict(self.spec))
 
     @classmethod
@@ -293,7 +293,7 @@ class PretrainedWeights:
 
 
 def _network(spec: ModelSpec) -> nn.Module:
-    """An untrained network of the kind that a card tells."""
+    """An untrained network of the kind that a spec tells."""
     if spec.task not in TASKS or spec.model not in MODELS:
         raise SettingsError(f"task {spec.task!r} with model {spec.model!r} is unknown")
     if spec.model == "vgg16":

@@ -37,7 +37,7 @@ class Prediction:
     Attributes:
         sample: The image.
         probabilities: `(K,)`; of segmentation their mean over the image.
-        mask: Of segmentation, `(H, W)` uint8 numbers of the card's classes; else None.
+        mask: Of segmentation, `(H, W)` uint8 numbers of the spec's classes; else None.
     """
 
     sample: Sample

@@ -231,7 +231,7 @@ class Dicom:
             return mask
 
     def files(self) -> tuple[DicomFiles, list[str], list[str]]:
-        """The files with images, masks and labels left aside, and the problems and notes as of a catalogue.
+        """The files with images, masks and labels left aside, and the problems and notes as of an index.
 
         Raises:
             ImageError: There is no DICOM image.

@@ -16,7 +16,7 @@ SETTINGS = PixelSettings(8)
 
 
 def index(samples: list[Sample | str], **fields: object) -> DatasetIndex:
-    """A catalogue of these samples; a text is the error of a bad one."""
+    """An index of these samples; a text is the error of a bad one."""
 
     def load(sample: Sample | str) -> Sample:
         if isinstance(sample, str):

@@ -63,7 +63,7 @@ Run = Callable[..., int]
 
 @pytest.fixture
 def run(spec: ModelSpec, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Predicts paths into `out`, by brightness; keywords change the card."""
+    """Predicts paths into `out`, by brightness; keywords change the spec."""
     Path("tuned").mkdir()
 
     def run(*paths: str, out: str = "out", burned_in: bool = False, **about: Any) -> int:
