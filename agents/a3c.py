@@ -237,5 +237,5 @@ class A3C(NetworkAgent):
 
 
 def standardised(numbers: Tensor) -> Tensor:
-    """Minus the mean, over the deviation, of the batch."""
+    """Minus the mean, over the std, of the batch."""
     return (numbers - numbers.mean()) / (numbers.std(correction=0) + 1e-6)

@@ -14,7 +14,7 @@ from agents.mask_size import SizeHead
 from ahm_env.errors import SettingsError, TrainingError
 from ahm_env.model.optimiser import SharedAdam
 from ahm_env.model.unet import initialise
-from ahm_env.model.vgg import IMAGENET_DEVIATION, IMAGENET_MEAN, VGG16Features
+from ahm_env.model.vgg import IMAGENET_MEAN, IMAGENET_STD, VGG16Features
 
 BACKBONES = ("conv", "vgg16")
 
@@ -63,15 +63,15 @@ class VGG16Blocks(nn.Module):
         self.features = VGG16Features(3)
         self.channels = self.features.channels
         self.mean: Tensor
-        self.deviation: Tensor
-        for name, numbers in (("mean", IMAGENET_MEAN), ("deviation", IMAGENET_DEVIATION)):
+        self.std: Tensor
+        for name, numbers in (("mean", IMAGENET_MEAN), ("std", IMAGENET_STD)):
             of_one = torch.tensor([number / 255 for number in numbers])
             self.register_buffer(name, of_one.reshape(1, 3, 1, 1), persistent=False)
 
     def forward(self, observations: Tensor) -> Tensor:
         """Map `(B, 1 or 3, S, S)` in 0..255 to features `(B, 256, S / 16, S / 16)`."""
         colour = observations.expand(-1, 3, -1, -1) / 255
-        return functional.max_pool2d(self.features((colour - self.mean) / self.deviation), 2)
+        return functional.max_pool2d(self.features((colour - self.mean) / self.std), 2)
 
 
 class MaskingNetwork(nn.Module):

@@ -60,8 +60,8 @@ class _Masking:
         train = data.split("train")
         shown = data.split(split) if indices is None else np.asarray(indices, np.int64)
         if not isinstance(unet, Reconstructor):
-            mean, deviation = data.standardisation(train if len(train) else shown)
-            standardisation = Standardisation(tuple(mean.tolist()), tuple(deviation.tolist()))
+            mean, std = data.standardisation(train if len(train) else shown)
+            standardisation = Standardisation(tuple(mean.tolist()), tuple(std.tolist()))
             unet = Reconstructor.create(
                 grid, standardisation, width, norm, seed, learning_rate=learning_rate, device=device
             )

@@ -33,8 +33,8 @@ def main() -> None:
     """Measure and print."""
     images = load_images("phantom:500", GRID.image_size)
     train = images.split("train")
-    mean, deviation = images.standardisation(train)
-    standardisation = Standardisation(tuple(mean.tolist()), tuple(deviation.tolist()))
+    mean, std = images.standardisation(train)
+    standardisation = Standardisation(tuple(mean.tolist()), tuple(std.tolist()))
 
     def make(co_train: bool) -> tuple[PatchMaskVectorEnv, Reconstructor]:
         reconstructor = Reconstructor.create(GRID, standardisation, WIDTH, precision="fp32")
@@ -125,7 +125,7 @@ def bare_training(pixels: np.ndarray, reconstructor: Reconstructor) -> Callable[
 
     def step() -> None:
         shown = torch.from_numpy(pixels[generator.integers(len(pixels), size=BATCH)]).float()
-        targets = (shown - reconstructor.mean) / reconstructor.deviation
+        targets = (shown - reconstructor.mean) / reconstructor.std
         targets = targets.contiguous(memory_format=torch.channels_last)
         masks = torch.from_numpy(random_masks(BATCH, GRID.patches, 32, generator)).float()
         hidden: Tensor = GRID.to_pixels(masks)

@@ -23,9 +23,9 @@ def main() -> None:
     """Train and write."""
     images = load_images("phantom:2000:1", 64)
     train = images.split("train")
-    mean, deviation = images.standardisation(train)
+    mean, std = images.standardisation(train)
     grids = [PatchGrid(64, 8), PatchGrid(64, 16)]
-    standardisation = Standardisation(tuple(mean.tolist()), tuple(deviation.tolist()))
+    standardisation = Standardisation(tuple(mean.tolist()), tuple(std.tolist()))
     reconstructor = Reconstructor.create(grids[0], standardisation, width=8, learning_rate=2e-3)
     generator = np.random.default_rng(0)
     for batch in range(BATCHES):
@@ -37,7 +37,7 @@ def main() -> None:
         losses = reconstructor.learn(shown, masks)
         if batch % 250 == 0:
             print(f"batch {batch:>5} of {BATCHES}  loss {losses[masks].mean():.4f}", flush=True)
-    about = {"mean": standardisation.mean, "deviation": standardisation.deviation}
+    about = {"mean": standardisation.mean, "std": standardisation.std}
     weights = {
         name: tensor.half() if tensor.is_floating_point() else tensor
         for name, tensor in reconstructor.unet.state_dict().items()

@@ -101,13 +101,13 @@ def test_a_finished_run_says_so(call):
 @pytest.mark.slow
 def test_every_agent_and_setting_reaches_the_run(call):
     words = ["--horizon", "2", "--mask-ratio", "0.3:0.6", "--share", "0:0.5", "--norm", "group", "--schedule", "staged"]
-    words += ["--no-skips", "--precision", "bf16"]
+    words += ["--no-skip-connections", "--precision", "bf16"]
     assert call("train-agent", *TINY, *words, "--set", "gamma=0.5", "--out", "run")[0] == 0
     config = (tmp := Path("run/config.json")).read_text()
     assert tmp.is_file()
     for text in ('"horizon": 2', '"mask_ratio": "0.3:0.6"', '"share": "0:0.5"', '"norm": "group"', '"gamma": 0.5'):
         assert text in config
-    assert '"skips": false' in config
+    assert '"skip_connections": false' in config
     assert '"precision": "bf16"' in config
     for algo in ("random", "frozen"):
         assert call("train-agent", *TINY, "--algo", algo, "--out", algo)[0] == 0

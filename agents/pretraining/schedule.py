@@ -66,14 +66,14 @@ def split_held_out(images: ImageSet) -> tuple[Ints, Ints]:
 
 def make_reconstructor(settings: RunSettings, images: ImageSet, shown: Ints) -> Reconstructor:
     """The untrained U-Net of a run, standardised to the images it learns from."""
-    mean, deviation = images.standardisation(shown)
+    mean, std = images.standardisation(shown)
     return Reconstructor.create(
         settings.grid,
-        Standardisation(tuple(mean.tolist()), tuple(deviation.tolist())),
+        Standardisation(tuple(mean.tolist()), tuple(std.tolist())),
         settings.width,
         settings.norm,
         settings.seed,
-        settings.skips,
+        settings.skip_connections,
         precision=settings.precision,
         learning_rate=settings.learning_rate,
         loss_on=settings.loss_on,

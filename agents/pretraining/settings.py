@@ -27,7 +27,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "learning_rate": 2e-4,
         "agent_learning_rate": 2e-4,
         "share": "0.5:1",
-        "skips": True,
+        "skip_connections": True,
     },
 }
 
@@ -55,7 +55,7 @@ class RunSettings(ImageSettings):
     share: Annotated[str, Flag("Share of the quota that the agent chooses, START:END of the run.", IMAGES)] = "0:0.5"
     width: Annotated[int, Flag("Number of channels of the U-Net's first level.", UNET)] = 16
     norm: Annotated[str, Flag("Normalisation in the U-Net: batch or group.", UNET)] = "batch"
-    skips: Annotated[
+    skip_connections: Annotated[
         bool, Flag("Skip connections while the U-Net reconstructs; without them its deepest layers learn more.", UNET)
     ] = False
     learning_rate: Annotated[float, Flag("Learning rate of the U-Net; falls evenly to a fiftieth of it.", UNET)] = 1e-3

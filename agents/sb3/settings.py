@@ -40,7 +40,7 @@ class A2CSettings(SB3Settings):
     n_steps: int = 1
     gae_lambda: float = 1.0
     normalize_advantage: bool = True
-    """Advantages minus their mean, over their deviation; SB3's own default is not to."""
+    """Advantages minus their mean, over their std; SB3's own default is not to."""
 
 
 @dataclass(frozen=True)

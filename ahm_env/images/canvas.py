@@ -36,7 +36,7 @@ class Canvas:
         self.rgb: Field = np.zeros((3, resolution, resolution), np.float32)
 
     def noise(self, cells: int) -> Field:
-        """Smooth noise of about unit deviation, with `cells` bumps across: (R, R)."""
+        """Smooth noise of about unit std, with `cells` bumps across: (R, R)."""
         # Drawn at a fixed size and then enlarged: the scene must not depend on the resolution.
         coarse = self.rng.standard_normal((cells + 3, cells + 3), dtype=np.float32)
         return np.asarray(cv2.resize(coarse, (self.resolution,) * 2, interpolation=cv2.INTER_CUBIC))

@@ -215,7 +215,7 @@ class ImageSet:
         """Mean and standard deviation of each channel over these images.
 
         Returns:
-            Two arrays (C,) float32, in units of 0..255; a deviation is at least 1.
+            Two arrays (C,) float32, in units of 0..255; a std is at least 1.
 
         Raises:
             ImageError: There are no indices.
@@ -233,8 +233,8 @@ class ImageSet:
         weights = counts / counts.sum(axis=1, keepdims=True)
         values = np.arange(256.0)
         mean = weights @ values
-        deviation = np.sqrt((weights * (values - mean[:, None]) ** 2).sum(axis=1))
-        return mean.astype(np.float32), np.maximum(deviation, 1.0).astype(np.float32)
+        std = np.sqrt((weights * (values - mean[:, None]) ** 2).sum(axis=1))
+        return mean.astype(np.float32), np.maximum(std, 1.0).astype(np.float32)
 
 
 class Names(Sequence[str]):

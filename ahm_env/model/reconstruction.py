@@ -62,7 +62,7 @@ class Reconstructor:
         self.grid = grid
         self.standardisation = standardisation
         self.loss_on = loss_on
-        self.mean, self.deviation = standardisation.tensors(self.device)
+        self.mean, self.std = standardisation.tensors(self.device)
         # fill is 0 in standardised units: the channel mean
         self.fill = np.rint(standardisation.mean).clip(0, 255).astype(np.uint8)
         self.optimiser = SharedAdam(unet.parameters(), learning_rate)
@@ -75,19 +75,19 @@ class Reconstructor:
         width: int = 16,
         norm: str = "batch",
         seed: int = 0,
-        skips: bool = True,
+        skip_connections: bool = True,
         **settings: Any,
     ) -> "Reconstructor":
         """An untrained Reconstructor whose weights depend on `seed` alone."""
         channels = len(standardisation.mean)
-        unet = UNet(channels, channels, width, norm, skips=skips)
+        unet = UNet(channels, channels, width, norm, skip_connections=skip_connections)
         initialise(unet, torch.Generator().manual_seed(seed))
         return cls(unet, grid, standardisation, **settings)
 
     def standardise(self, images: npt.NDArray[np.uint8]) -> Tensor:
-        """Images `(B, C, S, S)` uint8 to float32, minus the channel mean, over the channel deviation."""
+        """Images `(B, C, S, S)` uint8 to float32, minus the channel mean, over the channel std."""
         pixels = as_tensor(images, self.device).contiguous(memory_format=torch.channels_last)
-        return (pixels - self.mean) / self.deviation
+        return (pixels - self.mean) / self.std
 
     def hide(self, images: Tensor, masks: Tensor) -> Tensor:
         """x·(1 − M) + fill·M, fill being 0 in standardised units.
@@ -103,7 +103,7 @@ class Reconstructor:
         self.unet.eval()
         with torch.inference_mode():
             output, _, _ = self._forward(images, masks)
-            pixels = output * self.deviation + self.mean
+            pixels = output * self.std + self.mean
         return pixels.clamp(0, 255).round().to(torch.uint8).contiguous().cpu().numpy()
 
     def patch_losses(self, images: npt.NDArray[np.uint8], masks: Bools) -> npt.NDArray[np.float32]:
@@ -199,6 +199,6 @@ class Reconstructor:
         unet, standardisation = load_unet(path)
         if standardisation is None:
             raise CheckpointError(
-                f"{path}: holds weights but not the mean and deviation of its images; use a file that `ahm` wrote"
+                f"{path}: holds weights but not the mean and std of its images; use a file that `ahm` wrote"
             )
         return cls(unet, grid, standardisation, **settings)

@@ -89,8 +89,8 @@ class UNet(nn.Module):
         width: Channels of the first level; doubled at each of the four levels below.
         norm: `batch` (as in Pytorch-UNet) or `group` (the same for every image, whatever its batch-mates).
         bilinear: Upsample by interpolation instead of transposed convolutions, as Pytorch-UNet offers.
-        skips: Whether the encoder's features reach the decoder at every level. Cut (replaced by zeros), all that is
-            reconstructed has to go through the deepest level: weights have the same names and shapes.
+        skip_connections: Whether the encoder's features reach the decoder at every level. Cut (replaced by zeros), all
+            that is reconstructed has to go through the deepest level: weights have the same names and shapes.
 
     Raises:
         SettingsError: Unknown norm, or a width that is not positive.
@@ -103,7 +103,7 @@ class UNet(nn.Module):
         width: int = 64,
         norm: str = "batch",
         bilinear: bool = False,
-        skips: bool = True,
+        skip_connections: bool = True,
     ) -> None:
         super().__init__()
         if norm not in NORMS:
@@ -111,7 +111,7 @@ class UNet(nn.Module):
         if width < 2 or width % 2:
             raise SettingsError(f"U-Net width {width} must be an even number of channels, 2 or more")
         self.n_channels, self.n_classes, self.width, self.norm = n_channels, n_classes, width, norm
-        self.bilinear, self.skips = bilinear, skips
+        self.bilinear, self.skip_connections = bilinear, skip_connections
         factor = 2 if bilinear else 1
         self.inc = DoubleConv(n_channels, width, norm)
         self.down1 = Down(width, width * 2, norm)
@@ -127,7 +127,7 @@ class UNet(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Map `(B, n_channels, H, W)` to `(B, n_classes, H, W)`; H and W at least 16."""
         *levels, deepest = self.encode(images)
-        level1, level2, level3, level4 = levels if self.skips else map(torch.zeros_like, levels)
+        level1, level2, level3, level4 = levels if self.skip_connections else map(torch.zeros_like, levels)
         features = self.up1(deepest, level4)
         features = self.up2(features, level3)
         features = self.up3(features, level2)

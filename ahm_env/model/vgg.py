@@ -10,9 +10,9 @@ from torch import nn
 from ahm_env.errors import CheckpointError
 from ahm_env.model.weights import read_pth
 
-# ImageNet's channel mean and deviation, which the published weights expect, in 0..255 units
+# ImageNet's channel mean and std, which the published weights expect, in 0..255 units
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
-IMAGENET_DEVIATION = (58.395, 57.12, 57.375)
+IMAGENET_STD = (58.395, 57.12, 57.375)
 BLOCKS = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
 
 

@@ -16,16 +16,16 @@ DEFAULT_UNET = Path(__file__).with_name("default_unet.safetensors")
 
 @dataclass(frozen=True)
 class Standardisation:
-    """Channel mean and deviation of the images that the U-Net was trained on, in 0..255 units."""
+    """Channel mean and std of the images that the U-Net was trained on, in 0..255 units."""
 
     mean: tuple[float, ...]
-    deviation: tuple[float, ...]
+    std: tuple[float, ...]
 
     def tensors(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Mean and deviation as `(1, C, 1, 1)` on the device."""
+        """Mean and std as `(1, C, 1, 1)` on the device."""
         shape = (1, len(self.mean), 1, 1)
         mean = torch.tensor(self.mean, device=device).reshape(shape)
-        return mean, torch.tensor(self.deviation, device=device).reshape(shape)
+        return mean, torch.tensor(self.std, device=device).reshape(shape)
 
 
 def save_unet(path: Path, unet: UNet, standardisation: Standardisation) -> None:
@@ -34,7 +34,7 @@ def save_unet(path: Path, unet: UNet, standardisation: Standardisation) -> None:
         with atomic(path) as temporary:
             torch.save({name: tensor.cpu().contiguous() for name, tensor in unet.state_dict().items()}, temporary)
         return
-    about = {"mean": standardisation.mean, "deviation": standardisation.deviation, "skips": unet.skips}
+    about = {"mean": standardisation.mean, "std": standardisation.std, "skip_connections": unet.skip_connections}
     save_tensors(path, unet.state_dict(), about)
 
 
@@ -53,15 +53,15 @@ def load_unet(path: Path) -> tuple[UNet, Standardisation | None]:
     try:
         first, last = weights["inc.double_conv.0.weight"], weights["outc.conv.weight"]
         norm = "batch" if "inc.double_conv.1.running_mean" in weights else "group"
-        bilinear, skips = "up1.up.weight" not in weights, bool(about.get("skips", True))
-        unet = UNet(first.shape[1], last.shape[0], first.shape[0], norm, bilinear, skips)
+        bilinear, skip_connections = "up1.up.weight" not in weights, bool(about.get("skip_connections", True))
+        unet = UNet(first.shape[1], last.shape[0], first.shape[0], norm, bilinear, skip_connections)
         unet.load_state_dict(weights)
     except (KeyError, RuntimeError, IndexError, AttributeError, SettingsError) as error:
         reason = first_line(error)
         raise CheckpointError(f"{path}: not the weights of a U-Net ({reason}); check which file it is") from None
     if "mean" not in about:
         return unet, None
-    return unet, Standardisation(tuple(about["mean"]), tuple(about["deviation"]))
+    return unet, Standardisation(tuple(about["mean"]), tuple(about["std"]))
 
 
 def read_pth(path: Path) -> dict[str, Tensor]:

@@ -34,18 +34,18 @@ class WholeModel(nn.Module):
     """
 
     mean: Tensor
-    deviation: Tensor
+    std: Tensor
 
     def __init__(self, model: Model) -> None:
         super().__init__()
         self.network = model.network
-        mean, deviation = Standardisation(model.spec.mean, model.spec.deviation).tensors(model.device)
+        mean, std = Standardisation(model.spec.mean, model.spec.std).tensors(model.device)
         self.register_buffer("mean", mean)
-        self.register_buffer("deviation", deviation)
+        self.register_buffer("std", std)
 
     def forward(self, images: Tensor) -> Tensor:
         """Map `(B, C, S, S)` float32 in 0..255 to probabilities, `(B, K, S, S)` or `(B, K)`."""
-        return self.network((images - self.mean) / self.deviation).softmax(1)  # type: ignore[no-any-return]
+        return self.network((images - self.mean) / self.std).softmax(1)  # type: ignore[no-any-return]
 
 
 def export_onnx(model: Model, out: Path) -> float:
@@ -189,7 +189,7 @@ def _export_model(model: Model, form: str, out: Path) -> Exported:
         raise SettingsError(
             "--format pytorch-unet is for segmentation, but this model classifies; export it with --format onnx"
         )
-    unet, standardisation = model.network, Standardisation(spec.mean, spec.deviation)
+    unet, standardisation = model.network, Standardisation(spec.mean, spec.std)
     differences = export_pytorch_unet(unet, standardisation, spec.values, spec.image_size, out)
     grey = ["  (with UNet(n_channels=1, …) in predict.py: this model's images are grey)"] if spec.channels == 1 else []
     bilinear = " --bilinear" if spec.bilinear else ""
@@ -210,7 +210,7 @@ def _export_pretrained(run: Path, form: str, out: Path) -> Exported:
     start = PretrainedWeights.find(str(run))
     if start.unet is None or start.standardisation is None:
         raise CheckpointError(
-            f"{run}: its U-Net comes without the mean and deviation of its images; use a run that `ahm` wrote"
+            f"{run}: its U-Net comes without the mean and std of its images; use a run that `ahm` wrote"
         )
     unet = start.unet
     differences = export_pytorch_unet(unet, start.standardisation, None, start.run["image_size"], out)

@@ -14,7 +14,7 @@ def fold(
 ) -> dict[str, Tensor]:
     """The weights of a U-Net that takes pixels in 0..1 in place of standardised ones.
 
-    With weights W, mean m and deviation d in 0..255, W·(255x − m)/d = (255 W/d)·x − Σ W·m/d: the first convolution
+    With weights W, mean m and std d in 0..255, W·(255x − m)/d = (255 W/d)·x − Σ W·m/d: the first convolution
     becomes 255 W/d, and the mean of the BatchNorm that follows grows by the sum over the kernel and the input channels.
 
     That is exact but for a border of one pixel, from which it spreads through the layers: zeros around an image stand
@@ -27,15 +27,15 @@ def fold(
         reconstructs: Whether its output is standardised as well, and shall be in 0..1.
     """
     folded = {name: tensor.contiguous() for name, tensor in weights.items()}
-    mean, deviation = (tensor.double() for tensor in standardisation.tensors(torch.device("cpu")))
-    first = weights["inc.double_conv.0.weight"] / deviation
+    mean, std = (tensor.double() for tensor in standardisation.tensors(torch.device("cpu")))
+    first = weights["inc.double_conv.0.weight"] / std
     folded["inc.double_conv.0.weight"] = (255 * first).float()
     folded["inc.double_conv.1.running_mean"] = (
         weights["inc.double_conv.1.running_mean"] + (first * mean).sum((1, 2, 3))
     ).float()
     if reconstructs:
-        folded["outc.conv.weight"] = (weights["outc.conv.weight"] * deviation.reshape(-1, 1, 1, 1) / 255).float()
-        folded["outc.conv.bias"] = ((weights["outc.conv.bias"] * deviation.flatten() + mean.flatten()) / 255).float()
+        folded["outc.conv.weight"] = (weights["outc.conv.weight"] * std.reshape(-1, 1, 1, 1) / 255).float()
+        folded["outc.conv.bias"] = ((weights["outc.conv.bias"] * std.flatten() + mean.flatten()) / 255).float()
     return folded
 
 
@@ -55,9 +55,9 @@ def fold_differences(
     Returns:
         Two largest differences of probabilities, or of pixels in 0..1 where the U-Net reconstructs.
     """
-    mean, deviation = standardisation.tensors(torch.device("cpu"))
-    output = unet.eval()((images - mean) / deviation)
-    expected = (output * deviation + mean) / 255 if reconstructs else output.softmax(1)
+    mean, std = standardisation.tensors(torch.device("cpu"))
+    output = unet.eval()((images - mean) / std)
+    expected = (output * std + mean) / 255 if reconstructs else output.softmax(1)
 
     def difference(images: Tensor, padding: int) -> float:
         first = folded.inc.double_conv[0]

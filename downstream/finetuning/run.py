@@ -12,7 +12,7 @@ from torch import Tensor
 from ahm_env import ImageError, ImageSet
 from ahm_env.files import write_text
 from ahm_env.images.encoding import save_picture
-from ahm_env.model.vgg import IMAGENET_DEVIATION, IMAGENET_MEAN
+from ahm_env.model.vgg import IMAGENET_MEAN, IMAGENET_STD
 from ahm_env.runs.directory import Checkpoint, Directory
 from ahm_env.runs.run import Run
 from downstream.evaluation.classification import assess_classifier
@@ -229,13 +229,13 @@ def make_spec(settings: FinetuneSettings, images: ImageSet, split: Split, start:
         what = "its masks are all background" if values else "it has labels of fewer than two classes"
         raise ImageError(f"{images.source}: {what}; nothing can be learned from that")
     mean: tuple[float, ...]
-    deviation: tuple[float, ...]
+    std: tuple[float, ...]
     if settings.model == "vgg16":
-        mean, deviation = IMAGENET_MEAN, IMAGENET_DEVIATION
+        mean, std = IMAGENET_MEAN, IMAGENET_STD
     elif start.standardisation is not None:
-        mean, deviation = start.standardisation.mean, start.standardisation.deviation
+        mean, std = start.standardisation.mean, start.standardisation.std
     else:
-        mean, deviation = (tuple(numbers.tolist()) for numbers in images.standardisation(train))
+        mean, std = (tuple(numbers.tolist()) for numbers in images.standardisation(train))
     is_unet = settings.model == "unet"
     return ModelSpec(
         task=settings.task,
@@ -246,7 +246,7 @@ def make_spec(settings: FinetuneSettings, images: ImageSet, split: Split, start:
         channels=images.channels,
         fit=settings.fit,
         mean=mean,
-        deviation=deviation,
+        std=std,
         width=settings.width if is_unet else 0,
         norm=settings.norm if is_unet else "",
         bilinear=start.unet.bilinear if start.unet is not None else False,

@@ -42,7 +42,7 @@ class ModelSpec:
         window: Of DICOM and NIfTI images: which intensities are shown; None is the file's own.
         axis: Of NIfTI volumes: across which axis they are cut.
         mean: Of each channel, in 0..255 units, by which images are standardised.
-        deviation: Likewise.
+        std: Likewise.
         width: Channels of the U-Net's first level; 0 for VGG16.
         norm: Of the U-Net.
         bilinear: Of the U-Net.
@@ -57,7 +57,7 @@ class ModelSpec:
     channels: int
     fit: str
     mean: tuple[float, ...]
-    deviation: tuple[float, ...]
+    std: tuple[float, ...]
     width: int
     norm: str
     bilinear: bool
@@ -77,7 +77,7 @@ class ModelSpec:
         Raises:
             KeyError, TypeError: Something is missing or of another kind.
         """
-        lists = ("classes", "values", "mean", "deviation")
+        lists = ("classes", "values", "mean", "std")
         return cls(
             **{one.name: about[one.name] for one in fields(cls) if one.name in about or one.default is MISSING}
             | {name: tuple(about[name]) for name in lists}
@@ -120,8 +120,8 @@ class EncoderClassifier(nn.Module):
         for name in ENCODER:
             features = getattr(self, name)(features)
             if name in DEEP:
-                deviation = (features.var((2, 3), unbiased=False) + 1e-5).sqrt()
-                pooled += [features.mean((2, 3)), deviation, features.amax((2, 3))]
+                std = (features.var((2, 3), unbiased=False) + 1e-5).sqrt()
+                pooled += [features.mean((2, 3)), std, features.amax((2, 3))]
         return self.head(self.standardise(torch.cat(pooled, 1)))  # type: ignore[no-any-return]
 
 
@@ -142,7 +142,7 @@ class Model:
         self.device = find_device(device)
         self.precision = find_precision(precision, self.device)
         self.network = network.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self._mean, self._deviation = Standardisation(spec.mean, spec.deviation).tensors(self.device)
+        self._mean, self._std = Standardisation(spec.mean, spec.std).tensors(self.device)
 
     @classmethod
     def create(cls, spec: ModelSpec, seed: int, device: str | torch.device = "cpu", precision: str = "auto") -> "Model":
@@ -163,7 +163,7 @@ class Model:
         """
         pixels = images.to(self.device).contiguous(memory_format=torch.channels_last)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-            standardised = (pixels - self._mean) / self._deviation
+            standardised = (pixels - self._mean) / self._std
             made = functional_call(self.network, dict(weights), standardised) if weights else self.network(standardised)
             return made.float()  # type: ignore[no-any-return]
 

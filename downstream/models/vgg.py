@@ -23,7 +23,7 @@ class VGG16(nn.Module):
         self.head = nn.Linear(self.features.channels, classes)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Map `(B, 3, H, W)`, standardised by ImageNet's mean and deviation, to logits `(B, K)`."""
+        """Map `(B, 3, H, W)`, standardised by ImageNet's mean and std, to logits `(B, K)`."""
         return self.head(self.features(images).mean((2, 3)))  # type: ignore[no-any-return]
 
     def initialise(self, generator: torch.Generator) -> None:

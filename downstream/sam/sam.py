@@ -67,17 +67,17 @@ class SegmentAnything:
     Args:
         model: A `transformers.SamModel`.
         mean: Of RGB in 0..1, three numbers.
-        deviation: The same.
+        std: The same.
         device: Where it computes.
 
     Attributes:
         side: Of the square that it sees, in pixels.
     """
 
-    def __init__(self, model: Any, mean: Floats, deviation: Floats, device: torch.device) -> None:
+    def __init__(self, model: Any, mean: Floats, std: Floats, device: torch.device) -> None:
         self._model = model.to(device).eval().requires_grad_(False)
-        self._mean, self._deviation = (
-            torch.tensor(values, dtype=torch.float32, device=device)[:, None, None] for values in (mean, deviation)
+        self._mean, self._std = (
+            torch.tensor(values, dtype=torch.float32, device=device)[:, None, None] for values in (mean, std)
         )
         self._device = device
         self.side: int = model.config.vision_config.image_size
@@ -148,7 +148,7 @@ class SegmentAnything:
         height, width = frame.inner
         way = cv2.INTER_AREA if self.side < max(image.shape[:2]) else cv2.INTER_LINEAR
         resized = torch.from_numpy(cv2.resize(image, (width, height), interpolation=way)).to(self._device)
-        values = (resized.permute(2, 0, 1).float() / 255 - self._mean) / self._deviation
+        values = (resized.permute(2, 0, 1).float() / 255 - self._mean) / self._std
         return functional.pad(values, (0, self.side - width, 0, self.side - height))[None]
 
     def _questions(self, prompt: Prompt, frame: Frame) -> dict[str, Tensor]:
@@ -193,13 +193,13 @@ def _read_standardisation(directory: Path) -> tuple[Floats, Floats]:
     config = _read_json(path) if path.exists() else {}
     try:
         mean = np.asarray(config.get("image_mean", MEAN), np.float64)
-        deviation = np.asarray(config.get("image_std", DEVIATION), np.float64)
+        std = np.asarray(config.get("image_std", DEVIATION), np.float64)
     except (TypeError, ValueError):
-        mean = deviation = np.zeros(0)
-    both = np.stack([mean, deviation]) if mean.shape == deviation.shape == (3,) else np.full((2, 3), np.nan)
-    if not np.isfinite(both).all() or (deviation <= 0).any():
+        mean = std = np.zeros(0)
+    both = np.stack([mean, std]) if mean.shape == std.shape == (3,) else np.full((2, 3), np.nan)
+    if not np.isfinite(both).all() or (std <= 0).any():
         raise CheckpointError(f"{path}: image_mean or image_std is not three numbers; copy it again, or delete it")
-    return mean, deviation
+    return mean, std
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -144,6 +144,6 @@ def _own_cache(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def reconstructor(phantoms: ImageSet) -> Reconstructor:
     """A tiny U-Net over 4 x 4 patches of the phantoms."""
-    mean, deviation = phantoms.standardisation(np.arange(len(phantoms)))
-    standardisation = Standardisation(tuple(mean.tolist()), tuple(deviation.tolist()))
+    mean, std = phantoms.standardisation(np.arange(len(phantoms)))
+    standardisation = Standardisation(tuple(mean.tolist()), tuple(std.tolist()))
     return Reconstructor.create(PatchGrid(32, 8), standardisation, width=4, learning_rate=1e-3)

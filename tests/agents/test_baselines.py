@@ -574,13 +574,13 @@ def test_its_loss_is_the_mean_square_of_what_the_unet_misses(phantoms: ImageSet,
     """Computed with PyTorch alone: standardise, U-Net in training mode, mean squared error, Adam."""
     env = native(phantoms, reconstructor, co_train=True)
     images = env.reset(seed=2)[0]
-    mean, deviation = (
+    mean, std = (
         torch.tensor(numbers).reshape(1, 3, 1, 1)
-        for numbers in (reconstructor.standardisation.mean, reconstructor.standardisation.deviation)
+        for numbers in (reconstructor.standardisation.mean, reconstructor.standardisation.std)
     )
     twin = Reconstructor.create(reconstructor.grid, reconstructor.standardisation, width=4).unet
     twin.load_state_dict(reconstructor.unet.state_dict())
-    inputs = (torch.from_numpy(images).float() - mean) / deviation
+    inputs = (torch.from_numpy(images).float() - mean) / std
     optimiser = torch.optim.Adam(twin.parameters(), 1e-3)
     loss = functional.mse_loss(twin.train()(inputs), inputs)
     loss.backward()

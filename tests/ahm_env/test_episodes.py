@@ -20,8 +20,8 @@ TRAIN = np.arange(8)
 
 
 def standardisation(images):
-    mean, deviation = images.standardisation(TRAIN)
-    return Standardisation(tuple(mean.tolist()), tuple(deviation.tolist()))
+    mean, std = images.standardisation(TRAIN)
+    return Standardisation(tuple(mean.tolist()), tuple(std.tolist()))
 
 
 @pytest.fixture(scope="module")

@@ -177,7 +177,7 @@ def test_every_truncation_is_found(tmp_path):
 def intact(tmp_path_factory):
     path = tmp_path_factory.mktemp("intact") / "t.safetensors"
     kept = {name: tensor.detach() for name, tensor in tensors().items() if name in ("matrix", "number", "half")}
-    save_tensors(path, kept, {"mean": [120.5], "deviation": [40.25]})
+    save_tensors(path, kept, {"mean": [120.5], "std": [40.25]})
     return path
 
 

@@ -177,7 +177,7 @@ def test_settings_of_a_newer_version_are_refused_by_name() -> None:
 
 def test_a_setting_that_an_older_version_did_not_have_has_its_default() -> None:
     settings = RunSettings(seed=3).as_dict()
-    del settings["skips"]
+    del settings["skip_connections"]
     assert RunSettings.from_dict(settings) == RunSettings(seed=3)
 
 

@@ -133,11 +133,11 @@ def test_the_numbers_in_masks_are_those_of_the_images_asked_for(
 def test_standardisation_is_that_of_all_pixels(phantoms: ImageSet, indices: list[int], chunk: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("ahm_env.images.image_set.CHUNK_BYTES", chunk)
-        mean, deviation = phantoms.standardisation(indices)
+        mean, std = phantoms.standardisation(indices)
     pixels = phantoms.images(indices).astype(np.float64)
-    assert mean.dtype == deviation.dtype == np.float32
+    assert mean.dtype == std.dtype == np.float32
     assert np.allclose(mean, pixels.mean(axis=(0, 2, 3)))
-    assert np.allclose(deviation, pixels.std(axis=(0, 2, 3)))
+    assert np.allclose(std, pixels.std(axis=(0, 2, 3)))
 
 
 def test_the_deviation_is_never_zero(make_folder, cache: Path) -> None:

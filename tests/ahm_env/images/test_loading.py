@@ -252,8 +252,8 @@ def test_real_images_load(
     assert len(images.split("train")) + len(images.split("val")) == len(images)
     everything = np.arange(len(images))
     assert set(np.unique(images.masks(everything))) == {0, 1}
-    mean, deviation = images.standardisation(everything)
-    assert ((mean > 90) & (mean < 210) & (deviation > 20)).all()
+    mean, std = images.standardisation(everything)
+    assert ((mean > 90) & (mean < 210) & (std > 20)).all()
 
 
 # Images at their own size

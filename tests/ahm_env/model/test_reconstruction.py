@@ -60,8 +60,8 @@ def equal(one, other):
 def direct(reconstructor, images, masks, training=False):
     """Every patch's loss, hidden or not, one patch after the other, and the U-Net's output, by numpy."""
     mean = np.array(reconstructor.standardisation.mean)[:, None, None]
-    deviation = np.array(reconstructor.standardisation.deviation)[:, None, None]
-    standardised = (images - mean) / deviation
+    std = np.array(reconstructor.standardisation.std)[:, None, None]
+    standardised = (images - mean) / std
     side, patch = reconstructor.grid.side, reconstructor.grid.patch_size
     hidden = standardised.copy()
     for image, mask in zip(hidden, masks, strict=True):
@@ -113,7 +113,7 @@ def test_a_unet_that_gives_nothing_has_the_loss_of_the_image_itself(standardisat
     images = np.zeros((1, channels, 32, 32), np.uint8)
     for channel in range(channels):  # the first patch is two deviations above the mean, the others at the mean
         images[:, channel] = round(standardisation.mean[channel])
-        images[:, channel, :8, :8] = round(standardisation.mean[channel] + 2 * standardisation.deviation[channel])
+        images[:, channel, :8, :8] = round(standardisation.mean[channel] + 2 * standardisation.std[channel])
     losses = reconstructor.patch_losses(images, masks_for(reconstructor, 1))
     assert losses[0, 0] == pytest.approx(4, abs=0.1)
     assert losses[0, 1:].max() < 1e-3
@@ -186,8 +186,8 @@ def test_all_hidden_is_all_fill_and_none_hidden_is_the_image():
 def test_standardised_is_minus_the_mean_over_the_deviation():
     images = pictures(2, 3)
     standardised = make(standardisation=RGB).standardise(images).numpy()
-    mean, deviation = (np.reshape(numbers, (1, 3, 1, 1)) for numbers in (RGB.mean, RGB.deviation))
-    np.testing.assert_allclose(standardised, (images - mean) / deviation, rtol=1e-5, atol=1e-6)
+    mean, std = (np.reshape(numbers, (1, 3, 1, 1)) for numbers in (RGB.mean, RGB.std))
+    np.testing.assert_allclose(standardised, (images - mean) / std, rtol=1e-5, atol=1e-6)
     assert standardised.dtype == np.float32
 
 
@@ -219,7 +219,7 @@ def test_a_reconstruction_is_the_output_in_grey_values(standardisation):
     images, masks = pictures(2, len(standardisation.mean)), masks_for(reconstructor, 2)
     _, output = direct(reconstructor, images, masks)
     shape = (1, len(standardisation.mean), 1, 1)
-    expected = output * np.reshape(standardisation.deviation, shape) + np.reshape(standardisation.mean, shape)
+    expected = output * np.reshape(standardisation.std, shape) + np.reshape(standardisation.mean, shape)
     made = reconstructor.reconstruct(images, masks)
     assert made.dtype == np.uint8
     assert made.shape == images.shape
@@ -301,7 +301,7 @@ def test_gradients_equal_finite_differences_of_the_loss(standardisation, norm, l
     shape = (1, -1, 1, 1)
     target = torch.from_numpy(images).double()
     target = (target - torch.tensor(standardisation.mean).reshape(shape)) / torch.tensor(
-        standardisation.deviation, dtype=torch.float64
+        standardisation.std, dtype=torch.float64
     ).reshape(shape)
     hidden = torch.from_numpy(np.kron(masks.reshape(2, 1, 4, 4), np.ones((4, 4))))
     counted = hidden if loss_on == "hidden" else torch.ones_like(hidden)
@@ -472,7 +472,7 @@ def test_weights_without_a_standardisation_are_refused(tmp_path):
     save_unet(tmp_path / "bare.pth", unet, GREY)
     save_tensors(tmp_path / "bare.safetensors", unet.state_dict(), {})
     for name in ("bare.pth", "bare.safetensors"):
-        with pytest.raises(CheckpointError, match="not the mean and deviation") as refusal:
+        with pytest.raises(CheckpointError, match="not the mean and std") as refusal:
             Reconstructor.load(tmp_path / name, PatchGrid(32, 8))
         assert name in str(refusal.value)
 

@@ -152,7 +152,10 @@ def test_the_published_weights_compute_what_they_compute_there(bilinear, size):
 
 @pytest.mark.parametrize("bilinear", [False, True])
 def test_without_skips_all_goes_through_the_deepest_features(bilinear):
-    cut, whole = (small(width=4, bilinear=bilinear, skips=skips).eval() for skips in (False, True))
+    cut, whole = (
+        small(width=4, bilinear=bilinear, skip_connections=skip_connections).eval()
+        for skip_connections in (False, True)
+    )
     assert {name: one.shape for name, one in cut.state_dict().items()} == {
         name: one.shape for name, one in whole.state_dict().items()
     }
@@ -166,9 +169,11 @@ def test_without_skips_all_goes_through_the_deepest_features(bilinear):
 
 
 def test_a_saved_unet_knows_that_its_skips_are_cut(tmp_path):
-    for skips in (False, True):
-        save_unet(tmp_path / "unet.safetensors", small(skips=skips), Standardisation((1.0,), (2.0,)))
-        assert load_unet(tmp_path / "unet.safetensors")[0].skips is skips
+    for skip_connections in (False, True):
+        save_unet(
+            tmp_path / "unet.safetensors", small(skip_connections=skip_connections), Standardisation((1.0,), (2.0,))
+        )
+        assert load_unet(tmp_path / "unet.safetensors")[0].skip_connections is skip_connections
 
 
 @pytest.mark.parametrize("norm", ["batch", "group"])

@@ -81,7 +81,7 @@ def test_a_file_gives_back_what_was_written(tmp_path: Path):
     write_results(path, [])
     assert not path.exists()
     rows = [
-        Row("a3c+skips=true", 1, None, "masking", "", "", 'ä, "b"', "4", "loss", 0.25),
+        Row("a3c+skip_connections=true", 1, None, "masking", "", "", 'ä, "b"', "4", "loss", 0.25),
         Row("scratch", None, 3, "segmentation", "all", "auto+mix=none", "", "", "dice", 0.5),
     ]
     write_results(path, rows)

@@ -32,7 +32,7 @@ SEGMENTER = ModelSpec(
     channels=3,
     fit="pad",
     mean=RGB.mean,
-    deviation=RGB.deviation,
+    std=RGB.std,
     width=2,
     norm="batch",
     bilinear=False,
@@ -42,7 +42,7 @@ CARDS = {
     "batch norm": SEGMENTER,
     # 40 px: halved to an odd size, so that the decoder has to pad
     "group norm, bilinear, grey": replace(
-        SEGMENTER, norm="group", bilinear=True, channels=1, mean=(100.0,), deviation=(50.0,), image_size=40
+        SEGMENTER, norm="group", bilinear=True, channels=1, mean=(100.0,), std=(50.0,), image_size=40
     ),
     "encoder": CLASSIFIER,
     "vgg16": replace(CLASSIFIER, model="vgg16", width=0, norm=""),

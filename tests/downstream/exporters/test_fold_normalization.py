@@ -39,16 +39,16 @@ def fold_into(unet: UNet, standardisation: Standardisation, reconstructs: bool =
 def test_folded_features_are_the_same_but_at_the_border_where_they_miss_what_the_mean_would_add(bilinear):
     unet = make_unet(width=4, bilinear=bilinear)
     folded = fold_into(unet, RGB)
-    mean, deviation = (torch.tensor(values).reshape(1, 3, 1, 1) for values in (RGB.mean, RGB.deviation))
+    mean, std = (torch.tensor(values).reshape(1, 3, 1, 1) for values in (RGB.mean, RGB.std))
     with torch.no_grad():
-        features = unet.inc.double_conv[:2]((IMAGES - mean) / deviation)
+        features = unet.inc.double_conv[:2]((IMAGES - mean) / std)
         of_pixels = folded.inc.double_conv[:2](IMAGES / 255)
         difference = of_pixels - features
         assert difference[:, :, 1:-1, 1:-1].abs().max() < 1e-4
         # in the upper left corner, black stands in five of the nine places of the kernel, where the mean gives 0
         convolution, norm = unet.inc.double_conv[0], unet.inc.double_conv[1]
         outside = [(0, 0), (0, 1), (0, 2), (1, 0), (2, 0)]
-        black = sum((convolution.weight[:, :, y, x] * (-mean / deviation).flatten()).sum(1) for y, x in outside)
+        black = sum((convolution.weight[:, :, y, x] * (-mean / std).flatten()).sum(1) for y, x in outside)
         scale = norm.weight / (norm.running_var + norm.eps).sqrt()
     torch.testing.assert_close(difference[0, :, 0, 0], black * scale, rtol=1e-3, atol=1e-4)
     assert difference[0, :, 0, 0].abs().max() > 0.1

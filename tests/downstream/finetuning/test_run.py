@@ -653,11 +653,11 @@ def test_images_are_standardised_as_in_pretraining_or_by_the_train_split(drawn: 
     tune(tmp_path / "tuned", drawn, str(pretrained), steps=1)
     about = load_tensors(pretrained / "unet.safetensors")[1]
     spec = Model.load(tmp_path / "tuned").spec
-    assert (list(spec.mean), list(spec.deviation)) == (about["mean"], about["deviation"])
+    assert (list(spec.mean), list(spec.std)) == (about["mean"], about["std"])
     tune(tmp_path / "scratch", drawn, steps=1)
-    mean, deviation = drawn.standardisation(drawn.split("train"))
+    mean, std = drawn.standardisation(drawn.split("train"))
     spec = Model.load(tmp_path / "scratch").spec
-    assert (spec.mean, spec.deviation) == (tuple(mean.tolist()), tuple(deviation.tolist()))
+    assert (spec.mean, spec.std) == (tuple(mean.tolist()), tuple(std.tolist()))
 
 
 @pytest.mark.parametrize("transfer", ["all", "encoder"])

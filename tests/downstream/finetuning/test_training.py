@@ -209,7 +209,7 @@ def test_a_frozen_encoder_stays_as_it_is_and_its_norms_are_those_of_whole_images
     moving = {"head.weight", "head.bias", *(name for name in before if name.startswith("standardise"))}
     assert changed == moving
     first = network.inc.double_conv[0]
-    pixels = (torch.from_numpy(images.images(np.arange(8))).float() - trainer.model._mean) / trainer.model._deviation
+    pixels = (torch.from_numpy(images.images(np.arange(8))).float() - trainer.model._mean) / trainer.model._std
     expected = first(pixels).mean((0, 2, 3))
     torch.testing.assert_close(before["inc.double_conv.1.running_mean"], expected, rtol=1e-4, atol=1e-5)
 

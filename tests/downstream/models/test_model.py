@@ -121,13 +121,13 @@ def test_probabilities_sum_to_1(spec: ModelSpec, task: dict[str, object], shape:
 
 
 def test_images_are_standardised_by_the_card(spec: ModelSpec):
-    spec = replace(spec, mean=(10.0, 20.0, 30.0), deviation=(2.0, 4.0, 8.0))
+    spec = replace(spec, mean=(10.0, 20.0, 30.0), std=(2.0, 4.0, 8.0))
     model = Model.create(spec, 0)
     model.network.eval()
     pixels = torch.from_numpy(pictures()).float()
-    mean, deviation = (torch.tensor(numbers).reshape(1, 3, 1, 1) for numbers in (spec.mean, spec.deviation))
+    mean, std = (torch.tensor(numbers).reshape(1, 3, 1, 1) for numbers in (spec.mean, spec.std))
     with torch.no_grad():
-        expected = model.network((pixels - mean) / deviation)
+        expected = model.network((pixels - mean) / std)
         torch.testing.assert_close(model.logits(pixels), expected)
         np.testing.assert_allclose(model.probabilities(pictures()), expected.softmax(1), rtol=1e-5, atol=1e-6)
 
@@ -229,7 +229,7 @@ def test_a_run_gives_its_unet_its_standardisation_and_its_settings(pretrained: P
     weights, about = load_tensors(pretrained / "unet.safetensors")
     assert start.unet is not None
     assert all(torch.equal(tensor, weights[name]) for name, tensor in start.unet.state_dict().items())
-    assert start.standardisation == Standardisation(tuple(about["mean"]), tuple(about["deviation"]))
+    assert start.standardisation == Standardisation(tuple(about["mean"]), tuple(about["std"]))
     assert (start.name, start.run["image_size"], start.run["algo"]) == (str(pretrained), 16, "random")
     model = Model.create(spec, 0)
     start.transfer(model, False)
@@ -304,7 +304,7 @@ def test_what_pretraining_saves_is_what_fine_tuning_starts_from(tmp_path: Path, 
     reconstructor = Reconstructor.create(PatchGrid(16, 4), STANDARDISATION, width=2, seed=5)
     reconstructor.save(tmp_path / "unet.safetensors")
     start = PretrainedWeights.find(str(tmp_path / "unet.safetensors"))
-    model = Model.create(replace(spec, mean=STANDARDISATION.mean, deviation=STANDARDISATION.deviation), 0)
+    model = Model.create(replace(spec, mean=STANDARDISATION.mean, std=STANDARDISATION.std), 0)
     start.transfer(model, False)
     seen = []
     for network in (reconstructor.unet, model.network):

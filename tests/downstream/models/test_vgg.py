@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from ahm_env.model.vgg import IMAGENET_DEVIATION, IMAGENET_MEAN
+from ahm_env.model.vgg import IMAGENET_MEAN, IMAGENET_STD
 from downstream.finetuning.settings import TrainConfig
 from downstream.finetuning.training import Trainer
 from downstream.models.model import Model, ModelSpec
@@ -28,7 +28,7 @@ def test_weights_are_drawn_so_that_features_neither_fade_nor_grow():
 @pytest.mark.slow
 def test_it_learns_as_any_classifier_does(spec: ModelSpec, drawn):
     names = {"task": "classification", "classes": drawn.classes, "values": (), "image_size": 32}
-    spec = replace(spec, model="vgg16", width=0, norm="", mean=IMAGENET_MEAN, deviation=IMAGENET_DEVIATION, **names)
+    spec = replace(spec, model="vgg16", width=0, norm="", mean=IMAGENET_MEAN, std=IMAGENET_STD, **names)
     model = Model.create(spec, 0)
 
     class Larger:

@@ -320,7 +320,7 @@ def test_the_standardisation_beside_the_weights_counts(own: Path):
     (own / "preprocessor_config.json").write_text('{"image_mean": [0, 0, 0], "image_std": [1, 0.5, 2]}')
     sam = SegmentAnything.load(own, CPU)
     assert sam._mean.flatten().tolist() == [0, 0, 0]
-    assert sam._deviation.flatten().tolist() == [1, 0.5, 2]
+    assert sam._std.flatten().tolist() == [1, 0.5, 2]
     (own / "preprocessor_config.json").write_text("{}")
     assert SegmentAnything.load(own, CPU)._mean.flatten().tolist() == pytest.approx(MEAN)
     for wrong in ('{"image_std": [1, 0, 1]}', '{"image_mean": 3}', '{"image_mean": ["a", 1, 1]}', "[]", "{"):
