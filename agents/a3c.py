@@ -43,11 +43,11 @@ class A3CSettings:
     """Steps before an update; None: the whole episode. Shorter ones bootstrap with V."""
     image_weight: float = 2.0
     """λ, weight of the image's reward against the patch's own loss in the advantage."""
-    entropy_weight: float = 0.02
+    ent_coef: float = 0.02
     """β, weight of the entropy of the policy map: keeps masks varied."""
-    value_weight: float = 0.5
+    vf_coef: float = 0.5
     """Weight of the value loss (R − V)²."""
-    max_gradient_norm: float = 1.0
+    max_grad_norm: float = 1.0
     """Gradients longer than this are shortened to it."""
     bound: float | None = 2.0
     """Policy logits lie within ±bound; None: unbounded, which collapses."""
@@ -185,8 +185,8 @@ class A3C(NetworkAgent):
             entropy = entropy + first.size.entropy()
         return {
             "policy": policy_loss / len(steps),
-            "value": settings.value_weight * value_loss / len(steps),
-            "entropy": -settings.entropy_weight * entropy / len(steps),
+            "value": settings.vf_coef * value_loss / len(steps),
+            "entropy": -settings.ent_coef * entropy / len(steps),
             "size": size_loss,
         }
 
@@ -202,7 +202,7 @@ class A3C(NetworkAgent):
 
     def _apply(self, worker: MaskingNetwork, loss: Tensor) -> None:
         """Gradients with respect to θ', applied to θ with the shared moments."""
-        self.backward(loss, worker.parameters(), self.settings.max_gradient_norm)
+        self.backward(loss, worker.parameters(), self.settings.max_grad_norm)
         for shared, own in zip(self.network.parameters(), worker.parameters(), strict=True):
             shared.grad = own.grad
         self.optimiser.step()
@@ -211,7 +211,7 @@ class A3C(NetworkAgent):
         return torch.as_tensor(grids, device=self.device).flatten(1)
 
     @torch.no_grad()
-    def act(
+    def predict(
         self,
         observations: Pixels,
         deterministic: bool = False,

@@ -126,7 +126,7 @@ class Agent(Protocol):
     def learn(self, env: Env, images: int, callback: Callback | None = None) -> None:
         """Play `images` episodes (rounded up to whole batches) in a SAME_STEP vector environment, and learn."""
 
-    def act(
+    def predict(
         self,
         observations: npt.NDArray[np.uint8],
         deterministic: bool = False,
@@ -165,7 +165,7 @@ def play(agent: Agent, env: Env, images: int, callback: Callback | None = None) 
     observations, infos = begin(env)
     played = 0
     while played < images:
-        observations, _, terminated, truncated, infos = env.step(agent.act(observations, infos=infos))
+        observations, _, terminated, truncated, infos = env.step(agent.predict(observations, infos=infos))
         if (terminated | truncated).all():
             played += env.num_envs
             if callback is not None and not callback(summary(infos["final_info"])):

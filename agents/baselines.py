@@ -28,7 +28,7 @@ class ScoringAgent(Agent):
         self.attach(env)
         play(self, env, images, callback)
 
-    def act(
+    def predict(
         self,
         observations: Pixels,
         deterministic: bool = False,

@@ -69,7 +69,7 @@ class LossAgent(NetworkAgent, ScoringAgent):
         seen, infos = begin(env)
         observations, played = seen, 0
         while played < images:
-            observations, _, terminated, truncated, infos = env.step(self.act(observations, infos=infos))
+            observations, _, terminated, truncated, infos = env.step(self.predict(observations, infos=infos))
             if not (terminated | truncated).all():
                 continue
             final, played = infos["final_info"], played + env.num_envs

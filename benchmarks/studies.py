@@ -51,9 +51,9 @@ class Likeliest:
     def attach(self, env: Any) -> None:
         """Nothing to look at."""
 
-    def act(self, observations: Any, deterministic: bool = False, infos: Any = None, generator: Any = None) -> Any:
+    def predict(self, observations: Any, deterministic: bool = False, infos: Any = None, generator: Any = None) -> Any:
         """The likeliest masks."""
-        return self.agent.act(observations, True, infos, generator)
+        return self.agent.predict(observations, True, infos, generator)
 
 
 def coordination(source: ImageSet, judge: Reconstructor, images: int, seeds: int) -> Table:

@@ -97,7 +97,7 @@ def measure(
             fill = np.resize(shown, batch)  # a last batch that is not full repeats its images, to be cut off below
             observations, infos = env.reset(seed=seed, options={"image_index": fill.tolist()})
             for _ in range(horizon):
-                action = agent.act(observations, infos=infos, generator=torch_generator)
+                action = agent.predict(observations, infos=infos, generator=torch_generator)
                 observations, rewards, _, _, infos = env.step(action)
             mask = infos["final_info"]["mask"].reshape(batch, -1)[: len(shown)]
             anywhere = random_subsets(np.ones_like(mask), mask.sum(1), numpy_generator.random(mask.shape))

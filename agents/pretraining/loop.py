@@ -187,7 +187,7 @@ class Pretraining(Run[RunSettings, Measurement]):
         if settled and collapse and not self._warned:
             self._warned = True
             self.observer.on_warning(
-                f"the agent's masks are collapsing: {collapse}; raise its entropy_weight (--set), or lower "
+                f"the agent's masks are collapsing: {collapse}; raise its ent_coef (--set), or lower "
                 f"--agent-learning-rate"
             )
 

@@ -63,7 +63,7 @@ def take_frame(
         measurement: What was measured at this moment.
     """
     pixels = images.images(shown)
-    masks = agent.act(pixels, generator=torch.Generator().manual_seed(0)).astype(bool)
+    masks = agent.predict(pixels, generator=torch.Generator().manual_seed(0)).astype(bool)
     policy, values = agent.maps(pixels)
     return Frame(
         seen,

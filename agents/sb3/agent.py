@@ -89,9 +89,9 @@ class SB3Agent(Agent):
             n_steps=settings.n_steps,
             gamma=settings.gamma,
             gae_lambda=settings.gae_lambda,
-            ent_coef=settings.entropy_weight,
-            vf_coef=settings.value_weight,
-            max_grad_norm=settings.max_gradient_norm,
+            ent_coef=settings.ent_coef,
+            vf_coef=settings.vf_coef,
+            max_grad_norm=settings.max_grad_norm,
             device=self.device,
             **self._own_settings(env.num_envs),
         )
@@ -189,7 +189,7 @@ class SB3Agent(Agent):
         distribution: Any = self.policy.get_distribution(as_tensor(observations, self.device)).distribution
         return distribution.logits.cpu()  # type: ignore[no-any-return]
 
-    def act(
+    def predict(
         self,
         observations: npt.NDArray[np.uint8],
         deterministic: bool = False,
@@ -276,10 +276,10 @@ class PPOAgent(SB3Agent):
         settings = self.settings
         if settings.minibatches < 1 or settings.n_steps % settings.minibatches:
             raise SettingsError(f"minibatches {settings.minibatches} must divide n_steps {settings.n_steps}")
-        if settings.epochs < 1:
-            raise SettingsError(f"epochs {settings.epochs} must be 1 or more")
+        if settings.n_epochs < 1:
+            raise SettingsError(f"epochs {settings.n_epochs} must be 1 or more")
         minibatch = settings.n_steps * images // settings.minibatches
         if minibatch < 2:
             raise SettingsError("ppo needs 2 images or more a minibatch; raise --batch-size")
         same = {"clip_range": settings.clip_range, "target_kl": settings.target_kl}
-        return {"batch_size": minibatch, "n_epochs": settings.epochs, **same}
+        return {"batch_size": minibatch, "n_epochs": settings.n_epochs, **same}

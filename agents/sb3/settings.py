@@ -15,11 +15,11 @@ class SB3Settings:
     """Discount between the steps of an episode."""
     gae_lambda: float = 0.95
     """Weight of longer returns in the advantage."""
-    entropy_weight: float = 0.02
+    ent_coef: float = 0.02
     """Weight of the entropy of the N bits, summed over them; without it, all images end up with one mask."""
-    value_weight: float = 0.5
+    vf_coef: float = 0.5
     """Weight of the value loss."""
-    max_gradient_norm: float = 0.5
+    max_grad_norm: float = 0.5
     """Gradients longer than this are shortened to it."""
     scale_reward: bool = True
     """Learn from the logarithm of the reward, standardised over the run; SB3 itself would learn from the reward."""
@@ -47,7 +47,7 @@ class A2CSettings(SB3Settings):
 class PPOSettings(SB3Settings):
     """What can be set of PPO."""
 
-    epochs: int = 3
+    n_epochs: int = 3
     """Passes over the images of an update."""
     minibatches: int = 4
     """Gradient steps a pass; divides `n_steps`."""

@@ -100,7 +100,7 @@ def updates(agent: A3C, env: Any, images: int) -> list[Update]:
 @pytest.mark.parametrize("quota", [4, (4, 12)])
 def test_one_update_gives_every_network_a_gradient_and_moves_it(toy_env: Toy, textures: Pixels, quota: Any) -> None:
     env = toy_env(textures, noisy(hard_three_times), quota=quota, num_envs=16)
-    agent = A3C(env, A3CSettings(entropy_weight=0.0))  # which would reach the policy by another way
+    agent = A3C(env, A3CSettings(ent_coef=0.0))  # which would reach the policy by another way
     before = {name: weight.detach().clone() for name, weight in agent.network.named_parameters()}
     agent.learn(env, 16)
     assert {name.partition(".")[0] for name in before} >= {"phi", "policy", "value"} | (
@@ -130,7 +130,7 @@ def test_the_gradient_is_shortened_to_the_largest_norm(toy_env: Toy, textures: P
     norms = []
     for largest in (1e9, 1e-3):
         env = toy_env(textures, noisy(hard_three_times))
-        agent = A3C(env, A3CSettings(max_gradient_norm=largest))
+        agent = A3C(env, A3CSettings(max_grad_norm=largest))
         agent.learn(env, 8)
         norms.append(torch.nn.utils.get_total_norm([w.grad for w in agent.network.parameters() if w.grad is not None]))
     assert norms[0] > 2e-3
@@ -220,7 +220,7 @@ def test_with_a_ratio_range_an_action_has_one_of_the_sizes(phantoms: ImageSet, r
 def test_the_likeliest_mask_is_the_top_k_of_the_policy_map(toy_env: Toy, textures: Pixels) -> None:
     agent = A3C(toy_env(textures, equal_losses))
     top = policy_of(agent, textures).topk(4).indices.sort(1).values
-    masks = agent.act(textures, deterministic=True)
+    masks = agent.predict(textures, deterministic=True)
     assert masks.dtype == np.int8
     assert [np.flatnonzero(mask).tolist() for mask in masks] == top.tolist()
 
@@ -231,7 +231,7 @@ def test_the_likeliest_size_is_that_of_the_size_head(toy_env: Toy, textures: Pix
     for preferred, ones in ((0, 4), (1, 8), (2, 12)):
         torch.nn.init.zeros_(agent.network.size.bias)
         agent.network.size.bias.data[preferred] = 5.0
-        assert agent.act(textures, deterministic=True).sum(1).tolist() == [ones, ones]
+        assert agent.predict(textures, deterministic=True).sum(1).tolist() == [ones, ones]
 
 
 @pytest.mark.slow
@@ -239,7 +239,7 @@ def test_sampled_masks_vary_and_hide_each_patch_as_often_as_its_odds_say(toy_env
     agent = A3C(toy_env(textures, equal_losses, quota=1))
     sharpen(agent, textures[:1])
     odds = policy_of(agent, textures[:1]).softmax(1)[0].numpy()
-    masks = agent.act(np.repeat(textures[:1], 4000, 0))
+    masks = agent.predict(np.repeat(textures[:1], 4000, 0))
     assert odds.max() > 2 * odds.min()
     assert np.abs(masks.mean(0) - odds).max() < 4 * np.sqrt(odds.max() / 4000)
 
@@ -251,7 +251,7 @@ def test_act_hides_what_is_choosable_and_never_what_is_hidden(toy_env: Toy, text
     infos = {"mask": hidden, "choosable": np.array([3, 0])}
     for deterministic in (False, True):
         for _ in range(20):
-            masks = agent.act(textures, deterministic, infos)
+            masks = agent.predict(textures, deterministic, infos)
             assert masks.sum(1).tolist() == [3, 0]
             assert not (masks.astype(bool) & hidden.reshape(2, -1)).any()
 
@@ -259,11 +259,11 @@ def test_act_hides_what_is_choosable_and_never_what_is_hidden(toy_env: Toy, text
 def test_act_with_a_generator_leaves_the_agent_s_own_as_it_is(toy_env: Toy, textures: Pixels) -> None:
     agent = A3C(toy_env(textures, equal_losses, quota=(4, 12)))
     before, torch_before = agent.generator.get_state(), torch.get_rng_state()
-    masks = [agent.act(textures, generator=torch.Generator().manual_seed(5)) for _ in range(2)]
+    masks = [agent.predict(textures, generator=torch.Generator().manual_seed(5)) for _ in range(2)]
     assert np.array_equal(*masks)
-    agent.act(textures, deterministic=True)
+    agent.predict(textures, deterministic=True)
     assert torch.equal(agent.generator.get_state(), before)
-    agent.act(textures)
+    agent.predict(textures)
     assert not torch.equal(agent.generator.get_state(), before)
     assert torch.equal(torch.get_rng_state(), torch_before)
 
@@ -294,7 +294,7 @@ def test_randomly_hidden_patches_get_no_policy_credit(toy_env: Toy, textures: Pi
     """The same losses over a mask, of which none or all was chosen: without a choice the policy head stays."""
     for share, moves in ((0.0, False), (1.0, True)):
         env = toy_env(textures, noisy(hard_three_times), chosen_share=share)
-        agent = A3C(env, A3CSettings(entropy_weight=0.0))
+        agent = A3C(env, A3CSettings(ent_coef=0.0))
         before = agent.network.policy.weight.detach().clone()
         agent.learn(env, 8)
         assert torch.equal(agent.network.policy.weight, before) is not moves
@@ -354,7 +354,7 @@ def test_the_image_s_reward_is_compared_with_that_of_the_other_images(toy_env: T
 def test_value_targets_are_discounted_over_the_steps_of_an_episode(toy_env: Toy, textures: Pixels) -> None:
     """Every patch costs 2, in units of the mean loss 1; V = 1. R_t = γ^(T−1−t): the three errors are 3/4, 1/2, 0."""
     env = toy_env(textures, lambda kinds, masks: 2 * np.ones(masks.shape), quota=6, horizon=3)
-    agent = A3C(env, A3CSettings(gamma=0.5, value_weight=0.5))
+    agent = A3C(env, A3CSettings(gamma=0.5, vf_coef=0.5))
     value_map_of_one(agent)
     (report,) = updates(agent, env, 8)
     assert report.value_loss == pytest.approx(0.5 * (0.75**2 + 0.5**2 + 0) / 3, rel=1e-4)
@@ -364,7 +364,7 @@ def test_value_targets_are_discounted_over_the_steps_of_an_episode(toy_env: Toy,
 def test_the_value_loss_counts_hidden_patches_only(toy_env: Toy, textures: Pixels) -> None:
     costs = np.arange(1.0, 17.0)
     env = toy_env(textures[:1], lambda kinds, masks: np.broadcast_to(costs, masks.shape), num_envs=1)
-    agent = A3C(env, A3CSettings(value_weight=0.5))
+    agent = A3C(env, A3CSettings(vf_coef=0.5))
     value_map_of_one(agent)
     (report,) = updates(agent, env, 1)
     hidden = costs[env.masks[0][0]]
@@ -374,7 +374,7 @@ def test_the_value_loss_counts_hidden_patches_only(toy_env: Toy, textures: Pixel
 def test_shorter_rollouts_bootstrap_with_the_value_of_the_state_they_end_in(toy_env: Toy, textures: Pixels) -> None:
     """n = 1 of 2 steps, V = 1: the first target is γ·V = 1/2, so the gradient of ½(½ − V)² is ½."""
     env = toy_env(textures, noisy(hard_three_times), horizon=2)
-    agent = A3C(env, A3CSettings(n_steps=1, gamma=0.5, value_weight=0.5, max_gradient_norm=1e9))
+    agent = A3C(env, A3CSettings(n_steps=1, gamma=0.5, vf_coef=0.5, max_grad_norm=1e9))
     value_map_of_one(agent)
     assert agent.network.value.bias is not None
     gradients = []
@@ -417,7 +417,7 @@ def lesson(toy_env: Toy, textures: Pixels) -> Lesson:
     """Own credit only, a strong entropy: with a patch's own value as baseline nothing is left to hold the policy."""
     torch.set_num_threads(1)
     env = toy_env(textures, noisy(hard_three_times))
-    agent = A3C(env, A3CSettings(image_weight=0.0, entropy_weight=0.05))
+    agent = A3C(env, A3CSettings(image_weight=0.0, ent_coef=0.05))
     return Lesson(agent, env, updates(agent, env, 8 * 250))
 
 
@@ -438,7 +438,7 @@ def test_the_policy_map_is_high_where_patches_are_hard(lesson: Lesson, textures:
     logits = lesson.agent.maps(textures)[0]
     assert logits[HARD].min() > logits[~HARD].max()
     for kind in (0, 1):
-        mask = lesson.agent.act(textures[kind : kind + 1], deterministic=True)[0]
+        mask = lesson.agent.predict(textures[kind : kind + 1], deterministic=True)[0]
         assert np.array_equal(mask.astype(bool), HARD[kind])  # 1 hides
 
 
@@ -479,12 +479,12 @@ def test_without_any_difference_between_patches_the_policy_stays_varied(toy_env:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("entropy_weight", "low", "high"), [(0.0, 0.0, 0.85), (5.0, 0.95, 1.01)])
+@pytest.mark.parametrize(("ent_coef", "low", "high"), [(0.0, 0.0, 0.85), (5.0, 0.95, 1.01)])
 def test_the_entropy_term_keeps_masks_varied(
-    toy_env: Toy, textures: Pixels, entropy_weight: float, low: float, high: float
+    toy_env: Toy, textures: Pixels, ent_coef: float, low: float, high: float
 ) -> None:
     env = toy_env(textures, noisy(hard_three_times))
-    agent = A3C(env, A3CSettings(entropy_weight=entropy_weight))
+    agent = A3C(env, A3CSettings(ent_coef=ent_coef))
     assert low <= updates(agent, env, 8 * 100)[-1].entropy <= high
 
 
@@ -647,7 +647,7 @@ def test_gradients_of_the_copy_are_applied_to_the_shared_weights(toy_env: Toy, t
 def test_every_rollout_begins_with_the_shared_weights_as_they_are(toy_env: Toy, textures: Pixels) -> None:
     """Between two rollouts another worker sets V to 6; where losses are 1, the next value loss is ½(1 − 6)²."""
     env = toy_env(textures, equal_losses)
-    agent = A3C(env, A3CSettings(value_weight=0.5, learning_rate=1e-9))
+    agent = A3C(env, A3CSettings(vf_coef=0.5, learning_rate=1e-9))
     value_map_of_one(agent)
     value_losses = []
 

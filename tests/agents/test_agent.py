@@ -152,7 +152,7 @@ def test_every_agent_has_its_own_name(agent: Agent) -> None:
 @pytest.mark.slow
 def test_every_agent_makes_masks_within_the_quotas(agent: Agent, pictures: Pixels) -> None:
     for deterministic in (False, True):
-        masks = agent.act(np.repeat(pictures, 20, 0), deterministic)
+        masks = agent.predict(np.repeat(pictures, 20, 0), deterministic)
         assert masks.shape == (40, 16)
         assert masks.dtype == np.int8
         assert set(np.unique(masks)) == {0, 1}
@@ -164,7 +164,7 @@ def test_every_agent_makes_masks_within_the_quotas(agent: Agent, pictures: Pixel
 def test_every_agent_hides_what_is_choosable_and_never_what_is_hidden(agent: Agent, pictures: Pixels) -> None:
     hidden = np.zeros((40, 4, 4), bool)
     hidden[:, 1:3] = True
-    masks = agent.act(np.repeat(pictures, 20, 0), infos={"mask": hidden, "choosable": np.arange(40) % 8})
+    masks = agent.predict(np.repeat(pictures, 20, 0), infos={"mask": hidden, "choosable": np.arange(40) % 8})
     assert masks.sum(1).tolist() == (np.arange(40) % 8).tolist()
     assert not (masks.astype(bool) & hidden.reshape(40, -1)).any()
 
@@ -180,7 +180,7 @@ def test_every_agent_has_a_policy_map(agent: Agent, pictures: Pixels) -> None:
 def test_every_agent_acts_with_the_generator_it_is_given(agent: Agent, pictures: Pixels) -> None:
     before = agent.generator.get_state()
     images = np.repeat(pictures, 20, 0)
-    first, again, other = (agent.act(images, generator=torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
+    first, again, other = (agent.predict(images, generator=torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
     assert torch.equal(agent.generator.get_state(), before)
     assert np.array_equal(first, again)
     assert not np.array_equal(first, other)
@@ -189,10 +189,10 @@ def test_every_agent_acts_with_the_generator_it_is_given(agent: Agent, pictures:
 @pytest.mark.slow
 def test_every_agent_restored_acts_as_it_did(agent: Agent, pictures: Pixels) -> None:
     state = {name: tensor.clone() for name, tensor in agent.state().items()}
-    first = agent.act(np.repeat(pictures, 20, 0))
-    assert not np.array_equal(agent.act(np.repeat(pictures, 20, 0)), first)
+    first = agent.predict(np.repeat(pictures, 20, 0))
+    assert not np.array_equal(agent.predict(np.repeat(pictures, 20, 0)), first)
     agent.restore(state)
-    assert np.array_equal(agent.act(np.repeat(pictures, 20, 0)), first)
+    assert np.array_equal(agent.predict(np.repeat(pictures, 20, 0)), first)
 
 
 def test_every_agent_that_several_processes_train_can_share_its_memory(agent: Agent, env: Any) -> None:
@@ -220,10 +220,10 @@ def test_a_saved_agent_comes_back_as_it_was(agent: Agent, env: Any, pictures: Pi
     if values is not None and loaded_values is not None:
         assert np.array_equal(loaded_values, values)
     assert np.array_equal(
-        loaded.act(pictures, True, generator=_seeded()), agent.act(pictures, True, generator=_seeded())
+        loaded.predict(pictures, True, generator=_seeded()), agent.predict(pictures, True, generator=_seeded())
     )
     images = np.repeat(pictures, 20, 0)
-    assert np.array_equal(loaded.act(images), agent.act(images))  # its generator as well
+    assert np.array_equal(loaded.predict(images), agent.predict(images))  # its generator as well
 
 
 def _seeded() -> torch.Generator:

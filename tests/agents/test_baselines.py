@@ -116,7 +116,7 @@ def test_every_rule_has_as_many_ones_as_may_be_chosen_and_all_are_hidden(
     observations, infos = env.reset(seed=3)
     wanted = np.zeros((4, 16), bool)
     for _ in range(horizon):
-        action = agent.act(observations, infos=infos)
+        action = agent.predict(observations, infos=infos)
         assert action.dtype == np.int8
         assert action.sum(1).tolist() == infos["choosable"].tolist()
         assert not (action.astype(bool) & infos["mask"].reshape(4, 16)).any()
@@ -137,7 +137,7 @@ def test_every_rule_hides_any_number_of_a_range(
     agent = make_agent(name, env)
     observations, infos = env.reset(seed=3)
     for _ in range(horizon):
-        observations, _, _, _, infos = env.step(agent.act(observations, infos=infos))
+        observations, _, _, _, infos = env.step(agent.predict(observations, infos=infos))
     assert set(infos["final_info"]["mask"].sum((1, 2)).tolist()) == {4, 5, 6, 7, 8}
 
 
@@ -149,15 +149,15 @@ def test_every_rule_repeats_with_a_generator_and_leaves_its_own_and_the_world_s_
     env = native(phantoms, reconstructor, mask_ratio="0.25:0.75")
     agent, images = make_agent(name, env), phantoms.images(np.arange(12))
     own, world = agent.generator.get_state(), torch.get_rng_state()
-    first, again, other = (agent.act(images, generator=torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
+    first, again, other = (agent.predict(images, generator=torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
     agent.maps(images)
     assert torch.equal(agent.generator.get_state(), own)
     assert np.array_equal(first, again)
     assert not np.array_equal(first, other)
-    sampled = agent.act(images)
+    sampled = agent.predict(images)
     assert not torch.equal(agent.generator.get_state(), own)
     agent.generator.set_state(own)
-    assert np.array_equal(agent.act(images), sampled)
+    assert np.array_equal(agent.predict(images), sampled)
     assert torch.equal(torch.get_rng_state(), world)
 
 
@@ -176,7 +176,7 @@ def test_a_rule_is_saved_and_its_maps_repeat(
     assert policy.dtype == np.float32
     assert values is None
     assert np.array_equal(loaded.maps(images)[0], policy)
-    assert np.array_equal(loaded.act(images), agent.act(images))
+    assert np.array_equal(loaded.predict(images), agent.predict(images))
 
 
 # ---------------------------------------------------------------- random and frozen
@@ -196,7 +196,7 @@ def test_every_step_has_exactly_the_ones_that_may_be_chosen(
 
 def test_random_masks_hide_every_patch_equally_often(toy_env: Toy, textures: Pixels) -> None:
     agent = RandomAgent(toy_env(textures, costs, quota=6))
-    masks = agent.act(np.repeat(textures[:1], 8000, 0)).astype(float)
+    masks = agent.predict(np.repeat(textures[:1], 8000, 0)).astype(float)
     assert np.abs(masks.mean(0) - 6 / 16).max() < 4.5 * np.sqrt(6 / 16 * 10 / 16 / 8000)
     together = masks.T @ masks / len(masks)
     expected = 6 / 16 * 5 / 15
@@ -207,7 +207,7 @@ def test_random_sizes_are_uniform_between_the_smallest_and_the_largest(toy_env: 
     env = toy_env(textures, costs, quota=(4, 8), num_envs=500)
     agent = RandomAgent(env)
     agent.learn(env, 4000)
-    for masks in (np.concatenate(env.masks), agent.act(np.repeat(textures[:1], 4000, 0))):
+    for masks in (np.concatenate(env.masks), agent.predict(np.repeat(textures[:1], 4000, 0))):
         seen = np.bincount(masks.sum(1), minlength=17)
         assert seen[4:9].sum() == 4000
         assert np.abs(seen[4:9] - 800).max() < 4.5 * np.sqrt(4000 * 0.2 * 0.8)
@@ -224,7 +224,7 @@ def test_random_sizes_hold_over_several_steps(toy_env: Toy, textures: Pixels) ->
 @pytest.mark.slow
 def test_the_frozen_policy_is_an_a3c_that_is_nearly_uniform(toy_env: Toy, textures: Pixels) -> None:
     agent = FrozenAgent(toy_env(textures, costs, quota=6))
-    masks = agent.act(np.repeat(textures[:1], 4000, 0))
+    masks = agent.predict(np.repeat(textures[:1], 4000, 0))
     assert np.abs(masks.mean(0) - 6 / 16).max() < 0.03
     assert np.ptp(agent.maps(textures)[0]) > 0  # nearly: it is a policy all the same
 
@@ -259,7 +259,7 @@ def test_they_play_the_images_asked_for_and_report_each_batch(
 
 def test_the_same_seed_gives_the_same_masks(kind: Any, textures: Pixels) -> None:
     problem, images = Problem(1, 32, 4, (4, 12)), np.repeat(textures, 20, 0)
-    masks = [kind(problem, seed=seed).act(images) for seed in (1, 1, 2)]
+    masks = [kind(problem, seed=seed).predict(images) for seed in (1, 1, 2)]
     assert np.array_equal(masks[0], masks[1])
     assert not np.array_equal(masks[0], masks[2])
 
@@ -269,7 +269,7 @@ def test_the_global_generator_of_torch_is_left_alone(kind: Any, toy_env: Toy, te
     agent = kind(env)
     before = torch.get_rng_state()
     agent.learn(env, 24)
-    agent.act(textures)
+    agent.predict(textures)
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -288,7 +288,7 @@ def test_neighbours_of_what_a_block_hides_are_hidden_far_more_often_than_at_rand
     problem, images = wide(10, ratio, 400)
     shares = []
     for agent in (RandomAgent(problem), BlocksAgent(problem)):
-        masks = agent.act(images).reshape(-1, 10, 10).astype(bool)
+        masks = agent.predict(images).reshape(-1, 10, 10).astype(bool)
         assert (masks.sum((1, 2)) == ratio * 100).all()
         shares.append(hidden_neighbours(masks))
     assert shares[0] == pytest.approx((ratio * 100 - 1) / 99, abs=0.02)
@@ -329,7 +329,7 @@ def test_a_mask_is_full_rectangles_one_after_the_other_the_last_in_part() -> Non
     assert 25 <= (heights * widths).max() <= 42
     assert 0.38 <= (heights / widths).min() < 0.75
     assert 1.34 < (heights / widths).max() <= 2.6
-    masks = agent.act(images, generator=torch.Generator().manual_seed(5))
+    masks = agent.predict(images, generator=torch.Generator().manual_seed(5))
     expected = hide_highest(BlocksAgent(problem).scores(images, _after_sizes(5, 400)), problem, None)
     assert np.array_equal(masks, expected)
 
@@ -356,7 +356,7 @@ def test_a_quota_as_large_as_the_first_rectangle_hides_just_that() -> None:
 def test_blocks_leave_no_cell_out_and_prefer_none_by_much(ratio: float) -> None:
     """Or blocks would be a guess at where something is."""
     problem, images = wide(8, ratio, 4000)
-    often = BlocksAgent(problem).act(images).mean(0).reshape(8, 8)
+    often = BlocksAgent(problem).predict(images).mean(0).reshape(8, 8)
     assert often.mean() == pytest.approx(ratio)
     assert often.min() > 0.8 * ratio
     assert often.max() < 1.25 * ratio
@@ -364,7 +364,7 @@ def test_blocks_leave_no_cell_out_and_prefer_none_by_much(ratio: float) -> None:
 
 def test_blocks_suffice_for_the_largest_quota() -> None:
     problem, images = wide(8, 63 / 64, 500)
-    assert (BlocksAgent(problem).act(images).sum(1) == 63).all()
+    assert (BlocksAgent(problem).predict(images).sum(1) == 63).all()
 
 
 # ---------------------------------------------------------------- foreground
@@ -387,13 +387,13 @@ def test_the_foreground_is_the_disc_whether_dark_or_bright(inside: int, outside:
     front = share > 0.5
     assert 4 <= front.sum() < 20
     few = int(front.sum()) - 2
-    masks = ForegroundAgent(Problem(channels, 64, 8, (few, few))).act(images).astype(bool)
+    masks = ForegroundAgent(Problem(channels, 64, 8, (few, few))).predict(images).astype(bool)
     assert (masks.sum(1) == few).all()
     assert not masks[:, ~front].any()
     assert (masks[:, front].mean(0) > 0.4).all()  # any of them, at random
     assert len(np.unique(masks, axis=0)) > 20
     many = int(front.sum()) + 10
-    masks = ForegroundAgent(Problem(channels, 64, 8, (many, many))).act(images).astype(bool)
+    masks = ForegroundAgent(Problem(channels, 64, 8, (many, many))).predict(images).astype(bool)
     assert masks[:, front].all()
     assert (masks[:, ~front].sum(1) == 10).all()
     assert masks[:, ~front].any(0).mean() > 0.9
@@ -403,7 +403,7 @@ def test_a_patch_is_foreground_where_more_than_half_of_it_is() -> None:
     """Foreground: columns 12 to 22 of 32, in patches of 8 px half of the second and three quarters of the third."""
     image = np.full((32, 32), 200, np.uint8)
     image[1:31, 12:22] = 20
-    masks = ForegroundAgent(Problem(1, 32, 4, (4, 4))).act(np.repeat(image[None, None], 20, 0)).reshape(-1, 4, 4)
+    masks = ForegroundAgent(Problem(1, 32, 4, (4, 4))).predict(np.repeat(image[None, None], 20, 0)).reshape(-1, 4, 4)
     assert masks[:, :, 2].all()
     assert masks.sum() == 20 * 4
 
@@ -412,7 +412,7 @@ def test_a_patch_is_foreground_where_more_than_half_of_it_is() -> None:
 def test_an_image_of_one_colour_has_no_foreground_and_is_hidden_at_random(level: int) -> None:
     image = np.full((32, 32), level, np.uint8)
     assert len(np.unique(foreground(image))) == 1
-    masks = ForegroundAgent(Problem(1, 32, 4, (8, 8))).act(np.repeat(image[None, None], 500, 0))
+    masks = ForegroundAgent(Problem(1, 32, 4, (8, 8))).predict(np.repeat(image[None, None], 500, 0))
     assert np.abs(masks.mean(0) - 0.5).max() < 4.5 * np.sqrt(0.25 / 500)
 
 
@@ -428,7 +428,7 @@ def test_edges_are_where_the_gradient_is_by_hand() -> None:
     assert found == pytest.approx(np.array([[0, 40 / 8, 40 / 8, 0]] * 4))
     turned = agent.scores(image.T[None, None], agent.generator).reshape(4, 4)
     assert np.array_equal(turned, found.T)
-    masks = agent.act(image[None, None]).reshape(4, 4)
+    masks = agent.predict(image[None, None]).reshape(4, 4)
     assert masks.tolist() == [[0, 1, 1, 0]] * 4
     assert np.array_equal(agent.maps(image[None, None])[0].reshape(4, 4), found)
 
@@ -443,7 +443,7 @@ def test_a_slope_in_both_directions_is_as_steep_as_pythagoras_says() -> None:
 def test_the_border_of_a_disc_is_its_edge() -> None:
     image = disc(64, (20, 40), 10, 200, 30)
     agent = EdgesAgent(Problem(3, 64, 8, (6, 6)))
-    mask = agent.act(np.repeat(image[None, None], 3, 1)).reshape(8, 8).astype(bool)
+    mask = agent.predict(np.repeat(image[None, None], 3, 1)).reshape(8, 8).astype(bool)
     touched = PatchGrid(64, 8).patch_means((image == 200)[None].astype(float)).reshape(8, 8)
     assert ((touched > 0) & (touched < 1))[mask].all()
 
@@ -502,14 +502,14 @@ def test_the_oracle_scores_by_the_mean_loss_over_pairs_of_complementary_masks(
 def test_an_odd_number_of_patches_is_no_obstacle(phantoms: ImageSet) -> None:
     env = PatchMaskVectorEnv(2, data="phantom:8", unet="new", width=2, image_size=48, patch_size=16, mask_ratio=0.5)
     agent = make_agent("oracle", env)
-    masks = agent.act(env.reset(seed=0)[0])
+    masks = agent.predict(env.reset(seed=0)[0])
     assert masks.sum(1).tolist() == [5, 5]
 
 
 def test_the_oracle_needs_to_see_a_unet(problem: Problem, phantoms: ImageSet, reconstructor: Reconstructor) -> None:
     agent, images = OracleAgent(problem), phantoms.images(np.arange(2))
     with pytest.raises(SettingsError, match=r"attach\(env\)"):
-        agent.act(images)
+        agent.predict(images)
     agent.attach(native(phantoms, reconstructor))
     first = agent.maps(images)[0]
     other = Reconstructor.create(reconstructor.grid, reconstructor.standardisation, width=2, seed=5)
@@ -636,6 +636,6 @@ def test_rules_only_ever_hide_visible_patches(problem: Problem, name: str, seed:
     images = np.random.default_rng(seed).integers(0, 256, (3, 3, 32, 32), dtype=np.uint8)
     hidden = np.array(data.draw(st.lists(st.lists(st.booleans(), min_size=16, max_size=16), min_size=3, max_size=3)))
     choosable = np.array([data.draw(st.integers(0, int((~row).sum()))) for row in hidden])
-    masks = make_agent(name, problem).act(images, infos={"mask": hidden.reshape(3, 4, 4), "choosable": choosable})
+    masks = make_agent(name, problem).predict(images, infos={"mask": hidden.reshape(3, 4, 4), "choosable": choosable})
     assert not (masks.astype(bool) & hidden).any()
     assert masks.sum(1).tolist() == np.where(hidden.any(1), choosable, np.minimum(8, choosable)).tolist()

@@ -80,7 +80,7 @@ def test_what_is_regressed_is_the_loss_standardised_within_the_image(learned: Lo
 
 @pytest.mark.slow
 def test_the_hardest_are_hidden_and_inverted_the_easiest(learned: LossAgent, textures: Pixels) -> None:
-    masks = learned.act(textures).astype(bool)
+    masks = learned.predict(textures).astype(bool)
     assert masks.sum(1).tolist() == [8, 8]
     order = np.sort(COSTS, 1)
     worst = {1: order[:, 8:], -1: order[:, :8]}[learned.sign].mean()
@@ -345,7 +345,7 @@ def test_a_saved_agent_comes_back_as_it_was_without_moments_or_slow_copy(
     images = phantoms.images(np.arange(6))
     for one, other in zip(agent.maps(images), loaded.maps(images), strict=True):
         assert np.array_equal(one, other)
-    assert np.array_equal(agent.act(images), loaded.act(images))
+    assert np.array_equal(agent.predict(images), loaded.predict(images))
     native.reset(seed=5)
     loaded.learn(native, 4)  # and goes on
 

@@ -25,7 +25,7 @@ class _Scripted(RandomAgent):
         self.scores = scores
         self.seen: list[Any] = []
 
-    def act(
+    def predict(
         self, observations: Any, deterministic: bool = False, infos: Any = None, generator: Any = None
     ) -> npt.NDArray[np.int8]:
         self.seen.append((observations.copy(), {name: np.copy(rows) for name, rows in infos.items()}))

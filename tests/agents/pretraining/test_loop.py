@@ -308,7 +308,7 @@ def test_too_few_images_are_refused(tmp_path):
 def test_a_destabilised_agent_raises_the_warning_once_and_a_random_one_does_not(tmp_path, images, monkeypatch):
     monkeypatch.setattr(pretraining, "PAIRS", (128, 128))
     loose, random = Silent(), Silent()
-    agent = {"bound": None, "entropy_weight": 0.0}
+    agent = {"bound": None, "ent_coef": 0.0}
     train(tmp_path / "loose", images, loose, agent_learning_rate=0.3, agent=agent, share="1")
     assert len(loose.warnings) == 1
     assert "collapsing" in loose.warnings[0]

@@ -48,7 +48,7 @@ def noisy(kinds: Any, masks: Any) -> Any:
 
 
 def make(name: str, env: Any, seed: int = 0, **settings: Any) -> SB3Agent:
-    made = make_agent(name, env, seed, **{"n_steps": N_STEPS[name], "entropy_weight": 0.0, **settings})
+    made = make_agent(name, env, seed, **{"n_steps": N_STEPS[name], "ent_coef": 0.0, **settings})
     assert isinstance(made, SB3Agent)
     return made
 
@@ -136,7 +136,7 @@ def test_learning_makes_masks_harder(toy_env: Toy, name: str, policy: str, rate:
     assert hardness(agent, toy_env, SHOWN[policy]) > 1.3
     policy_map, _ = agent.maps(SHOWN[policy])
     assert policy_map[HARD].mean() > policy_map[~HARD].mean() + 1
-    assert (agent.act(SHOWN[policy], deterministic=True).astype(bool) & HARD).sum() >= 6  # of eight
+    assert (agent.predict(SHOWN[policy], deterministic=True).astype(bool) & HARD).sum() >= 6  # of eight
 
 
 @pytest.mark.slow
@@ -207,7 +207,7 @@ def test_global_generators_are_as_they_were(toy_env: Toy, name: str, policy: str
     before = world()
     seen: list[bool] = []
     agent.learn(env, 8 * 20, lambda update: seen.append(not update.resumable or world() == before) is None)
-    agent.act(SHOWN[policy])
+    agent.predict(SHOWN[policy])
     agent.maps(SHOWN[policy])
     assert all(seen)
     assert world() == before
@@ -230,11 +230,11 @@ def test_an_error_in_the_middle_gives_the_global_generators_back(toy_env: Toy, n
 def test_masks_drawn_with_a_generator_repeat_and_leave_the_agent_s_own_alone() -> None:
     agent = make("ppo", Problem(1, 16, 4, (8, 8)))
     images, before = np.repeat(IMAGES, 20, 0), agent.generator.get_state()
-    first, again, other = (agent.act(images, generator=torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
+    first, again, other = (agent.predict(images, generator=torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
     assert np.array_equal(first, again)
     assert not np.array_equal(first, other)
     assert torch.equal(agent.generator.get_state(), before)
-    agent.act(images)
+    agent.predict(images)
     assert not torch.equal(agent.generator.get_state(), before)
 
 
@@ -249,7 +249,7 @@ def test_sampled_masks_are_the_policy_s_bits_as_the_environment_fills_them_up(to
         bits = rng.random((4000, len(expected))) < expected
         noise = rng.random((4000, 2, len(expected)))
         filled, _ = fill_quota(bits, np.zeros_like(bits), quota, quota, noise)
-        found = agent.act(np.repeat(image[None], 4000, 0))
+        found = agent.predict(np.repeat(image[None], 4000, 0))
         assert (found.sum(1) == quota).all()
         assert np.abs(found.mean(0) - filled.mean(0)).max() < 4.5 * np.sqrt(2 * 0.25 / 4000)
 
@@ -476,7 +476,7 @@ def test_the_likeliest_mask_is_what_may_be_chosen_of_the_best_visible_patches(
     agent, before = sharp[policy], np.array([hidden, hidden])
     count = min(choosable, 16 - sum(hidden))
     infos = {"mask": before.reshape(2, 4, 4), "choosable": np.array([count, count])}
-    masks = agent.act(SHOWN[policy], deterministic=True, infos=infos).astype(bool)
+    masks = agent.predict(SHOWN[policy], deterministic=True, infos=infos).astype(bool)
     assert masks.sum(1).tolist() == [min(8, count) if not any(hidden) else count] * 2
     assert not (masks & before).any()
     scores = agent.maps(SHOWN[policy])[0]
@@ -490,10 +490,10 @@ def test_the_likeliest_mask_of_a_fresh_image_holds_the_quota_and_repeats(
     sharp: dict[str, SB3Agent], policy: str
 ) -> None:
     agent = sharp[policy]
-    masks = agent.act(SHOWN[policy], deterministic=True)
+    masks = agent.predict(SHOWN[policy], deterministic=True)
     assert masks.dtype == np.int8
     assert masks.sum(1).tolist() == [8, 8]
-    assert np.array_equal(masks, agent.act(SHOWN[policy], deterministic=True))
+    assert np.array_equal(masks, agent.predict(SHOWN[policy], deterministic=True))
     assert not np.array_equal(masks[0], masks[1])
 
 
@@ -509,7 +509,7 @@ def test_the_likeliest_masks_are_done_as_they_are(
     observations, infos = env.reset(seed=1)
     wanted = np.zeros((4, 16), bool)
     for _ in range(horizon):
-        action = agent.act(observations, deterministic=True, infos=infos)
+        action = agent.predict(observations, deterministic=True, infos=infos)
         assert action.sum(1).tolist() == infos["choosable"].tolist()
         assert not (action.astype(bool) & infos["mask"].reshape(4, 16)).any()
         wanted |= action.astype(bool)
@@ -572,9 +572,11 @@ def test_a_saved_agent_comes_back_as_it_was(toy_env: Toy, tmp_path: Path, name: 
     assert (loaded.problem, loaded.settings) == (agent.problem, agent.settings)
     for one, other in zip(agent.maps(SHOWN[policy]), loaded.maps(SHOWN[policy]), strict=True):
         assert np.array_equal(one, other) if one is not None and other is not None else one is other
-    assert np.array_equal(agent.act(SHOWN[policy], deterministic=True), loaded.act(SHOWN[policy], deterministic=True))
+    assert np.array_equal(
+        agent.predict(SHOWN[policy], deterministic=True), loaded.predict(SHOWN[policy], deterministic=True)
+    )
     many = np.repeat(SHOWN[policy], 20, 0)
-    assert np.array_equal(agent.act(many), loaded.act(many))  # its generator as well
+    assert np.array_equal(agent.predict(many), loaded.predict(many))  # its generator as well
     assert updates(loaded, env, 8 * 6)  # and goes on
 
 
@@ -667,9 +669,9 @@ def test_going_on_from_the_end_of_a_rollout_is_as_if_there_had_been_no_break(
 
 def test_settings_reach_sb3(toy_env: Toy, models: list[Any]) -> None:
     common: dict[str, Any] = {"learning_rate": 3e-4, "n_steps": 6, "gamma": 0.7, "gae_lambda": 0.8}
-    common |= {"entropy_weight": 0.03, "value_weight": 0.2, "max_gradient_norm": 0.4}
+    common |= {"ent_coef": 0.03, "vf_coef": 0.2, "max_grad_norm": 0.4}
     env = toy_env(IMAGES, noisy)
-    ppo = {"epochs": 4, "minibatches": 3, "clip_range": 0.1, "target_kl": 0.5}
+    ppo = {"n_epochs": 4, "minibatches": 3, "clip_range": 0.1, "target_kl": 0.5}
     for name, special in (("a2c", {"normalize_advantage": False}), ("ppo", ppo)):
         agent = make(name, env, **common, **special)
         agent.learn(env, 8 * 7)
@@ -706,7 +708,7 @@ def test_the_bound_holds_the_policy_map_and_none_lets_it_go(toy_env: Toy) -> Non
         ("ppo", {"n_steps": 10}, 8, r"minibatches 4 must divide n_steps 10"),
         ("ppo", {"minibatches": 0}, 8, r"minibatches 0 must divide"),
         ("ppo", {"n_steps": 4, "minibatches": 4}, 1, r"2 images or more a minibatch; raise --batch-size"),
-        ("ppo", {"epochs": 0}, 8, r"epochs 0"),
+        ("ppo", {"n_epochs": 0}, 8, r"epochs 0"),
         ("a2c", {"n_steps": 1}, 1, r"2 images or more an update.*raise --batch-size"),
         ("a2c", {"backbone": "resnet"}, 8, r"backbone 'resnet' is unknown"),
     ],

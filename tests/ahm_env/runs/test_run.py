@@ -71,13 +71,13 @@ class Sum(Run[Adding, int]):
 class Acting(Silent):
     """Does something at a step."""
 
-    def __init__(self, at: int, act: Callable[[], None]) -> None:
-        self.at, self.act = at, act
+    def __init__(self, at: int, predict: Callable[[], None]) -> None:
+        self.at, self.predict = at, predict
 
     def on_update(self, images: int, loss: float) -> None:
         assert loss == images
         if images == self.at:
-            self.act()
+            self.predict()
 
 
 class Pictures:

@@ -39,14 +39,14 @@ TINY = {"image_size": 16, "width": 2, "steps": 6, "batch_size": 4, "augment": "f
 class Observer:
     """Counts, and does something after a step."""
 
-    def __init__(self, at: int = 0, act: Callable[[], None] = lambda: None) -> None:
-        self.at, self.act = at, act
+    def __init__(self, at: int = 0, predict: Callable[[], None] = lambda: None) -> None:
+        self.at, self.predict = at, predict
         self.steps, self.rows, self.warnings = 0, list[dict[str, float]](), list[str]()
 
     def on_update(self, images: int, loss: float) -> None:
         self.steps += 1
         if self.steps == self.at:
-            self.act()
+            self.predict()
 
     def on_row(self, row: dict[str, float]) -> None:
         self.rows.append(row)
