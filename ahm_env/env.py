@@ -38,7 +38,7 @@ class _Masking:
         patch_size: int = 8,
         mask_ratio: str | float | tuple[float, float] | MaskRatio = 0.5,
         horizon: int = 1,
-        chosen_share: float = 1.0,
+        agent_share: float = 1.0,
         co_train: bool = False,
         split: str = "train",
         indices: Sequence[int] | Ints | None = None,
@@ -65,7 +65,7 @@ class _Masking:
             unet = Reconstructor.create(
                 grid, standardisation, width, norm, seed, learning_rate=learning_rate, device=device
             )
-        self.episodes = Episodes(data, shown, unet, ratio, horizon, chosen_share, co_train, self._count)
+        self.episodes = Episodes(data, shown, unet, ratio, horizon, agent_share, co_train, self._count)
         self.render_mode = render_mode
         shape = (data.channels, grid.image_size, grid.image_size)
         self.observation_space, self.action_space = Box(0, 255, shape, np.uint8), MultiBinary(int(grid.patches))
@@ -76,13 +76,13 @@ class _Masking:
         return self.episodes.reconstructor
 
     @property
-    def chosen_share(self) -> float:
+    def agent_share(self) -> float:
         """Share of the quota that the agent may choose; may be set while training, for episodes that begin after."""
-        return self.episodes.chosen_share
+        return self.episodes.agent_share
 
-    @chosen_share.setter
-    def chosen_share(self, share: float) -> None:
-        self.episodes.chosen_share = share
+    @agent_share.setter
+    def agent_share(self, share: float) -> None:
+        self.episodes.agent_share = share
 
     @property
     def quotas(self) -> tuple[int, int]:
@@ -108,7 +108,7 @@ class PatchMaskEnv(_Masking, gym.Env[Pixels, npt.NDArray[np.int8]]):
         patch_size: Side of a patch in pixels; divides `image_size`.
         mask_ratio: Share of the patches that is hidden, as `0.5` or, for the agent to decide, `"0.3:0.7"`.
         horizon: Steps an image (T).
-        chosen_share: Share of the quota that the agent may choose; the rest is random.
+        agent_share: Share of the quota that the agent may choose; the rest is random.
         co_train: Whether the U-Net learns from the masks, as it does in `AHM/PatchMaskCoTrain-v0`.
         split: Which images are shown: `train`, `val` or `test`.
         indices: Which images are shown, instead of a split.
@@ -174,7 +174,7 @@ class PatchMaskVectorEnv(_Masking, VectorEnv[Pixels, npt.NDArray[np.int8], npt.N
         patch_size: int = 8,
         mask_ratio: str | float | tuple[float, float] | MaskRatio = 0.5,
         horizon: int = 1,
-        chosen_share: float = 1.0,
+        agent_share: float = 1.0,
         co_train: bool = False,
         split: str = "train",
         indices: Sequence[int] | Ints | None = None,
@@ -186,7 +186,7 @@ class PatchMaskVectorEnv(_Masking, VectorEnv[Pixels, npt.NDArray[np.int8], npt.N
         render_mode: str | None = None,
     ) -> None:
         self.num_envs = self._count = num_envs
-        shown = data, unet, image_size, patch_size, mask_ratio, horizon, chosen_share, co_train, split, indices
+        shown = data, unet, image_size, patch_size, mask_ratio, horizon, agent_share, co_train, split, indices
         super().__init__(*shown, width, norm, learning_rate, seed, device, render_mode)
         self.autoreset_mode = AutoresetMode(autoreset_mode)
         self.metadata = {**PatchMaskEnv.metadata, "autoreset_mode": self.autoreset_mode}

@@ -60,7 +60,7 @@ class Episodes:
         reconstructor: Reconstructs what is hidden; trained by the way where `co_train`.
         ratio: Share of the patches to hide.
         horizon: Steps an episode (T).
-        chosen_share: Share of the quota that the agent may choose; may be set at any time, for coming episodes.
+        agent_share: Share of the quota that the agent may choose; may be set at any time, for coming episodes.
         co_train: Whether the forward pass that scores the masks also trains the U-Net.
         count: Number of episodes.
 
@@ -75,7 +75,7 @@ class Episodes:
         reconstructor: Reconstructor,
         ratio: MaskRatio,
         horizon: int = 1,
-        chosen_share: float = 1.0,
+        agent_share: float = 1.0,
         co_train: bool = False,
         count: int = 1,
     ) -> None:
@@ -101,14 +101,14 @@ class Episodes:
                 f"for {len(reconstructor.fill)} channels on a grid of {grid.image_size} px; load them alike"
             )
         self.images, self.indices, self.reconstructor = images, indices, reconstructor
-        self.horizon, self.chosen_share, self.co_train = horizon, chosen_share, co_train
+        self.horizon, self.agent_share, self.co_train = horizon, agent_share, co_train
         shape = (count, grid.patches)
         self.generators = [np.random.default_rng() for _ in range(count)]
         self.orders = [EpochSampler(len(indices), 0) for _ in range(count)]
         self.image = np.zeros(count, np.int64)
         self.steps = np.zeros(count, np.int64)
         self.quota = np.full(count, self.high)
-        self.share = np.full(count, chosen_share)
+        self.share = np.full(count, agent_share)
         self._restored_share: dict[int, float] = {}
         self.hidden, self.chosen = np.zeros(shape, bool), np.zeros(shape, bool)
         self.patch_loss = np.zeros(shape, np.float32)
@@ -117,14 +117,14 @@ class Episodes:
             self.seed(env_id, self.generators[env_id])
 
     @property
-    def chosen_share(self) -> float:
+    def agent_share(self) -> float:
         """Share of the quota that the agent may choose, in episodes that begin from now on."""
         return self._chosen_share
 
-    @chosen_share.setter
-    def chosen_share(self, share: float) -> None:
+    @agent_share.setter
+    def agent_share(self, share: float) -> None:
         if not 0 <= share <= 1:
-            raise SettingsError(f"chosen_share {share} must lie between 0 and 1")
+            raise SettingsError(f"agent_share {share} must lie between 0 and 1")
         self._chosen_share = share
 
     def seed(self, env_id: int, generator: np.random.Generator) -> None:
@@ -146,7 +146,7 @@ class Episodes:
         if image is not None and not 0 <= image < len(self.images):
             raise SettingsError(f"image_index {image} is not one of the {len(self.images)} images")
         for env_id in env_ids:
-            self.share[env_id] = self._restored_share.pop(int(env_id), self.chosen_share)
+            self.share[env_id] = self._restored_share.pop(int(env_id), self.agent_share)
             self._at_start[env_id] = self._sources(env_id)
             self.image[env_id] = self.indices[self.orders[env_id].next()] if image is None else image
         self.steps[env_ids] = 0

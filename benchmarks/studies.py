@@ -120,12 +120,12 @@ def main(study: str, unet: Path, data: str, images: int = IMAGES, seeds: int = S
 
 def easy_to_hard(env: PatchMaskVectorEnv, images: int) -> Callback:
     """HPM's schedule: half of the mask at the end, the rest is random, so that every patch is seen hidden."""
-    seen, env.chosen_share = 0, 0.0
+    seen, env.agent_share = 0, 0.0
 
     def after(update: Update) -> bool:
         nonlocal seen
         seen += update.images
-        env.chosen_share = 0.5 * min(1.0, seen / images)
+        env.agent_share = 0.5 * min(1.0, seen / images)
         return True
 
     return after

@@ -100,12 +100,29 @@ def test_a_finished_run_says_so(call):
 
 @pytest.mark.slow
 def test_every_agent_and_setting_reaches_the_run(call):
-    words = ["--horizon", "2", "--mask-ratio", "0.3:0.6", "--share", "0:0.5", "--norm", "group", "--schedule", "staged"]
+    words = [
+        "--horizon",
+        "2",
+        "--mask-ratio",
+        "0.3:0.6",
+        "--agent-share",
+        "0:0.5",
+        "--norm",
+        "group",
+        "--schedule",
+        "staged",
+    ]
     words += ["--no-skip-connections", "--precision", "bf16"]
     assert call("train-agent", *TINY, *words, "--set", "gamma=0.5", "--out", "run")[0] == 0
     config = (tmp := Path("run/config.json")).read_text()
     assert tmp.is_file()
-    for text in ('"horizon": 2', '"mask_ratio": "0.3:0.6"', '"share": "0:0.5"', '"norm": "group"', '"gamma": 0.5'):
+    for text in (
+        '"horizon": 2',
+        '"mask_ratio": "0.3:0.6"',
+        '"agent_share": "0:0.5"',
+        '"norm": "group"',
+        '"gamma": 0.5',
+    ):
         assert text in config
     assert '"skip_connections": false' in config
     assert '"precision": "bf16"' in config
@@ -171,7 +188,7 @@ def test_a_run_is_repeated_from_its_config(call):
         (["--workers", "-1"], "--workers -1"),
         (["--horizon", "0"], "--horizon 0"),
         (["--horizon", "30"], "horizon 30"),
-        (["--share", "2"], "--share 2"),
+        (["--agent-share", "2"], "--agent-share 2"),
         (["--learning-rate", "0"], "--learning-rate 0"),
         (["--schedule", "sometimes"], "--schedule"),
         (["--norm", "layer"], "norm"),

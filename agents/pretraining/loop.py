@@ -160,7 +160,7 @@ class Pretraining(Run[RunSettings, Measurement]):
             )
         return {
             "hardness": measurement.hardness,
-            "chosen_share": self.settings.chosen_share(self.seen / self.settings.images),
+            "agent_share": self.settings.agent_share_at(self.seen / self.settings.images),
             "mask_ratio": float(measurement.masks.mean()),
             "unet_updates": self.reconstructor.updates,
             "judged_hardness": float("nan") if self.judge is None else self.measure(pairs, self.judge).hardness,

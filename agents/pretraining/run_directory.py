@@ -12,7 +12,7 @@ COLUMNS = (
     "reward",
     "hardness",
     "entropy",
-    "chosen_share",
+    "agent_share",
     "mask_ratio",
     "policy_loss",
     "value_loss",

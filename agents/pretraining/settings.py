@@ -26,7 +26,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "batch_size": 12,
         "learning_rate": 2e-4,
         "agent_learning_rate": 2e-4,
-        "share": "0.5:1",
+        "agent_share": "0.5:1",
         "skip_connections": True,
     },
 }
@@ -52,7 +52,9 @@ class RunSettings(ImageSettings):
         "0.5"
     )
     horizon: Annotated[int, Flag("Steps an image; after each the agent sees what is hidden.", IMAGES)] = 1
-    share: Annotated[str, Flag("Share of the quota that the agent chooses, START:END of the run.", IMAGES)] = "0:0.5"
+    agent_share: Annotated[str, Flag("Share of the quota that the agent chooses, START:END of the run.", IMAGES)] = (
+        "0:0.5"
+    )
     width: Annotated[int, Flag("Number of channels of the U-Net's first level.", UNET)] = 16
     norm: Annotated[str, Flag("Normalisation in the U-Net: batch or group.", UNET)] = "batch"
     skip_connections: Annotated[
@@ -107,14 +109,16 @@ class RunSettings(ImageSettings):
     def shares(self) -> tuple[float, float]:
         """Chosen share at the start and at the end of the run."""
         try:
-            numbers = [float(part) for part in self.share.split(":")]
+            numbers = [float(part) for part in self.agent_share.split(":")]
         except ValueError:
             numbers = []
         if len(numbers) not in (1, 2) or not all(0 <= number <= 1 for number in numbers):
-            raise SettingsError(f"--share {self.share} is not a share or a range within 0..1; for example 1 or 0:0.5")
+            raise SettingsError(
+                f"--agent-share {self.agent_share} is not a share or a range within 0..1; for example 1 or 0:0.5"
+            )
         return numbers[0], numbers[-1]
 
-    def chosen_share(self, progress: float) -> float:
+    def agent_share_at(self, progress: float) -> float:
         """Chosen share after this part of the run, 0 to 1; rises (or falls) evenly."""
         start, end = self.shares
         return start + (end - start) * min(1.0, progress)

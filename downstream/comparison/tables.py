@@ -116,9 +116,9 @@ def _alike(group: Group) -> str:
 
 def unlike(group: Group) -> list[str]:
     """In what pretraining runs differ although they must not: images, U-Net updates, the share at the end."""
-    free = {"share", "schedule", "batch_size", "images"}  # whoever compares these says so
+    free = {"agent_share", "schedule", "batch_size", "images"}  # whoever compares these says so
     complaints = []
-    for metric in ("images", "unet_updates", "chosen_share"):
+    for metric in ("images", "unet_updates", "agent_share"):
         values: dict[float, str] = {}
         for row in group.rows:
             if row.metric == metric and not free & AgentConfig.parse(row.agent).settings.keys():

@@ -86,7 +86,7 @@ class PretrainTrial:
         judged = evaluate_masks(self.path, self.reference)
         verdict = {
             **{name: row[name] for name in ("images", "unet_updates", "seconds", "hardness", "unet_loss")},
-            "chosen_share": row["chosen_share"],
+            "agent_share": row["agent_share"],
             "lesion": judged.judgement.lesion,
             "background": judged.judgement.background,
             "shown": list(judged.names),
@@ -118,7 +118,7 @@ class PretrainTrial:
                 "lesion_hidden": one["lesion"],
                 "background_hidden": one["background"],
                 "images_per_second": one["images"] / max(1e-9, one["seconds"]),
-                **{name: one[name] for name in ("unet_loss", "images", "unet_updates", "chosen_share", "seconds")},
+                **{name: one[name] for name in ("unet_loss", "images", "unet_updates", "agent_share", "seconds")},
             }
         except (KeyError, TypeError, ValueError) as error:
             raise RunError(f"{self.path / VERDICT}: damaged ({error}); delete it, and run again") from None

@@ -20,7 +20,7 @@ from downstream.reports.gallery import Gallery, make_gallery
 from downstream.reports.load_runs import STYLES, Algorithm, Run, by_algorithm, read_run, styles_of
 
 TITLE = "What the agents learned to hide"
-_OWN = ("algo", "seed", "agent", "agent_learning_rate", "share", "workers", "device", "skip_bad")
+_OWN = ("algo", "seed", "agent", "agent_learning_rate", "agent_share", "workers", "device", "skip_bad")
 
 
 @dataclass(frozen=True)

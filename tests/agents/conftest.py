@@ -35,13 +35,13 @@ class ToyEnv(VectorEnv[Any, Any, Any]):
         side: int = 4,
         num_envs: int = 8,
         horizon: int = 1,
-        chosen_share: float = 1.0,
+        agent_share: float = 1.0,
         seed: int = 0,
         truncate_after: int | None = None,
     ) -> None:
         self.images, self.losses = images, losses
         self.quotas = (quota, quota) if isinstance(quota, int) else quota
-        self.num_envs, self.side, self.horizon, self.chosen_share = num_envs, side, horizon, chosen_share
+        self.num_envs, self.side, self.horizon, self.agent_share = num_envs, side, horizon, agent_share
         self.truncate_after = truncate_after
         self.rng = np.random.default_rng(seed)
         self.metadata = {"autoreset_mode": AutoresetMode.SAME_STEP}
@@ -72,7 +72,7 @@ class ToyEnv(VectorEnv[Any, Any, Any]):
     def _infos(self) -> dict[str, Any]:
         grids = {"mask": self.hidden, "chosen": self.chosen, "patch_loss": self.patch_loss}
         infos: dict[str, Any] = {name: rows.reshape(-1, self.side, self.side).copy() for name, rows in grids.items()}
-        choosable = step_quota(self.total, self.steps, self.horizon, self.chosen_share)[1]
+        choosable = step_quota(self.total, self.steps, self.horizon, self.agent_share)[1]
         if self.quotas[0] < self.quotas[1]:
             choosable = np.where(self.steps == 0, self.quotas[1], choosable)
         return infos | {"choosable": choosable, "image_index": self.kind.copy()}
@@ -89,7 +89,7 @@ class ToyEnv(VectorEnv[Any, Any, Any]):
         self.shown.append(self._observations())
         if (self.steps == 0).all():
             self.total = wanted.sum(1).clip(*self.quotas)
-        total, choosable = step_quota(self.total, self.steps, self.horizon, self.chosen_share)
+        total, choosable = step_quota(self.total, self.steps, self.horizon, self.agent_share)
         new, chosen = fill_quota(wanted, self.hidden, total, choosable, self.rng.random((len(wanted), 2, self.side**2)))
         self.hidden |= new
         self.chosen |= chosen

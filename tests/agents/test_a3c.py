@@ -116,7 +116,7 @@ def test_one_update_gives_every_network_a_gradient_and_moves_it(toy_env: Toy, te
 
 
 def test_without_anything_to_choose_the_value_map_still_learns(toy_env: Toy, textures: Pixels) -> None:
-    env = toy_env(textures, hard_three_times, chosen_share=0.0)
+    env = toy_env(textures, hard_three_times, agent_share=0.0)
     agent = A3C(env)
     value = agent.network.value.weight.detach().clone()
     reports = updates(agent, env, 16)
@@ -182,7 +182,7 @@ class RecordingEnv(PatchMaskVectorEnv):
 def test_an_action_has_as_many_ones_as_may_be_chosen_and_all_are_hidden(
     phantoms: ImageSet, reconstructor: Reconstructor, horizon: int, share: float
 ) -> None:
-    env = RecordingEnv(4, data=phantoms, unet=reconstructor, mask_ratio=0.5, horizon=horizon, chosen_share=share)
+    env = RecordingEnv(4, data=phantoms, unet=reconstructor, mask_ratio=0.5, horizon=horizon, agent_share=share)
     A3C(env).learn(env, 8)
     assert len(env.record) == 2 * horizon
     for step in env.record:
@@ -195,11 +195,11 @@ def test_an_action_has_as_many_ones_as_may_be_chosen_and_all_are_hidden(
 def test_a_change_of_the_chosen_share_does_not_part_the_action_from_what_is_done(
     phantoms: ImageSet, reconstructor: Reconstructor
 ) -> None:
-    env = RecordingEnv(4, data=phantoms, unet=reconstructor, mask_ratio=0.5, chosen_share=0.0)
+    env = RecordingEnv(4, data=phantoms, unet=reconstructor, mask_ratio=0.5, agent_share=0.0)
     shares = iter([0.5, 1.0, 0.25, 0.75, 0.0, 1.0])
 
     def after(_: Update) -> bool:
-        env.chosen_share = next(shares)
+        env.agent_share = next(shares)
         return True
 
     A3C(env).learn(env, 4 * 6, after)
@@ -281,7 +281,7 @@ def test_what_visible_patches_cost_changes_nothing_and_what_hidden_ones_cost_doe
             pattern = np.arange(16) % 5
             return np.where(masks, 1 + hidden * pattern, visible * (7 - pattern))
 
-        env = toy_env(textures, losses, horizon=horizon, chosen_share=0.75)
+        env = toy_env(textures, losses, horizon=horizon, agent_share=0.75)
         agent = A3C(env)
         agent.learn(env, 8 * 5)
         return weights(agent)
@@ -293,7 +293,7 @@ def test_what_visible_patches_cost_changes_nothing_and_what_hidden_ones_cost_doe
 def test_randomly_hidden_patches_get_no_policy_credit(toy_env: Toy, textures: Pixels) -> None:
     """The same losses over a mask, of which none or all was chosen: without a choice the policy head stays."""
     for share, moves in ((0.0, False), (1.0, True)):
-        env = toy_env(textures, noisy(hard_three_times), chosen_share=share)
+        env = toy_env(textures, noisy(hard_three_times), agent_share=share)
         agent = A3C(env, A3CSettings(ent_coef=0.0))
         before = agent.network.policy.weight.detach().clone()
         agent.learn(env, 8)
@@ -700,7 +700,7 @@ def test_the_same_seed_gives_the_same_weights_bit_for_bit(
             unet=deepcopy(reconstructor),
             mask_ratio=0.5,
             horizon=horizon,
-            chosen_share=0.5,
+            agent_share=0.5,
             co_train=True,
         )
         env.reset(seed=0)
@@ -713,7 +713,7 @@ def test_the_same_seed_gives_the_same_weights_bit_for_bit(
 
 @pytest.mark.slow
 def test_restored_it_goes_on_bit_for_bit_as_if_it_had_not_stopped(toy_env: Toy, textures: Pixels) -> None:
-    env = toy_env(textures, noisy(hard_three_times), quota=(4, 12), chosen_share=0.5)
+    env = toy_env(textures, noisy(hard_three_times), quota=(4, 12), agent_share=0.5)
     agent = A3C(env, seed=0)
     agent.learn(env, 40)
     state, rest = snapshot(agent), deepcopy(env)

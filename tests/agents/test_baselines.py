@@ -111,7 +111,7 @@ def test_highest_hides_as_many_as_may_be_and_none_that_scores_less_than_one_left
 def test_every_rule_has_as_many_ones_as_may_be_chosen_and_all_are_hidden(
     phantoms: ImageSet, reconstructor: Reconstructor, name: str, horizon: int, share: float
 ) -> None:
-    env = native(phantoms, reconstructor, horizon=horizon, chosen_share=share)
+    env = native(phantoms, reconstructor, horizon=horizon, agent_share=share)
     agent = make_agent(name, env)
     observations, infos = env.reset(seed=3)
     wanted = np.zeros((4, 16), bool)
@@ -187,7 +187,7 @@ def test_a_rule_is_saved_and_its_maps_repeat(
 def test_every_step_has_exactly_the_ones_that_may_be_chosen(
     toy_env: Toy, textures: Pixels, kind: Any, quota: int, share: float, horizon: int
 ) -> None:
-    env = toy_env(textures, costs, quota=quota, horizon=min(horizon, quota), chosen_share=share)
+    env = toy_env(textures, costs, quota=quota, horizon=min(horizon, quota), agent_share=share)
     kind(env).learn(env, 24)
     assert all(masks.sum(1).tolist() == [quota] * 8 for masks in env.masks)
     per_episode = np.sum(env.actions, axis=(0, 2)) / len(env.masks)
@@ -248,7 +248,7 @@ def test_a_flat_policy_map_and_no_value_map_is_what_random_masks_have(textures: 
 def test_they_play_the_images_asked_for_and_report_each_batch(
     phantoms: ImageSet, reconstructor: Reconstructor, kind: Any
 ) -> None:
-    env = native(phantoms, reconstructor, horizon=2, chosen_share=0.5)
+    env = native(phantoms, reconstructor, horizon=2, agent_share=0.5)
     found: list[Update] = []
     kind(env).learn(env, 10, lambda update: found.append(update) is None)
     assert [update.images for update in found] == [4, 4, 4]

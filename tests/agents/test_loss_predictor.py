@@ -58,7 +58,7 @@ def without_unet(kind: type[LossAgent]) -> type[LossAgent]:
 @pytest.fixture(params=[LossAgent, InvertedAgent])
 def learned(request: pytest.FixtureRequest, toy_env: Toy, textures: Pixels) -> LossAgent:
     """Each, after it has learned from random masks (the share that it may choose is 0)."""
-    env = toy_env(textures, by_kind, quota=8, num_envs=16, chosen_share=0.0)
+    env = toy_env(textures, by_kind, quota=8, num_envs=16, agent_share=0.0)
     agent: LossAgent = without_unet(request.param)(env, LossSettings(learning_rate=3e-3))
     agent.learn(env, 16 * 120)
     return agent

@@ -180,7 +180,7 @@ def test_making_leaves_the_registry_as_it_was():
 def test_two_environments_share_nothing_that_changes():
     one, other = gym.make(FROZEN, **SMALL), gym.make(FROZEN, **SMALL)
     untouched = gym.make(FROZEN, **SMALL)
-    one.unwrapped.chosen_share = 0.25
+    one.unwrapped.agent_share = 0.25
     other.reset(seed=1)
     untouched.reset(seed=1)
     one.reset(seed=2)
@@ -189,7 +189,7 @@ def test_two_environments_share_nothing_that_changes():
         assert_same(other.step(action[0]), untouched.step(action[0]))
         for env in (one, other, untouched):
             env.reset()
-    assert other.unwrapped.chosen_share == 1
+    assert other.unwrapped.agent_share == 1
 
 
 def test_objects_are_accepted_in_place_of_names(images):
@@ -215,7 +215,7 @@ def test_the_public_names_are_there():
 # Gymnasium's own checks, as its tests make them
 
 
-CHECKED = [{}, {"horizon": 3}, {"mask_ratio": "0.3:0.7"}, {"mask_ratio": "0.3:0.7", "horizon": 3, "chosen_share": 0.5}]
+CHECKED = [{}, {"horizon": 3}, {"mask_ratio": "0.3:0.7"}, {"mask_ratio": "0.3:0.7", "horizon": 3, "agent_share": 0.5}]
 
 
 @pytest.mark.parametrize("change", CHECKED)
@@ -482,7 +482,7 @@ def test_in_a_longer_episode_hidden_patches_are_shown_filled_and_chosen_only_onc
 def playgrounds(own_cache):
     """Environments of all kinds, of which any number of episodes may be played."""
     kinds = [(0.5, 1, 1.0), (0.5, 3, 0.5), ("0.3:0.7", 1, 1.0), ("0.3:0.7", 3, 0.7)]
-    return {kind: single(mask_ratio=kind[0], horizon=kind[1], chosen_share=kind[2]) for kind in kinds}
+    return {kind: single(mask_ratio=kind[0], horizon=kind[1], agent_share=kind[2]) for kind in kinds}
 
 
 @pytest.mark.slow
@@ -560,10 +560,10 @@ def test_the_image_that_is_asked_for_is_shown_and_the_walk_goes_on():
 
 
 def test_the_same_seed_gives_the_same_story_and_another_one_another():
-    env = single(horizon=2, chosen_share=0.5)
+    env = single(horizon=2, agent_share=0.5)
     first, again = rollout(env, 12, seed=1), rollout(env, 12, seed=1)
     assert_same(first, again)
-    assert_same(first, rollout(single(horizon=2, chosen_share=0.5), 12, seed=1))
+    assert_same(first, rollout(single(horizon=2, agent_share=0.5), 12, seed=1))
     other = [env.reset(seed=2)]
     for action in actions(12, 1, seed=1):
         other.append(env.step(action[0]))
@@ -593,7 +593,7 @@ def test_environments_without_a_seed_differ():
 
 
 def test_the_generator_of_the_environment_is_the_only_source_of_randomness():
-    env, other = single(chosen_share=0.0), single(chosen_share=0.0)
+    env, other = single(agent_share=0.0), single(agent_share=0.0)
     env.reset(seed=0)
     other.reset(seed=0)
     for action in actions(3, 1):
@@ -613,7 +613,7 @@ def test_the_generator_of_the_environment_is_the_only_source_of_randomness():
 def test_np_random_that_a_user_sets_is_used():
     stories = []
     for seed in (3, 4):
-        env = single(chosen_share=0.0)
+        env = single(agent_share=0.0)
         env.reset(seed=seed)
         env.np_random = np.random.default_rng(11)
         story = []
@@ -681,26 +681,26 @@ def test_rewards_differ_between_the_images_of_a_batch():
 @pytest.mark.parametrize("share", [0.0, 0.25, 0.5, 1.0])
 def test_the_chosen_share_may_be_set_while_training(share):
     env = gym.make(FROZEN, **SMALL)
-    env.set_wrapper_attr("chosen_share", share)
+    env.set_wrapper_attr("agent_share", share)
     _, info = env.reset(seed=0)
-    assert env.get_wrapper_attr("chosen_share") == share
+    assert env.get_wrapper_attr("agent_share") == share
     assert info["choosable"] == int(8 * share)
     *_, info = env.step(np.ones(PATCHES, np.int8))
     assert info["chosen"].sum() == int(8 * share)
     assert info["mask"].sum() == 8
     many = vector(autoreset_mode="NextStep")
-    many.chosen_share = share
+    many.agent_share = share
     many.reset(seed=0)
     *_, infos = many.step(np.ones((3, PATCHES), np.int8))
     assert infos["chosen"].sum((1, 2)).tolist() == [int(8 * share)] * 3
-    assert many.chosen_share == share
+    assert many.agent_share == share
 
 
 @pytest.mark.parametrize("share", [-0.5, 1.5, float("nan")])
 def test_a_chosen_share_out_of_range_is_refused_when_it_is_set(share):
     for env in (single(), vector()):
-        with pytest.raises(SettingsError, match="chosen_share"):
-            env.chosen_share = share
+        with pytest.raises(SettingsError, match="agent_share"):
+            env.agent_share = share
 
 
 # The vector environment against Gymnasium's vector of single ones
@@ -740,7 +740,7 @@ def test_the_autoreset_mode_is_in_the_metadata_of_this_environment_alone(mode):
 @pytest.mark.parametrize("horizon", [1, 3])
 @pytest.mark.parametrize("mode", MODES)
 def test_the_vector_agrees_with_single_environments_step_by_step(mode, horizon, ratio, share):
-    change = {"horizon": horizon, "mask_ratio": ratio, "chosen_share": share}
+    change = {"horizon": horizon, "mask_ratio": ratio, "agent_share": share}
     ours, theirs = vector(autoreset_mode=mode, **change), several(mode, **change)
     assert_same(ours.reset(seed=7), theirs.reset(seed=7))
     for number, action in enumerate(actions(15, seed=horizon)):
@@ -905,12 +905,12 @@ def test_actions_of_another_shape_are_refused(shape):
 @pytest.mark.slow
 def test_spawned_environments_agree_with_those_of_this_process():
     # In a new process nothing has imported ahm_env: the name of the environment does it.
-    build = partial(gym.make, f"ahm_env:{FROZEN}", **SMALL, horizon=2, chosen_share=0.5)
+    build = partial(gym.make, f"ahm_env:{FROZEN}", **SMALL, horizon=2, agent_share=0.5)
     mode = AutoresetMode.SAME_STEP
     apart = AsyncVectorEnv([build, build], context="spawn", autoreset_mode=mode)
     try:
         together = SyncVectorEnv([build, build], autoreset_mode=mode)
-        native = vector(2, horizon=2, chosen_share=0.5)
+        native = vector(2, horizon=2, agent_share=0.5)
         first = apart.reset(seed=4)
         assert_same(first, together.reset(seed=4))
         assert_same(first, native.reset(seed=4))
@@ -928,7 +928,7 @@ def test_spawned_environments_agree_with_those_of_this_process():
 @pytest.mark.slow
 @pytest.mark.parametrize("steps", [1, 5, 12])
 def test_a_restored_vector_replays_images_noise_and_learning(steps):
-    change = {"co_train": True, "horizon": 2, "chosen_share": 0.5, "learning_rate": 0.01}
+    change = {"co_train": True, "horizon": 2, "agent_share": 0.5, "learning_rate": 0.01}
     one, other = vector(**change), vector(**change, seed=3)
     one.reset(seed=0)
     for action in actions(2 * steps, seed=1):
@@ -948,7 +948,7 @@ def test_a_restored_vector_replays_images_noise_and_learning(steps):
 
 
 def test_a_restored_single_environment_replays_even_after_it_was_seeded():
-    one, other = single(chosen_share=0.5), single(chosen_share=0.5)
+    one, other = single(agent_share=0.5), single(agent_share=0.5)
     rollout(one, 5, seed=2)
     shown = one.episodes.image.copy()
     other.reset(seed=99)
@@ -975,7 +975,7 @@ def test_a_restored_single_environment_replays_even_after_it_was_seeded():
         ({"image_size": 8, "patch_size": 4}, SettingsError, "too small"),
         ({"horizon": 0}, SettingsError, "horizon"),
         ({"horizon": 9}, SettingsError, "horizon"),
-        ({"chosen_share": 2}, SettingsError, "chosen_share"),
+        ({"agent_share": 2}, SettingsError, "agent_share"),
         ({"split": "training"}, SettingsError, "split"),
         ({"indices": []}, AHMError, "no image"),
         ({"indices": [0, 99]}, SettingsError, "99"),

@@ -159,7 +159,7 @@ def quota_of(episodes, wanted):
     seed=st.integers(0, 1000),
 )
 def test_the_quota_is_exact_whatever_the_agent_does(make, ratio, horizon, share, kinds, seed):
-    episodes = make(ratio, horizon=horizon, chosen_share=share, seed=seed)
+    episodes = make(ratio, horizon=horizon, agent_share=share, seed=seed)
     env_ids, rng = everyone(episodes), np.random.default_rng(seed)
     episodes.begin(env_ids)
     before = np.zeros((3, PATCHES), bool)
@@ -186,7 +186,7 @@ def test_the_quota_is_exact_whatever_the_agent_does(make, ratio, horizon, share,
 @pytest.mark.parametrize("horizon", [1, 2, 3, 8])
 @pytest.mark.parametrize("share", [1.0, 0.5, 0.3, 0.0])
 def test_an_agent_that_emits_as_many_ones_as_are_choosable_gets_exactly_these(make, horizon, share):
-    episodes = make(horizon=horizon, chosen_share=share)
+    episodes = make(horizon=horizon, agent_share=share)
     env_ids, rng = everyone(episodes), np.random.default_rng(1)
     episodes.begin(env_ids)
     emitted = np.zeros((3, PATCHES), bool)
@@ -211,7 +211,7 @@ def test_an_agent_that_emits_as_many_ones_as_are_choosable_gets_exactly_these(ma
     ],
 )
 def test_choosable_by_hand(make, ratio, horizon, share, expected):
-    episodes = make(ratio, horizon=horizon, chosen_share=share)
+    episodes = make(ratio, horizon=horizon, agent_share=share)
     env_ids, seen = everyone(episodes), []
     episodes.begin(env_ids)
     wanted = np.zeros((3, PATCHES), bool)
@@ -320,11 +320,11 @@ def test_observations_and_outcomes_are_copies(make):
 
 
 def test_a_chosen_share_that_is_set_counts_for_episodes_that_begin_after(make):
-    episodes = make(horizon=2, chosen_share=1.0)
+    episodes = make(horizon=2, agent_share=1.0)
     env_ids, everything = everyone(episodes), np.ones((3, PATCHES), bool)
     episodes.begin(env_ids)
     episodes.step(env_ids, everything)
-    episodes.chosen_share = 0.5
+    episodes.agent_share = 0.5
     episodes.begin(env_ids[:1])
     assert episodes.choosable(env_ids).tolist() == [2, 4, 4]
     outcome = episodes.step(env_ids, everything)
@@ -336,11 +336,11 @@ def test_a_chosen_share_that_is_set_counts_for_episodes_that_begin_after(make):
 
 @pytest.mark.parametrize("share", [-0.1, 1.1, float("nan")])
 def test_a_chosen_share_out_of_range_is_refused_whenever_it_is_set(make, share):
-    with pytest.raises(SettingsError, match="chosen_share"):
-        make(chosen_share=share)
+    with pytest.raises(SettingsError, match="agent_share"):
+        make(agent_share=share)
     episodes = make()
-    with pytest.raises(SettingsError, match="chosen_share"):
-        episodes.chosen_share = share
+    with pytest.raises(SettingsError, match="agent_share"):
+        episodes.agent_share = share
 
 
 # Training by the way
@@ -378,12 +378,12 @@ def test_in_co_training_the_pass_that_scores_the_masks_also_trains(make, trainab
 @pytest.mark.parametrize(("ratio", "horizon", "share"), [(0.5, 1, 0.5), ("0.3:0.7", 3, 1.0)])
 @pytest.mark.parametrize("played", [0, 1, 4, 7, 8, 9, 20])
 def test_restored_episodes_replay_the_same_images_and_noise(make, ratio, horizon, share, played):
-    one = make(ratio, horizon=horizon, chosen_share=share)
+    one = make(ratio, horizon=horizon, agent_share=share)
     one.begin(everyone(one))
     play(one, played * horizon, seed=1)
     state = json.loads(json.dumps(one.state()))
     one.begin(everyone(one))  # ends the current episodes; what follows must not matter
-    other = make(ratio, horizon=horizon, chosen_share=share, seed=77)
+    other = make(ratio, horizon=horizon, agent_share=share, seed=77)
     for episodes in (one, other):
         episodes.restore(state)
         episodes.begin(everyone(episodes))
@@ -393,7 +393,7 @@ def test_restored_episodes_replay_the_same_images_and_noise(make, ratio, horizon
 
 @pytest.mark.parametrize("middle", [0, 1, 2, 3])
 def test_the_current_episodes_start_once_more_even_from_their_middle(make, middle):
-    episodes = make(horizon=3, chosen_share=0.5)
+    episodes = make(horizon=3, agent_share=0.5)
     env_ids = everyone(episodes)
     for number in range(5):
         episodes.begin(env_ids)
@@ -417,7 +417,7 @@ def test_the_state_of_episodes_that_have_not_begun_is_their_start(make):
 
 
 def test_the_state_of_restored_episodes_is_what_they_were_restored_from(make):
-    episodes = make(chosen_share=0.75)
+    episodes = make(agent_share=0.75)
     episodes.begin(everyone(episodes))
     play(episodes, 3)
     state = json.dumps(episodes.state())
@@ -428,10 +428,10 @@ def test_the_state_of_restored_episodes_is_what_they_were_restored_from(make):
 
 
 def test_restored_episodes_start_once_more_with_the_share_they_had(make):
-    one, other = make(chosen_share=0.25), make(chosen_share=1.0, seed=5)
+    one, other = make(agent_share=0.25), make(agent_share=1.0, seed=5)
     env_ids = everyone(one)
     one.begin(env_ids)
-    one.chosen_share = 1.0
+    one.agent_share = 1.0
     one.begin(env_ids[:1])
     other.restore(json.loads(json.dumps(one.state())))
     other.begin(env_ids)

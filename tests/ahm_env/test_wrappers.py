@@ -112,7 +112,7 @@ def test_a_hidden_patch_is_skipped_even_if_all_others_score_worst(worst):
 
 
 def test_what_the_agent_may_not_choose_is_random():
-    env = single(chosen_share=0.5)
+    env = single(agent_share=0.5)
     env.reset(seed=0)
     *_, info = env.step(np.arange(PATCHES))
     assert np.flatnonzero(info["chosen"]).tolist() == [12, 13, 14, 15]
@@ -150,7 +150,7 @@ def test_with_a_range_and_several_steps_the_first_decides_how_much_is_hidden():
     share=st.sampled_from([0.0, 0.4, 1.0]),
 )
 def test_no_visible_patch_left_scores_higher_than_one_that_is_taken(drawn, horizon, ratio, share):
-    env = PatchMaskVectorEnv(2, **SMALL, mask_ratio=ratio, horizon=horizon, chosen_share=share)
+    env = PatchMaskVectorEnv(2, **SMALL, mask_ratio=ratio, horizon=horizon, agent_share=share)
     env.reset(seed=0)
     low, high = env.quotas
     for step in range(horizon):
@@ -177,7 +177,7 @@ def test_no_visible_patch_left_scores_higher_than_one_that_is_taken(drawn, horiz
 @pytest.mark.parametrize("horizon", [1, 3])
 @pytest.mark.parametrize("mode", MODES)
 def test_the_vector_agrees_with_single_environments(mode, horizon, ratio):
-    change = {"horizon": horizon, "mask_ratio": ratio, "chosen_share": 0.8}
+    change = {"horizon": horizon, "mask_ratio": ratio, "agent_share": 0.8}
     ours = vector(autoreset_mode=mode, **change)
     theirs = SyncVectorEnv([lambda: single(**change)] * 3, autoreset_mode=mode)
     assert ours.action_space == theirs.action_space

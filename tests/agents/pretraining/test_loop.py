@@ -281,12 +281,12 @@ def test_stages_train_only_what_they_should(tmp_path, images):
 
 def test_the_curriculum_raises_the_share_and_lowers_the_step_size(tmp_path, images):
     with RunDirectory(tmp_path / "run") as directory:
-        settings = RunSettings(**TINY, share="0:0.5", learning_rate=0.01)
+        settings = RunSettings(**TINY, agent_share="0:0.5", learning_rate=0.01)
         run = Pretraining(settings, images, directory)
         group = run.reconstructor.optimiser.param_groups[0]
         for seen, share, rate in ((0, 0.0, 0.01), (48, 0.25, 0.005), (96, 0.5, 0.0002)):
             set_curriculum(run.env, settings, seen)
-            assert run.env.chosen_share == pytest.approx(share)
+            assert run.env.agent_share == pytest.approx(share)
             assert group["lr"] == pytest.approx(rate)
 
 
@@ -309,7 +309,7 @@ def test_a_destabilised_agent_raises_the_warning_once_and_a_random_one_does_not(
     monkeypatch.setattr(pretraining, "PAIRS", (128, 128))
     loose, random = Silent(), Silent()
     agent = {"bound": None, "ent_coef": 0.0}
-    train(tmp_path / "loose", images, loose, agent_learning_rate=0.3, agent=agent, share="1")
+    train(tmp_path / "loose", images, loose, agent_learning_rate=0.3, agent=agent, agent_share="1")
     assert len(loose.warnings) == 1
     assert "collapsing" in loose.warnings[0]
     train(tmp_path / "random", images, random, algo="random")

@@ -93,7 +93,7 @@ def test_rows_are_written_under_the_agreed_header(path: Path) -> None:
         run.add(row(200, hardness=float("nan"), seconds=1 / 3, reward=123456.789))
     lines = (path / "metrics.csv").read_text().splitlines()
     assert lines[0] == (
-        "images,seconds,images_per_second,unet_loss,reward,hardness,entropy,chosen_share,mask_ratio,"
+        "images,seconds,images_per_second,unet_loss,reward,hardness,entropy,agent_share,mask_ratio,"
         "policy_loss,value_loss,unet_updates,judged_hardness"
     )
     assert lines[1] == "100,100.125,100.25,100.375,100.5,100.625,100.75,100.875,101,101.125,101.25,101,101.5"

@@ -76,11 +76,11 @@ def test_an_unknown_preset_is_refused_with_those_there_are() -> None:
         ({"learning_rate": float("nan")}, "--learning-rate nan"),
         ({"learning_rate": float("inf")}, "--learning-rate inf"),
         ({"agent_learning_rate": -1e-3}, "--agent-learning-rate -0.001"),
-        ({"share": "1.5"}, "--share 1.5"),
-        ({"share": "-0.1:1"}, "--share -0.1:1"),
-        ({"share": "nan"}, "--share nan"),
-        ({"share": "0:0.5:1"}, "--share 0:0.5:1"),
-        ({"share": "all"}, "--share all"),
+        ({"agent_share": "1.5"}, "--agent-share 1.5"),
+        ({"agent_share": "-0.1:1"}, "--agent-share -0.1:1"),
+        ({"agent_share": "nan"}, "--agent-share nan"),
+        ({"agent_share": "0:0.5:1"}, "--agent-share 0:0.5:1"),
+        ({"agent_share": "all"}, "--agent-share all"),
         ({"schedule": "later"}, "--schedule later"),
     ],
 )
@@ -139,8 +139,8 @@ def test_cores_are_counted_where_python_knows_no_affinity(monkeypatch: pytest.Mo
     ],
 )
 def test_the_chosen_share_goes_evenly_from_start_to_end(share: str, at: dict[float, float]) -> None:
-    settings = RunSettings(share=share)
-    assert {progress: settings.chosen_share(progress) for progress in at} == pytest.approx(at)
+    settings = RunSettings(agent_share=share)
+    assert {progress: settings.agent_share_at(progress) for progress in at} == pytest.approx(at)
 
 
 def test_the_step_size_of_the_unet_falls_and_stays_above_0() -> None:

@@ -503,7 +503,7 @@ def test_the_likeliest_mask_of_a_fresh_image_holds_the_quota_and_repeats(
 def test_the_likeliest_masks_are_done_as_they_are(
     phantoms: ImageSet, reconstructor: Reconstructor, name: str, ratio: Any, horizon: int, share: float
 ) -> None:
-    settings = {"mask_ratio": ratio, "horizon": horizon, "chosen_share": share}
+    settings = {"mask_ratio": ratio, "horizon": horizon, "agent_share": share}
     env = PatchMaskVectorEnv(4, data=phantoms, unet=reconstructor, **settings)
     agent = make(name, env)
     observations, infos = env.reset(seed=1)

@@ -59,7 +59,7 @@ def test_every_step_says_what_the_native_environment_says(
     phantoms: ImageSet, horizon: int, limit: int | None, ratio: str, share: float, seed: int
 ) -> None:
     same: dict[str, Any] = {"data": phantoms, "unet": "new", "image_size": 32, "patch_size": 8, "width": 2}
-    same |= {"mask_ratio": ratio, "horizon": horizon, "chosen_share": share, "max_episode_steps": limit}
+    same |= {"mask_ratio": ratio, "horizon": horizon, "agent_share": share, "max_episode_steps": limit}
     native, adapter = PatchMaskVectorEnv(3, **same), seeded(PatchMaskVectorEnv(3, **same), seed)
     expected, infos = native.reset(seed=seed)
     found = adapter.reset()
@@ -225,8 +225,8 @@ def test_only_an_episode_that_was_cut_off_is_called_truncated(make: Any, horizon
 
 
 def test_an_attribute_is_said_once_for_each_environment(make: Any) -> None:
-    adapter = SB3VecEnv(make(chosen_share=0.25))
-    assert adapter.get_attr("chosen_share") == [0.25] * 3
+    adapter = SB3VecEnv(make(agent_share=0.25))
+    assert adapter.get_attr("agent_share") == [0.25] * 3
     assert adapter.get_attr("quotas", indices=[0, 2]) == [(8, 8)] * 2
     assert adapter.get_attr("num_envs", indices=1) == [3]
     assert adapter.render_mode is None
@@ -237,27 +237,27 @@ def test_an_attribute_is_said_once_for_each_environment(make: Any) -> None:
 def test_the_chosen_share_can_be_set_and_changes_what_is_done(make: Any) -> None:
     env = make()
     adapter = seeded(env)
-    adapter.set_attr("chosen_share", 0.0)
-    assert env.chosen_share == env.episodes.chosen_share == 0.0
+    adapter.set_attr("agent_share", 0.0)
+    assert env.agent_share == env.episodes.agent_share == 0.0
     adapter.reset()
     first = np.zeros((3, 16))
     first[:, :8] = 1
     infos = adapter.step(first)[3]
     assert [info["chosen"].sum() for info in infos] == [0, 0, 0]
-    adapter.set_attr("chosen_share", 1.0)
+    adapter.set_attr("agent_share", 1.0)
     adapter.reset()
     infos = adapter.step(first)[3]
     assert all(np.array_equal(info["mask"].ravel(), first[0]) for info in infos)
-    with pytest.raises(SettingsError, match="chosen_share"):
-        adapter.set_attr("chosen_share", 1.5)
+    with pytest.raises(SettingsError, match="agent_share"):
+        adapter.set_attr("agent_share", 1.5)
 
 
 def test_an_attribute_behind_a_gymnasium_wrapper_is_reached(make: Any) -> None:
     env = make()
     adapter = SB3VecEnv(RecordEpisodeStatistics(env))
-    adapter.set_attr("chosen_share", 0.5)
-    assert env.chosen_share == 0.5
-    assert adapter.get_attr("chosen_share") == [0.5] * 3
+    adapter.set_attr("agent_share", 0.5)
+    assert env.agent_share == 0.5
+    assert adapter.get_attr("agent_share") == [0.5] * 3
 
 
 def test_a_method_is_called_once_and_answered_for_each(make: Any) -> None:

@@ -49,7 +49,7 @@ def settings_of(experiment: Experiment, trial: FinetuneTrial) -> FinetuneSetting
         ((), "one agent"),
         (("a3c+horizon=0",), "horizon"),
         (("scratch",), "scratch is not pretrained: add an agent, or --downstream"),
-        (("a3c+share=much",), "--share much"),
+        (("a3c+agent_share=much",), "--agent-share much"),
         (("a3c+images=x",), "agent 'a3c[+]images=x': a setting is of the wrong kind"),
         (("a3c+seed=5",), "seed is the same for all agents"),
         (("a3c+data=other",), "data is the same for all agents"),
@@ -216,7 +216,7 @@ def test_runs_that_were_judged_are_found_again(tmp_path: Path) -> None:
     experiment.begin()
     (trial,) = experiment.pretraining
     trial.path.mkdir(parents=True)
-    verdict = {"images": 50, "unet_updates": 4, "seconds": 2, "hardness": 1, "unet_loss": 1, "chosen_share": 1}
+    verdict = {"images": 50, "unet_updates": 4, "seconds": 2, "hardness": 1, "unet_loss": 1, "agent_share": 1}
     verdict |= {"lesion": 0.5, "background": 0.5}
     each = {"shown": ["a"], "patients": [3], "losses": [2.0], "random_losses": [1.0]}
     (trial.path / "judgement.json").write_text(json.dumps({**verdict, **each}))

@@ -24,7 +24,7 @@ def test_an_agent_is_a_name_and_settings_of_its_own():
         "agent": {"image_weight": 2, "bound": None},
     }
     assert RunSettings.make(**given).horizon == 4
-    share = AgentConfig.parse("a3c+share=0.5")  # a text that looks like a number
+    share = AgentConfig.parse("a3c+agent_share=0.5")  # a text that looks like a number
     assert RunSettings.make(**share.given({})).shares == (0.5, 0.5)
 
 

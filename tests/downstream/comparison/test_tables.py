@@ -213,7 +213,7 @@ def masked(agent: str, run: int, losses: list[float], **told: float) -> Iterator
         yield Row(*about, f"i{image}", f"{image}", "loss", loss)
         yield Row(*about, f"i{image}", f"{image}", "random_loss", 1)
     known = {"own_hardness": 1.5, "lesion_hidden": 0.6, "background_hidden": 0.4, "images": 100, "unet_updates": 10}
-    for name, value in {**known, "chosen_share": 1, "images_per_second": 50, **told}.items():
+    for name, value in {**known, "agent_share": 1, "images_per_second": 50, **told}.items():
         if not isnan(value):
             yield Row(*about, "", "", name, value)
 

@@ -149,7 +149,7 @@ def test_a_trial_that_fails_says_so_in_its_log_and_status(tmp_path: Path) -> Non
 # Pretraining
 
 VERDICT = {
-    **{"images": 100.0, "unet_updates": 10.0, "seconds": 2.0, "hardness": 1.5, "unet_loss": 0.1, "chosen_share": 1.0},
+    **{"images": 100.0, "unet_updates": 10.0, "seconds": 2.0, "hardness": 1.5, "unet_loss": 0.1, "agent_share": 1.0},
     **{"lesion": float("nan"), "background": float("nan"), "shown": ["b", "a"], "patients": [4, 5]},
     **{"losses": [2.0, 4.0], "random_losses": [1.0, 3.0]},
 }

@@ -293,7 +293,7 @@ def test_variants_of_an_agent_are_told_apart_by_what_differs(make_run: Maker) ->
         make_run("a3c", 0, name="plain"),
         make_run("a3c", 0, name="far", agent={"image_weight": 0}, horizon=2),
         make_run("a3c", 1, name="far-1", agent={"image_weight": 0}, horizon=2),
-        make_run("loss", 0, share="0:0.5"),  # another share than a3c's, but all of loss have it
+        make_run("loss", 0, agent_share="0:0.5"),  # another share than a3c's, but all of loss have it
     ]
     names = [one.name for one in by_algorithm([read_run(path) for path in made])]
     assert names == ["a3c+horizon=1", "a3c+horizon=2+image_weight=0", "loss"]
