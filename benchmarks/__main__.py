@@ -165,7 +165,7 @@ def images_per_second(workers: int) -> float:
     """Speed of a run as users start it, without its start."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "run"
-        command = [*AHM, "train-agent", "--workers", str(workers), "--images", "4000", "--out", str(out)]
+        command = [*AHM, "train-agent", "--workers", str(workers), "--total-images", "4000", "--out", str(out)]
         subprocess.run(command, check=True, capture_output=True)
         with (out / "metrics.csv").open() as file:
             speeds = [float(row["images_per_second"]) for row in csv.DictReader(file)]

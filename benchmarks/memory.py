@@ -79,7 +79,7 @@ def training() -> None:
 def private_memory(source: Path, folder: Path, turn: int) -> float:
     """Largest RssAnon in MB of a short run with one worker."""
     out = folder / f"run-{source.stem}-{turn}"
-    command = ["train-agent", "--data", str(source), "--out", str(out), "--images", "480", "--workers", "1"]
+    command = ["train-agent", "--data", str(source), "--out", str(out), "--total-images", "480", "--workers", "1"]
     return largest_memory(command, folder)
 
 

@@ -40,7 +40,7 @@ PUBLISHED = {"Dice": {"scratch": "0.6000", "a3c": "0.6345"}, "accuracy": {"scrat
 # So that all takes two and a half hours of a quiet core, or more than three of a busy one, on which were measured: 36
 # images a second of pretraining, 35 of segmentation, 12 of VGG16, which takes half of the time. An epoch is 1,599
 # images, of pretraining 1,520; its three stages have two epochs each.
-PRETRAINING: dict[str, Any] = {"image_size": 64, "patch_size": 4, "width": 16, "images": 9_000}
+PRETRAINING: dict[str, Any] = {"image_size": 64, "patch_size": 4, "width": 16, "total_images": 9_000}
 SEGMENTATION: dict[str, Any] = {"steps": 1_600}  # four epochs
 CLASSIFICATION: dict[str, Any] = {"model": "vgg16", "image_size": 32, "balance": False, "steps": 1_200}  # three
 

@@ -33,7 +33,7 @@ from ahm_env.images.patients import SALT, SALT_BYTES
 
 SHAPE = "--image-size 32 --width 4"
 SMALL = f"{SHAPE} --batch-size 4 --device cpu"
-PRETRAIN = f"ahm train-agent --data phantom:80:0 {SMALL} --patch-size 8 --images 64 --workers 1"
+PRETRAIN = f"ahm train-agent --data phantom:80:0 {SMALL} --patch-size 8 --total-images 64 --workers 1"
 FINETUNE = "ahm finetune --data phantom:80:0 --batch-size 4 --device cpu --labels 8 --steps 6"
 UNLABELLED = f"{FINETUNE} --unlabelled auto --join 0.5"
 COMMANDS = (
@@ -45,7 +45,7 @@ COMMANDS = (
     "ahm predict --from mixed pictures --out found",
     "ahm evaluate --from mixed --data phantom:80:1 --split all --out evaluation.json --pictures cases",
     "ahm evaluate --from classes --data phantom:80:1 --split all --out classified.json",
-    f"ahm compare-agents --data phantom:80:0 {SMALL} --patch-size 8 --images 16 --seeds 1 --algos scratch,random "
+    f"ahm compare-agents --data phantom:80:0 {SMALL} --patch-size 8 --total-images 16 --seeds 1 --algos scratch,random "
     "--downstream segmentation --labels 8 --unlabelled none,auto --finetune steps=4,batch_size=4 --out cmp",
 )
 SOURCES = ("phantom:12:3", "pictures", "packed.npz", "volume", "dicom")

@@ -37,7 +37,7 @@ TINY = [
     "4",
     "--batch-size",
     "4",
-    "--images",
+    "--total-images",
     "64",
     "--workers",
     "1",
@@ -166,7 +166,7 @@ def test_a_run_is_repeated_from_its_config(call):
     )
     assert first == again
     assert other == {**first, "seed": 1, "agent": {"gamma": 0.5, "sizes": 2}}
-    Path("odd.json").write_text('{"settings": {"images": 64, "colour": 1}}')
+    Path("odd.json").write_text('{"settings": {"total_images": 64, "colour": 1}}')
     status, _, err = call("train-agent", "--config", "odd.json")
     assert (status, err.count("\n")) == (2, 1)
     assert "odd.json: there is no setting colour" in err
@@ -183,7 +183,7 @@ def test_a_run_is_repeated_from_its_config(call):
         (["--mask-ratio", "half"], "not a number or a range"),
         (["--image-size", "60"], "not divisible"),
         (["--image-size", "8"], "fewer than 2 x 2 patches"),
-        (["--images", "-5"], "--images -5"),
+        (["--total-images", "-5"], "--total-images -5"),
         (["--batch-size", "0"], "--batch-size 0"),
         (["--workers", "-1"], "--workers -1"),
         (["--horizon", "0"], "--horizon 0"),
@@ -337,7 +337,7 @@ def test_images_that_changed_since_the_run_began_are_refused(call, tmp_path):
 
 @pytest.mark.slow
 def test_another_process_on_the_same_run_is_refused(call):
-    words = [*TINY, "--images", "100000", "--out", "run"]
+    words = [*TINY, "--total-images", "100000", "--out", "run"]
     with start("train-agent", *words) as first:
         wait_for(lambda: Path("run/metrics.csv").exists(), first)
         status, _, err = call("train-agent", "--resume", "--out", "run")
@@ -362,7 +362,7 @@ def seen(run: Path) -> int:
 @pytest.mark.slow
 @pytest.mark.parametrize("after", [40, 200])
 def test_kill_9_at_any_moment_and_resume_ends_in_identical_weights(call, after):
-    words = [*TINY, "--images", "320"]
+    words = [*TINY, "--total-images", "320"]
     torch.set_num_threads(1)
     call("train-agent", *words, "--out", "whole")
     with start("train-agent", *words, "--out", "cut") as process:
@@ -381,7 +381,7 @@ def test_kill_9_at_any_moment_and_resume_ends_in_identical_weights(call, after):
     assert tables[0] == tables[1]
 
 
-LONG = [*TINY, "--images", "8000"]  # the first checkpoint comes after 500
+LONG = [*TINY, "--total-images", "8000"]  # the first checkpoint comes after 500
 
 
 @pytest.mark.slow

@@ -66,7 +66,7 @@ def test_from_raw_files_to_a_segmenter_with_nothing_private_anywhere(run, hospit
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "archive").rglob("*") if path.is_file()}
     run(0, "data", "split", "archive", "--train", "0.7", "--val", "0.1", "--test", "0.2", "--skip-bad")
     options = ("--data", "archive", "--skip-bad")
-    trained = run(0, "train-agent", *options, "--images", "64", "--out", "runs/pretrained", *SMALL)
+    trained = run(0, "train-agent", *options, "--total-images", "64", "--out", "runs/pretrained", *SMALL)
     assert re.search(
         r"images left out, for they show nothing, or their headers say that text is burned in: \d", trained
     )
@@ -95,7 +95,7 @@ def test_names_of_volumes_stay_where_they_were(run, tmp_path: Path, monkeypatch:
     run(2, "data", "check", "scans")
     options = ("--data", "scans", "--skip-bad")
     run(0, "data", "split", "scans", "--skip-bad")
-    run(0, "train-agent", *options, "--images", "64", "--out", "runs/pretrained", *SMALL)
+    run(0, "train-agent", *options, "--total-images", "64", "--out", "runs/pretrained", *SMALL)
     run(0, "finetune", "--from", "runs/pretrained", *options, "--labels", "25", "--steps", "10", "--out", "runs/tuned")
     outputs = ("--out", "evaluated.json", "--page", "evaluated.html", "--pictures", "pictures")
     run(0, "evaluate", "--from", "runs/tuned", *options, *outputs)

@@ -36,7 +36,7 @@ def _silent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.Captu
 
 @pytest.fixture
 def run() -> PretrainedRun:
-    return pretrain("phantom:40", algo="random", images=16, workers=1, out="runs/scans", **SMALL)
+    return pretrain("phantom:40", algo="random", total_images=16, workers=1, out="runs/scans", **SMALL)
 
 
 @pytest.fixture
@@ -109,7 +109,7 @@ def test_agents_are_evaluated_compared_and_reported(run: PretrainedRun) -> None:
     assert report([run]) == run.path / "report.html"
     assert report([run, run.path], "both.html").exists()
     told = list[str]()
-    found = compare(["random"], "phantom:40", "cmp", seeds=1, jobs=1, images=16, tell=told.append, **SMALL)
+    found = compare(["random"], "phantom:40", "cmp", seeds=1, jobs=1, total_images=16, tell=told.append, **SMALL)
     assert not found.failed
     assert any(line.startswith("done    random-0") for line in told)
     assert "hardness" in found.table()
@@ -117,8 +117,8 @@ def test_agents_are_evaluated_compared_and_reported(run: PretrainedRun) -> None:
     assert report(["cmp"]) == Path("cmp/report.html")
     with pytest.raises(RunError, match="make a page of each kind"):
         report(["cmp", run])
-    with pytest.raises(RunError, match="holds an experiment with another --images"):
-        compare("random", "phantom:40", "cmp", seeds=1, images=20, **SMALL)
+    with pytest.raises(RunError, match="holds an experiment with another --total-images"):
+        compare("random", "phantom:40", "cmp", seeds=1, total_images=20, **SMALL)
     with pytest.raises(RunError, match="holds no run"):
         evaluate_masks("cmp")
 

@@ -65,7 +65,7 @@ def train_agent(
     given = {**before, **{name: one for name, one in given.items() if one is not None}, "agent": agent or None}
     try:
         with open_run(given, preset, out, resume, lambda settings: load(settings, console)) as run:
-            path, total = run.directory.path, run.settings.images
+            path, total = run.directory.path, run.settings.total_images
             if run.finished:
                 console.print(f"{path} is finished: {run.seen:,} images shown. There is nothing left to do.")
                 return 0

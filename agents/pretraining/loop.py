@@ -94,7 +94,7 @@ class Pretraining(Run[RunSettings, Measurement]):
     def finished(self) -> bool:
         """Whether all images have been shown, and all is written."""
         rows = self.directory.rows
-        return bool(rows) and rows[-1]["images"] >= self.settings.images
+        return bool(rows) and rows[-1]["images"] >= self.settings.total_images
 
     def train(self) -> None:
         """Go through the stages that are left.
@@ -133,14 +133,14 @@ class Pretraining(Run[RunSettings, Measurement]):
             self._env_state = self.env.episodes.state()
             self.tally({name: getattr(update, name) for name in _AVERAGED} | dict(update.extras))
             set_curriculum(self.env, self.settings, self.seen)
-            row_due = self._next_row() <= self.seen < self.settings.images
+            row_due = self._next_row() <= self.seen < self.settings.total_images
             self.after_step(update.unet_loss, row_due, update.resumable)
             return self.stopped_by is None and self.seen < stage.until
 
         play_stage(stage, self.agent, self.env, stage.until - self.seen, after)
 
     def _next_row(self) -> int:
-        gap = min(ceil(self.settings.images / ROWS), LARGEST_GAP)
+        gap = min(ceil(self.settings.total_images / ROWS), LARGEST_GAP)
         return (self.row_start[0] // gap + 1) * gap
 
     def measure_row(self) -> Mapping[str, float]:
@@ -149,9 +149,9 @@ class Pretraining(Run[RunSettings, Measurement]):
         Raises:
             TrainingError: The loss on held-out images is not finite.
         """
-        last = self.seen >= self.settings.images
+        last = self.seen >= self.settings.total_images
         (least, most), part = (FINAL_PAIRS, FINAL_PART) if last else (PAIRS, PART)
-        pairs = min(most, max(least, self.settings.images // part))
+        pairs = min(most, max(least, self.settings.total_images // part))
         self.measurement = measurement = self.measure(pairs)
         if not np.isfinite(measurement.losses).all():
             raise TrainingError(
@@ -160,7 +160,7 @@ class Pretraining(Run[RunSettings, Measurement]):
             )
         return {
             "hardness": measurement.hardness,
-            "agent_share": self.settings.agent_share_at(self.seen / self.settings.images),
+            "agent_share": self.settings.agent_share_at(self.seen / self.settings.total_images),
             "mask_ratio": float(measurement.masks.mean()),
             "unet_updates": self.reconstructor.updates,
             "judged_hardness": float("nan") if self.judge is None else self.measure(pairs, self.judge).hardness,
@@ -182,7 +182,7 @@ class Pretraining(Run[RunSettings, Measurement]):
         return frame
 
     def _warn_of_collapse(self, measurement: Measurement) -> None:
-        settled = self.seen >= self.settings.images / 2  # at first, all images may well get a similar mask
+        settled = self.seen >= self.settings.total_images / 2  # at first, all images may well get a similar mask
         collapse = measurement.collapse
         if settled and collapse and not self._warned:
             self._warned = True

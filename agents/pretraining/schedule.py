@@ -29,12 +29,12 @@ def stages(settings: RunSettings) -> list[Stage]:
     on with the masks of the agent, which is frozen.
     """
     if settings.schedule == "joint":
-        return [Stage(settings.images)]
-    first, second = settings.images // 3, settings.images * 2 // 3
+        return [Stage(settings.total_images)]
+    first, second = settings.total_images // 3, settings.total_images * 2 // 3
     return [
         Stage(first, random=True, agent_learns=False),
         Stage(second, unet_learns=False),
-        Stage(settings.images, agent_learns=False),
+        Stage(settings.total_images, agent_learns=False),
     ]
 
 
@@ -96,7 +96,7 @@ def make_env(settings: RunSettings, images: ImageSet, shown: Ints, reconstructor
 
 def set_curriculum(env: PatchMaskVectorEnv, settings: RunSettings, seen: int) -> None:
     """Set what changes over a run, when so many images have been shown."""
-    progress = seen / settings.images
+    progress = seen / settings.total_images
     env.agent_share = settings.agent_share_at(progress)
     env.reconstructor.optimiser.set_learning_rate(settings.unet_learning_rate(progress))
 

@@ -17,7 +17,7 @@ SCHEDULES = ("joint", "staged")
 UNET = "U-Net"
 
 PRESETS: dict[str, dict[str, Any]] = {
-    "demo": {"images": 8_000},
+    "demo": {"total_images": 8_000},
     "paper": {
         "image_size": 320,
         "patch_size": 16,
@@ -37,7 +37,7 @@ class RunSettings(ImageSettings):
     """Settings of a run; the same settings, images and one worker give the same weights, bit for bit."""
 
     algo: Annotated[str, Flag(f"Agent that chooses the masks: {', '.join(AGENTS)}.")] = "a3c"
-    images: Annotated[int, Flag("Number of presentations of images in all.")] = 12_000
+    total_images: Annotated[int, Flag("Number of presentations of images in all.")] = 12_000
     batch_size: Annotated[int, Flag("Number of images side by side.")] = 12
     workers: Annotated[int, Flag("Number of processes that train at once; 0: one a core, or one on a GPU.")] = 0
     seed: Annotated[int, Flag("Random seed for weights, sampling and shuffling.")] = 0
@@ -69,7 +69,7 @@ class RunSettings(ImageSettings):
 
     def __post_init__(self) -> None:
         self.grid, self.ratio.quotas(self.grid.patches), self.shares, self.pixels
-        for name in ("horizon", "images", "batch_size", "width"):
+        for name in ("horizon", "total_images", "batch_size", "width"):
             if getattr(self, name) < 1:
                 raise SettingsError(f"--{name.replace('_', '-')} {getattr(self, name)} must be 1 or more")
         for name in ("workers", "seed"):

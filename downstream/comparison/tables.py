@@ -116,7 +116,7 @@ def _alike(group: Group) -> str:
 
 def unlike(group: Group) -> list[str]:
     """In what pretraining runs differ although they must not: images, U-Net updates, the share at the end."""
-    free = {"agent_share", "schedule", "batch_size", "images"}  # whoever compares these says so
+    free = {"agent_share", "schedule", "batch_size", "total_images"}  # whoever compares these says so
     complaints = []
     for metric in ("images", "unet_updates", "agent_share"):
         values: dict[float, str] = {}

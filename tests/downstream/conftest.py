@@ -26,7 +26,14 @@ def pretrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from agents.pretraining.console import train_agent
 
     root = tmp_path_factory.mktemp("pretrained")
-    given = {"algo": "random", "data": "phantom:40:0", "images": 48, "width": 2, "image_size": 16, "patch_size": 4}
+    given = {
+        "algo": "random",
+        "data": "phantom:40:0",
+        "total_images": 48,
+        "width": 2,
+        "image_size": 16,
+        "patch_size": 4,
+    }
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("AHM_CACHE", str(root / "cache"))
         assert train_agent({**given, "workers": 1, "device": "cpu"}, None, root / "run", False) == 0

@@ -25,7 +25,7 @@ from ahm_env.errors import InterruptionError
 from ahm_env.files import load_tensors
 from ahm_env.runs import run as runs
 
-TINY = {"data": "phantom:80:3", "image_size": 32, "width": 4, "batch_size": 4, "images": 96, "workers": 1}
+TINY = {"data": "phantom:80:3", "image_size": 32, "width": 4, "batch_size": 4, "total_images": 96, "workers": 1}
 
 
 class Silent:
@@ -193,7 +193,7 @@ def test_the_run_directory_holds_what_is_promised(tmp_path, images):
 @pytest.mark.parametrize("batch_size", [4, 5])
 def test_images_are_counted_in_whole_batches(tmp_path, images, batch_size):
     observer = Silent()
-    run = train(tmp_path / "run", images, observer, images=26, batch_size=batch_size)
+    run = train(tmp_path / "run", images, observer, total_images=26, batch_size=batch_size)
     assert observer.updates == -(-26 // batch_size)
     assert run.seen == observer.updates * batch_size
 
@@ -231,7 +231,7 @@ def test_a_run_cut_off_before_its_last_row_is_not_finished(tmp_path, images, mon
 
 def interrupt_at_the_end(measure: Callable[..., Measurement]) -> Callable[..., Measurement]:
     def interrupted(run: Pretraining, pairs: int) -> Measurement:
-        if run.seen >= run.settings.images:
+        if run.seen >= run.settings.total_images:
             raise KeyboardInterrupt
         return measure(run, pairs)
 
@@ -340,7 +340,7 @@ def test_checkpoints_of_an_sb3_run_are_of_ends_of_rollouts(tmp_path, images, mon
     saved: list[int] = []
     save = RunDirectory.save
     monkeypatch.setattr(RunDirectory, "save", lambda run, one: (saved.append(one.images), save(run, one)))
-    train(tmp_path / "run", images, **KINDS["ppo"], images=52)
+    train(tmp_path / "run", images, **KINDS["ppo"], total_images=52)
     assert saved == [16, 32, 48, 52]  # and of the end of the run
 
 
@@ -348,7 +348,7 @@ def test_checkpoints_of_an_sb3_run_are_of_ends_of_rollouts(tmp_path, images, mon
 @pytest.mark.usefixtures("few_rows")
 @pytest.mark.parametrize("algo", sorted(AGENTS))
 def test_with_every_agent_the_unet_is_trained_equally_often(tmp_path, images, algo):
-    run = train(tmp_path / "run", images, algo=algo, images=16)
+    run = train(tmp_path / "run", images, algo=algo, total_images=16)
     assert [int(row["unet_updates"]) for row in rows(tmp_path / "run")][-1] == 4
     assert run.reconstructor.updates == 4
     assert run.finished
@@ -366,7 +366,7 @@ def test_with_every_agent_the_unet_is_trained_equally_often(tmp_path, images, al
 @pytest.mark.slow
 @pytest.mark.usefixtures("few_rows")
 def test_the_unet_is_not_trained_while_it_is_frozen(tmp_path, images):
-    train(tmp_path / "run", images, algo="random", schedule="staged", images=48)
+    train(tmp_path / "run", images, algo="random", schedule="staged", total_images=48)
     found = {int(row["images"]): int(row["unet_updates"]) for row in rows(tmp_path / "run")}
     assert found == {12: 3, 24: 4, 36: 5, 48: 8}  # images 17 to 32 are the agent's alone
 
@@ -382,7 +382,7 @@ def test_a_judge_judges_the_masks_and_is_not_trained(tmp_path, images, algo):
         other = Pretraining(RunSettings(**TINY, seed=9), images, directory).reconstructor
     other.save(tmp_path / "judge.safetensors")
     before = (tmp_path / "judge.safetensors").read_bytes()
-    run = train(tmp_path / "run", images, algo=algo, images=32, judge=str(tmp_path / "judge.safetensors"))
+    run = train(tmp_path / "run", images, algo=algo, total_images=32, judge=str(tmp_path / "judge.safetensors"))
     assert (tmp_path / "judge.safetensors").read_bytes() == before
     assert isinstance(run.judge, Reconstructor)
     assert run.judge.updates == 0
@@ -404,14 +404,14 @@ def test_a_judge_judges_the_masks_and_is_not_trained(tmp_path, images, algo):
 @pytest.mark.slow
 @pytest.mark.usefixtures("few_rows")
 def test_without_a_judge_there_is_no_judged_hardness(tmp_path, images):
-    train(tmp_path / "run", images, algo="random", images=8)
+    train(tmp_path / "run", images, algo="random", total_images=8)
     assert [row["judged_hardness"] for row in rows(tmp_path / "run")] == ["nan"] * len(rows(tmp_path / "run"))
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("few_rows")
 def test_numbers_of_sb3_without_a_column_go_to_tensorboard_only(tmp_path, images):
-    train(tmp_path / "run", images, **KINDS["ppo"], images=36)
+    train(tmp_path / "run", images, **KINDS["ppo"], total_images=36)
     found = EventAccumulator(str(tmp_path / "run"), size_guidance={"scalars": 0}).Reload()
     assert {"train/approx_kl", "train/clip_fraction", "reward", "policy_loss"} <= set(found.Tags()["scalars"])
     assert all(np.isfinite(event.value) for event in found.Scalars("train/approx_kl"))
@@ -446,7 +446,7 @@ def test_a_row_is_the_mean_over_the_batches_that_have_the_number(tmp_path, image
 @pytest.mark.slow
 @pytest.mark.usefixtures("few_rows")
 def test_the_history_begins_with_the_untrained_agent_and_has_a_frame_for_each_row(tmp_path, images):
-    train(tmp_path / "run", images, images=32)
+    train(tmp_path / "run", images, total_images=32)
     found = frames(tmp_path / "run")
     assert [frame.images for frame in found] == [0, *(int(row["images"]) for row in rows(tmp_path / "run"))]
     assert all(np.array_equal(frame.shown, found[0].shown) for frame in found)

@@ -9,7 +9,14 @@ from safetensors.torch import load_file
 from agents import A3C, AGENTS, pretrain
 from ahm_env import RunError, SettingsError
 
-TINY: dict[str, Any] = {"image_size": 16, "patch_size": 4, "width": 2, "batch_size": 4, "images": 16, "workers": 1}
+TINY: dict[str, Any] = {
+    "image_size": 16,
+    "patch_size": 4,
+    "width": 2,
+    "batch_size": 4,
+    "total_images": 16,
+    "workers": 1,
+}
 
 
 def same_weights(one: Path, other: Path) -> bool:

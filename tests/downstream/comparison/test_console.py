@@ -13,7 +13,7 @@ from downstream.comparison.pool import Pool, run_logged
 from downstream.comparison.trials import Trial
 from downstream.sam.sam import SegmentAnything
 
-TINY = ["--data", "phantom:80", "--image-size", "32", "--width", "4", "--batch-size", "4", "--images", "32"]
+TINY = ["--data", "phantom:80", "--image-size", "32", "--width", "4", "--batch-size", "4", "--total-images", "32"]
 
 
 @pytest.fixture(autouse=True)
@@ -36,7 +36,7 @@ def trials(*columns: str) -> set[tuple[str, ...]]:
 
 
 SMALL = ["--data", "phantom:40", "--image-size", "16", "--patch-size", "4", "--width", "2", "--batch-size", "4"]
-SMALL += ["--images", "16", "--device", "cpu", "--seeds", "1", "--jobs", "2", "--out", "cmp"]
+SMALL += ["--total-images", "16", "--device", "cpu", "--seeds", "1", "--jobs", "2", "--out", "cmp"]
 FINETUNE = ["--finetune", "steps=2,batch_size=2,augment=none"]
 BOTH = ["compare-agents", *SMALL, *FINETUNE, "--algos", "scratch,random", "--downstream", "segmentation"]
 

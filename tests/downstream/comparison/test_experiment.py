@@ -16,7 +16,7 @@ from downstream.finetuning.labelled import Split
 from downstream.finetuning.settings import FinetuneSettings
 from downstream.models.model import PretrainedWeights
 
-COMMON = {"data": "phantom:40:0", "image_size": 16, "patch_size": 4, "width": 2, "images": 24, "device": "cpu"}
+COMMON = {"data": "phantom:40:0", "image_size": 16, "patch_size": 4, "width": 2, "total_images": 24, "device": "cpu"}
 QUICK = "steps=2,batch_size=2,augment=none"
 ALGOS = ("scratch", "random", "a3c")
 
@@ -63,7 +63,7 @@ def test_bad_agents_are_refused_before_anything_runs(algos: tuple[str, ...], tex
 
 
 def test_pretraining_pairs_seeds_and_shares_the_curriculum(tmp_path: Path):
-    experiment = Experiment(tmp_path, ("scratch", "a3c", "loss"), 2, {"images": 50})
+    experiment = Experiment(tmp_path, ("scratch", "a3c", "loss"), 2, {"total_images": 50})
     trials = experiment.pretraining
     assert [(one.agent.label, one.run) for one in trials] == [("a3c", 0), ("loss", 0), ("a3c", 1), ("loss", 1)]
     made = [RunSettings.make(**one.given) for one in trials]
@@ -151,10 +151,10 @@ def test_what_a_pretrained_u_net_has_decided_is_left_to_it(tmp_path: Path) -> No
 
 def test_an_experiment_may_grow_but_not_change(tmp_path: Path):
     out = tmp_path / "out"
-    Experiment(out, ("random",), 1, {"images": 50}).begin()
-    Experiment(out, ("random", "a3c"), 3, {"images": 50}).begin()
-    with pytest.raises(RunError, match="another --images; give the same"):
-        Experiment(out, ("random",), 1, {"images": 60}).begin()
+    Experiment(out, ("random",), 1, {"total_images": 50}).begin()
+    Experiment(out, ("random", "a3c"), 3, {"total_images": 50}).begin()
+    with pytest.raises(RunError, match="another --total-images; give the same"):
+        Experiment(out, ("random",), 1, {"total_images": 60}).begin()
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.txt").write_text("years of work")
     with pytest.raises(RunError, match="is not an empty directory and holds no experiment"):
@@ -164,7 +164,7 @@ def test_an_experiment_may_grow_but_not_change(tmp_path: Path):
     for damage in ("{", "[]", "{}"):
         (out / ABOUT).write_text(damage)
         with pytest.raises(RunError, match=r"experiment\.json: damaged"):
-            Experiment(out, ("random",), 1, {"images": 50}).begin()
+            Experiment(out, ("random",), 1, {"total_images": 50}).begin()
 
 
 def test_it_may_grow_by_labels_tasks_and_arms_but_keeps_its_recipe(tmp_path: Path) -> None:
@@ -212,7 +212,7 @@ def test_results_hold_what_any_command_has_asked_for(tmp_path: Path) -> None:
 
 
 def test_runs_that_were_judged_are_found_again(tmp_path: Path) -> None:
-    experiment = Experiment(tmp_path, ("a3c+mask_ratio=0.3:0.7",), 1, {"images": 50})
+    experiment = Experiment(tmp_path, ("a3c+mask_ratio=0.3:0.7",), 1, {"total_images": 50})
     experiment.begin()
     (trial,) = experiment.pretraining
     trial.path.mkdir(parents=True)
@@ -255,7 +255,7 @@ def test_images_that_cannot_give_what_is_asked_for_are_refused_at_once(
 
 
 def test_an_agent_with_settings_is_shared_by_all_its_runs(tmp_path: Path) -> None:
-    experiment = Experiment(tmp_path, ("a3c+horizon=2",), 2, {"images": 50})
+    experiment = Experiment(tmp_path, ("a3c+horizon=2",), 2, {"total_images": 50})
     assert experiment.agents == [AgentConfig("a3c+horizon=2", "a3c", {"horizon": 2})]
     assert [RunSettings.make(**one.given).horizon for one in experiment.pretraining] == [2, 2]
     assert [one.path.name for one in experiment.pretraining] == ["a3c+horizon=2-0", "a3c+horizon=2-1"]

@@ -15,9 +15,9 @@ def test_an_agent_is_a_name_and_settings_of_its_own():
         "a3c",
         {"image_weight": 2, "horizon": 4, "mask_ratio": "0.3:0.7", "bound": None},
     )
-    given = agent.given({"images": 7})
+    given = agent.given({"total_images": 7})
     assert given == {
-        "images": 7,
+        "total_images": 7,
         "algo": "a3c",
         "horizon": 4,
         "mask_ratio": "0.3:0.7",

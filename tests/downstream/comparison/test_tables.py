@@ -242,7 +242,10 @@ def test_the_table_of_the_masks_by_hand():
 
 
 def test_runs_that_are_not_alike_are_told():
-    alike = [*masked("a3c", 0, [1, 1]), *masked("ppo+images=200", 0, [1, 1], images=200)]  # who asks for this knows
+    alike = [
+        *masked("a3c", 0, [1, 1]),
+        *masked("ppo+total_images=200", 0, [1, 1], images=200),
+    ]  # who asks for this knows
     assert unlike(group(iter(alike))) == []
     odd = group(iter(alike), masked("random", 0, [1, 1], unet_updates=11))
     assert unlike(odd) == ["unet_updates: 10 in a3c-0, 11 in random-0"]

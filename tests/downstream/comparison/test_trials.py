@@ -15,7 +15,7 @@ from downstream.comparison.pool import images_shown, run_logged
 from downstream.comparison.results import Row
 from downstream.comparison.trials import FinetuneTrial, PretrainTrial, Trial
 
-COMMON = {"data": "phantom:40:0", "image_size": 16, "patch_size": 4, "width": 2, "images": 24, "device": "cpu"}
+COMMON = {"data": "phantom:40:0", "image_size": 16, "patch_size": 4, "width": 2, "total_images": 24, "device": "cpu"}
 
 
 def make(out: Path, tasks: str = "segmentation", steps: int = 2, **changes: Any) -> Experiment:

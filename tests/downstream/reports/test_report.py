@@ -68,7 +68,7 @@ def write_run(
 ) -> Path:
     path = where / (name or f"{algo}-{seed}")
     chosen = RunSettings(
-        **{"data": "phantom:40:0", "image_size": 32, "algo": algo, "seed": seed, "images": 200, **settings}
+        **{"data": "phantom:40:0", "image_size": 32, "algo": algo, "seed": seed, "total_images": 200, **settings}
     )
     with RunDirectory(path) as run:
         facts = {"count": len(images), "channels": 3, "content_key": images.content_key if key is None else key}
