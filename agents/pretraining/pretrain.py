@@ -65,7 +65,7 @@ def pretrain(
         preset: `demo` or `paper`.
         resume: Go on with the run in `out`; no other setting is needed. A run that is finished stays as it is.
         observer: Told of every update, row and warning; None for none.
-        **settings: Fields of `RunSettings`, such as `algo="a3c"` and `images=20_000`.
+        **settings: Fields of `RunSettings`, such as `algo="a3c"` and `total_images=20_000`.
 
     Returns:
         The run.

@@ -126,7 +126,8 @@ def compare(
 def _announcement(experiment: Experiment, jobs: int) -> list[str]:
     """What is going to be done."""
     settings, count, fine = experiment.settings, len(experiment.agents), experiment.finetuning
-    many = f"{count} agents x {experiment.runs} seeds x {settings.total_images:,} images of {settings.data}, {jobs} at once"
+    images = f"{settings.total_images:,} images of {settings.data}"
+    many = f"{count} agents x {experiment.runs} seeds x {images}, {jobs} at once"
     left = sum(not trial.done for trial in fine)
     lines = [many] if count else []
     return lines + ([f"{len(fine)} times fine-tuning on {settings.data}, {left} of them still to do"] if fine else [])

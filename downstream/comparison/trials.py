@@ -51,7 +51,7 @@ class PretrainTrial:
     @property
     def total(self) -> int:
         """Images that it is shown in all."""
-        return RunSettings.make(**self.given).images
+        return RunSettings.make(**self.given).total_images
 
     @property
     def done(self) -> bool:
