@@ -42,7 +42,7 @@ PUBLISHED = {"Dice": {"scratch": "0.6000", "a3c": "0.6345"}, "accuracy": {"scrat
 # images, of pretraining 1,520; its three stages have two epochs each.
 PRETRAINING: dict[str, Any] = {"image_size": 64, "patch_size": 4, "width": 16, "total_images": 9_000}
 SEGMENTATION: dict[str, Any] = {"steps": 1_600}  # four epochs
-CLASSIFICATION: dict[str, Any] = {"model": "vgg16", "image_size": 32, "balance": False, "steps": 1_200}  # three
+CLASSIFICATION: dict[str, Any] = {"model": "vgg16", "image_size": 32, "class_weights": False, "steps": 1_200}  # three
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results" / "reproduction.csv"
 

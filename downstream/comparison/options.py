@@ -210,7 +210,7 @@ def finetune_setting(text: str, flag: str) -> tuple[str, Any]:
         SettingsError: It is misspelt.
     """
     key, equals, written = text.partition("=")
-    names = ({field.name for field in fields(TrainConfig)} | {"transfer", "select", "flips"}) - {"unlabelled"}
+    names = ({field.name for field in fields(TrainConfig)} | {"transfer", "val_fraction", "tta"}) - {"unlabelled"}
     if not equals or key not in names:
         raise SettingsError(f"{flag} {text} is not KEY=VALUE with a KEY among {', '.join(sorted(names))}")
     value, kind = value_of(written), type(getattr(FinetuneSettings, key))

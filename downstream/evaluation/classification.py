@@ -83,17 +83,17 @@ class ClassificationAssessment:
         save_picture(directory / "confusion.png", self.picture)
 
 
-def assess_classifier(model: Model, images: ImageSet, indices: Ints, flips: bool = False) -> ClassificationAssessment:
+def assess_classifier(model: Model, images: ImageSet, indices: Ints, tta: bool = False) -> ClassificationAssessment:
     """Classify labelled images, and compare.
 
     Args:
         model: A model of classification.
         images: The images; their classes are the model's.
         indices: Which of them; all have a label.
-        flips: Test-time augmentation.
+        tta: Test-time augmentation.
     """
     parts = np.array_split(indices, max(1, -(-len(indices) // BATCH)))
-    probabilities = np.concatenate([model.probabilities(images.images(part), flips) for part in parts])
+    probabilities = np.concatenate([model.probabilities(images.images(part), tta) for part in parts])
     truth, patients = images.labels(indices), images.patients(indices)
     names = [images.names[index] for index in indices]
     scores = score_labels(truth, probabilities)

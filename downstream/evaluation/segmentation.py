@@ -72,20 +72,20 @@ class Score:
         return row
 
 
-def segment(model: Model, samples: Iterable[Sample], flips: bool = False) -> Iterator[Segmented]:
+def segment(model: Model, samples: Iterable[Sample], tta: bool = False) -> Iterator[Segmented]:
     """Segment images one after the other, in flat memory.
 
     Args:
         model: A model of segmentation.
         samples: Images at their own size.
-        flips: Test-time augmentation.
+        tta: Test-time augmentation.
 
     Raises:
         ImageError: An image holds no finite value.
     """
     for some in in_batches(samples, BATCH):
         squares = np.stack([_square(sample, model) for sample in some])
-        for sample, maps in zip(some, model.probabilities(squares, flips), strict=True):
+        for sample, maps in zip(some, model.probabilities(squares, tta), strict=True):
             height, width = sample.image.shape[:2]
             wide = to_original(maps, height, width, model.spec)
             yield Segmented(sample, wide.argmax(0).astype(np.uint8), wide.mean((1, 2)))
@@ -99,20 +99,20 @@ def _square(sample: Sample, model: Model) -> npt.NDArray[np.uint8]:
         raise ImageError(f"{sample.path}: {error}") from None
 
 
-def evaluate(model: Model, images: ImageSet, indices: Ints, flips: bool = False) -> Iterator[tuple[Segmented, Score]]:
+def evaluate(model: Model, images: ImageSet, indices: Ints, tta: bool = False) -> Iterator[tuple[Segmented, Score]]:
     """Segment labelled images, and compare with their masks at their own size.
 
     Args:
         model: A model of segmentation.
         images: The images.
         indices: Which of them, ascending.
-        flips: Test-time augmentation.
+        tta: Test-time augmentation.
 
     Raises:
         ImageError: There are no masks, or one holds a number that the model does not know.
     """
     spec = model.spec
-    for found in segment(model, originals(images, indices), flips):
+    for found in segment(model, originals(images, indices), tta):
         truth = class_numbers(found.sample, spec.values)
         scores = score_classes(truth, found.mask, range(1, len(spec.values)))
         yield (
@@ -174,14 +174,14 @@ class SegmentationAssessment:
         model: What was assessed.
         images: The images.
         indices: Which of them.
-        flips: Whether mirror images counted.
+        tta: Whether mirror images counted.
     """
 
     scores: tuple[Score, ...]
     model: Model
     images: ImageSet
     indices: Ints
-    flips: bool
+    tta: bool
 
     @cached_property
     def patients(self) -> list[Ints]:
@@ -240,7 +240,7 @@ class SegmentationAssessment:
         middle = (len(order) - count) // 2
         rows = {"best": order[:count], "median": order[middle : middle + count], "worst": order[-count:]}
         shown = np.unique(np.concatenate(list(rows.values())))
-        again = evaluate(self.model, self.images, self.indices[shown], self.flips)
+        again = evaluate(self.model, self.images, self.indices[shown], self.tta)
         found = dict(zip(shown.tolist(), again, strict=True))
 
         def case(position: int) -> Case:
@@ -282,17 +282,17 @@ def _mean(values: npt.NDArray[Any]) -> float:
     return float(values.mean()) if values.size else nan
 
 
-def assess_segmenter(model: Model, images: ImageSet, indices: Ints, flips: bool = False) -> SegmentationAssessment:
+def assess_segmenter(model: Model, images: ImageSet, indices: Ints, tta: bool = False) -> SegmentationAssessment:
     """Segment labelled images at their own size, and compare: `evaluate` for all of them.
 
     Args:
         model: A model of segmentation.
         images: The images.
         indices: Which of them, ascending; at least one.
-        flips: Test-time augmentation.
+        tta: Test-time augmentation.
 
     Raises:
         ImageError: There are no masks, or one holds a number that the model does not know.
     """
-    scores = tuple(score for _, score in evaluate(model, images, indices, flips))
-    return SegmentationAssessment(scores, model, images, indices, flips)
+    scores = tuple(score for _, score in evaluate(model, images, indices, tta))
+    return SegmentationAssessment(scores, model, images, indices, tta)

@@ -41,13 +41,13 @@ class Split:
         """
         labelled = draw_labelled(settings, images)
         select = labelled[:0]
-        if settings.select:
+        if settings.val_fraction:
             patients = images.patients(labelled)
             order = fair_order(images.labels(labelled), patients, settings.seed)
-            select = labelled[first_patients(patients, order, round(settings.select * len(labelled)))]
+            select = labelled[first_patients(patients, order, round(settings.val_fraction * len(labelled)))]
             if not 0 < len(select) < len(labelled):
                 raise SettingsError(
-                    f"--select {settings.select} of {len(labelled)} images leaves none; ask for more labels"
+                    f"--val-fraction {settings.val_fraction} of {len(labelled)} images leaves none; ask for more labels"
                 )
         name, test = find_tested(settings.task, images)
         return cls(np.setdiff1d(labelled, select), np.sort(select), test, name)

@@ -26,7 +26,7 @@ from downstream.models.model import MODEL_FILE, Model, ModelSpec, PretrainedWeig
 from downstream.models.vgg import VGG16
 
 ROWS = 20
-PATIENCE = 6  # rows, all of them worse than the best, after which a run with --select stops
+PATIENCE = 6  # rows, all of them worse than the best, after which a run with --val-fraction stops
 MIXING_FILE = "mixing.png"
 
 
@@ -94,7 +94,7 @@ class Finetuning(Run[FinetuneSettings, dict[str, Any]]):
         if self.trainer.step >= self.settings.steps:
             return True
         values = [row["selection"] for row in self.directory.rows]
-        return bool(self.settings.select and len(values) > PATIENCE and max(values[-PATIENCE:]) < max(values))
+        return bool(self.settings.val_fraction and len(values) > PATIENCE and max(values[-PATIENCE:]) < max(values))
 
     @property
     def finished(self) -> bool:
@@ -177,7 +177,7 @@ class Finetuning(Run[FinetuneSettings, dict[str, Any]]):
         """Test once, and write every file that tells about it."""
         path, summary = self.directory.path, dict[str, Any]()
         if self.split.test.size:
-            tested = self._assess(self.model, self.images, self.split.test, self.settings.flips)
+            tested = self._assess(self.model, self.images, self.split.test, self.settings.tta)
             tested.write(path)
             summary = tested.summary
         about = {

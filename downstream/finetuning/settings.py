@@ -23,7 +23,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "schedule": "steps",
         "batch_size": 4,
         "augment": "none",
-        "average": 0.0,
+        "ema_decay": 0.0,
         "unlabelled": "none",
     },
 }
@@ -45,10 +45,12 @@ class TrainConfig(UnlabelledSettings):
     freeze: Annotated[
         bool, Flag("Classification: leave the encoder as it is; only the layer to the classes learns.", LEARNING)
     ] = False
-    average: Annotated[
+    ema_decay: Annotated[
         float, Flag("Decay of the running mean of the weights, which is kept in the end; 0: the last ones.", LEARNING)
     ] = 0.99
-    balance: Annotated[bool, Flag("Classification: rare classes count as much as frequent ones.", LEARNING)] = True
+    class_weights: Annotated[bool, Flag("Classification: rare classes count as much as frequent ones.", LEARNING)] = (
+        True
+    )
     augment: Annotated[str, Flag("Augmentation: none, flips, affine, full (bends, too), or strong.", LEARNING)] = (
         "affine"
     )
@@ -67,10 +69,12 @@ class TrainConfig(UnlabelledSettings):
             raise SettingsError(f"--learning-rate {self.learning_rate} must be a positive number")
         if self.schedule not in SCHEDULES:
             raise SettingsError(f"schedule {self.schedule!r} is unknown; choose {' or '.join(SCHEDULES)}")
-        if not 0 <= self.average < 1 or not self.weight_decay >= 0:
-            raise SettingsError("average must be in [0, 1), and weight_decay at least 0")
-        if self.unlabelled != "none" and not self.average:
-            raise SettingsError("--average 0 leaves no teacher for --unlabelled images; use 0.99, or --unlabelled none")
+        if not 0 <= self.ema_decay < 1 or not self.weight_decay >= 0:
+            raise SettingsError("--ema-decay must be in [0, 1), and weight_decay at least 0")
+        if self.unlabelled != "none" and not self.ema_decay:
+            raise SettingsError(
+                "--ema-decay 0 leaves no teacher for --unlabelled images; use 0.99, or --unlabelled none"
+            )
         Augmentation(self.augment)
 
 
@@ -87,7 +91,7 @@ class FinetuneSettings(TrainConfig, ImageSettings):
         str | None, Flag("Names of the classes, or their numbers in masks: a,b,….", default="those labelled")
     ] = None
     seed: Annotated[int, Flag("Random seed for weights, labelled images, shuffling and augmentation.")] = 0
-    flips: Annotated[bool, Flag("Test on mirror images, too, and average.", name="tta")] = False
+    tta: Annotated[bool, Flag("Test on mirror images, too, and average.")] = False
     model: Annotated[str, Flag("unet, or vgg16 to classify.", MODEL)] = "unet"
     stratified: bool = False
     """Each class has its share of the labelled images: for comparisons of methods, which may look at classes."""
@@ -96,7 +100,7 @@ class FinetuneSettings(TrainConfig, ImageSettings):
     transfer: Annotated[
         str, Flag("What is taken from the pretrained U-Net: encoder, or all but its last layer.", MODEL)
     ] = "encoder"
-    select: Annotated[
+    val_fraction: Annotated[
         float, Flag("Share of the labelled images by which the best state is selected; 0: keep the last.", LEARNING)
     ] = 0.0
     weights: Annotated[str | None, Flag("File of VGG16's published weights, such as vgg16-397923af.pth.", MODEL)] = None
@@ -126,8 +130,10 @@ class FinetuneSettings(TrainConfig, ImageSettings):
             raise SettingsError(f"--classes {self.classes}: of segmentation these are numbers in masks, such as 0,1,2")
         if self.seed < 0:
             raise SettingsError(f"--seed {self.seed} must not be negative")
-        if not 0 <= self.select < 1:
-            raise SettingsError(f"--select {self.select} must be a share from 0 to below 1; for example 0.2")
+        if not 0 <= self.val_fraction < 1:
+            raise SettingsError(
+                f"--val-fraction {self.val_fraction} must be a share from 0 to below 1; for example 0.2"
+            )
         if self.model == "vgg16" and (self.task != "classification" or self.start != "scratch"):
             raise SettingsError("--model vgg16 classifies, and takes its weights by --weights FILE, not by --from")
         if self.model == "vgg16" and (self.channels == 1 or self.image_size < 32):

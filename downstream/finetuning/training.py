@@ -74,10 +74,10 @@ class Trainer:
             model.network.freeze()
         learning = [weight for weight in model.network.parameters() if weight.requires_grad]
         self.optimiser = SharedAdam(learning, config.learning_rate, config.weight_decay)
-        self.average = {name: one.detach().clone() for name, one in self._weights().items()} if config.average else {}
+        self.average = {name: one.detach().clone() for name, one in self._weights().items()} if config.ema_decay else {}
         self._segments = model.spec.task == "segmentation"
         self._class_of = _lookup(model.spec.values) if self._segments else np.zeros(0, np.int64)
-        self._class_weights = self._balance() if config.balance and not self._segments else None
+        self._class_weights = self._balance() if config.class_weights and not self._segments else None
         self.teacher = None if unlabelled is None else MeanTeacher(model, self.average, unlabelled, config, seed)
         self._net: SafetyNet | None = None
         self._supervised: dict[str, Tensor] = {}
@@ -248,7 +248,7 @@ class Trainer:
 
     def _keep_average(self) -> None:
         # young averages forget faster, or they would remember the start
-        decay = min(self.config.average, self.step / (self.step + 10))
+        decay = min(self.config.ema_decay, self.step / (self.step + 10))
         with torch.no_grad():
             for name, one in self._weights().items():
                 if name in self.average:

@@ -167,12 +167,12 @@ class Model:
             made = functional_call(self.network, dict(weights), standardised) if weights else self.network(standardised)
             return made.float()  # type: ignore[no-any-return]
 
-    def predict(self, images: Tensor, flips: bool = False, weights: Mapping[str, Tensor] | None = None) -> Tensor:
+    def predict(self, images: Tensor, tta: bool = False, weights: Mapping[str, Tensor] | None = None) -> Tensor:
         """What the model makes of images `(B, C, S, S)` in 0..255, without learning.
 
         Args:
             images: The images.
-            flips: Average over the image and its three mirror images (test-time augmentation).
+            tta: Average over the image and its three mirror images (test-time augmentation).
             weights: As of `logits`.
 
         Returns:
@@ -181,14 +181,14 @@ class Model:
         self.network.eval()
         with torch.no_grad():
             pixels, found = images.to(self.device), []
-            for axes in _FLIPS if flips else _FLIPS[:1]:
+            for axes in _FLIPS if tta else _FLIPS[:1]:
                 some = self.logits(pixels.flip(axes), weights).softmax(1)
                 found.append(some.flip(axes) if some.ndim == 4 else some)
             return torch.stack(found).mean(0)
 
-    def probabilities(self, images: npt.NDArray[np.uint8], flips: bool = False) -> npt.NDArray[np.float32]:
+    def probabilities(self, images: npt.NDArray[np.uint8], tta: bool = False) -> npt.NDArray[np.float32]:
         """As `predict`, of images `(B, C, S, S)` uint8."""
-        return self.predict(as_tensor(images, self.device), flips).cpu().numpy()
+        return self.predict(as_tensor(images, self.device), tta).cpu().numpy()
 
     def save(self, path: Path) -> None:
         """Write weights and spec as one file."""

@@ -88,7 +88,7 @@ def predict_samples(
     segmenter: Model | None,
     samples: Iterable[Sample],
     refuse: Callable[[str, ImageError], object],
-    flips: bool = False,
+    tta: bool = False,
 ) -> Iterator[Prediction]:
     """Predict images one after the other, in flat memory.
 
@@ -97,11 +97,11 @@ def predict_samples(
         segmenter: A classifier's images are cut to what this one finds; None leaves them as they are.
         samples: Images at their own size, each with a finite value.
         refuse: Is told the name of an image whose cut-out part cannot be used.
-        flips: Test-time augmentation.
+        tta: Test-time augmentation.
     """
     spec = model.spec
     if spec.task == "segmentation":
-        for found in segment(model, samples, flips):
+        for found in segment(model, samples, tta):
             yield Prediction(found.sample, found.probabilities, found.mask)
         return
 
@@ -114,7 +114,7 @@ def predict_samples(
                 refuse(sample.name, error)
 
     for some in in_batches(squares(), BATCH):
-        shares = model.probabilities(np.stack([sample.image for sample in some]), flips)
+        shares = model.probabilities(np.stack([sample.image for sample in some]), tta)
         for sample, row in zip(some, shares, strict=True):
             yield Prediction(sample, row, None)
 

@@ -67,7 +67,7 @@ def test_an_unknown_preset_is_refused_with_those_there_are() -> None:
         ({"image_size": 65}, "--image-size 64"),
         ({"horizon": 0}, "--horizon 0"),
         ({"total_images": 0}, "--total-images 0"),
-        ({"images": -12}, "--total-images -12"),
+        ({"total_images": -12}, "--total-images -12"),
         ({"batch_size": 0}, "--batch-size 0"),
         ({"width": -2}, "--width -2"),
         ({"workers": -1}, "--workers -1"),

@@ -72,7 +72,7 @@ def test_how_to_fine_tune_without_what_for_is_refused():
         ({"settings": "steps=1.5"}, "steps must be a whole number"),
         ({"settings": "steps=true"}, "steps must be a whole number"),
         ({"settings": "learning_rate=fast"}, "learning_rate must be a number"),
-        ({"settings": "flips=1"}, "flips must be true or false"),
+        ({"settings": "tta=1"}, "tta must be true or false"),
         ({"settings": "augment=3"}, "augment must be a name"),
         ({"settings": "steps=0"}, "--steps 0"),
         ({"settings": "steps=3,mix=box,steps=4"}, "--finetune steps is there twice"),
@@ -88,10 +88,10 @@ def test_what_is_misspelt_is_refused(asked: dict, text: str) -> None:
 
 def test_what_is_asked_for_is_read() -> None:
     asked = Downstream(
-        "segmentation, classification", "25 ,all", "none, auto", 3, "steps=7,learning_rate=1,flips=true,augment=flips"
+        "segmentation, classification", "25 ,all", "none, auto", 3, "steps=7,learning_rate=1,tta=true,augment=flips"
     )
     assert (asked.task_names, asked.counts) == (["segmentation", "classification"], [25, None])
-    assert asked.shared == {"steps": 7, "learning_rate": 1, "flips": True, "augment": "flips"}
+    assert asked.shared == {"steps": 7, "learning_rate": 1, "tta": True, "augment": "flips"}
     assert [arm.label for arm in asked.arms] == ["none", "auto"]
     assert asked.given(Arm.parse("auto+steps=9")) == {**asked.shared, "unlabelled": "auto", "steps": 9}
     assert asked.made(asked.arms[1]).unlabelled == "auto"

@@ -22,15 +22,15 @@ def model(spec: ModelSpec, drawn: ImageSet) -> Model:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("flips", [False, True])
+@pytest.mark.parametrize("tta", [False, True])
 @pytest.mark.parametrize("batch", [1, 3, 64])
 def test_images_are_compared_with_their_labels(
-    model: Model, drawn: ImageSet, monkeypatch: pytest.MonkeyPatch, flips: bool, batch: int
+    model: Model, drawn: ImageSet, monkeypatch: pytest.MonkeyPatch, tta: bool, batch: int
 ):
     monkeypatch.setattr(classification, "BATCH", batch)
     indices = drawn.split("train")[:7]
-    found = assess_classifier(model, drawn, indices, flips)
-    expected = model.probabilities(drawn.images(indices), flips)
+    found = assess_classifier(model, drawn, indices, tta)
+    expected = model.probabilities(drawn.images(indices), tta)
     np.testing.assert_allclose(found.probabilities, expected, atol=1e-5)
     assert found.truth.tolist() == drawn.labels(indices).tolist()
     assert found.images == [drawn.names[index] for index in indices]

@@ -29,7 +29,7 @@ class Bright:
     def __init__(self, spec: ModelSpec) -> None:
         self.spec, self.network = spec, torch.nn.Identity()
 
-    def probabilities(self, images: np.ndarray, flips: bool = False) -> np.ndarray:
+    def probabilities(self, images: np.ndarray, tta: bool = False) -> np.ndarray:
         lesion = images.mean(1) / 255
         return np.stack([1 - lesion, lesion], 1).astype(np.float32)
 

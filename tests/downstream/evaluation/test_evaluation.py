@@ -150,7 +150,7 @@ def test_test_time_augmentation_changes_the_numbers_as_it_does_the_masks(call):
     for number, load in enumerate(find_source(data, PixelSettings(SIDE)).index().samples):
         if SPLIT[number % 4] == "test":
             one = load()
-            (result,) = segment(model, [one], flips=True)
+            (result,) = segment(model, [one], tta=True)
             dice.append(score_classes(one.mask, result.mask, (1,))[1].dice)
     assert found["tta"] is True
     assert found["dice"] == pytest.approx(np.mean(dice))

@@ -37,7 +37,7 @@ class Bright:
     def __init__(self, spec: ModelSpec, classes: int = 2) -> None:
         self.spec, self.classes = spec, classes
 
-    def probabilities(self, images: np.ndarray, flips: bool = False) -> np.ndarray:
+    def probabilities(self, images: np.ndarray, tta: bool = False) -> np.ndarray:
         found = np.zeros((len(images), self.classes, *images.shape[2:]), np.float32)
         found[:, 1] = images.mean(1) / 255
         found[:, 0] = 1 - found[:, 1]
@@ -74,12 +74,12 @@ def test_the_mean_probability_is_that_of_the_image_without_its_padding(spec: Mod
         assert found.probabilities.sum() == pytest.approx(1)
 
 
-@pytest.mark.parametrize("flips", [False, True])
-def test_an_image_is_segmented_alike_alone_and_among_others(spec: ModelSpec, flips: bool):
+@pytest.mark.parametrize("tta", [False, True])
+def test_an_image_is_segmented_alike_alone_and_among_others(spec: ModelSpec, tta: bool):
     model = Model.create(spec, 0)
     samples = [banded((20 + number, 30 - number), slice(number, 9)) for number in range(2 * BATCH + 1)]
-    for found, sample in zip(segment(model, samples, flips), samples, strict=True):
-        maps = model.probabilities(to_square(sample.image, spec)[None], flips)[0]
+    for found, sample in zip(segment(model, samples, tta), samples, strict=True):
+        maps = model.probabilities(to_square(sample.image, spec)[None], tta)[0]
         wide = to_original(maps, *sample.image.shape, spec)
         sure = abs(wide[0] - wide[1]) > 1e-5
         np.testing.assert_array_equal(found.mask[sure], wide.argmax(0)[sure])

@@ -18,7 +18,7 @@ from downstream.models.model import Model, ModelSpec
 
 LABELLED, UNLABELLED = np.arange(4), np.arange(4, 20)
 QUICK = TrainConfig(
-    steps=12, batch_size=4, augment="flips", average=0.9, unlabelled="auto", join=0.5, unlabelled_batch=3, ramp=4
+    steps=12, batch_size=4, augment="flips", ema_decay=0.9, unlabelled="auto", join=0.5, unlabelled_batch=3, ramp=4
 )
 CLASSIFIER = {"task": "classification", "values": ()}
 
@@ -30,7 +30,7 @@ class Marked(MeanTeacher):
         self.model.predict = self._answer  # type: ignore[method-assign]
         return super().batch(step, weights)
 
-    def _answer(self, images, flips=False, weights=None):
+    def _answer(self, images, tta=False, weights=None):
         bright = (images.mean(1, keepdim=True) / 255).clamp(0.001, 0.999)
         return torch.cat([1 - bright, bright], 1)
 
@@ -227,8 +227,8 @@ def test_going_on_from_any_step_is_one_run_bit_for_bit(spec: ModelSpec, drawn: I
 
 
 def test_no_teacher_without_a_running_mean():
-    with pytest.raises(SettingsError, match="--average 0 leaves no teacher"):
-        TrainConfig(unlabelled="auto", average=0.0)
+    with pytest.raises(SettingsError, match="--ema-decay 0 leaves no teacher"):
+        TrainConfig(unlabelled="auto", ema_decay=0.0)
 
 
 @pytest.mark.parametrize(

@@ -118,7 +118,7 @@ def assert_same(ours: Path, theirs: Path) -> None:
 @pytest.mark.parametrize("task", ["segmentation", "classification"])
 @pytest.mark.parametrize("labels", [None, 12])
 def test_what_is_tested_on_is_neither_learned_from_nor_selected_by(drawn: ImageSet, task: str, labels: int | None):
-    split = Split.make(FinetuneSettings(task=task, labels=labels, select=0.25), drawn)
+    split = Split.make(FinetuneSettings(task=task, labels=labels, val_fraction=0.25), drawn)
     learn, select, test = (set(some.tolist()) for some in (split.learn, split.select, split.test))
     train = set(drawn.split("train").tolist())
     assert learn | select <= train
@@ -166,10 +166,10 @@ def test_a_test_split_without_labels_is_no_test(write_source):
 
 
 def test_a_share_that_leaves_nothing_is_refused(drawn: ImageSet):
-    with pytest.raises(SettingsError, match=r"--select 0\.1 of 4 images leaves none; ask for more labels"):
-        Split.make(FinetuneSettings(select=0.1, labels=4), drawn)
-    with pytest.raises(SettingsError, match=r"--select 0\.9 of 4 images leaves none"):
-        Split.make(FinetuneSettings(select=0.9, labels=4), drawn)
+    with pytest.raises(SettingsError, match=r"--val-fraction 0\.1 of 4 images leaves none; ask for more labels"):
+        Split.make(FinetuneSettings(val_fraction=0.1, labels=4), drawn)
+    with pytest.raises(SettingsError, match=r"--val-fraction 0\.9 of 4 images leaves none"):
+        Split.make(FinetuneSettings(val_fraction=0.9, labels=4), drawn)
     with pytest.raises(SettingsError, match="--labels 33"):
         Split.make(FinetuneSettings(labels=33), drawn)
 
@@ -181,9 +181,9 @@ def test_a_share_that_leaves_nothing_is_refused(drawn: ImageSet):
 @pytest.mark.parametrize(
     "given",
     [
-        {"augment": "full", "average": 0.9, "weight_decay": 0.01, "flips": True},
-        {"task": "classification", "select": 0.25, "schedule": "steps"},
-        {"select": 0.25, "norm": "group", "labels": 12},
+        {"augment": "full", "ema_decay": 0.9, "weight_decay": 0.01, "tta": True},
+        {"task": "classification", "val_fraction": 0.25, "schedule": "steps"},
+        {"val_fraction": 0.25, "norm": "group", "labels": 12},
         {"labels": 8, "unlabelled": "auto", "confidence": 0.4},
         {"labels": 12, "unlabelled": "auto", "confidence": 0.2, "task": "classification"},
     ],
@@ -265,7 +265,7 @@ def test_a_loss_that_is_not_finite_leaves_the_last_checkpoint(drawn: ImageSet, t
 
 
 def test_the_rest_of_the_train_split_is_unlabelled(drawn: ImageSet):
-    settings = FinetuneSettings(labels=10, select=0.2, unlabelled="auto")
+    settings = FinetuneSettings(labels=10, val_fraction=0.2, unlabelled="auto")
     split = Split.make(settings, drawn)
     found = choose_unlabelled(settings, drawn, split, None)
     assert found is not None
@@ -349,7 +349,7 @@ def test_a_run_whose_teacher_goes_astray_is_the_supervised_one(drawn, tmp_path: 
 def test_what_was_selected_with_a_teacher_gone_astray_is_taken_back(drawn: ImageSet, tmp_path: Path, monkeypatch):
     monkeypatch.setattr(mean_teacher, "FOREGROUND", (5.0, 5.1))
     monkeypatch.setattr(mean_teacher, "WATCHED_STEPS", 4)
-    given = {"labels": 8, "select": 0.25, "steps": 20, "unlabelled": "auto"}
+    given = {"labels": 8, "val_fraction": 0.25, "steps": 20, "unlabelled": "auto"}
     values = [0.5] * 8 + [0.9] * 3 + [0.4] * 9  # the three are of steps that are taken back
     script(monkeypatch, drawn, values)
     tune(tmp_path / "run", drawn, **given)
@@ -502,7 +502,7 @@ def script(
     """Make assessments say these values, one after the other; gives the states and images that were assessed."""
     seen: list[tuple[dict[str, Any], list[int]]] = []
 
-    def assess(model: Model, _: ImageSet, indices: Any, flips: bool = False) -> Any:
+    def assess(model: Model, _: ImageSet, indices: Any, tta: bool = False) -> Any:
         state = {name: tensor.clone() for name, tensor in model.network.state_dict().items()}
         seen.append((state, indices.tolist()))
         value = values[len(seen) - 1] if len(seen) <= len(values) else 0.0
@@ -518,13 +518,13 @@ def test_the_best_state_is_kept_and_the_run_stops_once_it_gets_no_better(
     drawn: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, average: float
 ):
     seen = script(monkeypatch, drawn, [0.2, 0.5, 0.4, 0.6, 0.6, 0.5, 0.4, 0.5, 0.3, 0.2, 0.1, 0.9])
-    tune(tmp_path / "run", drawn, select=0.25, steps=20, average=average)
+    tune(tmp_path / "run", drawn, val_fraction=0.25, steps=20, ema_decay=average)
     # the second 0.6 is as good as the first, and the six after it are worse
     assert len(table(tmp_path / "run" / "metrics.csv")) == 5 + PATIENCE
     weights = load_tensors(tmp_path / "run" / MODEL_FILE)[0]
     assert all(torch.equal(tensor, weights[name]) for name, tensor in seen[3][0].items())  # the first 0.6
     assert any(not torch.equal(tensor, weights[name]) for name, tensor in seen[4][0].items())
-    split = Split.make(FinetuneSettings(select=0.25), drawn)
+    split = Split.make(FinetuneSettings(val_fraction=0.25), drawn)
     assert all(indices == split.select.tolist() for _, indices in seen[:-1])
     assert seen[-1][1] == split.test.tolist()  # once, at the end
     assert all(torch.equal(tensor, weights[name]) for name, tensor in seen[-1][0].items())
@@ -534,10 +534,10 @@ def test_the_best_state_is_kept_and_the_run_stops_once_it_gets_no_better(
 def test_a_run_that_was_stopped_by_selection_is_learned_when_it_goes_on(drawn: ImageSet, tmp_path: Path, monkeypatch):
     script(monkeypatch, drawn, [0.5] + [0.1] * PATIENCE)
     with pytest.raises(KilledError):
-        tune(tmp_path / "run", drawn, select=0.25, steps=20, observer=Observer(PATIENCE + 1, die))
+        tune(tmp_path / "run", drawn, val_fraction=0.25, steps=20, observer=Observer(PATIENCE + 1, die))
     script(monkeypatch, drawn, [0.1])
     rest = Observer()
-    tune(tmp_path / "run", drawn, select=0.25, steps=20, observer=rest)
+    tune(tmp_path / "run", drawn, val_fraction=0.25, steps=20, observer=rest)
     assert rest.steps == 1  # the one that was lost
     assert len(table(tmp_path / "run" / "metrics.csv")) == PATIENCE + 1
 
@@ -547,7 +547,7 @@ def test_without_selection_the_last_state_is_kept_or_the_running_mean(drawn: Ima
     states = []
     for average in (0.0, 0.9):
         seen = script(monkeypatch, drawn, [])
-        tune(tmp_path / f"run{average}", drawn, average=average)
+        tune(tmp_path / f"run{average}", drawn, ema_decay=average)
         assert len(seen) == 1
         checkpoint = load_tensors(max((tmp_path / f"run{average}" / "checkpoints").iterdir()))[0]
         part = "trainer/average." if average else "trainer/network."
@@ -562,14 +562,14 @@ def test_without_selection_the_last_state_is_kept_or_the_running_mean(drawn: Ima
 
 @pytest.mark.slow
 @pytest.mark.parametrize("fit", ["stretch", "pad"])
-@pytest.mark.parametrize("flips", [False, True])
-def test_the_scores_of_every_image_are_those_at_its_own_size(write_source, fit: str, flips: bool):
+@pytest.mark.parametrize("tta", [False, True])
+def test_the_scores_of_every_image_are_those_at_its_own_size(write_source, fit: str, tta: bool):
     root = write_source(splits=("train",) * 4 + ("test",) * 6)
-    result = tune(Path("run"), load_images(root, 16, fit=fit), fit=fit, flips=flips, learning_rate=0.03)
+    result = tune(Path("run"), load_images(root, 16, fit=fit), fit=fit, tta=tta, learning_rate=0.03)
     model = Model.load(Path("run"))
     paths = [root / "images" / f"{number:02}.png" for number in range(4, 10)]
     pixels = [cv2.imread(str(path))[..., ::-1] for path in paths]
-    found = model.probabilities(np.stack([to_square(image, model.spec) for image in pixels]), flips)
+    found = model.probabilities(np.stack([to_square(image, model.spec) for image in pixels]), tta)
     expected = []
     for path, image, maps in zip(paths, pixels, found, strict=True):
         height, width = image.shape[:2]

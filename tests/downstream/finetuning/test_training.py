@@ -129,7 +129,7 @@ def test_the_loss_of_segmentation_is_cross_entropy_and_soft_dice_of_the_classes_
 @pytest.mark.parametrize(("balance", "weights"), [(True, (8 / (2 * 6), 8 / (2 * 2))), (False, (1.0, 1.0))])
 def test_rare_classes_count_as_much_as_frequent_ones(spec: ModelSpec, balance: bool, weights: tuple[float, float]):
     images = Few(labels=(0, 0, 0, 1))  # six of one, two of the other
-    trainer = make_trainer(replace(spec, **CLASSIFIER), replace(QUICK, batch_size=8, balance=balance), images)
+    trainer = make_trainer(replace(spec, **CLASSIFIER), replace(QUICK, batch_size=8, class_weights=balance), images)
     model = copy.deepcopy(trainer.model)
     model.network.train()
     loss = trainer.learn()
@@ -148,7 +148,7 @@ def test_rare_classes_count_as_much_as_frequent_ones(spec: ModelSpec, balance: b
 @pytest.mark.parametrize("step", [0, 1, 5])
 def test_going_on_from_any_step_is_one_run_bit_for_bit(spec: ModelSpec, task: dict[str, object], step: int):
     spec = replace(spec, **task)
-    config = replace(QUICK, augment="full", average=0.9, weight_decay=0.1)
+    config = replace(QUICK, augment="full", ema_decay=0.9, weight_decay=0.1)
     whole = make_trainer(spec, config)
     for _ in range(step):
         whole.learn()
@@ -200,7 +200,7 @@ def test_a_step_changes_every_weight_by_a_finite_gradient(spec: ModelSpec, task:
 
 
 def test_a_frozen_encoder_stays_as_it_is_and_its_norms_are_those_of_whole_images(spec: ModelSpec):
-    trainer = make_trainer(replace(spec, **CLASSIFIER), replace(QUICK, freeze=True, average=0.0))
+    trainer = make_trainer(replace(spec, **CLASSIFIER), replace(QUICK, freeze=True, ema_decay=0.0))
     network, images = trainer.model.network, Few()
     before = copies(network.state_dict())
     for _ in range(4):
@@ -276,7 +276,7 @@ def test_a_step_is_made_with_the_step_size_that_is_told(spec: ModelSpec):
 
 
 def test_the_running_mean_of_the_weights_by_hand(spec: ModelSpec):
-    trainer = make_trainer(spec, replace(QUICK, average=0.2))
+    trainer = make_trainer(spec, replace(QUICK, ema_decay=0.2))
     expected = copies(trainer.model.network.state_dict())
     for step in range(1, 6):
         trainer.learn()
@@ -296,7 +296,7 @@ def test_the_running_mean_of_the_weights_by_hand(spec: ModelSpec):
 
 
 def test_without_a_running_mean_the_result_is_the_network(spec: ModelSpec):
-    trainer = make_trainer(spec, replace(QUICK, average=0.0))
+    trainer = make_trainer(spec, replace(QUICK, ema_decay=0.0))
     trainer.learn()
     assert_equal(trainer.result(), dict(trainer.model.network.state_dict()))
 
@@ -339,9 +339,9 @@ def test_without_a_labelled_image_there_is_nothing_to_learn(spec: ModelSpec):
         ({"learning_rate": math.nan}, "--learning-rate nan"),
         ({"learning_rate": math.inf}, "--learning-rate inf"),
         ({"schedule": "linear"}, "schedule 'linear' is unknown; choose cosine or steps"),
-        ({"average": 1.0}, r"average must be in \[0, 1\)"),
-        ({"average": -0.1}, "average"),
-        ({"average": math.nan}, "average"),
+        ({"ema_decay": 1.0}, r"--ema-decay must be in \[0, 1\)"),
+        ({"ema_decay": -0.1}, "--ema-decay"),
+        ({"ema_decay": math.nan}, "--ema-decay"),
         ({"weight_decay": -1e-4}, "weight_decay at least 0"),
         ({"weight_decay": math.nan}, "weight_decay"),
         ({"augment": "mixup"}, "--augment mixup is unknown"),

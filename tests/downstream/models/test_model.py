@@ -112,9 +112,9 @@ def test_a_card_needs_every_field(spec: ModelSpec, name: str):
 
 
 @pytest.mark.parametrize(("task", "shape"), [({}, (3, 2, 16, 16)), (CLASSIFIER, (3, 3))])
-@pytest.mark.parametrize("flips", [False, True])
-def test_probabilities_sum_to_1(spec: ModelSpec, task: dict[str, object], shape: tuple[int, ...], flips: bool):
-    found = Model.create(replace(spec, **task), 0).probabilities(pictures(), flips)
+@pytest.mark.parametrize("tta", [False, True])
+def test_probabilities_sum_to_1(spec: ModelSpec, task: dict[str, object], shape: tuple[int, ...], tta: bool):
+    found = Model.create(replace(spec, **task), 0).probabilities(pictures(), tta)
     assert (found.shape, found.dtype) == (shape, np.float32)
     assert found.min() >= 0
     np.testing.assert_allclose(found.sum(1), 1, rtol=1e-6)
@@ -141,7 +141,7 @@ def test_flips_are_the_mean_over_four_mirrored_predictions(spec: ModelSpec, task
     for axes in ((), (3,), (2,), (2, 3)):
         one = model.probabilities(np.ascontiguousarray(np.flip(pictures(), axes)))
         found.append(np.flip(one, axes) if one.ndim == 4 else one)
-    np.testing.assert_allclose(model.probabilities(pictures(), flips=True), np.mean(found, 0), atol=1e-6)
+    np.testing.assert_allclose(model.probabilities(pictures(), tta=True), np.mean(found, 0), atol=1e-6)
     assert not np.array_equal(found[0], found[1])
 
 

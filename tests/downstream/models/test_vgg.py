@@ -42,4 +42,4 @@ def test_it_learns_as_any_classifier_does(spec: ModelSpec, drawn):
     before = model.network.features[0].weight.clone()
     assert 0 < trainer.learn() < 10
     assert not torch.equal(model.network.features[0].weight, before)
-    assert model.probabilities(Larger.images([0, 1]), flips=True).sum(1) == pytest.approx([1, 1])
+    assert model.probabilities(Larger.images([0, 1]), tta=True).sum(1) == pytest.approx([1, 1])

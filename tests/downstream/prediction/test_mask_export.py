@@ -52,7 +52,7 @@ class Bands:
     def __init__(self, spec: ModelSpec) -> None:
         self.spec = spec
 
-    def probabilities(self, images: np.ndarray, flips: bool = False) -> np.ndarray:
+    def probabilities(self, images: np.ndarray, tta: bool = False) -> np.ndarray:
         count = len(self.spec.classes)
         numbers = (images.astype(int) * count // 256)[:, 0]
         return np.stack([numbers == number for number in range(count)], 1).astype(np.float32)
@@ -576,7 +576,7 @@ def test_an_image_without_what_a_seg_needs_is_told_by_the_name_of_the_element(ru
 
 def test_a_class_of_an_image_is_no_seg(run: Run, spec: ModelSpec, monkeypatch: pytest.MonkeyPatch):
     class Classifier(Bands):
-        def probabilities(self, images: np.ndarray, flips: bool = False) -> np.ndarray:
+        def probabilities(self, images: np.ndarray, tta: bool = False) -> np.ndarray:
             return super().probabilities(images).mean((2, 3))
 
     make_series("archive", 2)
