@@ -4,7 +4,7 @@
 
 from agents.a3c import A3C, A3CSettings
 from agents.agent import Agent, Problem, save_agent
-from agents.loss_predictor import LossSettings
+from agents.loss_predictor import HardPatchesSettings
 from agents.pretraining.pretrain import PretrainedRun, pretrain
 from agents.registry import AGENTS, learns, load_agent, make_agent
 from agents.sb3.settings import A2CSettings, PPOSettings
@@ -15,7 +15,7 @@ __all__ = [
     "A2CSettings",
     "A3CSettings",
     "Agent",
-    "LossSettings",
+    "HardPatchesSettings",
     "PPOSettings",
     "PretrainedRun",
     "Problem",

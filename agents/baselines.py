@@ -166,10 +166,10 @@ class AutoencoderAgent(RandomAgent):
                 return
 
 
-class FrozenAgent(A3C):
+class UntrainedAgent(A3C):
     """A3C's networks as they were drawn, sampled from but never trained: what learning must beat."""
 
-    name = "frozen"
+    name = "untrained"
 
     def learn(self, env: Env, images: int, callback: Callback | None = None) -> None:
         """Play; nothing is learned."""

@@ -18,7 +18,7 @@ from ahm_env.model.optimiser import SharedAdam
 
 
 @dataclass(frozen=True)
-class LossSettings:
+class HardPatchesSettings:
     """What can be set of the agents that regress the loss."""
 
     learning_rate: float = 1e-3
@@ -29,7 +29,7 @@ class LossSettings:
     """A file of torchvision's VGG16 weights."""
 
 
-class LossAgent(NetworkAgent, ScoringAgent):
+class HardPatchesAgent(NetworkAgent, ScoringAgent):
     """Regresses the loss of every hidden patch on the image, and hides those of which it expects most.
 
     In the manner of HPM (Wang et al., "Hard patches mining for masked image modeling", CVPR 2023), with its
@@ -37,8 +37,8 @@ class LossAgent(NetworkAgent, ScoringAgent):
     image: the order is what counts, and images differ in difficulty by factors.
     """
 
-    name = "loss"
-    settings_class = LossSettings
+    name = "hard-patches"
+    settings_class = HardPatchesSettings
     sign = 1
 
     def build(self) -> None:
@@ -99,20 +99,20 @@ class LossAgent(NetworkAgent, ScoringAgent):
         return loss.item()
 
 
-class InvertedAgent(LossAgent):
+class EasyPatchesAgent(HardPatchesAgent):
     """Regresses the loss like `loss`, and hides the patches of which it expects least."""
 
-    name = "inverted"
+    name = "easy-patches"
     sign = -1
 
 
-class ProgressAgent(LossAgent):
+class LearningProgressAgent(HardPatchesAgent):
     """Regresses learning progress: the loss of a slow copy of the U-Net minus that of the U-Net.
 
     What stays hard for ever, such as hair and speckle, shows no progress.
     """
 
-    name = "progress"
+    name = "learning-progress"
     parallel = False  # each process would have a slow copy of its own
     _slow: Reconstructor | None = None
 

@@ -14,11 +14,11 @@ from agents.baselines import (
     BlocksAgent,
     EdgesAgent,
     ForegroundAgent,
-    FrozenAgent,
     OracleAgent,
     RandomAgent,
+    UntrainedAgent,
 )
-from agents.loss_predictor import InvertedAgent, LossAgent, ProgressAgent
+from agents.loss_predictor import EasyPatchesAgent, HardPatchesAgent, LearningProgressAgent
 from agents.sb3.agent import A2CAgent, PPOAgent
 from ahm_env import CheckpointError, SettingsError
 from ahm_env.files import load_tensors
@@ -33,11 +33,11 @@ AGENTS: dict[str, type[Agent]] = {
         BlocksAgent,
         ForegroundAgent,
         EdgesAgent,
-        LossAgent,
-        ProgressAgent,
+        HardPatchesAgent,
+        LearningProgressAgent,
         OracleAgent,
-        InvertedAgent,
-        FrozenAgent,
+        EasyPatchesAgent,
+        UntrainedAgent,
         AutoencoderAgent,
     )
 }

@@ -34,7 +34,7 @@ HALF = MaskRatio.parse(0.5)
 GRID = PatchGrid(64, 8)
 RATIOS = ("0.3:0.7", "0.3", "0.5", "0.7")
 STUDIED: list[tuple[str, int, dict[str, Any]]] = [
-    ("loss", 1, {}),
+    ("hard-patches", 1, {}),
     *(("a3c", 1, {"image_weight": weight}) for weight in (0.0, 0.5, 2.0)),
     ("a3c", 2, {"image_weight": 2.0}),
     ("a3c", 4, {"image_weight": 2.0}),
@@ -67,7 +67,7 @@ def coordination(source: ImageSet, judge: Reconstructor, images: int, seeds: int
             env.reset(seed=seed)
             agent = make_agent(name, env, seed, **settings)
             began = time.perf_counter()
-            agent.learn(env, images, easy_to_hard(env, images) if name == "loss" else None)
+            agent.learn(env, images, easy_to_hard(env, images) if name == "hard-patches" else None)
             speeds.append(images / (time.perf_counter() - began))
             for found, who in ((sampled, agent), (likeliest, Likeliest(agent))):
                 found.append(measure(who, judge, source, held_out, HALF, horizon, DRAWS).hardness)

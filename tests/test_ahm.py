@@ -126,7 +126,7 @@ def test_every_agent_and_setting_reaches_the_run(call):
         assert text in config
     assert '"skip_connections": false' in config
     assert '"precision": "bf16"' in config
-    for algo in ("random", "frozen"):
+    for algo in ("random", "untrained"):
         assert call("train-agent", *TINY, "--algo", algo, "--out", algo)[0] == 0
 
 

@@ -35,7 +35,7 @@ def compare_agents(
             help="Agents of train-agent, separated by commas, or scratch, which is not pretrained, only fine-tuned. "
             "a3c+image_weight=2 is a3c with a setting of its own."
         ),
-    ] = "scratch,a3c,ppo,a2c,random,loss,frozen",
+    ] = "scratch,a3c,ppo,a2c,random,hard-patches,untrained",
     seeds: Annotated[int, typer.Option(help="Number of runs of each agent, with the seeds 0, 1, ….", min=1)] = 5,
     jobs: Annotated[int, typer.Option(help="Number of runs at once; 0: one a core, or one on a GPU.", min=0)] = 0,
 ) -> int:

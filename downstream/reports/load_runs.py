@@ -20,8 +20,8 @@ from downstream.reports.curves import Curve, Points, over_seeds
 
 # An agent looks the same on every page.
 STYLES = (
-    *("a3c", "ppo", "a2c", "loss", "progress", "oracle", "random"),
-    *("edges", "foreground", "blocks", "inverted", "autoencoder", "frozen", "scratch"),
+    *("a3c", "ppo", "a2c", "hard-patches", "learning-progress", "oracle", "random"),
+    *("edges", "foreground", "blocks", "easy-patches", "autoencoder", "untrained", "scratch"),
 )
 # Settings that do not make another agent; an agent's own settings are told one by one.
 _NO_LABEL = {"algo", "agent", "seed", "workers", "device", "data", "judge", "total_images", "skip_bad"}

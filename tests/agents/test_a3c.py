@@ -16,7 +16,7 @@ from torch import Tensor
 import agents.a3c
 from agents import A3C, A3CSettings
 from agents.agent import Update
-from agents.baselines import FrozenAgent
+from agents.baselines import UntrainedAgent
 from agents.pretraining.hardness import measure
 from ahm_env import (
     ImageSet,
@@ -542,7 +542,7 @@ def test_hardness_on_held_out_images_rises_above_1_and_that_of_a_frozen_policy_d
 ) -> None:
     shown, held_out = np.arange(28), np.arange(28, 40)
     found = {}
-    for kind in (A3C, FrozenAgent):
+    for kind in (A3C, UntrainedAgent):
         env = PatchMaskVectorEnv(8, data=phantoms, indices=shown.tolist(), unet=reconstructor, mask_ratio=0.25)
         env.reset(seed=0)
         agent = kind(env)
@@ -550,7 +550,7 @@ def test_hardness_on_held_out_images_rises_above_1_and_that_of_a_frozen_policy_d
         measured = measure(agent, reconstructor, phantoms, held_out, MaskRatio.parse(0.25), draws=20)
         found[kind.name] = measured.hardness
     assert found["a3c"] > 1.25
-    assert found["frozen"] == pytest.approx(1, abs=0.1)
+    assert found["untrained"] == pytest.approx(1, abs=0.1)
 
 
 # ---------------------------------------------------------------- mask sizes

@@ -30,7 +30,7 @@ def env(
     request: pytest.FixtureRequest, toy_env: Toy, textures: Pixels, phantoms: ImageSet, reconstructor: Reconstructor
 ) -> Any:
     """An environment for each agent there is, of sizes between 4 and 12; with a U-Net for those that look at it."""
-    if request.param in ("oracle", "progress", "autoencoder"):
+    if request.param in ("oracle", "learning-progress", "autoencoder"):
         made: Any = PatchMaskVectorEnv(8, data=phantoms, unet=reconstructor, mask_ratio="0.25:0.75")
     else:
         made = toy_env(textures, costs, quota=(4, 12))

@@ -17,10 +17,10 @@ from agents.baselines import (
     BlocksAgent,
     EdgesAgent,
     ForegroundAgent,
-    FrozenAgent,
     OracleAgent,
     RandomAgent,
     ScoringAgent,
+    UntrainedAgent,
     foreground,
     grey,
 )
@@ -38,7 +38,7 @@ def costs(kinds: Any, masks: Any) -> Any:
 RULES = sorted(name for name, kind in AGENTS.items() if issubclass(kind, ScoringAgent))  # those that learn, among them
 
 
-@pytest.fixture(params=[RandomAgent, FrozenAgent])
+@pytest.fixture(params=[RandomAgent, UntrainedAgent])
 def kind(request: pytest.FixtureRequest) -> Any:
     """Each agent that does not learn, and looks neither at the image nor at the U-Net."""
     return request.param
@@ -223,7 +223,7 @@ def test_random_sizes_hold_over_several_steps(toy_env: Toy, textures: Pixels) ->
 
 @pytest.mark.slow
 def test_the_frozen_policy_is_an_a3c_that_is_nearly_uniform(toy_env: Toy, textures: Pixels) -> None:
-    agent = FrozenAgent(toy_env(textures, costs, quota=6))
+    agent = UntrainedAgent(toy_env(textures, costs, quota=6))
     masks = agent.predict(np.repeat(textures[:1], 4000, 0))
     assert np.abs(masks.mean(0) - 6 / 16).max() < 0.03
     assert np.ptp(agent.maps(textures)[0]) > 0  # nearly: it is a policy all the same
@@ -231,7 +231,7 @@ def test_the_frozen_policy_is_an_a3c_that_is_nearly_uniform(toy_env: Toy, textur
 
 def test_frozen_weights_never_move(toy_env: Toy, textures: Pixels) -> None:
     env = toy_env(textures, costs, quota=(4, 8))
-    agent = FrozenAgent(env)
+    agent = UntrainedAgent(env)
     before = {name: tensor.clone() for name, tensor in agent.state().items()}
     agent.learn(env, 80)
     changed = [name for name, tensor in agent.state().items() if not torch.equal(tensor, before[name])]
@@ -523,7 +523,7 @@ def test_learning_attaches_the_oracle(problem: Problem, phantoms: ImageSet, reco
     assert agent.maps(phantoms.images(np.arange(2)))[0].shape == (2, 16)
 
 
-@pytest.mark.parametrize("name", ["oracle", "progress", "autoencoder"])
+@pytest.mark.parametrize("name", ["oracle", "learning-progress", "autoencoder"])
 def test_those_that_look_at_the_unet_refuse_an_environment_without_one(
     toy_env: Toy, textures: Pixels, name: str
 ) -> None:

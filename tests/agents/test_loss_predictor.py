@@ -10,7 +10,13 @@ from torch import Tensor
 
 from agents import AGENTS, Problem, load_agent, make_agent, save_agent
 from agents.agent import Update
-from agents.loss_predictor import SLOWNESS, InvertedAgent, LossAgent, LossSettings, ProgressAgent
+from agents.loss_predictor import (
+    SLOWNESS,
+    EasyPatchesAgent,
+    HardPatchesAgent,
+    HardPatchesSettings,
+    LearningProgressAgent,
+)
 from agents.pretraining.settings import RunSettings
 from ahm_env import ImageSet, PatchMaskVectorEnv, Reconstructor, SettingsError, TrainingError
 
@@ -29,7 +35,7 @@ def nothing(kinds: Any, masks: Any) -> Any:
     return np.full(masks.shape, np.nan)
 
 
-def snapshot(agent: LossAgent) -> dict[str, Tensor]:
+def snapshot(agent: HardPatchesAgent) -> dict[str, Tensor]:
     return {name: tensor.clone() for name, tensor in agent.state().items()}
 
 
@@ -39,13 +45,13 @@ def assert_same(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
         assert torch.equal(tensor, other[name]), name
 
 
-def updates(agent: LossAgent, env: Any, images: int) -> list[Update]:
+def updates(agent: HardPatchesAgent, env: Any, images: int) -> list[Update]:
     found: list[Update] = []
     agent.learn(env, images, lambda update: found.append(update) is None)
     return found
 
 
-def without_unet(kind: type[LossAgent]) -> type[LossAgent]:
+def without_unet(kind: type[HardPatchesAgent]) -> type[HardPatchesAgent]:
     """The agent for an environment that has no U-Net to look at."""
 
     class Alone(kind):  # type: ignore[misc, valid-type]
@@ -55,11 +61,11 @@ def without_unet(kind: type[LossAgent]) -> type[LossAgent]:
     return Alone
 
 
-@pytest.fixture(params=[LossAgent, InvertedAgent])
-def learned(request: pytest.FixtureRequest, toy_env: Toy, textures: Pixels) -> LossAgent:
+@pytest.fixture(params=[HardPatchesAgent, EasyPatchesAgent])
+def learned(request: pytest.FixtureRequest, toy_env: Toy, textures: Pixels) -> HardPatchesAgent:
     """Each, after it has learned from random masks (the share that it may choose is 0)."""
     env = toy_env(textures, by_kind, quota=8, num_envs=16, agent_share=0.0)
-    agent: LossAgent = without_unet(request.param)(env, LossSettings(learning_rate=3e-3))
+    agent: HardPatchesAgent = without_unet(request.param)(env, HardPatchesSettings(learning_rate=3e-3))
     agent.learn(env, 16 * 120)
     return agent
 
@@ -68,7 +74,9 @@ def learned(request: pytest.FixtureRequest, toy_env: Toy, textures: Pixels) -> L
 
 
 @pytest.mark.slow
-def test_what_is_regressed_is_the_loss_standardised_within_the_image(learned: LossAgent, textures: Pixels) -> None:
+def test_what_is_regressed_is_the_loss_standardised_within_the_image(
+    learned: HardPatchesAgent, textures: Pixels
+) -> None:
     scores, values = learned.maps(textures)
     expected = (COSTS - COSTS.mean()) / COSTS.std()
     assert values.dtype == scores.dtype == np.float32
@@ -79,7 +87,7 @@ def test_what_is_regressed_is_the_loss_standardised_within_the_image(learned: Lo
 
 
 @pytest.mark.slow
-def test_the_hardest_are_hidden_and_inverted_the_easiest(learned: LossAgent, textures: Pixels) -> None:
+def test_the_hardest_are_hidden_and_inverted_the_easiest(learned: HardPatchesAgent, textures: Pixels) -> None:
     masks = learned.predict(textures).astype(bool)
     assert masks.sum(1).tolist() == [8, 8]
     order = np.sort(COSTS, 1)
@@ -88,7 +96,7 @@ def test_the_hardest_are_hidden_and_inverted_the_easiest(learned: LossAgent, tex
     found = COSTS[masks].mean()
     assert abs(found - other) > 0.9 * abs(worst - other)
     assert np.sign(found - other) == learned.sign
-    assert (learned.name, learned.sign) in {("loss", 1), ("inverted", -1)}
+    assert (learned.name, learned.sign) in {("hard-patches", 1), ("easy-patches", -1)}
 
 
 def test_only_hidden_patches_are_learned_from(toy_env: Toy, textures: Pixels) -> None:
@@ -100,7 +108,7 @@ def test_only_hidden_patches_are_learned_from(toy_env: Toy, textures: Pixels) ->
     states = []
     for losses in (by_kind, lies):
         env = toy_env(textures, losses, quota=6)
-        agent = without_unet(LossAgent)(env)
+        agent = without_unet(HardPatchesAgent)(env)
         agent.learn(env, 8 * 3)
         states.append(snapshot(agent))
     assert_same(states[0], states[1])
@@ -109,11 +117,11 @@ def test_only_hidden_patches_are_learned_from(toy_env: Toy, textures: Pixels) ->
 def test_the_first_step_by_hand(toy_env: Toy, textures: Pixels) -> None:
     """Losses standardised over the hidden patches of each image; mean over these; then over images; then Adam."""
     env = toy_env(textures, by_kind, quota=6, num_envs=3)
-    agent = without_unet(LossAgent)(env, LossSettings(learning_rate=1e-3))
+    agent = without_unet(HardPatchesAgent)(env, HardPatchesSettings(learning_rate=1e-3))
     weights = {name: weight.detach().clone() for name, weight in agent.network.named_parameters()}
     [update] = updates(agent, env, 3)
 
-    twin = without_unet(LossAgent)(Problem(1, 32, 4, (6, 6))).network
+    twin = without_unet(HardPatchesAgent)(Problem(1, 32, 4, (6, 6))).network
     twin.load_state_dict({**agent.network.state_dict(), **weights})
     values = twin(torch.from_numpy(env.shown[0]).float()).values
     per_image = []
@@ -140,7 +148,7 @@ def test_the_unit_of_the_loss_does_not_matter(toy_env: Toy, textures: Pixels) ->
     found = []
     for unit in (1.0, 1000.0):
         env = toy_env(textures, lambda kinds, masks, unit=unit: unit * COSTS[kinds])
-        agent = without_unet(LossAgent)(env)
+        agent = without_unet(HardPatchesAgent)(env)
         agent.learn(env, 8 * 5)
         found.append(agent.maps(textures)[1])
     assert np.allclose(found[0], found[1], atol=1e-3)
@@ -150,7 +158,7 @@ def test_the_unit_of_the_loss_does_not_matter(toy_env: Toy, textures: Pixels) ->
 def test_equal_losses_ask_for_nothing(toy_env: Toy, textures: Pixels) -> None:
     """No patch is harder than another: the map becomes flat, and nothing is divided by nothing."""
     env = toy_env(textures, lambda kinds, masks: np.full(masks.shape, 2.0))
-    agent = without_unet(LossAgent)(env, LossSettings(learning_rate=3e-3))
+    agent = without_unet(HardPatchesAgent)(env, HardPatchesSettings(learning_rate=3e-3))
     reports = updates(agent, env, 8 * 40)
     assert reports[-1].value_loss < 0.3 * reports[0].value_loss
     assert np.abs(agent.maps(textures)[1]).max() < 0.6
@@ -160,7 +168,7 @@ def test_with_several_steps_the_image_without_anything_hidden_is_learned_from(
     toy_env: Toy, textures: Pixels, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     env = toy_env(textures, by_kind, quota=6, horizon=3)
-    agent = without_unet(LossAgent)(env)
+    agent = without_unet(HardPatchesAgent)(env)
     asked: list[Any] = []
     regress = agent._regress
 
@@ -180,7 +188,7 @@ def test_with_several_steps_the_image_without_anything_hidden_is_learned_from(
 def test_episodes_that_were_cut_short_teach_nothing(toy_env: Toy, textures: Pixels) -> None:
     """Nothing was reconstructed: a patch loss of 0 is not a patch that is easy."""
     env = toy_env(textures, by_kind, horizon=2, truncate_after=1)
-    agent = without_unet(LossAgent)(env)
+    agent = without_unet(HardPatchesAgent)(env)
     before = snapshot(agent)
     agent.learn(env, 8 * 3)
     assert len(env.actions) == 3
@@ -190,7 +198,7 @@ def test_episodes_that_were_cut_short_teach_nothing(toy_env: Toy, textures: Pixe
 
 def test_learning_stops_when_told_and_reports_each_batch(toy_env: Toy, textures: Pixels) -> None:
     env = toy_env(textures, by_kind)
-    agent = without_unet(LossAgent)(env)
+    agent = without_unet(HardPatchesAgent)(env)
     found = updates(agent, env, 20)
     assert [update.images for update in found] == [8, 8, 8]
     assert all(np.isfinite(update.value_loss) and update.resumable for update in found)
@@ -199,11 +207,11 @@ def test_learning_stops_when_told_and_reports_each_batch(toy_env: Toy, textures:
 
 
 def test_settings_reach_it(toy_env: Toy, textures: Pixels) -> None:
-    agent = make_agent("loss", toy_env(textures, by_kind), learning_rate=0.25)
-    assert isinstance(agent, LossAgent)
+    agent = make_agent("hard-patches", toy_env(textures, by_kind), learning_rate=0.25)
+    assert isinstance(agent, HardPatchesAgent)
     assert [group["lr"] for group in agent.optimiser.param_groups] == [0.25]
     with pytest.raises(SettingsError, match="resnet"):
-        make_agent("loss", toy_env(textures, by_kind), backbone="resnet")
+        make_agent("hard-patches", toy_env(textures, by_kind), backbone="resnet")
 
 
 # ---------------------------------------------------------------- progress
@@ -227,7 +235,7 @@ def twin_of(reconstructor: Reconstructor) -> Reconstructor:
 def test_progress_is_the_slow_copy_s_loss_minus_the_unet_s_and_then_the_copy_moves(
     native: PatchMaskVectorEnv, reconstructor: Reconstructor, phantoms: ImageSet
 ) -> None:
-    agent = ProgressAgent(native)
+    agent = LearningProgressAgent(native)
     slow = twin_of(reconstructor)
     images, rng = phantoms.images(np.arange(5)), np.random.default_rng(0)
     for _ in range(3):
@@ -253,7 +261,7 @@ def test_progress_is_the_slow_copy_s_loss_minus_the_unet_s_and_then_the_copy_mov
 def test_without_any_progress_there_is_nothing_to_expect(
     native: PatchMaskVectorEnv, reconstructor: Reconstructor, phantoms: ImageSet
 ) -> None:
-    agent, images = ProgressAgent(native), phantoms.images(np.arange(5))
+    agent, images = LearningProgressAgent(native), phantoms.images(np.arange(5))
     hidden = np.random.default_rng(0).random((5, 16)) < 0.5
     found = agent.targets(images, hidden, reconstructor.patch_losses(images, hidden))
     assert not found.any()
@@ -262,7 +270,7 @@ def test_without_any_progress_there_is_nothing_to_expect(
 def test_following_progress_leaves_the_unet_alone(
     native: PatchMaskVectorEnv, reconstructor: Reconstructor, phantoms: ImageSet
 ) -> None:
-    agent, images = ProgressAgent(native), phantoms.images(np.arange(5))
+    agent, images = LearningProgressAgent(native), phantoms.images(np.arange(5))
     before = {name: tensor.clone() for name, tensor in reconstructor.state().items()}
     agent.targets(images, np.ones((5, 16), bool), np.zeros((5, 16), np.float32))
     assert all(torch.equal(tensor, before[name]) for name, tensor in reconstructor.state().items())
@@ -271,7 +279,7 @@ def test_following_progress_leaves_the_unet_alone(
 def test_the_slow_copy_moves_with_every_batch_and_survives_a_judge(
     native: PatchMaskVectorEnv, reconstructor: Reconstructor, phantoms: ImageSet
 ) -> None:
-    agent = ProgressAgent(native)
+    agent = LearningProgressAgent(native)
     name = "optimiser.slow.outc.conv.weight"
     start = agent.state()[name].clone()
     seen = [start]
@@ -290,24 +298,24 @@ def test_the_slow_copy_moves_with_every_batch_and_survives_a_judge(
 
 def test_progress_needs_a_unet(toy_env: Toy, textures: Pixels) -> None:
     with pytest.raises(SettingsError, match="native PatchMaskVectorEnv"):
-        make_agent("progress", toy_env(textures, by_kind))
+        make_agent("learning-progress", toy_env(textures, by_kind))
 
 
 # ---------------------------------------------------------------- states and files
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["loss", "inverted", "progress"])
+@pytest.mark.parametrize("name", ["hard-patches", "easy-patches", "learning-progress"])
 def test_going_on_from_a_state_is_as_if_there_had_been_no_break(phantoms: ImageSet, name: str) -> None:
     """U-Net, environment and agent are put back; with a range of ratios, so that the agent draws as well."""
 
-    def begin() -> tuple[PatchMaskVectorEnv, LossAgent]:
+    def begin() -> tuple[PatchMaskVectorEnv, HardPatchesAgent]:
         env = PatchMaskVectorEnv(
             3, data=phantoms, unet="new", width=2, image_size=32, mask_ratio="0.25:0.75", co_train=True
         )
         env.reset(seed=2)
         agent = make_agent(name, env, seed=3)
-        assert isinstance(agent, LossAgent)
+        assert isinstance(agent, HardPatchesAgent)
         return env, agent
 
     env, agent = begin()
@@ -331,7 +339,7 @@ def test_going_on_from_a_state_is_as_if_there_had_been_no_break(phantoms: ImageS
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["loss", "inverted", "progress"])
+@pytest.mark.parametrize("name", ["hard-patches", "easy-patches", "learning-progress"])
 def test_a_saved_agent_comes_back_as_it_was_without_moments_or_slow_copy(
     native: PatchMaskVectorEnv, phantoms: ImageSet, tmp_path: Any, name: str
 ) -> None:
@@ -339,7 +347,7 @@ def test_a_saved_agent_comes_back_as_it_was_without_moments_or_slow_copy(
     agent.learn(native, 12)
     save_agent(agent, tmp_path)
     loaded = load_agent(tmp_path)
-    assert isinstance(loaded, LossAgent)
+    assert isinstance(loaded, HardPatchesAgent)
     assert (loaded.name, loaded.problem, loaded.settings) == (name, agent.problem, agent.settings)
     assert not [key for key in loaded.state() if "slow" in key]
     images = phantoms.images(np.arange(6))
@@ -351,20 +359,20 @@ def test_a_saved_agent_comes_back_as_it_was_without_moments_or_slow_copy(
 
 
 def test_several_processes_may_train_those_that_keep_no_copy_of_their_own() -> None:
-    assert {name: AGENTS[name].parallel for name in ("loss", "inverted", "progress")} == {
-        "loss": True,
-        "inverted": True,
-        "progress": False,
+    assert {name: AGENTS[name].parallel for name in ("hard-patches", "easy-patches", "learning-progress")} == {
+        "hard-patches": True,
+        "easy-patches": True,
+        "learning-progress": False,
     }
-    assert RunSettings(algo="loss", workers=2, device="cpu").processes == 2
-    assert RunSettings(algo="progress", workers=0, device="cpu").processes == 1
+    assert RunSettings(algo="hard-patches", workers=2, device="cpu").processes == 2
+    assert RunSettings(algo="learning-progress", workers=0, device="cpu").processes == 1
     with pytest.raises(SettingsError, match=r"progress trains in one process; use --workers 1"):
-        RunSettings(algo="progress", workers=2, device="cpu")
+        RunSettings(algo="learning-progress", workers=2, device="cpu")
 
 
 def test_memory_that_is_shared_is_what_learning_changes(toy_env: Toy, textures: Pixels) -> None:
     env = toy_env(textures, by_kind)
-    agent = without_unet(LossAgent)(env)
+    agent = without_unet(HardPatchesAgent)(env)
     agent.share_memory()
     weight = agent.state()["network.value.weight"]
     before = weight.clone()
@@ -379,7 +387,7 @@ def test_memory_that_is_shared_is_what_learning_changes(toy_env: Toy, textures: 
 
 def test_a_loss_that_is_not_finite_is_refused_and_weights_stay_as_they_were(toy_env: Toy, textures: Pixels) -> None:
     env = toy_env(textures, by_kind)
-    agent = without_unet(LossAgent)(env)
+    agent = without_unet(HardPatchesAgent)(env)
     agent.learn(env, 8)
     before = snapshot(agent)
     env.losses = nothing
@@ -391,7 +399,7 @@ def test_a_loss_that_is_not_finite_is_refused_and_weights_stay_as_they_were(toy_
 
 def test_a_step_size_far_too_large_ends_in_a_sentence(toy_env: Toy, textures: Pixels) -> None:
     env = toy_env(textures, by_kind)
-    agent = without_unet(InvertedAgent)(env, LossSettings(learning_rate=1e25))
+    agent = without_unet(EasyPatchesAgent)(env, HardPatchesSettings(learning_rate=1e25))
     with pytest.raises(TrainingError, match=r"inverted.*--agent-learning-rate") as caught:
         agent.learn(env, 8 * 20)
     assert "\n" not in str(caught.value)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from agents import A3C, Problem
-from agents.baselines import FrozenAgent, RandomAgent
+from agents.baselines import RandomAgent, UntrainedAgent
 from agents.pretraining import hardness as measuring
 from agents.pretraining.hardness import Measurement, measure
 from ahm_env import ImageSet, MaskRatio, Reconstructor
@@ -81,7 +81,7 @@ def test_an_agent_that_knows_what_is_hard_has_hardness_above_1_and_its_opposite_
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", [RandomAgent, FrozenAgent])
+@pytest.mark.parametrize("kind", [RandomAgent, UntrainedAgent])
 def test_masks_that_are_random_have_hardness_1(kind: Any, phantoms: ImageSet, reconstructor: Reconstructor) -> None:
     found = measure(kind(PROBLEM), reconstructor, phantoms, np.arange(40), HALF, draws=10)
     spread = (found.losses / found.random_losses.mean(0)).std() / np.sqrt(found.losses.size)
@@ -168,7 +168,7 @@ def test_training_goes_on_bit_for_bit_after_a_measurement(phantoms: ImageSet, re
 
 
 def test_the_same_seed_gives_the_same_measurement(phantoms: ImageSet, reconstructor: Reconstructor) -> None:
-    agent = FrozenAgent(PROBLEM)
+    agent = UntrainedAgent(PROBLEM)
     one, same, other = (measure(agent, reconstructor, phantoms, np.arange(10), HALF, seed=seed) for seed in (1, 1, 2))
     assert np.array_equal(one.masks, same.masks)
     assert one.losses.tolist() == same.losses.tolist()
@@ -178,7 +178,7 @@ def test_the_same_seed_gives_the_same_measurement(phantoms: ImageSet, reconstruc
 
 
 def test_draws_differ_from_each_other(phantoms: ImageSet, reconstructor: Reconstructor) -> None:
-    found = measure(FrozenAgent(PROBLEM), reconstructor, phantoms, np.arange(5), HALF, draws=3)
+    found = measure(UntrainedAgent(PROBLEM), reconstructor, phantoms, np.arange(5), HALF, draws=3)
     assert not np.array_equal(found.masks[0], found.masks[1])
     assert found.random_losses[0].tolist() != found.random_losses[1].tolist()
 

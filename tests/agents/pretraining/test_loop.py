@@ -123,7 +123,7 @@ KINDS = {
     "ppo": {"algo": "ppo", "agent": {"n_steps": 4, "minibatches": 2}},
     "ppo-2": {"algo": "ppo", "agent": {"n_steps": 4, "minibatches": 2}, "horizon": 2, "mask_ratio": "0.3:0.6"},
     "a2c-staged": {"algo": "a2c", "agent": {"n_steps": 3}, "schedule": "staged"},
-    "progress": {"algo": "progress"},
+    "learning-progress": {"algo": "learning-progress"},
     "autoencoder": {"algo": "autoencoder"},
 }
 
@@ -134,7 +134,7 @@ KINDS = {
     ("kind", "fail_at"),
     [(kind, at) for kind in ("a3c", "a3c-staged") for at in (1, 7, 9, 13, 23)]
     + [(kind, at) for kind in ("ppo", "ppo-2", "a2c-staged") for at in (6, 14, 23)]
-    + [(kind, 15) for kind in ("progress", "autoencoder")],
+    + [(kind, 15) for kind in ("learning-progress", "autoencoder")],
 )
 def test_a_run_that_was_cut_off_and_resumed_equals_one_that_was_not(
     tmp_path, tmp_path_factory, images, finished, kind, fail_at

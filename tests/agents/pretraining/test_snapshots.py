@@ -141,7 +141,7 @@ def test_a_frame_shows_what_the_agent_and_the_unet_make_of_these_images(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["a3c", "ppo", "random", "oracle", "loss"])
+@pytest.mark.parametrize("name", ["a3c", "ppo", "random", "oracle", "hard-patches"])
 def test_a_frame_hides_as_much_as_the_environment_does(
     phantoms: ImageSet, reconstructor: Reconstructor, measured: Measurement, name: str
 ) -> None:

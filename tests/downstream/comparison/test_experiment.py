@@ -63,9 +63,14 @@ def test_bad_agents_are_refused_before_anything_runs(algos: tuple[str, ...], tex
 
 
 def test_pretraining_pairs_seeds_and_shares_the_curriculum(tmp_path: Path):
-    experiment = Experiment(tmp_path, ("scratch", "a3c", "loss"), 2, {"total_images": 50})
+    experiment = Experiment(tmp_path, ("scratch", "a3c", "hard-patches"), 2, {"total_images": 50})
     trials = experiment.pretraining
-    assert [(one.agent.label, one.run) for one in trials] == [("a3c", 0), ("loss", 0), ("a3c", 1), ("loss", 1)]
+    assert [(one.agent.label, one.run) for one in trials] == [
+        ("a3c", 0),
+        ("hard-patches", 0),
+        ("a3c", 1),
+        ("hard-patches", 1),
+    ]
     made = [RunSettings.make(**one.given) for one in trials]
     assert {(one.share, one.images, one.workers) for one in made} == {(RunSettings().share, 50, 1)}
     assert [one.seed for one in made] == [0, 0, 1, 1]

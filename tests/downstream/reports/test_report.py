@@ -293,10 +293,10 @@ def test_variants_of_an_agent_are_told_apart_by_what_differs(make_run: Maker) ->
         make_run("a3c", 0, name="plain"),
         make_run("a3c", 0, name="far", agent={"image_weight": 0}, horizon=2),
         make_run("a3c", 1, name="far-1", agent={"image_weight": 0}, horizon=2),
-        make_run("loss", 0, agent_share="0:0.5"),  # another share than a3c's, but all of loss have it
+        make_run("hard-patches", 0, agent_share="0:0.5"),  # another share than a3c's, but all of loss have it
     ]
     names = [one.name for one in by_algorithm([read_run(path) for path in made])]
-    assert names == ["a3c+horizon=1", "a3c+horizon=2+image_weight=0", "loss"]
+    assert names == ["a3c+horizon=1", "a3c+horizon=2+image_weight=0", "hard-patches"]
 
 
 def test_the_default_table_has_the_mean_and_range_of_last_rows(make_run: Maker) -> None:
@@ -493,7 +493,7 @@ def test_a_long_history_is_thinned_out(make_run: Maker, phantoms: ImageSet) -> N
 def test_runs_of_other_images_are_left_out_of_the_gallery_and_the_page_says_so(
     make_run: Maker, phantoms: ImageSet
 ) -> None:
-    others = [make_run("ppo", key="another"), make_run("loss", patch_size=16), make_run("random", frames=())]
+    others = [make_run("ppo", key="another"), make_run("hard-patches", patch_size=16), make_run("random", frames=())]
     page = report([make_run("a3c"), *others], phantoms)
     assert [one["agent"] for one in data_of(page)["gallery"]["agents"]] == [0]
     assert "3 of the runs are not shown here" in words_of(page)
