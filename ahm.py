@@ -21,7 +21,7 @@ COMMANDS = {
     ),
     "compare-agents": (
         "downstream.comparison.console:compare_agents",
-        "Train agents with paired seeds, and judge them all on one U-Net: tables, results.csv and report.html.",
+        "Train agents with paired seeds, and evaluate their masks on one U-Net: tables, results.csv and report.html.",
     ),
     "predict": (
         "downstream.console:predict_images",
@@ -41,7 +41,7 @@ COMMANDS = {
     ),
     "evaluate-agent": (
         "downstream.comparison.console:evaluate_agents",
-        "Judge the agents of runs: how hard their masks are, how varied, and how much of the lesion they hide.",
+        "Evaluate the agents of runs: how hard their masks are, how varied, and how much of the lesion they hide.",
     ),
     "report": (
         "downstream.comparison.console:report_runs",

@@ -56,30 +56,30 @@ class Likeliest:
         return self.agent.predict(observations, True, infos, generator)
 
 
-def coordination(source: ImageSet, judge: Reconstructor, images: int, seeds: int) -> Table:
+def coordination(source: ImageSet, reference: Reconstructor, images: int, seeds: int) -> Table:
     """Loss regression against a3c, by lambda and horizon."""
     shown, held_out = split_held_out(source)
     table = Table("agent", "horizon", "lambda", "hardness, sampled", "hardness, likeliest", "images/s")
     for name, horizon, settings in STUDIED:
         sampled, likeliest, speeds = [], [], []
         for seed in range(seeds):
-            env = PatchMaskVectorEnv(BATCH, data=source, indices=shown, unet=judge, horizon=horizon)
+            env = PatchMaskVectorEnv(BATCH, data=source, indices=shown, unet=reference, horizon=horizon)
             env.reset(seed=seed)
             agent = make_agent(name, env, seed, **settings)
             began = time.perf_counter()
             agent.learn(env, images, easy_to_hard(env, images) if name == "hard-patches" else None)
             speeds.append(images / (time.perf_counter() - began))
             for found, who in ((sampled, agent), (likeliest, Likeliest(agent))):
-                found.append(measure(who, judge, source, held_out, HALF, horizon, DRAWS).hardness)
+                found.append(measure(who, reference, source, held_out, HALF, horizon, DRAWS).hardness)
             print(name, horizon, settings, seed, f"{sampled[-1]:.3f} {likeliest[-1]:.3f}", flush=True)
         numbers = [f"{np.mean(found):.2f} ({min(found):.2f} – {max(found):.2f})" for found in (sampled, likeliest)]
         table.add_row(name, str(horizon), str(settings.get("image_weight", "–")), *numbers, f"{np.mean(speeds):.0f}")
-    for name, hardness in bounds(judge, source, held_out).items():
+    for name, hardness in bounds(reference, source, held_out).items():
         table.add_row(name, "–", "–", "–", f"{hardness:.2f}", "–")
     return table
 
 
-def size(source: ImageSet, judge: Reconstructor, images: int, seeds: int) -> Table:
+def size(source: ImageSet, reference: Reconstructor, images: int, seeds: int) -> Table:
     """A range of mask ratios against fixed ones."""
     shown, held_out = split_held_out(source)
     table = Table(
@@ -88,11 +88,11 @@ def size(source: ImageSet, judge: Reconstructor, images: int, seeds: int) -> Tab
     for ratio in RATIOS:
         hardness, losses, masks = [], [], []
         for seed in range(seeds):
-            env = PatchMaskVectorEnv(BATCH, data=source, indices=shown, unet=judge, mask_ratio=ratio)
+            env = PatchMaskVectorEnv(BATCH, data=source, indices=shown, unet=reference, mask_ratio=ratio)
             env.reset(seed=seed)
             agent = make_agent("a3c", env, seed)
             agent.learn(env, images)
-            found = measure(agent, judge, source, held_out, MaskRatio.parse(ratio), 1, DRAWS)
+            found = measure(agent, reference, source, held_out, MaskRatio.parse(ratio), 1, DRAWS)
             hardness.append(found.hardness)
             losses.append(found.losses.mean())
             masks.append(found.masks.mean((0, 2)))  # share of each image that is hidden, over its masks
@@ -131,18 +131,18 @@ def easy_to_hard(env: PatchMaskVectorEnv, images: int) -> Callback:
     return after
 
 
-def bounds(judge: Reconstructor, source: ImageSet, indices: Ints, looks: int = 128, exchanges: int = 400) -> Any:
+def bounds(reference: Reconstructor, source: ImageSet, indices: Ints, looks: int = 128, exchanges: int = 400) -> Any:
     """Hardness of masks that cheat."""
     generator = np.random.default_rng(0)
     images, count, quota = source.images(indices), len(indices), GRID.patches // 2
 
     def earned(masks: Any) -> Any:
-        return (judge.patch_losses(images, masks) * masks).sum(1) / quota
+        return (reference.patch_losses(images, masks) * masks).sum(1) / quota
 
     total, times, anywhere = np.zeros((count, GRID.patches)), np.zeros((count, GRID.patches)), []
     for _ in range(looks):
         masks = random_masks(count, GRID.patches, quota, generator)
-        losses = judge.patch_losses(images, masks) * masks
+        losses = reference.patch_losses(images, masks) * masks
         total, times = total + losses, times + masks
         anywhere.append(losses.sum(1) / quota)
     best = highest(total / times, np.full(count, quota), np.zeros(total.shape, bool))

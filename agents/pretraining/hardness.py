@@ -77,7 +77,7 @@ def measure(
 
     Args:
         agent: Sampled, not at its likeliest.
-        reconstructor: The U-Net that judges; not trained.
+        reconstructor: The U-Net; not trained.
         images: The images.
         indices: Which of them.
         ratio: Share of the patches to hide.

@@ -71,7 +71,11 @@ class Pretraining(Run[RunSettings, Measurement]):
         if learns(settings.algo) and settings.agent_learning_rate is not None:
             extra["learning_rate"] = settings.agent_learning_rate
         self.agent = make_agent(settings.algo, self.env, settings.seed, self.device, **extra)
-        self.judge = None if settings.judge is None else Reconstructor.load(Path(settings.judge), settings.grid)
+        self.reference_unet = (
+            None
+            if settings.reference_unet is None
+            else Reconstructor.load(Path(settings.reference_unet), settings.grid)
+        )
         self.pictured = self.held_out[
             np.linspace(0, len(self.held_out) - 1, min(PICTURED, len(self.held_out))).astype(int)
         ]
@@ -163,16 +167,18 @@ class Pretraining(Run[RunSettings, Measurement]):
             "agent_share": self.settings.agent_share_at(self.seen / self.settings.total_images),
             "mask_ratio": float(measurement.masks.mean()),
             "unet_updates": self.reconstructor.updates,
-            "judged_hardness": float("nan") if self.judge is None else self.measure(pairs, self.judge).hardness,
+            "reference_hardness": float("nan")
+            if self.reference_unet is None
+            else self.measure(pairs, self.reference_unet).hardness,
         }
 
-    def measure(self, pairs: int, judge: Reconstructor | None = None) -> Measurement:
-        """Hardness and masks on about so many held-out image and mask pairs, by the run's own U-Net or a judge."""
+    def measure(self, pairs: int, reference_unet: Reconstructor | None = None) -> Measurement:
+        """Hardness and masks on about so many held-out image and mask pairs, by the run's own U-Net or a reference."""
         few = self.held_out[: max(2, pairs // 2)]
         draws = max(2, round(pairs / len(few)))
         ratio, horizon = self.settings.ratio, self.settings.horizon
-        measurement = measure(self.agent, judge or self.reconstructor, self.images, few, ratio, horizon, draws)
-        self.agent.attach(self.env)  # it may have looked at the judge
+        measurement = measure(self.agent, reference_unet or self.reconstructor, self.images, few, ratio, horizon, draws)
+        self.agent.attach(self.env)  # it may have looked at the reference U-Net
         return measurement
 
     def _picture(self, measurement: Measurement) -> Frame:

@@ -17,7 +17,7 @@ COLUMNS = (
     "policy_loss",
     "value_loss",
     "unet_updates",
-    "judged_hardness",
+    "reference_hardness",
 )
 
 

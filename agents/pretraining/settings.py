@@ -44,7 +44,7 @@ class RunSettings(ImageSettings):
     schedule: Annotated[
         str, Flag("joint, or staged: the U-Net on random masks, then the agent, then the U-Net on the agent's masks.")
     ] = "joint"
-    judge: Annotated[
+    reference_unet: Annotated[
         str | None, Flag("File of a U-Net on which the masks are evaluated, too: judged_hardness in metrics.csv.")
     ] = None
     patch_size: Annotated[int, Flag("Side of a patch in pixels.", IMAGES)] = 8

@@ -9,7 +9,7 @@ from typing import Any
 from ahm_env import ImageSet, RunError
 from ahm_env.files import Saved, path_of
 from ahm_env.images.building import Progress
-from downstream.comparison.experiment import Experiment, data_of, is_experiment, judged_runs
+from downstream.comparison.experiment import Experiment, data_of, is_experiment, pretrained_runs
 from downstream.comparison.options import Downstream
 from downstream.comparison.pool import Pool, last_line
 from downstream.comparison.results import RESULTS, Row, read_results
@@ -119,7 +119,7 @@ def compare(
         rows = experiment.write()
         tables = tables_of(rows, source_name(data_of(experiment.out)), zero_shots(experiment.out)) if rows else []
         if rows:
-            write_page(experiment.out / PAGE, tables, trends_of(rows), judged_runs(experiment.out, rows))
+            write_page(experiment.out / PAGE, tables, trends_of(rows), pretrained_runs(experiment.out, rows))
     return Comparison(experiment.out, images, rows, tables, failed)
 
 
@@ -159,7 +159,7 @@ def report(runs: Sequence[str | Path | Saved], out: str | Path | None = None) ->
         rows, data = read_results(path / RESULTS), source_name(data_of(path))
         tables += tables_of(rows, data, zero_shots(path))
         trends += trends_of(rows, data if several else "")
-    write_page(page, tables, trends, {} if several else judged_runs(paths[0], rows))
+    write_page(page, tables, trends, {} if several else pretrained_runs(paths[0], rows))
     return page
 
 

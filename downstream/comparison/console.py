@@ -21,8 +21,8 @@ from downstream.evaluation.tables import as_text
 LINE_SECONDS = 600.0  # between two lines about progress, outside a terminal
 
 Runs = Annotated[list[Path], typer.Argument(help="Directories that train-agent or compare-agents wrote.")]
-# not settings of an experiment: it has seeds, algos and a judge of its own, and its trials one worker each
-OWN = frozenset(("algo", "seed", "workers", "judge", "agent_learning_rate"))
+# not settings of an experiment: it has seeds, algos and a reference U-Net of its own, and its trials one worker each
+OWN = frozenset(("algo", "seed", "workers", "reference_unet", "agent_learning_rate"))
 
 
 def compare_agents(
@@ -39,7 +39,7 @@ def compare_agents(
     seeds: Annotated[int, typer.Option(help="Number of runs of each agent, with the seeds 0, 1, ….", min=1)] = 5,
     jobs: Annotated[int, typer.Option(help="Number of runs at once; 0: one a core, or one on a GPU.", min=0)] = 0,
 ) -> int:
-    """Train agents with paired seeds, and judge them all on one U-Net: tables, results.csv and report.html.
+    """Train agents with paired seeds, and evaluate their masks on one U-Net: tables, results.csv and report.html.
 
     With --downstream their U-Nets are fine-tuned too, all alike, on the same few labelled images. Ends with status 1
     where a run failed; the others are compared all the same.
@@ -72,8 +72,8 @@ def compare_agents(
 
 def evaluate_agents(
     runs: Runs,
-    unet: Annotated[
-        Path | None, typer.Option(help="File of the U-Net on which they are judged.", show_default="each run's own")
+    reference_unet: Annotated[
+        Path | None, typer.Option(help="File of the U-Net on which they are evaluated.", show_default="each run's own")
     ] = None,
     data: Annotated[
         str | None,
@@ -83,8 +83,8 @@ def evaluate_agents(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="JSON file for the numbers.")] = None,
 ) -> int:
-    """Judge the agents of runs: how hard their masks are, how varied, and how much of the lesion they hide."""
-    found = [evaluate_masks(path, unet, data).as_dict() for path in runs]
+    """Evaluate the agents of runs: how hard their masks are, how varied, and how much of the lesion they hide."""
+    found = [evaluate_masks(path, reference_unet, data).as_dict() for path in runs]
     headings = "run", "agent", "hardness", "loss", "hidden, least – most", "differ: images – draws", "lesion – rest"
     rows = [
         (

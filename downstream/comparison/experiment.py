@@ -1,6 +1,6 @@
 """An experiment on disk: agents × pretraining runs, and what their U-Nets are good for.
 
-Every agent pretrains with the same seeds, and one frozen reference U-Net judges their masks. Then their U-Nets, and
+Every agent pretrains with the same seeds, and one frozen reference U-Net evaluates their masks. Then their U-Nets, and
 one from scratch, are fine-tuned: tasks × numbers of labels × arms × draws of the labelled images, all alike.
 """
 
@@ -77,7 +77,7 @@ class Experiment:
 
     @cached_property
     def reference(self) -> PretrainTrial:
-        """The run on random masks whose U-Net judges all agents."""
+        """The run on random masks on whose U-Net all agents are evaluated."""
         agent = AgentConfig.parse("random")
         given = {**agent.given(self.shared), "seed": REFERENCE_SEED}
         return PretrainTrial(agent, REFERENCE_SEED, self.out / "reference", given, None)
@@ -95,7 +95,7 @@ class Experiment:
                 agent,
                 run,
                 self.out / "runs" / f"{_file_name(agent.label)}-{run}",
-                {**agent.given({**self.shared, "judge": str(self.unet)}), "seed": run},
+                {**agent.given({**self.shared, "reference_unet": str(self.unet)}), "seed": run},
                 self.unet,
             )
             for run in range(self.runs)
@@ -239,7 +239,7 @@ def data_of(out: Path) -> str:
     return str(_about(out / ABOUT)["common"].get("data", RunSettings.data))
 
 
-def judged_runs(out: Path, rows: Iterable[Row]) -> dict[Path, str]:
+def pretrained_runs(out: Path, rows: Iterable[Row]) -> dict[Path, str]:
     """The pretraining runs of an experiment that have results, and what the agent of each is called."""
     found = dict.fromkeys((row.agent, row.run) for row in rows if row.task == MASKING)
     return {out / "runs" / f"{_file_name(agent)}-{run}": agent for agent, run in found}

@@ -1,4 +1,4 @@
-"""Judging agents: every one on the same frozen U-Net, on images that it did not learn from."""
+"""Evaluate the masks of agents: all on the same frozen U-Net, on images that it did not learn from."""
 
 from dataclasses import dataclass, replace
 from math import isnan
@@ -19,11 +19,11 @@ from ahm_env.files import Saved, path_of
 from ahm_env.images.loading import annotated
 from ahm_env.masks import Ints
 
-PAIRS = 1024  # image and mask pairs by which an agent is judged
+PAIRS = 1024  # image and mask pairs by which an agent is evaluated
 
 
 @dataclass(frozen=True)
-class Judgement:
+class MaskScores:
     """How an agent's masks did on a U-Net.
 
     Attributes:
@@ -46,7 +46,7 @@ class Judgement:
         return float(self.losses.mean() / self.random_losses.mean())
 
 
-def judge(
+def score_masks(
     agent: Agent,
     reconstructor: Reconstructor,
     images: ImageSet,
@@ -55,12 +55,12 @@ def judge(
     horizon: int = 1,
     pairs: int = PAIRS,
     seed: int = 1,
-) -> Judgement:
-    """Judge an agent, its masks sampled, the agent choosing the whole quota.
+) -> MaskScores:
+    """Score the masks of an agent, sampled, the agent choosing the whole quota.
 
     Args:
         agent: The agent.
-        reconstructor: The U-Net that judges; it does not learn.
+        reconstructor: The reference U-Net; it does not learn.
         images: The images.
         indices: Which of them.
         ratio: Share of the patches to hide.
@@ -76,7 +76,7 @@ def judge(
         part = reconstructor.grid.patch_means(images.masks(indices[masked]) > 0)
         lesion = float((hidden * part).sum() / max(1e-9, part.sum()))
         background = float((hidden * (1 - part)).sum() / max(1e-9, (1 - part).sum()))
-    return Judgement(found.losses.mean(0), found.random_losses.mean(0), found, lesion, background)
+    return MaskScores(found.losses.mean(0), found.random_losses.mean(0), found, lesion, background)
 
 
 @dataclass(frozen=True)
@@ -86,20 +86,20 @@ class MaskEvaluation:
     Attributes:
         path: The run.
         settings: Its settings.
-        judgement: Of its agent's masks.
-        names: Of the images by which it was judged.
+        scores: Of its agent's masks.
+        names: Of the images by which it was evaluated.
         patients: `(images,)` numbers of those whom they show.
     """
 
     path: Path
     settings: RunSettings
-    judgement: Judgement
+    scores: MaskScores
     names: tuple[str, ...]
     patients: Ints
 
     def as_dict(self) -> dict[str, Any]:
         """Its numbers, as JSON can hold them; None for what is not known."""
-        one, masks = self.judgement, self.judgement.measurement
+        one, masks = self.scores, self.scores.measurement
         return {
             "run": self.path.name,
             "agent": self.settings.algo,
@@ -122,7 +122,7 @@ def evaluate_masks(
 
     Args:
         run: The run, or its directory.
-        unet: File of the U-Net that judges; by default the run's own.
+        unet: File of the reference U-Net; by default the run's own.
         data: Source of images, of which the `test` split is used, else `val`, else what a run would hold out; by
             default the images that the run held out.
 
@@ -142,19 +142,19 @@ def evaluate_masks(
     channels = len(reconstructor.fill)
     if channels != agent.problem.channels:
         raise SettingsError(
-            f"{unet}: a U-Net for {channels} channels cannot judge an agent for {agent.problem.channels}; "
+            f"{unet}: a U-Net for {channels} channels cannot evaluate an agent for {agent.problem.channels}; "
             f"choose another --unet"
         )
     images = replace(settings, data=data or settings.data, channels=channels).load_images()
-    indices = judged_images(images, data)
+    indices = evaluation_images(images, data)
     images = annotated(images, indices, skip_bad=settings.skip_bad)
-    judgement = judge(agent, reconstructor, images, indices, settings.ratio, settings.horizon)
+    scores = score_masks(agent, reconstructor, images, indices, settings.ratio, settings.horizon)
     names = tuple(images.names[index] for index in indices)
-    return MaskEvaluation(path, settings, judgement, names, images.patients(indices))
+    return MaskEvaluation(path, settings, scores, names, images.patients(indices))
 
 
-def judged_images(images: ImageSet, data: str | None) -> Ints:
-    """Which images to judge on: unseen ones."""
+def evaluation_images(images: ImageSet, data: str | None) -> Ints:
+    """Which images to evaluate on: unseen ones."""
     if data is not None:
         for split in ("test", "val"):
             if len(images.split(split)):

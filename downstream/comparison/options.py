@@ -16,7 +16,7 @@ from downstream.finetuning.settings import FinetuneSettings, TrainConfig
 from downstream.models.model import TASKS, PretrainedWeights
 
 ALL, FEW = "all", "Few labels"
-FIXED = {"seed", "algo", "data", "judge", "workers", "device", "skip_bad", "agent"}  # of all agents alike
+FIXED = {"seed", "algo", "data", "reference_unet", "workers", "device", "skip_bad", "agent"}  # of all agents alike
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,7 @@ NOTES = (
 )
 HARDNESS_NOTE = (
     "Hardness: loss of the hidden patches over that under random masks of the same size, on held-out images and one "
-    "U-Net, which was trained on random masks and judges all. Intervals: bootstrap over runs and patients (images, "
+    "U-Net, the same for all, which was trained on random masks. Intervals: bootstrap over runs and patients (images, "
     "where no patient has several); differences are paired."
 )
 

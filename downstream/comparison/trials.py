@@ -20,21 +20,21 @@ from downstream.comparison.results import MASKING, Row
 from downstream.evaluation.tables import read_rows
 from downstream.finetuning.finetune import finetune
 
-VERDICT = "judgement.json"
+EVALUATION = "mask_evaluation.json"
 # What is told of each image, and, where patients have several, of each patient
 PER_IMAGE = {"segmentation": "dice", "classification": "accuracy"}
 
 
 @dataclass(frozen=True)
 class PretrainTrial:
-    """One agent pretrains one U-Net; then its masks are judged on the reference U-Net.
+    """One agent pretrains one U-Net; then its masks are evaluated on the reference U-Net.
 
     Attributes:
         agent: The agent.
         run: Number of the run, and its seed.
         path: Its directory.
         given: Settings of its run.
-        reference: The U-Net that judges all agents; None for the run that makes it.
+        reference: The U-Net on which all agents are evaluated; None for the run that makes it.
     """
 
     agent: AgentConfig
@@ -55,26 +55,26 @@ class PretrainTrial:
 
     @property
     def done(self) -> bool:
-        """Whether the agent has been judged; of the reference, whether its U-Net is there."""
-        return (self.path / "unet.safetensors").exists() if self.reference is None else self.verdict is not None
+        """Whether the agent has been evaluated; of the reference, whether its U-Net is there."""
+        return (self.path / "unet.safetensors").exists() if self.reference is None else self.evaluation is not None
 
     @property
-    def verdict(self) -> dict[str, Any] | None:
-        """How its masks were judged, None where they were not."""
-        path = self.path / VERDICT
+    def evaluation(self) -> dict[str, Any] | None:
+        """How its masks were evaluated, None where they were not."""
+        path = self.path / EVALUATION
         try:
             return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else None
         except (ValueError, TypeError):
-            return None  # damaged: judged again
+            return None  # damaged: evaluated again
 
     @property
     def told(self) -> str:
         """What it came to, in a few words."""
-        found = self.verdict
+        found = self.evaluation
         return "" if found is None else f"hardness {sum(found['losses']) / sum(found['random_losses']):.3f}"
 
     def work(self) -> None:
-        """Train the agent and judge it, or go on with that.
+        """Train the agent and evaluate its masks, or go on with that.
 
         Raises:
             AHMError: Anything that the user can mend.
@@ -83,18 +83,18 @@ class PretrainTrial:
         row = pretrain(out=self.path, resume=resume, **({} if resume else self.given)).metrics
         if self.reference is None:
             return
-        judged = evaluate_masks(self.path, self.reference)
-        verdict = {
+        evaluated = evaluate_masks(self.path, self.reference)
+        evaluation = {
             **{name: row[name] for name in ("images", "unet_updates", "seconds", "hardness", "unet_loss")},
             "agent_share": row["agent_share"],
-            "lesion": judged.judgement.lesion,
-            "background": judged.judgement.background,
-            "shown": list(judged.names),
-            "patients": judged.patients.tolist(),
-            "losses": judged.judgement.losses.tolist(),
-            "random_losses": judged.judgement.random_losses.tolist(),
+            "lesion": evaluated.scores.lesion,
+            "background": evaluated.scores.background,
+            "shown": list(evaluated.names),
+            "patients": evaluated.patients.tolist(),
+            "losses": evaluated.scores.losses.tolist(),
+            "random_losses": evaluated.scores.random_losses.tolist(),
         }
-        write_text(self.path / VERDICT, json.dumps(verdict) + "\n")
+        write_text(self.path / EVALUATION, json.dumps(evaluation) + "\n")
 
     def rows(self) -> Iterator[Row]:
         """The loss of each held-out image under its masks and under random ones, and what is told of the whole run.
@@ -102,7 +102,7 @@ class PretrainTrial:
         Raises:
             RunError: They are damaged.
         """
-        one = self.verdict
+        one = self.evaluation
         if one is None:
             return
         about = (self.agent.label, self.run, None, MASKING, "", "")
@@ -121,7 +121,7 @@ class PretrainTrial:
                 **{name: one[name] for name in ("unet_loss", "images", "unet_updates", "agent_share", "seconds")},
             }
         except (KeyError, TypeError, ValueError) as error:
-            raise RunError(f"{self.path / VERDICT}: damaged ({error}); delete it, and run again") from None
+            raise RunError(f"{self.path / EVALUATION}: damaged ({error}); delete it, and run again") from None
         yield from (Row(*about, "", "", metric, value) for metric, value in numbers.items() if not isnan(value))
 
 
@@ -161,7 +161,7 @@ class FinetuneTrial:
     @property
     def ready(self) -> bool:
         """Whether what it starts from is there."""
-        return self.run is None or (Path(self.start) / VERDICT).exists()
+        return self.run is None or (Path(self.start) / EVALUATION).exists()
 
     @property
     def done(self) -> bool:

@@ -110,8 +110,8 @@ def make_report(
         replace(one, style=own.get(one.name, one.style)) for one in by_algorithm(found, list(called.values()))
     ]
     gallery = _gallery(algorithms, images)
-    judged = _judged(algorithms)
-    hardness = [one.curve("judged_hardness" if judged else "hardness") for one in algorithms]
+    on_reference = _has_reference(algorithms)
+    hardness = [one.curve("reference_hardness" if on_reference else "hardness") for one in algorithms]
     losses = [one.curve("unet_loss") for one in algorithms]
     drawn = (("Hardness", hardness, 1.0), ("U-Net loss", losses, None))
     charts = [Chart(name, known, reference=one) for name, curves, one in drawn if (known := [*filter(None, curves)])]
@@ -134,7 +134,7 @@ def make_report(
         charts=charts,
         trends=trend_charts,
         trended=[mark for mark in marks.values() if any(mark.name in trend.agents for trend in trends)],
-        judged=judged,
+        on_reference=on_reference,
         several=any(len(one.runs) > 1 for one in algorithms),
         gallery=gallery,
         shown=[one for one in algorithms if gallery and one.number in gallery.agents],
@@ -149,7 +149,7 @@ def make_report(
 def last_rows(algorithms: Sequence[Algorithm]) -> Table:
     """The table of a report that was given none: where each agent stood at the end, mean and range over its seeds."""
     columns = [("hardness", "hardness", "{:.3f}")]
-    columns += [("judged_hardness", "judged hardness", "{:.3f}")] if _judged(algorithms, any) else []
+    columns += [("reference_hardness", "reference hardness", "{:.3f}")] if _has_reference(algorithms, any) else []
     columns += [("unet_loss", "U-Net loss", "{:.3f}"), ("images_per_second", "images/s", "{:.0f}")]
     columns += [("images", "images shown", "{:,.0f}")]
     rows = tuple(
@@ -190,9 +190,9 @@ def _gallery(algorithms: Sequence[Algorithm], images: ImageSet | None) -> Galler
     return make_gallery(groups, images)
 
 
-def _judged(algorithms: Sequence[Algorithm], enough: Callable[..., bool] = all) -> bool:
-    """Whether every run (or any) was judged by a U-Net other than its own; only one kind of hardness is drawn."""
-    return enough(np.isfinite(run.points("judged_hardness")[1]).any() for one in algorithms for run in one.runs)
+def _has_reference(algorithms: Sequence[Algorithm], enough: Callable[..., bool] = all) -> bool:
+    """Whether every run (or any) was evaluated on a U-Net other than its own, too; only one kind of hardness is drawn."""
+    return enough(np.isfinite(run.points("reference_hardness")[1]).any() for one in algorithms for run in one.runs)
 
 
 def _mean_and_range(values: Sequence[float], form: str) -> str:
@@ -243,7 +243,9 @@ def _differences(runs: Sequence[Run]) -> list[str]:
         values = {json.dumps(getattr(run.settings, setting.name), default=str): run for run in runs}
         if setting.name not in _OWN and len(values) > 1:
             told = (getattr(run.settings, setting.name) for run in values.values())
-            words = [source_name(one) if setting.name in ("data", "judge") and one else f"{one}" for one in told]
+            words = [
+                source_name(one) if setting.name in ("data", "reference_unet") and one else f"{one}" for one in told
+            ]
             found.append(f"{setting.name.replace('_', ' ')} ({', '.join(words)})")
     if len({run.content_key for run in runs}) > 1 and len({run.settings.data for run in runs}) == 1:
         found.append("the images themselves")

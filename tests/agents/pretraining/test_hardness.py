@@ -140,15 +140,15 @@ def test_the_agent_chooses_the_whole_quota_and_sees_what_is_hidden(
 def test_measuring_changes_nothing_that_the_run_depends_on(
     phantoms: ImageSet, reconstructor: Reconstructor, norm: str
 ) -> None:
-    judge = Reconstructor.create(reconstructor.grid, reconstructor.standardisation, width=4, norm=norm)
-    judge.learn(phantoms.images(np.arange(4)), np.eye(16, dtype=bool)[:4])  # statistics and moments that are not 0
+    reference = Reconstructor.create(reconstructor.grid, reconstructor.standardisation, width=4, norm=norm)
+    reference.learn(phantoms.images(np.arange(4)), np.eye(16, dtype=bool)[:4])  # statistics and moments that are not 0
     agent = A3C(Problem(3, 32, 4, (4, 12)))
 
     def state() -> list[torch.Tensor]:
-        return [tensor.clone() for one in (judge, agent) for tensor in one.state().values()]
+        return [tensor.clone() for one in (reference, agent) for tensor in one.state().values()]
 
     before, torch_before, numpy_before = state(), torch.get_rng_state(), np.random.get_state()[1].tolist()
-    measure(agent, judge, phantoms, np.arange(10), MaskRatio.parse("0.25:0.75"), horizon=2)
+    measure(agent, reference, phantoms, np.arange(10), MaskRatio.parse("0.25:0.75"), horizon=2)
     assert all(torch.equal(one, other) for one, other in zip(before, state(), strict=True))
     assert torch.equal(torch.get_rng_state(), torch_before)
     assert np.random.get_state()[1].tolist() == numpy_before
@@ -158,12 +158,12 @@ def test_training_goes_on_bit_for_bit_after_a_measurement(phantoms: ImageSet, re
     images, masks = phantoms.images(np.arange(4)), np.tile(np.arange(16) % 2 == 0, (4, 1))
     found = []
     for measured in (False, True):
-        judge = Reconstructor.create(reconstructor.grid, reconstructor.standardisation, width=4)
-        judge.learn(images, masks)
+        reference = Reconstructor.create(reconstructor.grid, reconstructor.standardisation, width=4)
+        reference.learn(images, masks)
         if measured:
-            measure(RandomAgent(PROBLEM), judge, phantoms, np.arange(5), HALF)
-        judge.learn(images, masks)
-        found.append(judge.state())
+            measure(RandomAgent(PROBLEM), reference, phantoms, np.arange(5), HALF)
+        reference.learn(images, masks)
+        found.append(reference.state())
     assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
 
 

@@ -382,19 +382,21 @@ def test_a_judge_judges_the_masks_and_is_not_trained(tmp_path, images, algo):
         other = Pretraining(RunSettings(**TINY, seed=9), images, directory).reconstructor
     other.save(tmp_path / "judge.safetensors")
     before = (tmp_path / "judge.safetensors").read_bytes()
-    run = train(tmp_path / "run", images, algo=algo, total_images=32, judge=str(tmp_path / "judge.safetensors"))
+    run = train(
+        tmp_path / "run", images, algo=algo, total_images=32, reference_unet=str(tmp_path / "judge.safetensors")
+    )
     assert (tmp_path / "judge.safetensors").read_bytes() == before
-    assert isinstance(run.judge, Reconstructor)
-    assert run.judge.updates == 0
+    assert isinstance(run.reference_unet, Reconstructor)
+    assert run.reference_unet.updates == 0
     table = rows(tmp_path / "run")
     assert len(table) == 4
-    assert all(np.isfinite(float(row["judged_hardness"])) for row in table)
+    assert all(np.isfinite(float(row["reference_hardness"])) for row in table)
     last = table[-1]
-    assert float(last["judged_hardness"]) == pytest.approx(run.measure(8, other).hardness, rel=1e-4)
+    assert float(last["reference_hardness"]) == pytest.approx(run.measure(8, other).hardness, rel=1e-4)
     assert float(last["hardness"]) == pytest.approx(run.measure(8).hardness, rel=1e-4)
-    assert last["judged_hardness"] != last["hardness"]
+    assert last["reference_hardness"] != last["hardness"]
     if isinstance(run.agent, OracleAgent):  # it looked at the judge while it was judged, and then back
-        assert float(last["judged_hardness"]) > 1.02
+        assert float(last["reference_hardness"]) > 1.02
         pixels = images.images(run.pictured)
         seen = run.agent.maps(pixels)[0]
         run.agent.attach(run.env)
@@ -405,7 +407,7 @@ def test_a_judge_judges_the_masks_and_is_not_trained(tmp_path, images, algo):
 @pytest.mark.usefixtures("few_rows")
 def test_without_a_judge_there_is_no_judged_hardness(tmp_path, images):
     train(tmp_path / "run", images, algo="random", total_images=8)
-    assert [row["judged_hardness"] for row in rows(tmp_path / "run")] == ["nan"] * len(rows(tmp_path / "run"))
+    assert [row["reference_hardness"] for row in rows(tmp_path / "run")] == ["nan"] * len(rows(tmp_path / "run"))
 
 
 @pytest.mark.slow

@@ -105,16 +105,16 @@ def test_u_nets_are_fine_tuned_in_processes_of_their_own(call):
 def test_what_is_fine_tuned_is_kept_and_grows(call):
     words = ["compare-agents", *SMALL, *FINETUNE, "--algos", "scratch,random,edges", "--downstream"]
     assert call(*words, "segmentation", "--labels", "8")[0] == 0
-    before = stamps("test.csv", "model.safetensors", "judgement.json")
+    before = stamps("test.csv", "model.safetensors", "mask_evaluation.json")
     assert len(before) == 2 * 3 + 2
     status, out, _ = call(*words, "segmentation", "--labels", "8")
     assert status == 0
     assert "done    segmentation" not in out
-    assert stamps("test.csv", "model.safetensors", "judgement.json") == before
+    assert stamps("test.csv", "model.safetensors", "mask_evaluation.json") == before
 
     status, out, _ = call(*words, "segmentation,classification", "--labels", "8,all")
     assert status == 0
-    assert before.items() <= stamps("test.csv", "model.safetensors", "judgement.json").items()
+    assert before.items() <= stamps("test.csv", "model.safetensors", "mask_evaluation.json").items()
     found = trials("task", "labels", "agent", "draw")
     tasks = ("segmentation", "classification")
     assert found == {
@@ -132,7 +132,7 @@ def test_what_is_fine_tuned_is_kept_and_grows(call):
     status, _, err = call(*words[:-1], "--downstream", "segmentation", "--labels", "8", "--finetune", "steps=3")
     assert (status, err.count("\n")) == (2, 1)
     assert "holds an experiment with another finetune augment" in err
-    assert before.items() <= stamps("test.csv", "model.safetensors", "judgement.json").items()
+    assert before.items() <= stamps("test.csv", "model.safetensors", "mask_evaluation.json").items()
 
 
 @pytest.mark.slow
@@ -250,7 +250,9 @@ def test_a_segment_anything_that_is_not_there_is_told_before_anything_runs(call,
 def test_agents_of_runs_are_judged_and_reported(call):
     for algo in ("random", "a2c"):
         assert call("train-agent", *TINY, "--workers", "1", "--algo", algo, "--out", algo)[0] == 0
-    status, out, _ = call("evaluate-agent", "random", "a2c", "--unet", "random/unet.safetensors", "--out", "e.json")
+    status, out, _ = call(
+        "evaluate-agent", "random", "a2c", "--reference-unet", "random/unet.safetensors", "--out", "e.json"
+    )
     assert status == 0
     found = json.loads(Path("e.json").read_text())
     assert [one["agent"] for one in found] == ["random", "a2c"]

@@ -8,7 +8,7 @@ import pytest
 
 from agents.pretraining.settings import RunSettings
 from ahm_env import ImageError, ImageSet, RunError, SettingsError, UNet, load_images
-from downstream.comparison.experiment import ABOUT, REFERENCE_SEED, Experiment, judged_runs
+from downstream.comparison.experiment import ABOUT, REFERENCE_SEED, Experiment, pretrained_runs
 from downstream.comparison.options import AgentConfig, Downstream
 from downstream.comparison.results import read_results
 from downstream.comparison.trials import FinetuneTrial
@@ -74,7 +74,7 @@ def test_pretraining_pairs_seeds_and_shares_the_curriculum(tmp_path: Path):
     made = [RunSettings.make(**one.given) for one in trials]
     assert {(one.share, one.images, one.workers) for one in made} == {(RunSettings().share, 50, 1)}
     assert [one.seed for one in made] == [0, 0, 1, 1]
-    assert {one.judge for one in made} == {str(experiment.unet)}
+    assert {one.reference_unet for one in made} == {str(experiment.unet)}
     assert len({one.path for one in trials}) == 4
     assert experiment.reference.run == REFERENCE_SEED not in range(1000)
     assert {one.total for one in trials} == {50}
@@ -213,7 +213,7 @@ def test_results_hold_what_any_command_has_asked_for(tmp_path: Path) -> None:
     rows = one.write()
     assert rows == two.rows() == read_results(tmp_path / "results.csv")
     assert {(row.labels, row.arm) for row in rows} == {("8", "none"), ("all", "auto+mix=none")}
-    assert judged_runs(tmp_path, rows) == {}
+    assert pretrained_runs(tmp_path, rows) == {}
 
 
 def test_runs_that_were_judged_are_found_again(tmp_path: Path) -> None:
@@ -221,11 +221,11 @@ def test_runs_that_were_judged_are_found_again(tmp_path: Path) -> None:
     experiment.begin()
     (trial,) = experiment.pretraining
     trial.path.mkdir(parents=True)
-    verdict = {"images": 50, "unet_updates": 4, "seconds": 2, "hardness": 1, "unet_loss": 1, "agent_share": 1}
-    verdict |= {"lesion": 0.5, "background": 0.5}
+    evaluation = {"images": 50, "unet_updates": 4, "seconds": 2, "hardness": 1, "unet_loss": 1, "agent_share": 1}
+    evaluation |= {"lesion": 0.5, "background": 0.5}
     each = {"shown": ["a"], "patients": [3], "losses": [2.0], "random_losses": [1.0]}
-    (trial.path / "judgement.json").write_text(json.dumps({**verdict, **each}))
-    assert judged_runs(tmp_path, experiment.rows()) == {trial.path: "a3c+mask_ratio=0.3:0.7"}
+    (trial.path / "mask_evaluation.json").write_text(json.dumps({**evaluation, **each}))
+    assert pretrained_runs(tmp_path, experiment.rows()) == {trial.path: "a3c+mask_ratio=0.3:0.7"}
 
 
 # Which images

@@ -12,7 +12,7 @@ from agents import Problem, load_agent, make_agent, save_agent
 from agents.baselines import ScoringAgent
 from ahm_env import CheckpointError, MaskRatio, PatchGrid, Reconstructor, RunError, load_images
 from ahm_env.model.weights import DEFAULT_UNET
-from downstream.comparison.mask_evaluation import evaluate_masks, judge, judged_images
+from downstream.comparison.mask_evaluation import evaluate_masks, evaluation_images, score_masks
 
 HALF = MaskRatio.parse(0.5)
 
@@ -38,7 +38,7 @@ def unet() -> Reconstructor:
 def test_losses_are_those_of_the_masks(unet: Reconstructor):
     images = load_images("phantom:80", 64)
     indices = images.split("train")[:6]
-    found = judge(_Fixed(np.arange(64.0)), unet, images, indices, HALF, pairs=12)
+    found = score_masks(_Fixed(np.arange(64.0)), unet, images, indices, HALF, pairs=12)
     mask = np.broadcast_to(np.arange(64) >= 32, (6, 64))
     expected = (unet.patch_losses(images.images(indices), mask) * mask).sum(1) / 32
     np.testing.assert_allclose(found.losses, expected, rtol=1e-5)
@@ -48,7 +48,7 @@ def test_losses_are_those_of_the_masks(unet: Reconstructor):
 def test_shares_of_the_lesion_by_hand(unet: Reconstructor):
     images = load_images("phantom:80", 64)
     indices = images.split("train")[:6]
-    found = judge(_Fixed(np.arange(64.0)), unet, images, indices, HALF, pairs=12)
+    found = score_masks(_Fixed(np.arange(64.0)), unet, images, indices, HALF, pairs=12)
     lesion = images.masks(indices) > 0
     assert found.lesion == pytest.approx(lesion[:, 32:].sum() / lesion.sum())  # patches 32 on are the lower half
     assert found.background == pytest.approx((~lesion)[:, 32:].sum() / (~lesion).sum())
@@ -57,14 +57,14 @@ def test_shares_of_the_lesion_by_hand(unet: Reconstructor):
 def test_the_same_random_masks_for_every_agent(unet: Reconstructor):
     images = load_images("phantom:80", 64)
     indices = images.split("train")[:6]
-    up, down = (judge(_Fixed(sign * np.arange(64.0)), unet, images, indices, HALF, pairs=12) for sign in (1, -1))
+    up, down = (score_masks(_Fixed(sign * np.arange(64.0)), unet, images, indices, HALF, pairs=12) for sign in (1, -1))
     np.testing.assert_array_equal(up.random_losses, down.random_losses)
 
 
 def test_other_images_are_judged_on_their_test_split():
     images = load_images("phantom:80", 64)
-    assert set(judged_images(images, "phantom:80")) == set(images.split("test"))
-    held_out = judged_images(images, None)
+    assert set(evaluation_images(images, "phantom:80")) == set(images.split("test"))
+    held_out = evaluation_images(images, None)
     assert set(held_out) <= set(images.split("train"))
     assert len(held_out) == 24 or len(held_out) == 32
 

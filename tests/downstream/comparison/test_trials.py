@@ -148,22 +148,22 @@ def test_a_trial_that_fails_says_so_in_its_log_and_status(tmp_path: Path) -> Non
 
 # Pretraining
 
-VERDICT = {
+EVALUATION = {
     **{"images": 100.0, "unet_updates": 10.0, "seconds": 2.0, "hardness": 1.5, "unet_loss": 0.1, "agent_share": 1.0},
     **{"lesion": float("nan"), "background": float("nan"), "shown": ["b", "a"], "patients": [4, 5]},
     **{"losses": [2.0, 4.0], "random_losses": [1.0, 3.0]},
 }
 
 
-def judged(path: Path, **changes: Any) -> PretrainTrial:
+def evaluated(path: Path, **changes: Any) -> PretrainTrial:
     trial = make(path).pretraining[0]
     trial.path.mkdir(parents=True)
-    (trial.path / "judgement.json").write_text(json.dumps({**VERDICT, **changes}))
+    (trial.path / "mask_evaluation.json").write_text(json.dumps({**EVALUATION, **changes}))
     return trial
 
 
 def test_the_rows_of_an_agent_are_losses_of_images_and_what_is_told_of_the_run(tmp_path: Path) -> None:
-    trial = judged(tmp_path)
+    trial = evaluated(tmp_path)
     rows = list(trial.rows())
     assert {row[:6] for row in rows} == {("random", 0, None, "masking", "", "")}
     assert values(rows, "loss") == {("b", "4"): 2, ("a", "5"): 4}
@@ -176,11 +176,11 @@ def test_the_rows_of_an_agent_are_losses_of_images_and_what_is_told_of_the_run(t
 
 def test_a_verdict_that_is_damaged_is_judged_again_or_told(tmp_path: Path) -> None:
     trial = make(tmp_path).pretraining[0]
-    assert (trial.verdict, trial.done, list(trial.rows())) == (None, False, [])
+    assert (trial.evaluation, trial.done, list(trial.rows())) == (None, False, [])
     trial.path.mkdir(parents=True)
     for text in ('{"loss', "null", "3"):
-        (trial.path / "judgement.json").write_text(text)
-        assert (trial.verdict, trial.done) == (None, False)
+        (trial.path / "mask_evaluation.json").write_text(text)
+        assert (trial.evaluation, trial.done) == (None, False)
     for name, changes in (("few", {"losses": [1.0]}), ("word", {"losses": ["much", 1.0]}), ("none", {"shown": None})):
-        with pytest.raises(RunError, match=r"judgement\.json: damaged .*; delete it"):
-            list(judged(tmp_path / name, **changes).rows())
+        with pytest.raises(RunError, match=r"mask_evaluation\.json: damaged .*; delete it"):
+            list(evaluated(tmp_path / name, **changes).rows())

@@ -74,7 +74,7 @@ def write_run(
         facts = {"count": len(images), "channels": 3, "content_key": images.content_key if key is None else key}
         run.write_config(chosen, facts)
         for place, value in enumerate(hardness, 1):
-            plain = dict.fromkeys(COLUMNS, 0.5) | {"unet_loss": 1 / place, "judged_hardness": float("nan")}
+            plain = dict.fromkeys(COLUMNS, 0.5) | {"unet_loss": 1 / place, "reference_hardness": float("nan")}
             run.add(plain | {"images": 200 * place // len(hardness), "hardness": value} | (rows or {}))
         for frame in [picture(moment, seed, algo != "random") for moment in MOMENTS] if frames is None else frames:
             run.save_frame(frame)
@@ -310,15 +310,15 @@ def test_the_default_table_has_the_mean_and_range_of_last_rows(make_run: Maker) 
 
 @pytest.mark.slow
 def test_a_judge_decides_which_hardness_is_drawn(make_run: Maker, phantoms: ImageSet) -> None:
-    judged = make_run("a3c", rows={"judged_hardness": 1.75})
+    judged = make_run("a3c", rows={"reference_hardness": 1.75})
     page = report([judged], phantoms)
-    assert "judged hardness" in words_of(page)
-    assert "Judged by another U-Net" in page
+    assert "reference hardness" in words_of(page)
+    assert "On a reference U-Net" in page
     assert data_of(page)["charts"][0]["lines"][0]["mean"] == [1.75, 1.75]
     both = report([judged, make_run("ppo")], phantoms)  # one of them has no judge
     assert "By each run’s own U-Net" in both
     assert data_of(both)["charts"][0]["lines"][0]["mean"] == [1.2, 1.6]
-    assert "judged hardness" in words_of(both)
+    assert "reference hardness" in words_of(both)
 
 
 @pytest.mark.slow
@@ -577,12 +577,12 @@ def test_nothing_is_fetched_from_anywhere(make_run: Maker, phantoms: ImageSet) -
 @pytest.mark.slow
 def test_no_path_and_no_name_of_an_image_is_shown(make_run: Maker, phantoms: ImageSet) -> None:
     secret = make_run(
-        data="/home/jane-doe/clinic/scans/", judge="/home/jane-doe/judge.safetensors", agent={"x": "/jane-doe"}
+        data="/home/jane-doe/clinic/scans/", reference_unet="/home/jane-doe/judge.safetensors", agent={"x": "/jane-doe"}
     )
     page = report([secret, make_run("ppo", data=r"C:\jane-doe\scans2")], phantoms)
     words = words_of(page)
     assert "scans, scans2" in words
-    assert "judge (judge.safetensors, None)" in words
+    assert "reference_unet (judge.safetensors, None)" in words
     assert "jane-doe" not in page
     assert str(secret.parent) not in page
     assert phantoms.names[3] not in page
