@@ -143,7 +143,7 @@ def evaluate_masks(
     if channels != agent.problem.channels:
         raise SettingsError(
             f"{unet}: a U-Net for {channels} channels cannot evaluate an agent for {agent.problem.channels}; "
-            f"choose another --unet"
+            f"choose another --reference-unet"
         )
     images = replace(settings, data=data or settings.data, channels=channels).load_images()
     indices = evaluation_images(images, data)

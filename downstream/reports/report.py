@@ -191,7 +191,7 @@ def _gallery(algorithms: Sequence[Algorithm], images: ImageSet | None) -> Galler
 
 
 def _has_reference(algorithms: Sequence[Algorithm], enough: Callable[..., bool] = all) -> bool:
-    """Whether every run (or any) was evaluated on a U-Net other than its own, too; only one kind of hardness is drawn."""
+    """Whether every run (or any) was evaluated on a reference U-Net, too; only one kind of hardness is drawn."""
     return enough(np.isfinite(run.points("reference_hardness")[1]).any() for one in algorithms for run in one.runs)
 
 
