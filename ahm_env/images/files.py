@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from ahm_env.errors import ImageError
 
-EXTENSIONS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
+EXTENSIONS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif")
 # Deflate packs a thousandfold at most, noise of a scanner hardly twofold; small files do no harm whatever they hold.
 HARMLESS_BYTES, MOST_SWELLING = 2**28, 200
 IGNORED = ("thumbs.db", "desktop.ini")

@@ -6,11 +6,11 @@ from functools import partial
 from pathlib import Path
 
 from ahm_env.errors import ImageError
-from ahm_env.images.decoding import mismatch, read_image, read_mask
+from ahm_env.images.decoding import Picture, mask_problem, read_mask, read_picture
 from ahm_env.images.files import EXTENSIONS, ImageFiles, digest, files_in, images_in, is_image, refuse_link
 from ahm_env.images.labels import Labels, has_table, table_digest
 from ahm_env.images.pixels import Image8
-from ahm_env.images.source import UNLABELLED, Catalogue, Load, Pixels, Sample
+from ahm_env.images.source import UNLABELLED, Catalogue, Load, Sample
 
 
 class Folder:
@@ -65,18 +65,19 @@ class Folder:
         if len(rivals) > 1:
             raise ImageError(f"{path}: stem is not unique ({', '.join(rivals)}); rename or delete all but one")
         refuse_link(path, self._path)
-        image = read_image(path)
+        picture = read_picture(path)
+        image = picture.pixels
         label, split, patient = labels.find(stem, path) if labels else (UNLABELLED, 0, "")
-        later = partial(self._mask, masks, path, image) if masks else None
-        return Sample(path.name, str(path), image, None, label, split, patient, later=later)
+        later = partial(self._mask, masks, path, picture) if masks else None
+        return Sample(path.name, str(path), image, None, label, split, patient, "", picture.remarks, later)
 
-    def _mask(self, masks: list[str], path: Path, image: Pixels) -> Image8:
-        """The mask of an image, if there is just one, and it has the image's size."""
+    def _mask(self, masks: list[str], path: Path, picture: Picture) -> Image8:
+        """The mask of an image, if there is just one, and it fits the image."""
         if len(masks) > 1:
             raise ImageError(f"{path}: more than one mask in {self._masks} ({', '.join(masks)}); keep one")
         refuse_link(self._masks / masks[0], self._path)
         mask = read_mask(self._masks / masks[0])
-        if wrong := mismatch(mask, image):
+        if wrong := mask_problem(mask, picture.pixels, turned=picture.turned):
             raise ImageError(f"{path}: {wrong}")
         return mask
 

@@ -149,8 +149,12 @@ def table_lines(table: Path, columns: Sequence[str], missing: str) -> Iterator[t
             if not set(columns) <= set(header):
                 raise ImageError(f"{table}: {missing}")
             for cells in reader:
+                stripped = [cell.strip() for cell in cells]
+                if any(stripped[len(header) :]):
+                    cause = f"line {reader.line_num} has {len(cells)} cells but the first line {len(header)} columns"
+                    remedy = "put a cell with a separator in it in quotes, and leave nothing after the last column"
+                    raise ImageError(f"{table}: {cause}; {remedy}")
                 if any(cells):
-                    stripped = (cell.strip() for cell in cells)
                     yield reader.line_num, dict.fromkeys(columns, "") | dict(zip(header, stripped, strict=False))
     except (UnicodeDecodeError, csv.Error) as error:
         raise ImageError(f"{table}: not a CSV file in UTF-8 ({error}); save it as `CSV UTF-8`") from error

@@ -76,7 +76,7 @@ def check_source(
     settings = settings or PixelSettings()
     found = find_source(source, settings)
     report = SourceReport(str(source), found.kind)
-    sides, patients = Sides(), set[str]()
+    sides, patients, remarks = Sides(), set[str](), Counter[str]()
     try:
         catalogue = found.catalogue()
         report.classes = {name: Counter() for name in catalogue.classes}
@@ -91,6 +91,7 @@ def check_source(
                 _count(report, prepared, catalogue)
                 sides.add(prepared.patient, prepared.split)
                 patients.update({prepared.patient} - {""})
+                remarks.update(prepared.remarks)
             elif prepared is None:
                 report.empty += 1
             else:
@@ -100,6 +101,7 @@ def check_source(
             if progress:
                 progress(done, catalogue.count)
         report.patients = len(patients)
+        report.notes += [f"{source}: {remark}: {count:,}" for remark, count in sorted(remarks.items())]
         sides.check(str(source))
     except ImageError as error:
         report.problems.append(str(error))

@@ -162,9 +162,9 @@ def functional_group(places: tuple[Dataset | None, ...], keyword: str) -> Datase
 
 
 def first_item(dataset: Dataset, keyword: str) -> Dataset | None:
-    """The first item of a sequence; None where there is none."""
+    """The first item of a sequence; None where there is none, or nothing in it."""
     items = dataset.get(keyword)
-    return items[0] if items else None
+    return items[0] if items and any(not element.is_empty for element in items[0]) else None
 
 
 def _modality(dataset: Dataset) -> Rescale | Table | None:

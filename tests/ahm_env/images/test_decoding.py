@@ -160,11 +160,12 @@ def test_a_mask_with_a_palette_of_colours_gives_the_numbers(tmp_path: Path, bits
     assert np.array_equal(found, mask)
 
 
-def test_a_mask_with_a_palette_of_greys_gives_the_greys(tmp_path: Path) -> None:
+def test_a_mask_whose_palette_shows_black_and_white_the_wrong_way_round_is_refused(tmp_path: Path) -> None:
     image = Image.fromarray(np.eye(6, dtype=np.uint8), "P")
     image.putpalette([255, 255, 255, 0, 0, 0])
     image.save(tmp_path / "mask.png")
-    assert np.array_equal(read_mask(tmp_path / "mask.png"), 255 - 255 * np.eye(6, dtype=np.uint8))
+    with pytest.raises(ImageError, match=r"mask\.png: its palette shows 0 as white and 1 as black; save it as grey"):
+        read_mask(tmp_path / "mask.png")
 
 
 def test_a_jpeg_mask_is_cut_at_half_intensity(tmp_path: Path) -> None:

@@ -8,9 +8,28 @@ from ahm_env.errors import ImageError
 
 JPEG_START, JPEG_2000_START, JPEG_2000_SIZE = b"\xff\xd8", b"\xff\x4f", b"\xff\x51"
 JP2_START, JP2_CODESTREAM = b"\x00\x00\x00\x0cjP  ", b"jp2c"
-END = b"\xff\xd9"
+END, PADDING = b"\xff\xd9", b"\0\xff "
+JPEG_2000_DATA, SCANS = b"\xff\x93", {0xDA}
 # Start of frame: JPEG 0..15, without the three markers between them that mean something else, and JPEG-LS.
 FRAMES = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}
+
+
+def without_tail(frame: bytes) -> bytes:
+    """A frame up to its end marker: what follows, such as what pads it, is not part of it.
+
+    Compressed values hold no end marker; headers and thumbnails before them may.
+
+    Raises:
+        ImageError: It has no end.
+    """
+    if (stripped := frame.rstrip(PADDING)).endswith(END):
+        return stripped
+    start = _codestream(frame) if frame.startswith(JP2_START) else 0
+    bare = frame.startswith(JPEG_2000_START, start)
+    end = frame.find(END, frame.find(JPEG_2000_DATA, start) if bare else _segment(frame, SCANS))
+    if end < 0:
+        raise ImageError("the end of its compressed pixels is missing; it is truncated: copy or export it again")
+    return frame[: end + len(END)]
 
 
 def frame_shape(frame: bytes) -> tuple[int, int, int]:
@@ -19,8 +38,7 @@ def frame_shape(frame: bytes) -> tuple[int, int, int]:
     Raises:
         ImageError: It is none of these, or truncated.
     """
-    if not frame.rstrip(b"\0\xff").endswith(END):
-        raise ImageError("the end of its compressed pixels is missing; it is truncated: copy or export it again")
+    frame = without_tail(frame)
     shape = _jpeg(frame) if frame.startswith(JPEG_START) else _jpeg_2000(frame)
     if shape is None:
         raise ImageError("its compressed pixels are damaged or of another kind than it says; export it again")
@@ -28,15 +46,21 @@ def frame_shape(frame: bytes) -> tuple[int, int, int]:
 
 
 def _jpeg(frame: bytes) -> tuple[int, int, int] | None:
+    position = _segment(frame, FRAMES)
+    head = frame[position + 5 : position + 10]
+    return (int.from_bytes(head[:2]), int.from_bytes(head[2:4]), head[4]) if position < len(frame) else None
+
+
+def _segment(frame: bytes, markers: set[int]) -> int:
+    """Where the first segment of a JPEG with one of these markers begins; at its end where there is none."""
     position = 2
     while position + 10 <= len(frame) and frame[position] == 0xFF:
-        if frame[position + 1] in FRAMES:
-            head = frame[position + 5 : position + 10]
-            return int.from_bytes(head[:2]), int.from_bytes(head[2:4]), head[4]
+        if frame[position + 1] in markers:
+            return position
         # Fill bytes may precede a marker; anything else has a length.
         skipped = 1 if frame[position + 1] == 0xFF else 2 + int.from_bytes(frame[position + 2 : position + 4])
         position += skipped
-    return None
+    return len(frame)
 
 
 def _jpeg_2000(frame: bytes) -> tuple[int, int, int] | None:
