@@ -63,12 +63,13 @@ def read_tiff(content: bytes, numbers: bool = False) -> Tiff:
     Raises:
         ImageError: It is damaged, too large, or of a kind that is not read; the message does not name the file.
     """
-    from tifffile import TiffFile
+    from tifffile import TiffFile, TiffPage
 
     try:
         with TiffFile(io.BytesIO(content)) as file:
-            pages = [page for page in islice(file.pages, MOST_PAGES) if not page.subfiletype & REDUCED_OR_MASK]
-            page = pages[0] if pages else file.pages.first
+            found = [page for page in islice(file.pages, MOST_PAGES) if isinstance(page, TiffPage)]
+            pages = [page for page in found if not page.subfiletype & REDUCED_OR_MASK]
+            page = (pages or found)[0]
             _check(page, content)
             stored = page.asarray(squeeze=False, maxworkers=1)[:, 0]
             pixels = stored[0] if len(stored) == 1 else np.moveaxis(stored[..., 0], 0, -1)

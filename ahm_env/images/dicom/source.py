@@ -87,7 +87,7 @@ class Dicom:
             classes=labels.classes if labels else (),
             has_masks=has_masks,
             problems=problems + (labels.problems if labels else []),
-            notes=notes,
+            notes=notes + (labels.notes if labels else []),
             slow=True,
             identities=identities,
         )

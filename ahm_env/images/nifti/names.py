@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from ahm_env.images.files import files_in, is_image
+from ahm_env.images.files import files_in, image_of_mask, is_image
 
 EXTENSIONS = (".nii.gz", ".nii")
 DRAWN = re.compile(r"(.+)_([0-9]{4}|[1-9][0-9]{4,})\.png")
@@ -38,6 +38,13 @@ class VolumeFiles:
     def __len__(self) -> int:
         """Number of files."""
         return len(self.names)
+
+    def masks_beside(self) -> list[str]:
+        """Endings, such as `…_seg.nii.gz`, of files whose name is that of another, or of its scans, and an ending."""
+        bases = {name: image_of_mask(nifti_stem(name)) for name in self.names}
+        scans = (nifti_stem(name).split("_") for name, base in bases.items() if not base)
+        shared = {"_".join(words[:count]) for words in scans for count in range(1, len(words) + 1)}
+        return [f"…{name[len(base) :]}" for name, base in bases.items() if base in shared]
 
     def named(self, stem: str) -> list[str]:
         """Names of the files with this stem."""

@@ -353,7 +353,7 @@ def test_what_is_compressed_to_another_size_is_not_given_to_a_decoder(tmp_path: 
     assert content.count(size) == 1
     path = tmp_path / "a.dcm"
     path.write_bytes(content.replace(size, size[:8] + bytes.fromhex("00ffffff 00ffffff")))
-    monkeypatch.setattr(pixels, "_plugin", None)
+    monkeypatch.setattr(pixels, "_plugins", None)
     assert refused(path).startswith("16777215x16777215x1 pixels are compressed but the header says 256x1024x1")
 
 
