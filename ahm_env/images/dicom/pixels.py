@@ -35,7 +35,8 @@ PLUGINS = {
     JPEG2000: ("pylibjpeg", "pillow"),
 }
 OTHERWISE = ("pylibjpeg",)
-JPEG_LS, JPEG_LS_SCAN = {JPEGLSLossless, JPEGLSNearLossless}, b"\xff\xda"
+JPEG_LS = {JPEGLSLossless, JPEGLSNearLossless}
+JPEG_LS_FRAME, JPEG_LS_SCAN = b"\xff\xf7", b"\xff\xda"
 
 
 def read_frame(path: Path, index: int = 0, window: Window | None = None) -> Pixels:
@@ -118,9 +119,12 @@ def _is_jpeg_ls_of(frame: bytes, array: Pixels) -> bool:
     """Whether a frame is what these pixels are when they are compressed: a lenient decoder invents what is damaged."""
     import jpeg_ls
 
-    scan = frame.find(JPEG_LS_SCAN)
-    near, interleaved = frame[scan + 5 + 2 * frame[scan + 4] : scan + 7 + 2 * frame[scan + 4]]
-    again = bytes(jpeg_ls.encode_array(array, lossy_error=near, interleave_mode=interleaved))
+    start, scan = frame.find(JPEG_LS_FRAME), frame.find(JPEG_LS_SCAN)
+    if array.ndim != 2 or array.dtype.itemsize > 2 or not 0 < start < scan:
+        return False
+    bits, near = frame[start + 4], frame[scan + 7]
+    stored = array.view(f"u{array.dtype.itemsize}") & (2**bits - 1)
+    again = bytes(jpeg_ls.encode_buffer(stored.tobytes(), *array.shape, 1, bits, near, 0))
     values = again[again.find(JPEG_LS_SCAN) : -2]
     return frame.startswith(values, scan) and not frame[scan + len(values) : -2].strip(PADDING)
 

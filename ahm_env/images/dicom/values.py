@@ -211,6 +211,9 @@ def _table(item: Dataset, whole: Dataset) -> Table:
 def _unpacked(data: bytes, entries: int, whole: Dataset) -> Pixels:
     little = whole.original_encoding[1]
     kind = np.dtype(np.uint8) if len(data) < 2 * entries else np.dtype("<u2" if little else ">u2")
+    if kind == np.uint8 and not little:
+        # Bytes in words: the second comes first.
+        return np.frombuffer(data, "<u2").byteswap().view(np.uint8)[:entries]
     return np.frombuffer(data, kind, entries)
 
 
