@@ -97,3 +97,12 @@ class MaskFiles:
             most = slices.get(stem, max(drawn) + 1) if files.named(stem) else 0
             alone += [name for index, name in drawn.items() if index >= most]
         return sorted(alone + self._strangers)
+
+
+def alone(name: str, files: VolumeFiles) -> str:
+    """What to say of a mask that belongs to no volume."""
+    stem = nifti_stem(name)
+    volume = image_of_mask(stem)
+    if is_nifti(name) and files.named(volume):
+        return f"its name is not that of its volume; take {stem[len(volume) :]} out of it"
+    return "mask without a volume of that stem, or without a slice of that number; rename or delete it"

@@ -15,7 +15,7 @@ import numpy as np
 from ahm_env.errors import ImageError, SettingsError
 from ahm_env.images.files import ImageFiles, digest, files_in, images_in, masks_beside, readable, refuse_link, unnamed
 from ahm_env.images.labels import NO_IMAGE, Labels, has_table, table_digest, table_lines
-from ahm_env.images.nifti.names import MaskFiles, VolumeFiles, is_nifti, nifti_stem
+from ahm_env.images.nifti.names import MaskFiles, VolumeFiles, alone, is_nifti, nifti_stem
 from ahm_env.images.nifti.pairs import drawn_mask, read_headers
 from ahm_env.images.nifti.recent import Recent
 from ahm_env.images.nifti.slicing import shows_nothing, to_slice
@@ -25,7 +25,6 @@ from ahm_env.images.pixels import AXES, Image8
 from ahm_env.images.source import UNLABELLED, Catalogue, Load, Pixels, Sample
 from ahm_env.images.window import Window
 
-ALONE = "mask without a volume of that stem, or without a slice of that number; rename or delete it"
 KEPT = 2  # volumes: while slices of one are still wanted, the next is begun
 
 
@@ -95,8 +94,11 @@ class Nifti:
         if self._file is None:
             if beside := files.masks_beside():
                 raise ImageError(f"{self._images}: {masks_beside(len(beside), beside[0], 'what stands before that')}")
-            alone = drawn.without_volume(files, {volume.stem: volume.slices for volume in good})
-            problems = [self._told(f"{path}: {ALONE}", path) for path in (self._masks / name for name in alone)]
+            strays = drawn.without_volume(files, {volume.stem: volume.slices for volume in good})
+            problems = [
+                self._told(f"{path}: {alone(path.name, files)}", path)
+                for path in (self._masks / name for name in strays)
+            ]
             problems += labels.problems if labels else []
             notes += labels.notes if labels else []
         return Catalogue(

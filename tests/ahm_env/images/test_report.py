@@ -2,6 +2,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from ahm_env.errors import ImageError, SettingsError
 from ahm_env.images import check_source
@@ -85,3 +86,19 @@ def test_what_is_no_source_is_an_error(tmp_path: Path) -> None:
         check_source(tmp_path / "gone")
     with pytest.raises(SettingsError, match="not phantom:COUNT:SEED"):
         check_source("phantom:x")
+
+
+def test_what_is_turned_or_has_several_pages_is_counted(make_folder) -> None:
+    root = make_folder(3)
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    for name in ("0000.png", "0001.png"):
+        Image.open(root / "images" / name).save(root / "images" / name, exif=exif)
+    pages = [Image.new("L", (30, 20), value) for value in (10, 20)]
+    pages[0].save(root / "images" / "a.tif", save_all=True, append_images=pages[1:])
+    report = check_source(root)
+    assert report.problems == []
+    assert report.notes == [
+        f"{root}: images of several pages, of which the first is read: 1",
+        f"{root}: images that their EXIF orientation turns; masks must be drawn on the turned images: 2",
+    ]
