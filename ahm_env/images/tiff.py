@@ -66,7 +66,7 @@ def read_tiff(content: bytes, numbers: bool = False) -> Tiff:
     from tifffile import TiffFile, TiffPage
 
     try:
-        with TiffFile(io.BytesIO(content)) as file:
+        with np.errstate(all="ignore"), TiffFile(io.BytesIO(content)) as file:
             found = [page for page in islice(file.pages, MOST_PAGES) if isinstance(page, TiffPage)]
             pages = [page for page in found if not page.subfiletype & REDUCED_OR_MASK]
             page = (pages or found)[0]
