@@ -8,6 +8,8 @@ from ahm_env.errors import ImageError
 
 JPEG_START, JPEG_2000_START, JPEG_2000_SIZE = b"\xff\xd8", b"\xff\x4f", b"\xff\x51"
 JP2_START, JP2_CODESTREAM = b"\x00\x00\x00\x0cjP  ", b"jp2c"
+MOST_PIXELS = 100_000_000
+LOSSY = (b"\xc0", b"\xc1", b"\xc2")  # baseline, extended, progressive
 END, PADDING = b"\xff\xd9", b"\0\xff "
 JPEG_2000_DATA, SCANS = b"\xff\x93", {0xDA}
 # Start of frame: JPEG 0..15, without the three markers between them that mean something else, and JPEG-LS.
@@ -30,6 +32,28 @@ def without_tail(frame: bytes) -> bytes:
     if end < 0:
         raise ImageError("the end of its compressed pixels is missing; it is truncated: copy or export it again")
     return frame[: end + len(END)]
+
+
+def refuse_damage(frame: bytes) -> None:
+    """Refuses a JPEG that a decoder warns of: all others fill in what they cannot read, and say nothing to us.
+
+    Looked at are JPEGs of 8 bits, grey or colour, that are not lossless; of others nobody warns.
+
+    Raises:
+        ImageError: It is damaged; the message does not name the file.
+    """
+    from kornia_rs.io import decode_image_jpegturbo
+
+    position = _segment(frame, FRAMES)
+    if frame[position + 1 : position + 2] not in LOSSY or frame[position + 4 : position + 5] != b"\x08":
+        return
+    rows, columns, components = frame_shape(frame)
+    if components not in (1, 3) or rows * columns > MOST_PIXELS:
+        return
+    try:
+        decode_image_jpegturbo(frame, "mono")
+    except Exception:  # it has but one kind of error
+        raise ImageError("damaged inside: its compressed pixels cannot all be read; copy or export it again") from None
 
 
 def frame_shape(frame: bytes) -> tuple[int, int, int]:

@@ -11,10 +11,11 @@ import numpy.typing as npt
 from PIL import Image
 
 from ahm_env.errors import ImageError
+from ahm_env.images.codestreams import MOST_PIXELS, refuse_damage
 from ahm_env.images.files import readable
 from ahm_env.images.opencv import cv2
 from ahm_env.images.source import Pixels
-from ahm_env.images.tiff import MOST_PIXELS, STARTS, read_tiff, turned
+from ahm_env.images.tiff import STARTS, read_tiff, turned
 
 KEEP_DEPTH = cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH
 JPEG_START, JPEG_SCAN, JPEG_END = b"\xff\xd8", b"\xff\xda", b"\xff\xd9"
@@ -186,6 +187,11 @@ def _decode(path: Path, content: bytes, numbers: bool = False) -> Picture:
     # Some versions of OpenCV silently fill what is missing with grey, others let libpng write to stderr.
     if _truncated(content):
         raise ImageError(f"{path}: truncated or damaged, its end is missing; copy or export it again")
+    if content.startswith(JPEG_START):
+        try:
+            refuse_damage(content)
+        except ImageError as error:
+            raise ImageError(f"{path}: {error}") from None
     if content.startswith(GIF_STARTS) or (numbers and content.startswith(BMP_START)):
         return _decode_indexed(path, content, numbers)
     palette = numbers and content.startswith(PNG_START) and content[25] == PNG_PALETTE

@@ -12,6 +12,7 @@ from ahm_env.images.pixels import PixelSettings
 from ahm_env.images.source import SPLITS, Catalogue
 from ahm_env.images.telling import refuse_path
 
+UNSURE = 255  # what other programs leave out where masks have several classes
 UNLABELLED_NAME = "(no label)"
 
 
@@ -100,6 +101,8 @@ def check_source(
                     report.problems.append(str(prepared))
             if progress:
                 progress(done, catalogue.count)
+        if {0, UNSURE} < set(report.mask_values):
+            report.notes.append(f"{source}: {UNSURE} in masks is a class like the others; no number is ignored")
         report.patients = len(patients)
         report.notes += [f"{source}: {remark}: {count:,}" for remark, count in sorted(remarks.items())]
         sides.check(str(source))

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ahm_env.errors import ImageError
-from ahm_env.images.codestreams import frame_shape
+from ahm_env.images.codestreams import MOST_PIXELS, frame_shape, refuse_damage
 from ahm_env.images.files import refuse_bomb
 from ahm_env.images.source import Pixels
 
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from tifffile import TiffPage
 
 STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-MOST_PIXELS = 100_000_000
 MOST_PAGES = 16  # that are looked at: whether there are several, or a thumbnail comes first
 BYTES = {1, 5, 8, 32773, 32946, 34925, 50000}  # none, LZW, Deflate twice, PackBits, LZMA, Zstandard
 FAX, JPEG, JPEG_2000 = {2, 3, 4}, {7}, {33004, 33005, 34712}
@@ -106,9 +105,12 @@ def _check(page: "TiffPage", content: bytes) -> None:
         raise ImageError("truncated or damaged, some of its pixels are missing; copy or export it again")
     if page.compression in JPEG | JPEG_2000:
         for at, count in segments:
-            rows, columns, _ = frame_shape(content[at : at + count])
+            frame = content[at : at + count]
+            rows, columns, _ = frame_shape(frame)
             if rows > page.chunks[1 if separate > 1 else 0] or columns > page.chunks[2 if separate > 1 else 1]:
                 raise ImageError(f"its parts are larger than they say, it is damaged; {REMEDY}")
+            if page.compression in JPEG:
+                refuse_damage((page.jpegtables or b"")[:-2] + frame[2 if page.jpegtables else 0 :])
     elif page.compression not in BYTES | FAX:
         name = getattr(page.compression, "name", page.compression)
         raise ImageError(f"compressed as {name}, which is not read; {REMEDY}")

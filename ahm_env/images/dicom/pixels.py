@@ -17,7 +17,7 @@ from pydicom.uid import (
 )
 
 from ahm_env.errors import ImageError
-from ahm_env.images.codestreams import PADDING, frame_shape, without_tail
+from ahm_env.images.codestreams import PADDING, frame_shape, refuse_damage, without_tail
 from ahm_env.images.dicom.header import Header, read_header
 from ahm_env.images.dicom.opening import PIXELS, dataset_stream, understood
 from ahm_env.images.dicom.values import GREY, INVERTED, PALETTE, full_range
@@ -91,6 +91,8 @@ def _decode(stream: BinaryIO, header: Header, index: int) -> tuple[Pixels, str]:
         if (rows, columns, samples) != expected:
             sizes = f"{columns}x{rows}x{samples} pixels are compressed but the header says {expected[1]}x{expected[0]}"
             raise ImageError(f"{sizes}x{expected[2]}; the file is damaged: export it again")
+    if syntax == JPEGBaseline8Bit:
+        refuse_damage(frame)
     alone = encapsulate([frame], has_bot=False)
     first, *others = _plugins(decoder, syntax)
     try:

@@ -3,6 +3,7 @@ import re
 import struct
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -324,3 +325,24 @@ def test_what_exif_turns_is_said(tmp_path: Path, kind: str, orientation: int) ->
     exif[ORIENTATION] = orientation
     Image.fromarray(noise()).save(tmp_path / "a", kind, exif=exif)
     assert read_picture(tmp_path / "a").remarks == ((TURNED,) if orientation > 1 else ())
+
+
+def smooth() -> Image.Image:
+    return Image.fromarray(noise(20, 30)).resize((240, 160), Image.Resampling.BICUBIC)
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"keep_rgb": True}, {"subsampling": 0}, {"mode": "L"}])
+def test_damage_inside_a_jpeg_is_found_quietly(
+    tmp_path: Path, options: dict[str, Any], capfd: pytest.CaptureFixture[str]
+) -> None:
+    stream = io.BytesIO()
+    smooth().convert(options.pop("mode", "RGB")).save(stream, "JPEG", quality=90, **options)
+    content = bytearray(stream.getvalue())
+    path = written(tmp_path / "a.jpg", bytes(content))
+    assert read_image(path).shape[:2] == (160, 240)
+    middle = len(content) // 3
+    content[middle : middle + 150] = bytes(150)
+    path.write_bytes(content)
+    with pytest.raises(ImageError, match=r"a\.jpg: damaged inside: .*; copy or export it again"):
+        read_image(path)
+    assert capfd.readouterr() == ("", "")

@@ -102,3 +102,12 @@ def test_what_is_turned_or_has_several_pages_is_counted(make_folder) -> None:
         f"{root}: images of several pages, of which the first is read: 1",
         f"{root}: images that their EXIF orientation turns; masks must be drawn on the turned images: 2",
     ]
+
+
+@pytest.mark.parametrize(("values", "notes"), [((0, 255), 0), ((0, 1, 2), 0), ((0, 1, 255), 1)])
+def test_that_255_is_a_class_is_noted(make_folder, values: tuple[int, ...], notes: int) -> None:
+    root = make_folder(1, masks=True)
+    columns = np.repeat(np.array(values, np.uint8), 30 // len(values))
+    assert cv2.imwrite(str(root / "masks" / "0000.png"), np.tile(columns, (20, 1)))
+    found = check_source(root).notes
+    assert found == [f"{root}: 255 in masks is a class like the others; no number is ignored"] * notes

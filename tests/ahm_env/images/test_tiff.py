@@ -203,6 +203,18 @@ def test_damage_inside_is_found_quietly(tmp_path: Path, compression: str, capfd:
     assert capfd.readouterr() == ("", "")
 
 
+def test_damage_inside_a_jpeg_is_found(tmp_path: Path) -> None:
+    smooth = np.asarray(Image.fromarray(COLOURS).resize((240, 160), Image.Resampling.BICUBIC))
+    for options in ({}, {"tile": (64, 64)}):
+        path = written(tmp_path / "a.tif", smooth, compression="jpeg", photometric=RGB, **options)
+        assert read_image(path).shape == smooth.shape
+        content = bytearray(path.read_bytes())
+        middle = len(content) // 2
+        content[middle : middle + 150] = bytes(150)
+        path.write_bytes(content)
+        assert "damaged inside" in refused(path)
+
+
 def test_missing_parts_are_found(tmp_path: Path) -> None:
     path = written(tmp_path / "a.tif", GREY, rowsperstrip=8)
     with tifffile.TiffFile(path) as file:
