@@ -16,12 +16,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import tifffile
 import torch
+from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
 from ahm_env.errors import AHMError
 from ahm_env.files import load_tensors, save_tensors
+from ahm_env.images import decoding
 from ahm_env.images.loading import find_source
 from ahm_env.images.opencv import cv2
 from ahm_env.images.pixels import PixelSettings, fit_image
@@ -136,6 +139,11 @@ def read_mask(path: Path) -> None:
     read_source(root)
 
 
+def read_drawn(path: Path) -> None:
+    """A mask alone."""
+    decoding.read_mask(path)
+
+
 def make_seeds(folder: Path) -> dict[str, tuple[Path, Callable[[Path], object]]]:
     """A file of every kind, and how it is read."""
     rng = np.random.default_rng(0)
@@ -144,6 +152,13 @@ def make_seeds(folder: Path) -> dict[str, tuple[Path, Callable[[Path], object]]]
     for ending in ("png", "jpg", "tif", "bmp"):
         cv2.imwrite(str(folder / f"a.{ending}"), image)
         seeds[ending] = folder / f"a.{ending}", read_folder
+    Image.fromarray(image).convert("P").save(folder / "a.gif")
+    Image.fromarray(image).convert("P").save(folder / "p.bmp")
+    seeds |= {"gif": (folder / "a.gif", read_folder), "bmp, palette as a mask": (folder / "p.bmp", read_drawn)}
+    for compression in (None, "deflate", "jpeg", "jpeg2000"):
+        path = folder / f"{compression}.tif"
+        tifffile.imwrite(path, image, tile=(16, 16), compression=compression, photometric="rgb")
+        seeds[f"tif, tiles, {compression}"] = path, read_folder
     np.savez(folder / "a.npz", train_images=image[None], train_label=image[None, ..., 0])
     np.savez_compressed(folder / "b.npz", train_images=image[None], train_labels=np.array([[3]]))
     seeds |= {"npz": (folder / "a.npz", read_source), "npz, compressed": (folder / "b.npz", read_source)}

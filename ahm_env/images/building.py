@@ -43,6 +43,7 @@ class Prepared:
         original_size: (width, height) in pixels.
         original_type: Name of the NumPy type of its pixels.
         mask_values: Class numbers in the mask before resizing.
+        remarks: As of `Sample`.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Prepared:
     original_size: tuple[int, int]
     original_type: str
     mask_values: frozenset[int]
+    remarks: tuple[str, ...]
 
 
 def prepare_all(index: DatasetIndex, settings: PixelSettings) -> Iterator[Prepared | ImageError | None]:
@@ -269,6 +271,7 @@ def _prepare(load: Entry, settings: PixelSettings) -> Prepared | ImageError | No
         original_size=(width, height),
         original_type=sample.image.dtype.name,
         mask_values=values,
+        remarks=sample.remarks,
     )
 
 

@@ -24,7 +24,7 @@ from ahm_env.errors import SettingsError
 from ahm_env.images.pixels import PixelSettings
 
 # To be raised with every change of what is stored, so that old entries are not found.
-FORMAT = 6
+FORMAT = 7
 META = "set.json"
 IMAGES, ANNOTATIONS = ("images", "patients", "splits"), ("labels", "masks")
 IDENTITIES = "identities.npy"

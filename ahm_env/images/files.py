@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
@@ -14,9 +15,13 @@ import numpy.typing as npt
 
 from ahm_env.errors import ImageError
 
-EXTENSIONS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
+EXTENSIONS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif")
 # Deflate packs a thousandfold at most, noise of a scanner hardly twofold; small files do no harm whatever they hold.
 HARMLESS_BYTES, MOST_SWELLING = 2**28, 200
+MASK_ENDING = re.compile(
+    r"[ _-](?:masks?|seg|segmentation|superpixels?|labels?|gt|ground_?truth|annotations?)(?:[ _-]?[0-9]+)?$",
+    re.IGNORECASE,
+)
 IGNORED = ("thumbs.db", "desktop.ini")
 ASTRAY = "is a link that leads out of the folder, to another folder or nowhere; put what it leads to in its place"
 
@@ -144,6 +149,19 @@ def refuse_bomb(where: str, unpacked: int, packed: int) -> None:
 def is_image(name: str) -> bool:
     """Whether a file name is that of an image."""
     return name.lower().endswith(EXTENSIONS)
+
+
+def image_of_mask(stem: str) -> str:
+    """The stem of the image whose mask a file is by its name, such as `a` of `a_mask` or `a_mask_1`; else empty."""
+    found = MASK_ENDING.search(stem)
+    return stem[: found.start()] if found else ""
+
+
+def masks_beside(count: int, name: str, image: str) -> str:
+    """What to say of so many masks that lie among images; one of them is named, and the stem of its image."""
+    cause = f"{count:,} of its files are masks of others by their names, such as {name}, and are no images"
+    layout = f"put images into images/ and masks into masks/, under the names of their images ({image})"
+    return f"{cause}; {layout}, or use `ahm data import` for a public set that it knows (BUSI, LGG, ISIC)"
 
 
 def files_in(folder: Path) -> Iterator[os.DirEntry[str]]:

@@ -1,16 +1,27 @@
 """A folder: `images/`, optional `masks/` of the same stems, optional `labels.csv` (`image,label,split,patient`)."""
 
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
 from ahm_env.errors import ImageError
-from ahm_env.images.decoding import mismatch, read_image, read_mask
-from ahm_env.images.files import EXTENSIONS, ImageFiles, digest, files_in, images_in, is_image, refuse_link
+from ahm_env.images.decoding import Picture, mask_problem, read_mask, read_picture
+from ahm_env.images.files import (
+    EXTENSIONS,
+    ImageFiles,
+    digest,
+    files_in,
+    image_of_mask,
+    images_in,
+    is_image,
+    masks_beside,
+    refuse_link,
+)
 from ahm_env.images.labels import Labels, has_table, table_digest
 from ahm_env.images.pixels import Image8
-from ahm_env.images.source import UNLABELLED, DatasetIndex, Entry, Pixels, Sample
+from ahm_env.images.source import UNLABELLED, DatasetIndex, Entry, Sample
 
 
 class Folder:
@@ -42,17 +53,17 @@ class Folder:
             cause = f"no image directly in it ({types}, .nii, .nii.gz), and no DICOM file in it or its sub-folders"
             raise ImageError(f"{self._images}: {cause}; put the images there, or give the folder they are in")
         labels = Labels(self.table, images) if has_table(self.table) else None
-        problems = [
-            f"{self._masks / name}: mask without an image of that stem; add the image or delete the mask"
-            for name in drawn.not_in(images)
-        ]
+        beside = [(stem, stem + ending) for stem, ending in images if images.named(image_of_mask(stem))]
+        if beside:
+            raise ImageError(f"{self._images}: {masks_beside(len(beside), beside[0][1], image_of_mask(beside[0][0]))}")
+        problems = [f"{self._masks / name}: {_alone(name, images)}" for name in drawn.not_in(images)]
         return DatasetIndex(
             count=len(images),
             samples=self._samples(images, drawn, labels, masks),
             classes=labels.classes if labels else (),
             has_masks=len(drawn) > 0,
             problems=problems + (labels.problems if labels else []),
-            notes=self.notes(),
+            notes=self.notes() + (labels.notes if labels else []),
         )
 
     def _samples(self, images: ImageFiles, drawn: ImageFiles, labels: Labels | None, masks: bool) -> Iterator[Entry]:
@@ -65,18 +76,19 @@ class Folder:
         if len(rivals) > 1:
             raise ImageError(f"{path}: stem is not unique ({', '.join(rivals)}); rename or delete all but one")
         refuse_link(path, self._path)
-        image = read_image(path)
+        picture = read_picture(path)
+        image = picture.pixels
         label, split, patient = labels.find(stem, path) if labels else (UNLABELLED, 0, "")
-        later = partial(self._mask, masks, path, image) if masks else None
-        return Sample(path.name, str(path), image, None, label, split, patient, later=later)
+        later = partial(self._mask, masks, path, picture) if masks else None
+        return Sample(path.name, str(path), image, None, label, split, patient, "", picture.remarks, later)
 
-    def _mask(self, masks: list[str], path: Path, image: Pixels) -> Image8:
-        """The mask of an image, if there is just one, and it has the image's size."""
+    def _mask(self, masks: list[str], path: Path, picture: Picture) -> Image8:
+        """The mask of an image, if there is just one, and it fits the image."""
         if len(masks) > 1:
             raise ImageError(f"{path}: more than one mask in {self._masks} ({', '.join(masks)}); keep one")
         refuse_link(self._masks / masks[0], self._path)
         mask = read_mask(self._masks / masks[0])
-        if wrong := mismatch(mask, image):
+        if wrong := mask_problem(mask, picture.pixels, turned=picture.turned):
             raise ImageError(f"{path}: {wrong}")
         return mask
 
@@ -89,6 +101,14 @@ class Folder:
                 others -= Counter({".csv": 1})
             told += [f"{folder}: files of type {end or 'none'!r}, which are not read: {n}" for end, n in others.items()]
         return told
+
+
+def _alone(name: str, images: ImageFiles) -> str:
+    """What to say of a mask without an image."""
+    stem, ending = os.path.splitext(name)
+    if images.named(found := image_of_mask(stem)):
+        return f"its name is not that of its image; rename it to {found}{ending}"
+    return "mask without an image of that stem; add the image or delete the mask"
 
 
 def _loaded(load: Callable[[], Sample]) -> Sample:

@@ -3,8 +3,12 @@
 import csv
 import hashlib
 import io
+import re
+import unicodedata
 from array import array
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from decimal import Decimal
 from pathlib import Path
 from typing import Protocol
 
@@ -16,6 +20,12 @@ from ahm_env.images.source import SPLITS, UNLABELLED, class_order
 ABSENT = -2
 UNKNOWN = -1
 NO_IMAGE = "no column `image` in its first line; it needs image,label,split"
+
+
+# What pandas takes for blank when it reads a table, and writes where it is told to.
+BLANK = {"#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A"}
+BLANK |= {"NA", "NULL", "NaN", "NaT", "None", "n/a", "nan", "null"}
+NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,3})?", re.ASCII)
 
 
 class Positions(Protocol):
@@ -39,7 +49,8 @@ class Labels:
 
     Attributes:
         classes: Sorted class names.
-        problems: Lines that name no image, or one that another line named, one text each.
+        problems: Lines that name no image, or one that another line named, one text each; classes spelt in two ways.
+        notes: What is worth knowing but is no fault, one text each.
     """
 
     def __init__(self, table: Path, images: Positions, quoted: bool = True) -> None:
@@ -54,6 +65,7 @@ class Labels:
             ImageError: It is not a CSV file with a column named `image`.
         """
         self.problems: list[str] = []
+        self.notes: list[str] = []
         self._table, self._images, self._quoted = table, images, quoted
         self._labels = array("i", [ABSENT]) * len(images)
         self._splits = bytearray(len(images))
@@ -71,13 +83,20 @@ class Labels:
             elif self._labels[position] != ABSENT:
                 self.problems.append(f"{table}: line {line} {named} again; keep one line")
             else:
-                self._labels[position] = numbers.setdefault(cells.get("label", ""), len(numbers) - 1)
-                self._set_split(position, cells.get("split", "").lower() or SPLITS[0])
-                if patient := cells.get("patient", ""):
+                self._labels[position] = numbers.setdefault(plain(cells.get("label", "")), len(numbers) - 1)
+                self._set_split(position, plain(cells.get("split", "")).lower() or SPLITS[0])
+                if patient := plain(cells.get("patient", "")):
                     if patient not in patients:
                         self._pseudonyms.append(pseudonym(patient))
                     self._patients[position] = patients.setdefault(patient, len(patients))
         self.classes = class_order(set(numbers) - {""})
+        if alike := spelt_alike(self.classes):
+            names = f" ({', '.join(alike)})" if quoted else ""
+            cause = f"labels differ only in case or in how letters are encoded{names}"
+            self.problems.append(f"{table}: {cause}; spell each class in one way")
+        if alike := spelt_alike(patients):
+            cause = f"{len(alike):,} patients differ from others only in case or in how letters are encoded"
+            self.notes.append(f"{table}: {cause}; where they are the same, spell them in one way")
         self._order = {numbers[name]: index for index, name in enumerate(self.classes)}
 
     def find(self, stem: str, path: Path | str) -> tuple[int, int, str]:
@@ -109,6 +128,24 @@ class Labels:
             self._splits[position] = SPLITS.index(split)
         else:
             self._unknown_splits[position] = split
+
+
+def plain(cell: str) -> str:
+    """A cell as it is meant: blank where it holds what stands for blank; a number as it is shortest."""
+    if cell in BLANK:
+        return ""
+    if NUMBER.fullmatch(cell) and not re.match(r"[+-]?0\d", cell):  # 007 is no number
+        number = Decimal(cell).normalize()
+        return f"{number + 0:f}"
+    return cell
+
+
+def spelt_alike(names: Iterable[str]) -> list[str]:
+    """Those of these names, sorted, that differ from another only in case or Unicode form."""
+    alike = defaultdict[str, list[str]](list)
+    for name in names:
+        alike[unicodedata.normalize("NFKC", name).casefold()].append(name)
+    return sorted(name for some in alike.values() if len(some) > 1 for name in some)
 
 
 def has_table(table: Path) -> bool:
@@ -149,8 +186,12 @@ def table_lines(table: Path, columns: Sequence[str], missing: str) -> Iterator[t
             if not set(columns) <= set(header):
                 raise ImageError(f"{table}: {missing}")
             for cells in reader:
+                stripped = [cell.strip() for cell in cells]
+                if any(stripped[len(header) :]):
+                    cause = f"line {reader.line_num} has {len(cells)} cells but the first line {len(header)} columns"
+                    remedy = "put a cell with a separator in it in quotes, and leave nothing after the last column"
+                    raise ImageError(f"{table}: {cause}; {remedy}")
                 if any(cells):
-                    stripped = (cell.strip() for cell in cells)
                     yield reader.line_num, dict.fromkeys(columns, "") | dict(zip(header, stripped, strict=False))
     except (UnicodeDecodeError, csv.Error) as error:
         raise ImageError(f"{table}: not a CSV file in UTF-8 ({error}); save it as `CSV UTF-8`") from error

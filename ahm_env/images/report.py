@@ -12,6 +12,7 @@ from ahm_env.images.pixels import PixelSettings
 from ahm_env.images.source import SPLITS, DatasetIndex
 from ahm_env.images.telling import refuse_path
 
+UNSURE = 255  # what other programs leave out where masks have several classes
 UNLABELLED_NAME = "(no label)"
 
 
@@ -76,7 +77,7 @@ def check_source(
     settings = settings or PixelSettings()
     found = find_source(source, settings)
     report = SourceReport(str(source), found.kind)
-    leaks, patients = SplitLeakCheck(), set[str]()
+    leaks, patients, remarks = SplitLeakCheck(), set[str](), Counter[str]()
     try:
         index = found.index()
         report.classes = {name: Counter() for name in index.classes}
@@ -91,6 +92,7 @@ def check_source(
                 _count(report, prepared, index)
                 leaks.add(prepared.patient, prepared.split)
                 patients.update({prepared.patient} - {""})
+                remarks.update(prepared.remarks)
             elif prepared is None:
                 report.empty += 1
             else:
@@ -99,7 +101,10 @@ def check_source(
                     report.problems.append(str(prepared))
             if progress:
                 progress(done, index.count)
+        if {0, UNSURE} < set(report.mask_values):
+            report.notes.append(f"{source}: {UNSURE} in masks is a class like the others; no number is ignored")
         report.patients = len(patients)
+        report.notes += [f"{source}: {remark}: {count:,}" for remark, count in sorted(remarks.items())]
         leaks.check(str(source))
     except ImageError as error:
         report.problems.append(str(error))

@@ -30,6 +30,7 @@ class Sample:
         split: Index into `SPLITS`.
         patient: Pseudonym of whom it shows; empty if unknown: the image then counts as a patient of its own.
         line: How `labels.csv` names it, where that is not `name`.
+        remarks: What is worth knowing of its file, in words that count images.
         later: Reads the mask, where there is one that has not been read; raises `ImageError` where it cannot be used.
     """
 
@@ -41,6 +42,7 @@ class Sample:
     split: int = 0
     patient: str = ""
     line: str = ""
+    remarks: tuple[str, ...] = ()
     later: "Callable[[], npt.NDArray[np.uint8]] | None" = None
 
     @property

@@ -14,7 +14,7 @@ import numpy as np
 from ahm_env.errors import ImageError, SettingsError
 from ahm_env.files import write_text
 from ahm_env.images.building import Progress, in_order, with_remedy
-from ahm_env.images.labels import NO_IMAGE, has_table, separator_of, table_lines
+from ahm_env.images.labels import NO_IMAGE, has_table, plain, separator_of, table_lines
 from ahm_env.images.loading import find_source
 from ahm_env.images.patients import fair_order, first_patients
 from ahm_env.images.pixels import PixelSettings
@@ -61,7 +61,7 @@ def split_source(
     if table is None:
         raise SettingsError(f"{source}: a source of kind {found.kind} has splits of its own; give a folder")
     separator, rows = _read(table)
-    if any(row.get("split") for row in rows) and not again:
+    if any(plain(row.get("split", "")) for row in rows) and not again:
         raise SettingsError(f"{table}: has splits already; --again draws new ones and keeps the table as {BEFORE}")
     index = found.index()
     if stratify and not index.classes:

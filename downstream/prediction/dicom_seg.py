@@ -73,7 +73,7 @@ def need_highdicom() -> None:
 
 
 def find_series(frames: Iterable[tuple[str, Path]]) -> dict[str, Series]:
-    """Images that belong together: of a series those of one size, orientation and space, each instance once.
+    """Images that belong together: of a series those of one size, orientation and space.
 
     A file of several frames, and an image without a place in the patient, such as a photograph, is alone: a SEG can
     refer to no more. So is a file that cannot be read: why is told when its SEG is to be written.
@@ -84,15 +84,34 @@ def find_series(frames: Iterable[tuple[str, Path]]) -> dict[str, Series]:
     Returns:
         The series, each by a pseudonym.
     """
-    found = dict[str, dict[str, Source]]()
+    found = dict[str, Series]()
     for path, some in groupby(frames, lambda frame: frame[1]):
         names = [name for name, _ in some]
         try:
             key, instance, plane = _belonging(path, len(names))
         except ImageError:
             key, instance, plane = str(path), "", 0.0
-        found.setdefault(pseudonym(f"DICOM SEG {key}"), {}).setdefault(instance, Source(path, names, instance, plane))
-    return {name: list(instances.values()) for name, instances in found.items()}
+        found.setdefault(pseudonym(f"DICOM SEG {key}"), []).append(Source(path, names, instance, plane))
+    return found
+
+
+def without_copies(series: Series) -> tuple[Series, int]:
+    """A series with each instance once, and how many images that leaves out.
+
+    Raises:
+        ImageError: Images that lie in different planes have one SOP Instance UID: a SEG could not tell them apart.
+    """
+    instances = dict[str, Source]()
+    for source in series:
+        if instances.setdefault(source.instance, source).plane != source.plane:
+            shared = sum(other.instance == source.instance for other in series)
+            raise ImageError(
+                f"{WRITING}: {shared:,} of its images have the same SOP Instance UID; their masks are PNGs only, give "
+                "each image a UID of its own for a SEG"
+            )
+    return list(instances.values()), sum(len(source.names) for source in series) - sum(
+        len(source.names) for source in instances.values()
+    )
 
 
 def without_repeats(series: Series) -> list[Series]:

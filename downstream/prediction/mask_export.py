@@ -30,6 +30,7 @@ from downstream.prediction.dicom_seg import (
     is_segmentation_of,
     need_highdicom,
     save_segmentation,
+    without_copies,
     without_repeats,
 )
 from downstream.prediction.inputs import DicomTree, Group, NiftiFile, Problem, stem
@@ -118,7 +119,11 @@ class Returning:
         try:
             if not self._bad.isdisjoint(names):
                 raise ImageError(f"not written: {BAD}")
-            for number, part in enumerate(without_repeats(series)):
+            kept, copies = without_copies(series)
+            if copies:
+                cause = "have the SOP Instance UID of another image and are taken for copies of it"
+                self.notes.append(f"{path}: {copies:,} images {cause}; their masks are PNGs only")
+            for number, part in enumerate(without_repeats(kept)):
                 path = self._masks / (f"{name}_{number + 1}.seg.dcm" if number else f"{name}.seg.dcm")
                 if not is_segmentation_of(path, part):
                     masks = [self._mask(image) for source in part for image in source.names]

@@ -24,9 +24,15 @@ MOST_FRAMES = 100_000
 FILES_KEPT = 8
 SMALLEST_FRAGMENT = 8  # bytes: the tag and the length of one that is empty
 IMAGE, PRIVATE = "Image Storage", "a private kind"
-SEGMENTATIONS = (UID("1.2.840.10008.5.1.4.1.1.66.4"), UID("1.2.840.10008.5.1.4.1.1.66.7"))
-# Their pixels are labels or doses.
-NO_IMAGES = (*(kind.name for kind in SEGMENTATIONS), "RT Dose Storage")
+STORAGE = "1.2.840.10008.5.1.4.1.1."
+SEGMENTATIONS = (f"{STORAGE}66.4", f"{STORAGE}66.7")
+# Their pixels are labels, heights or doses. Versions of pydicom differ in the kinds that they know the names of.
+NO_IMAGES = {
+    f"{STORAGE}66.4": "Segmentation Storage",
+    f"{STORAGE}66.7": "Label Map Segmentation Storage",
+    f"{STORAGE}66.8": "Height Map Segmentation Storage",
+    f"{STORAGE}481.2": "RT Dose Storage",
+}
 T = TypeVar("T")
 
 
@@ -44,6 +50,7 @@ class Header:
         offset: Where the pixels begin in the dataset's stream.
         options: Their properties, as pydicom's decoders take them.
         offsets: Where each compressed frame is, for files that say so in 64 bits.
+        low_bits: How many bits of a stored value, not compressed, lie below those that are used.
         displays: How values of each frame are shown; one for all where the frames do not differ.
         planes: Where each lies in the patient; one for all where the frames do not differ.
     """
@@ -57,6 +64,7 @@ class Header:
     offset: int
     options: dict[str, Any]
     offsets: tuple[bytes, bytes] | None = None
+    low_bits: int = 0
     displays: tuple[Display, ...] = ()
     planes: tuple[Plane | None, ...] = ()
 
@@ -84,8 +92,9 @@ def read_header(path: Path) -> Header:
         ImageError: It cannot be read as DICOM, or its size and the number of its images are not to be believed.
     """
     with opened(path) as file, understood(HEADER):
-        kind = _kind(file.dataset)
-        holds_image = bool(file.keyword) and kind not in NO_IMAGES
+        uid = _class(file.dataset)
+        kind = NO_IMAGES.get(uid) or _name(uid)
+        holds_image = bool(file.keyword) and uid not in NO_IMAGES
         if holds_image:
             check(file)
         elif not kind or (IMAGE in kind and not file.keyword):
@@ -102,6 +111,7 @@ def read_header(path: Path) -> Header:
             offset=file.stream.tell(),
             options=file.options,
             offsets=tables if isinstance(tables[0], bytes) and isinstance(tables[1], bytes) else None,
+            low_bits=_low_bits(file) if frames else 0,
             displays=read_displays(file.dataset, frames) if frames else (),
             planes=_planes(file.dataset, frames) if frames else (),
         )
@@ -140,6 +150,14 @@ def check(file: Opened) -> None:
         raise ImageError(f"{cause}; the file is truncated or damaged: copy or export it again")
 
 
+def _low_bits(file: Opened) -> int:
+    """How many bits lie below those that are used: of 12 that end at the 16th, 4; compressed values have none."""
+    high, stored = file.dataset.get("HighBit"), file.options["bits_stored"]
+    if file.syntax.is_encapsulated or not isinstance(high, int) or not isinstance(stored, int):
+        return 0
+    return high + 1 - stored if stored <= high < file.options["bits_allocated"] else 0
+
+
 def _planes(dataset: Dataset, frames: int) -> tuple[Plane | None, ...]:
     return tuple(
         plane(*((functional_group(places, group) or dataset).get(keyword) for group, keyword in PLACE.items()))
@@ -147,12 +165,16 @@ def _planes(dataset: Dataset, frames: int) -> tuple[Plane | None, ...]:
     )
 
 
-def _kind(dataset: Dataset) -> str:
-    """The standard's name of a kind of object, such as "CT Image Storage"; empty where the file names none."""
+def _class(dataset: Dataset) -> UID:
+    """UID of the kind of object; empty where the file names none."""
     meta = getattr(dataset, "file_meta", {})
-    kind = UID(str(dataset.get("SOPClassUID") or meta.get("MediaStorageSOPClassUID") or ""))
+    return UID(str(dataset.get("SOPClassUID") or meta.get("MediaStorageSOPClassUID") or ""))
+
+
+def _name(kind: UID) -> str:
+    """The standard's name of a kind of object, such as "CT Image Storage"; empty where it is none."""
     if kind.type == "SOP Class":
-        return kind.name
+        return str(kind.name)
     return PRIVATE if kind.is_valid and kind else ""
 
 

@@ -62,6 +62,7 @@ TAGS = [
         *NAMES,
         *NUMBERS,
         DATE,
+        "HighBit",
         "BurnedInAnnotation",
         "NumberOfFrames",
         "RescaleSlope",
@@ -185,13 +186,18 @@ def _read(file: BinaryIO) -> tuple[BinaryIO, Dataset, UID]:
 
 
 def _pixel_element(stream: BinaryIO, dataset: Dataset) -> tuple[str, str]:
-    """Keyword and type of the element that the stream is at; after that the stream is at its value."""
-    implicit, little = dataset.original_encoding
+    """Keyword and type of the element that the stream is at; after that the stream is at its value.
+
+    Whether types are written out is seen in the element itself: some files declare the one and are the other. Taken for
+    a length, such a type would be odd, which no length is.
+    """
+    _, little = dataset.original_encoding
     order: Literal["little", "big"] = "little" if little else "big"
     head = stream.read(8)
     if len(head) < 8:
         return "", ""
     tag = int.from_bytes(head[:2], order) << 16 | int.from_bytes(head[2:4], order)
-    if not implicit and head[4:6] in LONG_LENGTHS:
+    implicit = head[4:6] not in LONG_LENGTHS or head[6:] != b"\0\0"
+    if not implicit:
         stream.read(4)
     return PIXEL_ELEMENTS.get(tag, ""), "OW" if implicit else head[4:6].decode("ascii", "replace")

@@ -17,7 +17,7 @@ from pydicom.uid import (
 )
 
 from ahm_env.errors import ImageError
-from ahm_env.images.dicom.codestreams import frame_shape
+from ahm_env.images.codestreams import PADDING, frame_shape, refuse_damage, without_tail
 from ahm_env.images.dicom.header import Header, read_header
 from ahm_env.images.dicom.opening import PIXELS, dataset_stream, understood
 from ahm_env.images.dicom.values import GREY, INVERTED, PALETTE, full_range
@@ -35,6 +35,8 @@ PLUGINS = {
     JPEG2000: ("pylibjpeg", "pillow"),
 }
 OTHERWISE = ("pylibjpeg",)
+JPEG_LS = {JPEGLSLossless, JPEGLSNearLossless}
+JPEG_LS_FRAME, JPEG_LS_SCAN = b"\xff\xf7", b"\xff\xda"
 
 
 def read_frame(path: Path, index: int = 0, window: Window | None = None) -> Pixels:
@@ -77,20 +79,56 @@ def _decode(stream: BinaryIO, header: Header, index: int) -> tuple[Pixels, str]:
     syntax = header.options["transfer_syntax_uid"]
     decoder = _decoder(syntax)
     if not syntax.is_encapsulated:
-        array, found = decoder.as_array(stream, index=index, **header.options)
-        return array, _kind(array, found)
+        array, found = decoder.as_array(stream, index=index, **_by_high_bit(header))
+        return _shifted(array, header), _kind(array, found)
     options = header.options | {"number_of_frames": 1}
     count = header.options["number_of_frames"]
     frame = get_frame(stream, index, number_of_frames=count, extended_offsets=header.offsets)
     if syntax != RLELossless:
+        frame = without_tail(frame)
         expected = tuple(options[name] for name in ("rows", "columns", "samples_per_pixel"))
         rows, columns, samples = frame_shape(frame)
         if (rows, columns, samples) != expected:
             sizes = f"{columns}x{rows}x{samples} pixels are compressed but the header says {expected[1]}x{expected[0]}"
             raise ImageError(f"{sizes}x{expected[2]}; the file is damaged: export it again")
+    if syntax == JPEGBaseline8Bit:
+        refuse_damage(frame)
     alone = encapsulate([frame], has_bot=False)
-    array, found = decoder.as_array(alone, index=0, decoding_plugin=_plugin(decoder, syntax), **options)
+    first, *others = _plugins(decoder, syntax)
+    try:
+        array, found = decoder.as_array(alone, index=0, decoding_plugin=first, **options)
+    except Exception:
+        if JPEG_LS.isdisjoint({syntax}) or not others:
+            raise
+        array, found = decoder.as_array(alone, index=0, decoding_plugin=others[0], **options)
+        if not _is_jpeg_ls_of(frame, array):
+            raise
     return array, _kind(array, found)
+
+
+def _by_high_bit(header: Header) -> dict[str, Any]:
+    """The properties of pixels, with the bits below those that are used counted as used: pydicom knows of none."""
+    if not header.low_bits:
+        return header.options
+    return header.options | {"bits_stored": header.options["bits_stored"] + header.low_bits}
+
+
+def _shifted(array: Pixels, header: Header) -> Pixels:
+    return array >> header.low_bits if header.low_bits else array
+
+
+def _is_jpeg_ls_of(frame: bytes, array: Pixels) -> bool:
+    """Whether a frame is what these pixels are when they are compressed: a lenient decoder invents what is damaged."""
+    import jpeg_ls
+
+    start, scan = frame.find(JPEG_LS_FRAME), frame.find(JPEG_LS_SCAN)
+    if array.ndim != 2 or array.dtype.itemsize > 2 or not 0 < start < scan:
+        return False
+    bits, near = frame[start + 4], frame[scan + 7]
+    stored = array.view(f"u{array.dtype.itemsize}") & (2**bits - 1)
+    again = bytes(jpeg_ls.encode_buffer(stored.tobytes(), *array.shape, 1, bits, near, 0))
+    values = again[again.find(JPEG_LS_SCAN) : -2]
+    return frame.startswith(values, scan) and not frame[scan + len(values) : -2].strip(PADDING)
 
 
 def _kind(array: Pixels, found: dict[str, Any]) -> str:
@@ -107,9 +145,9 @@ def _decoder(syntax: UID) -> Decoder:
         raise ImageError(f"compressed as {syntax.name}, which cannot be read; export it without compression") from None
 
 
-def _plugin(decoder: Decoder, syntax: UID) -> str:
-    for name in PLUGINS.get(syntax, OTHERWISE):
-        if name in decoder.available_plugins:
-            return name
+def _plugins(decoder: Decoder, syntax: UID) -> list[str]:
+    """The decoders that are installed, the best first."""
+    if names := [name for name in PLUGINS.get(syntax, OTHERWISE) if name in decoder.available_plugins]:
+        return names
     remedy = "pip install 'ahm-env[medical]'"
     raise ImageError(f"compressed as {syntax.name}, for which no decoder is installed; {remedy}")

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ahm_env.errors import ImageError, SettingsError
-from ahm_env.images.decoding import mismatch
+from ahm_env.images.decoding import mask_problem
 from ahm_env.images.dicom.index import DicomFiles, FrameRef, stem_of
 from ahm_env.images.dicom.masks import Segmented, check_masks, find_segmented, mask_files, read_mask_of
 from ahm_env.images.dicom.recognition import ENDINGS, NOT_DICOM, begins
@@ -87,7 +87,7 @@ class Dicom:
             classes=labels.classes if labels else (),
             has_masks=has_masks,
             problems=problems + (labels.problems if labels else []),
-            notes=notes,
+            notes=notes + (labels.notes if labels else []),
             slow=True,
             identities=identities,
         )
@@ -219,14 +219,14 @@ class Dicom:
         found = mask_files(self._masks, place, name) if place.has_mask else []
         later = partial(self._mask, found, place, name, where, header, image) if found else None
         patient = place.patient or (pseudonym(f"DICOM {header.patient}") if header.patient else "")
-        return Sample(name, where, image, None, place.label, place.split, patient, place.relative, later)
+        return Sample(name, where, image, None, place.label, place.split, patient, place.relative, later=later)
 
     def _mask(
         self, found: list[Path], place: FrameRef, name: str, where: str, header: "Header", image: Pixels
     ) -> Image8:
         with self._explained(where, name):
             mask = read_mask_of(found, self._masks, self._path, place, header, image)
-            if wrong := mismatch(mask, image):
+            if wrong := mask_problem(mask, image):
                 raise ImageError(wrong)
             return mask
 

@@ -162,9 +162,9 @@ def functional_group(places: tuple[Dataset | None, ...], keyword: str) -> Datase
 
 
 def first_item(dataset: Dataset, keyword: str) -> Dataset | None:
-    """The first item of a sequence; None where there is none."""
+    """The first item of a sequence; None where there is none, or nothing in it."""
     items = dataset.get(keyword)
-    return items[0] if items else None
+    return items[0] if items and any(not element.is_empty for element in items[0]) else None
 
 
 def _modality(dataset: Dataset) -> Rescale | Table | None:
@@ -211,6 +211,9 @@ def _table(item: Dataset, whole: Dataset) -> Table:
 def _unpacked(data: bytes, entries: int, whole: Dataset) -> Pixels:
     little = whole.original_encoding[1]
     kind = np.dtype(np.uint8) if len(data) < 2 * entries else np.dtype("<u2" if little else ">u2")
+    if kind == np.uint8 and not little:
+        # Bytes in words: the second comes first.
+        return np.frombuffer(data, "<u2").byteswap().view(np.uint8)[:entries]
     return np.frombuffer(data, kind, entries)
 
 

@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from ahm_env.images.files import files_in, is_image
+from ahm_env.images.files import files_in, image_of_mask, is_image
 
 EXTENSIONS = (".nii.gz", ".nii")
 DRAWN = re.compile(r"(.+)_([0-9]{4}|[1-9][0-9]{4,})\.png")
@@ -38,6 +38,13 @@ class VolumeFiles:
     def __len__(self) -> int:
         """Number of files."""
         return len(self.names)
+
+    def masks_beside(self) -> list[str]:
+        """Endings, such as `…_seg.nii.gz`, of files whose name is that of another, or of its scans, and an ending."""
+        bases = {name: image_of_mask(nifti_stem(name)) for name in self.names}
+        scans = (nifti_stem(name).split("_") for name, base in bases.items() if not base)
+        shared = {"_".join(words[:count]) for words in scans for count in range(1, len(words) + 1)}
+        return [f"…{name[len(base) :]}" for name, base in bases.items() if base in shared]
 
     def named(self, stem: str) -> list[str]:
         """Names of the files with this stem."""
@@ -90,3 +97,12 @@ class MaskFiles:
             most = slices.get(stem, max(drawn) + 1) if files.named(stem) else 0
             alone += [name for index, name in drawn.items() if index >= most]
         return sorted(alone + self._strangers)
+
+
+def alone(name: str, files: VolumeFiles) -> str:
+    """What to say of a mask that belongs to no volume."""
+    stem = nifti_stem(name)
+    volume = image_of_mask(stem)
+    if is_nifti(name) and files.named(volume):
+        return f"its name is not that of its volume; take {stem[len(volume) :]} out of it"
+    return "mask without a volume of that stem, or without a slice of that number; rename or delete it"

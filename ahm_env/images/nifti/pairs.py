@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from ahm_env.errors import ImageError
-from ahm_env.images.decoding import mismatch, read_mask
+from ahm_env.images.decoding import mask_problem, read_mask
 from ahm_env.images.files import refuse_bomb
 from ahm_env.images.nifti.volume import Header, is_compressed, read_header
 from ahm_env.images.pixels import Image8
@@ -46,6 +46,6 @@ def drawn_mask(file: Path, path: str, image: Pixels) -> Image8:
         ImageError: It cannot be read, or has another size.
     """
     mask = read_mask(file)
-    if wrong := mismatch(mask, image, "slice"):
+    if wrong := mask_problem(mask, image, "slice"):
         raise ImageError(f"{path}: {wrong}")
     return mask

@@ -13,9 +13,9 @@ from typing import NoReturn, cast
 import numpy as np
 
 from ahm_env.errors import ImageError, SettingsError
-from ahm_env.images.files import ImageFiles, digest, files_in, images_in, readable, refuse_link, unnamed
+from ahm_env.images.files import ImageFiles, digest, files_in, images_in, masks_beside, readable, refuse_link, unnamed
 from ahm_env.images.labels import NO_IMAGE, Labels, has_table, table_digest, table_lines
-from ahm_env.images.nifti.names import MaskFiles, VolumeFiles, is_nifti, nifti_stem
+from ahm_env.images.nifti.names import MaskFiles, VolumeFiles, alone, is_nifti, nifti_stem
 from ahm_env.images.nifti.pairs import drawn_mask, read_headers
 from ahm_env.images.nifti.recent import LRUCache
 from ahm_env.images.nifti.slicing import shows_nothing, to_slice
@@ -25,7 +25,6 @@ from ahm_env.images.pixels import AXES, Image8
 from ahm_env.images.source import UNLABELLED, DatasetIndex, Entry, Pixels, Sample
 from ahm_env.images.window import Window
 
-ALONE = "mask without a volume of that stem, or without a slice of that number; rename or delete it"
 KEPT = 2  # volumes: while slices of one are still wanted, the next is begun
 
 
@@ -93,9 +92,15 @@ class Nifti:
         good = [volume for volume in volumes if isinstance(volume, Volume)]
         problems = []
         if self._file is None:
-            alone = drawn.without_volume(files, {volume.stem: volume.slices for volume in good})
-            problems = [self._told(f"{path}: {ALONE}", path) for path in (self._masks / name for name in alone)]
+            if beside := files.masks_beside():
+                raise ImageError(f"{self._images}: {masks_beside(len(beside), beside[0], 'what stands before that')}")
+            strays = drawn.without_volume(files, {volume.stem: volume.slices for volume in good})
+            problems = [
+                self._told(f"{path}: {alone(path.name, files)}", path)
+                for path in (self._masks / name for name in strays)
+            ]
             problems += labels.problems if labels else []
+            notes += labels.notes if labels else []
         return DatasetIndex(
             count=sum(volume.slices if isinstance(volume, Volume) else 1 for volume in volumes),
             samples=self._samples(volumes, masks),
@@ -208,7 +213,7 @@ class Nifti:
         later = None if masks or not has_mask else partial(self._later, volume, index, image)
         name, path = f"{self._name(volume)}_{index:04d}", path.replace(str(volume.path), self._shown(volume.path))
         about = volume.label, volume.split, volume.patient, volume.path.name
-        return Sample(name, path, image, mask, *about, later)
+        return Sample(name, path, image, mask, *about, later=later)
 
     def _later(self, volume: "Volume", index: int, image: Pixels) -> Image8:
         with self._explained(volume, index):

@@ -49,7 +49,9 @@ def make_dicom(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> MakeDicom:
     pydicom = pytest.importorskip("pydicom")
     monkeypatch.setenv("AHM_CACHE", str(tmp_path / "cache"))
 
-    def make(path: Path, pixels: np.ndarray, syntax: str = "1.2.840.10008.1.2.1", **elements: Any) -> Path:
+    def make(
+        path: Path, pixels: np.ndarray, syntax: str = "1.2.840.10008.1.2.1", little: bool = True, **elements: Any
+    ) -> Path:
         samples = elements.get("SamplesPerPixel", 1)
         rows, columns = pixels.shape[-3:-1] if samples > 1 else pixels.shape[-2:]
         dataset = pydicom.Dataset()
@@ -76,7 +78,7 @@ def make_dicom(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> MakeDicom:
         if "PixelData" in dataset:
             dataset["PixelData"].VR = "OB" if "PixelData" in elements else "OW"
         path.parent.mkdir(parents=True, exist_ok=True)
-        dataset.save_as(path, implicit_vr=False, little_endian=True, enforce_file_format=True)
+        dataset.save_as(path, implicit_vr=False, little_endian=little, enforce_file_format=True)
         return path
 
     return make

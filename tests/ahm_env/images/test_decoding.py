@@ -1,7 +1,9 @@
 import io
+import re
 import struct
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +13,15 @@ from hypothesis.extra import numpy as hnp
 from PIL import Image, ImageOps
 
 from ahm_env.errors import ImageError
-from ahm_env.images.decoding import as_class_numbers, read_image, read_mask
+from ahm_env.images.decoding import (
+    SEVERAL,
+    TURNED,
+    as_class_numbers,
+    mask_problem,
+    read_image,
+    read_mask,
+    read_picture,
+)
 from ahm_env.images.opencv import cv2
 
 ORIENTATION = 0x0112
@@ -160,11 +170,12 @@ def test_a_mask_with_a_palette_of_colours_gives_the_numbers(tmp_path: Path, bits
     assert np.array_equal(found, mask)
 
 
-def test_a_mask_with_a_palette_of_greys_gives_the_greys(tmp_path: Path) -> None:
+def test_a_mask_whose_palette_shows_black_and_white_the_wrong_way_round_is_refused(tmp_path: Path) -> None:
     image = Image.fromarray(np.eye(6, dtype=np.uint8), "P")
     image.putpalette([255, 255, 255, 0, 0, 0])
     image.save(tmp_path / "mask.png")
-    assert np.array_equal(read_mask(tmp_path / "mask.png"), 255 - 255 * np.eye(6, dtype=np.uint8))
+    with pytest.raises(ImageError, match=r"mask\.png: its palette shows 0 as white and 1 as black; save it as grey"):
+        read_mask(tmp_path / "mask.png")
 
 
 def test_a_jpeg_mask_is_cut_at_half_intensity(tmp_path: Path) -> None:
@@ -204,3 +215,134 @@ def test_a_small_file_that_asks_for_gigabytes_is_refused_before_they_are_taken(t
     with pytest.raises(ImageError, match="too large or damaged"):
         read_image(path)
     assert time.perf_counter() - begin < 1
+
+
+@pytest.mark.parametrize("ending", ["png", "bmp", "gif", "tif"])
+@pytest.mark.parametrize("colours", ["grey where they occur", "one grey", "many"])
+def test_masks_with_a_palette_hold_its_numbers_whatever_its_colours_are(
+    tmp_path: Path, ending: str, colours: str
+) -> None:
+    number = {"grey where they occur": 7, "one grey": 1, "many": 3}[colours]
+    mask = np.zeros((12, 16), np.uint8)
+    mask[3:7, 4:9] = number
+    image = Image.fromarray(mask, "P")
+    grey = [0, 0, 0] + [value for index in range(1, 255) for value in (index, 3 * index % 256, 200)] + [255, 255, 255]
+    grey[3 * number : 3 * number + 3] = [128, 128, 128] if colours != "many" else [1, 2, 3]
+    image.putpalette(grey)
+    image.save(tmp_path / f"mask.{ending}", **{"optimize": False} if ending == "gif" else {})
+    assert np.array_equal(read_mask(tmp_path / f"mask.{ending}"), mask)
+
+
+@pytest.mark.parametrize("mode", ["P", "L", "RGB"])
+def test_gif_is_read_in_its_colours(tmp_path: Path, mode: str) -> None:
+    shown = Image.fromarray(noise()).convert(mode)
+    shown.save(tmp_path / "a.gif")
+    found = read_image(tmp_path / "a.gif")
+    expected = np.asarray(Image.open(tmp_path / "a.gif").convert("RGB"))
+    assert np.array_equal(found if found.ndim == 3 else np.dstack([found] * 3), expected)
+
+
+def test_of_several_frames_the_first_is_read_and_that_is_said(tmp_path: Path) -> None:
+    first, second = Image.new("L", (5, 5), 10), Image.new("L", (5, 5), 20)
+    first.save(tmp_path / "a.gif", save_all=True, append_images=[second])
+    assert read_picture(tmp_path / "a.gif").remarks == (SEVERAL,)
+    with pytest.raises(ImageError, match="mask has several pages"):
+        read_mask(tmp_path / "a.gif")
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+def test_a_truncated_gif_or_palette_is_refused(tmp_path: Path, share: float) -> None:
+    for kind in ("GIF", "BMP"):
+        stream = io.BytesIO()
+        Image.fromarray(noise()).convert("P").save(stream, kind)
+        path = written(tmp_path / f"a.{kind.lower()}", stream.getvalue()[: int(share * stream.tell())])
+        with pytest.raises(ImageError, match="truncated or damaged"):
+            read_mask(path)
+
+
+@pytest.mark.parametrize(("levels", "named"), [
+    ([0, 1], "0, 1"),
+    ([0, 100, 200], "100"),
+    ([0, 200], "200"),
+    ([0, 128, 255], "128"),
+    ([0, 200, 255], "200"),
+    ([3, 3], "3"),
+])  # fmt: skip
+@pytest.mark.parametrize("quality", [80, 95])
+def test_a_jpeg_mask_of_more_than_black_and_white_is_refused(
+    tmp_path: Path, levels: list[int], named: str, quality: int
+) -> None:
+    mask = np.full((64, 96), levels[0], np.uint8)
+    for place, level in enumerate(levels[1:]):
+        mask[8:56, 8 + 32 * place : 32 + 32 * place] = level
+    Image.fromarray(mask).save(tmp_path / "mask.jpg", quality=quality)
+    with pytest.raises(ImageError, match=rf"mask\.jpg: mask is a JPEG and .*{named}.*; save masks as PNG"):
+        read_mask(tmp_path / "mask.jpg")
+
+
+@pytest.mark.parametrize("quality", [50, 75, 95])
+def test_a_jpeg_mask_of_black_and_white_is_cut_at_half(tmp_path: Path, quality: int) -> None:
+    y, x = np.mgrid[:96, :128]
+    for radius in (0, 3, 8, 20):
+        mask = np.where((y - 50) ** 2 + (x - 60) ** 2 < radius**2, 255, 0).astype(np.uint8)
+        Image.fromarray(mask).save(tmp_path / "mask.jpg", quality=quality)
+        assert (read_mask(tmp_path / "mask.jpg") != mask).mean() < 0.002
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+def test_labels_within_rounding_of_integers_are_rounded(kind: type) -> None:
+    values = np.array([[0, 0.99999994, 1.9999847, 3.0000002, 254.9995, -1e-7]], kind)
+    assert as_class_numbers(values, "m").tolist() == [[0, 1, 2, 3, 255, 0]]
+
+
+@pytest.mark.parametrize("value", [0.5, 1.2, 0.97, -0.1])
+def test_labels_between_integers_are_refused_and_named(value: float) -> None:
+    with pytest.raises(ImageError, match=rf"m: mask holds values that .* \({value:g}\); renumber .* or threshold"):
+        as_class_numbers(np.array([[0, 1, value]]), "m")
+
+
+def test_soft_edges_are_told_from_classes() -> None:
+    y, x = np.mgrid[:60, :80]
+    disc = np.where((y - 30) ** 2 + (x - 40) ** 2 < 200, 255, 0).astype(np.uint8)
+    image = np.zeros((120, 160), np.uint8)
+    for size in (cv2.INTER_LINEAR, cv2.INTER_CUBIC):
+        soft = cv2.resize(disc, (160, 120), interpolation=size)
+        assert re.fullmatch(
+            r"mask has soft edges: \d+ shades of grey \(0, .*\), each of .*; threshold it \(mask >= 128\), .*",
+            mask_problem(soft, image),
+        )
+    assert mask_problem(cv2.GaussianBlur(disc, (0, 0), 2), disc).startswith("mask has soft edges")
+    classes = (x // 10 * 36).astype(np.uint8)
+    assert mask_problem(classes, disc) == mask_problem(disc, disc) == ""
+    rings = (np.hypot(y - 30, x - 40) // 6 * 28).clip(0, 252).astype(np.uint8)
+    assert mask_problem(rings, disc) == ""
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+@pytest.mark.parametrize("orientation", [1, 3, 6])
+def test_what_exif_turns_is_said(tmp_path: Path, kind: str, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    Image.fromarray(noise()).save(tmp_path / "a", kind, exif=exif)
+    assert read_picture(tmp_path / "a").remarks == ((TURNED,) if orientation > 1 else ())
+
+
+def smooth() -> Image.Image:
+    return Image.fromarray(noise(20, 30)).resize((240, 160), Image.Resampling.BICUBIC)
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"keep_rgb": True}, {"subsampling": 0}, {"mode": "L"}])
+def test_damage_inside_a_jpeg_is_found_quietly(
+    tmp_path: Path, options: dict[str, Any], capfd: pytest.CaptureFixture[str]
+) -> None:
+    stream = io.BytesIO()
+    smooth().convert(options.pop("mode", "RGB")).save(stream, "JPEG", quality=90, **options)
+    content = bytearray(stream.getvalue())
+    path = written(tmp_path / "a.jpg", bytes(content))
+    assert read_image(path).shape[:2] == (160, 240)
+    middle = len(content) // 3
+    content[middle : middle + 150] = bytes(150)
+    path.write_bytes(content)
+    with pytest.raises(ImageError, match=r"a\.jpg: damaged inside: .*; copy or export it again"):
+        read_image(path)
+    assert capfd.readouterr() == ("", "")

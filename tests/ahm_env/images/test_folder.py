@@ -2,6 +2,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from ahm_env.errors import ImageError
 from ahm_env.images.folder import Folder
@@ -184,3 +185,48 @@ def test_a_table_that_is_a_link_out_of_the_folder_is_not_read(tmp_path: Path, ma
     with pytest.raises(ImageError, match="is a link that leads out of the folder") as caught:
         Folder(root).index()
     assert "root:x" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "ending", ["_mask", "_mask_1", "_seg", "_segmentation", "_superpixels", "_label", "-Mask", " mask"]
+)
+def test_masks_among_images_are_refused_with_the_remedy(make_folder, ending: str) -> None:
+    root = make_folder(3)
+    cv2.imwrite(str(root / "images" / f"0001{ending}.png"), np.zeros((20, 30), np.uint8))
+    with pytest.raises(ImageError) as caught:
+        Folder(root).index()
+    text = str(caught.value)
+    assert text.startswith(f"{root / 'images'}: 1 of its files are masks of others by their names")
+    assert f"such as 0001{ending}.png" in text
+    assert "put images into images/ and masks into masks/, under the names of their images (0001)" in text
+    assert "`ahm data import`" in text
+    assert "\n" not in text
+
+
+def test_a_name_like_that_of_a_mask_is_one_beside_its_image_only(make_folder) -> None:
+    root = make_folder(3)
+    (root / "images" / "0001.png").rename(root / "images" / "scan_label_1.png")
+    assert Folder(root).index().count == 3
+
+
+def test_a_mask_of_another_name_is_to_be_renamed(make_folder) -> None:
+    root = make_folder(3, masks=True)
+    (root / "masks" / "0001.png").rename(root / "masks" / "0001_mask.png")
+    (problem,) = Folder(root).index().problems
+    assert problem == f"{root / 'masks' / '0001_mask.png'}: its name is not that of its image; rename it to 0001.png"
+
+
+def test_a_mask_that_is_not_turned_as_its_image_is_told_why(make_folder) -> None:
+    root = make_folder(1, masks=True)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.open(root / "images" / "0000.png").save(root / "images" / "0000.png", exif=exif)
+    cause = "mask is 30x20 but image is 20x30: its EXIF orientation turns the image, not the mask"
+    assert f"{cause}; turn the mask alike, or take" in only_error(root)
+
+
+def test_soft_edges_are_refused(make_folder) -> None:
+    root = make_folder(1, masks=True)
+    mask = cv2.imread(str(root / "masks" / "0000.png"), cv2.IMREAD_UNCHANGED)
+    cv2.imwrite(str(root / "masks" / "0000.png"), cv2.GaussianBlur(mask, (0, 0), 2))
+    assert "mask has soft edges" in only_error(root)

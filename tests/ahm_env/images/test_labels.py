@@ -99,3 +99,43 @@ def test_patients_get_pseudonyms_that_are_the_same_for_the_same_number(
     assert (first, none) == (second, "")
     assert len(first) == 16
     assert "MUELLER" not in first
+
+
+@pytest.mark.parametrize("line", ["a,nevus, atypical,P1", "a,nevus,P1,x"])
+def test_a_line_with_more_cells_than_the_first_is_an_error(tmp_path: Path, images: ImageFiles, line: str) -> None:
+    with pytest.raises(ImageError, match=r"labels\.csv: line 3 has 4 cells but the first line 3 columns; put a cell"):
+        read(tmp_path, images, f"image,label,patient\nb,x,P2\n{line}\n")
+
+
+def test_blank_cells_after_the_last_column_do_no_harm(tmp_path: Path, images: ImageFiles) -> None:
+    labels = read(tmp_path, images, "image,label\na,x,, \nb,y,\nc,x\n")
+    assert (labels.classes, labels.problems, labels.notes) == (("x", "y"), [], [])
+
+
+@pytest.mark.parametrize("blank", ["nan", "NA", "NaN", "None", "<NA>", "N/A", "null", "NaT", ""])
+def test_what_stands_for_blank_is_blank(tmp_path: Path, images: ImageFiles, blank: str) -> None:
+    labels = read(tmp_path, images, f"image,label,split,patient\na,x,{blank},{blank}\nb,{blank},val,{blank}\nc,y,,1\n")
+    assert labels.classes == ("x", "y")
+    assert labels.find("a", "") == (0, 0, "")
+    assert labels.find("b", "") == (-1, 1, "")
+
+
+def test_numbers_are_compared_as_numbers(tmp_path: Path, images: ImageFiles) -> None:
+    labels = read(tmp_path, images, "image,label,patient\na,1,7\nb,1.0,7.0\nc,10.00,007\n")
+    assert labels.classes == ("1", "10")
+    assert found(labels) == [(0, 0), (0, 0), (1, 0)]
+    (first, second, other) = (labels.find(stem, "")[2] for stem in "abc")
+    assert first == second != other
+
+
+@pytest.mark.parametrize("pair", [("Benign", "benign"), ("N\u00e4vus", "Na\u0308vus")])
+def test_names_in_two_spellings_are_told(tmp_path: Path, images: ImageFiles, pair: tuple[str, str]) -> None:
+    labels = read(tmp_path, images, f"image,label,patient\na,{pair[0]},1\nb,{pair[1]},2\nc,other,3\n")
+    (problem,) = labels.problems
+    assert "differ only in case or in how letters are encoded" in problem
+    assert all(name in problem for name in pair)
+    labels = read(tmp_path, images, f"image,patient\na,{pair[0]}\nb,{pair[1]}\nc,other\n")
+    assert labels.problems == []
+    (note,) = labels.notes
+    assert "2 patients differ from others only in case" in note
+    assert pair[0] not in note

@@ -12,6 +12,7 @@ import pytest
 
 from ahm_env.errors import ImageError, SettingsError
 from ahm_env.images import building, load_images
+from ahm_env.images.decoding import Picture
 from ahm_env.images.loading import find_source, originals
 from ahm_env.images.opencv import cv2
 from ahm_env.images.pixels import PixelSettings
@@ -279,8 +280,8 @@ def test_originals_are_the_images_of_the_source_at_their_own_size(make_folder, c
 def test_only_what_is_asked_for_is_decoded(make_folder, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     images = load_images(make_folder(6), 8, cache_dir=cache)
     decoded = []
-    read = "ahm_env.images.folder.read_image"
-    monkeypatch.setattr(read, lambda path: decoded.append(path.name) or np.zeros((4, 4), np.uint8))
+    read = "ahm_env.images.folder.read_picture"
+    monkeypatch.setattr(read, lambda path: decoded.append(path.name) or Picture(np.zeros((4, 4), np.uint8)))
     assert names_of(originals(images, [1, 4])) == decoded == ["0001.png", "0004.png"]
 
 

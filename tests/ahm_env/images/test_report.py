@@ -2,6 +2,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from ahm_env.errors import ImageError, SettingsError
 from ahm_env.images import check_source
@@ -85,3 +86,28 @@ def test_what_is_no_source_is_an_error(tmp_path: Path) -> None:
         check_source(tmp_path / "gone")
     with pytest.raises(SettingsError, match="not phantom:COUNT:SEED"):
         check_source("phantom:x")
+
+
+def test_what_is_turned_or_has_several_pages_is_counted(make_folder) -> None:
+    root = make_folder(3)
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    for name in ("0000.png", "0001.png"):
+        Image.open(root / "images" / name).save(root / "images" / name, exif=exif)
+    pages = [Image.new("L", (30, 20), value) for value in (10, 20)]
+    pages[0].save(root / "images" / "a.tif", save_all=True, append_images=pages[1:])
+    report = check_source(root)
+    assert report.problems == []
+    assert report.notes == [
+        f"{root}: images of several pages, of which the first is read: 1",
+        f"{root}: images that their EXIF orientation turns; masks must be drawn on the turned images: 2",
+    ]
+
+
+@pytest.mark.parametrize(("values", "notes"), [((0, 255), 0), ((0, 1, 2), 0), ((0, 1, 255), 1)])
+def test_that_255_is_a_class_is_noted(make_folder, values: tuple[int, ...], notes: int) -> None:
+    root = make_folder(1, masks=True)
+    columns = np.repeat(np.array(values, np.uint8), 30 // len(values))
+    assert cv2.imwrite(str(root / "masks" / "0000.png"), np.tile(columns, (20, 1)))
+    found = check_source(root).notes
+    assert found == [f"{root}: 255 in masks is a class like the others; no number is ignored"] * notes

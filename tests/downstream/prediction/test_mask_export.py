@@ -692,3 +692,22 @@ def test_a_mask_that_is_gone_is_told(run: Run):
     assert run("scans") == 1
     assert "v_0001.png: cannot be read" in problems()["v.nii.gz"]
     assert not Path("out/masks/v.nii.gz").exists()
+
+
+def test_slices_that_have_one_uid_are_not_left_out_unsaid(run: Run, capsys: pytest.CaptureFixture[str]):
+    make_series("archive", 5, SOPInstanceUID="1.2.3.4.5")
+    assert run("archive") == 1
+    assert segmentations() == []
+    assert len(rows()) == 5
+    problem = Path("out/problems.csv").read_text()
+    assert "5 of its images have the same SOP Instance UID; their masks are PNGs only" in problem
+    assert "SOP Instance UID" in " ".join(capsys.readouterr().out.split())
+
+
+def test_copies_of_an_image_are_said_to_be_left_out(run: Run, capsys: pytest.CaptureFixture[str]):
+    made = make_dicom("archive/a", noise(1, 16, 16))
+    make_dicom("archive/b", noise(1, 16, 16), SOPInstanceUID=made.SOPInstanceUID)
+    assert run("archive") == 0
+    assert len(segmentations()) == 1
+    told = " ".join(capsys.readouterr().out.split())
+    assert "1 images have the SOP Instance UID of another image and are taken for copies of it" in told

@@ -353,7 +353,7 @@ def test_what_is_compressed_to_another_size_is_not_given_to_a_decoder(tmp_path: 
     assert content.count(size) == 1
     path = tmp_path / "a.dcm"
     path.write_bytes(content.replace(size, size[:8] + bytes.fromhex("00ffffff 00ffffff")))
-    monkeypatch.setattr(pixels, "_plugin", None)
+    monkeypatch.setattr(pixels, "_plugins", None)
     assert refused(path).startswith("16777215x16777215x1 pixels are compressed but the header says 256x1024x1")
 
 
@@ -399,3 +399,125 @@ def test_random_bytes_after_the_mark_are_refused(tmp_path: Path, content: bytes)
     path.write_bytes(bytes(128) + b"DICM" + content)
     with pytest.raises(ImageError):
         read_frame(path)
+
+
+IMPLICIT, BIG_ENDIAN = "1.2.840.10008.1.2", "1.2.840.10008.1.2.2"
+PLAIN = np.random.default_rng(5).integers(0, 4096, (17, 22), np.uint16)
+
+
+def of_pydicom(path: Path) -> np.ndarray:
+    with warnings.catch_warnings(action="ignore"):
+        return pydicom.dcmread(path, force=True).pixel_array
+
+
+@pytest.mark.parametrize("pixels", [PLAIN, np.stack([PLAIN, PLAIN // 2]), PLAIN.astype(np.uint8)])
+def test_pixels_begin_where_they_do_in_the_encoding_found(tmp_path: Path, make_dicom, pixels: np.ndarray) -> None:
+    explicit = make_dicom(tmp_path / "a.dcm", pixels)
+    declared = explicit.read_bytes().replace(b"1.2.840.10008.1.2.1\0", b"1.2.840.10008.1.2\0\0\0")
+    explicit.write_bytes(declared)
+    implicit = tmp_path / "b.dcm"
+    with warnings.catch_warnings(action="ignore"):
+        dataset = pydicom.dcmread(explicit)
+        dataset.file_meta.TransferSyntaxUID = IMPLICIT
+        plain = Dataset()
+        plain.update(dataset)
+        plain.file_meta = dataset.file_meta
+        plain.save_as(implicit, implicit_vr=True, little_endian=True, enforce_file_format=True)
+    content = implicit.read_bytes()
+    assert b"1.2.840.10008.1.2\0" in content
+    wrong = tmp_path / "c.dcm"
+    dataset.file_meta.TransferSyntaxUID = EXPLICIT
+    head = explicit_head(dataset)
+    wrong.write_bytes(head + content[content.index(b"\x08\x00\x16\x00") :])
+    for path in (explicit, implicit, wrong):
+        for index, frame in enumerate(pixels if pixels.ndim == 3 else pixels[None]):
+            assert np.array_equal(read_frame(path, index), frame), path
+        assert np.array_equal(of_pydicom(path), pixels), path
+
+
+def explicit_head(dataset: Dataset) -> bytes:
+    stream = pydicom.filebase.DicomBytesIO()
+    stream.write(bytes(128) + b"DICM")
+    pydicom.filewriter.write_file_meta_info(stream, dataset.file_meta)
+    return bytes(stream.getvalue())
+
+
+@pytest.mark.parametrize("vr", ["OB", "OW"])
+@pytest.mark.parametrize("shape", [(16, 22), (17, 23), (3, 17, 23)])
+def test_bytes_of_big_endian_words_are_in_their_order(
+    tmp_path: Path, make_dicom, shape: tuple[int, ...], vr: str
+) -> None:
+    pixels = np.random.default_rng(1).integers(0, 256, shape, np.uint8)
+    content = pixels.tobytes() + b"\0" * (pixels.size % 2)
+    if vr == "OW":
+        path = make_dicom(tmp_path / "a.dcm", pixels, BIG_ENDIAN, little=False)
+        swapped = np.frombuffer(content, "<u2").byteswap().tobytes()
+        path.write_bytes(path.read_bytes().replace(content, swapped))
+    else:
+        path = make_dicom(tmp_path / "a.dcm", pixels, BIG_ENDIAN, little=False, PixelData=content)
+    assert np.array_equal(of_pydicom(path), pixels)
+    for index, frame in enumerate(pixels if pixels.ndim == 3 else pixels[None]):
+        assert np.array_equal(read_frame(path, index), frame)
+
+
+@pytest.mark.parametrize("high", [11, 13, 15])
+@pytest.mark.parametrize("kind", [np.uint16, np.int16])
+def test_bits_are_taken_from_below_the_highest(tmp_path: Path, make_dicom, kind: type, high: int) -> None:
+    values = PLAIN.astype(kind) - (2048 if kind == np.int16 else 0)
+    shifted = (values.astype(np.int32) << (high - 11)).astype(kind)
+    path = make_dicom(tmp_path / "a.dcm", shifted, BitsStored=12, HighBit=high)
+    assert np.array_equal(read_frame(path), values)
+    if high == 11:
+        assert np.array_equal(of_pydicom(path), values)
+
+
+@pytest.mark.parametrize("tail", [b"\0", b" ", b"  ", b"\0\0\xa2\x8a", b"abc\xff\xd9", bytes(1000)])
+@pytest.mark.parametrize("name", ["SC_rgb_jpeg_gdcm.dcm", "MR_small_jp2klossless.dcm", "MR_small_jpeg_ls_lossless.dcm"])
+def test_what_follows_the_end_of_a_frame_is_no_part_of_it(tmp_path: Path, name: str, tail: bytes) -> None:
+    with warnings.catch_warnings(action="ignore"):
+        dataset = pydicom.dcmread(SAMPLES / name)
+        (frame,) = pydicom.encaps.generate_frames(dataset.PixelData, number_of_frames=1)
+        end = frame.rindex(b"\xff\xd9") + 2
+        dataset.PixelData = encapsulate([frame[:end] + tail])
+        dataset["PixelData"].is_undefined_length = True
+        dataset.save_as(tmp_path / "a.dcm")
+    assert np.array_equal(read_frame(tmp_path / "a.dcm"), read_frame(SAMPLES / name))
+
+
+def jpeg_ls(tmp_path: Path, change: object) -> Path:
+    with warnings.catch_warnings(action="ignore"):
+        dataset = pydicom.dcmread(SAMPLES / "MR_small_jpeg_ls_lossless.dcm")
+        (frame,) = pydicom.encaps.generate_frames(dataset.PixelData, number_of_frames=1)
+        dataset.PixelData = encapsulate([change(frame[: frame.rindex(b"\xff\xd9") + 2])])
+        dataset["PixelData"].is_undefined_length = True
+        dataset.save_as(tmp_path / "a.dcm")
+    return tmp_path / "a.dcm"
+
+
+@pytest.mark.parametrize("stuffed", [b"\0", bytes(4)])
+def test_jpeg_ls_that_one_decoder_fails_on_is_read_by_another(tmp_path: Path, stuffed: bytes) -> None:
+    path = jpeg_ls(tmp_path, lambda frame: frame[:-2] + stuffed + frame[-2:])
+    assert np.array_equal(read_frame(path), read_frame(SAMPLES / "MR_small_jpeg_ls_lossless.dcm"))
+
+
+@pytest.mark.parametrize("place", [0.3, 0.5, 0.7])
+def test_what_the_other_decoder_of_jpeg_ls_invents_is_refused(tmp_path: Path, place: float) -> None:
+    def flip(frame: bytes) -> bytes:
+        at = int(len(frame) * place)
+        return frame[:at] + bytes([frame[at] ^ 16]) + frame[at + 1 :]
+
+    assert refused(jpeg_ls(tmp_path, flip)).startswith("its pixels cannot be decoded")
+
+
+@pytest.mark.parametrize("keyword", ["VOILUTSequence", "ModalityLUTSequence"])
+@pytest.mark.parametrize("elements", [{}, {"LUTDescriptor": None, "LUTData": None}])
+def test_an_empty_item_is_an_absent_one(tmp_path: Path, make_dicom, keyword: str, elements: dict[str, None]) -> None:
+    item = Dataset()
+    for name in elements:
+        item.add_new(name, "SS" if name == "LUTDescriptor" else "OW", None)
+    window = {"WindowCenter": 2000, "WindowWidth": 3000, "RescaleSlope": 2, "RescaleIntercept": 1}
+    path = make_dicom(tmp_path / "a.dcm", PLAIN, **window)
+    odd = make_dicom(tmp_path / "b.dcm", PLAIN, **window, **{keyword: [item]})
+    assert np.array_equal(read_frame(odd), read_frame(path))
+    groups = {"SharedFunctionalGroupsSequence": sequence(FrameVOILUTSequence=[item])}
+    assert np.array_equal(read_frame(make_dicom(tmp_path / "c.dcm", PLAIN, **window, **groups)), read_frame(path))

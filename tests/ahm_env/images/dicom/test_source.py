@@ -457,3 +457,13 @@ def test_a_folder_of_many_files_is_known_by_its_first(tmp_path: Path, make_dicom
         (tree / f"{number}.txt").touch()
     assert not holds_dicom(tree, 29)
     assert not holds_dicom(tmp_path / "none")
+
+
+@pytest.mark.parametrize("kind", ["66.4", "66.7", "66.8", "481.2"])
+def test_labels_and_doses_are_told_from_images_by_their_uid(tmp_path: Path, make_dicom, kind: str) -> None:
+    make_dicom(tmp_path / "a", grey())
+    make_dicom(tmp_path / "labels", grey(), SOPClassUID=f"1.2.840.10008.5.1.4.1.1.{kind}")
+    index = Dicom(tmp_path).index()
+    assert (index.count, index.problems) == (1, [])
+    assert len(index.notes) == 1
+    assert "DICOM files without an image: 1, " in index.notes[0]

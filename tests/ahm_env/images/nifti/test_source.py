@@ -516,3 +516,40 @@ def test_files_of_nibabels_own_tests_load_or_are_refused(tmp_path: Path, capfd: 
         renamed.write_bytes(other.read_bytes())
         assert "in one piece" in only_error(Nifti(renamed))
     assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize(("names", "count"), [
+    (["a.nii.gz", "a_seg.nii.gz"], 1),
+    (["b_flair.nii.gz", "b_t1.nii.gz", "b_seg.nii.gz", "c_t1.nii", "c_seg.nii"], 2),
+])  # fmt: skip
+def test_masks_among_volumes_are_refused_with_the_remedy(tmp_path: Path, names: list[str], count: int) -> None:
+    for name in names:
+        save(tmp_path / "scans" / name, noise(1))
+    with pytest.raises(ImageError) as caught:
+        Nifti(tmp_path / "scans").index()
+    assert f"{count} of its files are masks of others by their names, such as …_seg.nii" in str(caught.value)
+    assert "put images into images/ and masks into masks/" in str(caught.value)
+
+
+def test_volumes_that_only_look_like_masks_are_read(tmp_path: Path) -> None:
+    save(tmp_path / "scans" / "a_label_1.nii.gz", noise(1))
+    save(tmp_path / "scans" / "b.nii.gz", noise(2))
+    assert Nifti(tmp_path / "scans").index().problems == []
+
+
+def test_a_mask_of_another_name_is_to_be_renamed(make_volumes: MakeVolumes) -> None:
+    root = make_volumes(2, masks=True)
+    (root / "masks" / "v1.nii.gz").rename(root / "masks" / "v1_seg.nii.gz")
+    (problem,) = Nifti(root).index().problems
+    assert "its name is not that of its volume; take _seg out of it" in problem
+
+
+@pytest.mark.parametrize("value", [0.99999994, 1.0000153])
+def test_labels_within_rounding_are_rounded_and_others_refused(tmp_path: Path, value: float) -> None:
+    mask = (noise(3) > 100).astype(np.float32)
+    save(tmp_path / "images" / "v.nii.gz", noise(1))
+    save(tmp_path / "masks" / "v.nii.gz", mask * np.float32(value))
+    found = np.stack([sample.mask for sample in outcomes(Nifti(tmp_path))])
+    assert int(found.sum()) == int(mask.sum())
+    save(tmp_path / "masks" / "v.nii.gz", mask * np.float32(0.7))
+    assert "mask holds values that are not class numbers 0..255 (0.7)" in str(outcomes(Nifti(tmp_path))[0])

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from ahm_env.errors import ImageError
-from ahm_env.images.dicom.codestreams import frame_shape
+from ahm_env.images.codestreams import frame_shape
 
 
 def encoded(kind: str, *shape: int) -> bytes:
