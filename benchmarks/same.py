@@ -50,8 +50,26 @@ COMMANDS = (
 )
 SOURCES = ("phantom:12:3", "pictures", "packed.npz", "volume", "dicom")
 VOLATILE = {"seconds", "images_per_second", "git_commit", "versions", "ahm", "created", "threads"}
-WORDS: dict[str, str] = {}  # a word of the old commit to the new one's; flags are written with dashes
-RENAMED: dict[str, str] = {}  # a file of the old commit to its name in the new one
+WORDS: dict[str, str] = {  # a word of the old commit to the new one's; flags are written with dashes
+    "images": "total_images",
+    "share": "agent_share",
+    "chosen_share": "agent_share",
+    "skips": "skip_connections",
+    "judge": "reference_unet",
+    "judged_hardness": "reference_hardness",
+    "entropy_weight": "ent_coef",
+    "value_weight": "vf_coef",
+    "max_gradient_norm": "max_grad_norm",
+    "epochs": "n_epochs",
+    "flips": "tta",
+    "average": "ema_decay",
+    "balance": "class_weights",
+    "select": "val_fraction",
+    "folders": "folder",
+}
+RENAMED: dict[str, str] = {
+    "cmp/runs/random-0/judgement.json": "cmp/runs/random-0/mask_evaluation.json"
+}  # a file of the old commit to its name in the new one
 DROPPED = ("network.quotas", "network.random_reward")  # how tensors end that only the old commit stores
 SKIPPED = (".lock", ".html", ".log", ".salt")
 
