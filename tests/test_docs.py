@@ -2,6 +2,7 @@
 
 import re
 import shlex
+from dataclasses import fields
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -9,6 +10,8 @@ import pytest
 import typer
 
 import ahm
+from agents import A2CSettings, A3CSettings, PPOSettings
+from agents.loss_predictor import HardPatchesSettings
 
 ROOT = Path(ahm.__file__).resolve().parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -82,3 +85,21 @@ def test_every_module_script_and_target_is_there(whole: bool):
                 assert rest[0].split(".")[0] in FOREIGN or find_spec(rest[0]) is not None, f"{page}: {line}"
             elif second.endswith(".py"):
                 assert (ROOT / second).is_file(), f"{page}: {line}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_lines_but_those_of_tables_are_of_readable_length(page: Path):
+    lines = page.read_text(encoding="utf-8").splitlines()
+    assert [line for line in lines if len(line) > 120 and not line.startswith("|")] == []
+
+
+def test_every_setting_of_an_agent_is_listed_with_its_default():
+    text = " ".join((ROOT / "docs" / "agents.md").read_text(encoding="utf-8").split())
+    for names, kind in {
+        "a3c, untrained": A3CSettings,
+        "ppo": PPOSettings,
+        "a2c": A2CSettings,
+        "hard-patches, easy-patches, learning-progress": HardPatchesSettings,
+    }.items():
+        settings = ", ".join(f"`{field.name}` {getattr(kind(), field.name)}" for field in fields(kind))
+        assert f"- {names}: {settings}" in text

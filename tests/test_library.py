@@ -2,12 +2,14 @@
 
 import csv
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+import agents
 from agents import PretrainedRun, make_agent, pretrain
 from ahm_env import AHMError, ImageError, RunError, SettingsError, load_images
 from downstream import (
@@ -52,6 +54,21 @@ def write_scans(folder: str, count: int) -> None:
     for number in range(count):
         pixels = np.random.default_rng(number).integers(0, 256, (20 + number, 30, 3), np.uint8)
         Image.fromarray(pixels).save(Path(folder, f"{number}.png"))
+
+
+def write_labelled(folder: str, count: int) -> None:
+    """A folder of images and masks, half of them to train on."""
+    from PIL import Image
+
+    for name in ("images", "masks"):
+        Path(folder, name).mkdir(parents=True)
+    rows = ["image,split"]
+    for number in range(count):
+        pixels = np.random.default_rng(number).integers(0, 256, (20, 24, 3), np.uint8)
+        Image.fromarray(pixels).save(Path(folder, "images", f"{number}.png"))
+        Image.fromarray((pixels[..., 0] > 128).astype(np.uint8) * 255).save(Path(folder, "masks", f"{number}.png"))
+        rows.append(f"{number}.png,{'test' if number % 4 == 0 else 'train'}")
+    Path(folder, "labels.csv").write_text("\n".join(rows) + "\n")
 
 
 def test_from_images_to_masks(run: PretrainedRun) -> None:
@@ -140,3 +157,19 @@ def test_an_export_tells_how_exact_it_is(model: FinetunedModel) -> None:
     assert found.path.stat().st_size > 1000
     assert found.differences[0] < 1e-4
     assert "InferenceSession" in "".join(found.usage)
+
+
+def test_the_python_of_the_readme_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (Path(agents.__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    code = re.findall(r"```python\n(.*?)```", page, re.DOTALL)[0]
+    write_labelled("scans", 40)
+    write_labelled("other_scans", 12)
+    write_scans("new_scans", 2)
+    little = "workers=1, image_size=16, patch_size=4, width=2, batch_size=4"
+    for asked, small in {"total_images=50_000": f"total_images=16, {little}", "labels=25": "labels=8, steps=4"}.items():
+        assert asked in code
+        code = code.replace(asked, small)
+    told: list[str] = []
+    exec(code, {"print": lambda *words: told.append(" ".join(map(str, words)))})
+    assert "other_scans, test split" in told[0]
+    assert [line.split()[0] for line in told[1:]] == ["0.png", "1.png"]
