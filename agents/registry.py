@@ -1,5 +1,6 @@
 """Which agents there are: made by name, saved, and loaded without executing code."""
 
+from collections.abc import Iterable
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,21 @@ def make_agent(
     Raises:
         SettingsError: Unknown name, or a setting that this agent does not have.
     """
+    check_settings(name, settings)
+    kind = AGENTS[name].settings_class
+    return AGENTS[name](env, kind(**settings) if kind else None, seed, device)
+
+
+def check_settings(name: str, settings: Iterable[str]) -> None:
+    """Refuse what an agent does not have.
+
+    Args:
+        name: Of the agent.
+        settings: Names of settings.
+
+    Raises:
+        SettingsError: Unknown agent, or a setting that it does not have.
+    """
     if name not in AGENTS:
         raise SettingsError(f"agent {name!r} is unknown; choose one of {', '.join(AGENTS)}")
     kind = AGENTS[name].settings_class
@@ -66,7 +82,6 @@ def make_agent(
         raise SettingsError(
             f"agent {name!r} has no setting {unknown[0]!r}; it has {', '.join(sorted(known)) or 'none'}"
         )
-    return AGENTS[name](env, kind(**settings) if kind else None, seed, device)
 
 
 def learns(name: str) -> bool:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from agents import AGENTS
+from agents.registry import check_settings
 from agents.pretraining.settings import RunSettings
 from ahm_env import SettingsError
 from ahm_env.runs.flags import Flag, value_of
@@ -62,8 +63,10 @@ class AgentConfig:
         Raises:
             SettingsError: One is out of range, or of the wrong kind.
         """
+        given = self.given(common)
+        check_settings(self.algo, given["agent"] or ())
         try:
-            RunSettings.make(**self.given(common))
+            RunSettings.make(**given)
         except (TypeError, AttributeError, ValueError) as error:
             raise SettingsError(f"agent {self.label!r}: a setting is of the wrong kind ({error})") from None
 

@@ -391,7 +391,7 @@ def test_a_loss_that_is_not_finite_is_refused_and_weights_stay_as_they_were(toy_
     agent.learn(env, 8)
     before = snapshot(agent)
     env.losses = nothing
-    with pytest.raises(TrainingError, match=r"loss of loss is no longer finite.*--agent-learning-rate"):
+    with pytest.raises(TrainingError, match=r"loss of hard-patches is no longer finite.*--agent-learning-rate"):
         agent.learn(env, 8)
     after = agent.state()
     assert not [name for name in before if name != "generator" and not torch.equal(before[name], after[name])]
@@ -400,7 +400,7 @@ def test_a_loss_that_is_not_finite_is_refused_and_weights_stay_as_they_were(toy_
 def test_a_step_size_far_too_large_ends_in_a_sentence(toy_env: Toy, textures: Pixels) -> None:
     env = toy_env(textures, by_kind)
     agent = without_unet(EasyPatchesAgent)(env, HardPatchesSettings(learning_rate=1e25))
-    with pytest.raises(TrainingError, match=r"inverted.*--agent-learning-rate") as caught:
+    with pytest.raises(TrainingError, match=r"easy-patches.*--agent-learning-rate") as caught:
         agent.learn(env, 8 * 20)
     assert "\n" not in str(caught.value)
     assert all(torch.isfinite(tensor).all() for name, tensor in agent.state().items() if name != "generator")

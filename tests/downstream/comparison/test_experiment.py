@@ -50,7 +50,8 @@ def settings_of(experiment: Experiment, trial: FinetuneTrial) -> FinetuneSetting
         (("a3c+horizon=0",), "horizon"),
         (("scratch",), "scratch is not pretrained: add an agent, or --downstream"),
         (("a3c+agent_share=much",), "--agent-share much"),
-        (("a3c+images=x",), "agent 'a3c[+]images=x': a setting is of the wrong kind"),
+        (("a3c+total_images=x",), "agent 'a3c[+]total_images=x': a setting is of the wrong kind"),
+        (("a3c+colour=1",), "agent 'a3c' has no setting 'colour'; it has backbone"),
         (("a3c+seed=5",), "seed is the same for all agents"),
         (("a3c+data=other",), "data is the same for all agents"),
         (("a3c+backbone_weights=a/b", "a3c+backbone_weights=a_b"), "names that are the same as names of files"),
@@ -72,7 +73,7 @@ def test_pretraining_pairs_seeds_and_shares_the_curriculum(tmp_path: Path):
         ("hard-patches", 1),
     ]
     made = [RunSettings.make(**one.given) for one in trials]
-    assert {(one.share, one.images, one.workers) for one in made} == {(RunSettings().share, 50, 1)}
+    assert {(one.agent_share, one.total_images, one.workers) for one in made} == {(RunSettings().agent_share, 50, 1)}
     assert [one.seed for one in made] == [0, 0, 1, 1]
     assert {one.reference_unet for one in made} == {str(experiment.unet)}
     assert len({one.path for one in trials}) == 4
