@@ -122,14 +122,14 @@ def as_class_numbers(mask: Pixels, name: str) -> npt.NDArray[np.uint8]:
     if mask.dtype.kind == "f":
         near = np.rint(mask)
         with np.errstate(invalid="ignore"):  # infinity less infinity
-            exact = np.where(np.abs(mask - near) <= ROUNDING, near, mask)
+            exact = near if (np.abs(mask - near) <= ROUNDING).all() else mask
     numbers = np.nan_to_num(exact, nan=-1).clip(0, 255).astype(np.uint8)
     if np.array_equal(numbers, exact):
         return numbers
     low, high = exact.min(), exact.max()
     if low == 0 and np.isfinite(high) and high > 255 and np.isin(exact, (low, high)).all():
         return numbers
-    odd = np.unique(exact[exact != numbers])
+    odd = np.unique(mask[~(np.abs(mask.astype(np.float64) - numbers) <= ROUNDING)])
     raise ImageError(
         f"{name}: mask holds values that are not class numbers 0..255 ({_listed(odd)}); renumber its classes, or "
         "threshold it, and save it as integers"
