@@ -129,7 +129,8 @@ def as_class_numbers(mask: Pixels, name: str) -> npt.NDArray[np.uint8]:
     low, high = exact.min(), exact.max()
     if low == 0 and np.isfinite(high) and high > 255 and np.isin(exact, (low, high)).all():
         return numbers
-    odd = np.unique(mask[~(np.abs(mask.astype(np.float64) - numbers) <= ROUNDING)])
+    nearest = np.rint(np.nan_to_num(mask.astype(np.float64), nan=-1)).clip(0, 255)
+    odd = np.unique(mask[~(np.abs(mask - nearest) <= ROUNDING)])
     raise ImageError(
         f"{name}: mask holds values that are not class numbers 0..255 ({_listed(odd)}); renumber its classes, or "
         "threshold it, and save it as integers"
