@@ -156,7 +156,7 @@ def _black_and_white(mask: npt.NDArray[np.uint8], path: Path) -> npt.NDArray[np.
 
 def _soft_edges(mask: Pixels) -> str:
     """What to say where the values of a mask are shades between black and white along edges, and not classes."""
-    values = np.unique(mask)
+    values = np.flatnonzero(cv2.calcHist([mask], [0], None, [256], [0, 256]))  # of whole masks, faster than np.unique
     between = values[1:-1]
     if len(between) < SOFT_VALUES or values[0] != 0 or values[-1] < 128:
         return ""
