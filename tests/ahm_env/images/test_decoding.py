@@ -346,3 +346,8 @@ def test_damage_inside_a_jpeg_is_found_quietly(
     with pytest.raises(ImageError, match=r"a\.jpg: damaged inside: .*; copy or export it again"):
         read_image(path)
     assert capfd.readouterr() == ("", "")
+
+
+def test_only_the_values_that_are_wrong_are_named() -> None:
+    with pytest.raises(ImageError, match=r"class numbers 0\.\.255 \(0\.5, 300, nan\); renumber"):
+        as_class_numbers(np.array([[0, 0.99999994, 2, 0.5, 300, np.nan]], np.float32), "m")
