@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from agents import AGENTS
-from agents.registry import check_settings
 from agents.pretraining.settings import RunSettings
+from agents.registry import check_settings
 from ahm_env import SettingsError
 from ahm_env.runs.flags import Flag, value_of
 from downstream.comparison.results import SCRATCH

@@ -88,7 +88,11 @@ def test_what_is_misspelt_is_refused(asked: dict, text: str) -> None:
 
 def test_what_is_asked_for_is_read() -> None:
     asked = Downstream(
-        "segmentation, classification", "25 ,all", "none, auto", 3, settings="steps=7,learning_rate=1,tta=true,augment=flips"
+        "segmentation, classification",
+        "25 ,all",
+        "none, auto",
+        3,
+        settings="steps=7,learning_rate=1,tta=true,augment=flips",
     )
     assert (asked.task_names, asked.counts) == (["segmentation", "classification"], [25, None])
     assert asked.shared == {"steps": 7, "learning_rate": 1, "tta": True, "augment": "flips"}
