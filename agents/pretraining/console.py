@@ -82,7 +82,7 @@ def _announce(run: Pretraining, console: Console) -> None:
     settings, workers = run.settings, run.processes
     console.print(
         f"{settings.algo} on {escape(settings.data)}: {len(run.shown):,} images to learn from, {len(run.held_out):,} "
-        f"held out; {settings.grid.side} x {settings.grid.side} patches, ratio {settings.ratio}; {run.device}, "
+        f"held out; {settings.grid.side} x {settings.grid.side} patches, ratio {settings.mask_ratio}; {run.device}, "
         f"{tell_precision(settings.precision, run.device)}, "
         f"{workers} worker{'s' * (workers > 1)}"
     )

@@ -164,7 +164,7 @@ class Pretraining(Run[RunSettings, Measurement]):
             )
         return {
             "hardness": measurement.hardness,
-            "agent_share": self.settings.agent_share_at(self.seen / self.settings.total_images),
+            "agent_share": self.settings.agent_share.at(self.seen / self.settings.total_images),
             "mask_ratio": float(measurement.masks.mean()),
             "unet_updates": self.reconstructor.updates,
             "reference_hardness": float("nan")
@@ -176,7 +176,7 @@ class Pretraining(Run[RunSettings, Measurement]):
         """Hardness and masks on about so many held-out image and mask pairs, by the run's own U-Net or a reference."""
         few = self.held_out[: max(2, pairs // 2)]
         draws = max(2, round(pairs / len(few)))
-        ratio, horizon = self.settings.ratio, self.settings.horizon
+        ratio, horizon = self.settings.mask_ratio, self.settings.horizon
         measurement = measure(self.agent, reference_unet or self.reconstructor, self.images, few, ratio, horizon, draws)
         self.agent.attach(self.env)  # it may have looked at the reference U-Net
         return measurement

@@ -97,7 +97,7 @@ def make_env(settings: RunSettings, images: ImageSet, shown: Ints, reconstructor
 def set_curriculum(env: PatchMaskVectorEnv, settings: RunSettings, seen: int) -> None:
     """Set what changes over a run, when so many images have been shown."""
     progress = seen / settings.total_images
-    env.agent_share = settings.agent_share_at(progress)
+    env.agent_share = settings.agent_share.at(progress)
     env.reconstructor.optimiser.set_learning_rate(settings.unet_learning_rate(progress))
 
 

@@ -1,9 +1,9 @@
 """Everything that decides what a run computes, with defaults and presets."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import torch
 
@@ -15,6 +15,7 @@ from ahm_env.runs.settings import IMAGES, ImageSettings
 
 SCHEDULES = ("joint", "staged")
 UNET = "U-Net"
+HALF = MaskRatio(0.5, 0.5)
 
 PRESETS: dict[str, dict[str, Any]] = {
     "demo": {"total_images": 8_000},
@@ -33,6 +34,43 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 @dataclass(frozen=True)
+class AgentShare:
+    """Share of the quota that the agent chooses: it rises, or falls, evenly over a run.
+
+    Attributes:
+        start: At the start of the run, 0 to 1.
+        end: At its end.
+    """
+
+    start: float
+    end: float
+
+    @classmethod
+    def parse(cls, share: "str | float | AgentShare") -> "AgentShare":
+        """Read `0.5` or `0:0.5`.
+
+        Raises:
+            SettingsError: Not a share, nor a range of shares.
+        """
+        if isinstance(share, AgentShare):
+            return share
+        try:
+            numbers = [float(part) for part in str(share).split(":")]
+        except ValueError:
+            numbers = []
+        if len(numbers) not in (1, 2) or not all(0 <= number <= 1 for number in numbers):
+            raise SettingsError(f"--agent-share {share} is not a share or a range within 0..1; for example 1 or 0:0.5")
+        return cls(numbers[0], numbers[-1])
+
+    def __str__(self) -> str:
+        return f"{self.start:g}" if self.start == self.end else f"{self.start:g}:{self.end:g}"
+
+    def at(self, progress: float) -> float:
+        """Return the share after this part of the run, 0 to 1."""
+        return self.start + (self.end - self.start) * min(1.0, progress)
+
+
+@dataclass(frozen=True)
 class RunSettings(ImageSettings):
     """Settings of a run; the same settings, images and one worker give the same weights, bit for bit."""
 
@@ -48,13 +86,13 @@ class RunSettings(ImageSettings):
         str | None, Flag("File of a U-Net on which the masks are evaluated, too: judged_hardness in metrics.csv.")
     ] = None
     patch_size: Annotated[int, Flag("Side of a patch in pixels.", IMAGES)] = 8
-    mask_ratio: Annotated[str, Flag("Share of the patches that is hidden; LOW:HIGH lets the agent decide.", IMAGES)] = (
-        "0.5"
-    )
+    mask_ratio: Annotated[
+        MaskRatio, Flag("Share of the patches that is hidden; LOW:HIGH lets the agent decide.", IMAGES)
+    ] = HALF
     horizon: Annotated[int, Flag("Steps an image; after each the agent sees what is hidden.", IMAGES)] = 1
-    agent_share: Annotated[str, Flag("Share of the quota that the agent chooses, START:END of the run.", IMAGES)] = (
-        "0:0.5"
-    )
+    agent_share: Annotated[
+        AgentShare, Flag("Share of the quota that the agent chooses, START:END of the run.", IMAGES)
+    ] = AgentShare(0, 0.5)
     width: Annotated[int, Flag("Number of channels of the U-Net's first level.", UNET)] = 16
     norm: Annotated[str, Flag("Normalisation in the U-Net: batch or group.", UNET)] = "batch"
     skip_connections: Annotated[
@@ -66,9 +104,14 @@ class RunSettings(ImageSettings):
     agent: Mapping[str, Any] = field(default_factory=dict)
     """Further settings of the agent, such as gamma."""
     presets = PRESETS
+    parsers: ClassVar[Mapping[str, Callable[[Any], Any]]] = {
+        "mask_ratio": MaskRatio.parse,
+        "agent_share": AgentShare.parse,
+    }
 
     def __post_init__(self) -> None:
-        self.grid, self.ratio.quotas(self.grid.patches), self.shares, self.pixels
+        super().__post_init__()
+        self.grid, self.mask_ratio.quotas(self.grid.patches), self.pixels
         for name in ("horizon", "total_images", "batch_size", "width"):
             if getattr(self, name) < 1:
                 raise SettingsError(f"--{name.replace('_', '-')} {getattr(self, name)} must be 1 or more")
@@ -99,29 +142,6 @@ class RunSettings(ImageSettings):
     def grid(self) -> PatchGrid:
         """How images are cut into patches."""
         return PatchGrid(self.image_size, self.patch_size)
-
-    @property
-    def ratio(self) -> MaskRatio:
-        """Share of the patches to hide."""
-        return MaskRatio.parse(self.mask_ratio)
-
-    @property
-    def shares(self) -> tuple[float, float]:
-        """Chosen share at the start and at the end of the run."""
-        try:
-            numbers = [float(part) for part in self.agent_share.split(":")]
-        except ValueError:
-            numbers = []
-        if len(numbers) not in (1, 2) or not all(0 <= number <= 1 for number in numbers):
-            raise SettingsError(
-                f"--agent-share {self.agent_share} is not a share or a range within 0..1; for example 1 or 0:0.5"
-            )
-        return numbers[0], numbers[-1]
-
-    def agent_share_at(self, progress: float) -> float:
-        """Chosen share after this part of the run, 0 to 1; rises (or falls) evenly."""
-        start, end = self.shares
-        return start + (end - start) * min(1.0, progress)
 
     def unet_learning_rate(self, progress: float) -> float:
         """Step size of the U-Net after this part of the run, 0 to 1."""

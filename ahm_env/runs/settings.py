@@ -23,6 +23,12 @@ class Settings:
     precision: Annotated[str, Flag("fp32, bf16, or auto: bf16 where there are instructions for it.")] = "auto"
 
     presets: ClassVar[Mapping[str, dict[str, Any]]] = {}
+    parsers: ClassVar[Mapping[str, Callable[[Any], Any]]] = {}
+    """Settings that may be given as text, such as `0.3:0.7`, and what reads them; `str` writes them again."""
+
+    def __post_init__(self) -> None:
+        for name, parse in self.parsers.items():
+            object.__setattr__(self, name, parse(getattr(self, name)))
 
     @classmethod
     def asked(cls, preset: str | None, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -41,12 +47,13 @@ class Settings:
 
     def as_dict(self) -> dict[str, Any]:
         """All settings, as JSON can hold them."""
-        return asdict(self)
+        return {**asdict(self), **{name: str(getattr(self, name)) for name in self.parsers}}
 
     def differences(self, given: Mapping[str, Any]) -> list[str]:
         """Names of those given settings that are not this run's; None is not given, nor is a precision of auto."""
         own = self.as_dict()
         asked = {key: value for key, value in given.items() if value is not None and (key, value) != AUTO_PRECISION}
+        asked |= {key: str(parse(asked[key])) for key, parse in self.parsers.items() if key in asked}
         return sorted(key for key, value in asked.items() if own.get(key) != value)
 
     @classmethod

@@ -148,7 +148,7 @@ def evaluate_masks(
     images = replace(settings, data=data or settings.data, channels=channels).load_images()
     indices = evaluation_images(images, data)
     images = annotated(images, indices, skip_bad=settings.skip_bad)
-    scores = score_masks(agent, reconstructor, images, indices, settings.ratio, settings.horizon)
+    scores = score_masks(agent, reconstructor, images, indices, settings.mask_ratio, settings.horizon)
     names = tuple(images.names[index] for index in indices)
     return MaskEvaluation(path, settings, scores, names, images.patients(indices))
 

@@ -211,7 +211,7 @@ def _hides(runs: Sequence[Run]) -> str:
 
 
 def _shares(run: Run) -> tuple[float, ...]:
-    ratio = run.settings.ratio
+    ratio = run.settings.mask_ratio
     return (ratio.low,) if ratio.low == ratio.high else (ratio.low, ratio.high)
 
 

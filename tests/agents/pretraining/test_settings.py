@@ -31,7 +31,7 @@ def test_a_preset_overrides_defaults(preset: str) -> None:
 def test_the_paper_s_preset_is_what_is_known_of_the_paper() -> None:
     paper = RunSettings.make("paper")
     assert (paper.grid.side, paper.grid.patch_size, paper.grid.image_size) == (20, 16, 320)
-    assert paper.ratio == MaskRatio(0.75, 0.75)
+    assert paper.mask_ratio == MaskRatio(0.75, 0.75)
     assert (paper.batch_size, paper.learning_rate, paper.agent_learning_rate) == (12, 2e-4, 2e-4)
 
 
@@ -140,7 +140,7 @@ def test_cores_are_counted_where_python_knows_no_affinity(monkeypatch: pytest.Mo
 )
 def test_the_chosen_share_goes_evenly_from_start_to_end(share: str, at: dict[float, float]) -> None:
     settings = RunSettings(agent_share=share)
-    assert {progress: settings.agent_share_at(progress) for progress in at} == pytest.approx(at)
+    assert {progress: settings.agent_share.at(progress) for progress in at} == pytest.approx(at)
 
 
 def test_the_step_size_of_the_unet_falls_and_stays_above_0() -> None:
@@ -156,7 +156,7 @@ SETTINGS = st.builds(
     algo=st.sampled_from(["a3c", "random"]),
     mask_ratio=st.sampled_from(["0.5", "0.3:0.7"]),
     learning_rate=st.floats(1e-6, 1.0),
-    images=st.integers(1, 10**9),
+    total_images=st.integers(1, 10**9),
     channels=st.sampled_from([None, 1, 3]),
     skip_bad=st.booleans(),
     data=st.text(min_size=1),

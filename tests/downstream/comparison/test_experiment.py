@@ -185,7 +185,7 @@ def test_it_may_grow_by_labels_tasks_and_arms_but_keeps_its_recipe(tmp_path: Pat
     ]
     for settings, what in (
         ("steps=3,batch_size=2,augment=none", "steps"),
-        (f"{QUICK},ema_decay=0.9", "average"),
+        (f"{QUICK},ema_decay=0.9", "ema_decay"),
         ("steps=2,batch_size=2", "augment"),
     ):
         with pytest.raises(RunError, match=f"another finetune {what}; give the same"):

@@ -582,7 +582,7 @@ def test_no_path_and_no_name_of_an_image_is_shown(make_run: Maker, phantoms: Ima
     page = report([secret, make_run("ppo", data=r"C:\jane-doe\scans2")], phantoms)
     words = words_of(page)
     assert "scans, scans2" in words
-    assert "reference_unet (judge.safetensors, None)" in words
+    assert "reference unet (judge.safetensors, None)" in words
     assert "jane-doe" not in page
     assert str(secret.parent) not in page
     assert phantoms.names[3] not in page
