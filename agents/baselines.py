@@ -42,7 +42,7 @@ class ScoringAgent(Agent):
         return hide_highest(self.scores(observations, generator), self.problem, infos, counts)
 
     def maps(self, observations: Pixels) -> tuple[Scores, Scores | None]:
-        """The scores as policy map, and no value map."""
+        """Return the scores as the policy map, and no value map."""
         return self.scores(observations, torch.Generator().manual_seed(0)), None
 
     def _noise(self, count: int, generator: torch.Generator) -> Scores:
@@ -59,7 +59,7 @@ class RandomAgent(ScoringAgent):
         return self._noise(len(observations), generator)
 
     def maps(self, observations: Pixels) -> tuple[Scores, None]:
-        """A flat policy map, and no value map."""
+        """Return a flat policy map, and no value map."""
         return np.zeros((len(observations), self.problem.patches), np.float32), None
 
 
@@ -69,7 +69,7 @@ class BlocksAgent(RandomAgent):
     name = "blocks"
 
     def scores(self, observations: Pixels, generator: torch.Generator) -> Scores:
-        """The earlier a patch was covered, the higher it scores; the last rectangle fills up row by row."""
+        """Score a patch the higher the earlier a rectangle covers it; the last rectangle fills up row by row."""
         count, side = len(observations), self.problem.side
         place = torch.arange(side)
         scores = -torch.arange(side**2).expand(count, -1) / side**2 - BLOCKS
@@ -177,10 +177,10 @@ class UntrainedAgent(A3C):
 
 
 def unet_of(env: Env) -> Reconstructor:
-    """The U-Net of a vector environment.
+    """Return the U-Net of a vector environment.
 
     Raises:
-        SettingsError: It has none of its own.
+        SettingsError: The environment has no U-Net of its own.
     """
     episodes = getattr(env.unwrapped, "episodes", None)
     if episodes is None:

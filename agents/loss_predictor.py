@@ -50,7 +50,7 @@ class HardPatchesAgent(NetworkAgent, ScoringAgent):
 
     @torch.no_grad()
     def scores(self, observations: Pixels, generator: torch.Generator) -> Scores:
-        """The standardised loss that is expected of each patch; turned around to hide the easiest."""
+        """Return the standardised loss expected of each patch, with the sign reversed to hide the easiest."""
         values = self.network(as_tensor(observations, self.device)).values.cpu().numpy()
         return np.asarray(self.sign * values, np.float32)
 
@@ -84,7 +84,7 @@ class HardPatchesAgent(NetworkAgent, ScoringAgent):
                 return
 
     def targets(self, images: Pixels, hidden: npt.NDArray[np.bool_], losses: Scores) -> Scores:
-        """What to regress: the patch losses `(B, N)`."""
+        """Return the values to regress: the patch losses `(B, N)`."""
         return losses
 
     def _regress(self, images: Pixels, hidden: npt.NDArray[np.bool_], targets: Scores) -> float:

@@ -130,7 +130,7 @@ class MaskingNetwork(nn.Module):
                 weight.data = weight.data.contiguous(memory_format=torch.channels_last)
 
     def forward(self, observations: Tensor) -> Maps:
-        """Maps of observations `(B, C, S, S)`, float32 in 0..255."""
+        """Compute the maps of observations `(B, C, S, S)`, float32 in 0..255."""
         features = self.phi(observations.contiguous(memory_format=torch.channels_last))
         if features.shape[-1] != self.side:
             size = (self.side, self.side)
@@ -151,7 +151,7 @@ class NetworkAgent(Agent):
     optimiser: SharedAdam
 
     def make_network(self, quotas: Tensor | None = None, bound: float | None = 2.0) -> MaskingNetwork:
-        """An untrained network for the agent's problem, by the settings of its backbone; see `MaskingNetwork`."""
+        """Build an untrained network for the agent's problem and the backbone of its settings; see `MaskingNetwork`."""
         shape = self.problem.channels, self.problem.image_size, self.problem.side
         backbone = self.settings.backbone, self.settings.backbone_weights
         return MaskingNetwork(*shape, quotas, bound, *backbone, self.generator).to(self.device)

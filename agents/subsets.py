@@ -69,10 +69,10 @@ class OrderedSubset(Distribution):
         return torch.zeros_like(steps).scatter(-1, ranking, steps)
 
     def patch_expectation(self, values: Tensor, ranking: Tensor) -> Tensor:
-        """Expected value of the draw in which a patch was drawn, at its own place in the grid; 0 elsewhere.
+        """Give each drawn patch the expected value of its draw, at the patch's own place in the grid; 0 elsewhere.
 
-        A baseline for that draw: Σ over the patches that remained of p(i | drawn before) · values_i. It depends on
-        what was drawn before, never on what was drawn.
+        This is a baseline for that draw: Σ over the patches that remained of p(i | drawn before) · values_i. It depends
+        on what was drawn before, never on what was drawn.
 
         Args:
             values: `(B, N)`.

@@ -107,7 +107,7 @@ def main() -> None:
 
 
 def learning(pixels: np.ndarray, reconstructor: Reconstructor) -> Callable[[], None]:
-    """Steps of a Reconstructor with random masks."""
+    """Return a function that trains a Reconstructor for `STEPS` steps with random masks."""
     generator = np.random.default_rng(0)
 
     def train() -> None:
@@ -119,7 +119,7 @@ def learning(pixels: np.ndarray, reconstructor: Reconstructor) -> Callable[[], N
 
 
 def bare_training(pixels: np.ndarray, reconstructor: Reconstructor) -> Callable[[], None]:
-    """A plain training loop with random masks, written without the environment."""
+    """Return a plain training loop with random masks, written without the environment."""
     unet, optimiser = reconstructor.unet.train(), torch.optim.Adam(reconstructor.unet.parameters(), 5e-4, fused=True)
     generator = np.random.default_rng(0)
 

@@ -98,7 +98,7 @@ def load(tree: Path, folder: Path) -> Loaded:
 
 
 def family(process: int) -> list[int]:
-    """A process and all that it began."""
+    """List a process and all processes that it began."""
     children: list[str] = []
     for thread in Path(f"/proc/{process}/task").glob("*"):
         with suppress(OSError):

@@ -83,7 +83,7 @@ def attempt(read: Callable[[Path], object], path: Path) -> str:
 
 
 def damaged(content: bytes, rng: np.random.Generator) -> bytes:
-    """The same with some bytes changed, left out, put in, repeated, or the end cut off."""
+    """Damage the content of a file: change, leave out, put in or repeat some bytes, or cut off the end."""
     data = bytearray(content)
     for _ in range(rng.integers(1, 6)):
         # the beginning, where headers are, more often than the rest
@@ -118,19 +118,19 @@ def read_source(path: Path) -> None:
 
 
 def read_folder(path: Path) -> None:
-    """The image of a folder in which there is but this file."""
+    """Read the image of a folder that holds only this file."""
     read_source(path.parent)
 
 
 def read_table(path: Path) -> None:
-    """A folder of two images with this table."""
+    """Read a folder of two images with this table."""
     for name in "ab":
         cv2.imwrite(str(path.with_name(f"{name}.png")), np.zeros((4, 4), np.uint8))
     read_source(path.parent)
 
 
 def read_mask(path: Path) -> None:
-    """A DICOM image with this mask."""
+    """Read a DICOM image with this mask."""
     root = path.parent
     for name in ("images", "masks"):
         (root / name).mkdir()
@@ -140,12 +140,12 @@ def read_mask(path: Path) -> None:
 
 
 def read_drawn(path: Path) -> None:
-    """A mask alone."""
+    """Read a mask alone."""
     decoding.read_mask(path)
 
 
 def make_seeds(folder: Path) -> dict[str, tuple[Path, Callable[[Path], object]]]:
-    """A file of every kind, and how it is read."""
+    """Write a file of every kind, and give the function that reads it."""
     rng = np.random.default_rng(0)
     image = cv2.resize(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8), (SIDE, SIDE))
     seeds: dict[str, tuple[Path, Callable[[Path], object]]] = {}
@@ -180,7 +180,7 @@ def nifti_seeds(folder: Path) -> dict[str, tuple[Path, Callable[[Path], object]]
 
 
 def dicom_seeds(folder: Path) -> dict[str, tuple[Path, Callable[[Path], object]]]:
-    """The same image in several transfer syntaxes."""
+    """Write the same image in several transfer syntaxes."""
     from pydicom.dataset import FileDataset, FileMetaDataset
     from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, JPEG2000Lossless, JPEGLSLossless, RLELossless
 
@@ -212,7 +212,7 @@ def dicom_seeds(folder: Path) -> dict[str, tuple[Path, Callable[[Path], object]]
 
 
 def mask_seeds(folder: Path) -> dict[str, tuple[Path, Callable[[Path], object]]]:
-    """A label volume and a SEG for the DICOM image."""
+    """Write a label volume and a SEG for the DICOM image."""
     import nibabel
     from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
     from pydicom.pixels.utils import pack_bits

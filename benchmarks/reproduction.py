@@ -94,7 +94,7 @@ def results(out: Path) -> list[Row]:
 
 
 def markdown(table: Table) -> str:
-    """A table for people who read text, with the published figures where there are any."""
+    """Format a table as Markdown, with the published figures where there are any."""
     known = PUBLISHED.get(table.headings[2].split(" (")[0], {})
     lines = [[*table.headings, "published"], ["---"] * (len(table.headings) + 1)]
     lines += [[ARMS.get(row[0], row[0]), *row[1:], known.get(row[0], "–")] for row in table.rows]

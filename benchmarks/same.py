@@ -100,7 +100,7 @@ def write_sources(folder: Path) -> None:
 
 
 def read_sources() -> dict[str, Any]:
-    """What reading each source gives: names, patients, labels, and a digest of all pixels and masks."""
+    """Read each source, and return its names, patients, labels, and a digest of all pixels and masks."""
     from ahm_env import AHMError, load_images
 
     found = dict[str, Any]()
@@ -139,14 +139,14 @@ def run(folder: Path) -> None:
 
 
 def _help(command: str) -> str:
-    """The help of a command, in lines that are wide enough not to be broken."""
+    """Return the help of a command, in lines wide enough not to be broken."""
     words = [sys.executable, "-m", "ahm", command, "--help"]
     own = {**os.environ, "COLUMNS": "400"}
     return subprocess.run(words, capture_output=True, text=True, check=True, env=own).stdout
 
 
 def in_words_of(helped: str, command: str) -> str:
-    """A command with the flags of an older commit, where the help of its own does not know the newer ones."""
+    """Replace the flags of a command by those of an older commit, where its help does not list the newer ones."""
     for old, new in WORDS.items():
         flag, before = (f"--{word.replace('_', '-')}" for word in (new, old))
         if not re.search(rf"{flag}\b(?!-)", helped):
@@ -155,7 +155,7 @@ def in_words_of(helped: str, command: str) -> str:
 
 
 def in_new_words(value: Any) -> Any:
-    """What an older commit computed, its keys and columns called as they are now."""
+    """Rename the keys and columns in what an older commit computed to what they are called now."""
     if isinstance(value, dict):
         return {WORDS.get(key, key): in_new_words(one) for key, one in value.items()}
     return [in_new_words(one) for one in value] if isinstance(value, list) else value
@@ -174,7 +174,7 @@ def differences(old: Path, new: Path) -> Iterator[str]:
 
 
 def files(root: Path) -> Iterator[Path]:
-    """The files that are compared."""
+    """List the files that are compared."""
     for path in sorted(root.rglob("*")):
         skipped = path.name.startswith("events.") or path.name.endswith(SKIPPED)
         if path.is_file() and not skipped:

@@ -52,7 +52,7 @@ class Likeliest:
         """Nothing to look at."""
 
     def predict(self, observations: Any, deterministic: bool = False, infos: Any = None, generator: Any = None) -> Any:
-        """The likeliest masks."""
+        """Return the likeliest masks."""
         return self.agent.predict(observations, True, infos, generator)
 
 
@@ -80,7 +80,7 @@ def coordination(source: ImageSet, reference: Reconstructor, images: int, seeds:
 
 
 def size(source: ImageSet, reference: Reconstructor, images: int, seeds: int) -> Table:
-    """A range of mask ratios against fixed ones."""
+    """Compare a range of mask ratios with fixed ones."""
     shown, held_out = split_held_out(source)
     table = Table(
         "mask ratio", "hardness", "hidden, mean", "hidden, least – most of an image", "loss of hidden patches"

@@ -71,7 +71,7 @@ class ActorCritic(nn.Module):
             nn.init.zeros_(layer.bias)
 
     def forward(self, observations: Tensor) -> tuple[Bernoulli, Tensor]:
-        """The policy, and the reward it expects of each image."""
+        """Compute the policy, and the reward it expects of each image."""
         logits, values = self.layers(observations.float() / 127.5 - 1).flatten(2).unbind(1)
         return Bernoulli(logits=logits), values.mean(1)
 

@@ -93,7 +93,7 @@ def _announce(run: Pretraining, console: Console) -> None:
 
 
 def _conclude(run: Pretraining, measurement: Measurement, console: Console) -> None:
-    """The result, and what to do next."""
+    """Print the result, and what to do next."""
     path, row = run.directory.path, run.directory.rows[-1]
     frequencies = measurement.frequencies
     table = Table(title="Result", show_header=False)

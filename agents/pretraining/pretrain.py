@@ -40,7 +40,7 @@ class PretrainedRun:
         return RunDirectory(self.path).last_row()
 
     def load_agent(self, device: str = "cpu") -> Agent:
-        """The agent.
+        """Load the agent.
 
         Raises:
             CheckpointError: It is missing or damaged.
@@ -89,7 +89,7 @@ def open_run(
     resume: bool,
     load: Callable[[RunSettings], ImageSet] = RunSettings.load_images,
 ) -> Iterator[Pretraining]:
-    """A run, new or to be gone on with, in its directory, which this process holds meanwhile.
+    """Open a new run, or one to resume, in its directory, which no other process can use meanwhile.
 
     Args:
         given: Settings; None is not given.

@@ -32,7 +32,7 @@ class RunDirectory(Directory[RunSettings]):
         save_frame(self.path / "frames" / f"{frame.images:012d}.safetensors", frame)
 
     def frames(self) -> list[Frame]:
-        """The history, from the first frame to the last.
+        """Read the history, from the first frame to the last.
 
         Raises:
             CheckpointError: A frame is damaged.

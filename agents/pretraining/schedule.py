@@ -23,7 +23,7 @@ class Stage:
 
 
 def stages(settings: RunSettings) -> list[Stage]:
-    """The parts of a run: one, or the three of the published code, each a third of the images.
+    """List the parts of a run: one, or the three of the published code, each a third of the images.
 
     Staged: the U-Net learns from random masks; the agent learns against that U-Net, which is frozen; the U-Net goes
     on with the masks of the agent, which is frozen.
@@ -39,10 +39,10 @@ def stages(settings: RunSettings) -> list[Stage]:
 
 
 def split_held_out(images: ImageSet) -> tuple[Ints, Ints]:
-    """The `train` split in two: images to learn from, and 5 % (at least 32) on which hardness is measured.
+    """Split the `train` images into those to learn from, and 5 % (at least 32) on which hardness is measured.
 
-    The choice depends on the number of images and on whose they are alone, so that every run on the same images holds
-    out the same ones. A patient is on one side, unless there is but one.
+    The choice depends only on the number of images and on their patients, so that every run on the same images holds
+    out the same ones. All images of a patient are on one side, unless there is only one patient.
 
     Raises:
         SettingsError: Fewer than two images.
@@ -65,7 +65,7 @@ def split_held_out(images: ImageSet) -> tuple[Ints, Ints]:
 
 
 def make_reconstructor(settings: RunSettings, images: ImageSet, shown: Ints) -> Reconstructor:
-    """The untrained U-Net of a run, standardised to the images it learns from."""
+    """Build the untrained U-Net of a run, standardised to the images it learns from."""
     mean, std = images.standardisation(shown)
     return Reconstructor.create(
         settings.grid,
@@ -82,7 +82,7 @@ def make_reconstructor(settings: RunSettings, images: ImageSet, shown: Ints) -> 
 
 
 def make_env(settings: RunSettings, images: ImageSet, shown: Ints, reconstructor: Reconstructor) -> PatchMaskVectorEnv:
-    """The environment of a run."""
+    """Make the environment of a run."""
     return PatchMaskVectorEnv(
         settings.batch_size,
         data=images,

@@ -80,7 +80,7 @@ def take_frame(
 
 
 def draw_frame(frame: Frame, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    """A frame as a panel, one row an image: `(height, width, 3)` uint8; images `(P, C, S, S)` are those pictured."""
+    """Draw a frame as one panel, a row an image: `(height, width, 3)` uint8; images `(P, C, S, S)` are those drawn."""
     shown = as_rgb(images)
     maps = {"policy map": frame.policy} | ({} if frame.values is None else {"value map": frame.values})
     scales = {name: limits(patch_map) for name, patch_map in maps.items()}

@@ -112,7 +112,7 @@ class Workers:
 
 
 def _work(number: int, work: Work, stop: Event, failures: Any) -> None:
-    """A worker's life: the same stages as the first worker's, on images of its own."""
+    """Run a worker: the same stages as the first worker's, on images of its own."""
     for signal_number in (signal.SIGINT, signal.SIGTERM):  # may go to all; the first worker decides when to stop
         signal.signal(signal_number, signal.SIG_IGN)
     settings, agent, counter = work.settings, work.agent, work.counter

@@ -79,7 +79,7 @@ class SB3Agent(Agent):
         raise NotImplementedError
 
     def _model(self, env: SB3VecEnv) -> OnPolicyAlgorithm:
-        """The algorithm around our policy."""
+        """Build the algorithm around our policy."""
         settings = self.settings
         make: Any = self.algorithm
         model: OnPolicyAlgorithm = make(

@@ -52,7 +52,7 @@ class MapsPolicy(ActorCriticPolicy):
         return values, distribution.log_prob(actions), distribution.entropy()
 
     def get_distribution(self, obs: Any) -> Any:
-        """The distribution over masks."""
+        """Return the distribution over masks."""
         return self._heads(obs)[0]
 
     def predict_values(self, obs: Any) -> Tensor:

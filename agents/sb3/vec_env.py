@@ -68,7 +68,7 @@ class SB3VecEnv(VecEnv):
         self.env.close()
 
     def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
-        """The attribute, which all environments share, once for each."""
+        """Return the attribute, which all environments share, once for each environment."""
         value = getattr(self.env.unwrapped, attr_name)
         return [value for _ in self._get_indices(indices)]
 
@@ -94,7 +94,7 @@ class SB3VecEnv(VecEnv):
 
 
 def _one(infos: Infos, env_id: int) -> dict[str, Any]:
-    """What the infos of a vector environment say of one of them."""
+    """Extract what the infos of a vector environment say of one of its environments."""
     return {
         key: value[env_id] for key, value in infos.items() if not key.startswith("_") and not key.startswith("final_")
     }

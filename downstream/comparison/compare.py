@@ -124,7 +124,7 @@ def compare(
 
 
 def _announcement(experiment: Experiment, jobs: int) -> list[str]:
-    """What is going to be done."""
+    """Describe what is going to be done."""
     settings, count, fine = experiment.settings, len(experiment.agents), experiment.finetuning
     images = f"{settings.total_images:,} images of {settings.data}"
     many = f"{count} agents x {experiment.runs} seeds x {images}, {jobs} at once"

@@ -231,22 +231,22 @@ def is_experiment(path: Path) -> bool:
 
 
 def data_of(out: Path) -> str:
-    """The images of an experiment.
+    """Read which data source an experiment takes its images from.
 
     Raises:
-        RunError: It is damaged.
+        RunError: The file that describes the experiment is damaged.
     """
     return str(_about(out / ABOUT)["common"].get("data", RunSettings.data))
 
 
 def pretrained_runs(out: Path, rows: Iterable[Row]) -> dict[Path, str]:
-    """The pretraining runs of an experiment that have results, and what the agent of each is called."""
+    """Find the pretraining runs of an experiment that have results, and the name of each run's agent."""
     found = dict.fromkeys((row.agent, row.run) for row in rows if row.task == MASKING)
     return {out / "runs" / f"{_file_name(agent)}-{run}": agent for agent, run in found}
 
 
 def _part(out: Path, about: dict[str, Any], asked: dict[str, Any]) -> Experiment:
-    """What one command asked for."""
+    """Build the part of an experiment that one command asked for."""
     pairs = (about["finetune"] or {}).items()
     settings = ",".join(f"{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in pairs)
     rest = {name: asked[name] for name in ("tasks", "labels", "unlabelled", "draws") if name in asked}

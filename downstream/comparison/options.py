@@ -71,7 +71,7 @@ class AgentConfig:
             raise SettingsError(f"agent {self.label!r}: a setting is of the wrong kind ({error})") from None
 
     def given(self, common: Mapping[str, Any]) -> dict[str, Any]:
-        """What to give to `RunSettings.make`: what all agents share, and what is this agent's own."""
+        """Combine the settings for `RunSettings.make`: what all agents share, and what is this agent's own."""
         names = {field.name for field in fields(RunSettings)}
         own = {key: value for key, value in self.settings.items() if key in names}
         agent = {key: value for key, value in self.settings.items() if key not in names}
@@ -136,10 +136,10 @@ class Downstream:
 
     @classmethod
     def asked(cls, tasks: str | None = None, **given: Any) -> "Downstream | None":
-        """What was asked; None if nothing was (None is not given).
+        """Make the options from those that were given; None if none was (an option that is None was not given).
 
         Raises:
-            SettingsError: It is said how, but not what for.
+            SettingsError: Options were given, but no tasks.
         """
         named = {name: value for name, value in given.items() if value is not None}
         if tasks is not None:
@@ -189,11 +189,11 @@ class Downstream:
         return dict(pairs)
 
     def given(self, arm: Arm) -> dict[str, Any]:
-        """Settings of fine-tuning in an arm."""
+        """Return the settings of fine-tuning in an arm."""
         return {**self.shared, **arm.settings}
 
     def made(self, arm: Arm) -> FinetuneSettings:
-        """The same with defaults, from scratch.
+        """Make the settings of fine-tuning in an arm, with all defaults, from scratch.
 
         Raises:
             SettingsError: One is out of range.
@@ -202,7 +202,7 @@ class Downstream:
 
 
 def count_name(count: int | None) -> str:
-    """A number of labels as the user writes it."""
+    """Write a number of labels as the user does."""
     return ALL if count is None else str(count)
 
 

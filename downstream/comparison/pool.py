@@ -101,7 +101,7 @@ def run_logged(trial: Trial, threads: int) -> None:
 
 
 def last_line(path: Path) -> str:
-    """The last line of the log beside a run."""
+    """Read the last line of the log beside a run."""
     log = path.with_name(f"{path.name}.log")
     lines = log.read_text(encoding="utf-8", errors="replace").split("\n") if log.exists() else []
     return next((line for line in reversed(lines) if line.strip()), f"see {log}")

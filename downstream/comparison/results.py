@@ -76,7 +76,7 @@ class Group:
         return found
 
     def of_arm(self, agent: str, arm: str) -> list[Row]:
-        """The rows of an arm; none where it has no trial."""
+        """Return the rows of an arm; none where it has no trial."""
         return self._by_arm.get((agent, arm), [])
 
     @cached_property
@@ -85,15 +85,15 @@ class Group:
         return {row.metric for row in self.rows}
 
     def scores(self, agent: str, arm: str, metric: str, per: str | None = None) -> Scores:
-        """A metric of the trials of an arm, patient by patient.
+        """Collect a metric of the trials of an arm, patient by patient.
 
-        A metric that is told of patients is a mean over patients, else one told of images is a mean over images; one
-        that is told of the trials alone stands for all patients together, as one.
+        A metric with values for patients is a mean over patients, otherwise one with values for images is a mean over
+        images; one with values for whole trials only counts as that of a single patient.
 
         Args:
             agent: Name of the agent.
             arm: The arm.
-            metric: What.
+            metric: Name of the metric.
             per: Another metric, by the mean of which that of the first is divided; None for none.
 
         Raises:
@@ -120,7 +120,7 @@ class Group:
         return Scores(trials, patients, sums, counts)
 
     def mean(self, agent: str, arm: str, metric: str) -> float:
-        """The mean over trials of what is told of whole trials; NaN where one of them lacks it."""
+        """Return the mean over trials of a metric with one value for each trial; NaN where a trial lacks it."""
         own = [row for row in self.of_arm(agent, arm) if not (row.image or row.patient)]
         values = [row.value for row in own if row.metric == metric]
         complete = len(values) == len({(row.run, row.draw) for row in own})
@@ -142,7 +142,7 @@ def _by_patient(rows: Iterable[Row], metric: str) -> dict[Trial, dict[str, tuple
 
 
 def grouped(rows: Iterable[Row]) -> list[Group]:
-    """The groups of an experiment, in the order in which they come."""
+    """Group the rows of an experiment by task and labels, in the order in which they come."""
     found: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
         found.setdefault((row.task, row.labels), []).append(row)

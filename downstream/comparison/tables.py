@@ -129,7 +129,7 @@ def unlike(group: Group) -> list[str]:
 
 
 def compared(group: Group) -> list[str]:
-    """What arms are compared by, most important first."""
+    """List the metrics by which arms are compared, most important first."""
     if group.task == "classification":
         return [name for name in ("accuracy", "auroc") if name in group.metrics]
     return ["patient_dice" if "patient_dice" in group.metrics else "dice"]
@@ -172,7 +172,7 @@ def finetuning_table(group: Group, metric: str, data: str, zero_shot: Sequence[P
 
 
 def _took_part(group: Group, agent: str, arm: str) -> str:
-    """An arm, and in how many of its trials unlabelled images did take part, where that is not all."""
+    """Name an arm, and in how many of its trials unlabelled images took part, where that is not all."""
     counts = [row.value for row in group.of_arm(agent, arm) if row.metric == "unlabelled"]
     some = sum(count > 0 for count in counts)
     if arm.split("+")[0] == "none" or not counts or some == len(counts):
@@ -181,7 +181,7 @@ def _took_part(group: Group, agent: str, arm: str) -> str:
 
 
 def _unbalanced(scores: Mapping[tuple[str, str], Scores]) -> list[str]:
-    """A warning where arms do not have the same draws: their means are then of unlike trials; differences are not."""
+    """Warn where arms do not have the same draws: their means are then of unlike trials; differences are not."""
     found: dict[tuple[tuple[int | None, Fraction], ...], list[str]] = {}
     for (agent, arm), one in scores.items():
         counts = Counter(draw for _, draw in one.trials)
@@ -214,7 +214,7 @@ def _contrasts(arms: Iterable[tuple[str, str]]) -> Iterator[tuple[tuple[str, str
 
 
 def _kind(one: tuple[str, str], base: tuple[str, str]) -> str:
-    """What a baseline is called in a heading: the agent, or, of the same agent, the way to use unlabelled images."""
+    """Name a baseline in a heading: the agent, or, of the same agent, the way to use unlabelled images."""
     return base[0] if one[0] != base[0] else f"unlabelled {base[1]}"
 
 
@@ -273,7 +273,7 @@ def sam_dice(directory: Path) -> Interval | None:
 
 
 def interval(one: Interval, sign: bool = False) -> str:
-    """A mean with its interval, for people."""
+    """Format a mean with its interval, for people."""
     form = "+.3f" if sign else ".3f"
     between = "" if isnan(one.low) else f" ({one.low:{form}} to {one.high:{form}})"
     return f"{one.mean:{form}}{between}"

@@ -97,10 +97,10 @@ class PretrainTrial:
         write_text(self.path / EVALUATION, json.dumps(evaluation) + "\n")
 
     def rows(self) -> Iterator[Row]:
-        """The loss of each held-out image under its masks and under random ones, and what is told of the whole run.
+        """Yield the loss of each held-out image under its masks and random ones, and the metrics of the whole run.
 
         Raises:
-            RunError: They are damaged.
+            RunError: The file of results is damaged.
         """
         one = self.evaluation
         if one is None:

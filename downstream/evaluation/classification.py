@@ -47,7 +47,7 @@ class ClassificationAssessment:
         return {**measures, "classes": list(self.classes), "confusion": self.scores.confusion.tolist()}
 
     def measures(self) -> Callable[[Ints], Measures]:
-        """A function that gives all measures on some of the images, chosen by position; NaN where one is not defined.
+        """Return a function that gives all measures on images chosen by position; NaN where one is not defined.
 
         Beside them is the accuracy of always giving the most frequent class.
         """

@@ -38,14 +38,14 @@ class Cropped:
         return self._name
 
     def fingerprint(self) -> str:
-        """That of the images, and the weights of the segmenter."""
+        """Return a fingerprint of the images and of the segmenter that crops them."""
         digest = hashlib.sha256(repr(self._segmenter.spec).encode())
         for tensor in self._segmenter.network.state_dict().values():
             digest.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
         return f"{self.kind} {MARGIN} {SMALLEST} {digest.hexdigest()} {self._source.fingerprint()}"
 
     def index(self, masks: bool = True) -> DatasetIndex:
-        """What the source holds, without masks, of which none is opened."""
+        """List what the source holds, without masks, of which none is opened."""
         index = self._source.index(masks=False)
         return replace(index, samples=self._samples(index.samples), has_masks=False)
 
@@ -81,10 +81,10 @@ def lesion_box(found: npt.NDArray[np.bool_]) -> tuple[int, int, int, int]:
 
 
 def load_segmenter(path: Path, device: str | torch.device = "cpu", precision: str = "auto") -> Model:
-    """The segmenter of a directory that `ahm finetune` wrote.
+    """Load the segmenter of a directory that `ahm finetune` wrote.
 
     Raises:
-        CheckpointError: It holds none, or it is damaged.
+        CheckpointError: The directory holds no segmenter, or a damaged one.
     """
     model = Model.load(path, device, precision)
     if model.spec.task != "segmentation":
@@ -93,7 +93,7 @@ def load_segmenter(path: Path, device: str | torch.device = "cpu", precision: st
 
 
 def load_tuned(path: Path, device: str | torch.device, precision: str = "auto") -> tuple[Model, Model | None]:
-    """A model that `ahm finetune` wrote, and, of a classifier of lesions, the segmenter that finds them.
+    """Load a model that `ahm finetune` wrote, and, for a classifier of lesions, the segmenter that finds them.
 
     Args:
         path: The directory, or the file of the model in it.

@@ -70,7 +70,7 @@ class Evaluation:
         return len(self.patients) < self.count
 
     def table(self) -> str:
-        """The measures with their intervals, for a person."""
+        """Format the measures with their intervals as a table, for a person."""
         whose = f" of {len(self.patients):,} patient{'s' * (len(self.patients) > 1)}" if self.several else ""
         rows = [
             (measure_name(name), number(one.mean), "–" if isnan(one.low) else f"{one.low:.3f} to {one.high:.3f}")
@@ -177,10 +177,10 @@ def of_split(images: ImageSet, task: str, split: str) -> Ints:
 
 
 def check_classes(images: ImageSet, indices: Ints, spec: ModelSpec) -> None:
-    """The classes of the images must be those of the classifier, or some of them.
+    """Check that the classes of the images are those of the classifier, or some of them.
 
     Raises:
-        SettingsError: One is unknown to it.
+        SettingsError: The classifier does not have one of the classes.
     """
     found = {images.classes[number] for number in images.labels(indices).tolist()}
     if unknown := sorted(found - set(spec.classes)):
@@ -218,7 +218,7 @@ def with_intervals(measure: Callable[[Ints], Measures], patients: Sequence[Ints]
 
 
 def remarks(assessed: SegmentationAssessment | ClassificationAssessment, patients: Sequence[Ints]) -> list[str]:
-    """What to know of these numbers before they are believed, a sentence or two each."""
+    """List what to know of these numbers before they are believed, a sentence or two each."""
     told, images = list[str](), sum(map(len, patients))
     several = len(patients) < images
     if isinstance(assessed, SegmentationAssessment):
@@ -243,6 +243,6 @@ def remarks(assessed: SegmentationAssessment | ClassificationAssessment, patient
 def as_json(
     assessed: SegmentationAssessment | ClassificationAssessment, found: Mapping[str, Interval]
 ) -> dict[str, Any]:
-    """The summary as in `test.json`, and the intervals; None for what is not defined."""
+    """Return the summary as in `test.json`, and the intervals; None for what is not defined."""
     intervals = {name: None if isnan(one.low) else [one.low, one.high] for name, one in found.items()}
     return {**assessed.summary, "intervals": intervals}

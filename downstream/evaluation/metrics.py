@@ -223,7 +223,7 @@ def score_labels(truth: Ints, probabilities: npt.NDArray[np.floating]) -> Classi
 
 
 def measure_name(key: str) -> str:
-    """What a person reads for a measure of a summary, such as `hd95` or, of one class, `hd95 lesion`."""
+    """Return the name for people of a measure of a summary, such as `hd95` or, of one class, `hd95 lesion`."""
     measure, _, label = key.partition(" ")
     name, comma, unit = NAMES.get(measure, measure).partition(",")
     return f"{name} {label}".rstrip() + comma + unit

@@ -71,7 +71,7 @@ def write_page(
 
 
 def _between(one: Interval, word: str) -> str:
-    """The ends of an interval with a word between, empty where there is none."""
+    """Join the ends of an interval with a word; empty where there is no interval."""
     return "" if isnan(one.low) else f"{number(one.low)} {word} {number(one.high)}"
 
 
@@ -94,12 +94,12 @@ def _words(values: Floats) -> str:
 
 
 def source_name(source: str) -> str:
-    """The last part of a data source: the path to it may tell more than is meant to be shown."""
+    """Return the last part of a data source: the path to it may tell more than is meant to be shown."""
     return re.split(r"[\\/]", source.rstrip("\\/"))[-1].strip(".") or "a folder"
 
 
 def template(path: Path) -> Any:
-    """A page's template."""
+    """Load the template of a page."""
     environment = Environment(
         loader=FileSystemLoader(path.parent),
         autoescape=True,

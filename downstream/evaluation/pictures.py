@@ -38,7 +38,7 @@ class Case:
 
 
 def draw_overlay(case: Case, largest: int = LARGEST, line: int = 2) -> Picture:
-    """An image with the contours of what is true (white) and what was found (in colour).
+    """Draw an image with the contours of what is true (white) and what was found (in colour).
 
     Args:
         case: The image; its caption is not drawn.
@@ -99,7 +99,7 @@ def draw_cases(rows: Sequence[tuple[str, Sequence[Case]]], classes: Sequence[str
 
 
 def draw_confusion(confusion: npt.NDArray[np.int64], classes: Sequence[str]) -> Picture:
-    """A confusion matrix: rows are the truth, coloured by the share of their row.
+    """Draw a confusion matrix: rows are the truth, and a cell is coloured by its share of the row.
 
     Args:
         confusion: `(K, K)` counts.
@@ -129,7 +129,7 @@ def draw_confusion(confusion: npt.NDArray[np.int64], classes: Sequence[str]) -> 
 
 
 def enlarged(case: Case, tile: int = TILE) -> Case:
-    """A case at least as large as a tile, so that contours are fine."""
+    """Enlarge a case to at least the size of a tile, so that contours are fine."""
     height, width = case.image.shape[:2]
     scale = tile / max(height, width)
     if scale <= 1:

@@ -64,7 +64,7 @@ class Score:
         return float(np.mean([getattr(one, measure) for one in self.classes.values()]))
 
     def row(self) -> dict[str, float]:
-        """The measures: their means over the classes and, where there are several classes, those of each."""
+        """Return the measures: their means over the classes and, where there are several classes, those of each."""
         row = {name: self.mean(name) for name in MEASURES}
         if len(self.classes) > 1:
             for label, scores in self.classes.items():
@@ -92,7 +92,7 @@ def segment(model: Model, samples: Iterable[Sample], tta: bool = False) -> Itera
 
 
 def _square(sample: Sample, model: Model) -> npt.NDArray[np.uint8]:
-    """What the model sees of an image."""
+    """Convert an image to the square that the model sees."""
     try:
         return to_square(sample.image, model.spec)
     except ImageError as error:
@@ -132,7 +132,7 @@ def together(scores: Iterable[Score]) -> dict[str, float]:
 
 
 def class_numbers(sample: Sample, values: tuple[int, ...]) -> Mask:
-    """The true mask of an image as numbers of classes `(H, W)`.
+    """Convert the true mask of an image to numbers of classes `(H, W)`.
 
     Raises:
         ImageError: There is no mask, or it holds a number that no class has.
@@ -195,11 +195,11 @@ class SegmentationAssessment:
         return {name: None if isnan(value) else value for name, value in found.items()}
 
     def measures(self) -> Callable[[Ints], Measures]:
-        """A function that gives the means of all measures over some of the images, chosen by position.
+        """Return a function that gives the means of all measures over images chosen by position.
 
-        Where a patient has several images, `patient_dice` comes first: of all pixels of the patient, mean over
-        patients. What predicting nothing would have is given beside both; where nothing is marked in some images, Dice
-        is given of the others as well, and of those the mean number of pixels that were wrongly found.
+        Where a patient has several images, `patient_dice` comes first: Dice of all pixels of a patient, as a mean over
+        patients. Beside both kinds of Dice is that of predicting nothing. Where nothing is marked in some images,
+        there are also the Dice of the others, and the mean number of pixels wrongly found in the unmarked ones.
         """
         rows = [one.row() for one in self.scores]
         table = np.array([list(row.values()) for row in rows])

@@ -100,7 +100,7 @@ class Scores:
 
 
 def _first(one: int | None, other: int | None) -> int | None:
-    """The one that is not None."""
+    """Return the first number, or the other where the first is None."""
     return other if one is None else one
 
 
@@ -128,7 +128,7 @@ class Spread:
 
     @classmethod
     def of(cls, trials: Sequence[Trial], leaks: Sequence[tuple[Floats, Floats]]) -> "Spread":
-        """That of the mean of one side, or of the difference of two.
+        """Compute the spread of the mean of one side, or of the difference of two.
 
         Args:
             trials: Run and draw of T trials, or pairs of trials.
@@ -170,7 +170,7 @@ class Spread:
 def _variance(
     factors: Mapping[str, Sequence[int | None]], resampled: set[str], leaks: Sequence[tuple[Floats, Floats]]
 ) -> float:
-    """The variance of the mean, or difference, where only these factors are resampled."""
+    """Estimate the variance of the mean, or of the difference, when only these factors are resampled."""
     generator = np.random.default_rng(0)
     weights = {
         name: _weights(levels, generator) if name in resampled else np.ones((RESAMPLES, len(levels)))

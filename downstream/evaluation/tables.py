@@ -35,7 +35,7 @@ def read_rows(path: Path) -> list[dict[str, str]]:
 
 
 def as_text(title: str, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table for a person, with a frame, at most 500 characters wide."""
+    """Format a table for a person, with a frame, at most 500 characters wide."""
     table = Table(*map(escape, headings), title=Text(title))
     for row in rows:
         table.add_row(*map(escape, row))

@@ -12,7 +12,7 @@ from ahm_env import Standardisation, UNet
 def fold(
     weights: Mapping[str, Tensor], standardisation: Standardisation, reconstructs: bool = False
 ) -> dict[str, Tensor]:
-    """The weights of a U-Net that takes pixels in 0..1 in place of standardised ones.
+    """Convert the weights of a U-Net so that it takes pixels in 0..1 in place of standardised ones.
 
     With weights W, mean m and std d in 0..255, W·(255x − m)/d = (255 W/d)·x − Σ W·m/d: the first convolution
     becomes 255 W/d, and the mean of the BatchNorm that follows grows by the sum over the kernel and the input channels.

@@ -120,7 +120,7 @@ def _announce(run: Finetuning, console: Console) -> None:
 
 
 def _conclude(run: Finetuning, result: Mapping[str, Any], console: Console) -> None:
-    """The result, and what to do next."""
+    """Print the result, and what to do next."""
     path, task = run.directory.path, run.settings.task
     table = Table(title="Result", show_header=False)
     where = f"{result['images']:,} images of the {result['split']} split" if result["split"] else "nothing"

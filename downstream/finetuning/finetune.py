@@ -38,7 +38,7 @@ class FinetunedModel:
     result: Mapping[str, Any]
 
     def load(self, device: str = "cpu") -> Model:
-        """The model.
+        """Load the model.
 
         Raises:
             CheckpointError: It is missing or damaged.
@@ -94,7 +94,7 @@ def open_run(
     load: Entry = FinetuneSettings.load_images,
     tell_bad_masks: Callable[[int], object] = lambda _: None,
 ) -> Iterator[Finetuning]:
-    """A run, new or to be gone on with, in its directory, which this process holds meanwhile.
+    """Open a new run, or one to resume, in its directory, which no other process can use meanwhile.
 
     Args:
         given: Settings; None is not given.

@@ -54,15 +54,15 @@ class Split:
 
 
 def choose_labelled(images: ImageSet, indices: Ints, count: int | None, seed: int, stratified: bool = False) -> Ints:
-    """The images that count as labelled: `count` of `indices`, or all; the smaller choice lies within the larger.
+    """Choose the images that count as labelled: `count` of `indices`, or all; a smaller choice lies within a larger.
 
-    No mask and no class is looked at: who labels images chooses them before knowing what is on them.
+    No mask and no class is looked at: people choose the images to label before they know what is on them.
 
     Args:
         images: The set.
-        indices: Images that have what it takes.
+        indices: Images that have a mask or label.
         count: How many; None is all.
-        seed: Decides.
+        seed: Decides which.
         stratified: Look at the classes after all, so that each has its share: for comparisons of methods only.
 
     Raises:
@@ -81,10 +81,10 @@ def choose_labelled(images: ImageSet, indices: Ints, count: int | None, seed: in
 def choose_unlabelled(
     settings: FinetuneSettings, images: ImageSet, split: Split, others: ImageSet | None
 ) -> Unlabelled | None:
-    """The images that take part without labels; None where there are none, or too few to be worth it.
+    """Choose the images that take part without labels; None where there are none, or too few to be worth it.
 
-    Of another set these are its train split. An image that is tested on is never among them, whatever its name: the
-    pixels decide.
+    Of another set these are its train split. An image to test on is never among them, whatever its name: images are
+    compared by their pixels.
 
     Raises:
         SettingsError: A source was named that has no such image, or is not given.
@@ -113,7 +113,7 @@ def _digest(images: ImageSet, index: int) -> bytes:
 
 
 def draw_labelled(settings: FinetuneSettings, images: ImageSet) -> Ints:
-    """The images of the train split that count as labelled: where others are not known any more, those that are.
+    """Choose the labelled images of the train split; where the set knows no other labels any more, return them all.
 
     Raises:
         SettingsError: Fewer than asked for.
@@ -129,7 +129,7 @@ def draw_labelled(settings: FinetuneSettings, images: ImageSet) -> Ints:
 
 
 def only_labelled(settings: FinetuneSettings, images: ImageSet) -> ImageSet:
-    """The set as a run of fine-tuning may know it: masks and labels of the labelled and the tested images, no others.
+    """Limit a set to what a run of fine-tuning may know: the masks and labels of the labelled and the tested images.
 
     Args:
         settings: Of the run.
@@ -156,7 +156,7 @@ def class_names(images: ImageSet, indices: Ints) -> tuple[str, ...]:
 
 
 def check_values(images: ImageSet, tested: Ints, values: tuple[int, ...]) -> None:
-    """The masks to test on must hold known numbers only, which is better said before learning than after.
+    """Check, before learning begins, that the masks to test on hold known numbers only.
 
     Raises:
         ImageError: One holds another number.

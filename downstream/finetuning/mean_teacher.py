@@ -113,7 +113,7 @@ class MeanTeacher:
         return self._segments and self.settings.mix != "none"
 
     def batch(self, step: int, weights: Mapping[str, Tensor] | None = None) -> MixedBatch:
-        """The mixed images of a step, counted from the one at which they joined.
+        """Make the mixed images of a step, counted from the step at which the unlabelled images joined.
 
         Args:
             step: From 0.
@@ -184,13 +184,13 @@ class SafetyNet:
 
 
 def epoch_batch(indices: Ints, step: int, size: int, key: tuple[int, ...]) -> Ints:
-    """The images of a step: epochs in random order, one running into the next.
+    """Choose the images of a step: epochs in random order, one running into the next.
 
     Args:
-        indices: All of them.
+        indices: All images.
         step: From 0.
-        size: Of a step.
-        key: Decides.
+        size: Number of images in a step.
+        key: Decides the order.
     """
     count = len(indices)
     places = np.arange(step * size, (step + 1) * size)

@@ -78,7 +78,7 @@ def _box(image_size: int, rng: np.random.Generator) -> tuple[int, int]:
 
 
 def draw_mixing(rows: Mapping[str, MixedBatch], classes: Sequence[str]) -> Picture:
-    """What a student was shown of unlabelled images, and what its teacher said of them.
+    """Draw what a student was shown of unlabelled images, and what its teacher said of them.
 
     Of segmentation the teacher's labels are contours, and what it is unsure of is dimmed; of classification the class
     is under the image, in brackets where the teacher is unsure.

@@ -148,7 +148,7 @@ class Finetuning(Run[FinetuneSettings, dict[str, Any]]):
         self.save()
 
     def measure_row(self) -> Mapping[str, float]:
-        """The step size, and how good the state is."""
+        """Return the step size, and how good the state is."""
         return {"learning_rate": self.trainer.learning_rate, "selection": self._select()}
 
     def _select(self) -> float:
@@ -164,7 +164,7 @@ class Finetuning(Run[FinetuneSettings, dict[str, Any]]):
         return value
 
     def _draw_mixing(self) -> None:
-        """What the student was shown, with the teacher's labels of when the unlabelled images joined and of now."""
+        """Draw what the student was shown, with the teacher's labels when the unlabelled images joined and now."""
         trainer = self.trainer
         if trainer.teacher is None or trainer.joined is None:
             return
@@ -207,7 +207,7 @@ class Finetuning(Run[FinetuneSettings, dict[str, Any]]):
 
 
 def make_spec(settings: FinetuneSettings, images: ImageSet, split: Split, start: PretrainedWeights) -> ModelSpec:
-    """What the model of a run is; its classes are those of the labelled images, or those that were named.
+    """Describe the model of a run; its classes are those of the labelled images, or those that were named.
 
     Raises:
         ImageError: Masks or labels have one class only, or a mask holds a number that was not named.

@@ -169,7 +169,7 @@ class FinetuneSettings(TrainConfig, ImageSettings):
 
 
 def _of_start(start: PretrainedWeights) -> Mapping[str, Any]:
-    """Settings that the pretrained U-Net has decided."""
+    """Return the settings that the pretrained U-Net has decided."""
     if start.unet is None:
         return {}
     run = {name: start.run[name] for name in FROM_RUN if name in start.run}

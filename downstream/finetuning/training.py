@@ -157,7 +157,7 @@ class Trainer:
             self.restore(self._supervised, {"step": self.joined, "gave_up": reason})
 
     def _clean(self) -> tuple[float, float | None]:
-        """The teacher's loss on labelled images as they are, and the share of their foreground, None without masks."""
+        """Measure the teacher's loss on labelled images as they are, and their share of foreground (None: no masks)."""
         some = self.labelled[np.linspace(0, len(self.labelled) - 1, min(MEASURED, len(self.labelled))).astype(int)]
         self.model.network.eval()
         with torch.no_grad():
@@ -179,7 +179,7 @@ class Trainer:
         return config.learning_rate * rising * falling
 
     def result(self) -> dict[str, Tensor]:
-        """What has been learned: the network's tensors, or their running means where these are kept; not copies."""
+        """Return what was learned: the network's tensors, or their running means where these are kept; not copies."""
         return {**self.model.network.state_dict(), **self.average}
 
     def state(self) -> dict[str, Tensor]:
@@ -190,12 +190,12 @@ class Trainer:
         return weights | moments | averages | {f"supervised.{name}": one for name, one in self._supervised.items()}
 
     def average_at_join(self) -> dict[str, Tensor]:
-        """The teacher's weights and buffers when the unlabelled images joined."""
+        """Return the teacher's weights and buffers when the unlabelled images joined."""
         kept = "average."
         return {name.removeprefix(kept): one for name, one in self._supervised.items() if name.startswith(kept)}
 
     def progress(self) -> dict[str, Any]:
-        """What else it takes to go on, as JSON can hold it."""
+        """Return what else is needed to resume, as JSON can hold it."""
         net = None if self._net is None else asdict(self._net)
         return {"step": self.step, "joined": self.joined, "gave_up": self.gave_up, "net": net}
 

@@ -146,7 +146,7 @@ class Model:
 
     @classmethod
     def create(cls, spec: ModelSpec, seed: int, device: str | torch.device = "cpu", precision: str = "auto") -> "Model":
-        """An untrained model whose weights depend on `seed` alone."""
+        """Build an untrained model whose weights depend on `seed` alone."""
         network = _network(spec)
         generator = torch.Generator().manual_seed(seed)
         initialise(network, generator)
@@ -168,7 +168,7 @@ class Model:
             return made.float()  # type: ignore[no-any-return]
 
     def predict(self, images: Tensor, tta: bool = False, weights: Mapping[str, Tensor] | None = None) -> Tensor:
-        """What the model makes of images `(B, C, S, S)` in 0..255, without learning.
+        """Predict the class probabilities of images `(B, C, S, S)` in 0..255, without learning.
 
         Args:
             images: The images.
@@ -293,7 +293,7 @@ class PretrainedWeights:
 
 
 def _network(spec: ModelSpec) -> nn.Module:
-    """An untrained network of the kind that a spec tells."""
+    """Build an untrained network of the kind that a spec describes."""
     if spec.task not in TASKS or spec.model not in MODELS:
         raise SettingsError(f"task {spec.task!r} with model {spec.model!r} is unknown")
     if spec.model == "vgg16":

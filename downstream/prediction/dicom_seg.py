@@ -63,10 +63,10 @@ Series = list[Source]
 
 
 def need_highdicom() -> None:
-    """Ends where it is missing.
+    """Check that highdicom is installed.
 
     Raises:
-        SettingsError: It is.
+        SettingsError: It is missing.
     """
     if find_spec("highdicom") is None:
         raise SettingsError("writing DICOM SEG needs highdicom: pip install 'ahm-env[medical]'")
@@ -96,7 +96,7 @@ def find_series(frames: Iterable[tuple[str, Path]]) -> dict[str, Series]:
 
 
 def without_copies(series: Series) -> tuple[Series, int]:
-    """A series with each instance once, and how many images that leaves out.
+    """Keep each instance of a series once, and count the images that this leaves out.
 
     Raises:
         ImageError: Images that lie in different planes have one SOP Instance UID: a SEG could not tell them apart.
@@ -115,7 +115,7 @@ def without_copies(series: Series) -> tuple[Series, int]:
 
 
 def without_repeats(series: Series) -> list[Series]:
-    """A series as one or more that have each plane once, as a SEG must; a dynamic one is several."""
+    """Split a series into parts that have each plane once, as a SEG must; a dynamic series has several parts."""
     parts, times = list[Series](), Counter[float]()
     for source in series:
         if times[source.plane] == len(parts):
@@ -213,7 +213,7 @@ def _segmentation(sources: Sequence[Any], masks: Mask, spec: ModelSpec, model: s
 
 
 def _belonging(path: Path, frames: int) -> tuple[str, str, float]:
-    """What images that belong together have in common, the SOP instance UID, and the plane."""
+    """Read what images that belong together have in common, the SOP instance UID, and the plane."""
     from ahm_env.images.dicom.opening import HEADER, understood
 
     with unnamed(""), understood(HEADER):
@@ -228,7 +228,7 @@ def _belonging(path: Path, frames: int) -> tuple[str, str, float]:
 
 
 def _read(path: Path, tags: list[str] | None = None) -> Any:
-    """A header; what may be empty and is missing is empty in it, if all of it is wanted."""
+    """Read a header; if all of it is wanted, what may be empty and is missing is added as empty."""
     from pydicom import dcmread
 
     dataset = dcmread(path, stop_before_pixels=True, force=True, specific_tags=tags)

@@ -112,7 +112,7 @@ class Incoming:
     notes: list[str]
 
     def loads(self, done: Collection[str]) -> Iterator[Callable[[], Loaded]]:
-        """A call for each image but those of these names."""
+        """Yield a function for each image that loads it, except for images whose names are in `done`."""
         for place, group in enumerate(self.groups):
             for name, load in group.images():
                 if name not in done:
@@ -120,7 +120,7 @@ class Incoming:
 
 
 def find_images(paths: Sequence[Path], pixels: PixelSettings) -> Incoming:
-    """The images of files and of folders: of `images/` where there is one, else directly in them, DICOM also below.
+    """Find the images of files and of folders: in `images/` where there is one, else in the folder, DICOM also below.
 
     Args:
         paths: Images and folders of images; masks and labels beside them are not read.
@@ -167,7 +167,7 @@ def find_images(paths: Sequence[Path], pixels: PixelSettings) -> Incoming:
 
 
 def stem(name: str) -> str:
-    """What the files made of an image are called: its name without the extension, if it has one of an image."""
+    """Name the files made of an image: its name without the extension, if it has one of an image."""
     return Path(name).stem if is_image(name) else name
 
 

@@ -81,7 +81,7 @@ class Returning:
             (self._empty if found is None else self._bad).add(name)
 
     def written(self, name: str) -> Iterator[Problem | None]:
-        """The mask of an image is there: give back the volumes before it, which are complete; gives their problems."""
+        """Note that an image's mask is written; save the volumes before it, now complete, and yield their problems."""
         place = self._places.pop(name)
         while self._volumes and self._volumes[0][0] < place:
             yield self._save_next_volume()
@@ -174,7 +174,7 @@ def save_volume(path: Path, group: NiftiFile, slices: Sequence[Mask | None], val
 
 
 def _placed_like(path: Path, shape: tuple[int, ...]) -> Any:
-    """A header of class numbers that lie where the volume of a file lies, and of nothing else of it."""
+    """Make a header for class numbers that lie where the volume of a file lies; nothing else of the file is kept."""
     with _nibabel().openers.ImageOpener(str(path)) as file:
         block = file.read(max(KINDS))
     size, order = STARTS[block[:4]]

@@ -55,7 +55,7 @@ class GrowingTable:
 def read_table(
     directory: OwnedDirectory, about: Mapping[str, Any], header: Sequence[str], names: set[str]
 ) -> list[list[str]]:
-    """The header and the rows that are in a directory of predictions already.
+    """Read the header and the rows that are in a directory of predictions already.
 
     Args:
         directory: The directory.
@@ -77,7 +77,7 @@ def read_table(
 def growing_table(
     directory: OwnedDirectory, about: Mapping[str, Any], header: Sequence[str], names: set[str]
 ) -> Iterator[tuple[GrowingTable, set[str]]]:
-    """The `predictions.csv` of a directory, held by one process, and the images that have a row in it.
+    """Open the `predictions.csv` of a directory, for one process at a time, and tell which images have a row in it.
 
     Raises:
         RunError: As of `read_table`, or the directory is in use.
@@ -94,7 +94,7 @@ def growing_table(
 
 
 def _read_rows(path: Path, header: Sequence[str]) -> list[list[str]]:
-    """The header and the whole rows of a table; the last one may be cut off where a power cut came.
+    """Read the header and the whole rows of a table; a power cut may have cut off the last one.
 
     Raises:
         RunError: It has another header.

@@ -108,7 +108,7 @@ class Chart:
         return np.asarray(100 * (scale(x) - scale(start)) / (scale(self.end) - scale(start)))
 
     def numbers(self) -> dict[str, Any]:
-        """What the page's script needs to read values off the lines."""
+        """Collect what the page's script needs to read values off the lines."""
         stops = np.unique(np.concatenate([curve.x for curve in self.curves]))
         return {
             "stops": [[x, round(float(self.place(x)), 2), self._moment(x)] for x in stops.tolist()],
@@ -182,7 +182,7 @@ class Chart:
         axes.set_xlim(min(self.labels, default=0), self.end)
 
     def _marks(self, width: float) -> list[int]:
-        """The numbers of labels that can be written below the axis; that of all is never left out."""
+        """Choose the numbers of labels that fit below the axis; that of all is never left out."""
         shown, edge = list[int](), np.inf
         for number, text in reversed(list(self.labels.items())):
             middle, half = width * float(self.place(number)) / 100, LETTER * len(text) / 2
@@ -230,7 +230,7 @@ def _colour(curve: Curve) -> str:
 
 
 def _inlined(svg: str) -> str:
-    """An SVG file as an element of a page: the page's colours, agents as data, and nothing that reaches outside."""
+    """Turn an SVG file into an element of a page: in the page's colours, agents as data, no links to the outside."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"\s*<defs>\s*<style.*?</style>\s*</defs>", "", svg, flags=re.DOTALL)
     svg = re.sub(r' xmlns(:xlink)?="[^"]*"', "", svg)

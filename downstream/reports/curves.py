@@ -36,7 +36,7 @@ class Curve:
 
 
 def over_seeds(name: str, style: int, agent: int, seeds: Sequence[Points]) -> Curve | None:
-    """The mean of several seeds' points, as far as all of them go, interpolated where their x differ.
+    """Average the points of several seeds, as far as all of them go, interpolated where their x differ.
 
     Args:
         name: Name of the curve.
@@ -62,7 +62,7 @@ def over_seeds(name: str, style: int, agent: int, seeds: Sequence[Points]) -> Cu
 
 
 def bootstrap_band(values: Floats, draws: int = DRAWS) -> tuple[Floats, Floats]:
-    """A 95 % percentile bootstrap interval of the mean over seeds (Efron 1979); the same values give the same band.
+    """Compute a 95 % percentile bootstrap interval of the mean over seeds (Efron 1979), the same for the same values.
 
     Args:
         values: `(seeds, T)`.

@@ -103,14 +103,14 @@ def _check(run: Run, images: ImageSet) -> None:
 
 
 def _moments(runs: Sequence[Run]) -> list[int]:
-    """The moments of the run that has most, thinned out evenly."""
+    """Choose moments evenly from those of the run that has most."""
     longest = max(runs, key=lambda run: len(run.frames)).frames
     chosen = np.unique(np.linspace(0, len(longest) - 1, min(MOMENTS, len(longest))).round().astype(int))
     return [longest[index].images for index in chosen]
 
 
 def _worst(runs: Sequence[Run]) -> float:
-    """The loss at which colours end: early ones, of a U-Net that knows nothing yet, would leave the others dark."""
+    """Choose the loss at which colours end: early losses, of an untrained U-Net, would leave the others dark."""
     late = [frame for run in runs for frame in run.frames[len(run.frames) // 2 :]]
     hidden = np.concatenate([frame.losses[frame.masks] for frame in late])
     hidden = hidden[np.isfinite(hidden)]
@@ -118,7 +118,7 @@ def _worst(runs: Sequence[Run]) -> float:
 
 
 def _pack(run: Run, moments: Sequence[int], worst: float) -> dict[str, Any]:
-    """A run for the page; its frames are those nearest to the moments."""
+    """Pack a run for the page; its frames are those nearest to the moments."""
     at = np.array([frame.images for frame in run.frames])
     nearest = [int(np.abs(at - moment).argmin()) for moment in moments]
     used = sorted(set(nearest))
@@ -146,7 +146,7 @@ def _pack(run: Run, moments: Sequence[int], worst: float) -> dict[str, Any]:
 
 
 def _quantised(maps: npt.NDArray[np.float32]) -> dict[str, Any]:
-    """Maps as bytes between two numbers, which leave out the outermost 2 % of values; they are equal for flat maps."""
+    """Turn maps into bytes between two numbers that cut off the outermost 2 % of values; equal for flat maps."""
     finite = np.nan_to_num(maps.astype(np.float64), posinf=0, neginf=0)
     low, high = np.percentile(finite, (1, 99))
     if high - low < 1e-6 * max(1.0, abs(low), abs(high)):
@@ -166,7 +166,7 @@ def _sprite(pictures: Bytes, lossless: bool = False) -> str:
 
 
 def _colours(code: int) -> list[str]:
-    """A colour map as 17 colours, dark to bright."""
+    """Sample a colour map as 17 colours, dark to bright."""
     steps = np.linspace(0, 255, 17).round().astype(np.uint8)
     return [f"#{red:02x}{green:02x}{blue:02x}" for blue, green, red in cv2.applyColorMap(steps, code).reshape(-1, 3)]
 

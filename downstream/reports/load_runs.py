@@ -58,11 +58,11 @@ class Run:
         return self.content_key, settings.image_size, settings.patch_size, tuple(self.frames[0].shown.tolist())
 
     def points(self, column: str) -> Points:
-        """A column of `metrics.csv` against images shown."""
+        """Return a column of `metrics.csv` against images shown."""
         return np.array([row["images"] for row in self.rows]), np.array([row[column] for row in self.rows])
 
     def history(self, tell: Callable[[Frame], float]) -> Points:
-        """A number of the frames against images shown."""
+        """Compute a number from each frame, against images shown."""
         return np.array([float(frame.images) for frame in self.frames]), np.array([tell(one) for one in self.frames])
 
 
@@ -81,7 +81,7 @@ class Algorithm:
         return ", ".join(str(seed) for seed in sorted({run.settings.seed for run in self.runs}))
 
     def curve(self, column: str) -> Curve | None:
-        """A column of `metrics.csv` over its seeds."""
+        """Average a column of `metrics.csv` over the agent's seeds."""
         return over_seeds(self.name, self.style, self.number, [run.points(column) for run in self.runs])
 
     def hidden(self) -> Chart | None:
@@ -99,7 +99,7 @@ class Algorithm:
         return self._small(f"{self.name}: patches in which two masks differ", (between, within))
 
     def _history(self, name: str, style: int, tell: Callable[[Frame], float]) -> Curve | None:
-        """A number of the frames: its mean over seeds, without a band."""
+        """Average a number of the frames over seeds, without a band."""
         curve = over_seeds(name, style, self.number, [run.history(tell) for run in self.runs])
         return curve and replace(curve, low=None, high=None)
 
@@ -151,14 +151,14 @@ def by_algorithm(runs: Sequence[Run], names: Sequence[str] = ()) -> list[Algorit
 
 
 def styles_of(names: Iterable[str]) -> dict[str, int]:
-    """The line style of each name, in the order in which they come."""
+    """Assign a line style to each name, in the order in which they come."""
     order = dict.fromkeys(names)
     strangers = [name for name in order if name not in STYLES]
     return {name: STYLES.index(name) if name in STYLES else len(STYLES) + strangers.index(name) for name in order}
 
 
 def labelled(runs: Sequence[Run]) -> list[str]:
-    """The agent of each run, with the settings in which runs of one algorithm differ: `a3c`, `a3c+image_weight=0`."""
+    """Name each run's agent, with the settings in which runs of one algorithm differ: `a3c`, `a3c+image_weight=0`."""
     common = {field.name for field in fields(RunSettings)} - _NO_LABEL
     labels = []
     for run in runs:

@@ -147,7 +147,7 @@ def make_report(
 
 
 def last_rows(algorithms: Sequence[Algorithm]) -> Table:
-    """The table of a report that was given none: where each agent stood at the end, mean and range over its seeds."""
+    """Make the table of a report that was given none: where each agent ended, as mean and range over its seeds."""
     columns = [("hardness", "hardness", "{:.3f}")]
     columns += [("reference_hardness", "reference hardness", "{:.3f}")] if _has_reference(algorithms, any) else []
     columns += [("unet_loss", "U-Net loss", "{:.3f}"), ("images_per_second", "images/s", "{:.0f}")]
@@ -166,7 +166,7 @@ def last_rows(algorithms: Sequence[Algorithm]) -> Table:
 
 
 def _draw_trend(trend: Trend, marks: Mapping[str, Mark]) -> Chart | None:
-    """A trend as a chart; None where there are no two numbers of labelled images."""
+    """Draw a trend as a chart; None where there are fewer than two numbers of labelled images."""
     if len(trend.counts) < 2:
         return None
     curves = []
@@ -216,7 +216,7 @@ def _shares(run: Run) -> tuple[float, ...]:
 
 
 def _facts(algorithms: Sequence[Algorithm], runs: Sequence[Run]) -> list[tuple[str, str]]:
-    """What was computed, in a few short entries; where runs differ, all that there is."""
+    """List what was computed, in a few short entries; where runs differ, an entry lists the values of all."""
 
     def each(tell: Callable[[Run], str]) -> str:
         return ", ".join(dict.fromkeys(tell(run) for run in runs))
@@ -237,7 +237,7 @@ def _facts(algorithms: Sequence[Algorithm], runs: Sequence[Run]) -> list[tuple[s
 
 
 def _differences(runs: Sequence[Run]) -> list[str]:
-    """Settings other than agent and seed in which the runs differ, since then their agents are not alone compared."""
+    """List the settings other than agent and seed in which runs differ: then not only their agents are compared."""
     found = []
     for setting in fields(RunSettings):
         values = {json.dumps(getattr(run.settings, setting.name), default=str): run for run in runs}

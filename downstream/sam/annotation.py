@@ -65,10 +65,10 @@ class LabelledSource(OwnedDirectory):
         super().__init__(path, "annotation.json", "an annotation")
 
     def image_name(self, sample: Sample) -> str:
-        """The image's name here.
+        """Return the name of the image in this directory.
 
         Raises:
-            ImageError: A table cannot hold it.
+            ImageError: A table cannot hold the name.
         """
         try:
             sample.name.encode()
@@ -77,11 +77,11 @@ class LabelledSource(OwnedDirectory):
         return sample.name if _has_file(sample) else f"{stem(sample.name)}.png"
 
     def mask_path(self, sample: Sample) -> Path:
-        """The file of the image's mask."""
+        """Return the path of the image's mask."""
         return self.path / "masks" / f"{stem(sample.name)}.png"
 
     def find_mask(self, sample: Sample) -> Bools | None:
-        """The mask that an earlier command made, `(H, W)` bool; None if there is none that fits."""
+        """Read the mask that an earlier command made, `(H, W)` bool; None if there is none that fits."""
         try:
             mask = read_mask(self.mask_path(sample))
         except ImageError:
@@ -203,7 +203,7 @@ def _table(path: Path | None, header: Sequence[str]) -> Iterator[Callable[[Seque
 
 
 def _as_rgb(sample: Sample) -> Image8:
-    """The image as `(H, W, 3)` uint8."""
+    """Convert the image to `(H, W, 3)` uint8."""
     try:
         image = to_uint8(sample.image)
     except ImageError as error:

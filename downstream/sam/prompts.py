@@ -45,18 +45,18 @@ def points_prompt(points: npt.ArrayLike, labels: npt.ArrayLike) -> Prompt:
 
 
 def centre_prompt(height: int, width: int) -> Prompt:
-    """What is in the centre of the image."""
+    """Ask for what is in the centre of the image."""
     return points_prompt([[width / 2, height / 2]], [1])
 
 
 def box_prompt(height: int, width: int) -> Prompt:
-    """What is in a box that leaves a margin of 10 % of each side."""
+    """Ask for what is in a box that leaves a margin of 10 % of each side."""
     corners = np.array([MARGIN, MARGIN, 1 - MARGIN, 1 - MARGIN]) * (width, height, width, height)
     return Prompt(boxes=corners[None])
 
 
 def grid_prompt(height: int, width: int) -> Prompt:
-    """What is at each of 4 x 4 points; the best of it that is neither a speck nor nearly the whole image."""
+    """Ask for what is at each of 4 x 4 points, and use the best that is neither a speck nor nearly the whole image."""
     places = (np.arange(GRID) + 0.5) / GRID
     points = np.stack(np.meshgrid(places * width, places * height), axis=-1).reshape(-1, 1, 2)
     return Prompt(points, np.ones(points.shape[:2], np.int64), coverage=COVERAGE)
@@ -74,7 +74,7 @@ class PointTable:
     """
 
     def __init__(self, path: Path) -> None:
-        """Reads the file.
+        """Read the file.
 
         Raises:
             ImageError: It cannot be read, a column is missing, or a cell is no number.
@@ -91,7 +91,7 @@ class PointTable:
             self._points.setdefault(cells["image"], []).append(point)
 
     def __call__(self, name: str, height: int, width: int) -> Prompt:
-        """The prompt of an image.
+        """Make the prompt of an image.
 
         Raises:
             ImageError: It has no line, or a point outside of it.
@@ -107,9 +107,9 @@ class PointTable:
         return points_prompt([(x, y) for _, x, y, _ in found], [label for *_, label in found])
 
     def check(self, index: DatasetIndex, split: str) -> None:
-        """Reads all images once, so that no mistake in the file shows up hours later.
+        """Read all images once, so that no mistake in the file shows up hours later.
 
-        Where an image is bad, lines that name none are let pass: they may be those of the bad one.
+        Where an image cannot be read, lines that name no known image are accepted: they may be of that image.
 
         Raises:
             ImageError: An image of the split has no line, a point is outside its image, or a line names no image.
@@ -146,5 +146,5 @@ def find_prompts(name: str) -> Prompts:
 
 
 def stem(name: str) -> str:
-    """An image's name without the extension of its file, if it has one."""
+    """Return an image's name without the extension of its file, if it has one."""
     return os.path.splitext(name)[0] if is_image(name) else name

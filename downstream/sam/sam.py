@@ -49,7 +49,7 @@ class Frame:
         return max(1, int(self.height * scale + 0.5)), max(1, int(self.width * scale + 0.5))
 
     def into(self, places: Floats) -> Tensor:
-        """Moves places `(..., 2)`, x and y in pixels of the original image, into the square: float32."""
+        """Move places `(..., 2)`, x and y in pixels of the original image, into the square: float32."""
         height, width = self.inner
         moved = places * (width / self.width, height / self.height)
         return torch.from_numpy(moved.astype(np.float32))
@@ -84,7 +84,7 @@ class SegmentAnything:
 
     @classmethod
     def load(cls, directory: Path, device: torch.device) -> "SegmentAnything":
-        """Reads `config.json`, `model.safetensors` and, where there is one, `preprocessor_config.json`.
+        """Read `config.json`, `model.safetensors` and, where there is one, `preprocessor_config.json`.
 
         Raises:
             CheckpointError: One of them is missing, damaged, or not of a SAM.
@@ -162,7 +162,7 @@ class SegmentAnything:
 
 
 def weights_file(directory: Path) -> Path:
-    """The file with the weights.
+    """Find the file with the weights.
 
     Raises:
         CheckpointError: There is none.
