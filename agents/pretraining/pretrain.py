@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from agents.pretraining.loop import Pretraining
 from agents.pretraining.run_directory import RunDirectory
 from agents.pretraining.settings import RunSettings
 from agents.registry import load_agent
-from ahm_env import ImageSet
+from ahm_env import ImageSet, SettingsError
 from ahm_env.runs.directory import Row
 from ahm_env.runs.observer import Observer, Silent
 from ahm_env.runs.run import held_run
@@ -49,7 +49,7 @@ class PretrainedRun:
 
 
 def pretrain(
-    data: str | Path | None = None,
+    data: str | Path | ImageSet | None = None,
     out: str | Path | None = None,
     *,
     preset: str | None = None,
@@ -60,7 +60,8 @@ def pretrain(
     """Pretrain a U-Net by masks that an agent chooses, or go on with that.
 
     Args:
-        data: A folder, archive, volume, or `phantom` for synthetic images.
+        data: A folder, archive, volume, or `phantom` for synthetic images; or images that are loaded, which decide
+            size and channels; `images.mapped(function)` puts a function of your own in between.
         out: The run directory; by default a new one under `runs`.
         preset: `demo` or `paper`.
         resume: Go on with the run in `out`; no other setting is needed. A run that is finished stays as it is.
@@ -74,8 +75,19 @@ def pretrain(
         AHMError: Settings, images or directory do not go together, or training diverged.
         InterruptionError: A signal ended the run; all is saved.
     """
-    given = {"data": None if data is None else str(data), **settings}
-    with open_run(given, preset, None if out is None else Path(out), resume) as run:
+    images = data if isinstance(data, ImageSet) else None
+    if images is not None:
+        own = {**asdict(images.pixels), "channels": images.channels, "data": images.source}
+        if odd := sorted(name for name in own if settings.get(name, own[name]) != own[name]):
+            raise SettingsError(f"{odd[0]} {settings[odd[0]]}: the images have {own[odd[0]]}; load them otherwise")
+        settings = own | settings
+    elif data is not None:
+        settings = {**settings, "data": str(data)}
+
+    def load(settings: RunSettings) -> ImageSet:
+        return settings.load_images() if images is None else images
+
+    with open_run(settings, preset, None if out is None else Path(out), resume, load) as run:
         if not run.finished:
             run.run(observer or Silent())
         return PretrainedRun(run.directory.path, run.settings)

@@ -2,10 +2,10 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, Self, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,7 @@ from ahm_env.errors import ImageError, SettingsError
 from ahm_env.images.cache import read_meta
 from ahm_env.images.source import SPLITS
 
+Pixels8 = npt.NDArray[np.uint8]
 CHUNK_BYTES = 2**18
 
 
@@ -48,14 +49,21 @@ class ImageSet:
         masks_read: Whether masks were read with their images; if not, `masks` knows those only that `annotated` read.
         skipped: How many bad images were left out, and bad masks.
         empty: How many were left out that show nothing, or say that text is burned in.
+        functions: Through which images are passed when they are asked for; see `mapped`.
         content_key: Hex digest of pixels, masks, labels, splits and patients: the same for a copy.
     """
 
-    def __init__(self, entry: Path, source: str, annotations: "Annotations | None" = None) -> None:
+    def __init__(
+        self,
+        entry: Path,
+        source: str,
+        annotations: "Annotations | None" = None,
+        functions: tuple[Callable[[Pixels8], Pixels8], ...] = (),
+    ) -> None:
         meta = read_meta(entry)
         if meta is None:
             raise ImageError(f"{entry}: cached images are gone or damaged; load {source} again")
-        self._entry, self._annotations = entry, annotations
+        self._entry, self._annotations, self.functions = entry, annotations, functions
         self.source = source
         self.pixels, self.image_size, self.channels = meta.pixels, meta.pixels.image_size, meta.channels
         self.classes, self.has_masks = meta.classes, meta.has_masks
@@ -73,6 +81,17 @@ class ImageSet:
         self.names: Sequence[str] = Names(_open(entry / "names.npy"), _open(entry / "name_ends.npy"))
         if annotations is not None:
             self._annotate(annotations, meta.images_content)
+        for function in functions:
+            key = f"{self.content_key} {function.__module__}.{function.__qualname__}"
+            self.content_key = hashlib.sha256(key.encode()).hexdigest()[:32]
+
+    def mapped(self, function: Callable[[Pixels8], Pixels8]) -> Self:
+        """Return the same set, its images passed through a function whenever they are asked for.
+
+        Args:
+            function: Of a module, so that other processes find it: `(B, C, S, S)` uint8 to the same shape and type.
+        """
+        return type(self)(self._entry, self.source, self._annotations, (*self.functions, function))
 
     def _annotate(self, annotations: "Annotations", images_content: str) -> None:
         """Know these masks and labels only."""
@@ -95,9 +114,9 @@ class ImageSet:
             content.update(meta.content.encode())
         self.content_key = content.hexdigest()[:32]
 
-    def __reduce__(self) -> tuple[type["ImageSet"], tuple[Path, str, "Annotations | None"]]:
+    def __reduce__(self) -> tuple[type[Self], tuple[Any, ...]]:
         """Pickles the path only: another process maps the same files."""
-        return ImageSet, (self._entry, self.source, self._annotations)
+        return type(self), (self._entry, self.source, self._annotations, self.functions)
 
     def __len__(self) -> int:
         """Number of images."""
@@ -115,7 +134,10 @@ class ImageSet:
         Raises:
             IndexError: An index is outside the set.
         """
-        return self._images[_as_indices(indices)]
+        images: Pixels8 = self._images[_as_indices(indices)]
+        for function in self.functions:
+            images = function(images)
+        return images
 
     def masks(self, indices: npt.ArrayLike) -> npt.NDArray[np.uint8]:
         """Copies masks: (B, S, S) uint8 class numbers; 0 and 1 where every mask has two values.
@@ -227,7 +249,7 @@ class ImageSet:
         counts = np.zeros((self.channels, 256), np.int64)
         step = max(1, CHUNK_BYTES // (self.channels * self.image_size**2))
         for start in range(0, chosen.size, step):
-            chunk = self._images[chosen[start : start + step]]
+            chunk = self.images(chosen[start : start + step])
             for channel in range(self.channels):
                 counts[channel] += np.bincount(chunk[:, channel].ravel(), minlength=256)
         weights = counts / counts.sum(axis=1, keepdims=True)

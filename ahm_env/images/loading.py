@@ -190,7 +190,7 @@ def annotated(
     labels[chosen] = [known[name] for name in names]
     masked = chosen[images.masked(chosen)] if masks else chosen[:0]
     if images.masks_read or not masked.size:
-        return ImageSet(images.entry, images.source, Annotations(classes, labels, masked, None))
+        return ImageSet(images.entry, images.source, Annotations(classes, labels, masked, None), images.functions)
     root = images.entry.parent
     key = entry_key(f"masks {images.entry.name} {masked.tolist()} {skip_bad}", {})
     with locked(root, key):
@@ -198,7 +198,7 @@ def annotated(
             with new_entry(root, key) as directory:
                 _read_masks(directory, images, masked, skip_bad)
     read = np.load(root / key / "masked.npy")
-    return ImageSet(images.entry, images.source, Annotations(classes, labels, read, root / key))
+    return ImageSet(images.entry, images.source, Annotations(classes, labels, read, root / key), images.functions)
 
 
 def _read_masks(directory: Path, images: ImageSet, masked: npt.NDArray[np.int64], skip_bad: bool) -> None:

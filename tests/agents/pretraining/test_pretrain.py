@@ -1,13 +1,16 @@
 """Pretraining from Python: what a call gives back, and what it raises."""
 
+import pickle
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pytest
 from safetensors.torch import load_file
 
 from agents import A3C, AGENTS, pretrain
-from ahm_env import RunError, SettingsError
+from ahm_env import RunError, SettingsError, load_images
 
 TINY: dict[str, Any] = {
     "image_size": 16,
@@ -75,3 +78,27 @@ def test_an_interruption_is_raised_and_saved(tmp_path: Path, stopping: Any) -> N
 
 def test_the_registry_is_what_the_package_shows() -> None:
     assert "a3c" in AGENTS
+
+
+def negative(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """A function of one's own between `load_images` and `pretrain`."""
+    return 255 - images
+
+
+def test_images_that_are_loaded_and_changed_on_the_way(tmp_path: Path) -> None:
+    given = {name: value for name, value in TINY.items() if name not in ("data", "image_size")}
+    images = load_images("phantom:40", TINY["image_size"])
+    named = pretrain("phantom:40", tmp_path / "named", image_size=TINY["image_size"], algo="random", **given)
+    loaded = pretrain(images, tmp_path / "loaded", algo="random", **given)
+    assert loaded.settings.data == "phantom:40"
+    assert same_weights(loaded.unet, named.unet)
+    changed = images.mapped(negative)
+    assert (changed.images([0, 3]) == 255 - images.images([0, 3])).all()
+    assert (pickle.loads(pickle.dumps(changed)).images(0) == changed.images(0)).all()  # as workers get it
+    assert changed.standardisation([0])[0] == pytest.approx(255 - images.standardisation([0])[0], abs=1e-4)
+    other = pretrain(changed, tmp_path / "changed", algo="random", **given)
+    assert not same_weights(other.unet, named.unet)
+    with pytest.raises(RunError, match="have changed since this run began"):
+        pretrain(images, tmp_path / "changed", resume=True)
+    with pytest.raises(SettingsError, match="image_size 32: the images have 16; load them otherwise"):
+        pretrain(images, tmp_path / "other", image_size=32)
