@@ -49,7 +49,7 @@ COMMANDS = (
     "--downstream segmentation --labels 8 --unlabelled none,auto --finetune steps=4,batch_size=4 --out cmp",
 )
 SOURCES = ("phantom:12:3", "pictures", "packed.npz", "volume", "dicom")
-VOLATILE = {"seconds", "images_per_second", "git_commit", "versions", "ahm", "created", "threads"}
+VOLATILE = {"command", "seconds", "images_per_second", "git_commit", "versions", "ahm", "created", "threads"}
 WORDS: dict[str, str] = {  # a word of the old commit to the new one's; flags are written with dashes
     "images": "total_images",
     "share": "agent_share",
@@ -67,9 +67,12 @@ WORDS: dict[str, str] = {  # a word of the old commit to the new one's; flags ar
     "select": "val_fraction",
     "folders": "folder",
 }
-RENAMED: dict[str, str] = {
-    "cmp/runs/random-0/judgement.json": "cmp/runs/random-0/mask_evaluation.json"
-}  # a file of the old commit to its name in the new one
+RENAMED: dict[str, str] = {  # a part of a path of the old commit to the new one's
+    "judgement.json": "mask_evaluation.json",
+    "none/random-0/": "none/random-run0-draw0/",
+    "auto/random-0/": "auto/random-run0-draw0/",
+    "scratch-0/": "scratch-draw0/",
+}
 DROPPED = ("network.quotas", "network.random_reward")  # how tensors end that only the old commit stores
 SKIPPED = (".lock", ".html", ".log", ".salt")
 
@@ -161,10 +164,11 @@ def in_new_words(value: Any) -> Any:
     return [in_new_words(one) for one in value] if isinstance(value, list) else value
 
 
-def differences(old: Path, new: Path) -> Iterator[str]:
+def differences(before: Path, after: Path) -> Iterator[str]:
     """In what the results of two commits differ."""
-    ours, theirs = ({str(path.relative_to(root)): path for path in files(root)} for root in (new, old))
-    theirs = {RENAMED.get(name, name): path for name, path in theirs.items()}
+    ours, theirs = ({str(path.relative_to(root)): path for path in files(root)} for root in (after, before))
+    for part, new in RENAMED.items():
+        theirs = {name.replace(part, new): path for name, path in theirs.items()}
     yield from (f"{name}: only in the old one" for name in sorted(theirs.keys() - ours.keys()))
     yield from (f"{name}: only in the new one" for name in sorted(ours.keys() - theirs.keys()))
     for name in sorted(ours.keys() & theirs.keys()):
