@@ -17,12 +17,12 @@ FRAMES = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}
 
 
 def without_tail(frame: bytes) -> bytes:
-    """A frame up to its end marker: what follows, such as what pads it, is not part of it.
+    """Cut a frame off after its end marker: what follows, such as padding, is not part of it.
 
     Compressed values hold no end marker; headers and thumbnails before them may.
 
     Raises:
-        ImageError: It has no end.
+        ImageError: It has no end marker.
     """
     if (stripped := frame.rstrip(PADDING)).endswith(END):
         return stripped

@@ -137,7 +137,7 @@ def _brown(canvas: Canvas, darkness: float) -> Field:
 
 
 def _network(canvas: Canvas, period: float, disorder: float) -> Field:
-    """A honeycomb of dark lines around light holes, as melanin lies in ridges of the skin: (R, R) 0..1."""
+    """Draw a honeycomb of dark lines around light holes, as melanin lies in ridges of the skin: (R, R) 0..1."""
     turn = canvas.rng.uniform(0, np.pi)
     bent_x = canvas.x + disorder * period * canvas.noise(7)
     bent_y = canvas.y + disorder * period * canvas.noise(7)

@@ -42,7 +42,7 @@ class PixelSettings:
     burned_in: bool = False
 
     def __post_init__(self) -> None:
-        """Checks the ranges."""
+        """Check the ranges."""
         if self.image_size < 1:
             raise SettingsError(f"image_size is {self.image_size}; it must be at least 1 pixel")
         if self.channels not in (None, 1, 3):

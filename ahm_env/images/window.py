@@ -26,7 +26,7 @@ class Window:
 
     @classmethod
     def parse(cls, text: str) -> "Window":
-        """Reads `lung`, `bone`, `brain`, `soft`, or CENTRE,WIDTH such as `-600,1500`.
+        """Read `lung`, `bone`, `brain`, `soft`, or CENTRE,WIDTH such as `-600,1500`.
 
         Raises:
             SettingsError: It is none of these.
