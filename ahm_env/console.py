@@ -88,5 +88,5 @@ def tell_interruption(console: Console, error: InterruptionError, progress: str,
 
 
 def number(value: float) -> str:
-    """A number for people; a dash for none."""
+    """Format a number for people; NaN becomes a dash."""
     return "–" if isnan(value) else f"{value:.3f}"

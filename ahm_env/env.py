@@ -265,7 +265,7 @@ class PatchMaskVectorEnv(_Masking, VectorEnv[Pixels, npt.NDArray[np.int8], npt.N
         return rows
 
     def render(self) -> tuple[Pixels, ...] | None:
-        """A panel for each environment."""
+        """Draw one panel for each environment; return None without a render mode."""
         if self.render_mode is None:
             return None
         return tuple(episode_panel(self.episodes, env_ids) for env_ids in self._all[:, None])
@@ -283,7 +283,7 @@ _FIRST = np.array([0])
 
 
 def _info(episodes: Episodes, env_ids: int | EnvIds) -> Info:
-    """Copies of what is known of an episode, or of several."""
+    """Copy what is known of one episode, or of several."""
     side = episodes.grid.side
     grids = {"mask": episodes.hidden, "chosen": episodes.chosen, "patch_loss": episodes.patch_loss}
     infos: Info = {key: rows[env_ids].reshape(*np.shape(env_ids), side, side).copy() for key, rows in grids.items()}

@@ -30,7 +30,7 @@ class EpochSampler:
     position: int = -1
 
     def next(self) -> int:
-        """The next image's place among the `count` images."""
+        """Draw the next image: its position among the `count` images."""
         self.position += 1
         if self.position == self.count:
             self.epoch, self.position = self.epoch + 1, 0

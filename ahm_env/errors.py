@@ -57,6 +57,6 @@ _REMEDIES = {
 
 
 def explain(error: OSError) -> str:
-    """An operating system's error in one line: file, cause and remedy."""
+    """Explain an error of the operating system in one line: file, cause and remedy."""
     cause = _REMEDIES.get(error.errno or 0, error.strerror or str(error))
     return f"{error.filename}: {cause}" if error.filename else cause

@@ -26,7 +26,7 @@ class Saved(Protocol):
 
 
 def path_of(saved: str | Path | Saved) -> Path:
-    """The directory of a model or run, or a file in it."""
+    """Return the directory of a model or run, or the path of a file in it."""
     return Path(saved) if isinstance(saved, str | Path) else saved.path
 
 
@@ -120,7 +120,7 @@ def sha256(path: Path) -> str:
 
 
 def first_line(error: Exception) -> str:
-    """The first line of an error's text, or its kind where it has none."""
+    """Return the first line of an error's text, or the name of its class if it has no text."""
     return (str(error) or type(error).__name__).splitlines()[0]
 
 

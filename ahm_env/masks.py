@@ -55,7 +55,7 @@ class PatchGrid:
 
     @classmethod
     def of(cls, patches: int, image_size: int) -> "PatchGrid":
-        """The grid that cuts images of `image_size` pixels a side into so many patches."""
+        """Make the grid that cuts images of `image_size` pixels a side into so many patches."""
         return cls(image_size, image_size // isqrt(patches))
 
     @property

@@ -52,13 +52,13 @@ def panel(columns: Mapping[str, Pixels], scales: Mapping[str, Limits] | None = N
 
 
 def limits(patch_maps: Map) -> Limits:
-    """The smallest and the largest number of some maps."""
+    """Find the smallest and the largest number of some maps."""
     finite = _finite(patch_maps)
     return float(finite.min()), float(finite.max())
 
 
 def _finite(patch_maps: Map) -> Map:
-    """What is not finite, as of a policy that diverged, as 0."""
+    """Replace what is not finite, as of a policy that diverged, by 0."""
     return np.nan_to_num(patch_maps, posinf=0, neginf=0)
 
 
@@ -116,7 +116,7 @@ def draw_contour(picture: Pixels, inside: Bools, colour: tuple[int, int, int], l
 
 
 def reconstruction_columns(images: Pixels, masks: Bools, reconstructions: Pixels, losses: Map) -> dict[str, Pixels]:
-    """The columns masked, reconstruction, loss map.
+    """Draw the columns masked, reconstruction, loss map.
 
     Args:
         images: `(B, C, S, S)` uint8.

@@ -60,9 +60,9 @@ class Prepared:
 
 
 def prepare_all(index: DatasetIndex, settings: PixelSettings) -> Iterator[Prepared | ImageError | None]:
-    """Decodes, scales and resizes every sample, in the order of the index.
+    """Decode, scale and resize every sample, in the order of the index.
 
-    A bad one gives its error, one without content None.
+    A bad sample gives its error, a sample without content gives None.
     """
     calls = (partial(_prepare, load, settings) for load in index.samples)
     return _in_processes(calls) if index.slow and index.count >= MANY else in_order(calls)
@@ -108,7 +108,7 @@ def build(
     progress: Progress | None,
     masks: bool = True,
 ) -> None:
-    """Writes the entry of an index into an empty directory.
+    """Write the entry of an index into an empty directory.
 
     Args:
         directory: Where the files go.
@@ -156,7 +156,7 @@ class EntryWriter:
     """Writes prepared samples into the files of an entry; complete at the end of the `with` block."""
 
     def __init__(self, directory: Path, has_masks: bool, settings: PixelSettings, masks_read: bool = True) -> None:
-        """Opens the files."""
+        """Open the files."""
         self._masks_read = masks_read
         square = (settings.image_size, settings.image_size)
         self._directory, self._settings = directory, settings
@@ -176,11 +176,11 @@ class EntryWriter:
             self._arrays["masks"] = ArrayWriter(directory / "masks.npy", square, np.uint8)
 
     def __enter__(self) -> Self:
-        """Gives itself."""
+        """Return the writer itself."""
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Completes the files, or abandons them after an error."""
+        """Complete the files, or abandon them after an error."""
         for array in self._arrays.values():
             if kind is None:
                 array.close()
@@ -193,7 +193,7 @@ class EntryWriter:
         return self._arrays["labels"].rows
 
     def append(self, prepared: Prepared, position: int) -> None:
-        """Appends one sample, and where in the index it was."""
+        """Append one sample, and its position in the index."""
         if self._settings.channels is None and len(prepared.image) > self._channels:
             self._widen()
         self._arrays["images"].append(with_channels(prepared.image, self._channels))
@@ -215,7 +215,7 @@ class EntryWriter:
         self._arrays["name_ends"].append(self._arrays["names"].rows)
 
     def meta(self, classes: tuple[str, ...], skipped: int, empty: int) -> Meta:
-        """What was written; to be asked when the files are complete."""
+        """Describe what was written; call it only when the files are complete."""
         return Meta(
             pixels=self._settings,
             channels=self._channels,
@@ -234,7 +234,7 @@ class EntryWriter:
         return self._arrays["images"].row_shape[0]
 
     def _widen(self) -> None:
-        """Turns what was grey so far into RGB: the first image in colour has come."""
+        """Turn the grey images written so far into RGB, because the first image in colour has come."""
         grey = self._arrays["images"]
         grey.close()
         narrow = grey.path.rename(grey.path.with_suffix(".grey"))
@@ -287,6 +287,6 @@ def are_binary(values: frozenset[int]) -> bool:
 
 
 def with_remedy(problem: str, source: str, count: int | None = None) -> str:
-    """A problem of a source with what can be done about it; `count` is how many there are, if that is known."""
+    """Add to a problem of a source what can be done about it; `count` is how many such problems there are, if known."""
     bad = f"{count} such problems; " if count and count > 1 else ""
     return f"{problem} ({bad}--skip-bad leaves bad images out, `ahm data check {source}` lists them)"

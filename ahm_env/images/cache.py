@@ -61,13 +61,13 @@ class Meta:
 
 
 def entry_key(fingerprint: str, settings: dict[str, object]) -> str:
-    """The name, in hex digits, of the entry for this content under these settings."""
+    """Name the entry for this content under these settings, in hex digits."""
     text = json.dumps([FORMAT, fingerprint, settings], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 def cache_root(cache_dir: Path | None) -> Path:
-    """The cache directory: the argument, else $AHM_CACHE, else the user's; created if need be.
+    """Find the cache directory: the argument, else $AHM_CACHE, else the user's. Create it if need be.
 
     Raises:
         SettingsError: It cannot be created.
@@ -80,7 +80,7 @@ def cache_root(cache_dir: Path | None) -> Path:
 
 
 def read_meta(entry: Path) -> Meta | None:
-    """What the entry holds, or None if it is absent or damaged."""
+    """Read what an entry holds; return None if it is absent or damaged."""
     try:
         stored = json.loads((entry / META).read_text())
         if any((entry / name).stat().st_size != size for name, size in stored["sizes"].items()):
@@ -92,7 +92,7 @@ def read_meta(entry: Path) -> Meta | None:
 
 
 def write_meta(directory: Path, meta: Meta) -> None:
-    """Writes what the entry holds, with the sizes of its files, by which damage is known."""
+    """Write what an entry holds, and the sizes of its files, by which damage is noticed."""
     sizes = {path.name: path.stat().st_size for path in directory.iterdir()}
     (directory / META).write_text(json.dumps({"meta": asdict(meta), "sizes": sizes}))
 
@@ -123,7 +123,7 @@ def _digest(directory: Path, names: tuple[str, ...], text: str) -> str:
 
 @contextmanager
 def locked(root: Path, key: str) -> Iterator[None]:
-    """Lets one process at a time build an entry.
+    """Let one process at a time build an entry.
 
     Raises:
         SettingsError: The cache directory is not writable.
@@ -139,7 +139,7 @@ def locked(root: Path, key: str) -> Iterator[None]:
 
 @contextmanager
 def new_entry(root: Path, key: str) -> Iterator[Path]:
-    """A directory that becomes the entry at the end, or is removed after an error; call it when `locked`.
+    """Create a directory that becomes the entry at the end, or is removed after an error; call it when `locked`.
 
     Raises:
         SettingsError: The cache directory is not writable.
@@ -183,26 +183,26 @@ class ArrayWriter:
     """
 
     def __init__(self, path: Path, row_shape: tuple[int, ...], dtype: npt.DTypeLike) -> None:
-        """Opens the file; it is complete when closed."""
+        """Open the file; it is complete only after `close`."""
         self.path, self.row_shape, self.rows = path, row_shape, 0
         self._dtype = np.dtype(dtype)
         self._file = path.open("wb")
         self._write_header()
 
     def append(self, rows: npt.ArrayLike) -> None:
-        """Appends rows: (N, *row_shape)."""
+        """Append rows: (N, *row_shape)."""
         array = np.ascontiguousarray(rows, self._dtype).reshape(-1, *self.row_shape)
         self._file.write(array.data)
         self.rows += len(array)
 
     def close(self) -> None:
-        """Writes the number of rows and closes the file."""
+        """Write the number of rows and close the file."""
         self._file.seek(0)
         self._write_header()
         self._file.close()
 
     def abandon(self) -> None:
-        """Closes the file as it is."""
+        """Close the file as it is."""
         # On a full disk closing fails as well, and would hide the error that tells why.
         with suppress(OSError):
             self._file.close()
@@ -224,7 +224,7 @@ def _sync(path: Path) -> None:
 
 @contextmanager
 def explained(root: Path) -> Iterator[None]:
-    """Turns an error of writing into the cache into a `SettingsError` that names the remedy."""
+    """Turn an error of writing into the cache into a `SettingsError` that names the remedy."""
     try:
         yield
     except OSError as error:

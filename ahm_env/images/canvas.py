@@ -47,15 +47,15 @@ class Canvas:
         return np.asarray(np.sum(layers, axis=0))
 
     def lay(self, colour: Colour, alpha: Field) -> None:
-        """Lays a colour over the picture, (R, R) alpha 0..1."""
+        """Lay a colour over the picture, (R, R) alpha 0..1."""
         self.rgb += alpha * (np.asarray(colour, np.float32)[:, None, None] - self.rgb)
 
     def shade(self, factor: Field) -> None:
-        """Makes the picture lighter (factor > 1) or darker, (R, R)."""
+        """Make the picture lighter (factor > 1) or darker; the factor is (R, R)."""
         self.rgb *= factor
 
     def dots(self, points: Field, radii: Field) -> Field:
-        """Filled circles at (N, 2) points (x, y) with (N,) radii: (R, R) coverage 0..1."""
+        """Draw filled circles at (N, 2) points (x, y) with (N,) radii; return their (R, R) coverage 0..1."""
         cover = np.zeros((self.resolution, self.resolution), np.uint8)
         for (x, y), radius in zip(self._fixed(points), np.maximum(radii * self.resolution / 2, 0.7), strict=True):
             cv2.circle(cover, (int(x), int(y)), int(radius * 16), 255, -1, cv2.LINE_AA, shift=4)

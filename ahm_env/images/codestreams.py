@@ -17,12 +17,12 @@ FRAMES = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}
 
 
 def without_tail(frame: bytes) -> bytes:
-    """A frame up to its end marker: what follows, such as what pads it, is not part of it.
+    """Cut a frame off after its end marker: what follows, such as padding, is not part of it.
 
     Compressed values hold no end marker; headers and thumbnails before them may.
 
     Raises:
-        ImageError: It has no end.
+        ImageError: It has no end marker.
     """
     if (stripped := frame.rstrip(PADDING)).endswith(END):
         return stripped
@@ -35,9 +35,9 @@ def without_tail(frame: bytes) -> bytes:
 
 
 def refuse_damage(frame: bytes) -> None:
-    """Refuses a JPEG that a decoder warns of: all others fill in what they cannot read, and say nothing to us.
+    """Refuse a JPEG that a decoder warns of: all other decoders fill in what they cannot read, and say nothing.
 
-    Looked at are JPEGs of 8 bits, grey or colour, that are not lossless; of others nobody warns.
+    Looked at are JPEGs of 8 bits, grey or colour, that are not lossless; no decoder warns of others.
 
     Raises:
         ImageError: It is damaged; the message does not name the file.

@@ -91,7 +91,7 @@ def check_data(
 
 
 def _kind(problem: str) -> str:
-    """A problem without the file that it names, and without numbers, pseudonyms and quoted words."""
+    """Reduce a problem to its kind: drop the file that it names, numbers, pseudonyms and quoted words."""
     return re.sub(r"'[^']*'|[0-9a-f]{16}|[0-9]+", "#", problem.partition(": ")[2])
 
 

@@ -28,7 +28,7 @@ FAINT, EDGE = (112, 112, 122), (40, 40, 48)
 
 
 def fair_sample(images: ImageSet, count: int, seed: int = 0) -> Ints:
-    """Draws images that show a set fairly: classes and splits by their shares, patients by turns.
+    """Draw images that show a set fairly: classes and splits by their shares, patients by turns.
 
     Args:
         images: The set.
@@ -52,7 +52,7 @@ def fair_sample(images: ImageSet, count: int, seed: int = 0) -> Ints:
 
 
 def contact_sheet(images: ImageSet, indices: npt.ArrayLike, columns: int = 6) -> Picture:
-    """Draws images in a grid, masks as contours in a colour for each class, with names, classes and splits.
+    """Draw images in a grid, masks as contours in a colour for each class, with names, classes and splits.
 
     Args:
         images: The set.
@@ -114,13 +114,13 @@ def _resized(picture: Picture, side: int) -> Picture:
 
 
 def _colours(images: ImageSet, chosen: Ints) -> dict[int, Colour]:
-    """A colour for each class in these masks, background apart; none where there are no masks."""
+    """Choose a colour for each class in these masks except background; none if there are no masks."""
     numbers = [number for number in images.mask_values(chosen) if number] if images.has_masks else []
     return {number: _colour(place) for place, number in enumerate(numbers)}
 
 
 def _colour(place: int) -> Colour:
-    """The colour of a class; beyond the palette, hues as far apart as the golden ratio puts them."""
+    """Choose the colour of a class; beyond the palette, space hues by the golden ratio."""
     if place < len(COLOURS):
         return COLOURS[place]
     hue = round(180 * ((place * 0.618034) % 1)) % 180
@@ -145,7 +145,7 @@ def _legend(colours: Mapping[int, Colour], width: int) -> Image.Image:
 
 
 def _shortened(text: str, font: Font, width: float) -> str:
-    """A text that is no wider than that: what is in its middle goes, since names differ at their ends."""
+    """Shorten a text to this width by cutting out its middle, since names differ at their ends."""
     kept = len(text)
     short = text
     while kept and font.getlength(short) > width:

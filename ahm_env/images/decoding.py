@@ -53,12 +53,12 @@ class Picture:
 
 
 def read_image(path: Path) -> Pixels:
-    """Reads the pixels of `read_picture`."""
+    """Read the pixels of an image, as `read_picture` does."""
     return read_picture(path).pixels
 
 
 def read_picture(path: Path) -> Picture:
-    """Reads an image in its own depth.
+    """Read an image in its own depth.
 
     Returns:
         (H, W), or (H, W, 3) in RGB order; alpha is dropped, EXIF orientation applied.
@@ -70,7 +70,7 @@ def read_picture(path: Path) -> Picture:
 
 
 def read_mask(path: Path) -> npt.NDArray[np.uint8]:
-    """Reads a mask as class numbers.
+    """Read a mask as class numbers.
 
     Where the file has a palette, the numbers are those of the palette, whatever its colours are. A JPEG cannot hold
     class numbers (compression blurs them): one of black and white is cut at half intensity into 0 and 255.
@@ -97,7 +97,7 @@ def read_mask(path: Path) -> npt.NDArray[np.uint8]:
 
 
 def mask_problem(mask: Pixels, image: Pixels, what: str = "image", turned: bool = False) -> str:
-    """What to say of a mask that does not fit its image, or has soft edges; empty where nothing is wrong."""
+    """Say what is wrong with a mask that does not fit its image or has soft edges; empty if nothing is wrong."""
     if mask.shape == image.shape[:2]:
         return _soft_edges(mask)
     (mask_height, mask_width), (height, width) = mask.shape, image.shape[:2]
@@ -109,7 +109,7 @@ def mask_problem(mask: Pixels, image: Pixels, what: str = "image", turned: bool 
 
 
 def as_class_numbers(mask: Pixels, name: str) -> npt.NDArray[np.uint8]:
-    """Gives a mask of any type as uint8; where it holds only 0 and one number above 255, as 0 and 255.
+    """Convert a mask of any type to uint8; if it holds only 0 and one number above 255, to 0 and 255.
 
     Real numbers that differ from integers by rounding only are rounded.
 
@@ -142,7 +142,7 @@ def _listed(values: Pixels) -> str:
 
 
 def _black_and_white(mask: npt.NDArray[np.uint8], path: Path) -> npt.NDArray[np.uint8]:
-    """A mask out of a JPEG as 0 and 255, if it held no other values."""
+    """Convert a mask from a JPEG to 0 and 255; refuse it if it held other values."""
     away = np.minimum(mask, 255 - mask)
     flat = cv2.dilate(mask, np.ones((3, 3), np.uint8)) - cv2.erode(mask, np.ones((3, 3), np.uint8)) <= FLAT
     one_shade = mask.max() < 128 and mask.max() > 0
@@ -155,7 +155,7 @@ def _black_and_white(mask: npt.NDArray[np.uint8], path: Path) -> npt.NDArray[np.
 
 
 def _soft_edges(mask: Pixels) -> str:
-    """What to say where the values of a mask are shades between black and white along edges, and not classes."""
+    """Say so if the values of a mask are shades between black and white along edges, not classes; else empty."""
     values = np.flatnonzero(cv2.calcHist([mask], [0], None, [256], [0, 256]))  # of whole masks, faster than np.unique
     between = values[1:-1]
     if len(between) < SOFT_VALUES or values[0] != 0 or values[-1] < 128:
@@ -178,7 +178,7 @@ def _read(path: Path) -> bytes:
 
 
 def _decode(path: Path, content: bytes, numbers: bool = False) -> Picture:
-    """Decodes a file; `numbers` asks for those of its palette, if it has one."""
+    """Decode a file; `numbers` asks for the numbers of its palette, if it has one, not for the colours."""
     if content.startswith(STARTS):
         try:
             tiff = read_tiff(content, numbers)
@@ -214,7 +214,7 @@ def _decode(path: Path, content: bytes, numbers: bool = False) -> Picture:
 
 
 def _decode_indexed(path: Path, content: bytes, numbers: bool) -> Picture:
-    """A GIF, or a BMP of which the numbers of the palette are wanted, by Pillow: OpenCV gives colours only."""
+    """Decode, with Pillow, a GIF, or a BMP if the numbers of its palette are wanted: OpenCV gives colours only."""
     try:
         with Image.open(io.BytesIO(content), formats=("GIF", "BMP")) as image:
             if image.width * image.height > MOST_PIXELS:
@@ -230,7 +230,7 @@ def _decode_indexed(path: Path, content: bytes, numbers: bool) -> Picture:
 
 
 def _orientation(content: bytes) -> int:
-    """The orientation that a JPEG or a PNG states, 1..8; 1 where it states none."""
+    """Read the orientation that a JPEG or a PNG states, 1..8; 1 if it states none."""
     exif = b""
     if content.startswith(PNG_START):
         exif = next((data for kind, data in _png_chunks(content) if kind == b"eXIf"), b"")
@@ -253,7 +253,7 @@ def _truncated(content: bytes) -> bool:
 
 
 def _png_chunks(content: bytes) -> list[tuple[bytes, bytes]]:
-    """The intact chunks (type, data) of a PNG, up to the first damaged one."""
+    """List the intact chunks (type, data) of a PNG, up to the first damaged one."""
     chunks = []
     position = len(PNG_START)
     while position + 12 <= len(content):
@@ -266,7 +266,7 @@ def _png_chunks(content: bytes) -> list[tuple[bytes, bytes]]:
 
 
 def _palette_as_grey(content: bytes) -> bytes:
-    """The same PNG without its palette, so that OpenCV gives the numbers and not their colours."""
+    """Remove the palette from a PNG, so that OpenCV gives the numbers and not their colours."""
     parts = [PNG_START]
     for kind, data in _png_chunks(content):
         if kind == b"IHDR":

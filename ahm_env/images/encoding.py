@@ -10,7 +10,7 @@ from ahm_env.images.source import Pixels
 
 
 def encode_png(picture: Pixels) -> bytes:
-    """Gives a picture `(h, w, 3)`, RGB, or `(h, w)`, uint8 or uint16, as the content of a PNG file."""
+    """Encode a picture `(h, w, 3)`, RGB, or `(h, w)`, uint8 or uint16, as the content of a PNG file."""
     stored = picture if picture.ndim == 2 else np.ascontiguousarray(picture[..., ::-1])
     done, content = cv2.imencode(".png", stored)  # ten times as fast as Pillow
     assert done
@@ -18,7 +18,7 @@ def encode_png(picture: Pixels) -> bytes:
 
 
 def save_picture(path: Path, picture: Pixels) -> None:
-    """Writes a picture as `encode_png` gives it, whole."""
+    """Write a picture as a PNG file: all of it, or nothing."""
     content = encode_png(picture)
     with atomic(path) as temporary:
         temporary.write_bytes(content)

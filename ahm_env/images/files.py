@@ -34,7 +34,7 @@ class ImageFiles:
     """
 
     def __init__(self, folder: Path) -> None:
-        """Lists the folder.
+        """List the folder.
 
         Raises:
             ImageError: It cannot be read.
@@ -50,7 +50,7 @@ class ImageFiles:
         self._stems, self._endings = unsorted_stems[order], unsorted_endings[order]
 
     def __len__(self) -> int:
-        """Number of files."""
+        """Count the files."""
         return len(self._stems)
 
     def __iter__(self) -> Iterator[tuple[str, str]]:
@@ -88,12 +88,12 @@ class PackedNames:
     """Names collected in one block of bytes."""
 
     def __init__(self) -> None:
-        """Starts without any."""
+        """Start without names."""
         self._block = bytearray()
         self._ends = array("q", [0])
 
     def append(self, name: str) -> None:
-        """Adds a name."""
+        """Add a name."""
         self._block += os.fsencode(name)
         self._ends.append(len(self._block))
 
@@ -117,7 +117,7 @@ def inside(path: str | Path, within: Path) -> bool:
 
 
 def refuse_link(path: Path, within: Path) -> None:
-    """Lets nothing in that lies elsewhere: who may fill a folder may not be permitted to read what a link leads to.
+    """Refuse a file that lies elsewhere: someone may fill a folder and not be permitted to read what a link leads to.
 
     Args:
         path: A file of the folder.
@@ -131,7 +131,7 @@ def refuse_link(path: Path, within: Path) -> None:
 
 
 def refuse_bomb(where: str, unpacked: int, packed: int) -> None:
-    """Lets nothing in that becomes too large, too much larger than it is: images do not compress so well.
+    """Refuse what unpacks to too large a size, much larger than it is packed: images do not compress so well.
 
     Args:
         where: What it is, for the error.
@@ -152,20 +152,20 @@ def is_image(name: str) -> bool:
 
 
 def image_of_mask(stem: str) -> str:
-    """The stem of the image whose mask a file is by its name, such as `a` of `a_mask` or `a_mask_1`; else empty."""
+    """Find the stem of a mask's image by the mask's name, such as `a` of `a_mask` or `a_mask_1`; else empty."""
     found = MASK_ENDING.search(stem)
     return stem[: found.start()] if found else ""
 
 
 def masks_beside(count: int, name: str, image: str) -> str:
-    """What to say of so many masks that lie among images; one of them is named, and the stem of its image."""
+    """Say that so many masks lie among images; name one of them, and the stem of its image."""
     cause = f"{count:,} of its files are masks of others by their names, such as {name}, and are no images"
     layout = f"put images into images/ and masks into masks/, under the names of their images ({image})"
     return f"{cause}; {layout}, or use `ahm data import` for a public set that it knows (BUSI, LGG, ISIC)"
 
 
 def files_in(folder: Path) -> Iterator[os.DirEntry[str]]:
-    """The files directly in a folder, in any order, without hidden ones; none where there is no such folder.
+    """List the files directly in a folder, in any order, without hidden ones; none if there is no such folder.
 
     Raises:
         ImageError: The folder cannot be read.
@@ -180,7 +180,7 @@ def files_in(folder: Path) -> Iterator[os.DirEntry[str]]:
 
 @contextmanager
 def readable(path: Path) -> Iterator[None]:
-    """Turns the lack of a file or folder, or of permission to read it, into an `ImageError`.
+    """Turn the lack of a file or folder, or of permission to read it, into an `ImageError`.
 
     Other errors are of the disk or the network: no fault of that file, and not to be skipped.
     """
@@ -192,7 +192,7 @@ def readable(path: Path) -> Iterator[None]:
 
 @contextmanager
 def unnamed(where: str) -> Iterator[None]:
-    """Takes the path out of the operating system's errors: it may hold a patient's name.
+    """Take the path out of the operating system's errors: it may hold a patient's name.
 
     Args:
         where: What to name instead.

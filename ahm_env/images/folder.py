@@ -39,7 +39,7 @@ class Folder:
         return f"{self.kind} {digest(self._images)} {digest(self._masks)} {table_digest(self.table)}"
 
     def index(self, masks: bool = True) -> DatasetIndex:
-        """Pairs images with masks and labels by their stems.
+        """Pair images with masks and labels by their stems.
 
         Args:
             masks: Whether masks are read with their images.
@@ -83,7 +83,7 @@ class Folder:
         return Sample(path.name, str(path), image, None, label, split, patient, "", picture.remarks, later)
 
     def _mask(self, masks: list[str], path: Path, picture: Picture) -> Image8:
-        """The mask of an image, if there is just one, and it fits the image."""
+        """Read the mask of an image; there must be just one, and it must fit the image."""
         if len(masks) > 1:
             raise ImageError(f"{path}: more than one mask in {self._masks} ({', '.join(masks)}); keep one")
         refuse_link(self._masks / masks[0], self._path)
@@ -93,7 +93,7 @@ class Folder:
         return mask
 
     def notes(self) -> list[str]:
-        """What is there and not read, one line each."""
+        """List what is there and not read, one line each."""
         told = list[str]()
         for folder in (self._images, self._masks):
             others = Counter(Path(entry.name).suffix for entry in files_in(folder) if not is_image(entry.name))
@@ -104,7 +104,7 @@ class Folder:
 
 
 def _alone(name: str, images: ImageFiles) -> str:
-    """What to say of a mask without an image."""
+    """Say what is wrong with a mask without an image."""
     stem, ending = os.path.splitext(name)
     if images.named(found := image_of_mask(stem)):
         return f"its name is not that of its image; rename it to {found}{ending}"

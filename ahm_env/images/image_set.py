@@ -96,15 +96,15 @@ class ImageSet:
         self.content_key = content.hexdigest()[:32]
 
     def __reduce__(self) -> tuple[type["ImageSet"], tuple[Path, str, "Annotations | None"]]:
-        """Pickles the path only: another process maps the same files."""
+        """Pickle the path only: another process maps the same files."""
         return ImageSet, (self._entry, self.source, self._annotations)
 
     def __len__(self) -> int:
-        """Number of images."""
+        """Count the images."""
         return len(self._images)
 
     def images(self, indices: npt.ArrayLike) -> npt.NDArray[np.uint8]:
-        """Copies images.
+        """Copy images.
 
         Args:
             indices: (B,) integers; one integer counts as B = 1.
@@ -118,7 +118,7 @@ class ImageSet:
         return self._images[_as_indices(indices)]
 
     def masks(self, indices: npt.ArrayLike) -> npt.NDArray[np.uint8]:
-        """Copies masks: (B, S, S) uint8 class numbers; 0 and 1 where every mask has two values.
+        """Copy masks: (B, S, S) uint8 class numbers; 0 and 1 if every mask has two values.
 
         Of an image without a mask they are 0: see `masked`.
 
@@ -194,7 +194,7 @@ class ImageSet:
         return self._positions[_as_indices(indices)]
 
     def splits(self, indices: npt.ArrayLike) -> npt.NDArray[np.int64]:
-        """Indices into `SPLITS`: (B,) int64.
+        """Return the split of each image as an index into `SPLITS`: (B,) int64.
 
         Raises:
             IndexError: An index is outside the set.
@@ -202,7 +202,7 @@ class ImageSet:
         return self._splits[_as_indices(indices)].astype(np.int64)
 
     def split(self, name: str) -> npt.NDArray[np.int64]:
-        """Indices of the images whose split is `name`, sorted.
+        """Return the indices of the images whose split is `name`, sorted.
 
         Raises:
             SettingsError: There is no split of that name.
@@ -244,7 +244,7 @@ class Names(Sequence[str]):
         self._block, self._ends = block, ends
 
     def __len__(self) -> int:
-        """Number of names."""
+        """Count the names."""
         return len(self._ends)
 
     @overload
@@ -252,7 +252,7 @@ class Names(Sequence[str]):
     @overload
     def __getitem__(self, index: slice) -> list[str]: ...
     def __getitem__(self, index: int | slice) -> str | list[str]:
-        """The name at an index, or a list of them."""
+        """Return the name at an index, or a list of the names in a slice."""
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         position = range(len(self))[index]

@@ -51,7 +51,7 @@ class Imported:
 
 
 def import_data(name: str, source: Path, out: Path, progress: Progress | None = None) -> Imported:
-    """Writes a data set into a new folder: whole, or nothing.
+    """Write a data set into a new folder: all of it, or nothing.
 
     Images are copied byte for byte; those of .npz files become PNG without loss.
 
@@ -92,7 +92,7 @@ def import_data(name: str, source: Path, out: Path, progress: Progress | None = 
 
 
 def _write_table(path: Path, rows: Sequence[Row]) -> None:
-    """A table of the columns that say something; a split does where there are two or more."""
+    """Write a table of the columns that say something; the split column does if there are two or more splits."""
     columns = ["image"]
     columns += ["label"] if any(row.label for row in rows) else []
     columns += ["split"] if len({row.split for row in rows}) > 1 else []
@@ -123,7 +123,7 @@ def _summary(rows: Sequence[Row], found: Found) -> Imported:
 
 @contextmanager
 def _new_directory(out: Path) -> Iterator[Path]:
-    """A directory beside `out` that takes its place when it is complete, and goes when it is not."""
+    """Make a directory beside `out` that replaces it when complete, and is removed if it is not completed."""
     out = out.absolute()
     out.parent.mkdir(parents=True, exist_ok=True)
     temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")

@@ -32,7 +32,7 @@ class Positions(Protocol):
     """Images of which each has a position, from 0."""
 
     def __len__(self) -> int:
-        """Number of images."""
+        """Count the images."""
         ...
 
     def position(self, name: str) -> int | None:
@@ -54,7 +54,7 @@ class Labels:
     """
 
     def __init__(self, table: Path, images: Positions, quoted: bool = True) -> None:
-        """Reads the table for these images.
+        """Read the table for these images.
 
         Args:
             table: The file.
@@ -131,7 +131,7 @@ class Labels:
 
 
 def plain(cell: str) -> str:
-    """A cell as it is meant: blank where it holds what stands for blank; a number as it is shortest."""
+    """Simplify a cell: blank if it holds what stands for blank; a number in its shortest form."""
     if cell in BLANK:
         return ""
     if NUMBER.fullmatch(cell) and not re.match(r"[+-]?0\d", cell):  # 007 is no number
@@ -169,12 +169,12 @@ def table_digest(table: Path) -> str:
 
 
 def table_lines(table: Path, columns: Sequence[str], missing: str) -> Iterator[tuple[int, dict[str, str]]]:
-    """Number and cells, by column, of each line of a CSV file that is not blank.
+    """Yield the number and the cells, by column, of each line of a CSV file that is not blank.
 
     Args:
         table: The file; commas, semicolons or tabs separate.
         columns: Columns that it must have; a cell that a line lacks is empty.
-        missing: What to say where it has not.
+        missing: What to say if it lacks one.
 
     Raises:
         ImageError: It cannot be read, or a column is missing.
@@ -198,7 +198,7 @@ def table_lines(table: Path, columns: Sequence[str], missing: str) -> Iterator[t
 
 
 def separator_of(file: io.TextIOBase) -> str:
-    """What separates the cells of a table that has just been opened: comma, semicolon or tab."""
+    """Guess what separates the cells of a table that has just been opened: comma, semicolon or tab."""
     separator = max(",;\t", key=file.readline().count)
     file.seek(0)
     return separator

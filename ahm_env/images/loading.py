@@ -35,7 +35,7 @@ from ahm_env.images.telling import refuse_path
 
 
 def find_source(source: str | Path | Source, pixels: PixelSettings) -> Source:
-    """The source of that name; a source is its own.
+    """Find the source of that name; return a source as it is.
 
     Raises:
         ImageError: There is no such file or folder, or it is of no known kind.
@@ -60,7 +60,7 @@ def find_source(source: str | Path | Source, pixels: PixelSettings) -> Source:
 
 
 def _in_folder(path: Path, pixels: PixelSettings) -> Source:
-    """A folder of images of the usual formats, of NIfTI volumes, or a tree of DICOM files: whichever are more."""
+    """Choose how to read a folder: as images of the usual formats, NIfTI volumes or DICOM files, whichever are more."""
     images = images_in(path)
     kinds = Counter((is_image(entry.name), is_nifti(entry.name)) for entry in files_in(images))
     pictures, volumes = kinds[True, False], kinds[False, True]
@@ -82,7 +82,7 @@ def load_images(
     progress: Progress | None = None,
     masks: bool = True,
 ) -> ImageSet:
-    """Opens a set of images; the first time, decodes it into the cache.
+    """Open a set of images; the first time, decode it into the cache.
 
     Args:
         source: A folder, an .npz file of MedMNIST or MedSegBench, `phantom[:COUNT[:SEED]]`, or a `Source`.
@@ -123,7 +123,7 @@ def load_images(
 
 
 def originals(images: ImageSet, indices: npt.ArrayLike) -> Iterator[Sample]:
-    """The images of a set as their source has them, at their own size, masks as they are stored.
+    """Yield the images of a set as their source has them, at their own size, masks as they are stored.
 
     Args:
         images: The set.
@@ -162,7 +162,7 @@ def annotated(
     masks: bool = True,
     skip_bad: bool = False,
 ) -> ImageSet:
-    """The same images, of which only some have a mask and a label: those of all others are neither known nor read.
+    """Return the same images with the masks and labels of only some: all others are neither known nor read.
 
     Args:
         images: The set; where its masks have not been read, those of these images are, and no others.

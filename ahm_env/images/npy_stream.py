@@ -43,7 +43,7 @@ class NpyStream:
     """
 
     def __init__(self, path: Path, name: str) -> None:
-        """Reads the header.
+        """Read the header.
 
         Raises:
             ImageError: The file is damaged, or the array is of a kind that is not read.
@@ -61,7 +61,7 @@ class NpyStream:
         self.packed, self.unpacked = packed, stated
 
     def rows(self) -> Iterator[npt.NDArray[Any]]:
-        """Yields one row after another, each of shape `shape[1:]`, read-only.
+        """Yield one row after another, each of shape `shape[1:]`, read-only.
 
         Raises:
             ImageError: The file is damaged.
@@ -106,7 +106,7 @@ class NpyStream:
 
 @contextmanager
 def undamaged(where: str) -> Iterator[None]:
-    """Turns what a damaged .npz file raises into an `ImageError`."""
+    """Turn what a damaged .npz file raises into an `ImageError`."""
     try:
         yield
     except (*DAMAGE, OSError) as error:

@@ -44,7 +44,7 @@ class Npz:
         return f"{self.kind} {self._path.name} {status.st_size} {status.st_mtime_ns}"
 
     def index(self, masks: bool = True) -> DatasetIndex:
-        """Reads the headers, and the class numbers.
+        """Read the headers, and the class numbers.
 
         Args:
             masks: Whether masks are read with their images.

@@ -47,7 +47,7 @@ def grouped(patients: Ints) -> list[Ints]:
 
 
 def fair_order(classes: Ints, patients: Ints, seed: int) -> Ints:
-    """An order of images, patient after patient, of which every beginning is a fair sample of the classes.
+    """Order images, patient after patient, so that every beginning is a fair sample of the classes.
 
     Of a class with P_k of P patients, the first N patients hold less than one more or fewer than its share N·P_k/P: the
     one that must come soonest of those that may come already, as in the scheduling of periodic tasks by earliest
@@ -83,7 +83,7 @@ def fair_order(classes: Ints, patients: Ints, seed: int) -> Ints:
 
 
 def round_robin(patients: Ints, seed: int, classes: Ints | None = None) -> Ints:
-    """An order of images that takes one of each patient, then a second of each that has one, and so on.
+    """Order images so that one of each patient comes first, then a second of each that has one, and so on.
 
     Which patient comes first, and which of a patient's images, is left to chance.
 
@@ -127,17 +127,17 @@ class SplitLeakCheck:
     """Watches that no patient has images on two sides: in two of the splits."""
 
     def __init__(self) -> None:
-        """Starts without any."""
+        """Start without patients."""
         self._splits: dict[str, int] = {}
         self._leaking: dict[str, set[int]] = {}
 
     def add(self, patient: str, split: int) -> None:
-        """Counts an image of a patient; an empty name is nobody's."""
+        """Count an image of a patient; an empty name stands for no patient."""
         if patient and self._splits.setdefault(patient, split) != split:
             self._leaking.setdefault(patient, {self._splits[patient]}).add(split)
 
     def check(self, source: str) -> None:
-        """Ends what would train on patients that it is tested on.
+        """Raise an error if patients that are tested on would be trained on as well.
 
         Raises:
             ImageError: A patient has images in more than one split.

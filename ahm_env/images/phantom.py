@@ -20,7 +20,7 @@ class Phantom:
     kind = "phantom"
 
     def __init__(self, spec: str, image_size: int) -> None:
-        """Reads the spec.
+        """Read the spec.
 
         Raises:
             SettingsError: It is misspelt.
@@ -32,7 +32,7 @@ class Phantom:
         self._image_size = image_size
 
     def fingerprint(self) -> str:
-        """The parameters, and the version of the drawing."""
+        """State the parameters, and the version of the drawing."""
         return f"phantom {DRAWING} {self._count} {self._seed} {self._image_size}"
 
     def index(self, masks: bool = True) -> DatasetIndex:

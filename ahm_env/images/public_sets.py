@@ -162,7 +162,7 @@ def lgg(source: Path) -> Found:
 
 
 def npz(source: Path) -> Found:
-    """An .npz file of MedMNIST or MedSegBench."""
+    """Find the images of an .npz file of MedMNIST or MedSegBench."""
     if not source.is_file():
         raise ImageError(f"{source}: is a folder; give the .npz file itself")
     index = Npz(source).index()
@@ -171,7 +171,7 @@ def npz(source: Path) -> Found:
 
 
 def downloaded(kind: str, member: str, directory: Path) -> Path:
-    """The file of a data set, downloaded into a directory by the package of that kind."""
+    """Download the file of a data set into a directory, by the package of that kind."""
     try:
         names, classes = import_module(f"{kind}.info").INFO, import_module(f"{kind}.dataset")
     except ImportError as error:
@@ -197,7 +197,7 @@ def _paired(images: Mapping[str, Path], masks: Mapping[str, Sequence[Path]]) -> 
 
 
 def _found(pairs: Sequence[Pair], has_masks: bool, notes: Sequence[str] = ()) -> Found:
-    """A data set of image files, each with its masks, whose names go together in one folder."""
+    """Describe a data set of image files, each with its masks; refuse names that cannot go together in one folder."""
     seen: dict[str, Path] = {}
     for row, image, _ in pairs:
         if re.search(r"[/\\]", row.image):
@@ -209,7 +209,7 @@ def _found(pairs: Sequence[Pair], has_masks: bool, notes: Sequence[str] = ()) ->
 
 
 def _copy(row: Row, image: Path, masks: Sequence[Path], directory: Path) -> Row:
-    """Copies an image, and writes the union of its masks, 0 and 255."""
+    """Copy an image, and write the union of its masks as 0 and 255."""
     with readable(image):
         shutil.copyfile(image, directory / "images" / row.image)
     if masks:
@@ -225,7 +225,7 @@ def _copy(row: Row, image: Path, masks: Sequence[Path], directory: Path) -> Row:
 
 
 def _binary(path: Path) -> Pixels:
-    """A mask, whichever number stands for what is inside; soft edges are cut at half."""
+    """Read a mask as true inside, whichever number stands for that; soft edges are cut at half."""
     mask = read_mask(path)
     return np.asarray(mask > mask.max() / 2)
 
@@ -241,7 +241,7 @@ def _write_sample(load: Entry, classes: Sequence[str], directory: Path) -> Row:
 
 
 def _storable(image: Pixels, path: str) -> Pixels:
-    """An image as PNG can hold it; what is not uint8 becomes uint16, so that it is scaled as before when it is read."""
+    """Convert an image to what PNG can hold; all but uint8 becomes uint16, to be scaled as before when it is read."""
     if image.dtype == np.uint8:
         return image
     stored = np.nan_to_num(image, nan=-1).clip(0, 65535).astype(np.uint16)
@@ -255,7 +255,7 @@ def _unreadable(error: OSError) -> None:
 
 
 def _unexpected(source: Path, expected: str) -> ImageError:
-    """What to raise where nothing of a data set is found."""
+    """Make the error to raise if nothing of a data set is found."""
     names = sorted(path.name for path in source.iterdir()) if source.is_dir() else ["a file"]
     there = ", ".join(names[:4] + ["…"] * (len(names) > 4)) or "nothing"
     return ImageError(f"{source}: expected {expected}; found {there}; unpack the archives, and give the folder above")

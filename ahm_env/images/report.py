@@ -58,7 +58,7 @@ class SourceReport:
 def check_source(
     source: str | Path, progress: Progress | None = None, settings: PixelSettings | None = None
 ) -> SourceReport:
-    """Decodes every image of a source, without the cache, and reports what is there.
+    """Decode every image of a source, without the cache, and report what is there.
 
     Bad images, masks and labels are listed, not raised.
 

@@ -51,7 +51,7 @@ class Sample:
         return self.mask is not None or self.later is not None
 
     def with_mask(self) -> "Sample":
-        """The same with its mask read.
+        """Return the same sample with its mask read.
 
         Raises:
             ImageError: The mask cannot be used.
@@ -94,7 +94,7 @@ class Source(Protocol):
     kind: str
 
     def fingerprint(self) -> str:
-        """A text that changes when the content does, found without decoding and in flat memory.
+        """Return a text that changes when the content does, found without decoding and in flat memory.
 
         Raises:
             ImageError: The source cannot be read.
@@ -102,7 +102,7 @@ class Source(Protocol):
         ...
 
     def index(self, masks: bool = True) -> DatasetIndex:
-        """What is there.
+        """Find what is there.
 
         Args:
             masks: Whether masks are read with their images; otherwise none is opened but by `Sample.with_mask`.
@@ -114,6 +114,6 @@ class Source(Protocol):
 
 
 def class_order(names: set[str]) -> tuple[str, ...]:
-    """Sorts class names; by number where all are numbers, so that class 10 comes after class 2."""
+    """Sort class names; by number where all are numbers, so that class 10 comes after class 2."""
     numeric = all(name.isascii() and name.isdigit() for name in names)
     return tuple(sorted(names, key=lambda name: (int(name) if numeric else 0, name)))

@@ -33,7 +33,7 @@ def split_source(
     skip_bad: bool = False,
     progress: Progress | None = None,
 ) -> Counter[str]:
-    """Draws a split for each image of a folder and writes it into its `labels.csv`; a patient is in one split.
+    """Draw a split for each image of a folder and write it into its `labels.csv`; a patient is in one split.
 
     Args:
         source: A folder.
@@ -94,7 +94,7 @@ def _decoded(load: Entry) -> Sample | ImageError | None:
 
 
 def _draw(classes: Ints, patients: Ints, shares: Mapping[str, float], seed: int, source: str) -> list[str]:
-    """The split of each image: beginnings of a fair order of patients."""
+    """Draw the split of each image: cut a fair order of patients into one piece per split."""
     rest = fair_order(classes, patients, seed)
     splits, left = [""] * len(classes), float(len(classes))
     for name, share in shares.items():
@@ -121,7 +121,7 @@ def _read(table: Path) -> tuple[str, list[dict[str, str]]]:
 
 
 def _shorter(name: str) -> Iterator[str]:
-    """A name without its extension, and without two of them, as of `.nii.gz`."""
+    """Yield a name without its extension, then without two of them, as of `.nii.gz`."""
     for _ in range(2):
         name = os.path.splitext(name)[0]
         yield name
@@ -142,6 +142,6 @@ def _write(table: Path, separator: str, rows: list[dict[str, str]], splits: Mapp
 
 
 def _free(path: Path) -> Path:
-    """The path, or with -2 and so on before its ending: what was kept before stays."""
+    """Find a path that is free: this one, or with -2 and so on before its ending, so that older files stay."""
     names = (path.with_name(f"{path.stem}-{number}{path.suffix}") for number in count(2))
     return path if not path.exists() else next(name for name in names if not name.exists())

@@ -21,7 +21,7 @@ _WORD = re.compile(r"[^\W_]+")
 
 
 def words(text: str) -> list[str]:
-    """The runs of letters and digits of a text, as they are compared."""
+    """List the runs of letters and digits of a text, in the form in which they are compared."""
     return _WORD.findall(unicodedata.normalize("NFKC", text).casefold())
 
 
@@ -33,14 +33,14 @@ def digests(found: Iterable[str]) -> frozenset[int]:
 
 
 def refuse_path(path: str, identities: frozenset[int]) -> None:
-    """Ends what would write down whose images these are.
+    """Refuse a path that tells whose images these are, because it would be written down.
 
     Args:
-        path: As it is given, for so it would be written.
-        identities: Digests of what their headers hold.
+        path: The path as given, because it would be written down like that.
+        identities: Digests of what the headers of the images hold.
 
     Raises:
-        SettingsError: A part of the path is among it.
+        SettingsError: A part of the path is among them.
     """
     if part := part_that_tells(path, identities):
         raise SettingsError(

@@ -53,10 +53,10 @@ class Tiff:
 
 
 def read_tiff(content: bytes, numbers: bool = False) -> Tiff:
-    """Reads the first page that is no thumbnail.
+    """Read the first page that is no thumbnail.
 
     Args:
-        content: Of the file.
+        content: The content of the file.
         numbers: Give the numbers of a palette, not its colours.
 
     Raises:
@@ -117,12 +117,12 @@ def _check(page: "TiffPage", content: bytes) -> None:
 
 
 def _alpha(page: "TiffPage") -> int:
-    """What the first sample beside grey or colours is."""
+    """Tell what the first sample beside grey or colours is."""
     return int(page.extrasamples[0]) if page.extrasamples else 0
 
 
 def _meant(page: "TiffPage", pixels: Pixels, numbers: bool) -> Pixels:
-    """Samples (H, W, S) as grey or RGB."""
+    """Convert samples (H, W, S) to grey or RGB."""
     photometric, bits = int(page.photometric), page.bitspersample
     count = COLOURS[photometric]
     colours = pixels[..., :count]
@@ -172,6 +172,6 @@ TURNS: dict[int, Callable[[Pixels], Pixels]] = {
 
 
 def turned(stored: Pixels, orientation: int) -> Pixels:
-    """What is stored, (H, W[, 3]), as it is shown; unknown orientations turn nothing."""
+    """Turn what is stored, (H, W[, 3]), as it is to be shown; an unknown orientation turns nothing."""
     turn = TURNS.get(orientation)
     return np.ascontiguousarray(turn(stored)) if turn else stored

@@ -11,7 +11,7 @@ PRECISIONS = ("auto", "fp32", "bf16")
 
 
 def find_device(name: str | torch.device) -> torch.device:
-    """The device of this name; `auto` is the best that this machine has.
+    """Find the device of this name; `auto` is the best that this machine has.
 
     Raises:
         SettingsError: Not a device of this machine.
@@ -26,7 +26,7 @@ def find_device(name: str | torch.device) -> torch.device:
 
 
 def find_precision(name: str, device: torch.device) -> str:
-    """The precision of a network's layers; of `auto`, bf16 where the device has instructions for it, else fp32.
+    """Choose the precision of a network's layers; `auto` is bf16 if the device has instructions for it, else fp32.
 
     Raises:
         SettingsError: Unknown precision.
@@ -48,7 +48,7 @@ def has_bf16(device: torch.device) -> bool:
 
 
 def tell_precision(precision: str, device: torch.device) -> str:
-    """A precision for people, with the reason where bf16 would not pay."""
+    """Describe a precision for people, with the reason if bf16 would not pay."""
     reason = "" if precision == "bf16" or has_bf16(device) else f": no instructions for bf16 on this {device.type}"
     return f"{precision}{reason}"
 

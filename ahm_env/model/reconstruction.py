@@ -78,7 +78,7 @@ class Reconstructor:
         skip_connections: bool = True,
         **settings: Any,
     ) -> "Reconstructor":
-        """An untrained Reconstructor whose weights depend on `seed` alone."""
+        """Build an untrained Reconstructor whose weights depend on `seed` alone."""
         channels = len(standardisation.mean)
         unet = UNet(channels, channels, width, norm, skip_connections=skip_connections)
         initialise(unet, torch.Generator().manual_seed(seed))
@@ -99,7 +99,7 @@ class Reconstructor:
         return images * (1 - self.grid.to_pixels(masks))
 
     def reconstruct(self, images: npt.NDArray[np.uint8], masks: Bools) -> npt.NDArray[np.uint8]:
-        """What the U-Net makes of the masked images, `(B, C, S, S)` uint8 in and out."""
+        """Reconstruct the masked images with the U-Net, `(B, C, S, S)` uint8 in and out."""
         self.unet.eval()
         with torch.inference_mode():
             output, _, _ = self._forward(images, masks)

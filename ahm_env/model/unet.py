@@ -134,7 +134,7 @@ class UNet(nn.Module):
         return self.outc(self.up4(features, level1))  # type: ignore[no-any-return]
 
     def encode(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """The encoder's features of `(B, n_channels, H, W)`, from full resolution down to a sixteenth of it."""
+        """Encode `(B, n_channels, H, W)` as features, from full resolution down to a sixteenth of it."""
         level1 = self.inc(images)
         level2 = self.down1(level1)
         level3 = self.down2(level2)

@@ -35,7 +35,7 @@ class Checkpoint:
     about: dict[str, Any]
 
     def part(self, name: str) -> dict[str, Tensor]:
-        """The tensors whose names begin with `name/`, without that."""
+        """Return the tensors whose names begin with `name/`, under the rest of their names."""
         start = f"{name}/"
         return {one.removeprefix(start): tensor for one, tensor in self.tensors.items() if one.startswith(start)}
 
@@ -85,7 +85,7 @@ class Directory(Generic[S]):
         self.lock.release()
 
     def settings(self) -> S | None:
-        """The settings of the run in this directory, None where there is none.
+        """Read the settings of the run in this directory; return None if there is no run.
 
         Raises:
             RunError: `config.json` is damaged.
@@ -112,15 +112,15 @@ class Directory(Generic[S]):
 
     @classmethod
     def claim(cls, out: Path | None, stem: str, settings: S) -> Self:
-        """A directory for a new run.
+        """Choose the directory of a new run, and refuse one that is in use.
 
         Args:
             out: Where it is; by default the first of `runs/stem-1`, `runs/stem-2`, … that is free.
             stem: How it is called there.
-            settings: Of the run.
+            settings: The settings of the run.
 
         Raises:
-            RunError: There is something else.
+            RunError: The directory is not free.
         """
         directory = cls(out or free_directory(Path("runs"), stem))
         existing, path = directory.settings(), directory.path
@@ -135,7 +135,7 @@ class Directory(Generic[S]):
 
     @classmethod
     def resume(cls, out: Path | None, given: Mapping[str, Any]) -> tuple[Self, S]:
-        """The directory of a run to go on with, and its settings.
+        """Return the directory of a run to go on with, and its settings.
 
         Args:
             out: Where it is.
@@ -189,7 +189,7 @@ class Directory(Generic[S]):
         self._log(row)
 
     def last_row(self) -> Row:
-        """The last row of `metrics.csv`.
+        """Read the last row of `metrics.csv`.
 
         Raises:
             RunError: There is none, or it is damaged.
@@ -239,7 +239,7 @@ class Directory(Generic[S]):
             other.unlink()
 
     def latest(self) -> Checkpoint | None:
-        """The newest checkpoint, None where there is none.
+        """Read the newest checkpoint; return None if there is none.
 
         Raises:
             CheckpointError: It is damaged.
@@ -282,7 +282,7 @@ class Interruption:
 
 
 def free_directory(root: Path, stem: str) -> Path:
-    """The first of `root/stem-1`, `root/stem-2`, … that does not exist."""
+    """Find the first of `root/stem-1`, `root/stem-2`, … that does not exist."""
     number = 1
     while (root / f"{stem}-{number}").exists():
         number += 1
@@ -290,5 +290,5 @@ def free_directory(root: Path, stem: str) -> Path:
 
 
 def flag_of(name: str) -> str:
-    """The option by which a setting is given."""
+    """Name the option by which a setting is given."""
     return f"--{name.replace('_', '-')}"

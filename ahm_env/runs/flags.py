@@ -65,7 +65,7 @@ class FlagsOf:
     decided: frozenset[str] = frozenset()
 
     def parameters(self) -> list[inspect.Parameter]:
-        """A parameter for each flag; None is not named by the user."""
+        """Make a parameter for each flag; None means that the user did not give it."""
         return [
             inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=self._option(name, flag))
             for name, flag in flags_of(self.settings).items()
@@ -98,9 +98,9 @@ def flags_of(settings: type) -> dict[str, Flag]:
 
 
 def command(function: Callable[..., int | None]) -> Callable[..., None]:
-    """What typer takes for a function: its own parameters, and the flags of those that stand for settings.
+    """Turn a function into a command of typer: its own parameters, and flags in place of those that stand for settings.
 
-    Its result is the exit status.
+    The result of the function is the exit status.
     """
     signature = inspect.signature(function, eval_str=True)
     groups = {
@@ -143,7 +143,7 @@ def pairs(texts: Iterable[str], flag: str) -> dict[str, Any]:
 
 
 def value_of(text: str) -> Any:
-    """A number, true, false or null where the text is one, else the text."""
+    """Read a number, true, false or null if the text is one, else return the text."""
     try:
         return json.loads(text)
     except ValueError:
@@ -151,11 +151,11 @@ def value_of(text: str) -> Any:
 
 
 def read_config(path: Path, known: Sequence[str]) -> Mapping[str, Any]:
-    """The settings in a `config.json` that a run wrote, or in a JSON file that holds nothing else.
+    """Read the settings in a `config.json` that a run wrote, or in a JSON file that holds nothing else.
 
     Args:
         path: The file.
-        known: Names of settings that there are.
+        known: Names of the settings that exist.
 
     Raises:
         SettingsError: It is missing, damaged, or holds other settings.

@@ -43,7 +43,7 @@ class OwnedDirectory:
         self._lock.release()
 
     def read(self) -> dict[str, Any] | None:
-        """What made it; None where nothing has yet.
+        """Read what made this directory; return None if nothing has yet.
 
         Raises:
             RunError: It holds something else, or the file is damaged.

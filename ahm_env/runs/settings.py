@@ -26,7 +26,7 @@ class Settings:
 
     @classmethod
     def asked(cls, preset: str | None, given: Mapping[str, Any]) -> dict[str, Any]:
-        """Settings of a preset, overridden by what is given (None is not given).
+        """Return the settings of a preset, overridden by what is given (None is not given).
 
         Raises:
             SettingsError: Unknown preset.
@@ -36,7 +36,7 @@ class Settings:
         return {**cls.presets.get(preset or "", {}), **{key: one for key, one in given.items() if one is not None}}
 
     def on_this_machine(self) -> Self:
-        """The same with the precision that `auto` means here, so that a run goes on elsewhere as it began."""
+        """Replace the precision `auto` by what it means here, so that a run goes on elsewhere as it began."""
         return replace(self, precision=find_precision(self.precision, find_device(self.device)))
 
     def as_dict(self) -> dict[str, Any]:
@@ -91,13 +91,13 @@ class ImageSettings(Settings):
         return PixelSettings(self.image_size, self.channels, self.fit, self.window, self.axis, self.burned_in)
 
     def load_images(self, source: Source | None = None, progress: Callable[[int, int], None] | None = None) -> ImageSet:
-        """The images, or those of another source; they are decoded where that was not done before.
+        """Load the images, or those of another source; they are decoded if that was not done before.
 
         No mask is opened.
 
         Args:
             source: Instead of `data`.
-            progress: Told how many of how many images are read.
+            progress: Called with (done, total).
 
         Raises:
             AHMError: The source cannot be read.

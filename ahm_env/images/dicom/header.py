@@ -70,7 +70,7 @@ class Header:
 
 
 def once_a_file(read: Callable[[Path], T]) -> Callable[[Path], T]:
-    """Keeps what was read of the last few files: one of a thousand frames is asked for its header a thousand times."""
+    """Keep what was read of the last few files: one of a thousand frames is asked for its header as often."""
 
     @lru_cache(FILES_KEPT)
     def kept(path: Path, size: int, time: int) -> T:
@@ -86,10 +86,10 @@ def once_a_file(read: Callable[[Path], T]) -> Callable[[Path], T]:
 
 @once_a_file
 def read_header(path: Path) -> Header:
-    """Reads what there is to know before a frame is decoded.
+    """Read what must be known before a frame is decoded.
 
     Raises:
-        ImageError: It cannot be read as DICOM, or its size and the number of its images are not to be believed.
+        ImageError: It cannot be read as DICOM, or its size and the number of its images are implausible.
     """
     with opened(path) as file, understood(HEADER):
         uid = _class(file.dataset)
@@ -172,7 +172,7 @@ def _class(dataset: Dataset) -> UID:
 
 
 def _name(kind: UID) -> str:
-    """The standard's name of a kind of object, such as "CT Image Storage"; empty where it is none."""
+    """Look up the standard's name of a kind of object, such as "CT Image Storage"; empty if it has none."""
     if kind.type == "SOP Class":
         return str(kind.name)
     return PRIVATE if kind.is_valid and kind else ""

@@ -57,7 +57,7 @@ class DicomFiles:
     """
 
     def __init__(self, names: PackedNames, frames: "array[int]") -> None:
-        """Sorts them.
+        """Sort the files by name.
 
         Args:
             names: Paths within the folder, with "/" between their parts.
@@ -69,7 +69,7 @@ class DicomFiles:
         self.frames = np.asarray(frames, np.int64)[order]
 
     def __len__(self) -> int:
-        """Number of files."""
+        """Count the files."""
         return len(self._names)
 
     def __iter__(self) -> Iterator[tuple[str, int]]:
@@ -116,6 +116,6 @@ class DicomFiles:
 
 
 def stem_of(name: str) -> str:
-    """A name without its extension; digits only, as in 1.2.840.113619 or IM.0001, are none but part of the name."""
+    """Strip the extension off a name; digits alone, as in 1.2.840.113619 or IM.0001, are part of the name."""
     stem, ending = os.path.splitext(name)
     return name if ending[1:].isdigit() else stem

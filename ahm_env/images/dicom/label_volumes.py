@@ -47,7 +47,7 @@ def plane(position: Any, orientation: Any, spacing: Any) -> Plane | None:
 
 
 def cut(path: Path, lies: Plane | None, shape: tuple[int, int]) -> Image8:
-    """The part of a label volume that lies on an image, pixel on voxel.
+    """Cut out the part of a label volume that lies on an image, pixel on voxel.
 
     Args:
         path: The volume.

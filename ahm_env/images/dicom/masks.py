@@ -43,7 +43,7 @@ class Segmented:
 
 
 def find_segmented(folder: Path, within: Path) -> Segmented:
-    """Reads the SEGs in a folder, which may be missing; no link may lead out of `within`."""
+    """Read the SEGs in a folder, which may be missing; no link may lead out of `within`."""
     from ahm_env.images.dicom.segmentations import is_segmentation, read_segmentation
 
     segmented, claims = Segmented(), defaultdict[str, list[str]](list)
@@ -73,7 +73,7 @@ def find_segmented(folder: Path, within: Path) -> Segmented:
 def check_masks(
     folder: Path, within: Path, files: DicomFiles, shown: Callable[[], set[str]], used: set[str], segmented: Segmented
 ) -> dict[str, str]:
-    """What belongs to no image, or cannot be used.
+    """Find masks that belong to no image, or cannot be used.
 
     Args:
         folder: Where masks are; it may be missing.

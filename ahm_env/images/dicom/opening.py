@@ -101,7 +101,7 @@ class Opened:
 
 
 def quiet() -> None:
-    """Keeps pydicom's warnings, which may quote the header, from the terminal and from the logs of others.
+    """Keep pydicom's warnings, which may quote the header, out of the terminal and of the caller's logs.
 
     Filters belong to the whole process: setting them for a moment would not be safe where several threads read.
     """
@@ -114,7 +114,7 @@ quiet()
 
 @contextmanager
 def understood(step: str) -> Iterator[None]:
-    """Turns whatever a file makes pydicom or a decoder raise into an `ImageError` that quotes none of it.
+    """Turn whatever a file makes pydicom or a decoder raise into an `ImageError` that quotes none of it.
 
     Args:
         step: What is done, for the message: "its header cannot be read".
@@ -134,7 +134,7 @@ def understood(step: str) -> Iterator[None]:
 
 @contextmanager
 def opened(path: Path) -> Iterator[Opened]:
-    """Opens a file and reads its header, not its pixels.
+    """Open a file and read its header, not its pixels.
 
     Raises:
         ImageError: It cannot be read as DICOM.
@@ -150,7 +150,7 @@ def opened(path: Path) -> Iterator[Opened]:
 
 
 def dataset_stream(file: BinaryIO) -> BinaryIO:
-    """The file itself, at its beginning; or, where it is deflated, what comes after its first group, inflated.
+    """Return the file itself, at its beginning; if it is deflated, what comes after its first group, inflated.
 
     Raises:
         ImageError: It inflates to too much.
@@ -171,7 +171,7 @@ def dataset_stream(file: BinaryIO) -> BinaryIO:
 
 
 def _read(file: BinaryIO) -> tuple[BinaryIO, Dataset, UID]:
-    """A stream at the element of the pixels or, where there is none, at its end; the header; the syntax."""
+    """Read the header; return a stream at the pixels, or at the end if there are none, the header and the syntax."""
     stream = dataset_stream(file)
     if stream is not file:
         tags: list[BaseTag | int] = [Tag(tag) for tag in TAGS]

@@ -40,7 +40,7 @@ JPEG_LS_FRAME, JPEG_LS_SCAN = b"\xff\xf7", b"\xff\xda"
 
 
 def read_frame(path: Path, index: int = 0, window: Window | None = None) -> Pixels:
-    """Decodes one frame.
+    """Decode one frame.
 
     Args:
         path: A DICOM file with pixels.
@@ -75,7 +75,7 @@ def read_frame(path: Path, index: int = 0, window: Window | None = None) -> Pixe
 
 
 def _decode(stream: BinaryIO, header: Header, index: int) -> tuple[Pixels, str]:
-    """Stored values of a frame, and what they mean: a photometric interpretation."""
+    """Decode the stored values of a frame; return them with their photometric interpretation."""
     syntax = header.options["transfer_syntax_uid"]
     decoder = _decoder(syntax)
     if not syntax.is_encapsulated:
@@ -107,7 +107,7 @@ def _decode(stream: BinaryIO, header: Header, index: int) -> tuple[Pixels, str]:
 
 
 def _by_high_bit(header: Header) -> dict[str, Any]:
-    """The properties of pixels, with the bits below those that are used counted as used: pydicom knows of none."""
+    """Count the unused low bits of pixels as used in their properties, because pydicom does not know of such bits."""
     if not header.low_bits:
         return header.options
     return header.options | {"bits_stored": header.options["bits_stored"] + header.low_bits}
@@ -146,7 +146,7 @@ def _decoder(syntax: UID) -> Decoder:
 
 
 def _plugins(decoder: Decoder, syntax: UID) -> list[str]:
-    """The decoders that are installed, the best first."""
+    """List the decoders that are installed, the best first."""
     if names := [name for name in PLUGINS.get(syntax, OTHERWISE) if name in decoder.available_plugins]:
         return names
     remedy = "pip install 'ahm-env[medical]'"

@@ -53,7 +53,7 @@ def is_segmentation(path: Path) -> bool:
 
 @once_a_file
 def read_segmentation(path: Path) -> Segmentation:
-    """Reads what a SEG marks.
+    """Read what a SEG marks.
 
     Raises:
         ImageError: It is damaged, or does not say which images its frames mark.

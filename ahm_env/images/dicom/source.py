@@ -41,7 +41,7 @@ class Dicom:
     kind = "dicom"
 
     def __init__(self, path: Path, window: Window | None = None, burned_in: bool = False) -> None:
-        """Takes a folder or a file.
+        """Take a folder or a file.
 
         Args:
             path: Where it is.
@@ -59,11 +59,11 @@ class Dicom:
         return f"{self.kind} {digests} {table_digest(self.table)} {self._window} {self._burned_in}"
 
     def index(self, masks: bool = True) -> DatasetIndex:
-        """Reads the headers of all files, and the table.
+        """Read the headers of all files, and the table.
 
         Args:
-            masks: Whether masks are read with their images; if not, of SEGs only what they are about is, and where that
-                cannot be read it is a problem as ever: nobody knows whose mask is missing.
+            masks: Whether masks are read with their images; if not, a SEG is read only to learn which images it is
+                about. If that fails it is a problem all the same: it is unknown which image lacks its mask.
 
         Raises:
             ImageError: There is no DICOM image, or `labels.csv` cannot be read.
@@ -102,7 +102,7 @@ class Dicom:
         return {name for name, _, _ in self.frames(files)}
 
     def _tops(self) -> tuple[Path, ...]:
-        """What is searched: images, and masks where they are apart."""
+        """List the folders that are searched: that of images, and that of masks if it is another."""
         return (self._images,) if self._images == self._path else (self._images, self._masks)
 
     def _name(self, top: Path, relative: str) -> str:
@@ -116,11 +116,11 @@ class Dicom:
     def _scan(
         self, problems: list[str], notes: list[str], segmented: Mapping[str, str]
     ) -> tuple[DicomFiles, frozenset[int], dict[str, str]]:
-        """Finds the images; says what else there is.
+        """Find the images, and note what else there is.
 
         Args:
-            problems: To be added to.
-            notes: To be added to.
+            problems: A list to add problems to.
+            notes: A list to add notes to.
             segmented: SOP Instance UIDs of images, and the SEG that is about each.
 
         Returns:
@@ -231,7 +231,7 @@ class Dicom:
             return mask
 
     def files(self) -> tuple[DicomFiles, list[str], list[str]]:
-        """The files with images, masks and labels left aside, and the problems and notes as of an index.
+        """Return the files with images, and the problems and notes of an index, all without masks and labels.
 
         Raises:
             ImageError: There is no DICOM image.
@@ -255,10 +255,10 @@ class Dicom:
 
 
 def _need_pydicom() -> None:
-    """Ends where it is missing.
+    """Raise an error if pydicom is missing.
 
     Raises:
-        SettingsError: It is.
+        SettingsError: It is missing.
     """
     if find_spec("pydicom") is None:
         raise SettingsError("reading DICOM needs pydicom: pip install 'ahm-env[medical]'")

@@ -47,7 +47,7 @@ class Table:
         return np.asarray(self.rows[(places.astype(np.int64) - self.first).clip(0, len(self.rows) - 1)])
 
     def shown(self, values: Pixels) -> Pixels:
-        """The same, scaled to 0..255."""
+        """Apply this to values and scale the result to 0..255."""
         return full_range(self.apply(values), self.bits)
 
 
@@ -90,7 +90,7 @@ class Display:
     palette: Table | None = None
 
     def grey(self, stored: Pixels, bits: int, inverted: bool, window: Window | None) -> Pixels:
-        """Shows grey values.
+        """Show grey values.
 
         Args:
             stored: (H, W).
@@ -148,7 +148,7 @@ def read_displays(dataset: Dataset, frames: int) -> tuple[Display, ...]:
 
 
 def frame_groups(dataset: Dataset, frames: int) -> list[tuple[Dataset | None, Dataset | None]]:
-    """What an enhanced object says of each frame alone, and of all; once for all where no frame has its own."""
+    """Pair what an enhanced object says of each frame with what it says of all; one pair if no frame has its own."""
     shared = first_item(dataset, "SharedFunctionalGroupsSequence")
     each: list[Dataset | None] = list(dataset.get("PerFrameFunctionalGroupsSequence") or [])[:frames]
     # What the sequence, if there is one, does not reach has what all share.
@@ -157,12 +157,12 @@ def frame_groups(dataset: Dataset, frames: int) -> list[tuple[Dataset | None, Da
 
 
 def functional_group(places: tuple[Dataset | None, ...], keyword: str) -> Dataset | None:
-    """The first of these that holds such a group."""
+    """Return the first such group in these places, or None."""
     return next((found for place in places if place is not None and (found := first_item(place, keyword))), None)
 
 
 def first_item(dataset: Dataset, keyword: str) -> Dataset | None:
-    """The first item of a sequence; None where there is none, or nothing in it."""
+    """Return the first item of a sequence; None if there is none, or it is empty."""
     items = dataset.get(keyword)
     return items[0] if items and any(not element.is_empty for element in items[0]) else None
 
@@ -193,7 +193,7 @@ def _look(dataset: Dataset, whole: Dataset) -> Table | Sigmoid | Linear | None:
 
 
 def _number(dataset: Dataset, keyword: str, otherwise: float) -> float:
-    """The first of the numbers of an element."""
+    """Return the first number of an element, or `otherwise` if it has none."""
     value: Any = dataset.get(keyword)
     if isinstance(value, str | bytes) or not hasattr(value, "__len__"):
         value = [value]

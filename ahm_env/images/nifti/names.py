@@ -17,7 +17,7 @@ def is_nifti(name: str) -> bool:
 
 
 def nifti_stem(name: str) -> str:
-    """A file name without .nii or .nii.gz."""
+    """Strip .nii or .nii.gz off a file name."""
     ending = next((ending for ending in EXTENSIONS if name.lower().endswith(ending)), "")
     return name[: len(name) - len(ending)]
 
@@ -26,7 +26,7 @@ class VolumeFiles:
     """Names of NIfTI files, sorted by stem, found as `Labels` finds images."""
 
     def __init__(self, names: Iterable[str]) -> None:
-        """Sorts them."""
+        """Sort the names by their stems."""
         self.names = sorted(names, key=lambda name: (nifti_stem(name), name))
         self._named: dict[str, list[str]] = defaultdict(list)
         self._positions: dict[str, int] = {}
@@ -36,11 +36,11 @@ class VolumeFiles:
             self._positions[name] = self._positions.setdefault(stem, position)
 
     def __len__(self) -> int:
-        """Number of files."""
+        """Count the files."""
         return len(self.names)
 
     def masks_beside(self) -> list[str]:
-        """Endings, such as `…_seg.nii.gz`, of files whose name is that of another, or of its scans, and an ending."""
+        """List endings, such as `…_seg.nii.gz`, of files named as another file, or as its scans, with that added."""
         bases = {name: image_of_mask(nifti_stem(name)) for name in self.names}
         scans = (nifti_stem(name).split("_") for name, base in bases.items() if not base)
         shared = {"_".join(words[:count]) for words in scans for count in range(1, len(words) + 1)}
@@ -64,7 +64,7 @@ class MaskFiles:
     """
 
     def __init__(self, folder: Path) -> None:
-        """Lists the folder.
+        """List the folder.
 
         Raises:
             ImageError: It cannot be read.
@@ -82,7 +82,7 @@ class MaskFiles:
         self.count = sum(map(len, self._volumes.values())) + sum(map(len, self.drawn.values())) + len(self._strangers)
 
     def named(self, stem: str) -> list[str]:
-        """The masks of a volume: names of label volumes, and one that stands for all PNGs."""
+        """List the masks of a volume: names of label volumes, and one name that stands for all PNGs."""
         return self._volumes.get(stem, []) + [f"{stem}_0000.png"][: stem in self.drawn]
 
     def without_volume(self, files: VolumeFiles, slices: Mapping[str, int]) -> list[str]:
@@ -100,7 +100,7 @@ class MaskFiles:
 
 
 def alone(name: str, files: VolumeFiles) -> str:
-    """What to say of a mask that belongs to no volume."""
+    """Say what is wrong with a mask that belongs to no volume."""
     stem = nifti_stem(name)
     volume = image_of_mask(stem)
     if is_nifti(name) and files.named(volume):

@@ -40,7 +40,7 @@ def read_headers(path: Path, mask: Path | None) -> tuple[Header, Header | None]:
 
 
 def drawn_mask(file: Path, path: str, image: Pixels) -> Image8:
-    """The mask that is drawn on a slice; `path` names the slice in errors.
+    """Read the mask that is drawn on a slice; `path` names the slice in errors.
 
     Raises:
         ImageError: It cannot be read, or has another size.

@@ -16,7 +16,7 @@ class LRUCache(Generic[T]):
     """
 
     def __init__(self, most: int) -> None:
-        """Starts without any; `most` is how many are kept."""
+        """Start without values; `most` is how many are kept."""
         self._most = most
         self._lock = threading.Lock()
         self._values: OrderedDict[Hashable, Future[T]] = OrderedDict()
@@ -25,10 +25,10 @@ class LRUCache(Generic[T]):
         return type(self), (self._most,)
 
     def get(self, key: Hashable, make: Callable[[], T]) -> T:
-        """The value of that key, made now if it is not kept.
+        """Return the value of that key, made now if it is not kept.
 
         Raises:
-            Exception: What `make` raises, to all who wait for it; it is tried again the next time.
+            Exception: What `make` raises, in every thread that waits for it; the next call tries again.
         """
         with self._lock:
             future = self._values.get(key)

@@ -28,7 +28,7 @@ def to_slice(volume: Pixels, axis: str, index: int) -> Pixels:
 
 
 def from_slices(slices: Sequence[Pixels] | Pixels, axis: str) -> Pixels:
-    """The way back from `to_slice`: all slices, (N, H, W) or (N, H, W, 3), to a volume in RAS order.
+    """Undo `to_slice`: stack all slices, (N, H, W) or (N, H, W, 3), into a volume in RAS order.
 
     `Header.from_ras` turns it to the order of its file, to be saved with the affine of that file.
     """

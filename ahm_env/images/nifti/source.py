@@ -41,7 +41,7 @@ class Nifti:
     kind = "nifti"
 
     def __init__(self, path: Path, window: Window | None = None, axis: str = "axial", named: bool = False) -> None:
-        """Names the volumes, and how they are shown.
+        """Take the volumes' path, and how they are shown.
 
         Args:
             path: A folder, or a file.
@@ -68,7 +68,7 @@ class Nifti:
         return f"{self.kind} {self._axis} {self._window} {images} {digest(self._masks)} {table_digest(self.table)}"
 
     def index(self, masks: bool = True) -> DatasetIndex:
-        """Reads the headers, and pairs volumes with masks and labels by their stems; a bad volume counts as one sample.
+        """Read the headers, and pair volumes with masks and labels by their stems; a bad volume counts as one sample.
 
         Args:
             masks: Whether masks are read with their images; if not, a slice that shows nothing is left out whatever may
@@ -122,7 +122,7 @@ class Nifti:
         return files
 
     def notes(self) -> list[str]:
-        """What is there and not read, a line each."""
+        """List what is there and not read, a line each."""
         if self._file is not None:
             return []
         names = (entry.name for entry in files_in(self._images))
@@ -220,7 +220,7 @@ class Nifti:
             return self._mask(volume, index, image)
 
     def _mask(self, volume: "Volume", index: int, image: Pixels) -> Image8:
-        """The mask of a slice that has one."""
+        """Read the mask of a slice that has one."""
         drawn = self._drawn(volume, index)
         if drawn is not None:
             refuse_link(drawn, self._masks.parent)
@@ -230,7 +230,7 @@ class Nifti:
         return np.ascontiguousarray(to_slice(mask, volume.axis, index))
 
     def _whole(self, volume: "Volume", masks: bool) -> "Decoded":
-        """A volume, decoded once for all slices, with its label volume if that is asked for."""
+        """Return a volume, decoded once for all slices, with its label volume if `masks` asks for it."""
         mask = volume.mask if masks else None
         decoded = self._decoded.get((volume.path, mask), partial(self._decode, volume, mask))
         if isinstance(decoded, str):
@@ -238,7 +238,7 @@ class Nifti:
         return decoded
 
     def _decode(self, volume: "Volume", mask: Path | None) -> "Decoded | str":
-        """A volume, or what is wrong with it, which its other slices need not find out again."""
+        """Decode a volume, or return what is wrong with it, so that its other slices need not find out again."""
         try:
             header, labels = read_headers(volume.path, mask)
             if header.ras_shape[AXES.index(volume.axis)] != volume.slices:
@@ -282,12 +282,12 @@ class Nifti:
 
     @contextmanager
     def _unnamed(self, path: Path) -> Iterator[None]:
-        """Takes the name of a file out of errors of the disk, where it is not to be shown."""
+        """Take the name of a file out of errors of the disk, if it must not be shown."""
         with nullcontext() if self._named else unnamed(self._shown(path)):
             yield
 
     def _told(self, problem: str, *paths: Path) -> str:
-        """A problem, which begins with one of these paths, as it may be read by others."""
+        """Reword a problem, which begins with one of these paths, so that others may read it."""
         path = max((path for path in paths if problem.startswith(str(path))), key=lambda path: len(path.name))
         text = f"{self._shown(path)}{problem[len(str(path)) :]}"
         return text if self._named else f"{text} ({hint(self._path, self._pseudonym(path))})"

@@ -78,12 +78,12 @@ class Header:
         return np.asarray(self.affine @ _nibabel("orientations").inv_ornt_aff(self.orientation, self.shape), np.float64)
 
     def to_ras(self, values: Pixels) -> Pixels:
-        """Turns (X, Y, Z[, 3]) from the order of the file to that of RAS: right, front and top grow; a view."""
+        """Turn (X, Y, Z[, 3]) from the order of the file to RAS order, in which right, front and top grow; a view."""
         flipped = values[tuple(slice(None, None, int(sign)) for sign in self.orientation[:, 1])]
         return flipped.transpose(*self._file_axes, *range(3, values.ndim))
 
     def from_ras(self, values: Pixels) -> Pixels:
-        """The way back from `to_ras`: what is saved with `affine` lies where the file's own volume lies; a view."""
+        """Undo `to_ras`: what is saved with `affine` lies where the file's own volume lies; a view."""
         order = self.orientation[:, 0].astype(int)
         stored = values.transpose(*order, *range(3, values.ndim))
         return stored[tuple(slice(None, None, int(sign)) for sign in self.orientation[:, 1])]
@@ -94,7 +94,7 @@ class Header:
 
 
 def read_header(path: Path) -> Header:
-    """Reads the header of a file, and whether the file can hold what it promises.
+    """Read the header of a file, and check whether the file can hold what it promises.
 
     Raises:
         ImageError: It cannot be read, is damaged or forged, or holds what is no grey or colour volume.
@@ -123,7 +123,7 @@ def read_header(path: Path) -> Header:
 
 
 def read_volume(header: Header) -> Pixels:
-    """Reads the first volume of a file as stored, whatever follows it only for damage.
+    """Read the first volume of a file as stored; read what follows it only to find damage.
 
     Returns:
         (X, Y, Z) or (X, Y, Z, 3) uint8 in the order of the file, first axis fastest.
@@ -146,7 +146,7 @@ def read_volume(header: Header) -> Pixels:
 
 
 def shown(header: Header, stored: Pixels, window: Window | None) -> Image8:
-    """Scales a volume to uint8, all of its slices alike; colours stay as they are.
+    """Scale a volume to uint8, all of its slices alike; colours stay as they are.
 
     Without a window, black and white are the 0.5 and 99.5 percentiles of the voxels that are brighter than the darkest:
     of a volume most is background, of one value. Where these are equal, they are minimum and maximum. Of large volumes
@@ -176,7 +176,7 @@ def shown(header: Header, stored: Pixels, window: Window | None) -> Image8:
 
 
 def class_numbers(header: Header, stored: Pixels) -> Image8:
-    """A volume of labels, as `read_volume` gives it, as class numbers: (X, Y, Z) in RAS order.
+    """Convert a volume of labels, as `read_volume` gives it, to class numbers: (X, Y, Z) in RAS order.
 
     Raises:
         ImageError: It is in colour, or holds values that are not class numbers 0..255.
@@ -206,7 +206,7 @@ def _fields(block: bytes, path: Path) -> tuple[list[int], np.dtype[Any], int, tu
 
 
 def _check_size(path: Path, shape: list[int], item: int, offset: int) -> None:
-    """Refuses a header that promises more than the file can hold, or than is sane, before anything is allocated."""
+    """Refuse a header that promises more than the file can hold, or than is sane, before anything is allocated."""
     leaks, promised = "x".join(map(str, shape)), offset + prod(shape) * item
     if max(shape[:3]) > MOST_SIDE or prod(shape[:3]) > MOST_VOXELS:
         limits = f"at most {MOST_SIDE:,} a side and {MOST_VOXELS:,} in all are read"
@@ -236,7 +236,7 @@ def _orientation(path: Path, affine: Affine, shape: Sequence[int]) -> npt.NDArra
 
 
 def _fitted(header: Header, flat: Pixels) -> Window:
-    """The range that `shown` shows without a window."""
+    """Choose the range that `shown` shows without a window."""
     chosen = np.random.default_rng(0).integers(0, flat.size, SAMPLED) if flat.size > SAMPLED else slice(None)
     for values in (flat[chosen], flat):
         intensities = _intensities(header, values).astype(np.float64)
@@ -298,7 +298,7 @@ def _skip(stream: Stream, count: int) -> None:
 
 @contextmanager
 def _readable(path: Path) -> Iterator[None]:
-    """Turns what a missing, damaged or forged file raises into an `ImageError`, none of its content in the text."""
+    """Turn what a missing, damaged or forged file raises into an `ImageError` that quotes none of its content."""
     try:
         with readable(path), np.errstate(all="ignore"):
             yield
