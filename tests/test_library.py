@@ -71,6 +71,7 @@ def write_labelled(folder: str, count: int) -> None:
     Path(folder, "labels.csv").write_text("\n".join(rows) + "\n")
 
 
+@pytest.mark.slow
 def test_from_images_to_masks(run: PretrainedRun) -> None:
     assert len(load_images("phantom:3", 16)) == 3
     assert callable(make_agent)
@@ -105,6 +106,7 @@ def test_predictions_are_written_and_go_on(model: FinetunedModel) -> None:
         predict(model, ["nowhere"])
 
 
+@pytest.mark.slow
 def test_an_evaluation_has_numbers_a_table_and_a_page(model: FinetunedModel) -> None:
     seen = list[tuple[int, int]]()
     found = evaluate(model.path, "phantom:60:3", "all", progress=lambda done, total: seen.append((done, total)))
@@ -119,6 +121,7 @@ def test_an_evaluation_has_numbers_a_table_and_a_page(model: FinetunedModel) -> 
         evaluate("nowhere", "phantom:60:3")
 
 
+@pytest.mark.slow
 def test_agents_are_evaluated_compared_and_reported(run: PretrainedRun) -> None:
     masks = evaluate_masks(run)
     assert masks.as_dict()["agent"] == "random"
@@ -150,6 +153,7 @@ def test_what_cannot_be_exported_or_annotated_is_raised(model: FinetunedModel) -
     assert not Path("out").exists()
 
 
+@pytest.mark.slow
 def test_an_export_tells_how_exact_it_is(model: FinetunedModel) -> None:
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
@@ -159,6 +163,7 @@ def test_an_export_tells_how_exact_it_is(model: FinetunedModel) -> None:
     assert "InferenceSession" in "".join(found.usage)
 
 
+@pytest.mark.slow
 def test_the_python_of_the_readme_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     page = (Path(agents.__file__).parents[1] / "README.md").read_text(encoding="utf-8")
     code = re.findall(r"```python\n(.*?)```", page, re.DOTALL)[0]

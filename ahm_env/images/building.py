@@ -180,7 +180,7 @@ class EntryWriter:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Completes the files, or abandons them after an error."""
+        """Complete the files, or abandon them after an error."""
         for array in self._arrays.values():
             if kind is None:
                 array.close()

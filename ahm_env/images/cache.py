@@ -123,7 +123,7 @@ def _digest(directory: Path, names: tuple[str, ...], text: str) -> str:
 
 @contextmanager
 def locked(root: Path, key: str) -> Iterator[None]:
-    """Lets one process at a time build an entry.
+    """Let one process at a time build an entry.
 
     Raises:
         SettingsError: The cache directory is not writable.

@@ -47,7 +47,7 @@ class Canvas:
         return np.asarray(np.sum(layers, axis=0))
 
     def lay(self, colour: Colour, alpha: Field) -> None:
-        """Lays a colour over the picture, (R, R) alpha 0..1."""
+        """Lay a colour over the picture, (R, R) alpha 0..1."""
         self.rgb += alpha * (np.asarray(colour, np.float32)[:, None, None] - self.rgb)
 
     def shade(self, factor: Field) -> None:

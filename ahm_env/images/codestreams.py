@@ -35,9 +35,9 @@ def without_tail(frame: bytes) -> bytes:
 
 
 def refuse_damage(frame: bytes) -> None:
-    """Refuses a JPEG that a decoder warns of: all others fill in what they cannot read, and say nothing to us.
+    """Refuse a JPEG that a decoder warns of: all other decoders fill in what they cannot read, and say nothing.
 
-    Looked at are JPEGs of 8 bits, grey or colour, that are not lossless; of others nobody warns.
+    Looked at are JPEGs of 8 bits, grey or colour, that are not lossless; no decoder warns of others.
 
     Raises:
         ImageError: It is damaged; the message does not name the file.

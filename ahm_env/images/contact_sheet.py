@@ -28,7 +28,7 @@ FAINT, EDGE = (112, 112, 122), (40, 40, 48)
 
 
 def fair_sample(images: ImageSet, count: int, seed: int = 0) -> Ints:
-    """Draws images that show a set fairly: classes and splits by their shares, patients by turns.
+    """Draw images that show a set fairly: classes and splits by their shares, patients by turns.
 
     Args:
         images: The set.
@@ -52,7 +52,7 @@ def fair_sample(images: ImageSet, count: int, seed: int = 0) -> Ints:
 
 
 def contact_sheet(images: ImageSet, indices: npt.ArrayLike, columns: int = 6) -> Picture:
-    """Draws images in a grid, masks as contours in a colour for each class, with names, classes and splits.
+    """Draw images in a grid, masks as contours in a colour for each class, with names, classes and splits.
 
     Args:
         images: The set.

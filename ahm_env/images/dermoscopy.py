@@ -17,7 +17,7 @@ SKIN_TONES = np.array([[240, 212, 196], [230, 190, 166], [216, 168, 138], [184, 
 
 
 def draw(seed: int, index: int, size: int) -> tuple[Image8, Image8, int]:
-    """Draws phantom `index` of a seed.
+    """Draw phantom `index` of a seed.
 
     Args:
         seed: At least 0.

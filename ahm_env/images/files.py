@@ -117,7 +117,7 @@ def inside(path: str | Path, within: Path) -> bool:
 
 
 def refuse_link(path: Path, within: Path) -> None:
-    """Lets nothing in that lies elsewhere: who may fill a folder may not be permitted to read what a link leads to.
+    """Refuse a file that lies elsewhere: someone may fill a folder and not be permitted to read what a link leads to.
 
     Args:
         path: A file of the folder.
@@ -131,7 +131,7 @@ def refuse_link(path: Path, within: Path) -> None:
 
 
 def refuse_bomb(where: str, unpacked: int, packed: int) -> None:
-    """Lets nothing in that becomes too large, too much larger than it is: images do not compress so well.
+    """Refuse what unpacks to too large a size, much larger than it is packed: images do not compress so well.
 
     Args:
         where: What it is, for the error.

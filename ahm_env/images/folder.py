@@ -39,7 +39,7 @@ class Folder:
         return f"{self.kind} {digest(self._images)} {digest(self._masks)} {table_digest(self.table)}"
 
     def index(self, masks: bool = True) -> DatasetIndex:
-        """Pairs images with masks and labels by their stems.
+        """Pair images with masks and labels by their stems.
 
         Args:
             masks: Whether masks are read with their images.

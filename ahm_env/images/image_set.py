@@ -115,7 +115,7 @@ class ImageSet:
         self.content_key = content.hexdigest()[:32]
 
     def __reduce__(self) -> tuple[type[Self], tuple[Any, ...]]:
-        """Pickles the path only: another process maps the same files."""
+        """Pickle the path only: another process maps the same files."""
         return type(self), (self._entry, self.source, self._annotations, self.functions)
 
     def __len__(self) -> int:

@@ -39,7 +39,7 @@ class Lesion:
 
 
 def nevus(canvas: Canvas) -> Lesion:
-    """Draws a nevus."""
+    """Draw a nevus."""
     rng = canvas.rng
     lesion = _place(canvas, waves=5, roughness=0.05, warp=0.025, aspect=rng.uniform(0.7, 1.0))
     inside = smoothstep(lesion.depth, -0.08, rng.uniform(0.15, 0.45))
@@ -63,7 +63,7 @@ def nevus(canvas: Canvas) -> Lesion:
 
 
 def melanoma(canvas: Canvas) -> Lesion:
-    """Draws a melanoma."""
+    """Draw a melanoma."""
     rng = canvas.rng
     lesion = _place(canvas, waves=14, roughness=0.19, warp=0.075, aspect=rng.uniform(0.6, 1.0))
     inside = smoothstep(lesion.depth, -0.05, rng.uniform(0.08, 0.35))
@@ -90,7 +90,7 @@ def melanoma(canvas: Canvas) -> Lesion:
 
 
 def keratosis(canvas: Canvas) -> Lesion:
-    """Draws a seborrhoeic keratosis."""
+    """Draw a seborrhoeic keratosis."""
     rng = canvas.rng
     lesion = _place(canvas, waves=6, roughness=0.12, warp=0.035, aspect=rng.uniform(0.65, 1.0))
     inside = smoothstep(lesion.depth, -0.02, 0.06)

@@ -60,7 +60,7 @@ class PixelSettings:
 
 
 def fit_image(image: Pixels, settings: PixelSettings) -> Image8:
-    """Scales an image to uint8 and resizes it by area.
+    """Scale an image to uint8 and resize it by area.
 
     Padding is the median of the image's border: it draws no edge that an agent would want to hide.
 
@@ -83,12 +83,12 @@ def fit_image(image: Pixels, settings: PixelSettings) -> Image8:
 
 
 def fit_mask(mask: Image8, settings: PixelSettings) -> Image8:
-    """Resizes a mask as `fit_image` does its image, to the nearest pixel: (H, W) to (S, S); padding is 0."""
+    """Resize a mask as `fit_image` does its image, to the nearest pixel: (H, W) to (S, S); padding is 0."""
     return _fit(mask, settings, _resize_to_nearest, lambda _: np.uint8(0))
 
 
 def to_uint8(image: Pixels) -> Image8:
-    """Scales an image of any depth to 0..255; uint8 stays as it is.
+    """Scale an image of any depth to 0..255; uint8 stays as it is.
 
     Others are scaled between their 0.5 and 99.5 percentiles, over all channels together so that colours keep
     their hue; where these are equal (nearly all background), between minimum and maximum. NaN and -inf become

@@ -114,6 +114,6 @@ class Source(Protocol):
 
 
 def class_order(names: set[str]) -> tuple[str, ...]:
-    """Sorts class names; by number where all are numbers, so that class 10 comes after class 2."""
+    """Sort class names; by number where all are numbers, so that class 10 comes after class 2."""
     numeric = all(name.isascii() and name.isdigit() for name in names)
     return tuple(sorted(names, key=lambda name: (int(name) if numeric else 0, name)))

@@ -33,7 +33,7 @@ def split_source(
     skip_bad: bool = False,
     progress: Progress | None = None,
 ) -> Counter[str]:
-    """Draws a split for each image of a folder and writes it into its `labels.csv`; a patient is in one split.
+    """Draw a split for each image of a folder and write it into its `labels.csv`; a patient is in one split.
 
     Args:
         source: A folder.

@@ -42,7 +42,7 @@ class Window:
         return cls(centre, width)
 
     def apply(self, values: Pixels) -> npt.NDArray[np.uint8]:
-        """Scales intensities of any shape to 0..255; what is below or above becomes 0 or 255, NaN 0."""
+        """Scale intensities of any shape to 0..255; what is below or above becomes 0 or 255, NaN 0."""
         low = self.centre - self.width / 2
         scaled = np.nan_to_num((values.astype(np.float64) - low) / self.width, nan=0.0)
         return np.asarray((scaled.clip(0, 1) * 255).round(), np.uint8)

@@ -70,7 +70,7 @@ class Header:
 
 
 def once_a_file(read: Callable[[Path], T]) -> Callable[[Path], T]:
-    """Keep what was read of the last few files: the header of one with a thousand frames is asked for a thousand times."""
+    """Keep what was read of the last few files: one of a thousand frames is asked for its header as often."""
 
     @lru_cache(FILES_KEPT)
     def kept(path: Path, size: int, time: int) -> T:

@@ -57,7 +57,7 @@ class DicomFiles:
     """
 
     def __init__(self, names: PackedNames, frames: "array[int]") -> None:
-        """Sorts them.
+        """Sort the files by name.
 
         Args:
             names: Paths within the folder, with "/" between their parts.

@@ -62,8 +62,8 @@ class Dicom:
         """Read the headers of all files, and the table.
 
         Args:
-            masks: Whether masks are read with their images; if not, a SEG is read only for which images it marks. If
-                that fails it is a problem all the same: it is unknown which image lacks its mask.
+            masks: Whether masks are read with their images; if not, a SEG is read only to learn which images it is
+                about. If that fails it is a problem all the same: it is unknown which image lacks its mask.
 
         Raises:
             ImageError: There is no DICOM image, or `labels.csv` cannot be read.

@@ -26,7 +26,7 @@ class VolumeFiles:
     """Names of NIfTI files, sorted by stem, found as `Labels` finds images."""
 
     def __init__(self, names: Iterable[str]) -> None:
-        """Sorts them."""
+        """Sort the names by their stems."""
         self.names = sorted(names, key=lambda name: (nifti_stem(name), name))
         self._named: dict[str, list[str]] = defaultdict(list)
         self._positions: dict[str, int] = {}

@@ -41,7 +41,7 @@ class Nifti:
     kind = "nifti"
 
     def __init__(self, path: Path, window: Window | None = None, axis: str = "axial", named: bool = False) -> None:
-        """Names the volumes, and how they are shown.
+        """Take the volumes' path, and how they are shown.
 
         Args:
             path: A folder, or a file.

@@ -146,7 +146,7 @@ def read_volume(header: Header) -> Pixels:
 
 
 def shown(header: Header, stored: Pixels, window: Window | None) -> Image8:
-    """Scales a volume to uint8, all of its slices alike; colours stay as they are.
+    """Scale a volume to uint8, all of its slices alike; colours stay as they are.
 
     Without a window, black and white are the 0.5 and 99.5 percentiles of the voxels that are brighter than the darkest:
     of a volume most is background, of one value. Where these are equal, they are minimum and maximum. Of large volumes
@@ -206,7 +206,7 @@ def _fields(block: bytes, path: Path) -> tuple[list[int], np.dtype[Any], int, tu
 
 
 def _check_size(path: Path, shape: list[int], item: int, offset: int) -> None:
-    """Refuses a header that promises more than the file can hold, or than is sane, before anything is allocated."""
+    """Refuse a header that promises more than the file can hold, or than is sane, before anything is allocated."""
     leaks, promised = "x".join(map(str, shape)), offset + prod(shape) * item
     if max(shape[:3]) > MOST_SIDE or prod(shape[:3]) > MOST_VOXELS:
         limits = f"at most {MOST_SIDE:,} a side and {MOST_VOXELS:,} in all are read"

@@ -85,6 +85,7 @@ def negative(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     return 255 - images
 
 
+@pytest.mark.slow
 def test_images_that_are_loaded_and_changed_on_the_way(tmp_path: Path) -> None:
     given = {name: value for name, value in TINY.items() if name not in ("data", "image_size")}
     images = load_images("phantom:40", TINY["image_size"])
