@@ -1,6 +1,7 @@
 """The command line: what a person types, and what comes of it."""
 
 import csv
+import inspect
 import json
 import os
 import resource
@@ -11,7 +12,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import fields
-from importlib import metadata
+from importlib import import_module, metadata
 from pathlib import Path
 
 import cv2
@@ -495,3 +496,11 @@ def test_a_package_that_another_distribution_has_written_over_is_noticed(package
 def test_the_version_is_that_of_the_distribution(call):
     status, out, err = call("--version")
     assert (status, out, err) == (0, f"ahm {metadata.version('ahm-env')}\n", "")
+
+
+@pytest.mark.parametrize("name", [*ahm.COMMANDS, *ahm.DATA])
+def test_the_list_of_commands_says_what_each_says_of_itself(name: str):
+    place, sentence = {**ahm.COMMANDS, **ahm.DATA}[name]
+    module, _, function = place.partition(":")
+    text = inspect.getdoc(getattr(import_module(module), function))
+    assert " ".join(text.split("\n\n")[0].split()) == sentence
