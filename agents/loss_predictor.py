@@ -100,7 +100,7 @@ class HardPatchesAgent(NetworkAgent, ScoringAgent):
 
 
 class EasyPatchesAgent(HardPatchesAgent):
-    """Regresses the loss like `loss`, and hides the patches of which it expects least."""
+    """Regress the loss like `hard-patches`, and hides the patches of which it expects least."""
 
     name = "easy-patches"
     sign = -1

@@ -1,9 +1,9 @@
 """Which agents there are: made by name, saved, and loaded without executing code."""
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 from zipfile import is_zipfile
 
 import torch
@@ -23,6 +23,7 @@ from agents.loss_predictor import EasyPatchesAgent, HardPatchesAgent, LearningPr
 from agents.sb3.agent import A2CAgent, PPOAgent
 from ahm_env import CheckpointError, SettingsError
 from ahm_env.files import load_tensors
+from ahm_env.runs.flags import check_kind
 
 AGENTS: dict[str, type[Agent]] = {
     agent.name: agent
@@ -64,15 +65,15 @@ def make_agent(
     return AGENTS[name](env, kind(**settings) if kind else None, seed, device)
 
 
-def check_settings(name: str, settings: Iterable[str]) -> None:
+def check_settings(name: str, settings: Mapping[str, Any]) -> None:
     """Refuse what an agent does not have.
 
     Args:
         name: Of the agent.
-        settings: Names of settings.
+        settings: Settings by their names.
 
     Raises:
-        SettingsError: Unknown agent, or a setting that it does not have.
+        SettingsError: Unknown agent, a setting that it does not have, or a value of the wrong type.
     """
     if name not in AGENTS:
         raise SettingsError(f"agent {name!r} is unknown; choose one of {', '.join(AGENTS)}")
@@ -82,6 +83,9 @@ def check_settings(name: str, settings: Iterable[str]) -> None:
         raise SettingsError(
             f"agent {name!r} has no setting {unknown[0]!r}; it has {', '.join(sorted(known)) or 'none'}"
         )
+    kinds = get_type_hints(kind) if kind else {}
+    for setting, value in settings.items():
+        check_kind(f"--set {setting}", value, kinds[setting])
 
 
 def learns(name: str) -> bool:

@@ -119,13 +119,13 @@ class Episodes:
     @property
     def agent_share(self) -> float:
         """Share of the quota that the agent may choose, in episodes that begin from now on."""
-        return self._chosen_share
+        return self._agent_share
 
     @agent_share.setter
     def agent_share(self, share: float) -> None:
         if not 0 <= share <= 1:
             raise SettingsError(f"agent_share {share} must lie between 0 and 1")
-        self._chosen_share = share
+        self._agent_share = share
 
     def seed(self, env_id: int, generator: np.random.Generator) -> None:
         """Give an episode its own source of randomness; its walk over the images starts afresh."""

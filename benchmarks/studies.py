@@ -1,11 +1,11 @@
 """What agents can learn on one frozen U-Net: `python -m benchmarks.studies coordination|size UNET DATA`.
 
-Coordination: does hiding neighbours together pay? `loss` regresses every patch's loss on its own, so it can only rank
-patches (half of its masks are random in training, as in HPM, or it would never learn of patches that it does not hide).
-a3c also hears what the image paid (lambda) and, with a horizon above 1, sees what it has hidden already. All hide the
-same quota. Hardness is given for sampled masks and for the likeliest ones, which `loss` always hides. The bounds at the
-end cheat: they look at the losses of the image itself, `ranked` patch by patch under random masks, `searched` by
-exchanging patches one after the other.
+Coordination: does hiding neighbours together pay? `hard-patches` regresses every patch's loss on its own, so it can
+only rank patches (half of its masks are random in training, as in HPM, or it would never learn of patches that it does
+not hide). a3c also hears what the image paid (lambda) and, with a horizon above 1, sees what it has hidden already.
+All hide the same quota. Hardness is given for sampled masks and for the likeliest ones, which `hard-patches` always
+hides. The bounds at the end cheat: they look at the losses of the image itself, `ranked` patch by patch under random
+masks, `searched` by exchanging patches one after the other.
 
 Size: a3c with a range of mask ratios, within which it decides for each image, against fixed ratios. Hardness is
 relative to random masks of the same sizes.

@@ -202,6 +202,9 @@ def test_a_run_is_repeated_from_its_config(call):
         (["--set", "gama=0.5"], "has no setting 'gama'; it has"),
         (["--set", "gamma"], "--set gamma is not KEY=VALUE"),
         (["--config", "missing.json"], "missing.json"),
+        (["--set", "gamma=abc"], "--set gamma abc must be a number"),
+        (["--set", "gamma=null"], "--set gamma None must be a number"),
+        (["--config", "missing.json", "--preset", "demo"], "give one of them"),
         (["--set", "backbone=vgg16", "--set", "backbone_weights=missing.pth"], "missing.pth"),
         (["--resume"], "--out"),
     ],
@@ -504,3 +507,36 @@ def test_the_list_of_commands_says_what_each_says_of_itself(name: str):
     module, _, function = place.partition(":")
     text = inspect.getdoc(getattr(import_module(module), function))
     assert " ".join(text.split("\n\n")[0].split()) == sentence
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        ('{"agent": [1]}', "--set agent [1] must be Mapping"),
+        ('{"total_images": "many"}', "--total-images many must be a whole number"),
+        ('{"steps": 9}', "there is no setting steps here; is it of another command?"),
+    ],
+)
+def test_a_config_by_hand_that_cannot_be_used_is_one_line_and_status_2(call, content: str, text: str):
+    Path("own.json").write_text(content)
+    status, _, err = call("train-agent", "--config", "own.json", "--out", "run")
+    assert (status, err.count("\n")) == (2, 1)
+    assert text in err.replace("--agent ", "--set agent ")
+    assert not Path("run").exists()
+
+
+@pytest.mark.slow
+def test_what_a_run_in_the_way_has_otherwise_is_named(call):
+    assert call("train-agent", *TINY, "--set", "gamma=0.5", "--out", "run")[0] == 0
+    status, _, err = call("train-agent", *TINY, "--out", "run")
+    assert (status, "holds a run with another --set gamma;" in err) == (2, True)
+    status, _, err = call("train-agent", "--resume", "--out", "run", "--set", "gamma=0.6")
+    assert (status, "other settings than --set gamma;" in err) == (2, True)
+
+
+def test_ctrl_c_outside_of_a_run_is_one_line(call, monkeypatch):
+    monkeypatch.setattr("ahm_env.images.console.check_source", lambda *_: signal.raise_signal(signal.SIGINT))
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    status, _, err = call("data", "check", "phantom")
+    signal.signal(signal.SIGINT, before)
+    assert (status, err) == (130, "error: stopped by Ctrl-C; what was saved stays\n")

@@ -163,6 +163,12 @@ def test_an_export_tells_how_exact_it_is(model: FinetunedModel) -> None:
     assert "InferenceSession" in "".join(found.usage)
 
 
+@pytest.mark.parametrize("name", ["seed", "workers", "agent"])
+def test_what_an_experiment_sets_itself_cannot_be_given(name: str) -> None:
+    with pytest.raises(SettingsError, match=f"{name} is set by the experiment"):
+        compare("random", "phantom:40", "cmp", **{name: 1})
+
+
 @pytest.mark.slow
 def test_the_python_of_the_readme_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     page = (Path(agents.__file__).parents[1] / "README.md").read_text(encoding="utf-8")

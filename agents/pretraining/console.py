@@ -1,7 +1,6 @@
 """What a person sees of a run: a progress bar in a terminal, plain lines elsewhere, a table at the end."""
 
 from collections.abc import Mapping
-from dataclasses import fields
 from math import inf, nan
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,7 +18,7 @@ from ahm_env.console import ProgressBar, make_console, number, tell_interruption
 from ahm_env.errors import InterruptionError
 from ahm_env.model.devices import tell_precision
 from ahm_env.runs.directory import Row
-from ahm_env.runs.flags import Config, FlagsOf, Preset, Resume, Set, pairs, read_config
+from ahm_env.runs.flags import Config, FlagsOf, Preset, Resume, Set, pairs, with_config
 from ahm_env.runs.images import load
 
 
@@ -60,9 +59,9 @@ def train_agent(
     in docs/agents.md; an unknown one is an error that names all.
     """
     console = make_console()
-    before = read_config(config, [field.name for field in fields(RunSettings)]) if config is not None else {}
-    agent = {**before.get("agent", {}), **(given.get("agent") or {}), **pairs(changes or (), "--set")}
-    given = {**before, **{name: one for name, one in given.items() if one is not None}, "agent": agent or None}
+    given = with_config(RunSettings, config, preset, given)
+    if changes:
+        given["agent"] = {**(given.get("agent") or {}), **pairs(changes, "--set")}
     try:
         with open_run(given, preset, out, resume, lambda settings: load(settings, console)) as run:
             path, total = run.directory.path, run.settings.total_images

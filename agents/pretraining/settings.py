@@ -7,11 +7,11 @@ from typing import Annotated, Any, ClassVar
 
 import torch
 
-from agents.registry import AGENTS
+from agents.registry import AGENTS, check_settings
 from ahm_env import MaskRatio, PatchGrid, SettingsError
 from ahm_env.model.devices import find_device
 from ahm_env.runs.flags import Flag
-from ahm_env.runs.settings import IMAGES, ImageSettings
+from ahm_env.runs.settings import IMAGES, ImageSettings, Settings
 
 SCHEDULES = ("joint", "staged")
 UNET = "U-Net"
@@ -83,7 +83,7 @@ class RunSettings(ImageSettings):
         str, Flag("joint, or staged: the U-Net on random masks, then the agent, then the U-Net on the agent's masks.")
     ] = "joint"
     reference_unet: Annotated[
-        str | None, Flag("File of a U-Net on which the masks are evaluated, too: judged_hardness in metrics.csv.")
+        str | None, Flag("File of a U-Net on which the masks are evaluated, too: reference_hardness in metrics.csv.")
     ] = None
     patch_size: Annotated[int, Flag("Side of a patch in pixels.", IMAGES)] = 8
     mask_ratio: Annotated[
@@ -136,7 +136,9 @@ class RunSettings(ImageSettings):
         Raises:
             SettingsError: Unknown preset, or a value out of range.
         """
-        return cls(**cls.asked(preset, given))
+        settings = cls(**cls.asked(preset, given))
+        check_settings(settings.algo, settings.agent)
+        return settings
 
     @property
     def grid(self) -> PatchGrid:
@@ -168,6 +170,12 @@ class RunSettings(ImageSettings):
             return self.workers or 1
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         return cores if self.torch_device.type == "cpu" else 1
+
+    def changes(self, other: Settings) -> list[str]:
+        """List the names of the settings that another run has otherwise; `agent` settings by their own names."""
+        found = [name for name in super().changes(other) if name != "agent"]
+        own, others = self.agent, other.agent if isinstance(other, RunSettings) else {}
+        return sorted([*found, *(key for key in {*own, *others} if own.get(key) != others.get(key))])
 
     def differences(self, given: Mapping[str, Any]) -> list[str]:
         """Names of those given settings that are not this run's; `agent` settings by their own names."""

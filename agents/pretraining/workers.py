@@ -74,8 +74,14 @@ class Workers:
             self._processes.append(context.Process(target=_work, args=args, daemon=True))
 
     def __enter__(self) -> "Workers":
-        for process in self._processes:
-            process.start()
+        # a signal goes to workers, too, perhaps before they can turn it off: they are born with it turned off
+        before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            for process in self._processes:
+                process.start()
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -16,6 +16,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from ahm_env import CheckpointError, ImageSet, RunError, SettingsError
 from ahm_env.files import load_tensors, save_tensors, write_text
+from ahm_env.runs.flags import flag_name
 from ahm_env.runs.provenance import provenance
 from ahm_env.runs.settings import Settings
 
@@ -127,7 +128,7 @@ class Directory(Generic[S]):
         if existing == settings:
             raise RunError(f"{path}: holds this run already; add --resume to go on, or choose another --out")
         if existing is not None:
-            flags = ", ".join(map(flag_of, existing.differences(settings.as_dict())))
+            flags = ", ".join(flag_name(type(settings), name) for name in existing.changes(settings))
             raise RunError(f"{path}: holds a run with another {flags}; choose another --out")
         if directory.occupied:
             raise RunError(f"{path}: is not empty and holds no run; choose another --out")
@@ -151,7 +152,7 @@ class Directory(Generic[S]):
         if settings is None:
             raise RunError(f"{out}: holds no run to resume; check --out, or leave out --resume to start one")
         if others := settings.differences(given):
-            flags = ", ".join(map(flag_of, others))
+            flags = ", ".join(flag_name(type(settings), name) for name in others)
             raise RunError(f"{out}: this run has other settings than {flags}; leave them out to resume it")
         return directory, settings
 
@@ -287,8 +288,3 @@ def free_directory(root: Path, stem: str) -> Path:
     while (root / f"{stem}-{number}").exists():
         number += 1
     return root / f"{stem}-{number}"
-
-
-def flag_of(name: str) -> str:
-    """Name the option by which a setting is given."""
-    return f"--{name.replace('_', '-')}"

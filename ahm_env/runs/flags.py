@@ -7,11 +7,13 @@ user named.
 
 import inspect
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import signal
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
+from numbers import Integral, Real
 from pathlib import Path
-from types import NoneType
-from typing import Annotated, Any, get_args, get_origin, get_type_hints
+from types import NoneType, UnionType
+from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 import typer
 
@@ -114,7 +116,12 @@ def command(function: Callable[..., int | None]) -> Callable[..., None]:
     def run(**values: Any) -> None:
         for name, some in flags.items():
             values[name] = {one.name: values.pop(one.name) for one in some}
-        raise typer.Exit(function(**values) or 0)
+        try:
+            status = function(**values) or 0
+        except KeyboardInterrupt:  # outside of a run, which saves and says so itself
+            typer.echo("error: stopped by Ctrl-C; what was saved stays", err=True)
+            status = 128 + signal.SIGINT
+        raise typer.Exit(status)
 
     own = [one for name, one in signature.parameters.items() if name not in groups]
     run.__doc__ = function.__doc__
@@ -122,6 +129,35 @@ def command(function: Callable[..., int | None]) -> Callable[..., None]:
     run.__signature__ = inspect.Signature([*every, *(one for some in flags.values() for one in some)])  # type: ignore[attr-defined]
     run.__annotations__ = {}
     return run
+
+
+def flag_name(settings: type, name: str) -> str:
+    """Name the flag by which a setting is given; what is no setting of the class is one of the agent."""
+    known = flags_of(settings)
+    word = (known[name].name if name in known else None) or name
+    return f"--{word.replace('_', '-')}" if name in {field.name for field in fields(settings)} else f"--set {name}"
+
+
+def check_kind(flag: str, value: Any, kind: Any) -> None:
+    """Refuse a value that is not of the type of its setting.
+
+    Args:
+        flag: How the setting is called.
+        value: The value.
+        kind: A type, or a union of types.
+
+    Raises:
+        SettingsError: It is of another type.
+    """
+    kinds = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+    numbers = {int: Integral, float: Real}
+    for one in kinds:
+        plain = numbers.get(one, get_origin(one) or one)
+        if isinstance(value, plain) and (one is bool or not isinstance(value, bool)):
+            return
+    words = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", NoneType: "nothing"}
+    told = " or ".join(words.get(one, getattr(one, "__name__", str(one))) for one in kinds)
+    raise SettingsError(f"{flag} {value} must be {told}")
 
 
 def pairs(texts: Iterable[str], flag: str) -> dict[str, Any]:
@@ -150,21 +186,29 @@ def value_of(text: str) -> Any:
         return text
 
 
-def read_config(path: Path, known: Sequence[str]) -> Mapping[str, Any]:
-    """Read the settings in a `config.json` that a run wrote, or in a JSON file that holds nothing else.
+def with_config(settings: type, config: Path | None, preset: str | None, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Combine the settings in a `config.json` that a run wrote with those that the user named, which win.
 
     Args:
-        path: The file.
-        known: Names of the settings that exist.
+        settings: The class of the settings.
+        config: The file, or a JSON file that holds settings and nothing else; None for none.
+        preset: Name of a preset, which cannot be had together with a file.
+        given: What the user named; None is not named.
 
     Raises:
-        SettingsError: It is missing, damaged, or holds other settings.
+        SettingsError: The file is missing, damaged, or holds other settings.
     """
+    named = {name: one for name, one in given.items() if one is not None}
+    if config is None:
+        return named
+    if preset is not None:
+        raise SettingsError(f"--config {config} and --preset {preset}: both decide all settings; give one of them")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        settings = dict(content.get("settings", content))
+        content = json.loads(config.read_text(encoding="utf-8"))
+        found = dict(content.get("settings", content))
     except (OSError, ValueError, AttributeError, TypeError) as error:
-        raise SettingsError(f"--config {path}: missing or damaged ({error}); give the config.json of a run") from None
-    if odd := sorted(set(settings) - set(known)):
-        raise SettingsError(f"--config {path}: there is no setting {odd[0]}; this command has {', '.join(known)}")
-    return settings
+        raise SettingsError(f"--config {config}: missing or damaged ({error}); give a run's config.json") from None
+    known = {field.name for field in fields(settings)}
+    if odd := sorted(set(found) - known):
+        raise SettingsError(f"--config {config}: there is no setting {odd[0]} here; is it of another command?")
+    return {**found, **named}

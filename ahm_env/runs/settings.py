@@ -2,14 +2,14 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Annotated, Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self, get_type_hints
 
 from ahm_env.errors import SettingsError
 from ahm_env.images import ImageSet, load_images
 from ahm_env.images.pixels import PixelSettings
 from ahm_env.images.source import Source
 from ahm_env.model.devices import find_device, find_precision
-from ahm_env.runs.flags import Flag
+from ahm_env.runs.flags import Flag, check_kind, flag_name
 
 AUTO_PRECISION = ("precision", "auto")
 IMAGES = "Images and masks"
@@ -29,16 +29,21 @@ class Settings:
     def __post_init__(self) -> None:
         for name, parse in self.parsers.items():
             object.__setattr__(self, name, parse(getattr(self, name)))
+        kinds = get_type_hints(type(self))
+        for field in fields(self):
+            check_kind(flag_name(type(self), field.name), getattr(self, field.name), kinds[field.name])
 
     @classmethod
     def asked(cls, preset: str | None, given: Mapping[str, Any]) -> dict[str, Any]:
         """Return the settings of a preset, overridden by what is given (None is not given).
 
         Raises:
-            SettingsError: Unknown preset.
+            SettingsError: Unknown preset, or a setting that does not exist.
         """
         if preset is not None and preset not in cls.presets:
             raise SettingsError(f"--preset {preset} is unknown; choose one of {', '.join(cls.presets)}")
+        if odd := sorted(set(given) - {field.name for field in fields(cls)}):
+            raise SettingsError(f"there is no setting {odd[0]}; see the fields of {cls.__name__}")
         return {**cls.presets.get(preset or "", {}), **{key: one for key, one in given.items() if one is not None}}
 
     def on_this_machine(self) -> Self:
@@ -55,6 +60,11 @@ class Settings:
         asked = {key: value for key, value in given.items() if value is not None and (key, value) != AUTO_PRECISION}
         asked |= {key: str(parse(asked[key])) for key, parse in self.parsers.items() if key in asked}
         return sorted(key for key, value in asked.items() if own.get(key) != value)
+
+    def changes(self, other: "Settings") -> list[str]:
+        """List the names of the settings that another run has otherwise."""
+        own, others = self.as_dict(), other.as_dict()
+        return sorted(key for key in own if own[key] != others.get(key))
 
     @classmethod
     def from_dict(cls, settings: Mapping[str, Any]) -> Self:

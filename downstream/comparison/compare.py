@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ahm_env import ImageSet, RunError
+from ahm_env import ImageSet, RunError, SettingsError
 from ahm_env.files import Saved, path_of
 from ahm_env.images.building import Progress
 from downstream.comparison.experiment import Experiment, data_of, is_experiment, pretrained_runs
-from downstream.comparison.options import Downstream
+from downstream.comparison.options import FIXED, Downstream
 from downstream.comparison.pool import Pool, last_line
 from downstream.comparison.results import RESULTS, Row, read_results
 from downstream.comparison.tables import tables_of, trends_of
@@ -81,6 +81,8 @@ def compare(
         AHMError: Anything that the user can mend.
     """
     labels = algos.split(",") if isinstance(algos, str) else algos
+    if odd := sorted((FIXED - {"data", "device", "skip_bad"}) & set(settings)):
+        raise SettingsError(f"{odd[0]} is set by the experiment; settings of an agent are written a3c+image_weight=2")
     given = {"data": None if data is None else str(data), **settings}
     common = {key: value for key, value in given.items() if value is not None}
     algorithms = tuple(label.strip() for label in labels if label.strip())
@@ -129,7 +131,7 @@ def _announcement(experiment: Experiment, jobs: int) -> list[str]:
     images = f"{settings.total_images:,} images of {settings.data}"
     many = f"{count} agents x {experiment.runs} seeds x {images}, {jobs} at once"
     left = sum(not trial.done for trial in fine)
-    lines = [many] if count else []
+    lines = ["Ctrl-C stops; the same command goes on where it was.", *([many] if count else [])]
     return lines + ([f"{len(fine)} times fine-tuning on {settings.data}, {left} of them still to do"] if fine else [])
 
 

@@ -46,7 +46,6 @@ def compare_agents(
     """
     console = make_console()
     tell = partial(console.print, markup=False)
-    tell("Ctrl-C stops; the same command goes on where it was.")
     with ProgressBar(console, "comparing", seconds=LINE_SECONDS) as progress:
         found = compare(
             algos,

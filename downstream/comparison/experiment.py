@@ -7,14 +7,14 @@ one from scratch, are fine-tuned: tasks × numbers of labels × arms × draws of
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 from agents.pretraining.settings import RunSettings
 from ahm_env import ImageError, ImageSet, RunError, SettingsError
-from ahm_env.runs.directory import flag_of
+from ahm_env.runs.flags import flag_name
 from ahm_env.runs.owned_directory import OwnedDirectory
 from downstream.comparison.options import AgentConfig, Arm, Downstream, count_name, once
 from downstream.comparison.results import MASKING, RESULTS, SCRATCH, Row, write_results
@@ -187,7 +187,8 @@ class Experiment:
         before: dict[str, Any] = {"common": self.shared, "finetune": None, "asked": []}
         if directory.read() is not None:
             before = _about(directory.file)
-        directory.refuse_others(_named(before["common"], flag_of), _named(self.shared, flag_of))
+        named = partial(flag_name, RunSettings)
+        directory.refuse_others(_named(before["common"], named), _named(self.shared, named))
         finetune = before["finetune"] if self.downstream is None else self.downstream.shared
         if before["finetune"] is not None:
             name = "finetune {}".format

@@ -53,7 +53,7 @@ class AgentConfig:
             name = key.replace("-", "_")
             if name in FIXED:
                 raise SettingsError(f"{label!r}: {key} is the same for all agents of an experiment; leave it out")
-            # such as share, a text that may look like a number
+            # such as agent_share, a text that may look like a number
             settings[name] = value if isinstance(getattr(RunSettings, name, None), str) else value_of(value)
         return cls(label, algo, settings)
 
@@ -64,7 +64,7 @@ class AgentConfig:
             SettingsError: One is out of range, or of the wrong kind.
         """
         given = self.given(common)
-        check_settings(self.algo, given["agent"] or ())
+        check_settings(self.algo, given["agent"] or {})
         try:
             RunSettings.make(**given)
         except (TypeError, AttributeError, ValueError) as error:
@@ -142,6 +142,8 @@ class Downstream:
             SettingsError: Options were given, but no tasks.
         """
         named = {name: value for name, value in given.items() if value is not None}
+        if named.get("draws") == 0:
+            raise SettingsError("--draws 0 must be 1 or more")
         if tasks is not None:
             return cls(tasks, **named)
         if named:

@@ -1,7 +1,6 @@
 """What a person sees of fine-tuning and evaluation: progress, a table at the end, and what to do next."""
 
 from collections.abc import Mapping
-from dataclasses import fields
 from math import inf, isnan
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,10 +11,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from ahm_env.console import ProgressBar, make_console, number, tell_bad_masks, tell_interruption
-from ahm_env.errors import InterruptionError
+from ahm_env.errors import InterruptionError, SettingsError
 from ahm_env.model.devices import tell_precision
 from ahm_env.runs.directory import Row
-from ahm_env.runs.flags import Config, FlagsOf, Preset, Resume, read_config
+from ahm_env.runs.flags import Config, FlagsOf, Preset, Resume, with_config
 from ahm_env.runs.images import load
 from downstream.evaluation.metrics import measure_name
 from downstream.finetuning.finetune import open_run
@@ -62,8 +61,9 @@ def finetune(
     ended it, all being saved. The preset paper is the published recipe.
     """
     console = make_console()
-    before = read_config(config, [field.name for field in fields(FinetuneSettings)]) if config is not None else {}
-    given = {**before, **{name: one for name, one in given.items() if one is not None}}
+    if config is not None and given.get("start"):
+        raise SettingsError("--config and --from: a config.json says what its run began with; leave out one of them")
+    given = with_config(FinetuneSettings, config, preset, given)
     start = given.pop("start", None)
     if "labels" in given:
         given["labels"] = label_count(given["labels"])

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from ahm_env import SettingsError
 from ahm_env.model.reconstruction import SMALLEST_IMAGE
 from ahm_env.runs.flags import Flag
-from ahm_env.runs.settings import ImageSettings
+from ahm_env.runs.settings import ImageSettings, Settings
 from downstream.finetuning.augmentation import Augmentation
 from downstream.finetuning.mean_teacher import UnlabelledSettings
 from downstream.models.model import MODELS, TASKS, PretrainedWeights
@@ -108,6 +108,7 @@ class FinetuneSettings(TrainConfig, ImageSettings):
     presets = PRESETS
 
     def __post_init__(self) -> None:
+        Settings.__post_init__(self)
         super().__post_init__()
         _ = self.pixels
         for name, value, known in (
@@ -156,6 +157,8 @@ class FinetuneSettings(TrainConfig, ImageSettings):
             SettingsError: Unknown preset, a value out of range, or one that does not fit the start.
         """
         chosen = cls.asked(preset, given)
+        if "labels" in chosen:
+            chosen["labels"] = label_count(chosen["labels"])
         fixed = _of_start(start)
         for name, value in fixed.items():
             if name in chosen and chosen[name] != value:
@@ -182,9 +185,8 @@ def label_count(text: str | int | None) -> int | None:
     Raises:
         SettingsError: It is neither.
     """
-    if text in (None, "all"):
+    if text is None or text == "all":
         return None
-    try:
-        return int(text or "")
-    except ValueError:
-        raise SettingsError(f"--labels {text} is neither a number nor all; for example --labels 25") from None
+    if not str(text).removeprefix("-").isdecimal() or not str(text).isascii():
+        raise SettingsError(f"--labels {text} is neither a number nor all; for example --labels 25")
+    return int(text)

@@ -62,7 +62,7 @@ def test_without_a_place_of_its_own_a_run_gets_a_new_one() -> None:
 def test_what_does_not_fit_is_raised(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="--preset huge is unknown"):
         pretrain(preset="huge")
-    with pytest.raises(TypeError, match="total"):
+    with pytest.raises(SettingsError, match="there is no setting total; see the fields of RunSettings"):
         pretrain(total=3)
     with pytest.raises(RunError, match="holds no run to resume"):
         pretrain(out=tmp_path / "none", resume=True)

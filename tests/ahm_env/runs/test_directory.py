@@ -28,8 +28,8 @@ class Pot(Directory[Brewing]):
 
 def test_settings_and_columns_are_those_of_the_kind(tmp_path: Path) -> None:
     with Pot(tmp_path / "pot") as pot:
-        pot.write_config(Brewing(3, "black"), {"content_key": "tea"})
-        assert (pot.settings(), pot.content_key()) == (Brewing(3, "black"), "tea")
+        pot.write_config(Brewing(leaves=3, sort="black"), {"content_key": "tea"})
+        assert (pot.settings(), pot.content_key()) == (Brewing(leaves=3, sort="black"), "tea")
         pot.add({"images": 12, "heat": 1 / 3, "cups": 2, "elsewhere": 5.0})
         pot.add({"images": 24, "heat": float("nan"), "cups": 3})
         assert pot.last_row()["images"] == 24

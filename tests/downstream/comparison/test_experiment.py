@@ -50,7 +50,7 @@ def settings_of(experiment: Experiment, trial: FinetuneTrial) -> FinetuneSetting
         (("a3c+horizon=0",), "horizon"),
         (("scratch",), "scratch is not pretrained: add an agent, or --downstream"),
         (("a3c+agent_share=much",), "--agent-share much"),
-        (("a3c+total_images=x",), "agent 'a3c[+]total_images=x': a setting is of the wrong kind"),
+        (("a3c+total_images=x",), "--total-images x must be a whole number"),
         (("a3c+colour=1",), "agent 'a3c' has no setting 'colour'; it has backbone"),
         (("a3c+seed=5",), "seed is the same for all agents"),
         (("a3c+data=other",), "data is the same for all agents"),
