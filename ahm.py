@@ -125,14 +125,11 @@ def common(
 
 
 def main() -> None:
-    """Run `ahm`; what the user can mend is one line and exit status 2, and so is Ctrl-C with 130."""
+    """Run `ahm`; what the user can mend is one line and exit status 2."""
     check_own_packages()
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # before and after training, which saves
     try:
         app()
-    except KeyboardInterrupt:
-        print("error: stopped by Ctrl-C; nothing was under way that had to be saved", file=sys.stderr)
-        raise SystemExit(128 + signal.SIGINT) from None
     except Exception as error:
         errors: Any = sys.modules.get("ahm_env.errors")
         if errors is None or not isinstance(error, errors.AHMError | OSError):

@@ -10,13 +10,14 @@ from math import isnan
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from ahm_env import CheckpointError, ImageSet, RunError, SettingsError
 from ahm_env.files import load_tensors, save_tensors, write_text
 from ahm_env.runs.flags import flag_name
+from ahm_env.runs.owned_directory import hold
 from ahm_env.runs.provenance import provenance
 from ahm_env.runs.settings import Settings
 
@@ -71,13 +72,7 @@ class Directory(Generic[S]):
         self._writer: SummaryWriter | None = None
 
     def __enter__(self) -> Self:
-        self.path.mkdir(parents=True, exist_ok=True)
-        try:
-            self.lock.acquire(timeout=0)
-        except Timeout:
-            raise RunError(
-                f"{self.path}: another process is working on this run; wait for it, or choose another --out"
-            ) from None
+        hold(self.path, self.lock, "on this run")
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -10,6 +10,7 @@ import json
 import signal
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
+from functools import cache
 from numbers import Integral, Real
 from pathlib import Path
 from types import NoneType, UnionType
@@ -88,6 +89,7 @@ class FlagsOf:
         return Annotated[(flag.kind or simple) | None, option]
 
 
+@cache
 def flags_of(settings: type) -> dict[str, Flag]:
     """Name of each setting that is a flag, and how that is shown."""
     hints = get_type_hints(settings, include_extras=True)

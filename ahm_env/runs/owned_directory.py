@@ -30,13 +30,7 @@ class OwnedDirectory:
 
     def __enter__(self) -> Self:
         self.read()
-        self.path.mkdir(parents=True, exist_ok=True)
-        try:
-            self._lock.acquire(timeout=0)
-        except Timeout:
-            raise RunError(
-                f"{self.path}: another process is working in it; wait for it, or choose another --out"
-            ) from None
+        hold(self.path, self._lock, "in it")
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -89,3 +83,21 @@ class OwnedDirectory:
             self.write(settings)
         else:
             self.refuse_others(before, settings)
+
+
+def hold(path: Path, lock: FileLock, where: str) -> None:
+    """Make a directory where it does not exist, and take its lock.
+
+    Args:
+        path: The directory.
+        lock: A lock of a file in it.
+        where: Where another process works that has the lock, such as `in it`.
+
+    Raises:
+        RunError: Another process has the lock.
+    """
+    path.mkdir(parents=True, exist_ok=True)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise RunError(f"{path}: another process is working {where}; wait for it, or choose another --out") from None

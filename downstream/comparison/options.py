@@ -8,7 +8,6 @@ from typing import Annotated, Any
 
 from agents import AGENTS
 from agents.pretraining.settings import RunSettings
-from agents.registry import check_settings
 from ahm_env import SettingsError
 from ahm_env.runs.flags import Flag, value_of
 from downstream.comparison.results import SCRATCH
@@ -61,14 +60,9 @@ class AgentConfig:
         """Refuse settings that no run can have.
 
         Raises:
-            SettingsError: One is out of range, or of the wrong kind.
+            SettingsError: One is unknown, out of range, or of the wrong type.
         """
-        given = self.given(common)
-        check_settings(self.algo, given["agent"] or {})
-        try:
-            RunSettings.make(**given)
-        except (TypeError, AttributeError, ValueError) as error:
-            raise SettingsError(f"agent {self.label!r}: a setting is of the wrong kind ({error})") from None
+        RunSettings.make(**self.given(common))
 
     def given(self, common: Mapping[str, Any]) -> dict[str, Any]:
         """Combine the settings for `RunSettings.make`: what all agents share, and what is this agent's own."""
