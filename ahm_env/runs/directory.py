@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from ahm_env import CheckpointError, ImageSet, RunError, SettingsError
-from ahm_env.files import load_tensors, save_tensors, write_text
+from ahm_env.files import load_tensors, occupied, save_tensors, write_text
 from ahm_env.runs.flags import flag_name
 from ahm_env.runs.owned_directory import hold
 from ahm_env.runs.provenance import provenance
@@ -99,7 +99,7 @@ class Directory(Generic[S]):
     @property
     def occupied(self) -> bool:
         """Whether there is anything but a lock in the directory."""
-        return self.path.is_dir() and any(child.name != ".lock" for child in self.path.iterdir())
+        return occupied(self.path)
 
     def content_key(self) -> str:
         """Key of the images that the run began with."""
