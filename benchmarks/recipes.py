@@ -61,6 +61,15 @@ RECIPES: dict[str, dict[str, Any]] = {
             "none": {"mix": "none"},
         }.items()
     },
+    **{
+        f"box-2800-{name}": {"steps": 2800, "unlabelled": "auto", **more}
+        for name, more in {
+            "slow": {"ema_decay": 0.999},
+            "unsure": {"confidence": 0.7},
+            "wide-late": {"unlabelled_batch": 16},
+        }.items()
+    },
+    "all-2800": {"steps": 2800, "augment": "strong", "labels": "all"},  # what more labels would bring
 }
 
 
@@ -124,7 +133,7 @@ def main(data: Path, out: Path, pattern: str = "") -> int:
                     continue
                 except InterruptionError:
                     return 1
-                row = {"set": name, "recipe": recipe, "draw": draw, "labels": LABELS, "set_aside": found["images"]}
+                row = {"set": name, "recipe": recipe, "draw": draw, "labels": found["labels"]}
                 numbers = {key: f"{found[key]:.4f}" for key in ("dice", "loss", "unlabelled_loss", "confident")}
                 test = json.loads((path / "test.json").read_text(encoding="utf-8"))
                 add_row({**row, **numbers, "set_aside": test["images"], "seconds": round(found["seconds"])})
