@@ -20,7 +20,8 @@ from ahm_env.images.tiff import STARTS, read_tiff, turned
 KEEP_DEPTH = cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH
 JPEG_START, JPEG_SCAN, JPEG_END = b"\xff\xd8", b"\xff\xda", b"\xff\xd9"
 PNG_START, PNG_PALETTE = b"\x89PNG\r\n\x1a\n", 3
-GIF_STARTS, BMP_START = (b"GIF87a", b"GIF89a"), b"BM"
+PALETTE, ANIMATION = (b"PLTE", b"tRNS"), (b"acTL", b"fcTL", b"fdAT")
+GIF_OR_BMP = (b"GIF87a", b"GIF89a", b"BM")
 WHITE_THEN_BLACK = b"\xff\xff\xff\0\0\0"
 EXIF, EXIF_WITHIN, ORIENTATION = b"Exif\0\0", 2**16, 0x0112
 TURNED = "images that their EXIF orientation turns; masks must be drawn on the turned images"
@@ -193,13 +194,16 @@ def _decode(path: Path, content: bytes, numbers: bool = False) -> Picture:
             refuse_damage(content)
         except ImageError as error:
             raise ImageError(f"{path}: {error}") from None
-    if content.startswith(GIF_STARTS) or (numbers and content.startswith(BMP_START)):
-        return _decode_indexed(path, content, numbers)
+    if content.startswith(GIF_OR_BMP):
+        return _decode_gif_or_bmp(path, content, numbers)
+    # Of an animation OpenCV gives another frame than the one that viewers without animation show.
+    if moving := content.startswith(PNG_START) and ANIMATION[0] in content[: content.find(b"IDAT")]:
+        content = _png_without(ANIMATION, content)
     palette = numbers and content.startswith(PNG_START) and content[25] == PNG_PALETTE
     if palette and (b"PLTE", WHITE_THEN_BLACK) in _png_chunks(content):
         raise ImageError(f"{path}: its palette shows 0 as white and 1 as black; save it as grey, 0 where nothing is")
     try:
-        encoded = _palette_as_grey(content) if palette else content
+        encoded = _png_without(PALETTE, content) if palette else content
         image = cv2.imdecode(np.frombuffer(encoded, np.uint8), KEEP_DEPTH)
     except cv2.error as error:
         raise ImageError(f"{path}: too large or damaged ({error.err}); export it again") from error
@@ -210,11 +214,11 @@ def _decode(path: Path, content: bytes, numbers: bool = False) -> Picture:
     if palette:
         image = image // (255 // (2 ** content[24] - 1))
     image = image if image.ndim == 2 else np.ascontiguousarray(image[..., ::-1])
-    return Picture(image, 2 <= _orientation(content) <= 8)
+    return Picture(image, 2 <= _orientation(content) <= 8, moving)
 
 
-def _decode_indexed(path: Path, content: bytes, numbers: bool) -> Picture:
-    """Decode, with Pillow, a GIF, or a BMP if the numbers of its palette are wanted: OpenCV gives colours only."""
+def _decode_gif_or_bmp(path: Path, content: bytes, numbers: bool) -> Picture:
+    """Decode with Pillow: OpenCV gives no numbers of palettes, and the colours of some kinds of BMP wrongly."""
     try:
         with Image.open(io.BytesIO(content), formats=("GIF", "BMP")) as image:
             if image.width * image.height > MOST_PIXELS:
@@ -265,12 +269,12 @@ def _png_chunks(content: bytes) -> list[tuple[bytes, bytes]]:
     return chunks
 
 
-def _palette_as_grey(content: bytes) -> bytes:
-    """Remove the palette from a PNG, so that OpenCV gives the numbers and not their colours."""
+def _png_without(kinds: tuple[bytes, ...], content: bytes) -> bytes:
+    """Remove chunks from a PNG; without its palette it is grey, so that OpenCV gives the numbers, not their colours."""
     parts = [PNG_START]
     for kind, data in _png_chunks(content):
-        if kind == b"IHDR":
+        if kind == b"IHDR" and kinds == PALETTE:
             data = data[:9] + b"\0" + data[10:]
-        if kind not in (b"PLTE", b"tRNS"):
+        if kind not in kinds:
             parts += [len(data).to_bytes(4), kind, data, zlib.crc32(kind + data).to_bytes(4)]
     return b"".join(parts)

@@ -250,6 +250,47 @@ def test_of_several_frames_the_first_is_read_and_that_is_said(tmp_path: Path) ->
         read_mask(tmp_path / "a.gif")
 
 
+@pytest.mark.parametrize("mode", ["P", "L", "RGB", "I;16"])
+def test_of_an_animated_png_the_image_that_viewers_show_is_read_and_that_is_said(tmp_path: Path, mode: str) -> None:
+    rng, path = np.random.default_rng(5), tmp_path / "a.png"
+    kind = (np.uint16, 2**16) if mode == "I;16" else (np.uint8, 2**8)
+    frames = [rng.integers(0, kind[1], (8, 9, 3) if mode == "RGB" else (8, 9), kind[0]) for _ in range(3)]
+    images = [Image.fromarray(frame) for frame in frames]
+    for image in images if mode == "P" else []:
+        image.putpalette(rng.integers(0, 256, 768, np.uint8).tobytes())
+    images[0].save(path, save_all=True, append_images=images[1:], default_image=True)
+    assert b"fdAT" in path.read_bytes()
+    picture = read_picture(path)
+    assert np.array_equal(picture.pixels, np.asarray(images[0].convert("RGB")) if mode == "P" else frames[0])
+    assert picture.remarks == (SEVERAL,)
+    with pytest.raises(ImageError, match="several pages"):
+        read_mask(path)
+
+
+BMP_HEADERS = {"core": struct.Struct("<IHHHH"), "info": struct.Struct("<IiiHHIIiiII3I")}
+
+
+def test_a_bmp_with_the_palette_of_os_2_is_read_in_its_colours(tmp_path: Path) -> None:
+    rng = np.random.default_rng(6)
+    numbers, palette = rng.integers(0, 5, (6, 8), np.uint8), rng.integers(0, 256, (5, 3), np.uint8)
+    header = BMP_HEADERS["core"].pack(12, 8, 6, 1, 8) + palette[:, ::-1].tobytes()
+    start = struct.pack("<2sIII", b"BM", 14 + len(header) + numbers.size, 0, 14 + len(header))
+    path = written(tmp_path / "a.bmp", start + header + numbers[::-1].tobytes())
+    assert np.array_equal(read_image(path), palette[numbers])
+    assert np.array_equal(read_mask(path), numbers)
+
+
+def test_a_bmp_of_16_bits_reaches_white(tmp_path: Path) -> None:
+    parts = np.random.default_rng(7).integers(0, (32, 64, 32), (6, 8, 3))
+    parts[0, 0] = 31, 63, 31
+    values = (parts @ (2**11, 2**5, 1)).astype("<u2")
+    header = BMP_HEADERS["info"].pack(40, 8, 6, 1, 16, 3, values.nbytes, 0, 0, 0, 0, 0xF800, 0x7E0, 0x1F)
+    start = struct.pack("<2sIII", b"BM", 14 + len(header) + values.nbytes, 0, 14 + len(header))
+    found = read_image(written(tmp_path / "a.bmp", start + header + values[::-1].tobytes()))
+    assert np.abs(found - parts * 255 / (31, 63, 31)).max() <= 1
+    assert found.max() == 255
+
+
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
 def test_a_truncated_gif_or_palette_is_refused(tmp_path: Path, share: float) -> None:
     for kind in ("GIF", "BMP"):
