@@ -1,6 +1,7 @@
 """The frames of DICOM files as others read them."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -35,7 +36,7 @@ def pydicom(path: Path) -> list[Values]:
             elif dataset.get("WindowWidth"):
                 shown = between(apply_voi_lut(values, dataset), *apply_voi_lut(BEYOND, dataset)[0])
             else:
-                shown = _unwindowed(values, dataset.BitsStored)
+                shown = _unwindowed(values, dataset)
             frames.append(255 - shown if dataset.PhotometricInterpretation == INVERTED else shown)
     return frames
 
@@ -61,7 +62,7 @@ def highdicom(path: Path) -> list[Values]:
             bits = image.RedPaletteColorLookupTableDescriptor[2] if palette else image.BitsStored
             frames.append(of_bits(values, bits))
         else:
-            frames.append(values if windowed else _unwindowed(values, image.BitsStored))
+            frames.append(values if windowed else _unwindowed(values, image))
     return frames
 
 
@@ -70,29 +71,35 @@ def simpleitk(path: Path) -> list[Values]:
     from pydicom import dcmread
 
     dataset = dcmread(path, force=True, stop_before_pixels=True)
-    if any(name in dataset for name in ("VOILUTSequence", "ModalityLUTSequence", GROUPS)):
-        raise NotImplementedError  # tables, and what an enhanced object says of a frame
+    if any(name in dataset for name in ("VOILUTSequence", "ModalityLUTSequence", "VOILUTFunction", GROUPS)):
+        raise NotImplementedError  # tables, other windows, and what an enhanced object says of a frame
     values = itk.array(itk.read(path))
     if dataset.SamplesPerPixel == 3 or dataset.PhotometricInterpretation == PALETTE:
-        return [of_bits(frame, 8 * values.dtype.itemsize) for frame in values]
+        return [of_bits(frame, dataset.BitsStored if dataset.SamplesPerPixel == 3 else 8) for frame in values]
     slope, intercept = (
         dataset.get(name) or default for name, default in (("RescaleSlope", 1), ("RescaleIntercept", 0))
     )
     inverted = dataset.PhotometricInterpretation == INVERTED
     if inverted:  # which SimpleITK does before it rescales
+        if dataset.PixelRepresentation or dataset.BitsAllocated > 16:
+            raise NotImplementedError
         values = slope * (2.0**dataset.BitsStored - 1) + 2 * intercept - values
     if dataset.get("WindowWidth"):
         centre, width = (np.atleast_1d(dataset[name].value)[0] for name in ("WindowCenter", "WindowWidth"))
         half = (width - 1) / 2  # PS3.3 C.11.2.1.2.1
         frames = [between(frame, centre - 0.5 - half, centre - 0.5 + half) for frame in values]
     else:
-        frames = [_unwindowed(frame, dataset.BitsStored) for frame in values]
+        frames = [_unwindowed(frame, dataset) for frame in values]
     return [255 - frame for frame in frames] if inverted else frames
 
 
-def _unwindowed(values: Values, bits: int) -> Values:
-    """Whole numbers of up to 8 bits by their bits, other values by their range."""
-    return of_bits(values, bits) if values.dtype.kind in "ui" and bits <= 8 else of_range(values)
+def _unwindowed(values: Values, dataset: Any) -> Values:
+    """Stored bytes by their bits, other values by their range."""
+    slope, intercept = dataset.get("RescaleSlope") or 1, dataset.get("RescaleIntercept") or 0
+    stored = (slope, intercept) == (1, 0) and "ModalityLUTSequence" not in dataset
+    if stored and dataset.BitsAllocated == 8 and dataset.PixelRepresentation == 0:
+        return of_bits(values, dataset.BitsStored)
+    return of_range(values)
 
 
 READERS = {"pydicom": pydicom, "highdicom": highdicom, "SimpleITK": simpleitk}

@@ -25,7 +25,8 @@ def simpleitk(path: Path, axis: str) -> list[Values]:
     image = itk.read(path)
     while image.GetDimension() > 3:
         image = image[..., 0]
-    return slices(np.swapaxes(itk.array(itk.turned_to_ras(image)), 0, 2), axis)
+    values = np.swapaxes(itk.array(itk.turned_to_ras(image)), 0, 2)
+    return slices(values if values.ndim == 3 else values[..., :3], axis)
 
 
 def slices(values: Values, axis: str) -> list[Values]:

@@ -56,11 +56,15 @@ READERS = {"Pillow": pillow, "SimpleITK": simpleitk, "tifffile": tifffile}
 
 
 def numbers(path: Path) -> list[Values]:
-    """The class numbers of a mask as Pillow reads it; of one in colour none."""
+    """The class numbers of a mask as Pillow reads it; of one in colour, or of several pages, none."""
     with Image.open(path) as image:
         values = np.asarray(image.convert("L") if image.mode in ("1", "LA") else image)
-        if getattr(image, "n_frames", 1) > 1 or image.format == "JPEG":
+        if getattr(image, "n_frames", 1) > 1:
             raise NotImplementedError
+        if image.format == "JPEG":
+            values = np.where(values >= 128, 255, 0)
+        if image.mode == "PA":
+            values = values[..., 0]
     if values.ndim == 3 and not (values[..., :1] == values[..., :3]).all():
         raise ValueError("colours are no numbers")
     return [values if values.ndim == 2 else values[..., 0]]
