@@ -8,7 +8,7 @@ from agents.agent import Agent, Callback, play
 from agents.pretraining.settings import RunSettings
 from agents.registry import make_agent
 from ahm_env import ImageSet, PatchMaskVectorEnv, Reconstructor, SettingsError, Standardisation
-from ahm_env.images.patients import grouped
+from ahm_env.images.dataset.patients import grouped
 from ahm_env.masks import Ints
 
 

@@ -17,15 +17,15 @@ from rich.table import Table
 from ahm_env.console import ProgressBar, make_console, tell_left_out
 from ahm_env.errors import SettingsError
 from ahm_env.files import check_name
-from ahm_env.images.contact_sheet import TILE, contact_sheet, fair_sample
-from ahm_env.images.dicom import Dicom
-from ahm_env.images.encoding import save_picture
-from ahm_env.images.importing import import_data
-from ahm_env.images.loading import find_source, load_images
-from ahm_env.images.nifti import Nifti
-from ahm_env.images.pixels import PixelSettings
-from ahm_env.images.report import check_source
-from ahm_env.images.splitting import split_source
+from ahm_env.images.dataset.loader import find_source, load_images
+from ahm_env.images.dataset.splits import split_source
+from ahm_env.images.formats.dicom import Dicom
+from ahm_env.images.formats.nifti import Nifti
+from ahm_env.images.inspection.contact_sheet import TILE, contact_sheet, fair_sample
+from ahm_env.images.inspection.report import check_source
+from ahm_env.images.pixels.fit import PixelSettings
+from ahm_env.images.pixels.png import save_picture
+from ahm_env.images.public.importer import import_data
 
 ALIKE = 5  # problems that are shown where there are more of the same kind
 

@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ahm_env import ImageError, ImageSet
-from ahm_env.images.encoding import save_picture
-from ahm_env.images.loading import originals
-from ahm_env.images.patients import grouped
+from ahm_env.images.dataset.loader import originals
+from ahm_env.images.dataset.patients import grouped
+from ahm_env.images.pixels.png import save_picture
 from ahm_env.images.source import Sample
 from ahm_env.masks import Ints
 from downstream.evaluation.metrics import Measures, Overlap, SegmentationScores, score_classes

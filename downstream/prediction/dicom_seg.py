@@ -21,8 +21,8 @@ import numpy as np
 
 from ahm_env import ImageError, SettingsError
 from ahm_env.files import atomic
-from ahm_env.images.files import unnamed
-from ahm_env.images.patients import pseudonym
+from ahm_env.images.dataset.patients import pseudonym
+from ahm_env.images.formats.files import unnamed
 from downstream.evaluation.segmentation import Mask
 from downstream.models.model import ModelSpec
 
@@ -127,7 +127,7 @@ def without_repeats(series: Series) -> list[Series]:
 
 def is_segmentation_of(path: Path, series: Series) -> bool:
     """Whether a file is a SEG that refers to these images and no others."""
-    from ahm_env.images.dicom.opening import HEADER, understood
+    from ahm_env.images.formats.dicom.dicom_file import HEADER, understood
 
     try:
         with unnamed(str(path)), understood(HEADER):
@@ -151,7 +151,7 @@ def save_segmentation(path: Path, series: Series, masks: Sequence[Mask], spec: M
     Raises:
         ImageError: It cannot be made of these images; the message names no image.
     """
-    from ahm_env.images.dicom.opening import understood
+    from ahm_env.images.formats.dicom.dicom_file import understood
 
     with _silent(), understood(WRITING):
         with unnamed(WRITING):
@@ -214,7 +214,7 @@ def _segmentation(sources: Sequence[Any], masks: Mask, spec: ModelSpec, model: s
 
 def _belonging(path: Path, frames: int) -> tuple[str, str, float]:
     """Read what images that belong together have in common, the SOP instance UID, and the plane."""
-    from ahm_env.images.dicom.opening import HEADER, understood
+    from ahm_env.images.formats.dicom.dicom_file import HEADER, understood
 
     with unnamed(""), understood(HEADER):
         dataset = _read(path, [*FRAMED, *PLACED])

@@ -12,15 +12,15 @@ from typing import NoReturn
 import numpy as np
 
 from ahm_env import ImageError
-from ahm_env.images.decoding import read_image
-from ahm_env.images.dicom import Dicom, is_dicom
-from ahm_env.images.dicom.index import DicomFiles
-from ahm_env.images.files import EXTENSIONS, ImageFiles, files_in, images_in, is_image, refuse_link
-from ahm_env.images.folder import Folder
-from ahm_env.images.loading import find_source
-from ahm_env.images.nifti import Nifti, Volume, is_nifti
-from ahm_env.images.patients import pseudonym
-from ahm_env.images.pixels import PixelSettings
+from ahm_env.images.dataset.loader import find_source
+from ahm_env.images.dataset.patients import pseudonym
+from ahm_env.images.formats.dicom import Dicom, is_dicom
+from ahm_env.images.formats.dicom.index import DicomFiles
+from ahm_env.images.formats.files import EXTENSIONS, ImageFiles, files_in, images_in, is_image, refuse_link
+from ahm_env.images.formats.nifti import Nifti, Volume, is_nifti
+from ahm_env.images.formats.pictures.folder import Folder
+from ahm_env.images.formats.pictures.picture import read_image
+from ahm_env.images.pixels.fit import PixelSettings
 from ahm_env.images.source import Entry, Sample
 
 Problem = tuple[str, str]  # an image or file, and a line about it

@@ -16,10 +16,10 @@ import numpy as np
 
 from ahm_env import ImageError
 from ahm_env.files import atomic
-from ahm_env.images.decoding import read_mask
-from ahm_env.images.nifti import from_slices, to_slice
-from ahm_env.images.nifti.volume import KINDS, QUIET, STARTS, read_header
-from ahm_env.images.pixels import AXES
+from ahm_env.images.formats.nifti import from_slices, to_slice
+from ahm_env.images.formats.nifti.volume import KINDS, QUIET, STARTS, read_header
+from ahm_env.images.formats.pictures.picture import read_mask
+from ahm_env.images.pixels.fit import AXES
 from ahm_env.images.source import Sample
 from downstream.evaluation.segmentation import Mask, class_numbers
 from downstream.models.model import ModelSpec

@@ -13,8 +13,8 @@ import numpy.typing as npt
 
 from ahm_env import ImageError
 from ahm_env.files import Saved, path_of, sha256
-from ahm_env.images.building import in_order
-from ahm_env.images.encoding import save_picture
+from ahm_env.images.dataset.builder import in_order
+from ahm_env.images.pixels.png import save_picture
 from ahm_env.images.source import Sample
 from ahm_env.runs.owned_directory import OwnedDirectory
 from downstream.evaluation.cropping import SEGMENTER_FILE, crop, load_tuned

@@ -11,14 +11,14 @@ import numpy as np
 
 from ahm_env.errors import ImageError
 from ahm_env.files import atomic, sha256, write_text
-from ahm_env.images.building import Progress
-from ahm_env.images.decoding import read_mask
-from ahm_env.images.encoding import save_picture
-from ahm_env.images.files import is_image, readable
-from ahm_env.images.loading import find_source
-from ahm_env.images.pixels import Image8, PixelSettings, to_uint8
+from ahm_env.images.dataset.builder import Progress
+from ahm_env.images.dataset.loader import find_source
+from ahm_env.images.formats.files import is_image, readable
+from ahm_env.images.formats.pictures.picture import read_mask
+from ahm_env.images.pixels.fit import Image8, PixelSettings, to_uint8
+from ahm_env.images.pixels.png import save_picture
+from ahm_env.images.privacy import refuse_path
 from ahm_env.images.source import SPLITS, DatasetIndex, Sample
-from ahm_env.images.telling import refuse_path
 from ahm_env.masks import Bools
 from ahm_env.model.devices import find_device
 from ahm_env.runs.owned_directory import OwnedDirectory

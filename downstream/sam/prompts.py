@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ahm_env.errors import ImageError, SettingsError
-from ahm_env.images.files import is_image
-from ahm_env.images.labels import table_lines
+from ahm_env.images.formats.files import is_image
+from ahm_env.images.formats.labels import table_lines
 from ahm_env.images.source import SPLITS, DatasetIndex
 from ahm_env.masks import Floats, Ints
 

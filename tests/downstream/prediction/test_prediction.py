@@ -20,8 +20,8 @@ from filelock import FileLock
 
 import ahm
 from ahm_env.files import atomic
-from ahm_env.images.building import AHEAD, THREADS, in_order
-from ahm_env.images.decoding import read_image
+from ahm_env.images.dataset.builder import AHEAD, THREADS, in_order
+from ahm_env.images.formats.pictures.picture import read_image
 from ahm_env.images.source import Sample
 from downstream.evaluation.cropping import crop
 from downstream.evaluation.segmentation import BATCH, segment

@@ -1,0 +1,108 @@
+"""The NIfTI files of a folder and the masks that belong to them, found by name."""
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from ahm_env.images.formats.files import files_in, image_of_mask, is_image
+
+EXTENSIONS = (".nii.gz", ".nii")
+DRAWN = re.compile(r"(.+)_([0-9]{4}|[1-9][0-9]{4,})\.png")
+
+
+def is_nifti(name: str) -> bool:
+    """Whether a file name is that of a NIfTI file."""
+    return name.lower().endswith(EXTENSIONS)
+
+
+def nifti_stem(name: str) -> str:
+    """Strip .nii or .nii.gz off a file name."""
+    ending = next((ending for ending in EXTENSIONS if name.lower().endswith(ending)), "")
+    return name[: len(name) - len(ending)]
+
+
+class VolumeFiles:
+    """Names of NIfTI files, sorted by stem, found as `Labels` finds images."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        """Sort the names by their stems."""
+        self.names = sorted(names, key=lambda name: (nifti_stem(name), name))
+        self._named: dict[str, list[str]] = defaultdict(list)
+        self._positions: dict[str, int] = {}
+        for position, name in enumerate(self.names):
+            stem = nifti_stem(name)
+            self._named[stem].append(name)
+            self._positions[name] = self._positions.setdefault(stem, position)
+
+    def __len__(self) -> int:
+        """Count the files."""
+        return len(self.names)
+
+    def masks_beside(self) -> list[str]:
+        """List endings, such as `…_seg.nii.gz`, of files named as another file, or as its scans, with that added."""
+        bases = {name: image_of_mask(nifti_stem(name)) for name in self.names}
+        scans = (nifti_stem(name).split("_") for name, base in bases.items() if not base)
+        shared = {"_".join(words[:count]) for words in scans for count in range(1, len(words) + 1)}
+        return [f"…{name[len(base) :]}" for name, base in bases.items() if base in shared]
+
+    def named(self, stem: str) -> list[str]:
+        """Names of the files with this stem."""
+        return self._named.get(stem, [])
+
+    def position(self, name: str) -> int | None:
+        """Where a file is, its name given with or without extension; None if it is not there."""
+        return self._positions.get(name)
+
+
+class MaskFiles:
+    """The masks of volumes, directly in a folder: label volumes, and PNGs of slices; none without such a folder.
+
+    Attributes:
+        count: Number of files.
+        drawn: Names of PNGs by stem of the volume and number of the slice.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """List the folder.
+
+        Raises:
+            ImageError: It cannot be read.
+        """
+        self._volumes: dict[str, list[str]] = defaultdict(list)
+        self._strangers: list[str] = []
+        self.drawn: dict[str, dict[int, str]] = defaultdict(dict)
+        for name in sorted(entry.name for entry in files_in(folder)):
+            if is_nifti(name):
+                self._volumes[nifti_stem(name)].append(name)
+            elif found := DRAWN.fullmatch(name):
+                self.drawn[found[1]][int(found[2])] = name
+            elif is_image(name):
+                self._strangers.append(name)
+        self.count = sum(map(len, self._volumes.values())) + sum(map(len, self.drawn.values())) + len(self._strangers)
+
+    def named(self, stem: str) -> list[str]:
+        """List the masks of a volume: names of label volumes, and one name that stands for all PNGs."""
+        return self._volumes.get(stem, []) + [f"{stem}_0000.png"][: stem in self.drawn]
+
+    def without_volume(self, files: VolumeFiles, slices: Mapping[str, int]) -> list[str]:
+        """Sorted names of masks that belong to nothing.
+
+        Args:
+            files: The volumes.
+            slices: Number of slices of each that can be read, by stem.
+        """
+        alone = [name for stem, names in self._volumes.items() if not files.named(stem) for name in names]
+        for stem, drawn in self.drawn.items():
+            most = slices.get(stem, max(drawn) + 1) if files.named(stem) else 0
+            alone += [name for index, name in drawn.items() if index >= most]
+        return sorted(alone + self._strangers)
+
+
+def alone(name: str, files: VolumeFiles) -> str:
+    """Say what is wrong with a mask that belongs to no volume."""
+    stem = nifti_stem(name)
+    volume = image_of_mask(stem)
+    if is_nifti(name) and files.named(volume):
+        return f"its name is not that of its volume; take {stem[len(volume) :]} out of it"
+    return "mask without a volume of that stem, or without a slice of that number; rename or delete it"
