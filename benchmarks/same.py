@@ -222,7 +222,7 @@ READERS: dict[str, Callable[[Path], Any]] = {
 
 def main() -> int:
     """Compare two commits."""
-    from ahm_env.images.dataset.patients import SALT, SALT_BYTES
+    from ahm_env.images.privacy import SALT, SALT_BYTES
 
     parser = argparse.ArgumentParser(prog="python -m benchmarks.same")
     parser.add_argument("old")

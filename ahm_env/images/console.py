@@ -110,8 +110,7 @@ def split_data(
     """Draw splits that keep each patient on one side, and write them into the folder's labels.csv."""
     shares = {"train": train, "val": val, "test": test}
     console = make_console()
-    with ProgressBar(console, "reading images") as report_progress:
-        counts = split_source(source, shares, stratify, seed, again, skip_bad, report_progress)
+    counts = split_source(source, shares, stratify, seed, again, skip_bad)
     told = ", ".join(f"{name} {counts[name]:,}" for name in shares)
     console.print(f"splits       {Path(source) / 'labels.csv'}: {told}; each patient in one", markup=False)
     return 0

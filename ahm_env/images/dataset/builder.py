@@ -1,6 +1,7 @@
 """Decodes an index into a cache entry: in a few threads, in order, in flat memory."""
 
 import os
+from array import array
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -10,10 +11,11 @@ from pathlib import Path
 from typing import Self, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
 from ahm_env.errors import ImageError
 from ahm_env.images.dataset.cache import IDENTITIES, ArrayWriter, Meta, content_digest, images_digest, write_meta
-from ahm_env.images.dataset.patients import SplitLeakCheck
+from ahm_env.images.dataset.patients import Digests, digest, first_images, refuse_leaks
 from ahm_env.images.pixels.fit import Image8, PixelSettings, fit_image, fit_mask, with_channels
 from ahm_env.images.pixels.opencv import cv2
 from ahm_env.images.privacy import refuse_path
@@ -129,12 +131,11 @@ def build(
     first_problem = next(iter(index.problems), "")
     if problems and not skip_bad:
         raise ImageError(with_remedy(first_problem, source, problems))
-    leaks, empty = SplitLeakCheck(), 0
+    empty = 0
     with EntryWriter(directory, index.has_masks, settings, masks) as writer:
         for done, prepared in enumerate(prepare_all(index, settings), 1):
             if isinstance(prepared, Prepared):
                 writer.append(prepared, done - 1)
-                leaks.add(prepared.patient, prepared.split)
             elif prepared is None:
                 empty += 1
             elif skip_bad:
@@ -147,7 +148,7 @@ def build(
         if writer.count == 0:
             cause = f"bad; the first: {first_problem}" if problems else "empty"
             raise ImageError(f"{source}: all of its {index.count} images are {cause}")
-    leaks.check(source)
+    refuse_leaks(source, index, *writer.patients_and_splits)
     np.save(directory / IDENTITIES, np.array(sorted(index.identities), np.uint64))
     write_meta(directory, writer.meta(index.classes, skipped=problems, empty=empty))
 
@@ -161,13 +162,11 @@ class EntryWriter:
         square = (settings.image_size, settings.image_size)
         self._directory, self._settings = directory, settings
         self._binary_masks, self._any_mask = True, False
-        self._patients: dict[str, int] = {}
+        self._patients, self._splits = array("Q"), bytearray()
         self._arrays = {
             "images": ArrayWriter(directory / "images.npy", (settings.channels or 1, *square), np.uint8),
             "labels": ArrayWriter(directory / "labels.npy", (), np.int32),
             "masked": ArrayWriter(directory / "masked.npy", (), np.bool_),
-            "splits": ArrayWriter(directory / "splits.npy", (), np.uint8),
-            "patients": ArrayWriter(directory / "patients.npy", (), np.int64),
             "positions": ArrayWriter(directory / "positions.npy", (), np.int64),
             "names": ArrayWriter(directory / "names.npy", (), np.uint8),
             "name_ends": ArrayWriter(directory / "name_ends.npy", (), np.int64),
@@ -181,11 +180,20 @@ class EntryWriter:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """Complete the files, or abandon them after an error."""
-        for array in self._arrays.values():
+        for file in self._arrays.values():
             if kind is None:
-                array.close()
+                file.close()
             else:
-                array.abandon()
+                file.abandon()
+        if kind is None:
+            patients, splits = self.patients_and_splits
+            np.save(self._directory / "patients.npy", first_images(patients))
+            np.save(self._directory / "splits.npy", splits)
+
+    @property
+    def patients_and_splits(self) -> tuple[Digests, npt.NDArray[np.uint8]]:
+        """Digests of the patients, and the splits, of the samples written so far."""
+        return np.frombuffer(self._patients, np.uint64), np.frombuffer(self._splits, np.uint8)
 
     @property
     def count(self) -> int:
@@ -205,10 +213,8 @@ class EntryWriter:
         if prepared.mask is not None:
             self._binary_masks &= are_binary(prepared.mask_values)
         self._arrays["labels"].append(prepared.label)
-        self._arrays["splits"].append(prepared.split)
-        # A patient has the number of the first image, so that whoever is unknown has a number too.
-        first = self._patients.setdefault(prepared.patient, self.count - 1) if prepared.patient else self.count - 1
-        self._arrays["patients"].append(first)
+        self._splits.append(prepared.split)
+        self._patients.append(digest(prepared.patient))
         self._arrays["positions"].append(position)
         name = prepared.name.encode("utf-8", "surrogateescape")
         self._arrays["names"].append(np.frombuffer(name, np.uint8))

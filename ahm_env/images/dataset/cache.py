@@ -4,7 +4,6 @@ An entry is a directory named by a key of content and settings. It is written un
 file writes (a full disk is then an error; in a memory map it would be a crash), and renamed when complete.
 """
 
-import errno
 import hashlib
 import json
 import os
@@ -17,10 +16,10 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import platformdirs
 from filelock import FileLock
 
 from ahm_env.errors import SettingsError
+from ahm_env.files import explained
 from ahm_env.images.pixels.fit import PixelSettings
 
 # To be raised with every change of what is stored, so that old entries are not found.
@@ -28,7 +27,6 @@ FORMAT = 7
 META = "set.json"
 IMAGES, ANNOTATIONS = ("images", "patients", "splits"), ("labels", "masks")
 IDENTITIES = "identities.npy"
-NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
 
 
 @dataclass(frozen=True)
@@ -64,19 +62,6 @@ def entry_key(fingerprint: str, settings: dict[str, object]) -> str:
     """Name the entry for this content under these settings, in hex digits."""
     text = json.dumps([FORMAT, fingerprint, settings], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
-
-
-def cache_root(cache_dir: Path | None) -> Path:
-    """Find the cache directory: the argument, else $AHM_CACHE, else the user's. Create it if need be.
-
-    Raises:
-        SettingsError: It cannot be created.
-    """
-    root = Path(cache_dir or os.environ.get("AHM_CACHE") or platformdirs.user_cache_dir("ahm", appauthor=False))
-    root = root.expanduser().absolute()
-    with explained(root):
-        root.mkdir(parents=True, exist_ok=True)
-    return root
 
 
 def read_meta(entry: Path) -> Meta | None:
@@ -220,15 +205,3 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-@contextmanager
-def explained(root: Path) -> Iterator[None]:
-    """Turn an error of writing into the cache into a `SettingsError` that names the remedy."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in NOT_WRITABLE:
-            raise
-        cause = f"the image cache cannot be written there ({error.strerror})"
-        raise SettingsError(f"{root}: {cause}; set AHM_CACHE to a directory where it can") from error

@@ -10,11 +10,11 @@ import numpy as np
 import numpy.typing as npt
 
 from ahm_env.errors import ImageError
+from ahm_env.files import cache_root
 from ahm_env.images.dataset.builder import Progress, are_binary, build, in_order, mask_values, with_remedy
 from ahm_env.images.dataset.cache import (
     IDENTITIES,
     ArrayWriter,
-    cache_root,
     content_digest,
     entry_key,
     locked,
@@ -24,7 +24,7 @@ from ahm_env.images.dataset.cache import (
 )
 from ahm_env.images.dataset.image_set import Annotations, ImageSet
 from ahm_env.images.formats.dicom import Dicom, holds_dicom, is_dicom
-from ahm_env.images.formats.files import files_in, images_in, is_image
+from ahm_env.images.formats.files import EXTENSIONS, files_in, images_in, is_image
 from ahm_env.images.formats.nifti import Nifti, is_nifti
 from ahm_env.images.formats.npz import Npz
 from ahm_env.images.formats.pictures.folder import Folder
@@ -34,8 +34,13 @@ from ahm_env.images.privacy import refuse_path
 from ahm_env.images.source import UNLABELLED, Entry, Sample, Source, class_order
 
 
-def find_source(source: str | Path | Source, pixels: PixelSettings) -> Source:
+def find_source(source: str | Path | Source, pixels: PixelSettings, bare: bool = False) -> Source:
     """Find the source of that name; return a source as it is.
+
+    Args:
+        source: As for `load_images`; a picture, too, if `bare`.
+        pixels: How images are shown and cut.
+        bare: What lies beside images, masks and labels, is not looked at, and volumes go by their own names.
 
     Raises:
         ImageError: There is no such file or folder, or it is of no known kind.
@@ -44,29 +49,45 @@ def find_source(source: str | Path | Source, pixels: PixelSettings) -> Source:
     if not isinstance(source, str | Path):
         return source
     text = str(source)
-    if text.partition(":")[0] == Phantom.kind:
+    if text.partition(":")[0] == Phantom.kind and not bare:
         return Phantom(text, pixels.image_size)
     path = Path(text).expanduser()
-    if path.is_dir():
-        return _in_folder(path, pixels)
-    if path.suffix.lower() == ".npz" and path.is_file():
+    kind = _kind_in(path) if path.is_dir() else _kind_of(path, bare)
+    if kind is Dicom:
+        return Dicom(path, pixels.intensities, pixels.burned_in, bare)
+    if kind is Nifti:
+        return Nifti(path, pixels.intensities, pixels.axis, named=bare, bare=bare)
+    if kind is Folder:
+        return Folder(path, bare)
+    if kind is Npz:
         return Npz(path)
-    if path.is_file() and is_nifti(path.name):
-        return Nifti(path, pixels.intensities, pixels.axis)
-    if path.is_file() and is_dicom(path):
-        return Dicom(path, pixels.intensities, pixels.burned_in)
-    what = "not a source of images" if path.exists() else "no such file or folder"
+    if not path.exists():
+        what = "no such file or folder"
+    else:
+        what = f"not an image that can be read ({', '.join(EXTENSIONS)})" if bare else "not a source of images"
     raise ImageError(f"{text}: {what}; give a folder of images, an .npz, NIfTI or DICOM file, or `phantom`")
 
 
-def _in_folder(path: Path, pixels: PixelSettings) -> Source:
-    """Choose how to read a folder: as images of the usual formats, NIfTI volumes or DICOM files, whichever are more."""
+def _kind_of(path: Path, bare: bool) -> type | None:
+    if not path.is_file():
+        return None
+    if is_nifti(path.name):
+        return Nifti
+    if bare and is_image(path.name):
+        return Folder
+    if path.suffix.lower() == ".npz" and not bare:
+        return Npz
+    return Dicom if is_dicom(path) else None
+
+
+def _kind_in(path: Path) -> type:
+    """Find out what most files of a folder are."""
     images = images_in(path)
     kinds = Counter((is_image(entry.name), is_nifti(entry.name)) for entry in files_in(images))
     pictures, volumes = kinds[True, False], kinds[False, True]
     if holds_dicom(images, max(pictures, volumes)):
-        return Dicom(path, pixels.intensities, pixels.burned_in)
-    return Nifti(path, pixels.intensities, pixels.axis) if volumes > pictures else Folder(path)
+        return Dicom
+    return Nifti if volumes > pictures else Folder
 
 
 def load_images(

@@ -1,49 +1,46 @@
-"""Patients: the images of one stay together, and no number of theirs is shown, only a pseudonym."""
+"""Patients: the images of one stay together."""
 
 import hashlib
-import os
-import secrets
-import shlex
-from contextlib import suppress
-from functools import cache
-from pathlib import Path
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import overload
 
 import numpy as np
+import numpy.typing as npt
 
 from ahm_env.errors import ImageError
-from ahm_env.images.dataset.cache import cache_root, explained
-from ahm_env.images.source import SPLITS
+from ahm_env.images.source import SPLITS, DatasetIndex
 from ahm_env.masks import Ints
 
-SALT = "patients.salt"
-SALT_BYTES = 32
-DIGITS = 16  # 64 bits: no two of a million files have the same
+Digests = npt.NDArray[np.uint64]
+
 NAMED = 5  # at most, in an error
 
 
-def pseudonym(identifier: str) -> str:
-    """Hex digits that stand for a patient's number, a name or a path wherever something is shown or written.
+class Groups(Sequence[Ints]):
+    """Positions of each patient's images, one array a patient, by first appearance; kept in a few arrays."""
 
-    The same on this computer for the same text; nobody finds the text from it without the salt, a secret of 32 random
-    bytes in the cache directory.
+    def __init__(self, patients: Ints) -> None:
+        """Group `(B,)` numbers of patients."""
+        _, first, inverse, counts = np.unique(patients, return_index=True, return_inverse=True, return_counts=True)
+        rank = np.argsort(first)
+        self._order = np.argsort(inverse, kind="stable")
+        self._ends, self._counts = np.cumsum(counts)[rank], counts[rank]
 
-    Raises:
-        SettingsError: The cache directory, where the salt is kept, cannot be written.
-    """
-    text = identifier.encode("utf-8", "surrogateescape")
-    return hashlib.blake2b(text, key=_salt(cache_root(None))).hexdigest()[:DIGITS]
+    def __len__(self) -> int:
+        """Count the patients."""
+        return len(self._ends)
 
-
-def hint(source: Path, name: str) -> str:
-    """How to find the file of a source that a pseudonym stands for."""
-    return f"`ahm data find {shlex.quote(str(source))} {name}` tells where it is"
-
-
-def grouped(patients: Ints) -> list[Ints]:
-    """Positions of each patient's images, `(B,)` numbers of patients to one array a patient, by first appearance."""
-    _, first, inverse, counts = np.unique(patients, return_index=True, return_inverse=True, return_counts=True)
-    groups = np.split(np.argsort(inverse, kind="stable"), np.cumsum(counts)[:-1])
-    return [groups[position] for position in np.argsort(first)]
+    @overload
+    def __getitem__(self, index: int) -> Ints: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Ints]: ...
+    def __getitem__(self, index: int | slice) -> Ints | list[Ints]:
+        """Return the positions of a patient's images, or a list of those of some patients."""
+        if isinstance(index, slice):
+            return [self[one] for one in range(*index.indices(len(self)))]
+        end = self._ends[index]
+        return self._order[end - self._counts[index] : end]
 
 
 def fair_order(classes: Ints, patients: Ints, seed: int) -> Ints:
@@ -63,7 +60,7 @@ def fair_order(classes: Ints, patients: Ints, seed: int) -> Ints:
     Returns:
         `(B,)` positions.
     """
-    groups = grouped(patients)
+    groups = Groups(patients)
     if not groups:
         return np.empty(0, np.int64)
     numbers = np.unique(classes, return_inverse=True)[1]
@@ -97,7 +94,7 @@ def round_robin(patients: Ints, seed: int, classes: Ints | None = None) -> Ints:
         `(B,)` positions.
     """
     rng = np.random.default_rng(seed)
-    groups = [rng.permutation(group) for group in grouped(patients)]
+    groups = [rng.permutation(group) for group in Groups(patients)]
     shuffled = [groups[position] for position in rng.permutation(len(groups))]
     rounds = np.concatenate([np.arange(len(group)) for group in shuffled] or [np.empty(0, np.int64)])
     order = np.concatenate(shuffled or [np.empty(0, np.int64)])[np.argsort(rounds, kind="stable")]
@@ -123,49 +120,44 @@ def first_patients(patients: Ints, order: Ints, count: int) -> Ints:
     return order[: ends[np.abs(ends - count).argmin()]]
 
 
-class SplitLeakCheck:
-    """Watches that no patient has images on two sides: in two of the splits."""
-
-    def __init__(self) -> None:
-        """Start without patients."""
-        self._splits: dict[str, int] = {}
-        self._leaking: dict[str, set[int]] = {}
-
-    def add(self, patient: str, split: int) -> None:
-        """Count an image of a patient; an empty name stands for no patient."""
-        if patient and self._splits.setdefault(patient, split) != split:
-            self._leaking.setdefault(patient, {self._splits[patient]}).add(split)
-
-    def check(self, source: str) -> None:
-        """Raise an error if patients that are tested on would be trained on as well.
-
-        Raises:
-            ImageError: A patient has images in more than one split.
-        """
-        if not self._leaking:
-            return
-        some = ", ".join(
-            f"{patient} ({' and '.join(SPLITS[split] for split in sorted(splits))})"
-            for patient, splits in sorted(self._leaking.items())[:NAMED]
-        )
-        more = f" and {len(self._leaking) - NAMED:,} more" if len(self._leaking) > NAMED else ""
-        raise ImageError(
-            f"{source}: patients with images in more than one split: {some}{more}; give each patient one split, or let "
-            f"`ahm data split {source} --again` draw them"
-        )
+def digest(patient: str) -> int:
+    """Make a number of 64 bits that stands for a patient; 0 for nobody known."""
+    return int.from_bytes(hashlib.blake2b(patient.encode(), digest_size=8).digest()) if patient else 0
 
 
-@cache
-def _salt(root: Path) -> bytes:
-    path = root / SALT
-    if not path.is_file():
-        # Written under another name first: another process finds the whole salt or none.
-        own = root / f".{SALT}.{secrets.token_hex(4)}"
-        with explained(root):
-            descriptor = os.open(own, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(secrets.token_bytes(SALT_BYTES))
-            with suppress(FileExistsError):
-                os.link(own, path)
-            own.unlink()
-    return path.read_bytes()
+def first_images(patients: Digests) -> Ints:
+    """Find the first image of each image's patient, who goes by its number; of nobody known, the image itself."""
+    _, first, inverse = np.unique(patients, return_index=True, return_inverse=True)
+    return np.where(patients == 0, np.arange(len(patients)), first[inverse])
+
+
+def refuse_leaks(source: str, index: DatasetIndex, patients: Digests, splits: npt.NDArray[np.uint8]) -> None:
+    """Refuse images of one patient in two splits: who is tested on would be trained on as well.
+
+    Args:
+        source: Named in the error.
+        index: Its images.
+        patients: `(N,)` digests, of the images that are used.
+        splits: `(N,)` indices into `SPLITS`.
+
+    Raises:
+        ImageError: A patient has images in more than one split.
+    """
+    order = np.argsort(patients, kind="stable")
+    patients, splits = patients[order], splits[order]
+    apart = (patients[1:] == patients[:-1]) & (splits[1:] != splits[:-1]) & (patients[1:] != 0)
+    if not apart.any():
+        return
+    digests, leaking = set(patients[1:][apart].tolist()), defaultdict[str, set[int]](set)
+    for entry in index.samples:
+        if digest(entry.patient) in digests:
+            leaking[entry.patient].add(entry.split)
+    some = ", ".join(
+        f"{patient} ({' and '.join(SPLITS[split] for split in sorted(sides))})"
+        for patient, sides in sorted(leaking.items())[:NAMED]
+    )
+    more = f" and {len(leaking) - NAMED:,} more" if len(leaking) > NAMED else ""
+    raise ImageError(
+        f"{source}: patients with images in more than one split: {some}{more}; give each patient one split, or let "
+        f"`ahm data split {source} --again` draw them"
+    )

@@ -5,7 +5,6 @@ import io
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from functools import partial
 from itertools import count
 from pathlib import Path
 
@@ -13,12 +12,11 @@ import numpy as np
 
 from ahm_env.errors import ImageError, SettingsError
 from ahm_env.files import write_text
-from ahm_env.images.dataset.builder import Progress, in_order, with_remedy
+from ahm_env.images.dataset.builder import with_remedy
 from ahm_env.images.dataset.loader import find_source
 from ahm_env.images.dataset.patients import fair_order, first_patients
 from ahm_env.images.formats.labels import NO_IMAGE, has_table, plain, separator_of, table_lines
 from ahm_env.images.pixels.fit import PixelSettings
-from ahm_env.images.source import Entry, Sample
 from ahm_env.masks import Ints
 
 BEFORE = "labels.before.csv"
@@ -31,7 +29,6 @@ def split_source(
     seed: int = 0,
     again: bool = False,
     skip_bad: bool = False,
-    progress: Progress | None = None,
 ) -> Counter[str]:
     """Draw a split for each image of a folder and write it into its `labels.csv`; a patient is in one split.
 
@@ -42,7 +39,6 @@ def split_source(
         seed: Decides.
         again: Replace splits that are there; the table before is kept as `labels.before.csv`.
         skip_bad: Leave bad images out, which then have no line, instead of stopping at the first.
-        progress: Called with (done, total).
 
     Returns:
         Images by split.
@@ -68,29 +64,20 @@ def split_source(
         raise SettingsError(f"--stratify {stratify}: {source} has no labels; add them to {table}, or leave it out")
     if index.problems and not skip_bad:
         raise ImageError(with_remedy(index.problems[0], source))
-    lines, classes, patients = [], [], []
+    lines, classes, patients = list[str](), list[int](), list[int]()
     numbers: dict[str, int] = {}
-    for done, sample in enumerate(in_order(partial(_decoded, load) for load in index.samples), 1):
-        if isinstance(sample, Sample):
-            lines.append(sample.line or sample.name)
-            classes.append(sample.label if stratify else 0)
-            patients.append(numbers.setdefault(sample.patient or f"line {lines[-1]}", len(numbers)))
-        elif sample is not None and not skip_bad:
-            raise ImageError(with_remedy(str(sample), source))
-        if progress:
-            progress(done, index.count)
+    for entry in index.samples:
+        if not entry.trouble:
+            lines.append(entry.line or entry.name)
+            classes.append(entry.label if stratify else 0)
+            patients.append(numbers.setdefault(entry.patient or f"line {lines[-1]}", len(numbers)))
+        elif not skip_bad:
+            raise ImageError(with_remedy(entry.trouble, source))
     if not lines:
-        raise ImageError(f"{source}: no image of it can be read; `ahm data check {source}` says why")
+        raise ImageError(f"{source}: no image of it can be used; `ahm data check {source}` says why")
     splits = _draw(np.array(classes), np.array(patients), shares, seed, source)
     _write(table, separator, rows, dict(zip(lines, splits, strict=True)))
     return Counter(splits)
-
-
-def _decoded(load: Entry) -> Sample | ImageError | None:
-    try:
-        return load()
-    except ImageError as error:
-        return error
 
 
 def _draw(classes: Ints, patients: Ints, shares: Mapping[str, float], seed: int, source: str) -> list[str]:

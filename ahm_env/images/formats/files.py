@@ -1,109 +1,89 @@
-"""The image files of one folder, found by stem."""
+"""The files of a folder, found by name, and no link that leads out of it."""
 
 import hashlib
 import os
 import re
-from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from itertools import pairwise
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from ahm_env.errors import ImageError
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif")
-# Deflate packs a thousandfold at most, noise of a scanner hardly twofold; small files do no harm whatever they hold.
-HARMLESS_BYTES, MOST_SWELLING = 2**28, 200
 MASK_ENDING = re.compile(
     r"[ _-](?:masks?|seg|segmentation|superpixels?|labels?|gt|ground_?truth|annotations?)(?:[ _-]?[0-9]+)?$",
     re.IGNORECASE,
 )
 IGNORED = ("thumbs.db", "desktop.ini")
 ASTRAY = "is a link that leads out of the folder, to another folder or nowhere; put what it leads to in its place"
+CLOSED = "is a folder that cannot be read; check that it is permitted"
 
 
-class ImageFiles:
-    """The image files directly in a folder, sorted by stem; none where there is no such folder.
+def stem_of(name: str) -> str:
+    """Strip the extension off a name."""
+    return os.path.splitext(name)[0]
 
-    Names are packed into two arrays: a hundred thousand small strings would leave the memory of the process
-    in shreds, long after they are gone.
+
+class Files:
+    """Names of files, sorted by stem, found with or without extension.
+
+    They are kept in arrays: a hundred thousand small strings would take up several times as much.
     """
 
-    def __init__(self, folder: Path) -> None:
-        """List the folder.
+    def __init__(self, names: Iterable[str], stem_of: Callable[[str], str] = stem_of) -> None:
+        """Sort the names.
 
-        Raises:
-            ImageError: It cannot be read.
+        Args:
+            names: Of files, or paths within a folder with "/" between their parts.
+            stem_of: Strips the extension off a name.
         """
-        stems, endings = PackedNames(), PackedNames()
-        for entry in files_in(folder):
-            if is_image(entry.name):
-                stem, ending = os.path.splitext(entry.name)
-                stems.append(stem)
-                endings.append(ending)
-        unsorted_stems, unsorted_endings = stems.array(), endings.array()
-        order = np.lexsort((unsorted_endings, unsorted_stems))
-        self._stems, self._endings = unsorted_stems[order], unsorted_endings[order]
+        self._stem_of = stem_of
+        encoded = [os.fsencode(name) for name in names]
+        stems = np.array([os.fsencode(stem_of(os.fsdecode(name))) for name in encoded], np.bytes_)
+        stored = np.array(encoded, np.bytes_)
+        self.order = np.lexsort((stored, stems))
+        self._names, self._stems = stored[self.order], stems[self.order]
 
     def __len__(self) -> int:
         """Count the files."""
-        return len(self._stems)
+        return len(self._names)
 
-    def __iter__(self) -> Iterator[tuple[str, str]]:
-        """Stem and extension of each file; a stem comes twice where two files differ in extension only."""
-        for stem, ending in zip(self._stems, self._endings, strict=True):
-            yield os.fsdecode(stem), os.fsdecode(ending)
+    def __iter__(self) -> Iterator[str]:
+        """Name of each file."""
+        return map(os.fsdecode, self._names)
+
+    def with_stem(self, stem: str) -> range:
+        """Where the files with this stem are."""
+        key = os.fsencode(stem)
+        return range(bisect_left(self._stems, key), bisect_right(self._stems, key))
 
     def named(self, stem: str) -> list[str]:
         """Names of the files with this stem."""
-        start, end = self._range(stem)
-        return [stem + os.fsdecode(ending) for ending in self._endings[start:end]]
+        return [os.fsdecode(self._names[place]) for place in self.with_stem(stem)]
 
     def position(self, name: str) -> int | None:
-        """Where a file is, its name given with or without extension; None if it is not there."""
-        for stem in (name, os.path.splitext(name)[0]):
-            start, end = self._range(stem)
-            if start < end and name in (stem, *self.named(stem)):
-                return start
+        r"""Where a file is, its name given with or without extension, with / or \; None unless there is just one."""
+        for spelling in (name, name.replace("\\", "/")):
+            key = os.fsencode(spelling)
+            exact = [place for place in self.with_stem(self._stem_of(spelling)) if self._names[place] == key]
+            places = exact or self.with_stem(spelling)
+            if len(places) == 1:
+                return places[0]
         return None
 
-    def not_in(self, others: "ImageFiles") -> list[str]:
+    def hold_folder(self, name: str) -> bool:
+        """Whether files are in a folder of this name."""
+        key = os.fsencode(name) + b"/"
+        place = bisect_left(self._stems, key)
+        return place < len(self) and bytes(self._stems[place]).startswith(key)
+
+    def not_in(self, others: "Files") -> list[str]:
         """Names of the files whose stem none of the others has."""
-        if len(others) == 0:
-            return [stem + ending for stem, ending in self]
-        nearest = np.searchsorted(others._stems, self._stems).clip(max=len(others) - 1)
-        alone = others._stems[nearest] != self._stems
-        return [os.fsdecode(self._stems[i] + self._endings[i]) for i in np.flatnonzero(alone)]
-
-    def _range(self, stem: str) -> tuple[int, int]:
-        key = os.fsencode(stem)
-        return bisect_left(self._stems, key), bisect_right(self._stems, key)
-
-
-class PackedNames:
-    """Names collected in one block of bytes."""
-
-    def __init__(self) -> None:
-        """Start without names."""
-        self._block = bytearray()
-        self._ends = array("q", [0])
-
-    def append(self, name: str) -> None:
-        """Add a name."""
-        self._block += os.fsencode(name)
-        self._ends.append(len(self._block))
-
-    def array(self) -> npt.NDArray[np.bytes_]:
-        """All of them, in an array of fixed width."""
-        width = max((end - start for start, end in pairwise(self._ends)), default=1)
-        padded = bytearray(width * (len(self._ends) - 1))
-        for index, (start, end) in enumerate(pairwise(self._ends)):
-            padded[index * width : index * width + end - start] = self._block[start:end]
-        return np.frombuffer(padded, np.dtype((np.bytes_, width)))
+        return [os.fsdecode(name) for name in self._names[~np.isin(self._stems, others._stems)]]
 
 
 def images_in(folder: Path) -> Path:
@@ -130,22 +110,6 @@ def refuse_link(path: Path, within: Path) -> None:
         raise ImageError(f"{path}: {ASTRAY}")
 
 
-def refuse_bomb(where: str, unpacked: int, packed: int) -> None:
-    """Refuse what unpacks to too large a size, much larger than it is packed: images do not compress so well.
-
-    Args:
-        where: What it is, for the error.
-        unpacked: Its bytes, as it states them.
-        packed: Bytes that it takes up.
-
-    Raises:
-        ImageError: It is a bomb, or as good as one.
-    """
-    if unpacked > HARMLESS_BYTES and unpacked > MOST_SWELLING * packed:
-        cause = f"{packed:,} bytes that unpack to {unpacked:,} are no images but blank, damaged or forged"
-        raise ImageError(f"{where}: {cause}; take it out, or save it without compression")
-
-
 def is_image(name: str) -> bool:
     """Whether a file name is that of an image."""
     return name.lower().endswith(EXTENSIONS)
@@ -164,20 +128,6 @@ def masks_beside(count: int, name: str, image: str) -> str:
     return f"{cause}; {layout}, or use `ahm data import` for a public set that it knows (BUSI, LGG, ISIC)"
 
 
-def files_in(folder: Path) -> Iterator[os.DirEntry[str]]:
-    """List the files directly in a folder, in any order, without hidden ones; none if there is no such folder.
-
-    Raises:
-        ImageError: The folder cannot be read.
-    """
-    if not folder.is_dir():
-        return
-    with readable(folder), os.scandir(folder) as entries:
-        for entry in entries:
-            if not entry.name.startswith(".") and entry.name.lower() not in IGNORED and not entry.is_dir():
-                yield entry
-
-
 @contextmanager
 def readable(path: Path) -> Iterator[None]:
     """Turn the lack of a file or folder, or of permission to read it, into an `ImageError`.
@@ -190,36 +140,98 @@ def readable(path: Path) -> Iterator[None]:
         raise ImageError(f"{path}: cannot be read ({error.strerror}); check that it is there and permitted") from error
 
 
-@contextmanager
-def unnamed(where: str) -> Iterator[None]:
-    """Take the path out of the operating system's errors: it may hold a patient's name.
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A file, or what is no file but must not be passed over in silence.
 
-    Args:
-        where: What to name instead.
+    Attributes:
+        path: Where it is.
+        relative: Where it is within the folder that was searched, with "/" between the parts.
+        trouble: Why it cannot be read; empty for a file.
+    """
+
+    path: str
+    relative: str
+    trouble: str = ""
+
+
+def files_in(folder: Path) -> Iterator[os.DirEntry[str]]:
+    """List the files directly in a folder, in any order, without hidden ones; none if there is no such folder.
 
     Raises:
-        ImageError: A file is gone, or not permitted.
-        OSError: Another error, of the disk or the network: no fault of that file.
+        ImageError: The folder cannot be read.
     """
+    if not folder.is_dir():
+        return
+    with readable(folder), os.scandir(folder) as entries:
+        for entry in entries:
+            if not _ignored(entry.name) and not entry.is_dir():
+                yield entry
+
+
+def walk(top: Path, within: Path) -> Iterator[Found]:
+    """Everything in a folder and its sub-folders, in any order, without hidden ones; of a file, itself.
+
+    Args:
+        top: A folder or a file; nothing is found where there is none.
+        within: A folder that no link may lead out of.
+
+    Raises:
+        ImageError: The folder cannot be read.
+    """
+    boundary = Path(os.path.realpath(within))
+    if top.is_file():
+        yield Found(str(top), top.name)
+        return
+    if top.is_dir():
+        with readable(top), os.scandir(top):
+            pass
+    folders = [(str(top), "")] if top.is_dir() else []
+    while folders:
+        folder, prefix = folders.pop()
+        try:
+            entries = os.scandir(folder)
+        except PermissionError:
+            yield Found(folder, prefix.removesuffix("/"), CLOSED)
+            continue
+        with entries:
+            for entry in entries:
+                relative = prefix + entry.name
+                if _ignored(entry.name):
+                    continue
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append((entry.path, relative + "/"))
+                elif entry.is_symlink() and not (os.path.isfile(entry.path) and inside(entry.path, boundary)):
+                    yield Found(entry.path, relative, ASTRAY)
+                elif entry.is_file():
+                    yield Found(entry.path, relative)
+
+
+def _ignored(name: str) -> bool:
+    return name.startswith(".") or name.lower() in IGNORED
+
+
+def digest(path: Path) -> str:
+    """Hex digits that change with the name, size or time of a file, or of any directly in a folder."""
+    found = [(str(path), path.name)] if path.is_file() else ((entry.path, entry.name) for entry in files_in(path))
+    return _sum(found)
+
+
+def digest_tree(top: Path, within: Path) -> str:
+    """Hex digits that change with the name, size or time of anything that `walk` finds."""
+    return _sum((found.path, found.relative) for found in walk(top, within))
+
+
+def _sum(files: Iterable[tuple[str, str]]) -> str:
+    """Digest files, paths and names, in flat memory: the sum is the same in whatever order they come."""
+    return f"{sum(_digest(path, name) for path, name in files):x}"
+
+
+def _digest(path: str, name: str) -> int:
     try:
-        yield
-    except (FileNotFoundError, PermissionError) as error:
-        raise ImageError(f"cannot be read ({error.strerror}); check that it is there and permitted") from None
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, where) from None
-
-
-def digest(folder: Path) -> str:
-    """Hex digits that change with the name, size or time of any file in a folder; found in flat memory."""
-    # The sum of their digests is the same in whatever order the files come.
-    return f"{sum(_digest(entry) for entry in files_in(folder)):x}"
-
-
-def _digest(entry: os.DirEntry[str]) -> int:
-    try:
-        status = entry.stat()
+        status = os.stat(path)
     except OSError:
         # A link to nothing: it counts as it is, and is reported as bad when it is decoded.
-        status = entry.stat(follow_symlinks=False)
-    text = f"{status.st_size} {status.st_mtime_ns} {entry.name}"
+        status = os.lstat(path)
+    text = f"{status.st_size} {status.st_mtime_ns} {name}"
     return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=16).digest())

@@ -10,11 +10,11 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from decimal import Decimal
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple
 
 from ahm_env.errors import ImageError
-from ahm_env.images.dataset.patients import pseudonym
-from ahm_env.images.formats.files import readable, refuse_link
+from ahm_env.images.formats.files import Files, readable, refuse_link
+from ahm_env.images.privacy import pseudonym
 from ahm_env.images.source import SPLITS, UNLABELLED, class_order
 
 ABSENT = -2
@@ -28,16 +28,20 @@ BLANK |= {"NA", "NULL", "NaN", "NaT", "None", "n/a", "nan", "null"}
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,3})?", re.ASCII)
 
 
-class Positions(Protocol):
-    """Images of which each has a position, from 0."""
+class Line(NamedTuple):
+    """What the table says of an image.
 
-    def __len__(self) -> int:
-        """Count the images."""
-        ...
+    Attributes:
+        label: Class number; -1 if unknown.
+        split: An index into `SPLITS`.
+        patient: Pseudonym, or empty.
+        trouble: Why the image cannot be used, or empty.
+    """
 
-    def position(self, name: str) -> int | None:
-        """Where an image is, its name given with or without extension; None if it is not there."""
-        ...
+    label: int = UNLABELLED
+    split: int = 0
+    patient: str = ""
+    trouble: str = ""
 
 
 class Labels:
@@ -53,7 +57,7 @@ class Labels:
         notes: What is worth knowing but is no fault, one text each.
     """
 
-    def __init__(self, table: Path, images: Positions, quoted: bool = True) -> None:
+    def __init__(self, table: Path, images: Files, quoted: bool = True) -> None:
         """Read the table for these images.
 
         Args:
@@ -99,28 +103,19 @@ class Labels:
             self.notes.append(f"{table}: {cause}; where they are the same, spell them in one way")
         self._order = {numbers[name]: index for index, name in enumerate(self.classes)}
 
-    def find(self, stem: str, path: Path | str) -> tuple[int, int, str]:
-        """Class number (-1 if unknown), split (an index into `SPLITS`) and pseudonym of the patient of an image.
-
-        Args:
-            stem: Name of the image without extension.
-            path: The image, for errors.
-
-        Raises:
-            ImageError: The image has no line, or an unknown split.
-        """
-        position = self._images.position(stem)
-        if position is None or self._labels[position] == ABSENT:
-            raise ImageError(f"{path}: not in {self._table}; add a line for it, or take the image out")
-        if position in self._unknown_splits:
+    def find(self, position: int) -> Line:
+        """Look up the line of an image."""
+        trouble, patient = "", self._patients[position]
+        if self._labels[position] == ABSENT:
+            trouble = f"not in {self._table}; add a line for it, or take the image out"
+        elif position in self._unknown_splits:
             split = repr(self._unknown_splits[position]) if self._quoted else "unknown"
-            cause = f"split is {split} in {self._table}"
-            raise ImageError(f"{path}: {cause}; use one of: {', '.join(SPLITS)}")
-        patient = self._patients[position]
-        return (
+            trouble = f"split is {split} in {self._table}; use one of: {', '.join(SPLITS)}"
+        return Line(
             self._order.get(self._labels[position], UNLABELLED),
             self._splits[position],
             self._pseudonyms[patient] if patient != UNKNOWN else "",
+            trouble,
         )
 
     def _set_split(self, position: int, split: str) -> None:

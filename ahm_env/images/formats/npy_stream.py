@@ -16,9 +16,9 @@ import numpy.typing as npt
 
 from ahm_env.errors import ImageError
 from ahm_env.images.formats.files import readable
+from ahm_env.images.formats.limits import MOST_ROW_BYTES
 
 BLOCK_BYTES = 2**20
-MOST_ROW_BYTES = 2**28
 DAMAGE = (
     zipfile.BadZipFile,
     zlib.error,

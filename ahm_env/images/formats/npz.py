@@ -12,10 +12,11 @@ from itertools import repeat
 from pathlib import Path
 
 from ahm_env.errors import ImageError
-from ahm_env.images.formats.files import readable, refuse_bomb
+from ahm_env.images.formats.files import readable
+from ahm_env.images.formats.limits import refuse_bomb
 from ahm_env.images.formats.npy_stream import NpyStream, undamaged
 from ahm_env.images.formats.pictures.picture import as_class_numbers
-from ahm_env.images.source import SPLITS, UNLABELLED, DatasetIndex, Entry, Pixels, Sample, class_order
+from ahm_env.images.source import SPLITS, UNLABELLED, DatasetIndex, Decoded, Entries, Entry, Pixels, class_order
 
 ANNOTATIONS = ("labels", "label", "masks", "mask")
 
@@ -63,7 +64,7 @@ class Npz:
         classes = class_order({str(number) for number in numbers})
         return DatasetIndex(
             count=sum(part.images.shape[0] for part in parts),
-            samples=self._samples(parts, {int(name): index for index, name in enumerate(classes)}, masks),
+            samples=Entries(_entries, parts, {int(name): index for index, name in enumerate(classes)}, masks),
             classes=classes,
             has_masks=any(part.masks for part in parts),
             notes=notes,
@@ -97,22 +98,28 @@ class Npz:
                 part.labels = found
         return part
 
-    def _samples(self, parts: list[Part], classes: dict[int, int], with_masks: bool) -> Iterator[Entry]:
-        for part in parts:
-            count = part.images.shape[0]
-            masks = part.masks.rows() if part.masks else repeat(None, count)
-            labels = _numbers(part.labels) if part.labels else repeat(UNLABELLED, count)
-            for index, (image, mask, number) in enumerate(zip(part.images.rows(), masks, labels, strict=True)):
-                label = classes.get(number, UNLABELLED)
-                yield partial(self._load, part, index, image, mask, label, with_masks)
 
-    def _load(self, part: Part, index: int, image: Pixels, mask: Pixels | None, label: int, with_masks: bool) -> Sample:
-        path = f"{part.images.where}[{index}]"
-        if image.ndim == 3:
-            image = image[..., 0] if image.shape[2] == 1 else image[..., :3]
-        later = None if mask is None else partial(as_class_numbers, mask.reshape(image.shape[:2]), path)
-        sample = Sample(f"{SPLITS[part.split]}_{index:06d}", path, image, None, label, part.split, later=later)
-        return sample.with_mask() if with_masks else sample
+def _entries(parts: list[Part], classes: dict[int, int], with_masks: bool) -> Iterator[Entry]:
+    for part in parts:
+        count = part.images.shape[0]
+        masks = part.masks.rows() if part.masks else repeat(None, count)
+        labels = _numbers(part.labels) if part.labels else repeat(UNLABELLED, count)
+        for index, (image, mask, number) in enumerate(zip(part.images.rows(), masks, labels, strict=True)):
+            path = f"{part.images.where}[{index}]"
+            yield Entry(
+                name=f"{SPLITS[part.split]}_{index:06d}",
+                path=path,
+                decode=partial(_decode, image, mask, path),
+                label=classes.get(number, UNLABELLED),
+                split=part.split,
+                masks=with_masks,
+            )
+
+
+def _decode(image: Pixels, mask: Pixels | None, path: str) -> Decoded:
+    if image.ndim == 3:
+        image = image[..., 0] if image.shape[2] == 1 else image[..., :3]
+    return Decoded(image, None if mask is None else partial(as_class_numbers, mask.reshape(image.shape[:2]), path))
 
 
 def _numbers(labels: NpyStream) -> Iterator[int]:

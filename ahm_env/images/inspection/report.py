@@ -1,13 +1,16 @@
 """What is in a source, and everything that is wrong with it."""
 
+from array import array
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+
 from ahm_env.errors import ImageError, SettingsError
 from ahm_env.images.dataset.builder import Prepared, Progress, prepare_all
 from ahm_env.images.dataset.loader import find_source
-from ahm_env.images.dataset.patients import SplitLeakCheck
+from ahm_env.images.dataset.patients import digest, refuse_leaks
 from ahm_env.images.pixels.fit import PixelSettings
 from ahm_env.images.privacy import refuse_path
 from ahm_env.images.source import SPLITS, DatasetIndex
@@ -77,7 +80,7 @@ def check_source(
     settings = settings or PixelSettings()
     found = find_source(source, settings)
     report = SourceReport(str(source), found.kind)
-    leaks, patients, remarks = SplitLeakCheck(), set[str](), Counter[str]()
+    patients, splits, remarks = array("Q"), bytearray(), Counter[str]()
     try:
         index = found.index()
         report.classes = {name: Counter() for name in index.classes}
@@ -90,8 +93,8 @@ def check_source(
         for done, prepared in enumerate(prepare_all(index, settings), 1):
             if isinstance(prepared, Prepared):
                 _count(report, prepared, index)
-                leaks.add(prepared.patient, prepared.split)
-                patients.update({prepared.patient} - {""})
+                patients.append(digest(prepared.patient))
+                splits.append(prepared.split)
                 remarks.update(prepared.remarks)
             elif prepared is None:
                 report.empty += 1
@@ -103,9 +106,10 @@ def check_source(
                 progress(done, index.count)
         if {0, UNSURE} < set(report.mask_values):
             report.notes.append(f"{source}: {UNSURE} in masks is a class like the others; no number is ignored")
-        report.patients = len(patients)
+        found_patients = np.frombuffer(patients, np.uint64)
+        report.patients = len(np.unique(found_patients[found_patients != 0]))
         report.notes += [f"{source}: {remark}: {count:,}" for remark, count in sorted(remarks.items())]
-        leaks.check(str(source))
+        refuse_leaks(str(source), index, found_patients, np.frombuffer(splits, np.uint8))
     except ImageError as error:
         report.problems.append(str(error))
     return report

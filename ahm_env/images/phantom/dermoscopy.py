@@ -44,6 +44,11 @@ def draw(seed: int, index: int, size: int) -> tuple[Image8, Image8, int]:
     return image, np.where(mask >= 0.5, 255, 0).astype(np.uint8), label
 
 
+def label_of(seed: int, index: int) -> int:
+    """Class number of phantom `index` of a seed, without drawing it."""
+    return int(np.random.default_rng([seed, index]).integers(len(CLASSES)))
+
+
 def _skin(canvas: Canvas) -> None:
     rng = canvas.rng
     tone = min(rng.exponential(1.2), len(SKIN_TONES) - 1.001)

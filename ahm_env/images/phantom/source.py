@@ -7,8 +7,8 @@ from functools import partial
 import numpy as np
 
 from ahm_env.errors import SettingsError
-from ahm_env.images.phantom.dermoscopy import CLASSES, DRAWING, draw
-from ahm_env.images.source import DatasetIndex, Entry, Sample
+from ahm_env.images.phantom.dermoscopy import CLASSES, DRAWING, draw, label_of
+from ahm_env.images.source import DatasetIndex, Decoded, Entries, Entry
 
 COUNT, SEED = 1000, 0
 SPELLING = re.compile(r"phantom(?::([1-9][0-9]{0,8})(?::([0-9]{1,18}))?)?")
@@ -37,14 +37,20 @@ class Phantom:
 
     def index(self, masks: bool = True) -> DatasetIndex:
         """Of ten images, the ninth is for validation and the tenth for the test."""
-        return DatasetIndex(self._count, self._samples(masks), CLASSES, has_masks=True)
+        return DatasetIndex(self._count, Entries(self._entries, masks), CLASSES, has_masks=True)
 
-    def _samples(self, masks: bool) -> Iterator[Entry]:
+    def _entries(self, masks: bool) -> Iterator[Entry]:
         for index in range(self._count):
-            yield partial(self._load, index, masks)
+            name = f"phantom_{index:06d}"
+            yield Entry(
+                name=name,
+                path=name,
+                decode=partial(self._decode, index),
+                label=label_of(self._seed, index),
+                split=max(0, index % 10 - 7),
+                masks=masks,
+            )
 
-    def _load(self, index: int, masks: bool) -> Sample:
-        image, mask, label = draw(self._seed, index, self._image_size)
-        name = f"phantom_{index:06d}"
-        sample = Sample(name, name, image, None, label, split=max(0, index % 10 - 7), later=partial(np.asarray, mask))
-        return sample.with_mask() if masks else sample
+    def _decode(self, index: int) -> Decoded:
+        image, mask, _ = draw(self._seed, index, self._image_size)
+        return Decoded(image, partial(np.asarray, mask))

@@ -7,7 +7,7 @@ from ahm_env.images.privacy import digests, part_that_tells, refuse_path, words
 
 pydicom = pytest.importorskip("pydicom")
 
-from ahm_env.images.formats.dicom.identity import identity  # noqa: E402
+from ahm_env.images.privacy import identity  # noqa: E402
 
 HEADER = {
     "PatientName": "Mu\u0308ller^Gerda^^Dr=M^G",

@@ -27,12 +27,11 @@ from pydicom.uid import (
 )
 
 from ahm_env.errors import ImageError, SettingsError
-from ahm_env.images.formats.dicom.identity import DATE, NAMES, NUMBERS
 from ahm_env.images.formats.dicom.values import PALETTES
-from ahm_env.images.formats.files import HARMLESS_BYTES, MOST_SWELLING
+from ahm_env.images.formats.limits import HARMLESS_BYTES, MOST_INFLATED, MOST_SWELLING
+from ahm_env.images.privacy import DATE, NAMES, NUMBERS
 
 HEADER, PIXELS = "its header cannot be read", "its pixels cannot be decoded"
-MOST_INFLATED = 2**27
 PIXEL_ELEMENTS = {0x7FE00008: "FloatPixelData", 0x7FE00009: "DoubleFloatPixelData", 0x7FE00010: "PixelData"}
 LONG_LENGTHS = (b"OB", b"OW", b"OF", b"OD", b"OL", b"OV", b"UN")
 OPTIONS = {

@@ -15,12 +15,11 @@ from pydicom.uid import UID
 
 from ahm_env.errors import ImageError
 from ahm_env.images.formats.dicom.dicom_file import HEADER, PLACE, Opened, opened, understood
-from ahm_env.images.formats.dicom.identity import identity
 from ahm_env.images.formats.dicom.label_volumes import Plane, plane
 from ahm_env.images.formats.dicom.values import Display, frame_groups, functional_group, read_displays
+from ahm_env.images.formats.limits import MOST_FRAMES, MOST_PIXELS
+from ahm_env.images.privacy import identity
 
-MOST_PIXELS = 100_000_000
-MOST_FRAMES = 100_000
 FILES_KEPT = 8
 SMALLEST_FRAGMENT = 8  # bytes: the tag and the length of one that is empty
 IMAGE, PRIVATE = "Image Storage", "a private kind"

@@ -1,23 +1,35 @@
-"""The DICOM files of a source by name, in flat memory, and how many images each has."""
+"""The DICOM files of a source, found by how they begin, kept by name in flat memory, with what is known of each."""
 
 import os
 import re
-from array import array
-from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
-from ahm_env.images.formats.files import PackedNames
-from ahm_env.images.source import UNLABELLED
+from ahm_env.errors import ImageError
+from ahm_env.images.formats.files import Files, is_image, walk
+from ahm_env.images.formats.nifti.names import is_nifti
+from ahm_env.masks import Ints
+
+ENDINGS = (".dcm", ".dicom", ".ima")
+NOT_DICOM = "not DICOM, or its beginning is damaged; copy or export it again, or take it out"
+SEARCHED = 2000
+HEAD = 4096
+PREAMBLE, PREFIX = 128, b"DICM"
+FIRST_GROUPS = (b"\x02\x00", b"\x00\x02", b"\x08\x00", b"\x00\x08")
+# (0008,0016) SOP Class UID, one of the standard's, in either order of bytes, with or without its type.
+SOP_CLASS = re.compile(rb"(?:\x08\x00\x16\x00|\x00\x08\x00\x16)(?:UI..|....)1\.2\.840\.10008\.", re.DOTALL)
 
 NUMBERED = re.compile(r"(.+)_(\d{4,})")
+# How many images a file has, its patient's pseudonym as a number (0 if unknown), whether text is burned into them.
+KNOWN = np.dtype([("frames", np.int64), ("patient", np.uint64), ("burned_in", np.bool_)])
 
 
 @dataclass(frozen=True, slots=True)
 class FrameRef:
-    """Which image a sample is, and what is known of it without its file.
+    """Which image of which file a sample is, and what masks it may have.
 
     Attributes:
         relative: The file's path within the folder.
@@ -26,10 +38,6 @@ class FrameRef:
         has_mask: Whether it may have a mask.
         namesake: Whether another file has the same name but for the extension.
         segmentation: The path within the folder of masks of a SEG that is about it, or empty.
-        label: Class number, or -1.
-        split: Index into `SPLITS`.
-        patient: Pseudonym that the table gives the patient, or empty.
-        trouble: Why it cannot be used, or empty.
     """
 
     relative: str
@@ -38,10 +46,6 @@ class FrameRef:
     has_mask: bool
     namesake: bool = False
     segmentation: str = ""
-    label: int = UNLABELLED
-    split: int = 0
-    patient: str = ""
-    trouble: str = ""
 
     @property
     def number(self) -> str:
@@ -49,73 +53,82 @@ class FrameRef:
         return f"_{self.index + 1:04d}" if self.frames > 1 else ""
 
 
-class DicomFiles:
-    """Files in the order of their names, which are paths within a folder.
+class DicomFiles(Files):
+    """Files by their paths within a folder.
 
     Attributes:
-        frames: Number of images in each.
+        known: `(N,)` records of each, as in `KNOWN`.
+        segmentations: By path, that of the SEG within the folder of masks that is about a file.
     """
 
-    def __init__(self, names: PackedNames, frames: "array[int]") -> None:
-        """Sort the files by name.
-
-        Args:
-            names: Paths within the folder, with "/" between their parts.
-            frames: Number of images in each.
-        """
-        unsorted = names.array()
-        order = np.argsort(unsorted, kind="stable")
-        self._names = unsorted[order]
-        self.frames = np.asarray(frames, np.int64)[order]
-
-    def __len__(self) -> int:
-        """Count the files."""
-        return len(self._names)
-
-    def __iter__(self) -> Iterator[tuple[str, int]]:
-        """Name and number of images of each file."""
-        for name, frames in zip(self._names, self.frames.tolist(), strict=True):
-            yield os.fsdecode(name), frames
-
-    def position(self, name: str) -> int | None:
-        r"""Where a file is, its name given with or without extension, with / or \; None unless there is just one."""
-        name = name if "\\" not in name or self._exact(name) is not None else name.replace("\\", "/")
-        place = self._exact(name)
-        if place is not None:
-            return place
-        places = self.with_stem(name)
-        return places[0] if len(places) == 1 else None
-
-    def with_stem(self, stem: str) -> list[int]:
-        """Where the files with this stem are."""
-        key = os.fsencode(stem)
-        # "." and "/" are neighbours among the characters: between them is what the stem and an extension make up.
-        start, end = bisect_left(self._names, key + b"."), bisect_left(self._names, key + b"/")
-        exact = self._exact(stem)
-        places = [*([] if exact is None else [exact]), *range(start, end)]
-        return [place for place in places if stem_of(os.fsdecode(self._names[place])) == stem]
-
-    def _exact(self, name: str) -> int | None:
-        key = os.fsencode(name)
-        place = bisect_left(self._names, key)
-        return place if place < len(self) and self._names[place] == key else None
+    def __init__(
+        self,
+        names: Iterable[str],
+        known: Iterable[tuple[int, int, bool]],
+        segmentations: Mapping[str, str] | None = None,
+    ) -> None:
+        """Sort the files by name."""
+        super().__init__(names, stem_of)
+        self.known = np.fromiter(known, KNOWN, len(self))[self.order]
+        self.segmentations = segmentations or {}
 
     def has(self, stem: str) -> bool:
         """Whether this is the stem of a file, or the name of a folder that files are in."""
-        key = os.fsencode(stem) + b"/"
-        place = bisect_left(self._names, key)
-        return bool(self.with_stem(stem)) or (place < len(self) and bytes(self._names[place]).startswith(key))
+        return bool(self.with_stem(stem)) or self.hold_folder(stem)
 
     def has_frame(self, stem: str) -> bool:
         """Whether this is the stem of a file of one image, or that of one of more with `_0001` and so on added."""
-        if any(self.frames[place] == 1 for place in self.with_stem(stem)):
+        if (self._frames(stem) == 1).any():
             return True
         numbered = NUMBERED.fullmatch(stem)
-        places = self.with_stem(numbered[1]) if numbered else []
-        return numbered is not None and any(1 <= int(numbered[2]) <= self.frames[place] > 1 for place in places)
+        return numbered is not None and any(1 <= int(numbered[2]) <= most > 1 for most in self._frames(numbered[1]))
+
+    def _frames(self, stem: str) -> Ints:
+        places = self.with_stem(stem)
+        return self.known["frames"][places.start : places.stop]
 
 
 def stem_of(name: str) -> str:
     """Strip the extension off a name; digits alone, as in 1.2.840.113619 or IM.0001, are part of the name."""
     stem, ending = os.path.splitext(name)
     return name if ending[1:].isdigit() else stem
+
+
+def is_dicom(path: Path) -> bool:
+    """Whether a file begins as DICOM does: with the mark of a file, or with elements that name a class of objects."""
+    try:
+        return path.is_file() and begins(path)
+    except OSError:
+        return False
+
+
+def begins(path: Path) -> bool:
+    """As `is_dicom`, of a file that is there.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    with path.open("rb") as file:
+        head = file.read(HEAD)
+    if head[PREAMBLE : PREAMBLE + len(PREFIX)] == PREFIX:
+        return True
+    return head.startswith(FIRST_GROUPS) and SOP_CLASS.search(head) is not None
+
+
+def holds_dicom(folder: Path, others: int = 0) -> bool:
+    """Whether a folder and its sub-folders, hidden ones left out, hold more DICOM files than `others`.
+
+    Of many files the first decide: then it is enough that most of them are DICOM.
+    """
+    count = opened = 0
+    try:
+        for found in walk(folder, folder):
+            if found.trouble or is_image(found.relative) or is_nifti(found.relative):
+                continue
+            count += is_dicom(Path(found.path))
+            opened += 1
+            if count > others or opened == SEARCHED:
+                break
+    except ImageError:
+        return False
+    return count > others or count > SEARCHED // 2

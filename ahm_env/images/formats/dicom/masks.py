@@ -7,14 +7,13 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from ahm_env.errors import ImageError
-from ahm_env.images.formats.dicom.index import DicomFiles, FrameRef, stem_of
+from ahm_env.images.formats.dicom.index import DicomFiles, FrameRef, begins, stem_of
 from ahm_env.images.formats.dicom.label_volumes import cut
-from ahm_env.images.formats.dicom.recognition import begins
-from ahm_env.images.formats.dicom.tree import walk
-from ahm_env.images.formats.files import ASTRAY, inside, unnamed
+from ahm_env.images.formats.files import ASTRAY, inside, walk
 from ahm_env.images.formats.nifti.names import nifti_stem
 from ahm_env.images.formats.pictures.picture import read_mask
 from ahm_env.images.pixels.fit import Image8
+from ahm_env.images.privacy import unnamed
 from ahm_env.images.source import Pixels
 
 if TYPE_CHECKING:  # needs pydicom
@@ -71,7 +70,7 @@ def find_segmented(folder: Path, within: Path) -> Segmented:
 
 
 def check_masks(
-    folder: Path, within: Path, files: DicomFiles, shown: Callable[[], set[str]], used: set[str], segmented: Segmented
+    folder: Path, within: Path, files: DicomFiles, shown: Callable[[], set[str]], segmented: Segmented
 ) -> dict[str, str]:
     """Find masks that belong to no image, or cannot be used.
 
@@ -80,14 +79,13 @@ def check_masks(
         within: The folder of the source, out of which no link may lead.
         files: The images.
         shown: Gives the pseudonyms of all of them.
-        used: SEGs that are about one of them.
         segmented: All SEGs.
 
     Returns:
         Path within the folder, and what is wrong.
     """
     pseudonyms: set[str] | None = None
-    unused = set(segmented.images.values()) - used
+    unused = set(segmented.images.values()) - set(files.segmentations.values())
     alone = dict.fromkeys(unused, NOT_OURS) | segmented.problems
     for found in walk(folder, within):
         name = found.relative

@@ -4,7 +4,6 @@ Names of patients, files and folders tell who somebody is: none is shown or writ
 data find` leads back to the file.
 """
 
-from array import array
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,18 +13,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ahm_env.errors import ImageError, SettingsError
-from ahm_env.images.dataset.patients import hint, pseudonym
-from ahm_env.images.formats.dicom.index import DicomFiles, FrameRef, stem_of
+from ahm_env.images.formats.dicom.index import ENDINGS, NOT_DICOM, DicomFiles, FrameRef, begins, stem_of
 from ahm_env.images.formats.dicom.masks import Segmented, check_masks, find_segmented, mask_files, read_mask_of
-from ahm_env.images.formats.dicom.recognition import ENDINGS, NOT_DICOM, begins
-from ahm_env.images.formats.dicom.tree import digest_tree, walk
-from ahm_env.images.formats.files import PackedNames, images_in, unnamed
-from ahm_env.images.formats.labels import Labels, has_table, table_digest
+from ahm_env.images.formats.files import digest_tree, images_in, walk
+from ahm_env.images.formats.labels import Labels, Line, has_table, table_digest
 from ahm_env.images.formats.pictures.picture import mask_problem
 from ahm_env.images.pixels.fit import Image8
 from ahm_env.images.pixels.window import Window
-from ahm_env.images.privacy import digests
-from ahm_env.images.source import UNLABELLED, DatasetIndex, Entry, Pixels, Sample
+from ahm_env.images.privacy import digests, hint, pseudonym, unnamed
+from ahm_env.images.source import DatasetIndex, Decoded, Entries, Entry, Pixels
 
 if TYPE_CHECKING:
     from ahm_env.images.formats.dicom.header import Header
@@ -40,15 +36,16 @@ class Dicom:
 
     kind = "dicom"
 
-    def __init__(self, path: Path, window: Window | None = None, burned_in: bool = False) -> None:
+    def __init__(self, path: Path, window: Window | None = None, burned_in: bool = False, bare: bool = False) -> None:
         """Take a folder or a file.
 
         Args:
             path: Where it is.
             window: Shown range of grey images, instead of the one that each file gives.
             burned_in: Take images that say that text is burned into their pixels: it may be a patient's name.
+            bare: What lies beside the images, masks and labels, is not looked at.
         """
-        self._path, self._window, self._burned_in = path, window, burned_in
+        self._path, self._window, self._burned_in, self._bare = path, window, burned_in, bare
         self._images = images_in(path)
         self._masks = path / "masks"
         self.table = path / "labels.csv"
@@ -69,21 +66,22 @@ class Dicom:
             ImageError: There is no DICOM image, or `labels.csv` cannot be read.
             SettingsError: pydicom is missing.
         """
-        _need_pydicom()
+        if find_spec("pydicom") is None:
+            raise SettingsError("reading DICOM needs pydicom: pip install 'ahm-env[medical]'")
         problems, notes = list[str](), list[str]()
-        has_masks = self._images != self._path and self._masks.is_dir()
+        has_masks = not self._bare and self._images != self._path and self._masks.is_dir()
         segmented = find_segmented(self._masks, self._path) if has_masks else Segmented()
-        files, identities, marked = self._scan(problems, notes, segmented.images)
-        labels = Labels(self.table, files, quoted=False) if has_table(self.table) else None
+        files, identities = self._scan(problems, notes, segmented.images)
+        labels = Labels(self.table, files, quoted=False) if not self._bare and has_table(self.table) else None
         if has_masks:
             shown = partial(self._shown, files)
-            wrong = check_masks(self._masks, self._path, files, shown, set(marked.values()), segmented)
+            wrong = check_masks(self._masks, self._path, files, shown, segmented)
             problems += [self._problem(self._masks, relative, cause) for relative, cause in sorted(wrong.items())]
             others = f"{self._masks}: files that are neither PNG nor NIfTI nor DICOM SEG, and are not read"
             notes += [f"{others}: {segmented.others:,}"] * bool(segmented.others)
         return DatasetIndex(
-            count=int(files.frames.sum()),
-            samples=self._samples(files, labels, has_masks, marked, masks),
+            count=int(files.known["frames"].sum()),
+            samples=Entries(self._entries, files, labels, has_masks, masks),
             classes=labels.classes if labels else (),
             has_masks=has_masks,
             problems=problems + (labels.problems if labels else []),
@@ -99,11 +97,11 @@ class Dicom:
                 yield self._name(top, found.relative), Path(found.path)
 
     def _shown(self, files: DicomFiles) -> set[str]:
-        return {name for name, _, _ in self.frames(files)}
+        return {entry.name for entry in self._entries(files, None, False, False)}
 
     def _tops(self) -> tuple[Path, ...]:
         """List the folders that are searched: that of images, and that of masks if it is another."""
-        return (self._images,) if self._images == self._path else (self._images, self._masks)
+        return (self._images,) if self._bare or self._images == self._path else (self._images, self._masks)
 
     def _name(self, top: Path, relative: str) -> str:
         return pseudonym(f"path {'' if top == self._images else 'masks/'}{relative}")
@@ -115,7 +113,7 @@ class Dicom:
 
     def _scan(
         self, problems: list[str], notes: list[str], segmented: Mapping[str, str]
-    ) -> tuple[DicomFiles, frozenset[int], dict[str, str]]:
+    ) -> tuple[DicomFiles, frozenset[int]]:
         """Find the images, and note what else there is.
 
         Args:
@@ -124,17 +122,17 @@ class Dicom:
             segmented: SOP Instance UIDs of images, and the SEG that is about each.
 
         Returns:
-            The images; digests of what tells whose they are; the SEG of each file that has one.
+            The images; digests of what tells whose they are.
         """
         from ahm_env.images.formats.dicom.dicom_file import quiet
         from ahm_env.images.formats.dicom.header import read_header
 
         quiet()
-        known = set[str]()
-        names, frames, marked = PackedNames(), array("q"), dict[str, str]()
+        identities = set[str]()
+        names, known, marked = list[str](), list[tuple[int, int, bool]](), dict[str, str]()
         kinds, strangers, burned_in = Counter[str](), 0, 0
         for found in walk(self._images, self._path):
-            path, count = Path(found.path), 1
+            path, count, patient, burned = Path(found.path), 1, 0, False
             if path == self.table:
                 continue
             if found.trouble:
@@ -149,48 +147,56 @@ class Dicom:
                     else:
                         strangers += 1
                         continue
-                known |= header.identity
+                identities |= header.identity
                 if header.uid in segmented:
                     marked[found.relative] = segmented[header.uid]
-                count = header.frames
+                count, burned = header.frames, header.burned_in
+                if header.patient and count:
+                    patient = int(pseudonym(f"DICOM {header.patient}"), 16)
                 kinds.update([] if count else [header.kind])
-                burned_in += count * header.burned_in
+                burned_in += count * burned
             except ImageError:
                 # A bad sample: it says what is wrong when it is loaded.
                 pass
             if count:
                 names.append(found.relative)
-                frames.append(count)
+                known.append((count, patient, burned))
         told = "they are taken in" if self._burned_in else "they are left out; --burned-in takes them in"
         notes += [f"{self._path}: DICOM files without an image: {n:,}, {kind}" for kind, n in sorted(kinds.items())]
         notes += [f"{self._path}: files that are not DICOM, and are not read: {strangers:,}"] * bool(strangers)
         notes += [f"{self._path}: images that say that text is burned in: {burned_in:,}; {told}"] * bool(burned_in)
-        files = DicomFiles(names, frames)
+        files = DicomFiles(names, known, marked)
         if len(files) == 0:
             others = "; ".join(note.removeprefix(f"{self._path}: ") for note in notes) or "it is empty"
             raise ImageError(f"{self._path}: no DICOM image in it ({others}); give the folder they are in")
-        return files, digests(known), marked
+        return files, digests(identities)
 
-    def _samples(
-        self, files: DicomFiles, labels: Labels | None, has_masks: bool, marked: Mapping[str, str], masks: bool
-    ) -> Iterator[Entry]:
-        for relative, frames in files:
-            known, trouble = (UNLABELLED, 0, ""), ""
-            try:
-                known = labels.find(relative, "") if labels else known
-            except ImageError as error:
-                trouble = str(error).removeprefix(": ")
+    def _entries(self, files: DicomFiles, labels: Labels | None, has_masks: bool, masks: bool) -> Iterator[Entry]:
+        for position, (relative, (frames, patient, burned_in)) in enumerate(
+            zip(files, files.known.tolist(), strict=True)
+        ):
+            path = self._images / relative if self._images.is_dir() else self._images
+            left_out = burned_in and not self._burned_in
+            known = labels.find(position) if labels and not left_out else Line()
             namesake = has_masks and len(files.with_stem(stem_of(relative))) > 1
-            about = has_masks, namesake, marked.get(relative, ""), *known, trouble
+            about = frames, has_masks, namesake, files.segmentations.get(relative, "")
+            base = self._name(self._images, relative)
             for index in range(frames):
-                yield partial(self._load, FrameRef(relative, index, frames, *about), masks)
-
-    def _load(self, place: FrameRef, masks: bool = True) -> Sample | None:
-        name = self._name(self._images, place.relative) + place.number
-        where = f"{self._path}: DICOM file {name}"
-        with self._explained(where, name):
-            sample = self._read(place, name, where)
-            return sample.with_mask() if sample is not None and masks else sample
+                place = FrameRef(relative, index, *about)
+                name = base + place.number
+                where = f"{self._path}: DICOM file {name}"
+                yield Entry(
+                    name=name,
+                    path=where,
+                    decode=_nothing if left_out else partial(self._decode, place, path, name, where),
+                    label=known.label,
+                    split=known.split,
+                    patient=known.patient or (f"{patient:016x}" if patient else ""),
+                    line=relative,
+                    file=path,
+                    trouble=f"{where}: {known.trouble} ({hint(self._path, name)})" if known.trouble else "",
+                    masks=masks,
+                )
 
     @contextmanager
     def _explained(self, where: str, name: str) -> Iterator[None]:
@@ -201,25 +207,19 @@ class Dicom:
         except ImageError as error:
             raise ImageError(f"{where}: {error} ({hint(self._path, name)})") from None
 
-    def _read(self, place: FrameRef, name: str, where: str) -> Sample | None:
+    def _decode(self, place: FrameRef, path: Path, name: str, where: str) -> Decoded:
         from ahm_env.images.formats.dicom.header import read_header
         from ahm_env.images.formats.dicom.pixels import read_frame
 
-        path = self._images / place.relative if self._images.is_dir() else self._images
-        if not path.stat().st_size:
-            raise ImageError("the file is empty (0 bytes); copy it again")
-        if not begins(path):
-            raise ImageError(NOT_DICOM)
-        header = read_header(path)
-        if header.burned_in and not self._burned_in:
-            return None
-        image = read_frame(path, place.index, self._window)
-        if place.trouble:
-            raise ImageError(place.trouble)
-        found = mask_files(self._masks, place, name) if place.has_mask else []
-        later = partial(self._mask, found, place, name, where, header, image) if found else None
-        patient = place.patient or (pseudonym(f"DICOM {header.patient}") if header.patient else "")
-        return Sample(name, where, image, None, place.label, place.split, patient, place.relative, later=later)
+        with self._explained(where, name):
+            if not path.stat().st_size:
+                raise ImageError("the file is empty (0 bytes); copy it again")
+            if not begins(path):
+                raise ImageError(NOT_DICOM)
+            image = read_frame(path, place.index, self._window)
+            found = mask_files(self._masks, place, name) if place.has_mask else []
+            later = partial(self._mask, found, place, name, where, read_header(path), image) if found else None
+            return Decoded(image, later)
 
     def _mask(
         self, found: list[Path], place: FrameRef, name: str, where: str, header: "Header", image: Pixels
@@ -230,35 +230,6 @@ class Dicom:
                 raise ImageError(wrong)
             return mask
 
-    def files(self) -> tuple[DicomFiles, list[str], list[str]]:
-        """Return the files with images, and the problems and notes of an index, all without masks and labels.
 
-        Raises:
-            ImageError: There is no DICOM image.
-            SettingsError: pydicom is missing.
-        """
-        _need_pydicom()
-        problems, notes = list[str](), list[str]()
-        files, _, _ = self._scan(problems, notes, {})
-        return files, problems, notes
-
-    def frames(self, files: DicomFiles) -> Iterator[tuple[str, Path, Entry]]:
-        """Of each image its name, known without decoding, its file, and the call that loads it without mask and label.
-
-        The images of a file come one after another.
-        """
-        for relative, frames in files:
-            path = self._images / relative if self._images.is_dir() else self._images
-            for index in range(frames):
-                place = FrameRef(relative, index, frames, False)
-                yield self._name(self._images, relative) + place.number, path, partial(self._load, place)
-
-
-def _need_pydicom() -> None:
-    """Raise an error if pydicom is missing.
-
-    Raises:
-        SettingsError: It is missing.
-    """
-    if find_spec("pydicom") is None:
-        raise SettingsError("reading DICOM needs pydicom: pip install 'ahm-env[medical]'")
+def _nothing() -> None:
+    """Stands for an image that is left out."""

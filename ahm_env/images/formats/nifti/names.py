@@ -1,11 +1,11 @@
 """The NIfTI files of a folder and the masks that belong to them, found by name."""
 
+import os
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 
-from ahm_env.images.formats.files import files_in, image_of_mask, is_image
+from ahm_env.images.formats.files import Files, image_of_mask, is_image
 
 EXTENSIONS = (".nii.gz", ".nii")
 DRAWN = re.compile(r"(.+)_([0-9]{4}|[1-9][0-9]{4,})\.png")
@@ -22,57 +22,28 @@ def nifti_stem(name: str) -> str:
     return name[: len(name) - len(ending)]
 
 
-class VolumeFiles:
-    """Names of NIfTI files, sorted by stem, found as `Labels` finds images."""
-
-    def __init__(self, names: Iterable[str]) -> None:
-        """Sort the names by their stems."""
-        self.names = sorted(names, key=lambda name: (nifti_stem(name), name))
-        self._named: dict[str, list[str]] = defaultdict(list)
-        self._positions: dict[str, int] = {}
-        for position, name in enumerate(self.names):
-            stem = nifti_stem(name)
-            self._named[stem].append(name)
-            self._positions[name] = self._positions.setdefault(stem, position)
-
-    def __len__(self) -> int:
-        """Count the files."""
-        return len(self.names)
-
-    def masks_beside(self) -> list[str]:
-        """List endings, such as `…_seg.nii.gz`, of files named as another file, or as its scans, with that added."""
-        bases = {name: image_of_mask(nifti_stem(name)) for name in self.names}
-        scans = (nifti_stem(name).split("_") for name, base in bases.items() if not base)
-        shared = {"_".join(words[:count]) for words in scans for count in range(1, len(words) + 1)}
-        return [f"…{name[len(base) :]}" for name, base in bases.items() if base in shared]
-
-    def named(self, stem: str) -> list[str]:
-        """Names of the files with this stem."""
-        return self._named.get(stem, [])
-
-    def position(self, name: str) -> int | None:
-        """Where a file is, its name given with or without extension; None if it is not there."""
-        return self._positions.get(name)
+def drawn_among(files: Files) -> list[str]:
+    """List endings, such as `…_seg.nii.gz`, of files named as another file, or as its scans, with that added."""
+    bases = {name: image_of_mask(nifti_stem(name)) for name in files}
+    scans = (nifti_stem(name).split("_") for name, base in bases.items() if not base)
+    shared = {"_".join(words[:count]) for words in scans for count in range(1, len(words) + 1)}
+    return [f"…{name[len(base) :]}" for name, base in bases.items() if base in shared]
 
 
 class MaskFiles:
-    """The masks of volumes, directly in a folder: label volumes, and PNGs of slices; none without such a folder.
+    """The masks of volumes: label volumes, and PNGs of slices.
 
     Attributes:
         count: Number of files.
         drawn: Names of PNGs by stem of the volume and number of the slice.
     """
 
-    def __init__(self, folder: Path) -> None:
-        """List the folder.
-
-        Raises:
-            ImageError: It cannot be read.
-        """
+    def __init__(self, entries: Iterable[os.DirEntry[str]]) -> None:
+        """Take what a folder of masks has in it."""
         self._volumes: dict[str, list[str]] = defaultdict(list)
         self._strangers: list[str] = []
         self.drawn: dict[str, dict[int, str]] = defaultdict(dict)
-        for name in sorted(entry.name for entry in files_in(folder)):
+        for name in sorted(entry.name for entry in entries):
             if is_nifti(name):
                 self._volumes[nifti_stem(name)].append(name)
             elif found := DRAWN.fullmatch(name):
@@ -85,7 +56,7 @@ class MaskFiles:
         """List the masks of a volume: names of label volumes, and one name that stands for all PNGs."""
         return self._volumes.get(stem, []) + [f"{stem}_0000.png"][: stem in self.drawn]
 
-    def without_volume(self, files: VolumeFiles, slices: Mapping[str, int]) -> list[str]:
+    def without_volume(self, files: Files, slices: Mapping[str, int]) -> list[str]:
         """Sorted names of masks that belong to nothing.
 
         Args:
@@ -99,7 +70,7 @@ class MaskFiles:
         return sorted(alone + self._strangers)
 
 
-def alone(name: str, files: VolumeFiles) -> str:
+def alone(name: str, files: Files) -> str:
     """Say what is wrong with a mask that belongs to no volume."""
     stem = nifti_stem(name)
     volume = image_of_mask(stem)

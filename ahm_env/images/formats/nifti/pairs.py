@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from ahm_env.errors import ImageError
-from ahm_env.images.formats.files import refuse_bomb
+from ahm_env.images.formats.limits import refuse_bomb
 from ahm_env.images.formats.nifti.volume import Header, is_compressed, read_header
 from ahm_env.images.formats.pictures.picture import mask_problem, read_mask
 from ahm_env.images.pixels.fit import Image8

@@ -10,6 +10,12 @@ from ahm_env.images.source import Pixels
 DARKEST = 4  # of 255: a slice with nothing brighter shows nothing
 
 
+def axis_of(shape: Sequence[int], asked: str) -> str:
+    """Axis along which a volume of (X, Y, Z) voxels is cut: a volume one voxel thick is shown from its flat side."""
+    thin = [axis for axis, side in zip(AXES, shape, strict=True) if side == 1]
+    return thin[0] if len(thin) == 1 else asked
+
+
 def to_slice(volume: Pixels, axis: str, index: int) -> Pixels:
     """One slice of a volume, as radiologists look at it.
 

@@ -8,31 +8,21 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import NoReturn, cast
 
 import numpy as np
 
 from ahm_env.errors import ImageError, SettingsError
-from ahm_env.images.dataset.patients import hint, pseudonym
-from ahm_env.images.formats.files import (
-    ImageFiles,
-    digest,
-    files_in,
-    images_in,
-    masks_beside,
-    readable,
-    refuse_link,
-    unnamed,
-)
-from ahm_env.images.formats.labels import NO_IMAGE, Labels, has_table, table_digest, table_lines
-from ahm_env.images.formats.nifti.names import MaskFiles, VolumeFiles, alone, is_nifti, nifti_stem
+from ahm_env.images.formats.files import Files, digest, files_in, images_in, masks_beside, readable, refuse_link
+from ahm_env.images.formats.labels import NO_IMAGE, Labels, Line, has_table, table_digest, table_lines
+from ahm_env.images.formats.nifti.names import MaskFiles, alone, drawn_among, is_nifti, nifti_stem
 from ahm_env.images.formats.nifti.pairs import drawn_mask, read_headers
 from ahm_env.images.formats.nifti.recent import LRUCache
-from ahm_env.images.formats.nifti.slices import shows_nothing, to_slice
+from ahm_env.images.formats.nifti.slices import axis_of, shows_nothing, to_slice
 from ahm_env.images.formats.nifti.volume import class_numbers, read_volume, shown
 from ahm_env.images.pixels.fit import AXES, Image8
 from ahm_env.images.pixels.window import Window
-from ahm_env.images.source import UNLABELLED, DatasetIndex, Entry, Pixels, Sample
+from ahm_env.images.privacy import hint, pseudonym, unnamed
+from ahm_env.images.source import DatasetIndex, Decoded, Entries, Entry, Pixels
 
 KEPT = 2  # volumes: while slices of one are still wanted, the next is begun
 
@@ -49,7 +39,9 @@ class Nifti:
 
     kind = "nifti"
 
-    def __init__(self, path: Path, window: Window | None = None, axis: str = "axial", named: bool = False) -> None:
+    def __init__(
+        self, path: Path, window: Window | None = None, axis: str = "axial", named: bool = False, bare: bool = False
+    ) -> None:
         """Take the volumes' path, and how they are shown.
 
         Args:
@@ -57,23 +49,27 @@ class Nifti:
             window: Range of intensities that is shown; None fits one to each volume.
             axis: One of `AXES`, along which volumes are cut.
             named: Call slices, in errors too, after their file; otherwise after its pseudonym.
+            bare: What lies beside the volumes, masks and labels, is not looked at.
 
         Raises:
             SettingsError: There is no such axis.
         """
         if axis not in AXES:
             raise SettingsError(f"--axis {axis} is unknown; give one of: {', '.join(AXES)}")
-        self._path, self._window, self._axis, self._named = path, window, axis, named
+        self._path, self._window, self._axis, self._named, self._bare = path, window, axis, named, bare
         self._file = None if path.is_dir() else path
         folder = path if self._file is None else path.parent
         self._images = images_in(folder) if self._file is None else folder
         self._masks = folder / "masks"
         self.table = folder / "labels.csv"
-        self._decoded: LRUCache[Decoded | str] = LRUCache(KEPT)
+        self._recent: LRUCache[tuple[Image8, Image8 | None] | str] = LRUCache(KEPT)
 
     def fingerprint(self) -> str:
         """Names, sizes and times of all files, the content of `labels.csv`, and how volumes are shown."""
-        images = digest(self._images) if self._file is None else _state(self._file)
+        if self._file is not None:
+            with readable(self._file):
+                self._file.stat()
+        images = digest(self._file or self._images)
         return f"{self.kind} {self._axis} {self._window} {images} {digest(self._masks)} {table_digest(self.table)}"
 
     def index(self, masks: bool = True) -> DatasetIndex:
@@ -87,21 +83,25 @@ class Nifti:
             ImageError: There is no volume, or `labels.csv` cannot be read.
             SettingsError: nibabel is not installed, or the salt of pseudonyms cannot be written.
         """
-        files, drawn, notes = self._volume_files(), MaskFiles(self._masks), self.notes()
+        files = self._volume_files()
+        drawn = MaskFiles(() if self._bare else files_in(self._masks))
+        notes = self._notes()
         labels = self._labels(files, notes)
-        has_masks = any(drawn.named(nifti_stem(name)) for name in files.names) if self._file else drawn.count > 0
-        volumes: list[Volume | ImageError] = []
-        for name in files.names:
+        has_masks = any(drawn.named(nifti_stem(name)) for name in files) if self._file else drawn.count > 0
+        volumes: list[Volume | Entry] = []
+        for position, name in enumerate(files):
+            path, known = self._images / name, labels.find(position) if labels else Line()
             try:
-                with self._unnamed(self._images / name):
-                    volumes.append(self._volume(name, files, drawn if has_masks else None, labels, masks))
+                with self._unnamed(path):
+                    volumes.append(self._volume(path, files, drawn if has_masks else None, known, masks))
             except ImageError as error:
-                their_masks = (self._masks / mask for mask in drawn.named(nifti_stem(name)))
-                volumes.append(ImageError(self._told(str(error), self._images / name, *their_masks)))
+                trouble = self._told(str(error), path, *(self._masks / mask for mask in drawn.named(nifti_stem(name))))
+                shown = name if self._named else self._pseudonym(path)
+                volumes.append(Entry(shown, self._shown(path), _nothing, file=path, trouble=trouble))
         good = [volume for volume in volumes if isinstance(volume, Volume)]
         problems = []
-        if self._file is None:
-            if beside := files.masks_beside():
+        if self._file is None and not self._bare:
+            if beside := drawn_among(files):
                 raise ImageError(f"{self._images}: {masks_beside(len(beside), beside[0], 'what stands before that')}")
             strays = drawn.without_volume(files, {volume.stem: volume.slices for volume in good})
             problems = [
@@ -112,25 +112,25 @@ class Nifti:
             notes += labels.notes if labels else []
         return DatasetIndex(
             count=sum(volume.slices if isinstance(volume, Volume) else 1 for volume in volumes),
-            samples=self._samples(volumes, masks),
+            samples=Entries(self._entries, volumes, masks),
             classes=labels.classes if labels else (),
             has_masks=has_masks,
             problems=problems,
             notes=notes + self._note_on_series(good),
         )
 
-    def _volume_files(self) -> VolumeFiles:
+    def _volume_files(self) -> Files:
         if self._file is not None:
             if not is_nifti(self._file.name):
                 raise ImageError(f"{self._file}: no NIfTI file by its name; give one that ends in .nii or .nii.gz")
-            return VolumeFiles([self._file.name])
-        files = VolumeFiles(entry.name for entry in files_in(self._images) if is_nifti(entry.name))
+            return Files([self._file.name], nifti_stem)
+        files = Files((entry.name for entry in files_in(self._images) if is_nifti(entry.name)), nifti_stem)
         if len(files) == 0:
             cause = "no NIfTI volume directly in it (.nii, .nii.gz)"
             raise ImageError(f"{self._images}: {cause}; put the volumes there, or give the folder they are in")
         return files
 
-    def notes(self) -> list[str]:
+    def _notes(self) -> list[str]:
         """List what is there and not read, a line each."""
         if self._file is not None:
             return []
@@ -138,8 +138,8 @@ class Nifti:
         others = sum(not is_nifti(name) and self._images / name != self.table for name in names)
         return [f"{self._images}: files that are not NIfTI, and are not read: {others:,}"] * bool(others)
 
-    def _labels(self, files: VolumeFiles, notes: list[str]) -> Labels | None:
-        if not has_table(self.table):
+    def _labels(self, files: Files, notes: list[str]) -> Labels | None:
+        if self._bare or not has_table(self.table):
             return None
         if self._file is not None:
             # Beside a single file, the table may be about other files, or be no table of images at all.
@@ -153,13 +153,11 @@ class Nifti:
                 raise ImageError(f"{self.table}: names {self._file.name} {count} times; keep one line")
             if count == 0:
                 return None
-        return Labels(self.table, cast(ImageFiles, files), quoted=self._named)
+        return Labels(self.table, files, quoted=self._named)
 
-    def _volume(
-        self, name: str, files: VolumeFiles, masks: MaskFiles | None, labels: Labels | None, read_masks: bool = True
-    ) -> "Volume":
-        path, stem = self._images / name, nifti_stem(name)
-        if len(files.named(stem)) > 1:
+    def _volume(self, path: Path, files: Files, masks: MaskFiles | None, known: Line, read_masks: bool) -> "Volume":
+        stem = nifti_stem(path.name)
+        if len(files.with_stem(stem)) > 1:
             raise ImageError(f"{path}: there is another file of its stem; rename or delete all but one")
         found = masks.named(stem) if masks else []
         if len(found) > 1:
@@ -169,33 +167,42 @@ class Nifti:
         for file in filter(None, (None if self._file else path, mask)):
             refuse_link(file, self._path)
         header, _ = read_headers(path, mask if read_masks else None)
-        label, split, patient = labels.find(stem, path) if labels else (UNLABELLED, 0, "")
-        thin = [axis for axis, side in enumerate(header.ras_shape) if side == 1]
-        axis = thin[0] if len(thin) == 1 else AXES.index(self._axis)
-        return Volume(
-            path=path,
-            stem=stem,
-            axis=AXES[axis],
-            slices=header.ras_shape[axis],
-            series=header.volumes,
-            mask=mask,
-            drawn=drawn,
-            label=label,
-            split=split,
-            patient=patient or pseudonym(f"NIfTI {stem}"),
-        )
+        if known.trouble:
+            raise ImageError(f"{path}: {known.trouble}")
+        axis = axis_of(header.ras_shape, self._axis)
+        return Volume(path, stem, axis, header.ras_shape[AXES.index(axis)], header.volumes, mask, drawn, known)
 
-    def _samples(self, volumes: "list[Volume | ImageError]", masks: bool) -> Iterator[Entry]:
+    def _entries(self, volumes: "list[Volume | Entry]", masks: bool) -> Iterator[Entry]:
         for volume in volumes:
-            if isinstance(volume, ImageError):
-                yield partial(_refuse, str(volume))
-            else:
-                for index in range(volume.slices):
-                    yield partial(self._load, volume, index, masks)
+            if isinstance(volume, Entry):
+                yield volume
+                continue
+            name, path, known = self._name(volume.path), self._shown(volume.path), volume.known
+            for index in range(volume.slices):
+                yield Entry(
+                    name=f"{name}_{index:04d}",
+                    path=f"{path}[{volume.axis} slice {index}]",
+                    decode=partial(self._decode, volume, index, masks),
+                    label=known.label,
+                    split=known.split,
+                    patient=known.patient or pseudonym(f"NIfTI {volume.stem}"),
+                    line=volume.path.name,
+                    file=volume.path,
+                    masks=masks,
+                )
 
-    def _load(self, volume: "Volume", index: int, masks: bool = True) -> Sample | None:
+    def _decode(self, volume: "Volume", index: int, masks: bool) -> Decoded | None:
+        """Decode a slice; None where it shows nothing."""
         with self._explained(volume, index):
-            return self._slice(volume, index, masks)
+            whole = self._whole(volume, masks)
+            image = np.ascontiguousarray(to_slice(whole[0], volume.axis, index))
+            has_mask = volume.mask is not None or self._drawn(volume, index) is not None
+            mask = self._mask(volume, index, image) if masks and has_mask else None
+        if shows_nothing(image) and (mask is None or not mask.any()):
+            return None
+        if mask is not None:
+            return Decoded(image, partial(np.asarray, mask))
+        return Decoded(image, partial(self._later, volume, index, image) if has_mask else None)
 
     @contextmanager
     def _explained(self, volume: "Volume", index: int) -> Iterator[None]:
@@ -211,19 +218,6 @@ class Nifti:
         """File of the mask that is drawn on a slice."""
         return self._masks / volume.drawn[index] if volume.drawn and index in volume.drawn else None
 
-    def _slice(self, volume: "Volume", index: int, masks: bool) -> Sample | None:
-        decoded = self._whole(volume, masks)
-        path = f"{volume.path}[{volume.axis} slice {index}]"
-        image = np.ascontiguousarray(to_slice(decoded.image, volume.axis, index))
-        has_mask = volume.mask is not None or self._drawn(volume, index) is not None
-        mask = self._mask(volume, index, image) if masks and has_mask else None
-        if shows_nothing(image) and (mask is None or not mask.any()):
-            return None
-        later = None if masks or not has_mask else partial(self._later, volume, index, image)
-        name, path = f"{self._name(volume)}_{index:04d}", path.replace(str(volume.path), self._shown(volume.path))
-        about = volume.label, volume.split, volume.patient, volume.path.name
-        return Sample(name, path, image, mask, *about, later=later)
-
     def _later(self, volume: "Volume", index: int, image: Pixels) -> Image8:
         with self._explained(volume, index):
             return self._mask(volume, index, image)
@@ -234,54 +228,39 @@ class Nifti:
         if drawn is not None:
             refuse_link(drawn, self._masks.parent)
             return drawn_mask(drawn, f"{volume.path}[{volume.axis} slice {index}]", image)
-        mask = self._whole(volume, masks=True).mask
+        mask = self._whole(volume, masks=True)[1]
         assert mask is not None
         return np.ascontiguousarray(to_slice(mask, volume.axis, index))
 
-    def _whole(self, volume: "Volume", masks: bool) -> "Decoded":
+    def _whole(self, volume: "Volume", masks: bool) -> tuple[Image8, Image8 | None]:
         """Return a volume, decoded once for all slices, with its label volume if `masks` asks for it."""
         mask = volume.mask if masks else None
-        decoded = self._decoded.get((volume.path, mask), partial(self._decode, volume, mask))
-        if isinstance(decoded, str):
-            raise ImageError(decoded)
-        return decoded
+        whole = self._recent.get((volume.path, mask), partial(self._decode_whole, volume, mask))
+        if isinstance(whole, str):
+            raise ImageError(whole)
+        return whole
 
-    def _decode(self, volume: "Volume", mask: Path | None) -> "Decoded | str":
+    def _decode_whole(self, volume: "Volume", mask: Path | None) -> tuple[Image8, Image8 | None] | str:
         """Decode a volume, or return what is wrong with it, so that its other slices need not find out again."""
         try:
             header, labels = read_headers(volume.path, mask)
             if header.ras_shape[AXES.index(volume.axis)] != volume.slices:
                 raise ImageError(f"{volume.path}: has changed while it was read; start again")
             image = shown(header, read_volume(header), self._window)
-            return Decoded(image, class_numbers(labels, read_volume(labels)) if labels else None)
+            return image, class_numbers(labels, read_volume(labels)) if labels else None
         except ImageError as error:
             return str(error)
-
-    def volumes(self) -> "Iterator[Volume | ImageError]":
-        """Each volume as its header has it, without mask and label; or what is wrong with it."""
-        files = self._volume_files()
-        for name in files.names:
-            try:
-                volume: Volume | ImageError = self._volume(name, files, None, None)
-            except ImageError as error:
-                volume = error
-            yield volume
-
-    def slices(self, volume: "Volume") -> Iterator[tuple[str, Entry]]:
-        """Of each slice of a volume its name, known without decoding, and the call that loads it."""
-        for index in range(volume.slices):
-            yield f"{self._name(volume)}_{index:04d}", partial(self._load, volume, index)
 
     def names(self) -> Iterator[tuple[str, Path]]:
         """Pseudonym and path of each file that can be told of."""
         for path in [
-            *(self._images / name for name in self._volume_files().names),
+            *(self._images / name for name in self._volume_files()),
             *(self._masks / entry.name for entry in files_in(self._masks)),
         ]:
             yield self._pseudonym(path), path
 
-    def _name(self, volume: "Volume") -> str:
-        return volume.stem if self._named else self._pseudonym(volume.path)
+    def _name(self, path: Path) -> str:
+        return nifti_stem(path.name) if self._named else self._pseudonym(path)
 
     def _pseudonym(self, path: Path) -> str:
         return pseudonym(f"NIfTI {'masks/' if path.parent == self._masks else ''}{path.name}")
@@ -307,6 +286,10 @@ class Nifti:
         return [f"{self._shown(one.path)}: the first of its {one.series:,} volumes is read{more}" for one in series[:1]]
 
 
+def _nothing() -> None:
+    """Stands for what a bad volume holds."""
+
+
 @dataclass(frozen=True, slots=True)
 class Volume:
     """What is known of a volume from its header and from what belongs to it.
@@ -319,9 +302,7 @@ class Volume:
         series: Number of volumes in the file, of which the first is read.
         mask: File of its label volume, or None.
         drawn: File names of masks by slice, or None.
-        label: Class number, or -1.
-        split: Index into `SPLITS`.
-        patient: Pseudonym.
+        known: What the table says of it.
     """
 
     path: Path
@@ -331,24 +312,4 @@ class Volume:
     series: int
     mask: Path | None
     drawn: Mapping[int, str] | None
-    label: int
-    split: int
-    patient: str
-
-
-@dataclass(frozen=True, slots=True)
-class Decoded:
-    """Pixels and class numbers of a volume: (X, Y, Z[, 3]) and (X, Y, Z) uint8 in RAS order."""
-
-    image: Image8
-    mask: Image8 | None
-
-
-def _state(file: Path) -> str:
-    with readable(file):
-        status = file.stat()
-    return f"{file.name} {status.st_size} {status.st_mtime_ns}"
-
-
-def _refuse(problem: str) -> NoReturn:
-    raise ImageError(problem)
+    known: Line

@@ -5,6 +5,7 @@ extensions, which may tell who the patient is, are not even parsed.
 """
 
 import gzip
+import io
 import logging
 import struct
 import zlib
@@ -14,13 +15,14 @@ from dataclasses import dataclass
 from importlib import import_module
 from math import prod
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ahm_env.errors import ImageError, SettingsError
 from ahm_env.images.formats.files import readable
+from ahm_env.images.formats.limits import MOST_DEFLATED, MOST_SIDE, MOST_VOLUME_BYTES, MOST_VOXELS
 from ahm_env.images.formats.pictures.picture import as_class_numbers
 from ahm_env.images.pixels.fit import HIGH, LOW, Image8
 from ahm_env.images.pixels.window import Window
@@ -31,16 +33,14 @@ COMPRESSED = ".nii.gz"
 KINDS = {348: (slice(344, 348), b"n+1\0", 352), 540: (slice(4, 12), b"n+2\0\r\n\x1a\n", 544)}
 # The size comes first, in the byte order of the file.
 STARTS = {struct.pack(f"{order}i", size): (size, order) for size in KINDS for order in "<>"}
-MOST_VOXELS, MOST_SIDE, MOST_BYTES = 2**31, 2**16, 8 * 2**30
-MOST_DEFLATED = 1032  # bytes of content to a byte of its compressed form, by the format of deflate
 BLOCK = 2**20
 SAMPLED = 2**20
 DAMAGE = (zlib.error, gzip.BadGzipFile, EOFError, ArithmeticError, LookupError, ValueError)
 # What nibabel mends in a header it would tell the terminal.
 QUIET = logging.Logger("nifti", level=logging.CRITICAL + 1)
 
+Stream = io.BufferedReader | gzip.GzipFile
 Affine = npt.NDArray[np.float64]
-Stream = IO[bytes] | gzip.GzipFile
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -75,7 +75,7 @@ class Header:
     @property
     def ras_affine(self) -> Affine:
         """(4, 4), voxels of the volume in RAS order to millimetres."""
-        return np.asarray(self.affine @ _nibabel("orientations").inv_ornt_aff(self.orientation, self.shape), np.float64)
+        return np.asarray(self.affine @ nibabel("orientations").inv_ornt_aff(self.orientation, self.shape), np.float64)
 
     def to_ras(self, values: Pixels) -> Pixels:
         """Turn (X, Y, Z[, 3]) from the order of the file to RAS order, in which right, front and top grow; a view."""
@@ -134,8 +134,11 @@ def read_volume(header: Header) -> Pixels:
     with _readable(header.path), _opened(header.path) as stream:
         _skip(stream, header.offset)
         content = np.empty(prod(header.shape) * header.dtype.itemsize, np.uint8)
-        _fill(stream, content.data)
-        if isinstance(stream, gzip.GzipFile):
+        for start in range(0, content.size, BLOCK):
+            block = content[start : start + BLOCK]
+            if stream.readinto(block.data) < block.size:
+                raise EOFError
+        if is_compressed(header.path):
             _skip(stream, content.size * (header.volumes - 1))
             # One more byte makes gzip compare the checksum.
             stream.read(1)
@@ -193,13 +196,13 @@ def _fields(block: bytes, path: Path) -> tuple[list[int], np.dtype[Any], int, tu
     place, magic, least_offset = KINDS[size]
     if not order or block[place] != magic or len(block) < size:
         raise ImageError(f"{path}: no NIfTI-1 or NIfTI-2 file in one piece (.hdr with .img is not read); convert it")
-    kind = _nibabel("nifti1").Nifti1Header if size == min(KINDS) else _nibabel("nifti2").Nifti2Header
+    kind = nibabel("nifti1").Nifti1Header if size == min(KINDS) else nibabel("nifti2").Nifti2Header
     header = kind(block[:size], endianness=order, check=False)
     try:
         header.check_fix(logger=QUIET, error_level=logging.ERROR)
         slope, inter = header.get_slope_inter()
         affine = np.asarray(header.get_best_affine(), np.float64)
-    except _nibabel("spatialimages").HeaderDataError as error:
+    except nibabel("spatialimages").HeaderDataError as error:
         raise ValueError from error
     shape, offset = [int(side) for side in header.get_data_shape()], max(header.get_data_offset(), least_offset)
     return shape, np.dtype(header.get_data_dtype()), offset, (1.0, 0.0) if slope is None else (slope, inter), affine
@@ -217,15 +220,15 @@ def _check_size(path: Path, shape: list[int], item: int, offset: int) -> None:
         cause = f"header promises {promised:,} bytes ({leaks} voxels), more than {stored:,} bytes of file can hold"
         raise ImageError(f"{path}: {cause}; truncated or damaged, copy or export it again")
     read = promised if is_compressed(path) else prod(shape[:3]) * item
-    if read > MOST_BYTES:
-        raise ImageError(f"{path}: unpacks to {read:,} bytes; at most {MOST_BYTES:,} are read, split or crop it")
+    if read > MOST_VOLUME_BYTES:
+        raise ImageError(f"{path}: unpacks to {read:,} bytes; at most {MOST_VOLUME_BYTES:,} are read, split or crop it")
 
 
 def _orientation(path: Path, affine: Affine, shape: Sequence[int]) -> npt.NDArray[np.float64]:
     if not np.isfinite(affine).all():
         raise ImageError(f"{path}: its affine is not finite; export it again with its orientation")
     with _readable(path):
-        orientation = np.asarray(_nibabel("orientations").io_orientation(affine), np.float64)
+        orientation = np.asarray(nibabel("orientations").io_orientation(affine), np.float64)
     lost = np.flatnonzero(np.isnan(orientation[:, 0]))
     if len(lost) == 1 and shape[lost[0]] == 1:
         # Of a 2-D image some programs write no third direction: it is the one that is left.
@@ -256,7 +259,12 @@ def _intensities(header: Header, stored: Pixels) -> Pixels:
     return stored if header.scale == (1.0, 0.0) else stored * np.float64(slope) + inter
 
 
-def _nibabel(module: str) -> Any:
+def nibabel(module: str) -> Any:
+    """Import a module of nibabel.
+
+    Raises:
+        SettingsError: It is not installed.
+    """
     try:
         return import_module(f"nibabel.{module}")
     except ImportError as error:
@@ -278,22 +286,10 @@ def _opened(path: Path) -> Iterator[Stream]:
             yield file
 
 
-def _fill(stream: Stream, buffer: memoryview) -> None:
-    done = 0
-    while done < len(buffer):
-        piece = stream.read(min(BLOCK, len(buffer) - done))
-        if not piece:
-            raise EOFError
-        buffer[done : done + len(piece)] = piece
-        done += len(piece)
-
-
 def _skip(stream: Stream, count: int) -> None:
-    while count:
-        piece = stream.read(min(BLOCK, count))
-        if not piece:
-            raise EOFError
-        count -= len(piece)
+    place = stream.tell() + count
+    if stream.seek(place) < place:
+        raise EOFError
 
 
 @contextmanager

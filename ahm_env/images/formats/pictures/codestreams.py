@@ -5,10 +5,10 @@ Where the end is missing, some fill in what they like, and some search for it fo
 """
 
 from ahm_env.errors import ImageError
+from ahm_env.images.formats.limits import MOST_PIXELS
 
 JPEG_START, JPEG_2000_START, JPEG_2000_SIZE = b"\xff\xd8", b"\xff\x4f", b"\xff\x51"
 JP2_START, JP2_CODESTREAM = b"\x00\x00\x00\x0cjP  ", b"jp2c"
-MOST_PIXELS = 100_000_000
 LOSSY = (b"\xc0", b"\xc1", b"\xc2")  # baseline, extended, progressive
 END, PADDING = b"\xff\xd9", b"\0\xff "
 JPEG_2000_DATA, SCANS = b"\xff\x93", {0xDA}

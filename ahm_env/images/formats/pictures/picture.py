@@ -12,7 +12,8 @@ from PIL import Image
 
 from ahm_env.errors import ImageError
 from ahm_env.images.formats.files import readable
-from ahm_env.images.formats.pictures.codestreams import MOST_PIXELS, refuse_damage
+from ahm_env.images.formats.limits import MOST_PIXELS
+from ahm_env.images.formats.pictures.codestreams import refuse_damage
 from ahm_env.images.formats.pictures.tiff import STARTS, read_tiff, turned
 from ahm_env.images.pixels.opencv import cv2
 from ahm_env.images.source import Pixels

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ahm_env.errors import ImageError
-from ahm_env.images.formats.files import refuse_bomb
-from ahm_env.images.formats.pictures.codestreams import MOST_PIXELS, frame_shape, refuse_damage
+from ahm_env.images.formats.limits import MOST_PIXELS, refuse_bomb
+from ahm_env.images.formats.pictures.codestreams import frame_shape, refuse_damage
 from ahm_env.images.source import Pixels
 
 if TYPE_CHECKING:

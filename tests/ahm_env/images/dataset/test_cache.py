@@ -7,17 +7,9 @@ import platformdirs
 import pytest
 
 from ahm_env.errors import SettingsError
+from ahm_env.files import cache_root
 from ahm_env.images.dataset import cache as cache_module
-from ahm_env.images.dataset.cache import (
-    ArrayWriter,
-    Meta,
-    cache_root,
-    entry_key,
-    locked,
-    new_entry,
-    read_meta,
-    write_meta,
-)
+from ahm_env.images.dataset.cache import ArrayWriter, Meta, entry_key, locked, new_entry, read_meta, write_meta
 from ahm_env.images.pixels.fit import PixelSettings
 
 META = Meta(

@@ -9,15 +9,9 @@ from hypothesis import strategies as st
 
 from ahm_env.errors import ImageError, SettingsError
 from ahm_env.images import load_images
-from ahm_env.images.dataset.patients import (
-    SALT,
-    SplitLeakCheck,
-    fair_order,
-    first_patients,
-    grouped,
-    pseudonym,
-    round_robin,
-)
+from ahm_env.images.dataset.patients import Groups, digest, fair_order, first_patients, refuse_leaks, round_robin
+from ahm_env.images.privacy import SALT, pseudonym
+from ahm_env.images.source import DatasetIndex, Entry
 
 NUMBERS = st.lists(st.integers(0, 8), min_size=1, max_size=40).map(np.array)
 
@@ -63,7 +57,7 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: py
 
 @given(patients=NUMBERS)
 def test_groups_hold_each_image_once_by_first_appearance(patients: np.ndarray) -> None:
-    groups = grouped(patients)
+    groups = Groups(patients)
     assert sorted(np.concatenate(groups)) == list(range(len(patients)))
     assert all(len(set(patients[group])) == 1 and list(group) == sorted(group) for group in groups)
     assert [group[0] for group in groups] == sorted(group[0] for group in groups)
@@ -106,23 +100,26 @@ def test_the_first_patients_are_whole_and_as_many_as_is_nearest() -> None:
 # Sides
 
 
+def refuse(*images: tuple[str, int]) -> None:
+    """Refuse a leak among images of these patients, in these splits."""
+    entries = [Entry("a", "a", lambda: None, split=split, patient=patient) for patient, split in images]
+    patients = np.array([digest(patient) for patient, _ in images], np.uint64)
+    refuse_leaks(
+        "scans", DatasetIndex(len(images), entries), patients, np.array([split for _, split in images], np.uint8)
+    )
+
+
 def test_a_patient_on_two_sides_is_named_by_pseudonym_and_others_are_not() -> None:
-    leaks = SplitLeakCheck()
-    for patient, split in (("ab", 0), ("cd", 0), ("ab", 2), ("", 0), ("", 1), ("cd", 0)):
-        leaks.add(patient, split)
     with pytest.raises(ImageError, match=r"^scans: patients .*: ab \(train and test\); .*ahm data split") as error:
-        leaks.check("scans")
+        refuse(("ab", 0), ("cd", 0), ("ab", 2), ("", 0), ("", 1), ("cd", 0))
     assert "cd" not in str(error.value)
-    SplitLeakCheck().check("scans")
+    refuse()
+    refuse(("", 0), ("", 1), ("cd", 0), ("ab", 2))
 
 
 def test_many_leaking_patients_are_counted() -> None:
-    leaks = SplitLeakCheck()
-    for number in range(9):
-        leaks.add(f"p{number}", 0)
-        leaks.add(f"p{number}", 1)
     with pytest.raises(ImageError, match=r"p4 \(train and val\) and 4 more;"):
-        leaks.check("scans")
+        refuse(*((f"p{number}", split) for number in range(9) for split in (0, 1)))
 
 
 @pytest.mark.parametrize("skip_bad", [False, True])

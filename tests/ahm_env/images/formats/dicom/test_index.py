@@ -1,16 +1,10 @@
-from array import array
-
 import pytest
 
 from ahm_env.images.formats.dicom.index import DicomFiles, stem_of
-from ahm_env.images.formats.files import PackedNames
 
 
 def files(frames: dict[str, int]) -> DicomFiles:
-    names = PackedNames()
-    for name in frames:
-        names.append(name)
-    return DicomFiles(names, array("q", frames.values()))
+    return DicomFiles(frames, ((count, 0, False) for count in frames.values()))
 
 
 NAMES = {
@@ -25,19 +19,21 @@ NAMES = {
 }
 
 
-def test_files_come_by_name_with_their_frames() -> None:
-    assert list(files(NAMES)) == sorted(NAMES.items())
+def test_files_come_by_stem_with_their_frames() -> None:
+    found = files(NAMES)
+    assert list(found) == sorted(NAMES, key=lambda name: (stem_of(name), name))
+    assert [NAMES[name] for name in found] == found.known["frames"].tolist()
     assert len(files({})) == 0
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_file_is_found_by_its_name(name: str) -> None:
-    assert list(files(NAMES))[files(NAMES).position(name)][0] == name
+    assert list(files(NAMES))[files(NAMES).position(name)] == name
 
 
 @pytest.mark.parametrize(("stem", "name"), [("s/a", "s/a.dcm"), ("s/a b", "s/a b.ima"), ("s/b", "s/b.dcm")])
 def test_a_file_is_found_without_its_extension(stem: str, name: str) -> None:
-    assert list(files(NAMES))[files(NAMES).position(stem)][0] == name
+    assert list(files(NAMES))[files(NAMES).position(stem)] == name
 
 
 @pytest.mark.parametrize("name", ["s/c", "1.2.840", "1.2", "a", "s/", "s/b.dc", "s/a.ima", "", "zzz"])

@@ -11,11 +11,12 @@ import pytest
 from ahm_env.errors import ImageError, SettingsError
 from ahm_env.images import check_source
 from ahm_env.images.dataset.loader import load_images
-from ahm_env.images.dataset.patients import pseudonym
-from ahm_env.images.formats.dicom import Dicom, holds_dicom, is_dicom, recognition
+from ahm_env.images.formats.dicom import Dicom, holds_dicom, is_dicom
+from ahm_env.images.formats.dicom import index as dicom_index
 from ahm_env.images.formats.dicom import source as dicom_source
 from ahm_env.images.pixels.opencv import cv2
 from ahm_env.images.pixels.window import Window
+from ahm_env.images.privacy import pseudonym
 from ahm_env.images.source import Sample
 from tests.ahm_env.images.samples import outcomes
 
@@ -323,7 +324,7 @@ def test_a_path_that_tells_who_it_is_is_not_kept(tmp_path: Path, make_dicom, fol
     assert str(caught.value).startswith(f"part {number} of the path of these images holds a name, number, birth date")
     report = check_source(path)
     assert (report.images, report.problems) == (1, [str(caught.value)])
-    assert len(Dicom(path).files()[0]) == 1  # which are given back to where they come from
+    assert Dicom(path).index().count == 1  # which are given back to where they come from
     link = tmp_path / "archive"
     link.symlink_to(path)
     assert len(load_images(link, 16, cache_dir=tmp_path / "cache")) == 1
@@ -451,7 +452,7 @@ def test_a_folder_of_many_files_is_known_by_its_first(tmp_path: Path, make_dicom
     assert holds_dicom(tree)
     assert holds_dicom(tree, 29)
     assert not holds_dicom(tree, 30)
-    monkeypatch.setattr(recognition, "SEARCHED", 20)
+    monkeypatch.setattr(dicom_index, "SEARCHED", 20)
     assert holds_dicom(tree, 1000)
     for number in range(1000):
         (tree / f"{number}.txt").touch()

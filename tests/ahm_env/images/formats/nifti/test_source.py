@@ -11,13 +11,13 @@ import pytest
 
 from ahm_env.errors import ImageError, SettingsError
 from ahm_env.images import load_images
-from ahm_env.images.dataset.patients import pseudonym
 from ahm_env.images.formats.nifti import Nifti, from_slices, is_nifti, nifti_stem, to_slice
 from ahm_env.images.formats.nifti import source as nifti_source
 from ahm_env.images.formats.nifti.volume import read_header, read_volume
 from ahm_env.images.pixels.fit import AXES
 from ahm_env.images.pixels.opencv import cv2
 from ahm_env.images.pixels.window import Window
+from ahm_env.images.privacy import pseudonym
 from ahm_env.images.source import Sample
 from tests.ahm_env.images.samples import outcomes
 

@@ -19,12 +19,10 @@ from typing import Any
 
 import numpy as np
 
-from ahm_env import ImageError, SettingsError
+from ahm_env.errors import ImageError, SettingsError
 from ahm_env.files import atomic
-from ahm_env.images.dataset.patients import pseudonym
-from ahm_env.images.formats.files import unnamed
-from downstream.evaluation.segmentation import Mask
-from downstream.models.model import ModelSpec
+from ahm_env.images.pixels.fit import Image8
+from ahm_env.images.privacy import pseudonym, unnamed
 
 FRAMED = ("SeriesInstanceUID", "SOPInstanceUID", "Rows", "Columns")
 PLACED = ("FrameOfReferenceUID", "ImagePositionPatient", "ImageOrientationPatient")
@@ -138,14 +136,17 @@ def is_segmentation_of(path: Path, series: Series) -> bool:
     return found == {source.instance for source in series}
 
 
-def save_segmentation(path: Path, series: Series, masks: Sequence[Mask], spec: ModelSpec, model: str) -> None:
+def save_segmentation(
+    path: Path, series: Series, masks: Sequence[Image8], classes: Sequence[str], network: str, model: str
+) -> None:
     """Write a SEG, binary, of one segment a class; the same images, masks and model give it the same UIDs.
 
     Args:
         path: File to write.
         series: Files of one frame each, or one of several.
         masks: `(H, W)` class numbers, 0 the background, of each frame.
-        spec: Names the classes.
+        classes: Their names, the background first.
+        network: Name of the model's architecture.
         model: Digest of the weights.
 
     Raises:
@@ -159,12 +160,12 @@ def save_segmentation(path: Path, series: Series, masks: Sequence[Mask], spec: M
         sizes = {mask.shape for mask in masks} | {(source.Rows, source.Columns) for source in sources}
         if len(sizes) > 1:
             raise ImageError(f"{WRITING}: images or masks have changed since they were predicted; choose another --out")
-        segmentation = _segmentation(sources, np.stack(masks), spec, model)
+        segmentation = _segmentation(sources, np.stack(masks), classes, network, model)
         with atomic(path) as temporary:
             segmentation.save_as(temporary)
 
 
-def _segmentation(sources: Sequence[Any], masks: Mask, spec: ModelSpec, model: str) -> Any:
+def _segmentation(sources: Sequence[Any], masks: Image8, classes: Sequence[str], network: str, model: str) -> Any:
     from highdicom import AlgorithmIdentificationSequence
     from highdicom.seg import Segmentation, SegmentDescription
     from highdicom.spatial import get_image_coordinate_system
@@ -182,12 +183,12 @@ def _segmentation(sources: Sequence[Any], masks: Mask, spec: ModelSpec, model: s
     kind = codes.cid7150.MorphologicallyAbnormalStructure
     segments = [
         SegmentDescription(number, name[:LONGEST_LABEL], kind, kind, "AUTOMATIC", algorithm)
-        for number, name in enumerate(spec.classes[1:], 1)
+        for number, name in enumerate(classes[1:], 1)
     ]
     content = hashlib.sha256(np.ascontiguousarray(masks).data).hexdigest()
     entropy = [model, content, *(str(source.SOPInstanceUID) for source in sources)]
     # Names of classes may need letters that the images' character set does not have.
-    characters = sources[0].get("SpecificCharacterSet") if all(map(str.isascii, spec.classes)) else "ISO_IR 192"
+    characters = sources[0].get("SpecificCharacterSet") if all(map(str.isascii, classes)) else "ISO_IR 192"
     try:
         return Segmentation(
             source_images=sources,
@@ -200,7 +201,7 @@ def _segmentation(sources: Sequence[Any], masks: Mask, spec: ModelSpec, model: s
             sop_instance_uid=generate_uid(entropy_srcs=["instance", *entropy]),
             instance_number=1,
             manufacturer=MAKER,
-            manufacturer_model_name=spec.model,
+            manufacturer_model_name=network,
             software_versions=_version(),
             device_serial_number=model,
             specific_character_set=characters,

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from ahm_env.images.formats.dicom.tree import ASTRAY, CLOSED, digest_tree, walk
+from ahm_env.images.formats.files import ASTRAY, CLOSED, digest_tree, walk
 
 
 @pytest.fixture
