@@ -161,11 +161,11 @@ def _annotate(
     overlaps, dices = list[float](), list[float]()
     labels, scores = labelled.path / "labels.csv", labelled.path / "scores.csv" if index.has_masks else None
     with _table(labels, LABELS) as add_label, _table(scores, ("image", "split", *MEASURES)) as add_score:
-        for place, load in enumerate(index.samples):
+        for place, entry in enumerate(index.samples):
             progress(place, index.count)
             try:
-                sample = load()
-                if sample is None or split not in (ALL, SPLITS[sample.split]):
+                sample = entry() if split in (ALL, SPLITS[entry.split]) else None
+                if sample is None:
                     continue
                 name, mask = labelled.image_name(sample), labelled.find_mask(sample)
                 if mask is None:

@@ -1,9 +1,10 @@
 """From the name of a source to an `ImageSet`: found in the cache, or decoded into it."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +33,8 @@ from ahm_env.images.phantom.source import Phantom
 from ahm_env.images.pixels.fit import Image8, PixelSettings, fit_mask
 from ahm_env.images.privacy import refuse_path
 from ahm_env.images.source import UNLABELLED, Entry, Sample, Source, class_order
+
+CHANGED = "its images have changed since they were read; start again"
 
 
 def find_source(source: str | Path | Source, pixels: PixelSettings, bare: bool = False) -> Source:
@@ -156,23 +159,26 @@ def originals(images: ImageSet, indices: npt.ArrayLike) -> Iterator[Sample]:
     Raises:
         ImageError: The source has changed since the set was made.
     """
-    for decode in _wanted(images, indices):
-        yield decode().with_mask()
+    for entry in _wanted(images, indices):
+        yield _decoded(entry, images.source).with_mask()
 
 
-def _wanted(images: ImageSet, indices: npt.ArrayLike) -> Iterator[Callable[[], Sample]]:
-    """As `originals`, but calls that decode, masks left to be read where the set has not read them."""
-    wanted = zip(images.positions(indices).tolist(), np.atleast_1d(np.asarray(indices)).tolist(), strict=True)
-    loads = enumerate(find_source(images.source, images.pixels).index(images.masks_read).samples)
-    for position, index in wanted:
-        load = next((load for place, load in loads if place == position), None)
-        yield partial(_decoded, load, images.names[index], images.source)
+def _wanted(images: ImageSet, indices: npt.ArrayLike) -> Iterator[Entry]:
+    """As `originals`, but entries, masks left to be read where the set has not read them."""
+    index = find_source(images.source, images.pixels).index(images.masks_read)
+    entries = iter(index.samples)
+    passed = 0
+    for position, number in zip(images.positions(indices).tolist(), np.atleast_1d(indices).tolist(), strict=True):
+        entry = next(islice(entries, position - passed, None), None)
+        passed = position + 1
+        if entry is None or entry.name != images.names[number]:
+            raise ImageError(f"{images.source}: {CHANGED}")
+        yield entry
 
 
-def _decoded(load: Entry | None, name: str, source: str) -> Sample:
-    sample = load() if load else None
-    if sample is None or sample.name != name:
-        raise ImageError(f"{source}: its images have changed since they were read; start again")
+def _decoded(entry: Entry, source: str) -> Sample:
+    if (sample := entry()) is None:
+        raise ImageError(f"{source}: {CHANGED}")
     return sample
 
 
@@ -226,7 +232,7 @@ def _read_masks(directory: Path, images: ImageSet, masked: npt.NDArray[np.int64]
     """Write the masks of some images into an empty directory."""
     size, binary, read = images.image_size, True, list[int]()
     masks = ArrayWriter(directory / "masks.npy", (size, size), np.uint8)
-    decoded = in_order(partial(_mask_of, decode) for decode in _wanted(images, masked))
+    decoded = in_order(partial(_mask_of, entry, images.source) for entry in _wanted(images, masked))
     for index, mask in zip(masked.tolist(), decoded, strict=True):
         if isinstance(mask, ImageError):
             if not skip_bad:
@@ -244,8 +250,8 @@ def _read_masks(directory: Path, images: ImageSet, masked: npt.NDArray[np.int64]
     write_meta(directory, replace(meta, binary_masks=binary, skipped=skipped, masks_read=True, content=content))
 
 
-def _mask_of(decode: Callable[[], Sample]) -> Image8 | ImageError:
-    sample = decode()
+def _mask_of(entry: Entry, source: str) -> Image8 | ImageError:
+    sample = _decoded(entry, source)
     try:
         mask = sample.with_mask().mask
     except ImageError as error:

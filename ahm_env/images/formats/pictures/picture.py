@@ -194,32 +194,30 @@ def _decode(path: Path, content: bytes, numbers: bool = False) -> Picture:
             refuse_damage(content)
         except ImageError as error:
             raise ImageError(f"{path}: {error}") from None
-    if content.startswith(GIF_STARTS) or (numbers and content.startswith(BMP_START)):
+    palette = content.startswith(PNG_START) and content[25] == PNG_PALETTE
+    if content.startswith(GIF_STARTS) or (numbers and (palette or content.startswith(BMP_START))):
         return _decode_indexed(path, content, numbers)
-    palette = numbers and content.startswith(PNG_START) and content[25] == PNG_PALETTE
-    if palette and (b"PLTE", WHITE_THEN_BLACK) in _png_chunks(content):
-        raise ImageError(f"{path}: its palette shows 0 as white and 1 as black; save it as grey, 0 where nothing is")
     try:
-        encoded = _palette_as_grey(content) if palette else content
-        image = cv2.imdecode(np.frombuffer(encoded, np.uint8), KEEP_DEPTH)
+        image = cv2.imdecode(np.frombuffer(content, np.uint8), KEEP_DEPTH)
     except cv2.error as error:
         raise ImageError(f"{path}: too large or damaged ({error.err}); export it again") from error
     if image is None:
         raise ImageError(f"{path}: not an image, or a damaged one; open it in a viewer and export it again")
     if image.ndim == 3 and image.shape[2] != 3:
         raise ImageError(f"{path}: has {image.shape[2]} channels; export it in grey or in RGB")
-    if palette:
-        image = image // (255 // (2 ** content[24] - 1))
     image = image if image.ndim == 2 else np.ascontiguousarray(image[..., ::-1])
     return Picture(image, 2 <= _orientation(content) <= 8)
 
 
 def _decode_indexed(path: Path, content: bytes, numbers: bool) -> Picture:
-    """Decode, with Pillow, a GIF, or a BMP if the numbers of its palette are wanted: OpenCV gives colours only."""
+    """Decode, with Pillow, a GIF, or what has a palette whose numbers are wanted: OpenCV gives colours only."""
     try:
-        with Image.open(io.BytesIO(content), formats=("GIF", "BMP")) as image:
+        with Image.open(io.BytesIO(content), formats=("GIF", "BMP", "PNG")) as image:
             if image.width * image.height > MOST_PIXELS:
                 raise ImageError(f"{path}: too large or damaged ({image.width}x{image.height} pixels); export it again")
+            if numbers and image.format == "PNG" and bytes(image.getpalette() or ()) == WHITE_THEN_BLACK:
+                cause = "its palette shows 0 as white and 1 as black"
+                raise ImageError(f"{path}: {cause}; save it as grey, 0 where nothing is")
             several = getattr(image, "n_frames", 1) > 1
             kept = image if image.mode in ("P", "L") and (numbers or image.mode == "L") else None
             return Picture(np.array(kept or image.convert("L" if image.mode == "1" else "RGB")), several=several)
@@ -264,14 +262,3 @@ def _png_chunks(content: bytes) -> list[tuple[bytes, bytes]]:
         chunks.append((content[position + 4 : position + 8], content[position + 8 : end]))
         position = end + 4
     return chunks
-
-
-def _palette_as_grey(content: bytes) -> bytes:
-    """Remove the palette from a PNG, so that OpenCV gives the numbers and not their colours."""
-    parts = [PNG_START]
-    for kind, data in _png_chunks(content):
-        if kind == b"IHDR":
-            data = data[:9] + b"\0" + data[10:]
-        if kind not in (b"PLTE", b"tRNS"):
-            parts += [len(data).to_bytes(4), kind, data, zlib.crc32(kind + data).to_bytes(4)]
-    return b"".join(parts)

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from ahm_env.images.dataset.loader import find_source, originals
 from ahm_env.images.formats.pictures.picture import Picture
 from ahm_env.images.pixels.fit import PixelSettings
 from ahm_env.images.pixels.opencv import cv2
-from ahm_env.images.source import DatasetIndex, Sample
+from ahm_env.images.source import DatasetIndex, Decoded, Entry
 
 
 def entries(cache: Path) -> list[str]:
@@ -335,10 +336,11 @@ class Drawn:
         return f"drawn {self.count}"
 
     def index(self, masks: bool = True) -> DatasetIndex:
-        def load(number: int) -> Sample:
-            return Sample(f"{number}", f"square {number}", np.full((4, 4), number, np.uint8))
+        def decode(number: int) -> Decoded:
+            return Decoded(np.full((4, 4), number, np.uint8))
 
-        return DatasetIndex(self.count, (lambda number=number: load(number) for number in range(self.count)))
+        entries = (Entry(f"{number}", f"square {number}", partial(decode, number)) for number in range(self.count))
+        return DatasetIndex(self.count, entries)
 
 
 def test_a_source_of_one_s_own_is_loaded_and_cached_by_its_fingerprint(
