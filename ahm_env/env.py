@@ -14,7 +14,7 @@ from gymnasium.vector.utils import batch_space
 
 from ahm_env.episodes import EnvIds, Episodes
 from ahm_env.images import ImageSet, load_images
-from ahm_env.masks import Bools, Ints, MaskRatio, PatchGrid
+from ahm_env.masks import Bools, Ints, MaskRatio, PatchGrid, read_actions
 from ahm_env.model.reconstruction import Reconstructor
 from ahm_env.model.weights import DEFAULT_UNET, Standardisation
 from ahm_env.rendering import episode_panel
@@ -139,7 +139,7 @@ class PatchMaskEnv(_Masking, gym.Env[Pixels, npt.NDArray[np.int8]]):
         """Hide patches; exactly the quota of this step is hidden, whatever the number of ones."""
         if not self._running:
             raise gym.error.ResetNeeded("call reset() first: no episode has begun, or the last one has ended")
-        outcome = self.episodes.step(_FIRST, np.asarray(action)[None])
+        outcome = self.episodes.step(_FIRST, read_actions(action, self.action_space.shape)[None])
         reward, terminated = float(outcome.rewards[0]), bool(outcome.terminated[0])
         self._running = not terminated
         return self.episodes.observations(_FIRST)[0], reward, terminated, False, _info(self.episodes, 0)
@@ -228,7 +228,7 @@ class PatchMaskVectorEnv(_Masking, VectorEnv[Pixels, npt.NDArray[np.int8], npt.N
         """Step all environments; finished ones start again as `autoreset_mode` says."""
         if not self._started:
             raise gym.error.ResetNeeded("call reset() before step()")
-        again = self._finished.copy()
+        wanted, again = read_actions(actions, self.action_space.shape), self._finished.copy()
         if again.any() and self.autoreset_mode is AutoresetMode.DISABLED:
             raise gym.error.ResetNeeded("an environment has finished; call reset(options={'reset_mask': ...})")
         rewards = np.zeros(self.num_envs)
@@ -237,7 +237,7 @@ class PatchMaskVectorEnv(_Masking, VectorEnv[Pixels, npt.NDArray[np.int8], npt.N
             self.episodes.begin(self._all[again])
         stepped = self._all[~again]
         if len(stepped):
-            outcome = self.episodes.step(stepped, self._rows(actions)[stepped])
+            outcome = self.episodes.step(stepped, wanted[stepped])
             rewards[stepped], terminated[stepped] = outcome.rewards, outcome.terminated
         truncated = np.zeros(self.num_envs, bool)
         if self.max_episode_steps is not None:
@@ -257,12 +257,6 @@ class PatchMaskVectorEnv(_Masking, VectorEnv[Pixels, npt.NDArray[np.int8], npt.N
             self._finished = finished
         infos |= self._infos(np.ones(self.num_envs, bool))
         return self.episodes.observations(self._all), rewards, terminated, truncated, infos
-
-    def _rows(self, actions: npt.ArrayLike) -> npt.NDArray[Any]:
-        rows = np.asarray(actions)
-        if rows.shape != self.action_space.shape:
-            raise ValueError(f"actions must have the shape {self.action_space.shape}, not {rows.shape}")
-        return rows
 
     def render(self) -> tuple[Pixels, ...] | None:
         """Draw one panel for each environment; return None without a render mode."""

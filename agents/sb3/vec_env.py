@@ -45,7 +45,7 @@ class SB3VecEnv(VecEnv):
 
     def step_wait(self) -> VecEnvStepReturn:
         """Take the step; finished episodes have begun again, what they ended with is in their infos."""
-        observations, rewards, terminated, truncated, self.infos = self.env.step(self._actions.astype(np.int8))
+        observations, rewards, terminated, truncated, self.infos = self.env.step(self._actions)
         done = terminated | truncated
         self._returns += rewards
         self._lengths += 1

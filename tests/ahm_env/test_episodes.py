@@ -276,14 +276,6 @@ def test_a_step_of_some_episodes_leaves_the_others_alone(make):
     assert np.array_equal(episodes.hidden[1], alone.hidden[1])
 
 
-@pytest.mark.parametrize("width", [0, 1, 4, 15, 17, 32])
-def test_an_action_of_another_size_is_refused(make, width):
-    episodes = make()
-    episodes.begin(everyone(episodes))
-    with pytest.raises((ValueError, IndexError, SettingsError)):
-        episodes.step(everyone(episodes), np.ones((3, width), bool))
-
-
 def test_hidden_patches_are_shown_filled_with_the_mean_colour(make):
     episodes = make(horizon=3)
     env_ids = everyone(episodes)
