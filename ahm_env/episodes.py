@@ -3,6 +3,7 @@
 Both environments are thin shells around this, so that they agree step by step.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -141,13 +142,12 @@ class Episodes:
             "share": float(self.share[env_id]),
         }
 
-    def begin(self, env_ids: EnvIds, image: int | None = None) -> None:
-        """Show each of these episodes its next image, or the one asked for, with nothing hidden."""
-        if image is not None and not 0 <= image < len(self.images):
-            raise SettingsError(f"image_index {image} is not one of the {len(self.images)} images")
-        for env_id in env_ids:
-            self.share[env_id] = self._restored_share.pop(int(env_id), self.agent_share)
+    def begin(self, env_ids: EnvIds, images: Sequence[int | None] | None = None) -> None:
+        """Show these episodes their next images, or the one that `images` (of all episodes) asks for; hide nothing."""
+        for env_id in env_ids.tolist():
+            self.share[env_id] = self._restored_share.pop(env_id, self.agent_share)
             self._at_start[env_id] = self._sources(env_id)
+            image = None if images is None else images[env_id]
             self.image[env_id] = self.indices[self.orders[env_id].next()] if image is None else image
         self.steps[env_ids] = 0
         self.quota[env_ids] = self.high

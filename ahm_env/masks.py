@@ -12,7 +12,7 @@ import numpy.typing as npt
 from torch import Tensor
 from torch.nn import functional
 
-from ahm_env.errors import ActionError, SettingsError
+from ahm_env.errors import SettingsError
 
 Bools = npt.NDArray[np.bool_]
 Ints = npt.NDArray[np.int64]
@@ -149,29 +149,6 @@ class MaskRatio:
 def rounded(number: float) -> int:
     """Round half up, so that quotas grow evenly (Python's own rounding goes to the even number)."""
     return floor(number + 0.5)
-
-
-def read_actions(actions: npt.ArrayLike, shape: tuple[int, ...]) -> Bools:
-    """Read zeros and ones of any numeric type, or bools.
-
-    Args:
-        actions: What an agent wants to hide, 1 hides.
-        shape: `(N,)`, or `(B, N)`.
-
-    Raises:
-        ActionError: Another shape, or anything but zeros and ones.
-    """
-    numbers = np.asarray(actions)
-    if numbers.shape != shape:
-        raise ActionError(f"an action must have the shape {shape}, a 0 or 1 for each patch, not {numbers.shape}")
-    numeric = numbers.dtype == bool or np.issubdtype(numbers.dtype, np.number)
-    wrong = (numbers != 0) & (numbers != 1) if numeric else np.ones(shape, bool)
-    if wrong.any():
-        raise ActionError(
-            f"an action must hold a 0 or 1 for each patch, 1 hides, not {numbers[wrong].tolist()[0]!r}; for scores, "
-            f"logits or probabilities use ahm_env.ScoreActions, or VectorScoreActions on what gym.make_vec gives"
-        )
-    return numbers.astype(bool)
 
 
 def step_quota(quota: Ints, step: int | Ints, horizon: int, share: float | Floats) -> tuple[Ints, Ints]:

@@ -87,12 +87,15 @@ def assert_same(one, other, path=""):
 
 def rollout(env, steps, seed=0):
     """Everything an environment says over some steps; a single one is reset when it ends."""
-    story = [env.reset(seed=seed)]
+    return [env.reset(seed=seed), *rollout_on(env, steps, seed)]
+
+
+def rollout_on(env, steps, seed=0):
+    """A rollout from where the environment is."""
     for action in actions(steps, 1, seed):
-        story.append(env.step(action[0]))
-        if story[-1][2] or story[-1][3]:
-            story.append(env.reset())
-    return story
+        yield (step := env.step(action[0]))
+        if step[2] or step[3]:
+            yield env.reset()
 
 
 def vector_rollout(env, steps, seed=0, first_seed=0):
@@ -299,14 +302,11 @@ def test_a_vector_renders_a_panel_each_that_equals_the_single_one():
 def test_rendering_changes_nothing():
     one, other = (single(co_train=True, render_mode="rgb_array", horizon=2) for _ in range(2))
     one.reset(seed=0)
-    other.reset(seed=0)
-    for action in actions(6, 1):
+    shown = []
+    for part in rollout_on(one, 6):
         one.render()
-        mine = one.step(action[0])
-        one.render()
-        assert_same(mine, other.step(action[0]))
-        if mine[2]:
-            assert_same(one.reset(), other.reset())
+        shown.append(part)
+    assert_same(shown, rollout(other, 6)[1:])
 
 
 @pytest.mark.slow
@@ -317,13 +317,8 @@ def test_a_pickled_environment_goes_on_alike(change, duplicate):
     env.reset(seed=3)
     env.step(env.action_space.sample())
     twin = duplicate(env)
-    assert data_equivalence(env.reset(), twin.reset(), exact=True)
-    for action in actions(9, 1):
-        mine, theirs = env.step(action[0]), twin.step(action[0])
-        assert data_equivalence(mine, theirs, exact=True)
-        if mine[2]:
-            assert data_equivalence(env.reset(), twin.reset(), exact=True)
-    assert data_equivalence(env.reset(seed=8), twin.reset(seed=8), exact=True)
+    mine, theirs = ([each.reset(), *rollout_on(each, 9), each.reset(seed=8)] for each in (env, twin))
+    assert data_equivalence(mine, theirs, exact=True)
 
 
 @pytest.mark.slow
@@ -854,7 +849,7 @@ def test_wrong_seeds_and_masks_are_refused():
     env = vector()
     env.reset(seed=0)
     for mask in ([True, False], np.zeros(3, bool), np.ones(3), np.ones((3, 1), bool)):
-        with pytest.raises((ValueError, TypeError), match="reset_mask"):
+        with pytest.raises(SettingsError, match="reset_mask"):
             env.reset(options={"reset_mask": np.asarray(mask)})
     with pytest.raises(ValueError, match="2 seeds were given for 3"):
         env.reset(seed=[1, 2])
@@ -872,7 +867,7 @@ def test_images_are_asked_for_in_a_vector():
     assert env.episodes.image.tolist() == [1, 8, 3]
     assert infos["image_index"].tolist() == [0, 8, 0]
     assert infos["_image_index"].tolist() == [False, True, False]
-    with pytest.raises(SettingsError, match="image_index 10 is not one of the 10 images"):
+    with pytest.raises(SettingsError, match="image_index 10 is not the number of one of the 10 images"):
         env.reset(options={"image_index": [0, 10, 0]})
 
 
