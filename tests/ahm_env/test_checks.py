@@ -193,6 +193,16 @@ def test_vectors_train_a_unet_each_because_they_say_so():
     assert one.unwrapped.reconstructor.updates == other.unwrapped.reconstructor.updates == 2
 
 
+def test_the_unet_that_was_trained_is_kept_and_evaluated_frozen(tmp_path):
+    env = gym.make_vec(CO_TRAIN, 3, **SMALL)
+    env.reset(seed=0)
+    env.step(ONES)
+    env.unwrapped.reconstructor.save(str(tmp_path / "unet.safetensors"))
+    frozen = gym.make(FROZEN, **{**SMALL, "unet": tmp_path / "unet.safetensors"}).unwrapped
+    learned, kept = env.unwrapped.reconstructor.unet.state_dict(), frozen.reconstructor.unet.state_dict()
+    assert all((kept[name] == learned[name]).all() for name in learned)
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*ERROR")
 def test_processes_that_would_train_a_unet_each_are_refused():
