@@ -14,6 +14,7 @@ from agents.pretraining.hardness import Measurement
 from agents.pretraining.loop import Pretraining
 from agents.pretraining.pretrain import open_run
 from agents.pretraining.settings import RunSettings
+from agents.registry import refuse_code
 from ahm_env.console import ProgressBar, make_console, number, tell_interruption
 from ahm_env.errors import InterruptionError
 from ahm_env.model.devices import tell_precision
@@ -56,10 +57,12 @@ def train_agent(
 
     Ends with status 0, with 2 where something that you gave cannot be used, and with 130 or 143 where Ctrl-C or SIGTERM
     ended it, all being saved. Presets: demo (shorter) and paper (320 px, width 64). Settings of agents, for --set, are
-    in docs/agents.md; an unknown one is an error that names all.
+    in docs/agents.md, and how to write your own; an unknown setting is an error that names all.
     """
     console = make_console()
-    given = with_config(RunSettings, config, preset, given)
+    named, given = given, with_config(RunSettings, config, preset, given)
+    if config is not None:
+        refuse_code(given, named, config)
     if changes:
         given["agent"] = {**(given.get("agent") or {}), **pairs(changes, "--set")}
     try:

@@ -141,7 +141,12 @@ class Pretraining(Run[RunSettings, Measurement]):
             self.after_step(update.unet_loss, row_due, update.resumable)
             return self.stopped_by is None and self.seen < stage.until
 
-        play_stage(stage, self.agent, self.env, stage.until - self.seen, after)
+        play_stage(stage, self.agent, self.env, stage.until - self.seen, after, self.settings.wrapper)
+        if self.stopped_by is None and self.seen < stage.until:
+            raise TrainingError(
+                f"{self.settings.algo} stopped after {self.seen:,} of {stage.until:,} images; its learn must play all "
+                f"that it is asked for, and call the callback after each batch"
+            )
 
     def _next_row(self) -> int:
         gap = min(ceil(self.settings.total_images / ROWS), LARGEST_GAP)

@@ -74,6 +74,9 @@ def evaluate_agents(
     reference_unet: Annotated[
         Path | None, typer.Option(help="File of the U-Net on which they are evaluated.", show_default="each run's own")
     ] = None,
+    algo: Annotated[
+        str | None, typer.Option(help="Class of your own that an agent may be: package.module:Class.")
+    ] = None,
     data: Annotated[
         str | None,
         typer.Option(
@@ -83,7 +86,7 @@ def evaluate_agents(
     out: Annotated[Path | None, typer.Option(help="JSON file for the numbers.")] = None,
 ) -> int:
     """Evaluate the agents of runs: how hard their masks are, how varied, and how much of the lesion they hide."""
-    found = [evaluate_masks(path, reference_unet, data).as_dict() for path in runs]
+    found = [evaluate_masks(path, reference_unet, data, algo).as_dict() for path in runs]
     headings = "run", "agent", "hardness", "loss", "hidden, least – most", "differ: images – draws", "lesion – rest"
     rows = [
         (

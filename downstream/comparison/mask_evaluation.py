@@ -116,7 +116,10 @@ class MaskEvaluation:
 
 
 def evaluate_masks(
-    run: str | Path | Saved, unet: str | Path | None = None, data: str | Path | None = None
+    run: str | Path | Saved,
+    unet: str | Path | None = None,
+    data: str | Path | None = None,
+    algo: str | None = None,
 ) -> MaskEvaluation:
     """Evaluate the masks of a run's agent.
 
@@ -125,6 +128,7 @@ def evaluate_masks(
         unet: File of the reference U-Net; by default the run's own.
         data: Source of images, of which the `test` split is used, else `val`, else what a run would hold out; by
             default the images that the run held out.
+        algo: `package.module:Class` of an agent of your own, which may be imported if the run's agent is that.
 
     Raises:
         AHMError: No run, damaged files, or a U-Net or images that do not fit the agent.
@@ -137,7 +141,7 @@ def evaluate_masks(
     settings = RunDirectory(path).settings()
     if settings is None:
         raise RunError(f"{path}: holds no run; give the directory that `ahm train-agent` wrote")
-    agent = load_agent(path / "agent", settings.torch_device)
+    agent = load_agent(path / "agent", settings.torch_device, algo)
     reconstructor = Reconstructor.load(unet, settings.grid, device=settings.torch_device)
     channels = len(reconstructor.fill)
     if channels != agent.problem.channels:

@@ -80,10 +80,11 @@ class PretrainTrial:
             AHMError: Anything that the user can mend.
         """
         resume = (self.path / "config.json").exists()
-        row = pretrain(out=self.path, resume=resume, **({} if resume else self.given)).metrics
+        code = {name: self.given.get(name) for name in ("algo", "wrapper")}
+        row = pretrain(out=self.path, resume=resume, **(code if resume else self.given)).metrics
         if self.reference is None:
             return
-        evaluated = evaluate_masks(self.path, self.reference)
+        evaluated = evaluate_masks(self.path, self.reference, algo=self.agent.algo)
         evaluation = {
             **{name: row[name] for name in ("images", "unet_updates", "seconds", "hardness", "unet_loss")},
             "agent_share": row["agent_share"],

@@ -59,7 +59,7 @@ def settings_of(experiment: Experiment, trial: FinetuneTrial) -> FinetuneSetting
 )
 def test_bad_agents_are_refused_before_anything_runs(algos: tuple[str, ...], text: str, tmp_path: Path):
     with pytest.raises(SettingsError, match=text):
-        Experiment(tmp_path / "out", algos, 1, {})
+        Experiment(tmp_path / "out", algos, 1, {}).check_agents()
     assert not (tmp_path / "out").exists()
 
 
