@@ -102,6 +102,7 @@ class Agent(Protocol):
 
     name: str  # by which `make_agent` and files know it; of a class that has none, package.module:Class
     parallel: bool = False  # whether several processes can train it at once
+    temperature: float | None = None  # logits of sampled masks are divided by it; None: the agent draws from none
     settings_class: type[Any] | None = None  # a dataclass of numbers and strings; None: there is nothing to set
     problem: Problem
     settings: Any
@@ -109,6 +110,7 @@ class Agent(Protocol):
     generator: torch.Generator
 
     def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
         if "name" not in vars(cls):  # one that is inherited would have another class loaded in its place
             cls.name = f"{cls.__module__}:{cls.__qualname__}"
 

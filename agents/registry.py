@@ -58,11 +58,6 @@ def installed_agents() -> dict[str, str]:
     return {one.name: one.value for one in entry_points(group=GROUP) if one.name not in AGENTS}
 
 
-def known_agent(name: str) -> bool:
-    """Whether this is the name of an agent, or may be one of your own; nothing is imported to find out."""
-    return name in AGENTS or ":" in name or name in installed_agents()
-
-
 def agent_class(name: str) -> type[Agent]:
     """Find the class of an agent, and import it where it is not ours: only for names that the user gave.
 

@@ -27,7 +27,7 @@ class MomentsAgent(Agent):
 
     def build(self):
         """Make what is learned."""
-        self.weights = torch.zeros(2)
+        self.weights, self.temperature = torch.zeros(2), self.settings.temperature
 
     def features(self, images):
         """Mean and contrast of each patch of images `(B, C, S, S)`, standardised within the image: `(B, N, 2)`."""
@@ -61,7 +61,7 @@ class MomentsAgent(Agent):
         scores, _ = self.maps(observations)
         if not deterministic:
             uniform = torch.rand(scores.shape, generator=generator or self.generator).clamp(1e-6, 1 - 1e-6)
-            scores = scores - self.settings.temperature * (-uniform.log()).log().numpy()
+            scores = scores - self.temperature * (-uniform.log()).log().numpy()
         return hide_highest(scores, self.problem, infos)
 
     def state(self):

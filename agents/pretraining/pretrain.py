@@ -120,7 +120,7 @@ def open_run(
     else:
         settings = RunSettings.make(preset, **given).on_this_machine()
         source = Path(settings.data).stem if Path(settings.data).exists() else settings.data.partition(":")[0]
-        directory = RunDirectory.claim(out, f"{settings.algo}-{source}", settings)
+        directory = RunDirectory.claim(out, f"{settings.algo.replace(':', '-')}-{source}", settings)
     images = load(settings)
     with held_run(directory, settings, images, lambda: Pretraining(settings, images, directory)) as run:
         yield run
