@@ -99,7 +99,7 @@ def hardness_table(group: Group, data: str) -> Table:
         row = [agent, str(len(scores[agent, KINDS[0]].trials))]
         for key in ((agent, kind) for kind in KINDS):
             row.append(interval(scores[key].mean))
-            row += [interval(gaps[key].interval, sign=True), _p(ps[key])] if key in gaps else ["–", "–"]
+            row += [interval(gaps[key].interval, sign=True), p_value(ps[key])] if key in gaps else ["–", "–"]
         lesion, rest, *own, speed = (
             group.mean(agent, "", name)
             for name in (
