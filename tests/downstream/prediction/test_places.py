@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ahm_env.images.pixels import AXES
+from ahm_env.images.pixels.fit import AXES
 from tests.ahm_env.images.references import itk
 from tests.downstream.prediction.examples import Run, make_dicom
 

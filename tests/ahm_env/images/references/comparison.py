@@ -14,10 +14,10 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from ahm_env.errors import AHMError
-from ahm_env.images.files import is_image
-from ahm_env.images.loading import find_source
-from ahm_env.images.nifti import is_nifti
-from ahm_env.images.pixels import AXES, PixelSettings, to_uint8
+from ahm_env.images.dataset.loader import find_source
+from ahm_env.images.formats.files import is_image
+from ahm_env.images.formats.nifti import is_nifti
+from ahm_env.images.pixels.fit import AXES, PixelSettings, to_uint8
 from ahm_env.images.source import Sample
 from tests.ahm_env.images.references import dicom, nifti, pictures
 from tests.ahm_env.images.references.display import Values
@@ -132,9 +132,7 @@ Read = tuple[list[Values | str | None], dict[str, list[Values]]]
 
 
 def _picture(path: Path) -> Read:
-    with TemporaryDirectory() as folder:
-        copyfile(path, Path(folder, path.name))
-        return _ours(Path(folder)), _theirs(pictures.READERS, path)
+    return _ours(path), _theirs(pictures.READERS, path)
 
 
 def _mask(path: Path) -> Read:
@@ -165,7 +163,7 @@ READ: dict[str, Callable[[Path], Read]] = {"pictures": _picture, "masks": _mask,
 def _ours(path: Path, masks: bool = False, **settings: object) -> list[Values | str | None]:
     """What comes of each image at its own size, scaled to 0..255; None where it shows nothing; or the refusal."""
     try:
-        entries = list(find_source(path, PixelSettings(**settings)).index().samples)
+        entries = list(find_source(path, PixelSettings(**settings), bare=not masks).index().samples)
     except AHMError as error:
         return [str(error)]
     return [_outcome(entry, masks) for entry in entries]

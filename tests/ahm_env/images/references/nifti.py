@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ahm_env.images.pixels import AXES
+from ahm_env.images.pixels.fit import AXES
 from tests.ahm_env.images.references import itk
 from tests.ahm_env.images.references.display import Values, of_volume
 
