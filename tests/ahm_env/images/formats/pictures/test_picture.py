@@ -126,6 +126,18 @@ def test_a_truncated_progressive_jpeg_with_a_thumbnail_is_refused(tmp_path: Path
         read_image(path)
 
 
+@pytest.mark.parametrize("chunks", [[(1, 1)], [(1, 2)], [(1, 1), (1, 1)], [(0, 0)], [(2, 3), (1, 2)]])
+def test_damage_to_the_colour_profile_of_a_jpeg_is_none_to_its_pixels(
+    tmp_path: Path, chunks: list[tuple[int, int]], capfd: pytest.CaptureFixture[str]
+) -> None:
+    content = encoded("JPEG")
+    parts = (b"ICC_PROFILE\0" + bytes(chunk) + bytes(50) for chunk in chunks)
+    profile = b"".join(b"\xff\xe2" + struct.pack(">H", len(part) + 2) + part for part in parts)
+    found = read_image(written(tmp_path / "a.jpg", content[:2] + profile + content[2:]))
+    assert np.array_equal(found, read_image(written(tmp_path / "b.jpg", content)))
+    assert capfd.readouterr() == ("", "")
+
+
 def test_bytes_after_the_end_of_a_jpeg_do_no_harm(tmp_path: Path) -> None:
     assert read_image(written(tmp_path / "a.jpg", encoded("JPEG") + b"camera's own data")).shape == (40, 60, 3)
 
