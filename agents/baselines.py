@@ -9,7 +9,7 @@ import torch
 from agents.a3c import A3C
 from agents.agent import Agent, Callback, Env, Infos, Update, begin, hide_highest, play
 from ahm_env import Reconstructor, SettingsError
-from ahm_env.images.opencv import cv2
+from ahm_env.images.pixels.opencv import cv2
 from ahm_env.masks import random_subsets
 
 Pixels = npt.NDArray[np.uint8]

@@ -29,8 +29,6 @@ from typing import Any
 
 import numpy as np
 
-from ahm_env.images.patients import SALT, SALT_BYTES
-
 SHAPE = "--image-size 32 --width 4"
 SMALL = f"{SHAPE} --batch-size 4 --device cpu"
 PRETRAIN = f"ahm train-agent --data phantom:80:0 {SMALL} --patch-size 8 --total-images 64 --workers 1"
@@ -225,6 +223,8 @@ READERS: dict[str, Callable[[Path], Any]] = {
 
 def main() -> int:
     """Compare two commits."""
+    from ahm_env.images.privacy import SALT, SALT_BYTES
+
     parser = argparse.ArgumentParser(prog="python -m benchmarks.same")
     parser.add_argument("old")
     parser.add_argument("new", nargs="?", default="HEAD")

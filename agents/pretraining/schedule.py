@@ -10,7 +10,7 @@ from agents.agent import Agent, Callback, Env, play
 from agents.pretraining.settings import RunSettings
 from agents.registry import import_class, make_agent
 from ahm_env import ImageSet, PatchMaskVectorEnv, Reconstructor, SettingsError, Standardisation
-from ahm_env.images.patients import grouped
+from ahm_env.images.dataset.patients import Groups
 from ahm_env.masks import Ints
 
 
@@ -53,9 +53,8 @@ def split_held_out(images: ImageSet) -> tuple[Ints, Ints]:
     if len(train) < 2:
         raise SettingsError(f"{images.source}: {len(train)} images in the train split; at least 2 are needed")
     count = min(max(32, len(train) // 20), len(train) // 2)
-    patients = grouped(images.patients(train))
-    if len(patients) == 1:
-        patients = list(np.arange(len(train))[:, None])
+    numbers = images.patients(train)
+    patients = Groups(numbers if np.ptp(numbers) else np.arange(len(train)))
     held, taken = np.zeros(len(train), bool), 0
     for patient in np.random.default_rng(0).permutation(len(patients)):
         if taken >= count:

@@ -8,7 +8,7 @@ from typing import Any
 
 from ahm_env import ImageSet, RunError, SettingsError
 from ahm_env.files import Saved, path_of
-from ahm_env.images.building import Progress
+from ahm_env.images.dataset.builder import Progress
 from downstream.comparison.experiment import Experiment, data_of, is_experiment, pretrained_runs
 from downstream.comparison.options import FIXED, Downstream
 from downstream.comparison.pool import Pool, last_line

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ahm_env import ImageError, ImageSet
 from ahm_env.files import write_text
-from ahm_env.images.encoding import save_picture
+from ahm_env.images.pixels.png import save_picture
 from ahm_env.model.vgg import IMAGENET_MEAN, IMAGENET_STD
 from ahm_env.runs.directory import Checkpoint, Directory
 from ahm_env.runs.run import Run
@@ -109,11 +109,11 @@ class Finetuning(Run[FinetuneSettings, dict[str, Any]]):
         """
         trainer, gap = self.trainer, max(1, ceil(self.settings.steps / ROWS))
         while not self.learned and self.stopped_by is None:
-            step, joined, known = trainer.step, trainer.joined, (self._best, dict(self.sums))
+            step = trainer.step
+            if trainer.joins_now:
+                self._at_join = self._best, dict(self.sums)
             loss = trainer.learn()
             self.seen = trainer.step * self.settings.batch_size
-            if joined is None and trainer.joined is not None:
-                self._at_join = known
             if trainer.step > step:
                 confident = trainer.confident
                 self.tally({"loss": loss, "unlabelled_loss": trainer.unlabelled_loss, "confident": confident})

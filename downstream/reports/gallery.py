@@ -12,7 +12,7 @@ from PIL import Image
 
 from agents.pretraining.snapshots import LARGEST, smaller
 from ahm_env import CheckpointError, ImageSet, RunError
-from ahm_env.images.opencv import cv2
+from ahm_env.images.pixels.opencv import cv2
 from ahm_env.rendering import as_rgb
 from downstream.reports.load_runs import Run
 
