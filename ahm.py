@@ -51,7 +51,7 @@ COMMANDS = {
 DATA = {
     "check": (
         "ahm_env.images.console:check_data",
-        "Print counts, sizes, classes and splits, and problems with their files; if there is one, end with status 2.",
+        "Print what is there, what is likely wrong, and what is wrong with its files: then end with status 2.",
     ),
     "show": (
         "ahm_env.images.console:show_data",

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import os
 import re
 import shlex
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
@@ -24,7 +26,7 @@ from ahm_env.images.importing import import_data
 from ahm_env.images.loading import find_source, load_images
 from ahm_env.images.nifti import Nifti
 from ahm_env.images.pixels import PixelSettings
-from ahm_env.images.report import check_source
+from ahm_env.images.report import SourceReport, check_images
 from ahm_env.images.splitting import split_source
 
 ALIKE = 5  # problems that are shown where there are more of the same kind
@@ -48,12 +50,21 @@ def check_data(
     axis: Axis = "axial",
     burned_in: BurnedIn = False,
     every: Annotated[bool, typer.Option("--all", help="Show all of many problems that are alike.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, with all problems.")] = False,
 ) -> int:
-    """Print counts, sizes, classes and splits, and problems with their files; if there is one, end with status 2."""
-    console = make_console()
+    """Print what is there, what is likely wrong, and what is wrong with its files: then end with status 2."""
+    console = make_console(stderr=as_json)
     with ProgressBar(console, "reading images") as report_progress:
-        report = check_source(source, report_progress, PixelSettings(window=window, axis=axis, burned_in=burned_in))
-    table = Table(title=escape(source), show_header=False)
+        report = check_images(source, window, axis, burned_in, report_progress)
+    if as_json:
+        _tell(json.dumps(report.as_dict(), indent=2))
+    else:
+        _print_report(console, report, every)
+    return 2 if report.problems else 0
+
+
+def _print_report(console: Console, report: SourceReport, every: bool) -> None:
+    table = Table(title=escape(report.source), show_header=False)
     sizes = [f"{width} x {height} ({count:,})" for (width, height), count in report.sizes.most_common(4)]
     more = len(report.sizes) - len(sizes)
     table.add_row("kind", report.kind)
@@ -76,6 +87,8 @@ def check_data(
     console.print(table)
     for note in report.notes:
         console.print(f"note: {note}", markup=False)
+    for warning in report.warnings:
+        console.print(f"warning: {warning.text}", markup=False)
     kinds = Counter(map(_kind, report.problems))
     told = Counter[str]()
     for problem in report.problems:
@@ -85,9 +98,9 @@ def check_data(
             console.print(f"problem: {problem}", markup=False)
         elif told[kind] == ALIKE + 1:
             console.print(f"problem: … and {kinds[kind] - ALIKE:,} more like it; --all lists them", markup=False)
-    count = len(report.problems)
-    console.print(f"{count:,} problem{'s' * (count != 1)}." if count else "No problem found.")
-    return 2 if count else 0
+    problems, warnings = len(report.problems), len(report.warnings)
+    found = f"{problems:,} problem{'s' * (problems != 1)}" if problems else "No problem found"
+    console.print(found + f", {warnings:,} warning{'s' * (warnings != 1)}" * bool(warnings) + ".")
 
 
 def _kind(problem: str) -> str:
@@ -207,7 +220,7 @@ def find_file(
 
 
 def _tell(line: str) -> None:
-    """Print a line in which a path may stand, whatever bytes that is made of."""
+    """Print a text in which a path may stand, whatever bytes that is made of."""
     sys.stdout.flush()
     sys.stdout.buffer.write(os.fsencode(f"{line}{os.linesep}"))
     sys.stdout.buffer.flush()

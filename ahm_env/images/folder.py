@@ -63,7 +63,8 @@ class Folder:
             classes=labels.classes if labels else (),
             has_masks=len(drawn) > 0,
             problems=problems + (labels.problems if labels else []),
-            notes=self.notes() + (labels.notes if labels else []),
+            warnings=labels.warnings if labels else [],
+            notes=self.notes(),
         )
 
     def _samples(self, images: ImageFiles, drawn: ImageFiles, labels: Labels | None, masks: bool) -> Iterator[Entry]:

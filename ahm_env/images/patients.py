@@ -131,6 +131,11 @@ class SplitLeakCheck:
         self._splits: dict[str, int] = {}
         self._leaking: dict[str, set[int]] = {}
 
+    @property
+    def patients(self) -> int:
+        """How many patients were counted."""
+        return len(self._splits)
+
     def add(self, patient: str, split: int) -> None:
         """Count an image of a patient; an empty name stands for no patient."""
         if patient and self._splits.setdefault(patient, split) != split:
