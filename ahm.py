@@ -66,7 +66,7 @@ DATA = {
         "Turn a public data set into a folder of images, masks and labels.csv.",
     ),
     "find": (
-        "ahm_env.images.console:find_file",
+        "ahm_env.images.console:find_data",
         "Print which file it is that is shown under a pseudonym; or, as CSV, all pseudonyms and their files.",
     ),
 }

@@ -17,15 +17,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from ahm_env.console import ProgressBar, make_console, tell_left_out
-from ahm_env.errors import SettingsError
 from ahm_env.files import check_name
-from ahm_env.images.contact_sheet import TILE, contact_sheet, fair_sample
-from ahm_env.images.dicom import Dicom
-from ahm_env.images.encoding import save_picture
+from ahm_env.images.contact_sheet import make_contact_sheet
 from ahm_env.images.importing import import_data
-from ahm_env.images.loading import find_source, load_images
-from ahm_env.images.nifti import Nifti
-from ahm_env.images.pixels import PixelSettings
+from ahm_env.images.loading import find_file, find_files
 from ahm_env.images.report import SourceReport, check_images
 from ahm_env.images.splitting import split_source
 
@@ -64,11 +59,12 @@ def check_data(
 
 
 def _print_report(console: Console, report: SourceReport, every: bool) -> None:
-    table = Table(title=escape(report.source), show_header=False)
+    source = os.fsencode(report.source).decode(errors="replace")
+    table = Table(title=escape(source), show_header=False)
     sizes = [f"{width} x {height} ({count:,})" for (width, height), count in report.sizes.most_common(4)]
     more = len(report.sizes) - len(sizes)
     table.add_row("kind", report.kind)
-    why = "their headers say that text is burned in" if report.kind == Dicom.kind else "they show nothing"
+    why = "their headers say that text is burned in" if report.kind == "dicom" else "they show nothing"
     dropped = f", and {report.empty:,} left out: {why}" if report.empty else ""
     table.add_row("images", f"{report.images:,}{dropped}")
     if report.patients:
@@ -86,18 +82,18 @@ def _print_report(console: Console, report: SourceReport, every: bool) -> None:
         table.add_row(f"class {escape(name)}", ", ".join(f"{split} {splits[split]:,}" for split in report.splits))
     console.print(table)
     for note in report.notes:
-        console.print(f"note: {note}", markup=False)
+        _tell(f"note: {note}")
     for warning in report.warnings:
-        console.print(f"warning: {warning.text}", markup=False)
+        _tell(f"warning: {warning.text}")
     kinds = Counter(map(_kind, report.problems))
     told = Counter[str]()
     for problem in report.problems:
         kind = _kind(problem)
         told[kind] += 1
         if every or told[kind] <= ALIKE or kinds[kind] == ALIKE + 1:
-            console.print(f"problem: {problem}", markup=False)
+            _tell(f"problem: {problem}")
         elif told[kind] == ALIKE + 1:
-            console.print(f"problem: … and {kinds[kind] - ALIKE:,} more like it; --all lists them", markup=False)
+            _tell(f"problem: … and {kinds[kind] - ALIKE:,} more like it; --all lists them")
     problems, warnings = len(report.problems), len(report.warnings)
     found = f"{problems:,} problem{'s' * (problems != 1)}" if problems else "No problem found"
     console.print(found + f", {warnings:,} warning{'s' * (warnings != 1)}" * bool(warnings) + ".")
@@ -142,25 +138,13 @@ def show_data(
 ) -> int:
     """Make a contact sheet: a fair sample of the images, with the contours of their masks."""
     check_name(out, ".png")
-    if count < 1:
-        raise SettingsError(f"--count {count}: too few; give 1 or more")
     console = make_console()
     with ProgressBar(console, "reading images") as report_progress:
-        # Padded, so that everything has the shape that its readers know.
-        images = load_images(
-            source,
-            TILE,
-            fit="pad",
-            window=window,
-            axis=axis,
-            burned_in=burned_in,
-            skip_bad=skip_bad,
-            progress=report_progress,
-        )
-    tell_left_out(console, images)
-    chosen = fair_sample(images, count, seed)
-    save_picture(out, contact_sheet(images, chosen))
-    console.print(f"picture      {out}: {len(chosen):,} of {len(images):,} images", markup=False)
+        sheet = make_contact_sheet(source, count, seed, window, axis, burned_in, skip_bad, progress=report_progress)
+    tell_left_out(console, sheet.images)
+    sheet.save(out)
+    told = f"{len(sheet.indices):,} of {len(sheet.images):,} images"
+    console.print(f"picture      {out}: {told}", markup=False)
     return 0
 
 
@@ -197,26 +181,19 @@ def _told(counts: Counter[str]) -> str:
     return ", ".join(f"{name} {count:,}" for name, count in counts.items())
 
 
-def find_file(
+def find_data(
     source: Annotated[str, typer.Argument(help="DICOM or NIfTI files.")],
     name: Annotated[str | None, typer.Argument(help="The name under which an image is shown; by default all.")] = None,
 ) -> int:
     """Print which file it is that is shown under a pseudonym; or, as CSV, all pseudonyms and their files."""
-    found = find_source(source, PixelSettings(burned_in=True))
-    if not isinstance(found, Dicom | Nifti):
-        raise SettingsError(f"{source}: its images are shown by their own names; pseudonyms are for DICOM and NIfTI")
-    if name is None:
-        for row in (("name", "file"), *found.names()):
-            line = io.StringIO()
-            csv.writer(line, lineterminator="").writerow(row)
-            _tell(line.getvalue())
+    if name is not None:
+        _tell(str(find_file(source, name)))
         return 0
-    wanted = re.sub(r"_\d{4,}$", "", name)  # without the number of a frame or a slice
-    for shown, path in found.names():
-        if shown == wanted:
-            _tell(str(path))
-            return 0
-    raise SettingsError(f"{source}: no file of name {name} in it; give a name that was shown for this source")
+    for row in (("name", "file"), *find_files(source)):
+        line = io.StringIO()
+        csv.writer(line, lineterminator="").writerow(row)
+        _tell(line.getvalue())
+    return 0
 
 
 def _tell(line: str) -> None:

@@ -55,9 +55,10 @@ class Copies:
 
     def __init__(self, most: int = 5) -> None:
         self._most = most
-        self._files = ExitStack()
-        self._thumbnails = self._files.enter_context(TemporaryFile())
-        self._names = self._files.enter_context(TemporaryFile())
+        with ExitStack() as files:
+            self._thumbnails = files.enter_context(TemporaryFile())
+            self._names = files.enter_context(TemporaryFile())
+            self._files = files.pop_all()
         self._ends = array("Q", [0])
         self._digests, self._stems = array("Q"), array("Q")
         self._splits, self._plain = bytearray(), bytearray()
