@@ -29,6 +29,7 @@ from downstream.comparison.options import Arm
 from downstream.comparison.results import Row, write_results
 from downstream.comparison.tables import tables_of
 from downstream.comparison.trials import FinetuneTrial
+from downstream.evaluation.tables import as_markdown
 from downstream.finetuning.console import finetune
 from downstream.reports.report import Table
 
@@ -96,9 +97,8 @@ def results(out: Path) -> list[Row]:
 def markdown(table: Table) -> str:
     """Format a table as Markdown, with the published figures where there are any."""
     known = PUBLISHED.get(table.headings[2].split(" (")[0], {})
-    lines = [[*table.headings, "published"], ["---"] * (len(table.headings) + 1)]
-    lines += [[ARMS.get(row[0], row[0]), *row[1:], known.get(row[0], "–")] for row in table.rows]
-    return "\n".join([f"### {table.title}", "", *("| " + " | ".join(line) + " |" for line in lines), ""])
+    rows = [(ARMS.get(row[0], row[0]), *row[1:], known.get(row[0], "–")) for row in table.rows]
+    return as_markdown(table.title, (*table.headings, "published"), rows)
 
 
 def main(data: Path, out: Path, pattern: str = "") -> int:

@@ -152,7 +152,7 @@ def finetuning_table(group: Group, metric: str, data: str, zero_shot: Sequence[P
         gaps = {_kind(ours, base): (ours, base) for ours, base in found if ours == (agent, arm)}
         for kind in bases:
             pair = gaps.get(kind)
-            row += ["–", "–"] if pair is None else [interval(found[pair].interval, sign=True), _p(ps[pair])]
+            row += ["–", "–"] if pair is None else [interval(found[pair].interval, sign=True), p_value(ps[pair])]
         rows.append((*row, *(number(group.mean(agent, arm, name)) for name in further)))
     rest = ["–"] * (2 * len(bases) + len(further))
     blank = ["–"] * (len(arms) > 1)
@@ -279,5 +279,6 @@ def interval(one: Interval, sign: bool = False) -> str:
     return f"{one.mean:{form}}{between}"
 
 
-def _p(value: float) -> str:
-    return "–" if isnan(value) else "<0.001" if value < 0.001 else f"{value:.3f}"
+def p_value(p: float) -> str:
+    """Format a p value for people."""
+    return "–" if isnan(p) else "<0.001" if p < 0.001 else f"{p:.3f}"

@@ -43,3 +43,9 @@ def as_text(title: str, headings: Sequence[str], rows: Sequence[Sequence[str]]) 
     with console.capture() as captured:
         console.print(table)
     return captured.get().rstrip("\n")
+
+
+def as_markdown(title: str, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Format a table as Markdown."""
+    lines = (headings, ["---"] * len(headings), *rows)
+    return "\n".join([f"### {title}", "", *(f"| {' | '.join(line)} |" for line in lines), ""])

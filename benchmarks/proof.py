@@ -1,0 +1,166 @@
+"""What unlabelled images and pretraining are worth with few labels: `python -m benchmarks.proof DATA OUT [PATTERN]`.
+
+DATA is a folder with the sets that `benchmarks/proof.toml` names: it says which arms are compared, on how many draws,
+and by which tests. A cell is one fine-tuning, or the pretraining that it starts from, in a directory of its own, so
+that the same command goes on where it was stopped; PATTERN, a regular expression, chooses cells by their names,
+SET/LABELS/ARM/DRAW, and several processes may share the work. What is done is in `docs/results/proof-SET.csv`, and is
+not done again where OUT is lost. With `tables` instead of OUT the tables are printed as Markdown.
+"""
+
+import os
+import re
+import sys
+import time
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock, Timeout
+
+from ahm_env.errors import InterruptionError
+from downstream.comparison.experiment import Experiment
+from downstream.comparison.options import Downstream, count_name
+from downstream.comparison.results import Row, grouped, read_results, write_results
+from downstream.comparison.tables import compared, interval, p_value, tables_of
+from downstream.comparison.trials import FinetuneTrial, PretrainTrial, Trial
+from downstream.evaluation.statistics import holm
+from downstream.evaluation.tables import as_markdown
+
+PLAN: dict[str, Any] = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
+RESULTS = Path(__file__).parents[1] / "docs" / "results"
+RUNS = 3  # pretraining runs of an agent
+TASK = "segmentation"
+KEY = 6  # columns of a row that name its trial
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A fine-tuning of the plan, and the pretraining that it needs."""
+
+    dataset: str
+    arm: str
+    trial: FinetuneTrial
+    before: tuple[PretrainTrial, ...]
+
+    @property
+    def name(self) -> str:
+        """Its name, SET/LABELS/ARM/DRAW."""
+        return f"{self.dataset}/{count_name(self.trial.labels)}/{self.arm}/{self.trial.draw}"
+
+    @property
+    def file(self) -> Path:
+        """Where its results are."""
+        return results_of(self.dataset)
+
+    @cached_property
+    def key(self) -> tuple[Any, ...]:
+        """What its rows begin with."""
+        trial = self.trial
+        return trial.agent, trial.run, trial.draw, trial.task, count_name(trial.labels), trial.arm.label
+
+    @property
+    def done(self) -> bool:
+        """Whether its results are known."""
+        return self.file.exists() and any(row[:KEY] == self.key for row in read_results(self.file))
+
+
+def results_of(dataset: str) -> Path:
+    """Where the results of a set are."""
+    return RESULTS / f"proof-{dataset}.csv"
+
+
+def cells(data: Path, out: Path) -> Iterator[Cell]:
+    """All cells of the plan, in order; within an ask draw by draw, so that an early end has all arms alike."""
+    for ask in PLAN["ask"]:
+        found = list[Cell]()
+        for arm in ask["arms"]:
+            agent, way = PLAN["arms"][arm]
+            settings = ",".join(f"{key}={value}" for key, value in PLAN["finetuning"].items())
+            downstream = Downstream(TASK, ask["labels"], way, ask["draws"], settings=settings)
+            common = {"data": str(data / ask["set"]), "device": "cpu", **PLAN["pretraining"]}
+            experiment = Experiment(out / ask["set"], (agent,), RUNS, common, downstream)
+            for trial in experiment.finetuning:
+                if trial.run in (None, trial.draw % RUNS):
+                    runs = [one for one in experiment.pretraining if one.run == trial.run]
+                    found.append(Cell(ask["set"], arm, trial, (experiment.reference, *runs) if runs else ()))
+        yield from sorted(found, key=lambda cell: cell.trial.draw)
+
+
+def work(trial: Trial) -> None:
+    """Bring a trial to its end.
+
+    Raises:
+        Timeout: Another process is at it.
+        AHMError: Anything that the user can mend.
+    """
+    trial.path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(trial.path.with_name(f"{trial.path.name}.lock"), timeout=0):
+        if not trial.done:
+            trial.work()
+
+
+def keep(path: Path, trial: Trial) -> None:
+    """Add the numbers of a trial to the results, in one piece though several processes write."""
+    with FileLock(f"{path}.lock"):
+        known = read_results(path) if path.exists() else []
+        keys = {row[:KEY] for row in known}
+        write_results(path, [*known, *(row for row in trial.rows() if row[:KEY] not in keys)])
+
+
+def contrasts(rows: dict[str, list[Row]], which: str) -> list[tuple[str, ...]]:
+    """Compute the contrasts of the plan that can be computed, as rows of a table."""
+    found = []
+    for dataset, labels, one, base in PLAN["contrasts"][which]:
+        for group in grouped(rows.get(dataset, [])):
+            arms = [tuple(PLAN["arms"][arm]) for arm in (one, base)]
+            if (group.task, group.labels) == (TASK, labels) and set(arms) <= set(group.arms):
+                metric = compared(group)[0]
+                gap = group.scores(*arms[0], metric).minus(group.scores(*arms[1], metric))
+                if gap is not None:
+                    found.append(((dataset, labels, f"{one} − {base}", str(gap.pairs)), gap))
+    corrected = holm([gap.p for _, gap in found])
+    return [
+        (*names, interval(gap.interval, sign=True), p_value(p))
+        for (names, gap), p in zip(found, corrected, strict=True)
+    ]
+
+
+def show() -> None:
+    """Print all tables."""
+    rows = {path.stem.removeprefix("proof-"): read_results(path) for path in sorted(RESULTS.glob("proof-*.csv"))}
+    for which in PLAN["contrasts"]:
+        headings = ("set", "labels", "arms", "pairs", "difference of Dice (95 %)", "p (Holm)")
+        print(as_markdown(f"Contrasts, {which}", headings, contrasts(rows, which)))
+    for dataset, some in rows.items():
+        for table in tables_of(some, dataset):
+            print(as_markdown(table.title, table.headings, table.rows))
+
+
+def main(data: Path, out: Path, pattern: str = "") -> int:
+    """Do the cells that are not done; the status is 1 where one was interrupted."""
+    torch.set_num_threads(1)
+    os.chdir(data)  # so that no result depends on where the data are
+    for cell in cells(Path(), out):
+        if cell.done or not re.search(pattern, cell.name):
+            continue
+        try:
+            for trial in (*cell.before, cell.trial):
+                work(trial)
+                keep(cell.file, trial)
+        except Timeout:
+            continue
+        except InterruptionError:
+            return 1
+        print(time.strftime("%H:%M"), cell.name, cell.trial.told, flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    if sys.argv[1:] == ["tables"]:
+        show()
+    else:
+        sys.exit(main(Path(sys.argv[1]).absolute(), Path(sys.argv[2]).absolute(), *sys.argv[3:4]))
