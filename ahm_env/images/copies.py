@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from ahm_env.images.inspection import SIDE, Inspected
 from ahm_env.images.opencv import cv2
+from ahm_env.images.pixels import Image8
 from ahm_env.images.source import SPLITS
 
 NEAR = 0.96  # correlation from which two images are nearly the same
@@ -141,31 +142,40 @@ class Copies:
         return os.fsdecode(self._names.read(self._ends[index + 1] - self._ends[index]))
 
     def _structure(self, start: int, count: int = BATCH) -> Floats:
-        """Thumbnails less what is coarse in them, of mean 0, `(B, SIDE * SIDE)`."""
         self._thumbnails.seek(start * SIDE * SIDE)
         content = np.frombuffer(self._thumbnails.read(count * SIDE * SIDE), np.uint8)
-        images = content.reshape(-1, SIDE, SIDE).astype(np.float32)
-        fine = np.stack([image - cv2.GaussianBlur(image, (0, 0), BLUR) for image in images]).reshape(len(images), -1)
-        return np.asarray(fine - fine.mean(axis=1, keepdims=True), np.float32)
+        return fine_structure(content.reshape(-1, SIDE, SIDE))
 
     def _hashes(self) -> tuple[Words, npt.NDArray[np.bool_]]:
         """Signs of random projections, `(B, BITS / 64)`, and which images have structure enough to be compared."""
         count = len(self._splits)
         steps = range(0, count, BATCH)
         sample = steps[:: max(1, len(steps) * BATCH // SAMPLE)]
-        mean = sum(_unit(self._structure(start)).mean(axis=0) for start in sample) / np.float32(len(sample))
+        mean = sum(unit(self._structure(start)).mean(axis=0) for start in sample) / np.float32(len(sample))
         directions = np.random.default_rng(0).standard_normal((SIDE * SIDE, BITS)).astype(np.float32)
         hashes, compared = np.empty((count, BITS // 64), np.uint64), np.frombuffer(self._plain, np.uint8) == 0
         for start in steps:
             fine = self._structure(start)
-            bits = np.packbits((_unit(fine) - mean) @ directions > 0, axis=1)
+            bits = np.packbits((unit(fine) - mean) @ directions > 0, axis=1)
             hashes[start : start + len(fine)] = bits.view(np.uint64)
             compared[start : start + len(fine)] &= fine.std(axis=1) >= FAINT
         return hashes, compared
 
     def _alike(self, image: int, other: int) -> bool:
-        one, two = (_unit(self._structure(index, 1))[0] for index in (image, other))
+        one, two = (unit(self._structure(index, 1))[0] for index in (image, other))
         return float(one @ two) >= NEAR
+
+
+def fine_structure(thumbnails: Image8) -> Floats:
+    """Thumbnails `(B, SIDE, SIDE)` less what is coarse in them, of mean 0, `(B, SIDE * SIDE)`."""
+    images = thumbnails.astype(np.float32)
+    fine = np.stack([image - cv2.GaussianBlur(image, (0, 0), BLUR) for image in images]).reshape(len(images), -1)
+    return np.asarray(fine - fine.mean(axis=1, keepdims=True), np.float32)
+
+
+def unit(fine: Floats) -> Floats:
+    """Scale rows to length 1, so that their products are correlations."""
+    return np.asarray(fine / (np.linalg.norm(fine, axis=1, keepdims=True) + 1e-6), np.float32)
 
 
 def _nearest(asked: Words, others: Words) -> Indices:
@@ -189,10 +199,6 @@ def _turned(hashes: Words, bits: int) -> Words:
     word, shift = divmod(bits, 64)
     first, second = hashes[:, word], hashes[:, (word + 1) % hashes.shape[1]]
     return first << np.uint64(shift) | second >> np.uint64(64 - shift) if shift else first
-
-
-def _unit(fine: Floats) -> Floats:
-    return np.asarray(fine / (np.linalg.norm(fine, axis=1, keepdims=True) + 1e-6), np.float32)
 
 
 def _folded(name: str) -> bytes:

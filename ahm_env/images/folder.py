@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from ahm_env.images.files import (
     masks_beside,
     refuse_link,
 )
-from ahm_env.images.labels import Labels, has_table, table_digest
+from ahm_env.images.labels import Labels, folded, has_table, table_digest
 from ahm_env.images.pixels import Image8
 from ahm_env.images.source import UNLABELLED, DatasetIndex, Entry, Sample
 
@@ -56,7 +56,9 @@ class Folder:
         beside = [(stem, stem + ending) for stem, ending in images if images.named(image_of_mask(stem))]
         if beside:
             raise ImageError(f"{self._images}: {masks_beside(len(beside), beside[0][1], image_of_mask(beside[0][0]))}")
-        problems = [f"{self._masks / name}: {_alone(name, images)}" for name in drawn.not_in(images)]
+        alone = drawn.not_in(images)
+        alike = _alike(alone, images)
+        problems = [f"{self._masks / name}: {_alone(name, images, alike)}" for name in alone]
         return DatasetIndex(
             count=len(images),
             samples=self._samples(images, drawn, labels, masks),
@@ -104,9 +106,18 @@ class Folder:
         return told
 
 
-def _alone(name: str, images: ImageFiles) -> str:
+def _alike(masks: Iterable[str], images: ImageFiles) -> dict[str, str]:
+    """Stems of images whose names are those of masks but for their spelling, by what they share."""
+    wanted = {folded(os.path.splitext(name)[0]) for name in masks}
+    return {form: stem for stem, _ in images if (form := folded(stem)) in wanted} if wanted else {}
+
+
+def _alone(name: str, images: ImageFiles, alike: Mapping[str, str]) -> str:
     """Say what is wrong with a mask without an image."""
     stem, ending = os.path.splitext(name)
+    if found := alike.get(folded(stem)):
+        cause = "its name differs from that of its image in case, or in how letters or numbers are written"
+        return f"{cause}; rename it to {found}{ending}"
     if images.named(found := image_of_mask(stem)):
         return f"its name is not that of its image; rename it to {found}{ending}"
     return "mask without an image of that stem; add the image or delete the mask"

@@ -201,13 +201,14 @@ def _about_masks(report: SourceReport) -> Iterator[DataWarning]:
         yield DataWarning(
             "one-class", f"{source}: {what}: {masks:,}; look whether they were exported as they should", masks
         )
-    for value, count in sorted(report.mask_pixels.items()):
-        if value and count < RARE * pixels:
-            images = report.mask_images[value]
-            found = f"{count:,} of {pixels:,}, in {images:,} of {masks:,} masks"
-            remedy = "take out stray values; there is little to learn from so few"
-            text = f"{source}: class {value} of masks is in hardly any pixel ({found}); {remedy}"
-            yield DataWarning("rare-class", text, images)
+    counts = report.mask_pixels
+    rare = [value for value in report.mask_values if value and counts[value] < RARE * pixels]
+    if rare:
+        told = [f"{value}: {counts[value]:,} in {report.mask_images[value]:,} masks" for value in rare[:NAMED]]
+        cause = f"classes in hardly any of the {pixels:,} pixels of {masks:,} masks"
+        remedy = "take out stray values; there is little to learn from so few"
+        text = f"{source}: {cause}: {len(rare):,} ({_some(told, len(rare))}); {remedy}"
+        yield DataWarning("rare-class", text, len(rare))
 
 
 def _about_copies(source: str, copies: Copies) -> Iterator[DataWarning]:

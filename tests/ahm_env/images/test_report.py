@@ -149,7 +149,7 @@ def test_a_class_in_hardly_any_pixel_is_warned_of(make_folder) -> None:
     mask[3, 4:6] = 2
     write_masks(root, mask)  # 2 of 24,000 pixels
     (warning,) = check_images(root).warnings
-    assert "class 2 of masks is in hardly any pixel (2 of 24,000, in 1 of 40 masks)" in warning.text
+    assert "classes in hardly any of the 24,000 pixels of 40 masks: 1 (2: 2 in 1 masks); take" in warning.text
     mask[3, 4:8] = 2
     write_masks(root, mask)
     assert kinds(root) == {}
