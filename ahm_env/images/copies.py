@@ -13,7 +13,7 @@ from array import array
 from contextlib import ExitStack
 from dataclasses import dataclass
 from tempfile import TemporaryFile
-from typing import Self
+from typing import Self, SupportsInt
 
 import numpy as np
 import numpy.typing as npt
@@ -99,18 +99,18 @@ class Copies:
     def near(self) -> Twins:
         """Images nearly the same as one of another split, but not to the pixel; plain ones left out."""
         splits = self._split_numbers()
-        if len(set(splits.tolist())) < 2:
+        if len(np.unique(splits)) < 2:
             return Twins(0, ())
         hashes, compared = self._hashes()
         found, first, _ = self._same()
         compared[found[splits[found] != splits[first]]] = False
-        pairs = list[tuple[int, int]]()
+        pairs = list[tuple[SupportsInt, SupportsInt]]()
         for split in range(1, len(SPLITS)):
             asked = np.flatnonzero(compared & (splits == split))
             others = np.flatnonzero(compared & (splits < split))
             if len(asked) and len(others):
                 nearest = others[_nearest(hashes[asked], hashes[others])]
-                pairs += [pair for pair in zip(asked.tolist(), nearest.tolist(), strict=True) if self._alike(*pair)]
+                pairs += [pair for pair in zip(asked, nearest, strict=True) if self._alike(*pair)]
         images, twins = np.array(pairs, np.int64).reshape(-1, 2).T
         return self._twins(images, twins)
 
@@ -161,8 +161,8 @@ class Copies:
             compared[start : start + len(fine)] &= fine.std(axis=1) >= FAINT
         return hashes, compared
 
-    def _alike(self, image: int, other: int) -> bool:
-        one, two = (unit(self._structure(index, 1))[0] for index in (image, other))
+    def _alike(self, *pair: SupportsInt) -> bool:
+        one, two = (unit(self._structure(int(image), 1))[0] for image in pair)
         return float(one @ two) >= NEAR
 
 
