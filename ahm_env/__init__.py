@@ -7,7 +7,7 @@ learns from the masks.
 import gymnasium
 
 from ahm_env.env import PatchMaskEnv, PatchMaskVectorEnv
-from ahm_env.errors import AHMError, CheckpointError, ImageError, RunError, SettingsError, TrainingError
+from ahm_env.errors import ActionError, AHMError, CheckpointError, ImageError, RunError, SettingsError, TrainingError
 from ahm_env.images import (
     DataWarning,
     ImageSet,
@@ -17,7 +17,7 @@ from ahm_env.images import (
     find_files,
     load_images,
 )
-from ahm_env.images.contact_sheet import ContactSheet, make_contact_sheet
+from ahm_env.images.inspection.contact_sheet import ContactSheet, make_contact_sheet
 from ahm_env.masks import MaskRatio, PatchGrid
 from ahm_env.model.reconstruction import Reconstructor
 from ahm_env.model.unet import UNet
@@ -26,6 +26,7 @@ from ahm_env.wrappers import ScoreActions, VectorScoreActions
 
 __all__ = [
     "AHMError",
+    "ActionError",
     "CheckpointError",
     "ContactSheet",
     "DataWarning",

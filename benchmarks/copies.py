@@ -15,12 +15,12 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from ahm_env.images.building import for_each
-from ahm_env.images.copies import NEAR, Copies, fine_structure, unit
-from ahm_env.images.inspection import Inspected, inspect_image
-from ahm_env.images.loading import find_source
-from ahm_env.images.opencv import cv2
-from ahm_env.images.pixels import Image8, PixelSettings, to_uint8
+from ahm_env.images.dataset.builder import for_each
+from ahm_env.images.dataset.loader import find_source
+from ahm_env.images.inspection.copies import NEAR, Copies, fine_structure, unit
+from ahm_env.images.inspection.inspected import Inspected, inspect_image
+from ahm_env.images.pixels.fit import Image8, PixelSettings, to_uint8
+from ahm_env.images.pixels.opencv import cv2
 from ahm_env.images.source import Entry, Pixels, Sample
 
 COPIED = 100  # images of a set

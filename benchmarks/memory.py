@@ -25,7 +25,7 @@ def main() -> None:
 
 def predicting() -> None:
     """Segment 1,000 and 10,000 files with a small model."""
-    from ahm_env.images.opencv import cv2
+    from ahm_env.images.pixels.opencv import cv2
     from downstream.models.model import MODEL_FILE, Model, ModelSpec
 
     table = Table("files", "RssAnon, MB")
@@ -79,7 +79,7 @@ def training() -> None:
 
 def checking() -> None:
     """Check folders of 1,000 and 100,000 images of 32 x 32 pixels, with masks, labels and splits."""
-    from ahm_env.images.opencv import cv2
+    from ahm_env.images.pixels.opencv import cv2
 
     table = Table("images", "RssAnon, MB", "CPU, s")
     figures = []

@@ -4,9 +4,9 @@
 what is wrong and what is likely wrong; `find_file` leads from a pseudonym to its file.
 """
 
-from ahm_env.images.image_set import ImageSet
-from ahm_env.images.loading import find_file, find_files, load_images
-from ahm_env.images.report import SourceReport, check_images
+from ahm_env.images.dataset.image_set import ImageSet
+from ahm_env.images.dataset.loader import find_file, find_files, load_images
+from ahm_env.images.inspection.report import SourceReport, check_images
 from ahm_env.images.source import DataWarning
 
 __all__ = [

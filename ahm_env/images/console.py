@@ -18,11 +18,11 @@ from rich.table import Table
 
 from ahm_env.console import ProgressBar, make_console, tell_left_out
 from ahm_env.files import check_name
-from ahm_env.images.contact_sheet import make_contact_sheet
-from ahm_env.images.importing import import_data
-from ahm_env.images.loading import find_file, find_files
-from ahm_env.images.report import SourceReport, check_images
-from ahm_env.images.splitting import split_source
+from ahm_env.images.dataset.loader import find_file, find_files
+from ahm_env.images.dataset.splits import split_source
+from ahm_env.images.inspection.contact_sheet import make_contact_sheet
+from ahm_env.images.inspection.report import SourceReport, check_images
+from ahm_env.images.public.importer import import_data
 
 ALIKE = 5  # problems that are shown where there are more of the same kind
 
@@ -119,8 +119,7 @@ def split_data(
     """Draw splits that keep each patient on one side, and write them into the folder's labels.csv."""
     shares = {"train": train, "val": val, "test": test}
     console = make_console()
-    with ProgressBar(console, "reading images") as report_progress:
-        counts = split_source(source, shares, stratify, seed, again, skip_bad, report_progress)
+    counts = split_source(source, shares, stratify, seed, again, skip_bad)
     told = ", ".join(f"{name} {counts[name]:,}" for name in shares)
     console.print(f"splits       {Path(source) / 'labels.csv'}: {told}; each patient in one", markup=False)
     return 0
