@@ -114,3 +114,10 @@ def test_of_one_image_or_none_nothing_is_told(count: int) -> None:
         for number in range(count):
             copies.add(inspected(scene(number), "a.png"))
         assert [copies.named_alike(), *copies.same(), copies.near()] == [NONE] * 4
+
+
+@pytest.mark.parametrize(("share", "count"), [(0.99, 1), (0.85, 0)])
+def test_what_has_much_of_the_fine_structure_of_an_image_is_no_copy_yet(share: float, count: int) -> None:
+    one, other = scene(0).astype(float), scene(1)
+    blend = (share * one + np.sqrt(1 - share**2) * other) / 2  # correlates with the image by its share, roughly
+    assert compare((scene(0), "one.png", TRAIN), (blend.astype(np.uint8), "blend.png", VAL))[2].count == count
