@@ -19,6 +19,8 @@ Scores = npt.NDArray[np.float32]
 class ScoringAgent(Agent):
     """Hides the patches that score highest; of a ratio range, a uniformly random number of them."""
 
+    parallel = True
+
     def scores(self, observations: Pixels, generator: torch.Generator) -> Scores:
         """Scores `(B, N)` of the patches of images `(B, C, S, S)`."""
         raise NotImplementedError

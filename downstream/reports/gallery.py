@@ -128,7 +128,7 @@ def _pack(run: Run, moments: Sequence[int], worst: float) -> dict[str, Any]:
     values = [frame.values for frame in frames if frame.values is not None]
     masks = np.stack([frame.masks for frame in frames]).astype(bool)
     losses = np.stack([frame.losses for frame in frames])
-    hardness = {row["images"]: _number(row["hardness"]) for row in run.rows}
+    hardness = {row["images"]: _number(row["hardness_sampled"]) for row in run.rows}
     return {
         "seed": run.settings.seed,
         "frame": [used.index(index) for index in nearest],
