@@ -81,6 +81,7 @@ class A3C(NetworkAgent):
     """The agent. Several processes may call `learn` at once, after `share_memory`."""
 
     name = "a3c"
+    temperature = 1.0
     settings_class = A3CSettings
     settings: A3CSettings
 
@@ -245,7 +246,7 @@ class A3C(NetworkAgent):
         count = torch.as_tensor(whole if infos is None else infos["choosable"], device=self.device)
         if maps.sizes is not None and (head := self.network.size) is not None:
             count = torch.where(hidden.any(1), count, head.quotas[head.draw(maps.sizes, generator, deterministic)])
-        policy = OrderedSubset(maps.logits, count, excluded=hidden)
+        policy = OrderedSubset(maps.logits / self.temperature, count, excluded=hidden)
         ranking = policy.mode if deterministic else policy.sample(generator=generator)
         return policy.subset(ranking).cpu().numpy().astype(np.int8)
 

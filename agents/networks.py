@@ -149,6 +149,7 @@ class MaskingNetwork(nn.Module):
 class NetworkAgent(Agent):
     """An agent whose state is a network, its optimiser and a generator; several processes may train it at once."""
 
+    parallel = True
     network: MaskingNetwork
     optimiser: SharedAdam
 

@@ -43,6 +43,7 @@ class SB3Agent(Agent):
     """
 
     parallel = False
+    temperature = 1.0
     algorithm: type[OnPolicyAlgorithm]
     optimiser: ClassVar[dict[str, Any]] = {}  # what SB3 would make the policy's optimiser of; by default Adam
     settings: SB3Settings
@@ -199,7 +200,7 @@ class SB3Agent(Agent):
         logits, generator = self._logits(observations), generator or self.generator
         if deterministic:
             return hide_highest(logits.numpy(), self.problem, infos)
-        bits = torch.bernoulli(logits.sigmoid(), generator=generator)
+        bits = torch.bernoulli((logits / self.temperature).sigmoid(), generator=generator)
         scores = bits + torch.rand(bits.shape, generator=generator)
         counts = bits.sum(1).clamp(*self.problem.quotas).long()
         return hide_highest(scores.numpy(), self.problem, infos, counts.numpy())

@@ -626,7 +626,7 @@ def test_hardness_on_held_out_images_rises_above_1_and_that_of_a_frozen_policy_d
         env.reset(seed=0)
         agent = kind(env)
         agent.learn(env, 8 * 120)
-        measured = measure(agent, reconstructor, phantoms, held_out, MaskRatio.parse(0.25), draws=20)
+        measured = measure(agent, reconstructor, phantoms, held_out, MaskRatio.parse(0.25), draws=20).sampled
         found[kind.name] = measured.hardness
     assert found["a3c"] > 1.25
     assert found["untrained"] == pytest.approx(1, abs=0.1)

@@ -20,14 +20,14 @@ from filelock import FileLock
 
 import ahm
 from ahm_env.files import atomic
-from ahm_env.images.building import AHEAD, THREADS, in_order
-from ahm_env.images.decoding import read_image
+from ahm_env.images.dataset.builder import AHEAD, THREADS, in_order
+from ahm_env.images.formats.pictures import folder
+from ahm_env.images.formats.pictures.picture import Picture, read_image
 from ahm_env.images.source import Sample
 from downstream.evaluation.cropping import crop
 from downstream.evaluation.segmentation import BATCH, segment
 from downstream.models.model import Model, ModelSpec
 from downstream.models.resizing import to_original, to_square
-from downstream.prediction import inputs as incoming
 from downstream.prediction import prediction
 from downstream.prediction.prediction_table import GrowingTable
 
@@ -465,16 +465,16 @@ def test_memory_is_flat_in_the_number_of_images(call, model: Model, monkeypatch:
         Path(f"scans/{number:03}.png").write_bytes(content)
     alive, most = set[int](), 0
 
-    def read(path: Path) -> np.ndarray:
+    def read(path: Path) -> Picture:
         nonlocal most
         image = read_image(path).copy()
         key = object()
         alive.add(id(key))
         weakref.finalize(image, lambda held: alive.discard(id(held)), key)
         most = max(most, len(alive))
-        return image
+        return Picture(image)
 
-    monkeypatch.setattr(incoming, "read_image", read)
+    monkeypatch.setattr(folder, "read_picture", read)
     assert call("scans", "--out", "out", "--no-overlays")[0] == 0
     assert len(rows()) == 300
     # decoded ahead, in the network, in the next batch, and on the way to the disk

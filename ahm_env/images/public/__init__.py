@@ -1,0 +1,1 @@
+"""Public data sets, brought into the layout of a folder."""
