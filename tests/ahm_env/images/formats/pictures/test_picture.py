@@ -92,7 +92,7 @@ def test_a_mask_with_a_palette_is_turned_like_its_image(tmp_path: Path) -> None:
     exif[ORIENTATION] = 6
     image.save(tmp_path / "a.png", exif=exif)
     assert np.array_equal(read_mask(tmp_path / "a.png"), np.rot90(numbers, -1))
-    assert read_picture(tmp_path / "a.png").shape == (4, 3, 3)
+    assert read_picture(tmp_path / "a.png").pixels.shape == (4, 3, 3)
 
 
 def test_of_several_pages_the_first_is_read(tmp_path: Path) -> None:
@@ -132,8 +132,8 @@ def test_damage_to_the_colour_profile_of_a_jpeg_is_none_to_its_pixels(
     content = encoded("JPEG")
     parts = (b"ICC_PROFILE\0" + bytes(chunk) + bytes(50) for chunk in chunks)
     profile = b"".join(b"\xff\xe2" + struct.pack(">H", len(part) + 2) + part for part in parts)
-    found = read_picture(written(tmp_path / "a.jpg", content[:2] + profile + content[2:]))
-    assert np.array_equal(found, read_picture(written(tmp_path / "b.jpg", content)))
+    found = read_picture(written(tmp_path / "a.jpg", content[:2] + profile + content[2:])).pixels
+    assert np.array_equal(found, read_picture(written(tmp_path / "b.jpg", content)).pixels)
     assert capfd.readouterr() == ("", "")
 
 
@@ -298,7 +298,7 @@ def test_a_bmp_with_the_palette_of_os_2_is_read_in_its_colours(tmp_path: Path) -
     header = BMP_HEADERS["core"].pack(12, 8, 6, 1, 8) + palette[:, ::-1].tobytes()
     start = struct.pack("<2sIII", b"BM", 14 + len(header) + numbers.size, 0, 14 + len(header))
     path = written(tmp_path / "a.bmp", start + header + numbers[::-1].tobytes())
-    assert np.array_equal(read_picture(path), palette[numbers])
+    assert np.array_equal(read_picture(path).pixels, palette[numbers])
     assert np.array_equal(read_mask(path), numbers)
 
 
@@ -308,7 +308,7 @@ def test_a_bmp_of_16_bits_reaches_white(tmp_path: Path) -> None:
     values = (parts @ (2**11, 2**5, 1)).astype("<u2")
     header = BMP_HEADERS["info"].pack(40, 8, 6, 1, 16, 3, values.nbytes, 0, 0, 0, 0, 0xF800, 0x7E0, 0x1F)
     start = struct.pack("<2sIII", b"BM", 14 + len(header) + values.nbytes, 0, 14 + len(header))
-    found = read_picture(written(tmp_path / "a.bmp", start + header + values[::-1].tobytes()))
+    found = read_picture(written(tmp_path / "a.bmp", start + header + values[::-1].tobytes())).pixels
     assert np.abs(found - parts * 255 / (31, 63, 31)).max() <= 1
     assert found.max() == 255
 

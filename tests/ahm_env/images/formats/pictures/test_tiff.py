@@ -175,7 +175,7 @@ def test_a_palette_of_few_colours_is_read_like_a_large_one(tmp_path: Path, bits:
     table = RNG.integers(256, 65536, (3, 2**bits), np.uint16)
     path = tmp_path / "a.tif"
     path.write_bytes(packed(numbers, bits, 3, table))
-    assert np.array_equal(read_picture(path), (table >> 8).T[numbers])
+    assert np.array_equal(read_picture(path).pixels, (table >> 8).T[numbers])
     assert np.array_equal(read_mask(path), numbers)
 
 
