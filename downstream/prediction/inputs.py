@@ -135,21 +135,28 @@ def _folder(one: Input) -> str:
 
 def _names(inputs: Sequence[Input]) -> Iterator[str]:
     """Names of all images, no two of which would be written to the same files."""
-    taken = dict[str, Path]()
+    taken = set[str]()
     for one in inputs:
         for entry in one.index.samples:
-            path = one.path if isinstance(one.source, Dicom) or entry.file is None else entry.file
-            # some file systems take names for the same that differ in case only
-            rival = taken.setdefault(stem(entry.name).casefold(), path)
-            if rival is not path:
-                raise ImageError(_clash(one, path, rival))
+            if _key(entry) in taken:
+                rivals = ((other, rival) for other in inputs for rival in other.index.samples)
+                raise ImageError(_clash(one, entry, next(pair for pair in rivals if _key(pair[1]) == _key(entry))))
+            taken.add(_key(entry))
             yield entry.name
 
 
-def _clash(one: Input, path: Path, rival: Path) -> str:
+def _key(entry: Entry) -> str:
+    # some file systems take names for the same that differ in case only
+    return stem(entry.name).casefold()
+
+
+def _clash(one: Input, entry: Entry, rival: tuple[Input, Entry]) -> str:
+    paths = [given.path if isinstance(given.source, Dicom) else image.file for given, image in ((one, entry), rival)]
     if isinstance(one.source, Dicom):
-        return f"{path}: holds a DICOM image of the same name as one of {rival}; give the folder that both are in"
+        return (
+            f"{paths[0]}: holds a DICOM image of the same name as one of {paths[1]}; give the folder that both are in"
+        )
     return (
-        f"{path}: has the same stem as {rival}, so one mask would overwrite the other; rename one of them, "
+        f"{paths[0]}: has the same stem as {paths[1]}, so one mask would overwrite the other; rename one of them, "
         f"or predict them into two directories"
     )

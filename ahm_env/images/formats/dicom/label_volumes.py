@@ -11,8 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ahm_env.errors import ImageError
+from ahm_env.images.formats.nifti.intensities import class_numbers
 from ahm_env.images.formats.nifti.recent import LRUCache
-from ahm_env.images.formats.nifti.volume import Header, class_numbers, read_header, read_volume
+from ahm_env.images.formats.nifti.volume import Header, read_header, read_volume
 from ahm_env.images.pixels.fit import Image8
 
 TOLERANCE = 0.1  # of a voxel: programs round the numbers of headers

@@ -1,11 +1,14 @@
 """A volume and its mask: whether they lie voxel on voxel."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 
 import numpy as np
 
 from ahm_env.errors import ImageError
+from ahm_env.images.formats.labels import Line
 from ahm_env.images.formats.limits import refuse_bomb
 from ahm_env.images.formats.nifti.volume import Header, is_compressed, read_header
 from ahm_env.images.formats.pictures.picture import mask_problem, read_mask
@@ -13,6 +16,31 @@ from ahm_env.images.pixels.fit import Image8
 from ahm_env.images.source import Pixels
 
 TOLERANCE = 1e-3  # mm
+
+
+@dataclass(frozen=True, slots=True)
+class Volume:
+    """What is known of a volume from its header and from what belongs to it.
+
+    Attributes:
+        path: Its file.
+        stem: Name of the file without extension.
+        axis: One of `AXES`, along which it is cut.
+        slices: Number of slices.
+        series: Number of volumes in the file, of which the first is read.
+        mask: File of its label volume, or None.
+        drawn: File names of masks by slice, or None.
+        known: What the table says of it.
+    """
+
+    path: Path
+    stem: str
+    axis: str
+    slices: int
+    series: int
+    mask: Path | None
+    drawn: Mapping[int, str] | None
+    known: Line
 
 
 def read_headers(path: Path, mask: Path | None) -> tuple[Header, Header | None]:

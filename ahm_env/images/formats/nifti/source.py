@@ -3,9 +3,8 @@
 Files are often named after patients: pseudonyms stand for their names, unless these are asked for.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -14,11 +13,12 @@ import numpy as np
 from ahm_env.errors import ImageError, SettingsError
 from ahm_env.images.formats.files import Files, digest, files_in, images_in, masks_beside, readable, refuse_link
 from ahm_env.images.formats.labels import NO_IMAGE, Labels, Line, has_table, table_digest, table_lines
+from ahm_env.images.formats.nifti.intensities import class_numbers, shown
 from ahm_env.images.formats.nifti.names import MaskFiles, alone, drawn_among, is_nifti, nifti_stem
-from ahm_env.images.formats.nifti.pairs import drawn_mask, read_headers
+from ahm_env.images.formats.nifti.pairs import Volume, drawn_mask, read_headers
 from ahm_env.images.formats.nifti.recent import LRUCache
 from ahm_env.images.formats.nifti.slices import axis_of, shows_nothing, to_slice
-from ahm_env.images.formats.nifti.volume import class_numbers, read_volume, shown
+from ahm_env.images.formats.nifti.volume import read_volume
 from ahm_env.images.pixels.fit import AXES, Image8
 from ahm_env.images.pixels.window import Window
 from ahm_env.images.privacy import hint, pseudonym, unnamed
@@ -156,7 +156,7 @@ class Nifti:
                 return None
         return Labels(self.table, files, quoted=self._named)
 
-    def _volume(self, path: Path, files: Files, masks: MaskFiles | None, known: Line, read_masks: bool) -> "Volume":
+    def _volume(self, path: Path, files: Files, masks: MaskFiles | None, known: Line, read_masks: bool) -> Volume:
         stem = nifti_stem(path.name)
         if len(files.with_stem(stem)) > 1:
             raise ImageError(f"{path}: there is another file of its stem; rename or delete all but one")
@@ -173,7 +173,7 @@ class Nifti:
         axis = axis_of(header.ras_shape, self._axis)
         return Volume(path, stem, axis, header.ras_shape[AXES.index(axis)], header.volumes, mask, drawn, known)
 
-    def _entries(self, volumes: "list[Volume | Entry]", masks: bool) -> Iterator[Entry]:
+    def _entries(self, volumes: list[Volume | Entry], masks: bool) -> Iterator[Entry]:
         for volume in volumes:
             if isinstance(volume, Entry):
                 yield volume
@@ -192,7 +192,7 @@ class Nifti:
                     masks=masks,
                 )
 
-    def _decode(self, volume: "Volume", index: int, masks: bool) -> Decoded | None:
+    def _decode(self, volume: Volume, index: int, masks: bool) -> Decoded | None:
         """Decode a slice; None where it shows nothing."""
         with self._explained(volume, index):
             whole = self._whole(volume, masks)
@@ -206,7 +206,7 @@ class Nifti:
         return Decoded(image, partial(self._later, volume, index, image) if has_mask else None)
 
     @contextmanager
-    def _explained(self, volume: "Volume", index: int) -> Iterator[None]:
+    def _explained(self, volume: Volume, index: int) -> Iterator[None]:
         """Errors of a slice as they may be read by others."""
         try:
             with self._unnamed(volume.path):
@@ -215,15 +215,15 @@ class Nifti:
             masks = [path for path in (volume.mask, self._drawn(volume, index)) if path is not None]
             raise ImageError(self._told(str(error), volume.path, *masks)) from None
 
-    def _drawn(self, volume: "Volume", index: int) -> Path | None:
+    def _drawn(self, volume: Volume, index: int) -> Path | None:
         """File of the mask that is drawn on a slice."""
         return self._masks / volume.drawn[index] if volume.drawn and index in volume.drawn else None
 
-    def _later(self, volume: "Volume", index: int, image: Pixels) -> Image8:
+    def _later(self, volume: Volume, index: int, image: Pixels) -> Image8:
         with self._explained(volume, index):
             return self._mask(volume, index, image)
 
-    def _mask(self, volume: "Volume", index: int, image: Pixels) -> Image8:
+    def _mask(self, volume: Volume, index: int, image: Pixels) -> Image8:
         """Read the mask of a slice that has one."""
         drawn = self._drawn(volume, index)
         if drawn is not None:
@@ -233,7 +233,7 @@ class Nifti:
         assert mask is not None
         return np.ascontiguousarray(to_slice(mask, volume.axis, index))
 
-    def _whole(self, volume: "Volume", masks: bool) -> tuple[Image8, Image8 | None]:
+    def _whole(self, volume: Volume, masks: bool) -> tuple[Image8, Image8 | None]:
         """Return a volume, decoded once for all slices, with its label volume if `masks` asks for it."""
         mask = volume.mask if masks else None
         whole = self._recent.get((volume.path, mask), partial(self._decode_whole, volume, mask))
@@ -241,7 +241,7 @@ class Nifti:
             raise ImageError(whole)
         return whole
 
-    def _decode_whole(self, volume: "Volume", mask: Path | None) -> tuple[Image8, Image8 | None] | str:
+    def _decode_whole(self, volume: Volume, mask: Path | None) -> tuple[Image8, Image8 | None] | str:
         """Decode a volume, or return what is wrong with it, so that its other slices need not find out again."""
         try:
             header, labels = read_headers(volume.path, mask)
@@ -281,7 +281,7 @@ class Nifti:
         text = f"{self._shown(path)}{problem[len(str(path)) :]}"
         return text if self._named else f"{text} ({hint(self._path, self._pseudonym(path))})"
 
-    def _about_series(self, volumes: "list[Volume]") -> list[DataWarning]:
+    def _about_series(self, volumes: list[Volume]) -> list[DataWarning]:
         series = [volume for volume in volumes if volume.series > 1]
         if not series:
             return []
@@ -293,28 +293,3 @@ class Nifti:
 
 def _nothing() -> None:
     """Stands for what a bad volume holds."""
-
-
-@dataclass(frozen=True, slots=True)
-class Volume:
-    """What is known of a volume from its header and from what belongs to it.
-
-    Attributes:
-        path: Its file.
-        stem: Name of the file without extension.
-        axis: One of `AXES`, along which it is cut.
-        slices: Number of slices.
-        series: Number of volumes in the file, of which the first is read.
-        mask: File of its label volume, or None.
-        drawn: File names of masks by slice, or None.
-        known: What the table says of it.
-    """
-
-    path: Path
-    stem: str
-    axis: str
-    slices: int
-    series: int
-    mask: Path | None
-    drawn: Mapping[int, str] | None
-    known: Line

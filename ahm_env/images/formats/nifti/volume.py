@@ -22,15 +22,11 @@ import numpy.typing as npt
 from ahm_env.errors import ImageError, SettingsError
 from ahm_env.images.formats.files import readable
 from ahm_env.images.formats.limits import MOST_DEFLATED, MOST_SIDE, MOST_VOLUME_BYTES, MOST_VOXELS
-from ahm_env.images.formats.pictures.picture import as_class_numbers
-from ahm_env.images.pixels.fit import HIGH, LOW, Image8
-from ahm_env.images.pixels.window import Window
 from ahm_env.images.source import Pixels
 
 COMPRESSED = ".nii.gz"
 LONGEST = 540  # bytes of a header
 BLOCK = 2**20
-SAMPLED = 2**20
 DAMAGE = (zlib.error, gzip.BadGzipFile, EOFError, ArithmeticError, LookupError, ValueError)
 # What nibabel mends in a header it would tell the terminal.
 QUIET = logging.Logger("nifti", level=logging.CRITICAL + 1)
@@ -96,7 +92,7 @@ def read_header(path: Path) -> Header:
         ImageError: It cannot be read, is damaged or forged, or holds what is no grey or colour volume.
         SettingsError: nibabel is not installed.
     """
-    with _readable(path), _opened(path) as stream:
+    with undamaged(path), _opened(path) as stream:
         shape, dtype, offset, scale, affine = _fields(stream.read(LONGEST), path)
     while len(shape) > 3 and shape[-1] == 1:
         shape.pop()
@@ -127,7 +123,7 @@ def read_volume(header: Header) -> Pixels:
     Raises:
         ImageError: The file is truncated or damaged, or there is not enough memory.
     """
-    with _readable(header.path), _opened(header.path) as stream:
+    with undamaged(header.path), _opened(header.path) as stream:
         _skip(stream, header.offset)
         content = np.empty(prod(header.shape) * header.dtype.itemsize, np.uint8)
         for start in range(0, content.size, BLOCK):
@@ -142,48 +138,6 @@ def read_volume(header: Header) -> Pixels:
             colours = content.reshape((header.dtype.itemsize, *header.shape), order="F")[:3]
             return np.moveaxis(colours, 0, -1)
         return content.view(header.dtype).reshape(header.shape, order="F")
-
-
-def shown(header: Header, stored: Pixels, window: Window | None) -> Image8:
-    """Scale a volume to uint8, all of its slices alike; colours stay as they are.
-
-    Without a window, black and white are the 0.5 and 99.5 percentiles of the voxels that are brighter than the darkest:
-    of a volume most is background, of one value. Where these are equal, they are minimum and maximum. Of large volumes
-    a million voxels drawn at random (always the same) decide. NaN and -inf are black, +inf is white.
-
-    Args:
-        header: Of the file.
-        stored: As `read_volume` gives it.
-        window: Shows this range instead.
-
-    Returns:
-        (X, Y, Z) or (X, Y, Z, 3) in RAS order.
-
-    Raises:
-        ImageError: No value is finite.
-    """
-    if stored.ndim == 4:
-        return header.to_ras(stored)
-    with _readable(header.path):
-        flat = stored.reshape(-1, order="F")
-        scaled = np.empty(flat.size, np.uint8)
-        window = window or _fitted(header, flat)
-        for start in range(0, flat.size, BLOCK):
-            block = slice(start, start + BLOCK)
-            scaled[block] = window.apply(_intensities(header, flat[block]))
-        return header.to_ras(scaled.reshape(stored.shape, order="F"))
-
-
-def class_numbers(header: Header, stored: Pixels) -> Image8:
-    """Convert a volume of labels, as `read_volume` gives it, to class numbers: (X, Y, Z) in RAS order.
-
-    Raises:
-        ImageError: It is in colour, or holds values that are not class numbers 0..255.
-    """
-    if stored.ndim == 4:
-        raise ImageError(f"{header.path}: mask is in colour; save it as one channel of class numbers 0..255")
-    with _readable(header.path):
-        return header.to_ras(as_class_numbers(_intensities(header, stored), str(header.path)))
 
 
 def parse_header(block: bytes, path: Path) -> Any:
@@ -237,7 +191,7 @@ def _check_size(path: Path, shape: list[int], item: int, offset: int) -> None:
 def _orientation(path: Path, affine: Affine, shape: Sequence[int]) -> npt.NDArray[np.float64]:
     if not np.isfinite(affine).all():
         raise ImageError(f"{path}: its affine is not finite; export it again with its orientation")
-    with _readable(path):
+    with undamaged(path):
         orientation = np.asarray(nibabel("orientations").io_orientation(affine), np.float64)
     lost = np.flatnonzero(np.isnan(orientation[:, 0]))
     if len(lost) == 1 and shape[lost[0]] == 1:
@@ -246,27 +200,6 @@ def _orientation(path: Path, affine: Affine, shape: Sequence[int]) -> npt.NDArra
     elif len(lost):
         raise ImageError(f"{path}: its affine does not say how its axes lie; export it again with its orientation")
     return orientation
-
-
-def _fitted(header: Header, flat: Pixels) -> Window:
-    """Choose the range that `shown` shows without a window."""
-    chosen = np.random.default_rng(0).integers(0, flat.size, SAMPLED) if flat.size > SAMPLED else slice(None)
-    for values in (flat[chosen], flat):
-        intensities = _intensities(header, values).astype(np.float64)
-        finite = intensities[np.isfinite(intensities)]
-        if finite.size and finite.min() < finite.max():
-            low, high = np.percentile(finite[finite > finite.min()], (LOW, HIGH))
-            if low == high:
-                low, high = finite.min(), finite.max()
-            return Window(low / 2 + high / 2, min(high - low, np.finfo(np.float64).max))
-    if not finite.size:
-        raise ImageError(f"{header.path}: holds no finite value; export it again")
-    return Window(float(finite[0]) + 0.5, 1.0)
-
-
-def _intensities(header: Header, stored: Pixels) -> Pixels:
-    slope, inter = header.scale
-    return stored if header.scale == (1.0, 0.0) else stored * np.float64(slope) + inter
 
 
 def nibabel(module: str) -> Any:
@@ -303,7 +236,7 @@ def _skip(stream: Stream, count: int) -> None:
 
 
 @contextmanager
-def _readable(path: Path) -> Iterator[None]:
+def undamaged(path: Path) -> Iterator[None]:
     """Turn what a missing, damaged or forged file raises into an `ImageError` that quotes none of its content."""
     try:
         with readable(path), np.errstate(all="ignore"):

@@ -11,8 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ahm_env.errors import ImageError, SettingsError
+from ahm_env.images.formats.nifti import intensities as nifti_intensities
 from ahm_env.images.formats.nifti import volume as nifti_volume
-from ahm_env.images.formats.nifti.volume import class_numbers, read_header, read_volume, shown
+from ahm_env.images.formats.nifti.intensities import class_numbers, shown
+from ahm_env.images.formats.nifti.volume import read_header, read_volume
 from ahm_env.images.pixels.window import Window
 
 nibabel = pytest.importorskip("nibabel")
@@ -137,7 +139,7 @@ def test_of_large_volumes_a_sample_decides(tmp_path: Path, monkeypatch: pytest.M
     values = np.random.default_rng(0).normal(500, 100, (40, 50, 60)).astype(np.float32)
     path = save(tmp_path / "a.nii", values)
     exact = decoded(path).astype(int)
-    monkeypatch.setattr(nifti_volume, "SAMPLED", 20_000)
+    monkeypatch.setattr(nifti_intensities, "SAMPLED", 20_000)
     assert np.abs(decoded(path) - exact).max() < 10
     assert np.array_equal(decoded(path), decoded(path))
     rare = np.zeros((40, 50, 60), np.uint8)
