@@ -29,7 +29,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_pseudonym_is_the_same_for_the_same_number_in_every_process_and_only_with_this_salt(
     cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    script = "from ahm_env.images.dataset.patients import pseudonym; print(pseudonym('4711'))"
+    script = "from ahm_env.images.privacy import pseudonym; print(pseudonym('4711'))"
     project = Path(__file__).resolve().parents[4]
     running = [
         subprocess.Popen([sys.executable, "-c", script], cwd=project, stdout=subprocess.PIPE, text=True)
