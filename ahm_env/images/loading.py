@@ -161,6 +161,7 @@ def annotated(
     classes: tuple[str, ...] | None = None,
     masks: bool = True,
     skip_bad: bool = False,
+    ignore: int | None = None,
 ) -> ImageSet:
     """Return the same images with the masks and labels of only some: all others are neither known nor read.
 
@@ -170,9 +171,11 @@ def annotated(
         classes: Names of the classes, in order; by default those that occur.
         masks: Whether masks are known; if not, none is read.
         skip_bad: Take an image whose mask cannot be used as one without a mask.
+        ignore: Number in masks that is no class; None for none. A mask that holds nothing else is none.
 
     Raises:
-        ImageError: A mask cannot be used, or a label is not among the classes.
+        ImageError: A mask cannot be used, the masks hold only 0 and the number that is no class, or a label is not
+            among the classes.
         SettingsError: The cache cannot be written.
     """
     chosen = np.asarray(indices, np.int64)
@@ -189,21 +192,24 @@ def annotated(
     labels = np.full(len(images), UNLABELLED, np.int64)
     labels[chosen] = [known[name] for name in names]
     masked = chosen[images.masked(chosen)] if masks else chosen[:0]
-    if images.masks_read or not masked.size:
+    if (images.masks_read and ignore is None) or not masked.size:
         return ImageSet(images.entry, images.source, Annotations(classes, labels, masked, None), images.functions)
     root = images.entry.parent
-    key = entry_key(f"masks {images.entry.name} {masked.tolist()} {skip_bad}", {})
+    key = entry_key(f"masks {images.entry.name} {masked.tolist()} {skip_bad} {ignore}", {})
     with locked(root, key):
         if read_meta(root / key) is None:
             with new_entry(root, key) as directory:
-                _read_masks(directory, images, masked, skip_bad)
+                _read_masks(directory, images, masked, skip_bad, ignore)
     read = np.load(root / key / "masked.npy")
-    return ImageSet(images.entry, images.source, Annotations(classes, labels, read, root / key), images.functions)
+    some = Annotations(classes, labels, read, root / key, ignore)
+    return ImageSet(images.entry, images.source, some, images.functions)
 
 
-def _read_masks(directory: Path, images: ImageSet, masked: npt.NDArray[np.int64], skip_bad: bool) -> None:
+def _read_masks(
+    directory: Path, images: ImageSet, masked: npt.NDArray[np.int64], skip_bad: bool, ignore: int | None
+) -> None:
     """Write the masks of some images into an empty directory."""
-    size, binary, read = images.image_size, True, list[int]()
+    size, binary, read, found = images.image_size, True, list[int](), set[int]()
     masks = ArrayWriter(directory / "masks.npy", (size, size), np.uint8)
     decoded = in_order(partial(_mask_of, decode) for decode in _wanted(images, masked))
     for index, mask in zip(masked.tolist(), decoded, strict=True):
@@ -211,10 +217,19 @@ def _read_masks(directory: Path, images: ImageSet, masked: npt.NDArray[np.int64]
             if not skip_bad:
                 raise ImageError(with_remedy(str(mask), images.source)) from mask
             continue
+        values = mask_values(mask)
+        found |= values
+        if values == {ignore}:
+            continue
         masks.append(fit_mask(mask, images.pixels))
-        binary &= are_binary(mask_values(mask))
+        binary &= ignore != 1 and are_binary(values - {ignore})  # 255 becomes 1, which must not be what is ignored
         read.append(index)
     masks.close()
+    if ignore in found and found <= {0, ignore}:
+        raise ImageError(
+            f"{images.source}: its masks hold only 0 and {ignore}, which is to be ignored, so that nothing is marked; "
+            f"if {ignore} is what is marked, leave out --ignore {ignore}, or evaluate with --ignore none"
+        )
     np.save(directory / "masked.npy", np.array(read, np.int64))
     meta = read_meta(images.entry)
     assert meta is not None

@@ -102,7 +102,8 @@ def check_source(
             if progress:
                 progress(done, index.count)
         if {0, UNSURE} < set(report.mask_values):
-            report.notes.append(f"{source}: {UNSURE} in masks is a class like the others; no number is ignored")
+            told = f"{UNSURE} in masks is a class like the others, unless it is ignored: --ignore {UNSURE}"
+            report.notes.append(f"{source}: {told}")
         report.patients = len(patients)
         report.notes += [f"{source}: {remark}: {count:,}" for remark, count in sorted(remarks.items())]
         leaks.check(str(source))

@@ -21,7 +21,8 @@ from ahm_env.images.nifti import from_slices, to_slice
 from ahm_env.images.nifti.volume import KINDS, QUIET, STARTS, read_header
 from ahm_env.images.pixels import AXES
 from ahm_env.images.source import Sample
-from downstream.evaluation.segmentation import Mask, class_numbers
+from downstream.evaluation.segmentation import Mask
+from downstream.evaluation.tested import class_numbers
 from downstream.models.model import ModelSpec
 from downstream.prediction.dicom_seg import (
     NoPlaceError,
