@@ -1,7 +1,7 @@
 """Settings that all kinds of runs share."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from typing import Annotated, Any, ClassVar, Self, get_type_hints
 
 from ahm_env.errors import SettingsError
@@ -52,14 +52,14 @@ class Settings:
 
     def as_dict(self) -> dict[str, Any]:
         """All settings, as JSON can hold them."""
-        return {**asdict(self), **{name: str(getattr(self, name)) for name in self.parsers}}
+        own = {name: getattr(self, name) for name in self.parsers}
+        return {**asdict(self), **{name: str(one) for name, one in own.items() if is_dataclass(one)}}
 
     def differences(self, given: Mapping[str, Any]) -> list[str]:
         """Names of those given settings that are not this run's; None is not given, nor is a precision of auto."""
-        own = self.as_dict()
         asked = {key: value for key, value in given.items() if value is not None and (key, value) != AUTO_PRECISION}
-        asked |= {key: str(parse(asked[key])) for key, parse in self.parsers.items() if key in asked}
-        return sorted(key for key, value in asked.items() if own.get(key) != value)
+        asked |= {key: parse(asked[key]) for key, parse in self.parsers.items() if key in asked}
+        return sorted(key for key, value in asked.items() if getattr(self, key, None) != value)
 
     def changes(self, other: "Settings") -> list[str]:
         """List the names of the settings that another run has otherwise."""
@@ -74,7 +74,8 @@ class Settings:
             SettingsError: A setting is unknown.
         """
         if odd := sorted(set(settings) - {one.name for one in fields(cls)}):
-            raise SettingsError(f"settings {', '.join(odd)} are unknown: another command or version wrote them")
+            some = ", ".join(odd[:3]) + (", …" if len(odd) > 3 else "")
+            raise SettingsError(f"another command or version wrote these settings ({some} are unknown)")
         return cls(**settings)
 
 

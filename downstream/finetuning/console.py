@@ -19,7 +19,7 @@ from ahm_env.runs.images import load
 from downstream.evaluation.metrics import measure_name
 from downstream.finetuning.finetune import open_run
 from downstream.finetuning.run import MIXING_FILE, Finetuning
-from downstream.finetuning.settings import FROM_RUN, FinetuneSettings, label_count
+from downstream.finetuning.settings import FROM_RUN, FinetuneSettings
 from downstream.models.model import MODEL_FILE
 
 LINES = 4  # rows of metrics.csv between two lines, outside a terminal
@@ -65,8 +65,6 @@ def finetune(
         raise SettingsError("--config and --from: a config.json says what its run began with; leave out one of them")
     given = with_config(FinetuneSettings, config, preset, given)
     start = given.pop("start", None)
-    if "labels" in given:
-        given["labels"] = label_count(given["labels"])
     try:
         with open_run(
             given,

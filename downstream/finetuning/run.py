@@ -109,11 +109,11 @@ class Finetuning(Run[FinetuneSettings, dict[str, Any]]):
         """
         trainer, gap = self.trainer, max(1, ceil(self.settings.steps / ROWS))
         while not self.learned and self.stopped_by is None:
-            step, joined, known = trainer.step, trainer.joined, (self._best, dict(self.sums))
+            step = trainer.step
+            if trainer.joins_now:
+                self._at_join = self._best, dict(self.sums)
             loss = trainer.learn()
             self.seen = trainer.step * self.settings.batch_size
-            if joined is None and trainer.joined is not None:
-                self._at_join = known
             if trainer.step > step:
                 confident = trainer.confident
                 self.tally({"loss": loss, "unlabelled_loss": trainer.unlabelled_loss, "confident": confident})

@@ -3,7 +3,8 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
 
 from ahm_env import SettingsError
 from ahm_env.model.reconstruction import SMALLEST_IMAGE
@@ -30,6 +31,24 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 # What a start decides, and how a run and a fine-tuned model call it.
 FROM_RUN = frozenset(("image_size", "width", "norm", "channels", "fit", "window", "axis"))
+
+
+def label_count(text: str | int | None) -> int | None:
+    """Read a number of labelled images, or `all`, which is None.
+
+    Raises:
+        SettingsError: It is neither.
+    """
+    if text is None or text == "all":
+        return None
+    if not str(text).removeprefix("-").isdecimal() or not str(text).isascii():
+        raise SettingsError(f"--labels {text} is neither a number nor all; for example --labels 25")
+    return int(text)
+
+
+def path_name(start: str) -> str:
+    """Write a path, or the name of a start, in the one way it is compared by: without a slash at its end."""
+    return str(Path(start))
 
 
 @dataclass(frozen=True)
@@ -111,6 +130,7 @@ class FinetuneSettings(TrainConfig, ImageSettings):
     weights: Annotated[str | None, Flag("File of VGG16's published weights, such as vgg16-397923af.pth.", MODEL)] = None
     crop_with: Annotated[str | None, Flag("Classify the lesion that this fine-tuned segmenter finds.", MODEL)] = None
     presets = PRESETS
+    parsers: ClassVar = {"labels": label_count, "start": path_name}
 
     def __post_init__(self) -> None:
         Settings.__post_init__(self)
@@ -165,8 +185,6 @@ class FinetuneSettings(TrainConfig, ImageSettings):
             SettingsError: Unknown preset, a value out of range, or one that does not fit the start.
         """
         chosen = cls.asked(preset, given)
-        if "labels" in chosen:
-            chosen["labels"] = label_count(chosen["labels"])
         fixed = _of_start(start)
         for name, value in fixed.items():
             if name in chosen and chosen[name] != value:
@@ -185,16 +203,3 @@ def _of_start(start: PretrainedWeights) -> Mapping[str, Any]:
         return {}
     run = {name: start.run[name] for name in FROM_RUN if name in start.run}
     return {**run, "width": start.unet.width, "norm": start.unet.norm, "channels": start.unet.n_channels}
-
-
-def label_count(text: str | int | None) -> int | None:
-    """Read a number of labelled images, or `all`, which is None.
-
-    Raises:
-        SettingsError: It is neither.
-    """
-    if text is None or text == "all":
-        return None
-    if not str(text).removeprefix("-").isdecimal() or not str(text).isascii():
-        raise SettingsError(f"--labels {text} is neither a number nor all; for example --labels 25")
-    return int(text)

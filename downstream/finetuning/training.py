@@ -91,7 +91,7 @@ class Trainer:
         Raises:
             TrainingError: The loss or its gradient is not finite; no weight has changed.
         """
-        if self.teacher is not None and self.joined is None and self.step >= self.config.joins_after:
+        if self.joins_now:
             self._join()
         mixed = None
         if self.teacher is not None and self.joined is not None:
@@ -121,6 +121,11 @@ class Trainer:
         if mixed is not None:
             self._look_after(mixed)
         return value
+
+    @property
+    def joins_now(self) -> bool:
+        """Whether the unlabelled images join in the next step."""
+        return self.teacher is not None and self.joined is None and self.step >= self.config.joins_after
 
     def _labelled_batch(self) -> tuple[Tensor, Tensor]:
         """Augmented images of a step `(B, C, S, S)`, and their masks `(B, S, S)` or classes `(B,)`."""

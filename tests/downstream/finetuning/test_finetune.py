@@ -57,6 +57,18 @@ def test_a_pretrained_run_is_a_start(tmp_path: Path, pretrained: Path) -> None:
     assert one.result == two.result
 
 
+@pytest.mark.slow
+def test_a_start_is_the_same_with_a_slash_and_all_labels_are_not_some(tmp_path: Path, pretrained: Path) -> None:
+    import ahm
+
+    finetune(f"{pretrained}/", "phantom:40:0", tmp_path / "run", **TINY)
+    words = ["finetune", "--resume", "--out", str(tmp_path / "run")]
+    for start in (f"{pretrained}/", str(pretrained)):
+        assert ahm.app([*words, "--from", start, "--labels", "8"], standalone_mode=False) in (0, None)
+    with pytest.raises(RunError, match="other settings than --labels;"):
+        ahm.app([*words, "--labels", "all"], standalone_mode=False)
+
+
 def test_what_does_not_fit_is_raised(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="--labels 0"):
         finetune("scratch", "phantom:40:0", tmp_path / "run", labels=0)

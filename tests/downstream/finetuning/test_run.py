@@ -346,11 +346,12 @@ def test_a_run_whose_teacher_goes_astray_is_the_supervised_one(drawn, tmp_path: 
 
 
 @pytest.mark.slow
-def test_what_was_selected_with_a_teacher_gone_astray_is_taken_back(drawn: ImageSet, tmp_path: Path, monkeypatch):
+@pytest.mark.parametrize("steps", [1, 4])  # 1: they are sent away in the step in which they join
+def test_what_was_selected_with_a_teacher_gone_astray_is_taken_back(drawn, tmp_path: Path, monkeypatch, steps: int):
     monkeypatch.setattr(mean_teacher, "FOREGROUND", (5.0, 5.1))
-    monkeypatch.setattr(mean_teacher, "WATCHED_STEPS", 4)
+    monkeypatch.setattr(mean_teacher, "WATCHED_STEPS", steps)
     given = {"labels": 8, "val_fraction": 0.25, "steps": 20, "unlabelled": "auto"}
-    values = [0.5] * 8 + [0.9] * 3 + [0.4] * 9  # the three are of steps that are taken back
+    values = [0.5] * 8 + [0.9] * (steps - 1) + [0.4] * 9  # those in the middle are of steps that are taken back
     script(monkeypatch, drawn, values)
     tune(tmp_path / "run", drawn, **given)
     script(monkeypatch, drawn, [0.5] * 8 + [0.4] * 9)
