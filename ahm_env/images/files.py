@@ -157,13 +157,6 @@ def image_of_mask(stem: str) -> str:
     return stem[: found.start()] if found else ""
 
 
-def masks_beside(count: int, name: str, image: str) -> str:
-    """Say that so many masks lie among images; name one of them, and the stem of its image."""
-    cause = f"{count:,} of its files are masks of others by their names, such as {name}, and are no images"
-    layout = f"put images into images/ and masks into masks/, under the names of their images ({image})"
-    return f"{cause}; {layout}, or use `ahm data import` for a public set that it knows (BUSI, LGG, ISIC)"
-
-
 def files_in(folder: Path) -> Iterator[os.DirEntry[str]]:
     """List the files directly in a folder, in any order, without hidden ones; none if there is no such folder.
 

@@ -16,11 +16,11 @@ from ahm_env.images.files import (
     image_of_mask,
     images_in,
     is_image,
-    masks_beside,
     refuse_link,
 )
 from ahm_env.images.labels import Labels, has_table, table_digest
 from ahm_env.images.pixels import Image8
+from ahm_env.images.public.hints import import_hint, masks_elsewhere
 from ahm_env.images.source import UNLABELLED, DatasetIndex, Entry, Sample
 
 
@@ -49,14 +49,16 @@ class Folder:
         """
         images, drawn = ImageFiles(self._images), ImageFiles(self._masks)
         if len(images) == 0:
+            if hint := import_hint(self._path):
+                raise ImageError(f"{self._images}: no image directly in it, but {hint}")
             types = ", ".join(EXTENSIONS)
             cause = f"no image directly in it ({types}, .nii, .nii.gz), and no DICOM file in it or its sub-folders"
             raise ImageError(f"{self._images}: {cause}; put the images there, or give the folder they are in")
         labels = Labels(self.table, images) if has_table(self.table) else None
-        beside = [(stem, stem + ending) for stem, ending in images if images.named(image_of_mask(stem))]
-        if beside:
-            raise ImageError(f"{self._images}: {masks_beside(len(beside), beside[0][1], image_of_mask(beside[0][0]))}")
+        if any(images.named(image_of_mask(stem)) for stem, _ in images):
+            raise ImageError(f"{self._images}: {import_hint(self._path)}")
         problems = [f"{self._masks / name}: {_alone(name, images)}" for name in drawn.not_in(images)]
+        problems += [f"{self._path}: {hint}"] if (hint := masks_elsewhere(self._path)) else []
         return DatasetIndex(
             count=len(images),
             samples=self._samples(images, drawn, labels, masks),

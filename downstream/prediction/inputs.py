@@ -15,10 +15,19 @@ from ahm_env import ImageError
 from ahm_env.images.decoding import read_image
 from ahm_env.images.dicom import Dicom, is_dicom
 from ahm_env.images.dicom.index import DicomFiles
-from ahm_env.images.files import EXTENSIONS, ImageFiles, files_in, images_in, is_image, refuse_link
+from ahm_env.images.files import (
+    EXTENSIONS,
+    ImageFiles,
+    files_in,
+    image_of_mask,
+    images_in,
+    is_image,
+    refuse_link,
+)
 from ahm_env.images.folder import Folder
 from ahm_env.images.loading import find_source
 from ahm_env.images.nifti import Nifti, Volume, is_nifti
+from ahm_env.images.nifti.names import VolumeFiles
 from ahm_env.images.patients import pseudonym
 from ahm_env.images.pixels import PixelSettings
 from ahm_env.images.source import Entry, Sample
@@ -123,7 +132,7 @@ def find_images(paths: Sequence[Path], pixels: PixelSettings) -> Incoming:
     """Find the images of files and of folders: in `images/` where there is one, else in the folder, DICOM also below.
 
     Args:
-        paths: Images and folders of images; masks and labels beside them are not read.
+        paths: Images and folders of images; masks and labels beside them are not read, nor masks among them.
         pixels: How DICOM and NIfTI are shown and cut.
 
     Raises:
@@ -139,11 +148,11 @@ def find_images(paths: Sequence[Path], pixels: PixelSettings) -> Incoming:
             if isinstance(source, Dicom):
                 trees.append(path)
             elif isinstance(source, Nifti):
-                found = sorted(folder / entry.name for entry in files_in(folder) if is_nifti(entry.name))
-                volumes += _staying(found, path, problems)
+                found = VolumeFiles(entry.name for entry in files_in(folder) if is_nifti(entry.name))
+                volumes += _staying(_without_masks(folder, found.names, found.masks_beside(), notes), path, problems)
                 notes += source.notes()
             else:
-                pictures += _staying(_in_folder(folder), path, problems)
+                pictures += _staying(_in_folder(folder, notes), path, problems)
                 notes += source.notes() if isinstance(source, Folder) else []
         elif not path.exists():
             raise ImageError(f"{path}: no such file or folder; check the path")
@@ -199,11 +208,20 @@ def _check_name(path: Path) -> None:
         raise ImageError(f"{str(path)!a}: its name is not UTF-8; rename the file") from None
 
 
-def _in_folder(folder: Path) -> list[Path]:
-    files = [folder / (stem + ending) for stem, ending in ImageFiles(folder)]
-    if not files:
+def _in_folder(folder: Path, notes: list[str]) -> list[Path]:
+    files = ImageFiles(folder)
+    if not len(files):
         raise ImageError(f"{folder}: no image directly in it ({TYPES}); give the folder that the images are in")
-    return files
+    masks = [stem + ending for stem, ending in files if files.named(image_of_mask(stem))]
+    return _without_masks(folder, [stem + ending for stem, ending in files], masks, notes)
+
+
+def _without_masks(folder: Path, names: list[str], masks: list[str], notes: list[str]) -> list[Path]:
+    """Files of a folder but for masks that lie among them, of which a note tells."""
+    if masks:
+        notes.append(f"{folder}: masks of other files by their names, which are not predicted: {len(masks):,}")
+    among = set(masks)
+    return [folder / name for name in names if name not in among]
 
 
 def _staying(files: list[Path], folder: Path, problems: list[Problem]) -> list[Path]:

@@ -40,11 +40,11 @@ class VolumeFiles:
         return len(self.names)
 
     def masks_beside(self) -> list[str]:
-        """List endings, such as `…_seg.nii.gz`, of files named as another file, or as its scans, with that added."""
+        """List the files that are named as another file, or as its scans, with the ending of a mask added."""
         bases = {name: image_of_mask(nifti_stem(name)) for name in self.names}
         scans = (nifti_stem(name).split("_") for name, base in bases.items() if not base)
         shared = {"_".join(words[:count]) for words in scans for count in range(1, len(words) + 1)}
-        return [f"…{name[len(base) :]}" for name, base in bases.items() if base in shared]
+        return [name for name, base in bases.items() if base in shared]
 
     def named(self, stem: str) -> list[str]:
         """Names of the files with this stem."""

@@ -13,7 +13,7 @@ from typing import NoReturn, cast
 import numpy as np
 
 from ahm_env.errors import ImageError, SettingsError
-from ahm_env.images.files import ImageFiles, digest, files_in, images_in, masks_beside, readable, refuse_link, unnamed
+from ahm_env.images.files import ImageFiles, digest, files_in, images_in, readable, refuse_link, unnamed
 from ahm_env.images.labels import NO_IMAGE, Labels, has_table, table_digest, table_lines
 from ahm_env.images.nifti.names import MaskFiles, VolumeFiles, alone, is_nifti, nifti_stem
 from ahm_env.images.nifti.pairs import drawn_mask, read_headers
@@ -92,13 +92,16 @@ class Nifti:
         good = [volume for volume in volumes if isinstance(volume, Volume)]
         problems = []
         if self._file is None:
-            if beside := files.masks_beside():
-                raise ImageError(f"{self._images}: {masks_beside(len(beside), beside[0], 'what stands before that')}")
+            from ahm_env.images.public.hints import import_hint, masks_elsewhere  # which know the names of volumes
+
+            if files.masks_beside():
+                raise ImageError(f"{self._images}: {import_hint(self._path)}")
             strays = drawn.without_volume(files, {volume.stem: volume.slices for volume in good})
             problems = [
                 self._told(f"{path}: {alone(path.name, files)}", path)
                 for path in (self._masks / name for name in strays)
             ]
+            problems += [f"{self._path}: {told}"] if (told := masks_elsewhere(self._path)) else []
             problems += labels.problems if labels else []
             notes += labels.notes if labels else []
         return DatasetIndex(
