@@ -160,7 +160,9 @@ def import_into(
     ] = None,
     scan: Annotated[
         str | None,
-        typer.Option(help="Of auto: which of several scans of a patient, such as flair.", show_default="the first"),
+        typer.Option(
+            help="Of auto: which of several scans of a patient, such as flair.", show_default="the most frequent"
+        ),
     ] = None,
 ) -> int:
     """Turn a data set as it is downloaded into a folder of images, masks and labels.csv.

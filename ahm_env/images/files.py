@@ -79,6 +79,10 @@ class ImageFiles:
         alone = others._stems[nearest] != self._stems
         return [os.fsdecode(self._stems[i] + self._endings[i]) for i in np.flatnonzero(alone)]
 
+    def masks_beside(self) -> list[str]:
+        """List the files that are named as another one with the ending of a mask added."""
+        return [stem + ending for stem, ending in self if self.named(image_of_mask(stem))]
+
     def _range(self, stem: str) -> tuple[int, int]:
         key = os.fsencode(stem)
         return bisect_left(self._stems, key), bisect_right(self._stems, key)

@@ -55,7 +55,7 @@ class Folder:
             cause = f"no image directly in it ({types}, .nii, .nii.gz), and no DICOM file in it or its sub-folders"
             raise ImageError(f"{self._images}: {cause}; put the images there, or give the folder they are in")
         labels = Labels(self.table, images) if has_table(self.table) else None
-        if any(images.named(image_of_mask(stem)) for stem, _ in images):
+        if images.masks_beside():
             raise ImageError(f"{self._images}: {import_hint(self._path)}")
         problems = [f"{self._masks / name}: {_alone(name, images)}" for name in drawn.not_in(images)]
         problems += [f"{self._path}: {hint}"] if (hint := masks_elsewhere(self._path)) else []

@@ -74,7 +74,7 @@ def import_data(
         progress: Called with (done, total).
         folders: Of `auto`: what folders of images are that are called neither images nor after a split: `patient`,
             `label`, or None, nothing.
-        scan: Of `auto`: which of several scans of a patient is the image, such as `flair`; None is the first by name.
+        scan: Of `auto`: which of several scans of a patient is the image, such as `flair`; None is the most frequent.
 
     Returns:
         What was written.

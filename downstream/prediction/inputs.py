@@ -15,15 +15,7 @@ from ahm_env import ImageError
 from ahm_env.images.decoding import read_image
 from ahm_env.images.dicom import Dicom, is_dicom
 from ahm_env.images.dicom.index import DicomFiles
-from ahm_env.images.files import (
-    EXTENSIONS,
-    ImageFiles,
-    files_in,
-    image_of_mask,
-    images_in,
-    is_image,
-    refuse_link,
-)
+from ahm_env.images.files import EXTENSIONS, ImageFiles, files_in, images_in, is_image, refuse_link
 from ahm_env.images.folder import Folder
 from ahm_env.images.loading import find_source
 from ahm_env.images.nifti import Nifti, Volume, is_nifti
@@ -212,8 +204,7 @@ def _in_folder(folder: Path, notes: list[str]) -> list[Path]:
     files = ImageFiles(folder)
     if not len(files):
         raise ImageError(f"{folder}: no image directly in it ({TYPES}); give the folder that the images are in")
-    masks = [stem + ending for stem, ending in files if files.named(image_of_mask(stem))]
-    return _without_masks(folder, [stem + ending for stem, ending in files], masks, notes)
+    return _without_masks(folder, [stem + ending for stem, ending in files], files.masks_beside(), notes)
 
 
 def _without_masks(folder: Path, names: list[str], masks: list[str], notes: list[str]) -> list[Path]:

@@ -14,7 +14,7 @@ is an image.
 
 import os
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,11 +24,12 @@ from ahm_env.images.files import IGNORED, image_of_mask, is_image
 from ahm_env.images.nifti.names import is_nifti, nifti_stem
 
 # Words in names of folders, such as those of imagesTr, ground_truth or train2017
-SPLIT_WORDS = dict.fromkeys(("train", "training", "tr"), "train")
-SPLIT_WORDS |= dict.fromkeys(("val", "valid", "validation"), "val") | dict.fromkeys(("test", "testing", "ts"), "test")
-MASK_WORDS = {"mask", "masks", "label", "labels", "annotation", "annotations", "gt", "groundtruth", "truth"}
+SPLIT_WORDS = dict.fromkeys(("train", "training", "Tr"), "train")
+SPLIT_WORDS |= dict.fromkeys(("val", "valid", "validation"), "val") | dict.fromkeys(("test", "testing", "Ts"), "test")
+MASK_WORDS = {"mask", "masks", "label", "labels", "annotation", "annotations", "groundtruth", "truth"}
 MASK_WORDS |= {"seg", "segs", "segmentation", "segmentations"}
 OTHER_WORDS = {"image", "images", "img", "imgs", "input", "inputs", "data", "ground"}
+NNUNET = ("Tr", "Ts")  # not the TS of BraTS
 WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|[0-9]+")
 SCAN = re.compile(r"(.+)[_-](\d{4}|flair|t1|t1ce|t1c|t1gd|t1n|t1w|t2|t2w|t2f|dwi|adc|pd|ct|pet)", re.IGNORECASE)
 SUPERPIXELS = re.compile(r"[_-]superpixels$", re.IGNORECASE)
@@ -75,9 +76,12 @@ class Layout:
         """Say in a few words what is there."""
         count = sum(map(len, self.masks.values()))
         where = "among them" if self.beside else "in folders of their own"
-        masks = f" and {count:,} masks {where}" if count else ""
+        masks = f" and {count:,} mask{'s' * (count > 1)} {where}" if count else ""
         splits = sorted({split for split, _, _ in self.images} - {""}, key=("train", "val", "test").index)
-        return f"{len(self.images):,} images{masks}" + f", in splits ({', '.join(splits)})" * bool(splits)
+        return (
+            f"{len(self.images):,} image{'s' * (len(self.images) > 1)}{masks}"
+            + f", in splits ({', '.join(splits)})" * bool(splits)
+        )
 
 
 def find_layout(source: Path, scan: str | None = None) -> Layout:
@@ -85,7 +89,8 @@ def find_layout(source: Path, scan: str | None = None) -> Layout:
 
     Args:
         source: The folder.
-        scan: Which of several scans of a patient is the image, such as `flair` or `0000`; None is the first by name.
+        scan: Which of several scans of a patient is the image, such as `flair` or `0000`; None is the one that most
+            patients have, of several the first by name.
 
     Raises:
         ImageError: There is no image, a mask has none, or two images could have the same mask.
@@ -97,7 +102,7 @@ def find_layout(source: Path, scan: str | None = None) -> Layout:
         files = [File(one.path, one.key, False) for one in files]
     superpixels = [one for one in files if SUPERPIXELS.search(one.key[2])]
     files = [one for one in files if not SUPERPIXELS.search(one.key[2])]
-    images = _images(one for one in files if not one.drawn)
+    images = _images((one for one in files if not one.drawn), source)
     scans = defaultdict[Key, dict[str, Key]](dict)
     for key in images:
         if found := SCAN.fullmatch(key[2]):
@@ -110,9 +115,12 @@ def find_layout(source: Path, scan: str | None = None) -> Layout:
         owner = owners.of(mask)
         alone += [mask.path] if owner is None else []
         layout.masks[owner or mask.key].append(mask.path)
+    if beside:  # then one whose image is lacking is none, either
+        alone += [path for (_, _, stem), path in layout.images.items() if image_of_mask(stem)]
     if alone:
-        where = f"{source}: of its" if is_nifti(alone[0].name) else f"{alone[0]}: this and others, of"
-        raise ImageError(f"{where} {len(alone):,} masks there is no image; the set is incomplete, unpack it again")
+        such = "" if is_nifti(alone[0].name) else f", such as {alone[0].relative_to(source)}"
+        cause = f"masks without an image: {len(alone):,}{such}; the set is incomplete, or its names differ"
+        raise ImageError(f"{source}: {cause}; unpack it again, or rename them")
     if owners.by_scan:
         _choose_scan(layout, scans, scan, source)
     elif scan is not None:
@@ -155,6 +163,7 @@ def _placed(paths: Sequence[Path]) -> list[File]:
             words = _words(folder)
             drawn |= is_of_masks(folder)
             rest = [word for word in words if word not in {*SPLIT_WORDS, *MASK_WORDS, *OTHER_WORDS}]
+            rest = [] if rest == ["gt"] else rest
             place += [folder if len(rest) == len(words) else "_".join(rest)] if rest else []
         files.append(File(path, (named_split(folders), tuple(place), stem_of(path)), drawn))
     return files
@@ -168,19 +177,22 @@ def named_split(folders: Sequence[str]) -> str:
 
 def is_of_masks(folder: str) -> bool:
     """Whether a folder is one of masks, by its name."""
-    return not MASK_WORDS.isdisjoint(_words(folder))
+    words = set(_words(folder))
+    # alone, for TCGA_GT_0123 is a patient
+    return not MASK_WORDS.isdisjoint(words) or {"gt"} == words - SPLIT_WORDS.keys() - OTHER_WORDS
 
 
 def _words(folder: str) -> list[str]:
-    return [word.lower() for word in WORD.findall(folder)]
+    return [word if word in NNUNET else word.lower() for word in WORD.findall(folder)]
 
 
-def _images(files: Iterator[File]) -> dict[Key, File]:
+def _images(files: Iterator[File], source: Path) -> dict[Key, File]:
     images = dict[Key, File]()
     for one in files:
         other = images.setdefault(one.key, one)
         if other is not one:
-            raise ImageError(f"{one.path}: has the stem of {other.path}, and could have its mask; rename one of them")
+            names = "two volumes" if is_nifti(one.path.name) else f"{other.path.name} and {one.path.name}"
+            raise ImageError(f"{source}: {names} have one stem, and could have one mask; rename one of them")
     return images
 
 
@@ -218,9 +230,10 @@ class _Owners:
 
 def _choose_scan(layout: Layout, scans: Mapping[Key, Mapping[str, Key]], asked: str | None, source: Path) -> None:
     """Take one scan of each patient as the image, under the name that all share."""
-    names = sorted({name for some in scans.values() for name in some})
+    counts = Counter(name for some in scans.values() for name in some)
+    names = sorted(counts, key=lambda name: (-counts[name], name))
     if asked is not None and asked not in names:
-        raise SettingsError(f"--scan {asked}: {source} has {', '.join(names)}; choose one of these")
+        raise SettingsError(f"--scan {asked}: {source} has {', '.join(sorted(names))}; choose one of these")
     chosen = asked or names[0]
     lacking = sum(chosen not in some for some in scans.values())
     images = {key: layout.images[some[chosen]] for key, some in scans.items() if chosen in some}
@@ -228,7 +241,7 @@ def _choose_scan(layout: Layout, scans: Mapping[Key, Mapping[str, Key]], asked: 
     layout.images = {key: path for key, path in layout.images.items() if key not in scanned} | images
     layout.masks = {key: some for key, some in layout.masks.items() if key in layout.images}
     if len(names) > 1:
-        others = ", ".join(name for name in names if name != chosen)
+        others = ", ".join(sorted(set(names) - {chosen}))
         layout.notes.append(f"{source}: of several scans {chosen} is taken; --scan takes another ({others})")
     if lacking:
         layout.notes.append(f"{source}: patients without the scan {chosen}, who are left out: {lacking:,}")

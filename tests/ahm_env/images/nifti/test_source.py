@@ -527,8 +527,9 @@ def test_masks_among_volumes_are_refused_with_the_remedy(tmp_path: Path, names: 
         save(tmp_path / "scans" / name, noise(1))
     with pytest.raises(ImageError) as caught:
         Nifti(tmp_path / "scans").index()
-    assert f"{count} of its files are masks of others by their names, such as …_seg.nii" in str(caught.value)
-    assert "put images into images/ and masks into masks/" in str(caught.value)
+    scans = tmp_path / "scans"
+    told = f"{count} image{'s' * (count > 1)} and {count} mask{'s' * (count > 1)} among them"
+    assert str(caught.value).startswith(f"{scans}: {told}; `ahm data import auto {scans} --out ")
 
 
 def test_volumes_that_only_look_like_masks_are_read(tmp_path: Path) -> None:
