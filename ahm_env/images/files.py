@@ -19,7 +19,7 @@ EXTENSIONS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif")
 # Deflate packs a thousandfold at most, noise of a scanner hardly twofold; small files do no harm whatever they hold.
 HARMLESS_BYTES, MOST_SWELLING = 2**28, 200
 MASK_ENDING = re.compile(
-    r"[ _-](?:masks?|seg|segmentation|superpixels?|labels?|gt|ground_?truth|annotations?)(?:[ _-]?[0-9]+)?$",
+    r"[ _-](?:masks?|segm?|segmentation|superpixels?|labels?|gt|ground_?truth|annotations?)(?:[ _-]?[0-9]+)?$",
     re.IGNORECASE,
 )
 IGNORED = ("thumbs.db", "desktop.ini")

@@ -42,8 +42,8 @@ class VolumeFiles:
     def masks_beside(self) -> list[str]:
         """List the files that are named as another file, or as its scans, with the ending of a mask added."""
         bases = {name: image_of_mask(nifti_stem(name)) for name in self.names}
-        scans = (nifti_stem(name).split("_") for name, base in bases.items() if not base)
-        shared = {"_".join(words[:count]) for words in scans for count in range(1, len(words) + 1)}
+        scans = [nifti_stem(name) for name, base in bases.items() if not base]
+        shared = {*scans, *(scan[: end.start()] for scan in scans for end in re.finditer("[_-]", scan))}
         return [name for name, base in bases.items() if base in shared]
 
     def named(self, stem: str) -> list[str]:

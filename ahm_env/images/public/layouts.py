@@ -107,8 +107,10 @@ def find_layout(source: Path, scan: str | None = None) -> Layout:
     for key in images:
         if found := SCAN.fullmatch(key[2]):
             scans[(*key[:2], found[1])][found[2]] = key
-    beside = [one for key, one in images.items() if {one.named(image_of_mask(key[2]))} & (images.keys() | scans.keys())]
-    layout = Layout({key: one.path for key, one in images.items() if one not in set(beside)}, beside=len(beside))
+    bases = {key: one.named(image_of_mask(key[2])) for key, one in images.items()}
+    beside = [one for key, one in images.items() if bases[key] in images or bases[key] in scans]
+    among = set(beside)
+    layout = Layout({key: one.path for key, one in images.items() if one not in among}, beside=len(beside))
     owners = _Owners(layout.images, scans)
     alone = []
     for mask in [*beside, *(one for one in files if one.drawn)]:
@@ -156,17 +158,23 @@ def image_files(source: Path) -> tuple[list[Path], int]:
 def _placed(paths: Sequence[Path]) -> list[File]:
     """Read off their folders what files are; those that all of them share say nothing."""
     shared = len(Path(os.path.commonpath([path.parent for path in paths])).parts)
-    files = []
-    for path in paths:
-        folders, drawn, place = path.parent.parts[shared:], False, list[str]()
-        for folder in folders:
-            words = _words(folder)
-            drawn |= is_of_masks(folder)
-            rest = [word for word in words if word not in {*SPLIT_WORDS, *MASK_WORDS, *OTHER_WORDS}]
-            rest = [] if rest == ["gt"] else rest
-            place += [folder if len(rest) == len(words) else "_".join(rest)] if rest else []
-        files.append(File(path, (named_split(folders), tuple(place), stem_of(path)), drawn))
-    return files
+    folders = {path.parent: _said(path.parent.parts[shared:]) for path in paths}
+    return [
+        File(path, (split, place, stem_of(path)), drawn)
+        for path in paths
+        for split, place, drawn in [folders[path.parent]]
+    ]
+
+
+def _said(folders: Sequence[str]) -> tuple[str, tuple[str, ...], bool]:
+    """Read off the names of folders: the split, what says neither that nor what is in them, and whether it is masks."""
+    place = list[str]()
+    for folder in folders:
+        words = _words(folder)
+        rest = [word for word in words if word not in {*SPLIT_WORDS, *MASK_WORDS, *OTHER_WORDS}]
+        if rest and rest != ["gt"]:
+            place.append(folder if len(rest) == len(words) else "_".join(rest))
+    return named_split(folders), tuple(place), any(map(is_of_masks, folders))
 
 
 def named_split(folders: Sequence[str]) -> str:

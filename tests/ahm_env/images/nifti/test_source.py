@@ -520,6 +520,7 @@ def test_files_of_nibabels_own_tests_load_or_are_refused(tmp_path: Path, capfd: 
 
 @pytest.mark.parametrize(("names", "count"), [
     (["a.nii.gz", "a_seg.nii.gz"], 1),
+    (["B-GLI-0-t1c.nii.gz", "B-GLI-0-t2w.nii.gz", "B-GLI-0-seg.nii.gz"], 1),
     (["b_flair.nii.gz", "b_t1.nii.gz", "b_seg.nii.gz", "c_t1.nii", "c_seg.nii"], 2),
 ])  # fmt: skip
 def test_masks_among_volumes_are_refused_with_the_remedy(tmp_path: Path, names: list[str], count: int) -> None:
