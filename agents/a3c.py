@@ -77,6 +77,7 @@ class A3C(NetworkAgent):
     """The agent. Several processes may call `learn` at once, after `share_memory`."""
 
     name = "a3c"
+    temperature = 1.0
     settings_class = A3CSettings
     settings: A3CSettings
 
@@ -173,7 +174,9 @@ class A3C(NetworkAgent):
             image_return = mean_over(returns, hidden)
             spread = mean_over((returns - image_return[:, None]).square(), hidden).sqrt()[:, None]
             own = (returns - baseline) / spread.clamp(min=0.25)  # r̂_i − b: what is hidden gets its own loss …
-            shared = standardised(image_return - state_value)[:, None]  # … and its share of the image's reward
+            shared = self.network.surprise.standardise(image_return - state_value)[
+                :, None
+            ]  # … and its share of the image's reward
             advantages = own + settings.image_weight * shared
             log_pi = policy.patch_log_prob(step.ranking)
             policy_loss = policy_loss - (learns * mean_over(advantages * log_pi, step.chosen)).mean()
@@ -225,7 +228,7 @@ class A3C(NetworkAgent):
         count = torch.as_tensor(whole if infos is None else infos["choosable"], device=self.device)
         if maps.sizes is not None and (head := self.network.size) is not None:
             count = torch.where(hidden.any(1), count, head.quotas[head.draw(maps.sizes, generator, deterministic)])
-        policy = OrderedSubset(maps.logits, count, excluded=hidden)
+        policy = OrderedSubset(maps.logits / self.temperature, count, excluded=hidden)
         ranking = policy.mode if deterministic else policy.sample(generator=generator)
         return policy.subset(ranking).cpu().numpy().astype(np.int8)
 
@@ -234,8 +237,3 @@ class A3C(NetworkAgent):
         """Policy map (logits) and value map, `(B, N)` each, of images `(B, C, S, S)`."""
         maps = self.network(as_tensor(observations, self.device))
         return maps.logits.cpu().numpy(), maps.values.cpu().numpy()
-
-
-def standardised(numbers: Tensor) -> Tensor:
-    """Minus the mean, over the std, of the batch."""
-    return (numbers - numbers.mean()) / (numbers.std(correction=0) + 1e-6)

@@ -1,6 +1,7 @@
 """The Agent protocol: who chooses the mask. Agents are interchangeable in the run, the comparison, the pictures."""
 
 import json
+from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -87,7 +88,7 @@ class Problem:
 
 
 class Agent(Protocol):
-    """What every agent can do.
+    """What every agent can do; one of your own is a subclass with `learn`, `predict` and `maps`.
 
     Args:
         env: A vector environment of the masking problem, or its shapes and quotas, of which an agent is made.
@@ -99,13 +100,19 @@ class Agent(Protocol):
         SettingsError: Settings that do not go together or do not suit the problem.
     """
 
-    name: str
-    parallel: bool = True  # whether several processes can train it at once
+    name: str  # by which `make_agent` and files know it; of a class that has none, package.module:Class
+    parallel: bool = False  # whether several processes can train it at once
+    temperature: float | None = None  # logits of sampled masks are divided by it; None: the agent draws from none
     settings_class: type[Any] | None = None  # a dataclass of numbers and strings; None: there is nothing to set
     problem: Problem
     settings: Any
     device: torch.device
     generator: torch.Generator
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if "name" not in vars(cls):  # one that is inherited would have another class loaded in its place
+            cls.name = f"{cls.__module__}:{cls.__qualname__}"
 
     def __init__(
         self, env: Env | Problem, settings: Any = None, seed: int = 0, device: str | torch.device = "cpu"
@@ -123,9 +130,14 @@ class Agent(Protocol):
     def attach(self, env: Env) -> None:
         """Be told the environment to act in; agents that look at the U-Net itself look at this one's."""
 
+    @abstractmethod
     def learn(self, env: Env, images: int, callback: Callback | None = None) -> None:
-        """Play `images` episodes (rounded up to whole batches) in a SAME_STEP vector environment, and learn."""
+        """Play `images` episodes (rounded up to whole batches) in a SAME_STEP vector environment, and learn.
 
+        After each batch of episodes `callback` is called with its `Update`; where it returns False, that was the last.
+        """
+
+    @abstractmethod
     def predict(
         self,
         observations: npt.NDArray[np.uint8],
@@ -143,6 +155,7 @@ class Agent(Protocol):
             generator: Source of randomness, the agent's own where None.
         """
 
+    @abstractmethod
     def maps(
         self, observations: npt.NDArray[np.uint8]
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32] | None]:

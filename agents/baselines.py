@@ -9,7 +9,7 @@ import torch
 from agents.a3c import A3C
 from agents.agent import Agent, Callback, Env, Infos, Update, begin, hide_highest, play
 from ahm_env import Reconstructor, SettingsError
-from ahm_env.images.opencv import cv2
+from ahm_env.images.pixels.opencv import cv2
 from ahm_env.masks import random_subsets
 
 Pixels = npt.NDArray[np.uint8]
@@ -18,6 +18,8 @@ Scores = npt.NDArray[np.float32]
 
 class ScoringAgent(Agent):
     """Hides the patches that score highest; of a ratio range, a uniformly random number of them."""
+
+    parallel = True
 
     def scores(self, observations: Pixels, generator: torch.Generator) -> Scores:
         """Scores `(B, N)` of the patches of images `(B, C, S, S)`."""

@@ -11,6 +11,7 @@ from torch.nn import Parameter, functional
 
 from agents.agent import Agent
 from agents.mask_size import SizeHead
+from agents.moments import RunningMoments
 from ahm_env.errors import SettingsError, TrainingError
 from ahm_env.model.optimiser import SharedAdam
 from ahm_env.model.unet import initialise
@@ -125,6 +126,7 @@ class MaskingNetwork(nn.Module):
             self.phi.features.load_published(Path(backbone_weights))
         self.mean_loss: Tensor  # running mean of the patch losses, by which they stay comparable as the U-Net improves
         self.register_buffer("mean_loss", torch.zeros(()))
+        self.surprise = RunningMoments()  # of what an image pays above its state value
         for weight in self.parameters():
             if weight.ndim == 4:  # as fast as the U-Net: convolutions like their channels last
                 weight.data = weight.data.contiguous(memory_format=torch.channels_last)
@@ -147,6 +149,7 @@ class MaskingNetwork(nn.Module):
 class NetworkAgent(Agent):
     """An agent whose state is a network, its optimiser and a generator; several processes may train it at once."""
 
+    parallel = True
     network: MaskingNetwork
     optimiser: SharedAdam
 

@@ -7,7 +7,7 @@ learns from the masks.
 import gymnasium
 
 from ahm_env.env import PatchMaskEnv, PatchMaskVectorEnv
-from ahm_env.errors import AHMError, CheckpointError, ImageError, RunError, SettingsError, TrainingError
+from ahm_env.errors import ActionError, AHMError, CheckpointError, ImageError, RunError, SettingsError, TrainingError
 from ahm_env.images import ImageSet, load_images
 from ahm_env.masks import MaskRatio, PatchGrid
 from ahm_env.model.reconstruction import Reconstructor
@@ -17,6 +17,7 @@ from ahm_env.wrappers import ScoreActions, VectorScoreActions
 
 __all__ = [
     "AHMError",
+    "ActionError",
     "CheckpointError",
     "ImageError",
     "ImageSet",

@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ahm_env.errors import InterruptionError
-from ahm_env.images.image_set import ImageSet
+from ahm_env.images.dataset.image_set import ImageSet
 
 LINE_SECONDS = 30.0  # between two lines about progress, outside a terminal
 

@@ -12,7 +12,9 @@ from gymnasium.utils import seeding
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
+from ahm_env.checks import PlainSpec, read_actions, read_images, read_reset_mask, refuse_a_unet_each, release
 from ahm_env.episodes import EnvIds, Episodes
+from ahm_env.errors import SettingsError
 from ahm_env.images import ImageSet, load_images
 from ahm_env.masks import Bools, Ints, MaskRatio, PatchGrid
 from ahm_env.model.reconstruction import Reconstructor
@@ -28,6 +30,7 @@ class _Masking:
 
     observation_space: Any
     action_space: Any
+    spec: Any = PlainSpec()
     _count = 1  # episodes side by side
 
     def __init__(
@@ -128,10 +131,11 @@ class PatchMaskEnv(_Masking, gym.Env[Pixels, npt.NDArray[np.int8]]):
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Pixels, Info]:
         """Show the next image, or the one that `options["image_index"]` names, with nothing hidden."""
+        images = read_images(options, 1, len(self.episodes.images))
         super().reset(seed=seed)
         if seed is not None or self.episodes.generators[0] is not self.np_random:
             self.episodes.seed(0, self.np_random)
-        self.episodes.begin(_FIRST, (options or {}).get("image_index"))
+        self.episodes.begin(_FIRST, images)
         self._running = True
         return self.episodes.observations(_FIRST)[0], _info(self.episodes, 0)
 
@@ -139,7 +143,9 @@ class PatchMaskEnv(_Masking, gym.Env[Pixels, npt.NDArray[np.int8]]):
         """Hide patches; exactly the quota of this step is hidden, whatever the number of ones."""
         if not self._running:
             raise gym.error.ResetNeeded("call reset() first: no episode has begun, or the last one has ended")
-        outcome = self.episodes.step(_FIRST, np.asarray(action)[None])
+        if self.episodes.co_train:
+            refuse_a_unet_each(self.reconstructor)
+        outcome = self.episodes.step(_FIRST, read_actions(action, self.action_space.shape)[None])
         reward, terminated = float(outcome.rewards[0]), bool(outcome.terminated[0])
         self._running = not terminated
         return self.episodes.observations(_FIRST)[0], reward, terminated, False, _info(self.episodes, 0)
@@ -147,6 +153,10 @@ class PatchMaskEnv(_Masking, gym.Env[Pixels, npt.NDArray[np.int8]]):
     def render(self) -> Pixels | None:
         """Panel `(H, W, 3)`: image, masked image, reconstruction, patch losses."""
         return None if self.render_mode is None else episode_panel(self.episodes, _FIRST)
+
+    def close(self) -> None:
+        """Close the environment; another one may train its U-Net."""
+        release(self.reconstructor)
 
 
 class PatchMaskVectorEnv(_Masking, VectorEnv[Pixels, npt.NDArray[np.int8], npt.NDArray[Any]]):
@@ -194,8 +204,7 @@ class PatchMaskVectorEnv(_Masking, VectorEnv[Pixels, npt.NDArray[np.int8], npt.N
         self.single_observation_space, self.single_action_space = self.observation_space, self.action_space
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
-        self._all = np.arange(num_envs)
-        self._finished = np.zeros(num_envs, bool)
+        self._all, self._finished = np.arange(num_envs), np.zeros(num_envs, bool)
         self._started = False
 
     def reset(
@@ -206,20 +215,18 @@ class PatchMaskVectorEnv(_Masking, VectorEnv[Pixels, npt.NDArray[np.int8], npt.N
         `options["reset_mask"]` limits it to some environments; `options["image_index"]` names the image, or the
         image of each environment.
         """
-        options = dict(options or {})
-        reset = np.asarray(options.get("reset_mask", np.ones(self.num_envs, bool)))
-        if reset.dtype != bool or reset.shape != (self.num_envs,) or not reset.any():
-            raise ValueError(f"reset_mask must be {self.num_envs} booleans, at least one of them true")
+        images = read_images(options, self.num_envs, len(self.episodes.images), "reset_mask")
+        reset = read_reset_mask(options, self.num_envs)
         if isinstance(seed, int | np.integer):
             super().reset(seed=int(seed))
             seed = [int(seed) + env_id for env_id in range(self.num_envs)]
-        if seed is not None and len(seed) != self.num_envs:
-            raise ValueError(f"{len(seed)} seeds were given for {self.num_envs} environments")
-        images = np.broadcast_to(np.asarray(options.get("image_index"), object), (self.num_envs,))
+        seeds = [None] * self.num_envs if seed is None else list(seed)
+        if len(seeds) != self.num_envs:
+            raise ValueError(f"{len(seeds)} seeds were given for {self.num_envs} environments")
         for env_id in np.flatnonzero(reset).tolist():
-            if seed is not None and seed[env_id] is not None:
-                self.episodes.seed(env_id, seeding.np_random(seed[env_id])[0])
-            self.episodes.begin(np.array([env_id]), images[env_id])
+            if seeds[env_id] is not None:
+                self.episodes.seed(env_id, seeding.np_random(seeds[env_id])[0])
+        self.episodes.begin(self._all[reset], images)
         self._finished[reset] = False
         self._started = True
         return self.episodes.observations(self._all), self._infos(reset)
@@ -228,20 +235,17 @@ class PatchMaskVectorEnv(_Masking, VectorEnv[Pixels, npt.NDArray[np.int8], npt.N
         """Step all environments; finished ones start again as `autoreset_mode` says."""
         if not self._started:
             raise gym.error.ResetNeeded("call reset() before step()")
-        again = self._finished.copy()
+        wanted, again = read_actions(actions, self.action_space.shape), self._finished.copy()
         if again.any() and self.autoreset_mode is AutoresetMode.DISABLED:
             raise gym.error.ResetNeeded("an environment has finished; call reset(options={'reset_mask': ...})")
-        rewards = np.zeros(self.num_envs)
-        terminated = np.zeros(self.num_envs, bool)
+        rewards, terminated = np.zeros(self.num_envs), np.zeros(self.num_envs, bool)
         if again.any():  # NEXT_STEP: the action of a finished environment is ignored
             self.episodes.begin(self._all[again])
         stepped = self._all[~again]
         if len(stepped):
-            outcome = self.episodes.step(stepped, self._rows(actions)[stepped])
+            outcome = self.episodes.step(stepped, wanted[stepped])
             rewards[stepped], terminated[stepped] = outcome.rewards, outcome.terminated
-        truncated = np.zeros(self.num_envs, bool)
-        if self.max_episode_steps is not None:
-            truncated[stepped] = self.episodes.steps[stepped] >= self.max_episode_steps
+        truncated = ~again & (self.episodes.steps >= (self.max_episode_steps or np.inf))
         finished = terminated | truncated
         infos: Info = {}
         if finished.any() and self.autoreset_mode is AutoresetMode.SAME_STEP:
@@ -258,11 +262,16 @@ class PatchMaskVectorEnv(_Masking, VectorEnv[Pixels, npt.NDArray[np.int8], npt.N
         infos |= self._infos(np.ones(self.num_envs, bool))
         return self.episodes.observations(self._all), rewards, terminated, truncated, infos
 
-    def _rows(self, actions: npt.ArrayLike) -> npt.NDArray[Any]:
-        rows = np.asarray(actions)
-        if rows.shape != self.action_space.shape:
-            raise ValueError(f"actions must have the shape {self.action_space.shape}, not {rows.shape}")
-        return rows
+    def get_attr(self, name: str) -> tuple[Any, ...]:
+        """Return an attribute, which all environments share, once for each of them."""
+        return (getattr(self, name),) * self.num_envs
+
+    def set_attr(self, name: str, values: Any) -> None:
+        """Set an attribute such as `agent_share`, for all environments at once."""
+        each = list(values) if isinstance(values, list | tuple) else [values] * self.num_envs
+        if not each or each != each[:1] * self.num_envs:
+            raise SettingsError(f"{name} {values} must be one value, or one for all {self.num_envs} environments alike")
+        setattr(self, name, each[0])
 
     def render(self) -> tuple[Pixels, ...] | None:
         """Draw one panel for each environment; return None without a render mode."""

@@ -3,6 +3,7 @@
 Both environments are thin shells around this, so that they agree step by step.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -141,13 +142,12 @@ class Episodes:
             "share": float(self.share[env_id]),
         }
 
-    def begin(self, env_ids: EnvIds, image: int | None = None) -> None:
-        """Show each of these episodes its next image, or the one asked for, with nothing hidden."""
-        if image is not None and not 0 <= image < len(self.images):
-            raise SettingsError(f"image_index {image} is not one of the {len(self.images)} images")
-        for env_id in env_ids:
-            self.share[env_id] = self._restored_share.pop(int(env_id), self.agent_share)
+    def begin(self, env_ids: EnvIds, images: Sequence[int | None] | None = None) -> None:
+        """Show these episodes their next images, or the one that `images` (of all episodes) asks for; hide nothing."""
+        for env_id in env_ids.tolist():
+            self.share[env_id] = self._restored_share.pop(env_id, self.agent_share)
             self._at_start[env_id] = self._sources(env_id)
+            image = None if images is None else images[env_id]
             self.image[env_id] = self.indices[self.orders[env_id].next()] if image is None else image
         self.steps[env_ids] = 0
         self.quota[env_ids] = self.high
@@ -155,7 +155,7 @@ class Episodes:
         self.patch_loss[env_ids] = 0
 
     def observations(self, env_ids: EnvIds) -> npt.NDArray[np.uint8]:
-        """Images `(len(slots), C, S, S)`, what is hidden so far filled with the mean colour; a copy."""
+        """Images `(len(env_ids), C, S, S)`, what is hidden so far filled with the mean colour; a copy."""
         images = self.images.images(self.image[env_ids])
         started = self.hidden[env_ids].any(1)
         if started.any():
@@ -171,16 +171,13 @@ class Episodes:
         tells_size = (steps == 0) & (self.low < self.high)  # the first action also says how much to hide
         return np.where(steps < self.horizon, np.where(tells_size, self.high, chosen), 0)
 
-    def step(self, env_ids: EnvIds, actions: npt.ArrayLike) -> Outcome:
+    def step(self, env_ids: EnvIds, wanted: Bools) -> Outcome:
         """Hide patches in these episodes; after the last step of an episode, reconstruct and reward it.
 
         Args:
             env_ids: Numbers of the episodes.
-            actions: `(len(slots), N)`, 1 hides.
+            wanted: `(len(env_ids), N)`, what the agent wants to hide.
         """
-        wanted = np.asarray(actions, bool)
-        if wanted.shape != (len(env_ids), self.hidden.shape[1]):
-            raise ValueError(f"an action must hold {self.hidden.shape[1]} zeros and ones an image, not {wanted.shape}")
         if self.low < self.high:  # the first action's number of ones decides how much is hidden
             first = self.steps[env_ids] == 0
             asked = wanted.sum(1).clip(self.low, self.high)

@@ -17,6 +17,10 @@ class SettingsError(AHMError):
     """A setting is out of range, or does not fit another."""
 
 
+class ActionError(AHMError, ValueError):
+    """An action is not one that the environment takes."""
+
+
 class CheckpointError(AHMError):
     """A file of weights or a checkpoint is damaged, or belongs to something else."""
 

@@ -1,5 +1,6 @@
 """Files that are whole or absent, and tensors that cannot execute code."""
 
+import errno
 import hashlib
 import json
 import os
@@ -9,12 +10,15 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
+import platformdirs
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
 from ahm_env.errors import CheckpointError, SettingsError
+
+NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
 
 
 class Saved(Protocol):
@@ -111,6 +115,31 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if metadata.keys() & {"about", "crc32"} and metadata.get("crc32") != _checksum(tensors, text):
         raise CheckpointError(f"{path}: damaged (checksum differs); restore it from a copy")
     return tensors, about
+
+
+def cache_root(cache_dir: Path | None) -> Path:
+    """Find the cache directory: the argument, else $AHM_CACHE, else the user's. Create it if need be.
+
+    Raises:
+        SettingsError: It cannot be created.
+    """
+    root = Path(cache_dir or os.environ.get("AHM_CACHE") or platformdirs.user_cache_dir("ahm", appauthor=False))
+    root = root.expanduser().absolute()
+    with explained(root):
+        root.mkdir(parents=True, exist_ok=True)
+    return root
+
+
+@contextmanager
+def explained(root: Path) -> Iterator[None]:
+    """Turn an error of writing into the cache into a `SettingsError` that names the remedy."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in NOT_WRITABLE:
+            raise
+        cause = f"the image cache cannot be written there ({error.strerror})"
+        raise SettingsError(f"{root}: {cause}; set AHM_CACHE to a directory where it can") from error
 
 
 def sha256(path: Path) -> str:

@@ -7,7 +7,7 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
 from ahm_env.episodes import EnvIds, Episodes
-from ahm_env.images.opencv import cv2
+from ahm_env.images.pixels.opencv import cv2
 from ahm_env.masks import Bools, PatchGrid
 
 Pixels = npt.NDArray[np.uint8]

@@ -12,7 +12,7 @@ from gymnasium.vector.utils import batch_space
 
 from ahm_env.env import PatchMaskEnv, PatchMaskVectorEnv, Pixels
 from ahm_env.episodes import EnvIds, Episodes
-from ahm_env.errors import SettingsError
+from ahm_env.errors import ActionError, SettingsError
 from ahm_env.masks import highest
 
 Scores = npt.NDArray[np.floating[Any]]
@@ -42,7 +42,7 @@ class ScoreActions(gym.ActionWrapper[Pixels, Scores, Actions], RecordConstructor
         """Turn scores `(N,)` into zeros and ones `(N,)`.
 
         Raises:
-            ValueError: Scores of another shape, or one that is not a number.
+            ActionError: Scores of another shape, or one that is not a number.
         """
         chosen: Actions = hide_highest(self._episodes, np.array([0]), np.asarray(action)[None])[0]
         return chosen
@@ -69,7 +69,7 @@ class VectorScoreActions(VectorActionWrapper):  # no type parameters: Gymnasium 
         """Turn scores `(num_envs, N)` into zeros and ones `(num_envs, N)`.
 
         Raises:
-            ValueError: Scores of another shape, or one that is not a number.
+            ActionError: Scores of another shape, or one that is not a number.
         """
         return hide_highest(self._episodes, np.arange(self.num_envs), actions)
 
@@ -80,21 +80,21 @@ def hide_highest(episodes: Episodes, env_ids: EnvIds, scores: npt.ArrayLike) -> 
     Args:
         episodes: The episodes.
         env_ids: Numbers of those that are asked for.
-        scores: `(len(slots), N)`, infinities included.
+        scores: `(len(env_ids), N)`, infinities included.
 
     Returns:
-        `(len(slots), N)`, 1 hides.
+        `(len(env_ids), N)`, 1 hides.
 
     Raises:
-        ValueError: Scores of another shape, or one that is not a number.
+        ActionError: Scores of another shape, or one that is not a number.
     """
     scores, hidden = np.asarray(scores, np.float64), episodes.hidden[env_ids]
     if scores.shape != hidden.shape:
-        raise ValueError(
+        raise ActionError(
             f"scores must have the shape {hidden.shape}, one for each patch of an image, not {scores.shape}"
         )
     if np.isnan(scores).any():
-        raise ValueError("a score is NaN: the policy has probably diverged; lower its learning rate or clip gradients")
+        raise ActionError("a score is NaN: the policy has probably diverged; lower its learning rate or clip gradients")
     counts = episodes.choosable(env_ids)
     if episodes.low < episodes.high:  # the first action's number of ones decides how much is hidden
         positive = (scores > 0).sum(1).clip(episodes.low, episodes.high)

@@ -24,10 +24,10 @@ from rich.table import Table
 
 from ahm_env.errors import AHMError
 from ahm_env.files import load_tensors, save_tensors
-from ahm_env.images import decoding
-from ahm_env.images.loading import find_source
-from ahm_env.images.opencv import cv2
-from ahm_env.images.pixels import PixelSettings, fit_image
+from ahm_env.images.dataset.loader import find_source
+from ahm_env.images.formats.pictures import picture
+from ahm_env.images.pixels.fit import PixelSettings, fit_image
+from ahm_env.images.pixels.opencv import cv2
 
 SLOW = 1.0  # seconds
 SIDE = 32  # JPEG 2000 needs as many
@@ -141,7 +141,7 @@ def read_mask(path: Path) -> None:
 
 def read_drawn(path: Path) -> None:
     """Read a mask alone."""
-    decoding.read_mask(path)
+    picture.read_mask(path)
 
 
 def make_seeds(folder: Path) -> dict[str, tuple[Path, Callable[[Path], object]]]:

@@ -24,7 +24,7 @@ def main() -> None:
 
 def predicting() -> None:
     """Segment 1,000 and 10,000 files with a small model."""
-    from ahm_env.images.opencv import cv2
+    from ahm_env.images.pixels.opencv import cv2
     from downstream.models.model import MODEL_FILE, Model, ModelSpec
 
     table = Table("files", "RssAnon, MB")

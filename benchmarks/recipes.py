@@ -25,7 +25,7 @@ from filelock import FileLock, Timeout
 from ahm_env import load_images
 from ahm_env.errors import InterruptionError
 from ahm_env.files import write_text
-from ahm_env.images.labels import NO_IMAGE, table_lines
+from ahm_env.images.formats.labels import NO_IMAGE, table_lines
 from ahm_env.runs.observer import Silent
 from downstream.finetuning.labelled import only_labelled
 from downstream.finetuning.run import FinetuneDirectory, Finetuning

@@ -90,7 +90,8 @@ def results(out: Path) -> list[Row]:
                 if task == "segmentation" and arm != "scratch" and is_done(path / "pretraining"):
                     last = RunDirectory(path / "pretraining").last_row()
                     about = (arm, seed, None, "pretraining", "", "", "", "")
-                    rows += [Row(*about, name, last[name]) for name in ("hardness", "images", "unet_updates")]
+                    names = "hardness_sampled", "hardness_likeliest", "images", "unet_updates"
+                    rows += [Row(*about, name, last[name]) for name in names]
     return rows
 
 

@@ -29,8 +29,6 @@ from typing import Any
 
 import numpy as np
 
-from ahm_env.images.patients import SALT, SALT_BYTES
-
 SHAPE = "--image-size 32 --width 4"
 SMALL = f"{SHAPE} --batch-size 4 --device cpu"
 PRETRAIN = f"ahm train-agent --data phantom:80:0 {SMALL} --patch-size 8 --total-images 64 --workers 1"
@@ -56,7 +54,8 @@ WORDS: dict[str, str] = {  # a word of the old commit to the new one's; flags ar
     "chosen_share": "agent_share",
     "skips": "skip_connections",
     "judge": "reference_unet",
-    "judged_hardness": "reference_hardness",
+    "hardness": "hardness_sampled",
+    "reference_hardness": "reference_hardness_sampled",
     "entropy_weight": "ent_coef",
     "value_weight": "vf_coef",
     "max_gradient_norm": "max_grad_norm",
@@ -224,6 +223,8 @@ READERS: dict[str, Callable[[Path], Any]] = {
 
 def main() -> int:
     """Compare two commits."""
+    from ahm_env.images.privacy import SALT, SALT_BYTES
+
     parser = argparse.ArgumentParser(prog="python -m benchmarks.same")
     parser.add_argument("old")
     parser.add_argument("new", nargs="?", default="HEAD")

@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from agents import make_agent
-from agents.agent import Agent, Callback, Update
+from agents.agent import Callback, Update
 from agents.pretraining.hardness import measure
 from agents.pretraining.schedule import split_held_out
 from ahm_env import ImageSet, MaskRatio, PatchGrid, PatchMaskVectorEnv, Reconstructor, load_images
@@ -42,20 +42,6 @@ STUDIED: list[tuple[str, int, dict[str, Any]]] = [
 ]
 
 
-class Likeliest:
-    """An agent that hides its likeliest masks."""
-
-    def __init__(self, agent: Agent) -> None:
-        self.agent = agent
-
-    def attach(self, env: Any) -> None:
-        """Nothing to look at."""
-
-    def predict(self, observations: Any, deterministic: bool = False, infos: Any = None, generator: Any = None) -> Any:
-        """Return the likeliest masks."""
-        return self.agent.predict(observations, True, infos, generator)
-
-
 def coordination(source: ImageSet, reference: Reconstructor, images: int, seeds: int) -> Table:
     """Loss regression against a3c, by lambda and horizon."""
     shown, held_out = split_held_out(source)
@@ -69,10 +55,11 @@ def coordination(source: ImageSet, reference: Reconstructor, images: int, seeds:
             began = time.perf_counter()
             agent.learn(env, images, easy_to_hard(env, images) if name == "hard-patches" else None)
             speeds.append(images / (time.perf_counter() - began))
-            for found, who in ((sampled, agent), (likeliest, Likeliest(agent))):
-                found.append(measure(who, reference, source, held_out, HALF, horizon, DRAWS).hardness)
+            found = measure(agent, reference, source, held_out, HALF, horizon, DRAWS)
+            sampled.append(found.sampled.hardness)
+            likeliest.append(found.likeliest.hardness)
             print(name, horizon, settings, seed, f"{sampled[-1]:.3f} {likeliest[-1]:.3f}", flush=True)
-        numbers = [f"{np.mean(found):.2f} ({min(found):.2f} – {max(found):.2f})" for found in (sampled, likeliest)]
+        numbers = [f"{np.mean(kind):.2f} ({min(kind):.2f} – {max(kind):.2f})" for kind in (sampled, likeliest)]
         table.add_row(name, str(horizon), str(settings.get("image_weight", "–")), *numbers, f"{np.mean(speeds):.0f}")
     for name, hardness in bounds(reference, source, held_out).items():
         table.add_row(name, "–", "–", "–", f"{hardness:.2f}", "–")
@@ -92,7 +79,7 @@ def size(source: ImageSet, reference: Reconstructor, images: int, seeds: int) ->
             env.reset(seed=seed)
             agent = make_agent("a3c", env, seed)
             agent.learn(env, images)
-            found = measure(agent, reference, source, held_out, MaskRatio.parse(ratio), 1, DRAWS)
+            found = measure(agent, reference, source, held_out, MaskRatio.parse(ratio), 1, DRAWS).sampled
             hardness.append(found.hardness)
             losses.append(found.losses.mean())
             masks.append(found.masks.mean((0, 2)))  # share of each image that is hidden, over its masks

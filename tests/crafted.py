@@ -13,9 +13,9 @@ import numpy as np
 
 from ahm_env.errors import AHMError
 from ahm_env.files import load_tensors
-from ahm_env.images.loading import find_source
-from ahm_env.images.opencv import cv2
-from ahm_env.images.pixels import PixelSettings, fit_image
+from ahm_env.images.dataset.loader import find_source
+from ahm_env.images.pixels.fit import PixelSettings, fit_image
+from ahm_env.images.pixels.opencv import cv2
 
 SIDE = 100_000
 BOMB = 300_000_000

@@ -1,7 +1,7 @@
 """What a person sees of a run: a progress bar in a terminal, plain lines elsewhere, a table at the end."""
 
 from collections.abc import Mapping
-from math import inf, nan
+from math import inf
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,11 +10,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from agents.pretraining.hardness import Measurement
+from agents.pretraining.hardness import Hardness
 from agents.pretraining.loop import Pretraining
 from agents.pretraining.pretrain import open_run
 from agents.pretraining.settings import RunSettings
-from ahm_env.console import ProgressBar, make_console, number, tell_interruption
+from agents.registry import refuse_code
+from ahm_env.console import ProgressBar, make_console, tell_interruption
 from ahm_env.errors import InterruptionError
 from ahm_env.model.devices import tell_precision
 from ahm_env.runs.directory import Row
@@ -27,17 +28,17 @@ class TrainingDisplay(ProgressBar):
 
     def __init__(self, console: Console, total: int, seen: int) -> None:
         super().__init__(console, "training", total, seen, seconds=inf)  # lines are those of the rows
-        self._total, self._hardness = total, nan
+        self._total, self._hardness = total, "–"
 
     def on_update(self, images: int, loss: float) -> None:
         """Move the bar."""
-        self(min(images, self._total), self._total, f"loss {loss:.3f}  hardness {number(self._hardness)}")
+        self(min(images, self._total), self._total, f"loss {loss:.3f}  hardness {self._hardness}")
 
     def on_row(self, row: Row) -> None:
         """Print a line, where there is no bar."""
-        self._hardness = row["hardness"]
+        self._hardness = f"{row['hardness_sampled']:.3f} sampled, {row['hardness_likeliest']:.3f} likeliest"
         left = (self._total - row["images"]) / max(row["images_per_second"], 1e-9)
-        numbers = f"loss {row['unet_loss']:.3f}  hardness {row['hardness']:.3f}  {max(0.0, left):.0f} s left"
+        numbers = f"loss {row['unet_loss']:.3f}  hardness {self._hardness}  {max(0.0, left):.0f} s left"
         self.line(int(row["images"]), self._total, f"{row['images_per_second']:.0f} images/s  {numbers}")
 
 
@@ -56,10 +57,12 @@ def train_agent(
 
     Ends with status 0, with 2 where something that you gave cannot be used, and with 130 or 143 where Ctrl-C or SIGTERM
     ended it, all being saved. Presets: demo (shorter) and paper (320 px, width 64). Settings of agents, for --set, are
-    in docs/agents.md; an unknown one is an error that names all.
+    in docs/agents.md, and how to write your own; an unknown setting is an error that names all.
     """
     console = make_console()
-    given = with_config(RunSettings, config, preset, given)
+    named, given = given, with_config(RunSettings, config, preset, given)
+    if config is not None:
+        refuse_code(given, named, config)
     if changes:
         given["agent"] = {**(given.get("agent") or {}), **pairs(changes, "--set")}
     try:
@@ -70,10 +73,10 @@ def train_agent(
                 return 0
             _announce(run, console)
             with TrainingDisplay(console, total, run.seen) as display:
-                measurement = run.run(display)
+                hardness = run.run(display)
     except InterruptionError as error:
         return tell_interruption(console, error, f"{run.seen:,} of {total:,} images", "train-agent")
-    _conclude(run, measurement, console)
+    _conclude(run, hardness, console)
     return 0
 
 
@@ -91,18 +94,20 @@ def _announce(run: Pretraining, console: Console) -> None:
         console.print(f"Going on after {run.seen:,} images.")
 
 
-def _conclude(run: Pretraining, measurement: Measurement, console: Console) -> None:
+def _conclude(run: Pretraining, hardness: Hardness, console: Console) -> None:
     """Print the result, and what to do next."""
     path, row = run.directory.path, run.directory.rows[-1]
-    frequencies = measurement.frequencies
+    sampled, likeliest = hardness.sampled, hardness.likeliest
+    frequencies = sampled.frequencies
     table = Table(title="Result", show_header=False)
     facts = {
-        "hardness on held-out images": f"{measurement.hardness:.3f}   (random masks: 1)",
-        "mean patch loss, hidden by the agent / at random": f"{measurement.losses.mean():.4f} / "
-        f"{measurement.random_losses.mean():.4f}",
+        "hardness on held-out images, sampled / likeliest masks": f"{sampled.hardness:.3f} / {likeliest.hardness:.3f}"
+        "   (random masks: 1)",
+        "mean patch loss, sampled / likeliest / random masks": f"{sampled.losses.mean():.4f} / "
+        f"{likeliest.losses.mean():.4f} / {sampled.random_losses.mean():.4f}",
         "how often a patch is hidden, least / most": f"{frequencies.min():.0%} / {frequencies.max():.0%}",
-        "masks differ, between images / two of the same": f"{measurement.between_images:.0%} / "
-        f"{measurement.within_images:.0%} of the patches",
+        "masks differ, between images / two of the same": f"{sampled.between_images:.0%} / "
+        f"{sampled.within_images:.0%} of the patches",
         "images shown": f"{run.seen:,} in {row['seconds']:.0f} s, {run.seen / max(row['seconds'], 1e-9):.0f} images/s",
     }
     for name, value in facts.items():

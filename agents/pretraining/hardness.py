@@ -1,7 +1,7 @@
 """How hard are an agent's masks? Measured on held-out images, without touching the run's randomness or statistics."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,23 +11,24 @@ from agents.agent import Agent
 from ahm_env import ImageSet, MaskRatio, PatchMaskVectorEnv, Reconstructor
 from ahm_env.masks import Bools, Ints, mean_over, random_subsets
 
+Floats = npt.NDArray[np.float64]
 BATCH = 64
 ENOUGH = 64  # times that a patch should have been hidden, and shown, to speak of collapse
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """What `measure` found.
+    """Masks of one kind, and what they cost the U-Net.
 
     Attributes:
         masks: `(draws, images, N)` bool, the agent's masks.
         losses: `(draws, images)` mean hidden-patch loss under them.
-        random_losses: The same under random masks of the same quotas.
+        random_losses: `(random draws, images)` the same under random masks of the same sizes.
     """
 
     masks: Bools
-    losses: npt.NDArray[np.float64]
-    random_losses: npt.NDArray[np.float64]
+    losses: Floats
+    random_losses: Floats
 
     @property
     def hardness(self) -> float:
@@ -63,6 +64,26 @@ class Measurement:
         return None
 
 
+@dataclass(frozen=True)
+class Hardness:
+    """Both kinds of masks on the same images: no policy is told by one of them alone.
+
+    Attributes:
+        sampled: Masks as the agent draws them.
+        likeliest: The likeliest masks, which an agent that explores hides at its best.
+    """
+
+    sampled: Measurement
+    likeliest: Measurement
+
+    def as_dict(self, name: str = "hardness") -> dict[str, float]:
+        """Hardness of both, as columns are called."""
+        return {f"{name}_{kind}": getattr(self, kind).hardness for kind in KINDS}
+
+
+KINDS = ("sampled", "likeliest")
+
+
 def measure(
     agent: Agent,
     reconstructor: Reconstructor,
@@ -72,44 +93,63 @@ def measure(
     horizon: int = 1,
     draws: int = 2,
     seed: int = 0,
-) -> Measurement:
+    random_draws: int = 16,
+) -> Hardness:
     """Let the agent choose the whole quota of images that it does not learn from.
 
     Args:
-        agent: Sampled, not at its likeliest.
+        agent: The agent; its own randomness is not touched.
         reconstructor: The U-Net; not trained.
         images: The images.
         indices: Which of them.
         ratio: Share of the patches to hide.
         horizon: Steps an image.
         draws: Masks an image.
-        seed: The same seed gives the same random masks.
+        seed: The same seed gives the same masks of an agent, and the same random masks for all agents.
+        random_draws: Random masks an image.
     """
-    torch_generator = torch.Generator().manual_seed(seed)
-    numpy_generator = np.random.default_rng(seed)
     batch = min(BATCH, len(indices))
     env = PatchMaskVectorEnv(batch, data=images, indices=indices, unet=reconstructor, mask_ratio=ratio, horizon=horizon)
     agent.attach(env)
-    masks, losses, random_losses = list[Bools](), list[npt.NDArray[Any]](), list[npt.NDArray[Any]]()
-    for _ in range(draws):
-        for start in range(0, len(indices), batch):
-            shown = indices[start : start + batch]
-            fill = np.resize(shown, batch)  # a last batch that is not full repeats its images, to be cut off below
-            observations, infos = env.reset(seed=seed, options={"image_index": fill.tolist()})
-            for _ in range(horizon):
-                action = agent.predict(observations, infos=infos, generator=torch_generator)
-                observations, rewards, _, _, infos = env.step(action)
-            mask = infos["final_info"]["mask"].reshape(batch, -1)[: len(shown)]
-            anywhere = random_subsets(np.ones_like(mask), mask.sum(1), numpy_generator.random(mask.shape))
-            random_loss = reconstructor.patch_losses(images.images(shown), anywhere)
-            masks.append(mask)
-            losses.append(rewards[: len(shown)])
-            random_losses.append(mean_over(random_loss, anywhere))
 
-    def stacked(batches: list[npt.NDArray[Any]]) -> npt.NDArray[Any]:
-        return np.concatenate(batches).reshape(draws, len(indices), *batches[0].shape[1:])
+    def batches() -> Iterator[tuple[int, int]]:
+        return ((start, min(start + batch, len(indices))) for start in range(0, len(indices), batch))
 
-    return Measurement(stacked(masks), stacked(losses), stacked(random_losses))
+    def play(deterministic: bool) -> tuple[Bools, Floats]:
+        """Masks `(draws, images, N)` and their losses `(draws, images)`."""
+        generator = torch.Generator().manual_seed(seed)
+        masks = np.zeros((draws, len(indices), reconstructor.grid.patches), bool)
+        losses = np.zeros(masks.shape[:2])
+        for draw in range(draws):
+            for start, end in batches():
+                # a last batch that is not full repeats its images, to be cut off below
+                fill = np.resize(indices[start:end], batch)
+                observations, infos = env.reset(seed=seed, options={"image_index": fill.tolist()})
+                for _ in range(horizon):
+                    action = agent.predict(observations, deterministic, infos, generator)
+                    observations, rewards, _, _, infos = env.step(action)
+                masks[draw, start:end] = infos["final_info"]["mask"].reshape(batch, -1)[: end - start]
+                losses[draw, start:end] = rewards[: end - start]
+            if deterministic and draw == 1 and (masks[0] == masks[1]).all():
+                return masks[:2], losses[:2]  # nothing is drawn: further masks would be the same
+        return masks, losses
+
+    def play_at_random(counts: Ints) -> Floats:
+        """Losses under random masks of these sizes, both `(random_draws, images)`."""
+        generator, losses = np.random.default_rng(seed), np.zeros(counts.shape)
+        for draw, sizes in enumerate(counts):
+            noise = generator.random((len(indices), reconstructor.grid.patches))
+            masks = random_subsets(np.ones(noise.shape, bool), sizes, noise)
+            for start, end in batches():
+                found = reconstructor.patch_losses(images.images(indices[start:end]), masks[start:end])
+                losses[draw, start:end] = mean_over(found, masks[start:end])
+        return losses
+
+    found = [play(deterministic) for deterministic in (False, True)]
+    counts = [np.resize(masks.sum(2), (random_draws, len(indices))) for masks, _ in found]
+    random = [play_at_random(counts[0])]
+    random.append(random[0] if (counts[0] == counts[1]).all() else play_at_random(counts[1]))
+    return Hardness(*(Measurement(*one, losses) for one, losses in zip(found, random, strict=True)))
 
 
 def _differences(masks: Bools) -> float:

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor, multiprocessing
 
 from agents.agent import Update, save_agent
-from agents.pretraining.hardness import Measurement, measure
+from agents.pretraining.hardness import KINDS, Hardness, Measurement, measure
 from agents.pretraining.run_directory import RunDirectory
 from agents.pretraining.schedule import (
     Stage,
@@ -37,11 +37,12 @@ LARGEST_GAP = 10_000  # images between rows
 # run's images, so that measuring stays cheap beside training; for a row, and for the last row.
 PAIRS, FINAL_PAIRS = (32, 128), (64, 4096)
 PART, FINAL_PART = 64, 4
+RANDOM_DRAWS = 4  # random masks an image, at least
 PICTURED = 8  # rows of masks.png
 _AVERAGED = ("reward", "unet_loss", "entropy", "policy_loss", "value_loss")  # over the batches of a row that have one
 
 
-class Pretraining(Run[RunSettings, Measurement]):
+class Pretraining(Run[RunSettings, Hardness]):
     """One run from start, or from its last checkpoint, to its end.
 
     Args:
@@ -110,7 +111,7 @@ class Pretraining(Run[RunSettings, Measurement]):
         work = Work(self.settings, self.images, self.shown, self.reconstructor, self.agent, counter)
         with Workers(self.processes, work) as workers:
             if self.seen == 0:
-                self._picture(self.measure(PAIRS[1]))
+                self._picture(self.measure(PAIRS[1]).sampled)
                 self.start_clock()
             for stage in stages(self.settings):
                 if self.seen < stage.until and self.stopped_by is None:
@@ -118,14 +119,14 @@ class Pretraining(Run[RunSettings, Measurement]):
             workers.join()
         self.seen = counter.value
 
-    def conclude(self) -> Measurement:
+    def conclude(self) -> Hardness:
         """Add the last row, and write what belongs to it.
 
         Returns:
             What was measured for it.
         """
         self.record()
-        return self.measurement
+        return self.hardness
 
     def _play(self, stage: Stage, work: Work, workers: Workers) -> None:
         set_curriculum(self.env, self.settings, self.seen)
@@ -141,7 +142,12 @@ class Pretraining(Run[RunSettings, Measurement]):
             self.after_step(update.unet_loss, row_due, update.resumable)
             return self.stopped_by is None and self.seen < stage.until
 
-        play_stage(stage, self.agent, self.env, stage.until - self.seen, after)
+        play_stage(stage, self.agent, self.env, stage.until - self.seen, after, self.settings.wrapper)
+        if self.stopped_by is None and self.seen < stage.until:
+            raise TrainingError(
+                f"{self.settings.algo} stopped after {self.seen:,} of {stage.until:,} images; its learn must play all "
+                f"that it is asked for, and call the callback after each batch"
+            )
 
     def _next_row(self) -> int:
         gap = min(ceil(self.settings.total_images / ROWS), LARGEST_GAP)
@@ -156,30 +162,36 @@ class Pretraining(Run[RunSettings, Measurement]):
         last = self.seen >= self.settings.total_images
         (least, most), part = (FINAL_PAIRS, FINAL_PART) if last else (PAIRS, PART)
         pairs = min(most, max(least, self.settings.total_images // part))
-        self.measurement = measurement = self.measure(pairs)
-        if not np.isfinite(measurement.losses).all():
+        self.hardness = self.measure(pairs)
+        sampled = self.hardness.sampled
+        if not np.isfinite(sampled.losses).all():
             raise TrainingError(
                 f"the U-Net's loss on held-out images is no longer finite after {self.seen:,} images; the step size is "
                 f"probably too large: lower --learning-rate. The last checkpoint is as it was"
             )
-        return {
-            "hardness": measurement.hardness,
-            "agent_share": self.settings.agent_share.at(self.seen / self.settings.total_images),
-            "mask_ratio": float(measurement.masks.mean()),
-            "unet_updates": self.reconstructor.updates,
-            "reference_hardness": float("nan")
+        reference = (
+            dict.fromkeys((f"reference_hardness_{kind}" for kind in KINDS), float("nan"))
             if self.reference_unet is None
-            else self.measure(pairs, self.reference_unet).hardness,
+            else self.measure(pairs, self.reference_unet).as_dict("reference_hardness")
+        )
+        return {
+            **self.hardness.as_dict(),
+            "agent_share": self.settings.agent_share.at(self.seen / self.settings.total_images),
+            "mask_ratio": float(sampled.masks.mean()),
+            "unet_updates": self.reconstructor.updates,
+            **reference,
         }
 
-    def measure(self, pairs: int, reference_unet: Reconstructor | None = None) -> Measurement:
+    def measure(self, pairs: int, reference_unet: Reconstructor | None = None) -> Hardness:
         """Hardness and masks on about so many held-out image and mask pairs, by the run's own U-Net or a reference."""
         few = self.held_out[: max(2, pairs // 2)]
         draws = max(2, round(pairs / len(few)))
         ratio, horizon = self.settings.mask_ratio, self.settings.horizon
-        measurement = measure(self.agent, reference_unet or self.reconstructor, self.images, few, ratio, horizon, draws)
+        unet = reference_unet or self.reconstructor
+        random_draws = max(draws, RANDOM_DRAWS)
+        found = measure(self.agent, unet, self.images, few, ratio, horizon, draws, random_draws=random_draws)
         self.agent.attach(self.env)  # it may have looked at the reference U-Net
-        return measurement
+        return found
 
     def _picture(self, measurement: Measurement) -> Frame:
         """Add a frame of the same held-out images, whenever it is taken, to the history."""
@@ -199,8 +211,8 @@ class Pretraining(Run[RunSettings, Measurement]):
 
     def write_results(self) -> None:
         """Write the U-Net, the agent and the pictures as they are now."""
-        picture = draw_frame(self._picture(self.measurement), self.images.images(self.pictured))
-        self._warn_of_collapse(self.measurement)
+        picture = draw_frame(self._picture(self.hardness.sampled), self.images.images(self.pictured))
+        self._warn_of_collapse(self.hardness.sampled)
         path = self.directory.path
         self.reconstructor.save(path / "unet.safetensors")
         save_agent(self.agent, path / "agent")

@@ -10,7 +10,7 @@ from agents.agent import Agent
 from agents.pretraining.loop import Pretraining
 from agents.pretraining.run_directory import RunDirectory
 from agents.pretraining.settings import RunSettings
-from agents.registry import load_agent
+from agents.registry import load_agent, refuse_code
 from ahm_env import ImageSet, SettingsError
 from ahm_env.runs.directory import Row
 from ahm_env.runs.observer import Observer, Silent
@@ -45,7 +45,7 @@ class PretrainedRun:
         Raises:
             CheckpointError: It is missing or damaged.
         """
-        return load_agent(self.path / "agent", device)
+        return load_agent(self.path / "agent", device, self.settings.algo)
 
 
 def pretrain(
@@ -64,7 +64,8 @@ def pretrain(
             size and channels; `images.mapped(function)` puts a function of your own in between.
         out: The run directory; by default a new one under `runs`.
         preset: `demo` or `paper`.
-        resume: Go on with the run in `out`; no other setting is needed. A run that is finished stays as it is.
+        resume: Go on with the run in `out`; no other setting is needed, but `algo` and `wrapper` where they are
+            classes of your own, which no file may name. A run that is finished stays as it is.
         observer: Told of every update, row and warning; None for none.
         **settings: Fields of `RunSettings`, such as `algo="a3c"` and `total_images=20_000`.
 
@@ -115,10 +116,11 @@ def open_run(
     """
     if resume:
         directory, settings = RunDirectory.resume(out, RunSettings.asked(preset, given))
+        refuse_code(vars(settings), given, directory.path)
     else:
         settings = RunSettings.make(preset, **given).on_this_machine()
         source = Path(settings.data).stem if Path(settings.data).exists() else settings.data.partition(":")[0]
-        directory = RunDirectory.claim(out, f"{settings.algo}-{source}", settings)
+        directory = RunDirectory.claim(out, f"{settings.algo.replace(':', '-')}-{source}", settings)
     images = load(settings)
     with held_run(directory, settings, images, lambda: Pretraining(settings, images, directory)) as run:
         yield run

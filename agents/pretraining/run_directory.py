@@ -10,14 +10,16 @@ COLUMNS = (
     "images_per_second",
     "unet_loss",
     "reward",
-    "hardness",
+    "hardness_sampled",
+    "hardness_likeliest",
     "entropy",
     "agent_share",
     "mask_ratio",
     "policy_loss",
     "value_loss",
     "unet_updates",
-    "reference_hardness",
+    "reference_hardness_sampled",
+    "reference_hardness_likeliest",
 )
 
 

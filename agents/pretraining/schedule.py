@@ -1,14 +1,16 @@
 """What a run is made of: its images, its U-Net, its environment, and the stages and the curriculum it goes through."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from gymnasium.vector import VectorWrapper
 
-from agents.agent import Agent, Callback, play
+from agents.agent import Agent, Callback, Env, play
 from agents.pretraining.settings import RunSettings
-from agents.registry import make_agent
+from agents.registry import import_class, make_agent
 from ahm_env import ImageSet, PatchMaskVectorEnv, Reconstructor, SettingsError, Standardisation
-from ahm_env.images.patients import grouped
+from ahm_env.images.dataset.patients import Groups
 from ahm_env.masks import Ints
 
 
@@ -51,9 +53,8 @@ def split_held_out(images: ImageSet) -> tuple[Ints, Ints]:
     if len(train) < 2:
         raise SettingsError(f"{images.source}: {len(train)} images in the train split; at least 2 are needed")
     count = min(max(32, len(train) // 20), len(train) // 2)
-    patients = grouped(images.patients(train))
-    if len(patients) == 1:
-        patients = list(np.arange(len(train))[:, None])
+    numbers = images.patients(train)
+    patients = Groups(numbers if np.ptp(numbers) else np.arange(len(train)))
     held, taken = np.zeros(len(train), bool), 0
     for patient in np.random.default_rng(0).permutation(len(patients)):
         if taken >= count:
@@ -101,14 +102,33 @@ def set_curriculum(env: PatchMaskVectorEnv, settings: RunSettings, seen: int) ->
     env.reconstructor.optimiser.set_learning_rate(settings.unet_learning_rate(progress))
 
 
-def play_stage(stage: Stage, agent: Agent, env: PatchMaskVectorEnv, images: int, callback: Callback) -> None:
-    """Play a part of a run with this environment."""
+def wrapped(env: PatchMaskVectorEnv, wrapper: str | None) -> Env:
+    """Put the environment in which the agent learns into a wrapper, where one is set.
+
+    Masks are measured and pictured without it, so that hardness means the same for all.
+
+    Raises:
+        SettingsError: It changes what an observation or an action is.
+    """
+    if wrapper is None:
+        return env
+    found: Any = import_class(wrapper, VectorWrapper, "--wrapper")(env)
+    for space in ("single_observation_space", "single_action_space"):
+        if getattr(found, space) != getattr(env, space):
+            raise SettingsError(f"--wrapper {wrapper}: changes the {space}; masks are measured without it")
+    return found  # type: ignore[no-any-return]
+
+
+def play_stage(
+    stage: Stage, agent: Agent, env: PatchMaskVectorEnv, images: int, callback: Callback, wrapper: str | None = None
+) -> None:
+    """Play a part of a run with this environment; while the agent learns, in a wrapper."""
     env.episodes.co_train = stage.unet_learns
     if stage.random:
         stand_in = make_agent("random", env)
         stand_in.generator = agent.generator  # saved with the agent, so that a resumed run draws the same masks
         play(stand_in, env, images, callback)
     elif stage.agent_learns:
-        agent.learn(env, images, callback)
+        agent.learn(wrapped(env, wrapper), images, callback)
     else:
         play(agent, env, images, callback)

@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar
 
 import torch
+from gymnasium.vector import VectorWrapper
 
-from agents.registry import AGENTS, check_settings
+from agents.registry import AGENTS, agent_class, check_settings, import_class
 from ahm_env import MaskRatio, PatchGrid, SettingsError
 from ahm_env.model.devices import find_device
 from ahm_env.runs.flags import Flag
@@ -74,7 +75,9 @@ class AgentShare:
 class RunSettings(ImageSettings):
     """Settings of a run; the same settings, images and one worker give the same weights, bit for bit."""
 
-    algo: Annotated[str, Flag(f"Agent that chooses the masks: {', '.join(AGENTS)}.")] = "a3c"
+    algo: Annotated[
+        str, Flag(f"Agent that chooses the masks: {', '.join(AGENTS)}, or package.module:Class of your own.")
+    ] = "a3c"
     total_images: Annotated[int, Flag("Number of presentations of images in all.")] = 12_000
     batch_size: Annotated[int, Flag("Number of images side by side.")] = 12
     workers: Annotated[int, Flag("Number of processes that train at once; 0: one a core, or one on a GPU.")] = 0
@@ -101,6 +104,9 @@ class RunSettings(ImageSettings):
     learning_rate: Annotated[float, Flag("Learning rate of the U-Net; falls evenly to a fiftieth of it.", UNET)] = 1e-3
     loss_on: Annotated[str, Flag("Patches that the U-Net learns from: hidden or all.", UNET)] = "hidden"
     agent_learning_rate: Annotated[float | None, Flag("Learning rate of the agent.", "Agent", "the agent's own")] = None
+    wrapper: Annotated[
+        str | None, Flag("Wrapper of the environment in which the agent learns: package.module:Class.", "Agent")
+    ] = None
     agent: Mapping[str, Any] = field(default_factory=dict)
     """Further settings of the agent, such as gamma."""
     presets = PRESETS
@@ -122,8 +128,6 @@ class RunSettings(ImageSettings):
             rate = getattr(self, name)
             if rate is not None and not 0 < rate < float("inf"):
                 raise SettingsError(f"--{name.replace('_', '-')} {rate} must be a positive number")
-        if self.workers > 1 and not self._parallel:
-            raise SettingsError(f"{self.algo} trains in one process; use --workers 1")
         if self.schedule not in SCHEDULES:
             raise SettingsError(f"--schedule {self.schedule} is unknown; choose {' or '.join(SCHEDULES)}")
         if self.workers > 1 and self.torch_device.type != "cpu":
@@ -133,11 +137,17 @@ class RunSettings(ImageSettings):
     def make(cls, preset: str | None = None, **given: Any) -> "RunSettings":
         """Defaults, overridden by a preset, overridden by what is given (None is not given).
 
+        Classes that are named as `package.module:Class` are imported.
+
         Raises:
             SettingsError: Unknown preset, or a value out of range.
         """
         settings = cls(**cls.asked(preset, given))
         check_settings(settings.algo, settings.agent)
+        if settings.workers > 1 and not agent_class(settings.algo).parallel:
+            raise SettingsError(f"{settings.algo} trains in one process; use --workers 1")
+        if settings.wrapper is not None:
+            import_class(settings.wrapper, VectorWrapper, "--wrapper")
         return settings
 
     @property
@@ -159,14 +169,9 @@ class RunSettings(ImageSettings):
         return find_device(self.device)
 
     @property
-    def _parallel(self) -> bool:
-        """Whether several processes can train the agent; an unknown one is refused where it is made."""
-        return self.algo not in AGENTS or AGENTS[self.algo].parallel
-
-    @property
     def processes(self) -> int:
         """Number of processes that train at once."""
-        if self.workers or not self._parallel:
+        if self.workers or not agent_class(self.algo).parallel:
             return self.workers or 1
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         return cores if self.torch_device.type == "cpu" else 1

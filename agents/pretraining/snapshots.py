@@ -12,7 +12,7 @@ from agents.agent import Agent
 from agents.pretraining.hardness import Measurement
 from ahm_env import CheckpointError, ImageSet, Reconstructor
 from ahm_env.files import load_tensors, save_tensors
-from ahm_env.images.opencv import cv2
+from ahm_env.images.pixels.opencv import cv2
 from ahm_env.masks import Bools, Ints
 from ahm_env.rendering import as_rgb, limits, overlay, panel, reconstruction_columns
 

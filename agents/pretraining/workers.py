@@ -139,7 +139,7 @@ def _work(number: int, work: Work, stop: Event, failures: Any) -> None:
 
             set_curriculum(env, settings, counter.value)
             if counter.value < stage.until and not stop.is_set():
-                play_stage(stage, agent, env, stage.until, after)
+                play_stage(stage, agent, env, stage.until, after, settings.wrapper)
     except AHMError as error:
         failures.put(f"worker {number}: {error}")
         raise SystemExit(1) from None

@@ -22,6 +22,7 @@ from stable_baselines3.common.type_aliases import MaybeCallback
 from torch import Tensor
 
 from agents.agent import Agent, Callback, Env, Infos, hide_highest, summary
+from agents.moments import RunningMoments
 from agents.sb3.policy import MapsPolicy
 from agents.sb3.settings import A2CSettings, PPOSettings, SB3Settings
 from agents.sb3.vec_env import Returns, SB3VecEnv
@@ -42,6 +43,7 @@ class SB3Agent(Agent):
     """
 
     parallel = False
+    temperature = 1.0
     algorithm: type[OnPolicyAlgorithm]
     optimiser: ClassVar[dict[str, Any]] = {}  # what SB3 would make the policy's optimiser of; by default Adam
     settings: SB3Settings
@@ -71,8 +73,7 @@ class SB3Agent(Agent):
             with self._randomness():
                 self.policy = ActorCriticCnnPolicy(*spaces, **common)
         self.policy.to(self.device)
-        # running mean and variance of the logarithms of rewards, and the number of batches that they are of
-        self.reward_mean, self.reward_variance, self.reward_count = torch.zeros(3).unbind()
+        self.rewards = RunningMoments()  # of the logarithms of rewards
 
     def _own_settings(self, images: int) -> dict[str, Any]:
         """Keyword arguments that only this algorithm has, for so many images side by side."""
@@ -133,11 +134,7 @@ class SB3Agent(Agent):
     def _pay(self, earned: Returns) -> Returns:
         """Images differ in difficulty by factors, and the U-Net improves: logarithms, standardised, stay comparable."""
         logs = torch.from_numpy(np.log(np.maximum(earned, SMALLEST_REWARD))).float()
-        self.reward_count += 1
-        weight = max(0.01, 1 / self.reward_count.item())
-        self.reward_mean.lerp_(logs.mean(), weight)
-        self.reward_variance.lerp_((logs - self.reward_mean).square().mean(), weight)
-        return np.asarray((logs - self.reward_mean) / (self.reward_variance.sqrt() + 1e-6), np.float64)
+        return np.asarray(self.rewards.standardise(logs), np.float64)
 
     def _learn_rollout(self, model: OnPolicyAlgorithm, on_step: MaybeCallback) -> None:
         count = model.n_steps * model.n_envs
@@ -203,7 +200,7 @@ class SB3Agent(Agent):
         logits, generator = self._logits(observations), generator or self.generator
         if deterministic:
             return hide_highest(logits.numpy(), self.problem, infos)
-        bits = torch.bernoulli(logits.sigmoid(), generator=generator)
+        bits = torch.bernoulli((logits / self.temperature).sigmoid(), generator=generator)
         scores = bits + torch.rand(bits.shape, generator=generator)
         counts = bits.sum(1).clamp(*self.problem.quotas).long()
         return hide_highest(scores.numpy(), self.problem, infos, counts.numpy())
@@ -227,7 +224,7 @@ class SB3Agent(Agent):
             for name, value in one.items()
         }
         weights = {f"policy.{name}": tensor.detach() for name, tensor in named.items()}
-        rewards = {f"reward.{name}": getattr(self, f"reward_{name}") for name in ("mean", "variance", "count")}
+        rewards = {f"reward.{name}": tensor for name, tensor in self.rewards.state_dict().items()}
         return weights | moments | rewards | super().state()
 
     def restore(self, state: dict[str, Tensor]) -> None:

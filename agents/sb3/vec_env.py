@@ -8,6 +8,7 @@ import numpy.typing as npt
 from stable_baselines3.common.vec_env.base_vec_env import VecEnv, VecEnvIndices, VecEnvStepReturn
 
 from agents.agent import Env, Infos, begin
+from ahm_env import SettingsError
 
 Returns = npt.NDArray[np.float64]
 
@@ -45,7 +46,7 @@ class SB3VecEnv(VecEnv):
 
     def step_wait(self) -> VecEnvStepReturn:
         """Take the step; finished episodes have begun again, what they ended with is in their infos."""
-        observations, rewards, terminated, truncated, self.infos = self.env.step(self._actions.astype(np.int8))
+        observations, rewards, terminated, truncated, self.infos = self.env.step(self._actions)
         done = terminated | truncated
         self._returns += rewards
         self._lengths += 1
@@ -73,7 +74,13 @@ class SB3VecEnv(VecEnv):
         return [value for _ in self._get_indices(indices)]
 
     def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
-        """Set an attribute, of all environments at once."""
+        """Set an attribute, of all environments at once.
+
+        Raises:
+            SettingsError: Only some of them are named: they share their attributes.
+        """
+        if len(set(self._get_indices(indices))) < self.num_envs:
+            raise SettingsError(f"{attr_name} is shared by all {self.num_envs} environments; set it without indices")
         setattr(self.env.unwrapped, attr_name, value)
 
     def env_method(

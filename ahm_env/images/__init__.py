@@ -4,8 +4,8 @@
 in them and what is wrong.
 """
 
-from ahm_env.images.image_set import ImageSet
-from ahm_env.images.loading import load_images
-from ahm_env.images.report import SourceReport, check_source
+from ahm_env.images.dataset.image_set import ImageSet
+from ahm_env.images.dataset.loader import load_images
+from ahm_env.images.inspection.report import SourceReport, check_source
 
 __all__ = ["ImageSet", "SourceReport", "check_source", "load_images"]

@@ -17,15 +17,15 @@ from rich.table import Table
 from ahm_env.console import ProgressBar, make_console, tell_left_out
 from ahm_env.errors import SettingsError
 from ahm_env.files import check_name
-from ahm_env.images.contact_sheet import TILE, contact_sheet, fair_sample
-from ahm_env.images.dicom import Dicom
-from ahm_env.images.encoding import save_picture
-from ahm_env.images.importing import import_data
-from ahm_env.images.loading import find_source, load_images
-from ahm_env.images.nifti import Nifti
-from ahm_env.images.pixels import PixelSettings
-from ahm_env.images.report import check_source
-from ahm_env.images.splitting import split_source
+from ahm_env.images.dataset.loader import find_source, load_images
+from ahm_env.images.dataset.splits import split_source
+from ahm_env.images.formats.dicom import Dicom
+from ahm_env.images.formats.nifti import Nifti
+from ahm_env.images.inspection.contact_sheet import TILE, contact_sheet, fair_sample
+from ahm_env.images.inspection.report import check_source
+from ahm_env.images.pixels.fit import PixelSettings
+from ahm_env.images.pixels.png import save_picture
+from ahm_env.images.public.importer import import_data
 
 ALIKE = 5  # problems that are shown where there are more of the same kind
 
@@ -110,8 +110,7 @@ def split_data(
     """Draw splits that keep each patient on one side, and write them into the folder's labels.csv."""
     shares = {"train": train, "val": val, "test": test}
     console = make_console()
-    with ProgressBar(console, "reading images") as report_progress:
-        counts = split_source(source, shares, stratify, seed, again, skip_bad, report_progress)
+    counts = split_source(source, shares, stratify, seed, again, skip_bad)
     told = ", ".join(f"{name} {counts[name]:,}" for name in shares)
     console.print(f"splits       {Path(source) / 'labels.csv'}: {told}; each patient in one", markup=False)
     return 0

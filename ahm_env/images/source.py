@@ -1,15 +1,18 @@
-"""What every source of images gives, whatever its kind: a fingerprint, and an index of samples.
+"""What every source of images gives, whatever its kind: a fingerprint, and an index of entries.
 
-One file a source, all of the same shape: a class with `fingerprint` and `index`. A sample is a call that
-decodes it, so that decoding can happen in any thread, and that raises `ImageError` where the image is bad.
+One class a source, all of the same shape: `fingerprint` and `index`. An entry names an image; calling it decodes the
+image, in any thread or process, and raises `ImageError` where that is bad.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
+
+from ahm_env.errors import ImageError
 
 SPLITS = ("train", "val", "test")
 UNLABELLED = -1
@@ -29,7 +32,6 @@ class Sample:
         label: Class number, or -1 if unknown.
         split: Index into `SPLITS`.
         patient: Pseudonym of whom it shows; empty if unknown: the image then counts as a patient of its own.
-        line: How `labels.csv` names it, where that is not `name`.
         remarks: What is worth knowing of its file, in words that count images.
         later: Reads the mask, where there is one that has not been read; raises `ImageError` where it cannot be used.
     """
@@ -41,7 +43,6 @@ class Sample:
     label: int = UNLABELLED
     split: int = 0
     patient: str = ""
-    line: str = ""
     remarks: tuple[str, ...] = ()
     later: "Callable[[], npt.NDArray[np.uint8]] | None" = None
 
@@ -59,7 +60,72 @@ class Sample:
         return self if self.later is None else replace(self, mask=self.later(), later=None)
 
 
-Entry = Callable[[], Sample | None]
+class Decoded(NamedTuple):
+    """What decoding an entry gives; as in `Sample`."""
+
+    image: Pixels
+    later: Callable[[], npt.NDArray[np.uint8]] | None = None
+    remarks: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """An image of a source, named before it is decoded; it can be pickled.
+
+    Attributes:
+        name: As of `Sample`; so are path, label, split and patient.
+        decode: Gives its pixels, or None where it shows nothing; raises `ImageError` where it is bad.
+        line: How `labels.csv` names it, where that is not `name`.
+        file: What it is read from, if that is a file; it may tell who somebody is.
+        trouble: Why it cannot be used, where that is known before it is decoded; else empty.
+        masks: Whether its mask is read with it, if it has one.
+    """
+
+    name: str
+    path: str
+    decode: Callable[[], Decoded | None]
+    label: int = UNLABELLED
+    split: int = 0
+    patient: str = ""
+    line: str = ""
+    file: Path | None = None
+    trouble: str = ""
+    masks: bool = True
+
+    def __call__(self) -> Sample | None:
+        """Decode it; None where it shows nothing.
+
+        Raises:
+            ImageError: It is bad, or its mask is.
+        """
+        found = self.decode()  # what is wrong with the file itself comes first
+        if self.trouble:
+            raise ImageError(self.trouble)
+        if found is None:
+            return None
+        sample = Sample(
+            name=self.name,
+            path=self.path,
+            image=found.image,
+            label=self.label,
+            split=self.split,
+            patient=self.patient,
+            remarks=found.remarks,
+            later=found.later,
+        )
+        return sample.with_mask() if self.masks else sample
+
+
+class Entries(Iterable[Entry]):
+    """Entries that are named anew whenever they are gone through: in flat memory, however many there are."""
+
+    def __init__(self, name_all: Callable[..., Iterator[Entry]], *arguments: Any) -> None:
+        """Take the function that names them, and its arguments."""
+        self._name_all, self._arguments = name_all, arguments
+
+    def __iter__(self) -> Iterator[Entry]:
+        """Name them, from the first."""
+        return self._name_all(*self._arguments)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +134,8 @@ class DatasetIndex:
 
     Attributes:
         count: Number of samples, those without content included.
-        samples: One call a sample, in the order of the set; a bad one raises `ImageError`, one without content, such
-            as an empty slice of a volume, gives None and is left out.
+        samples: One entry a sample, in the order of the set; one without content, such as an empty slice of a volume,
+            gives None and is left out.
         classes: Sorted class names; empty without labels.
         has_masks: Whether there are masks, of some samples at least.
         problems: What is wrong and belongs to no sample, one line each, naming the file.
@@ -79,7 +145,7 @@ class DatasetIndex:
     """
 
     count: int
-    samples: Iterator[Entry]
+    samples: Iterable[Entry]
     classes: tuple[str, ...] = ()
     has_masks: bool = False
     problems: list[str] = field(default_factory=list)

@@ -1,5 +1,7 @@
 """Where to compute, and in which precision."""
 
+import os
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -8,6 +10,10 @@ from torch import Tensor
 from ahm_env.errors import SettingsError
 
 PRECISIONS = ("auto", "fp32", "bf16")
+
+# A forked process has PyTorch's pool of threads, but not the threads: without this it would wait for them for ever.
+if hasattr(os, "register_at_fork"):  # not on Windows, where nothing is forked
+    os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
 
 
 def find_device(name: str | torch.device) -> torch.device:

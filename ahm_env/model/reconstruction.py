@@ -185,9 +185,9 @@ class Reconstructor:
         for buffer in self.unet.buffers():
             buffer.data = buffer.clone()
 
-    def save(self, path: Path) -> None:
+    def save(self, path: str | Path) -> None:
         """Write weights and standardisation; the tensors have the names of Pytorch-UNet."""
-        save_unet(path, self.unet, self.standardisation)
+        save_unet(Path(path), self.unet, self.standardisation)
 
     @classmethod
     def load(cls, path: Path, grid: PatchGrid, **settings: Any) -> "Reconstructor":

@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Self, get_type_hints
 
 from ahm_env.errors import SettingsError
 from ahm_env.images import ImageSet, load_images
-from ahm_env.images.pixels import PixelSettings
+from ahm_env.images.pixels.fit import PixelSettings
 from ahm_env.images.source import Source
 from ahm_env.model.devices import find_device, find_precision
 from ahm_env.runs.flags import Flag, check_kind, flag_name

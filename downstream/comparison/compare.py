@@ -8,7 +8,7 @@ from typing import Any
 
 from ahm_env import ImageSet, RunError, SettingsError
 from ahm_env.files import Saved, path_of
-from ahm_env.images.building import Progress
+from ahm_env.images.dataset.builder import Progress
 from downstream.comparison.experiment import Experiment, data_of, is_experiment, pretrained_runs
 from downstream.comparison.options import FIXED, Downstream
 from downstream.comparison.pool import Pool, last_line
@@ -64,7 +64,8 @@ def compare(
     """Run an experiment, or go on with it: train agents, evaluate their masks on one U-Net, fine-tune, and compare.
 
     Args:
-        algos: Agents, as a list or separated by commas; `NAME+KEY=VALUE` has settings of its own.
+        algos: Agents, as a list or separated by commas; `NAME+KEY=VALUE` has settings of its own, and NAME may be
+            `package.module:Class`.
         data: A folder, archive, volume, or `phantom` for synthetic images.
         out: Directory of the experiment; the same call goes on with it.
         seeds: How many pretraining runs of each.
@@ -87,6 +88,7 @@ def compare(
     common = {key: value for key, value in given.items() if value is not None}
     algorithms = tuple(label.strip() for label in labels if label.strip())
     experiment = Experiment(Path(out), algorithms, seeds, common, downstream)
+    experiment.check_agents()
     shared = experiment.settings
     images = shared.load_images(progress=progress)  # once, before many processes want the same images
     experiment.check(images)

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from agents.pretraining.hardness import KINDS
 from agents.pretraining.settings import RunSettings
 from ahm_env.console import ProgressBar, make_console, number, tell_left_out
 from ahm_env.files import write_text
@@ -33,7 +34,7 @@ def compare_agents(
         str,
         typer.Option(
             help="Agents of train-agent, separated by commas, or scratch, which is not pretrained, only fine-tuned. "
-            "a3c+image_weight=2 is a3c with a setting of its own."
+            "a3c+image_weight=2 is a3c with a setting of its own; package.module:Class is an agent of yours."
         ),
     ] = "scratch,a3c,ppo,a2c,random,hard-patches,untrained",
     seeds: Annotated[int, typer.Option(help="Number of runs of each agent, with the seeds 0, 1, ….", min=1)] = 5,
@@ -74,23 +75,33 @@ def evaluate_agents(
     reference_unet: Annotated[
         Path | None, typer.Option(help="File of the U-Net on which they are evaluated.", show_default="each run's own")
     ] = None,
+    algo: Annotated[
+        str | None, typer.Option(help="Class of your own that an agent may be: package.module:Class.")
+    ] = None,
     data: Annotated[
         str | None,
         typer.Option(
             help="Images: their test split, else val, else held out.", show_default="each run's held-out ones"
         ),
     ] = None,
+    temperature: Annotated[
+        float | None,
+        typer.Option(help="Divides the logits of sampled masks; below 1: closer to the likeliest.", show_default="1"),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="JSON file for the numbers.")] = None,
 ) -> int:
     """Evaluate the agents of runs: how hard their masks are, how varied, and how much of the lesion they hide."""
-    found = [evaluate_masks(path, reference_unet, data).as_dict() for path in runs]
-    headings = "run", "agent", "hardness", "loss", "hidden, least – most", "differ: images – draws", "lesion – rest"
+    found = [evaluate_masks(path, reference_unet, data, algo, temperature).as_dict() for path in runs]
+    headings = (
+        *("run", "agent", "hardness, sampled", "hardness, likeliest", "loss, sampled", "loss, likeliest"),
+        *("hidden, least – most", "differ: images – draws", "lesion – rest"),
+    )
     rows = [
         (
             one["run"],
             one["agent"],
-            number(one["hardness"]),
-            f"{one['loss']:.4f}",
+            *(number(one[f"hardness_{kind}"]) for kind in KINDS),
+            *(f"{one[f'loss_{kind}']:.4f}" for kind in KINDS),
             f"{one['least_hidden']:.2f} – {one['most_hidden']:.2f}",
             f"{one['between_images']:.3f} – {one['within_images']:.3f}",
             "–" if one["lesion_hidden"] is None else f"{one['lesion_hidden']:.2f} – {one['background_hidden']:.2f}",

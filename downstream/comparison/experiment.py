@@ -54,11 +54,18 @@ class Experiment:
         once("agent", self.algos)
         if self.downstream is None and not self.agents:
             raise SettingsError(f"{SCRATCH} is not pretrained: add an agent, or --downstream segmentation")
-        for agent in self.agents:
-            agent.check(self.shared)
         paths = [trial.path for trial in self.pretraining] + [trial.path for trial in self.finetuning]
         if len(set(paths)) < len(paths):
             raise SettingsError("two agents or arms have names that are the same as names of files; change one")
+
+    def check_agents(self) -> None:
+        """Refuse settings that no run can have; classes of agents that the user named are imported for it.
+
+        Raises:
+            SettingsError: An agent is unknown, or a setting of it unknown, out of range, or of the wrong type.
+        """
+        for agent in self.agents:
+            RunSettings.make(**agent.given(self.shared))
 
     @property
     def shared(self) -> dict[str, Any]:
@@ -79,7 +86,7 @@ class Experiment:
     def reference(self) -> PretrainTrial:
         """The run on random masks on whose U-Net all agents are evaluated."""
         agent = AgentConfig.parse("random")
-        given = {**agent.given(self.shared), "seed": REFERENCE_SEED}
+        given = {**agent.given(self.shared), "seed": REFERENCE_SEED, "wrapper": None}
         return PretrainTrial(agent, REFERENCE_SEED, self.out / "reference", given, None)
 
     @property

@@ -1,25 +1,23 @@
 """Evaluate the masks of agents: all on the same frozen U-Net, on images that it did not learn from."""
 
 from dataclasses import dataclass, replace
-from math import isnan
+from math import inf, isnan
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 from agents import load_agent
 from agents.agent import Agent
-from agents.pretraining.hardness import Measurement, measure
+from agents.pretraining.hardness import KINDS, Hardness, measure
 from agents.pretraining.run_directory import RunDirectory
 from agents.pretraining.schedule import split_held_out
 from agents.pretraining.settings import RunSettings
 from ahm_env import ImageSet, MaskRatio, Reconstructor, RunError, SettingsError
 from ahm_env.files import Saved, path_of
-from ahm_env.images.loading import annotated
+from ahm_env.images.dataset.loader import annotated
 from ahm_env.masks import Ints
 
 PAIRS = 1024  # image and mask pairs by which an agent is evaluated
+RANDOM_DRAWS = 32  # random masks an image, at least
 
 
 @dataclass(frozen=True)
@@ -27,23 +25,14 @@ class MaskScores:
     """How an agent's masks did on a U-Net.
 
     Attributes:
-        losses: `(images,)` mean hidden-patch loss under the agent's masks, over several masks an image.
-        random_losses: The same under random masks of the same sizes.
-        measurement: All masks.
-        lesion: Share of the lesion that is hidden, NaN where images have no masks.
-        background: Share of the rest that is hidden.
+        hardness: Of sampled and of likeliest masks, with all of these masks.
+        lesion: Share of the lesion that sampled masks hide, NaN where images have no masks.
+        background: Share of the rest that they hide.
     """
 
-    losses: npt.NDArray[np.float64]
-    random_losses: npt.NDArray[np.float64]
-    measurement: Measurement
+    hardness: Hardness
     lesion: float
     background: float
-
-    @property
-    def hardness(self) -> float:
-        """Mean hidden-patch loss under the agent's masks / under random masks; random = 1."""
-        return float(self.losses.mean() / self.random_losses.mean())
 
 
 def score_masks(
@@ -56,7 +45,7 @@ def score_masks(
     pairs: int = PAIRS,
     seed: int = 1,
 ) -> MaskScores:
-    """Score the masks of an agent, sampled, the agent choosing the whole quota.
+    """Score the masks of an agent, the agent choosing the whole quota.
 
     Args:
         agent: The agent.
@@ -68,15 +57,16 @@ def score_masks(
         pairs: Image and mask pairs, about.
         seed: The same seed gives the same random masks.
     """
-    found = measure(agent, reconstructor, images, indices, ratio, horizon, max(2, pairs // len(indices)), seed)
+    draws = max(2, pairs // len(indices))
+    found = measure(agent, reconstructor, images, indices, ratio, horizon, draws, seed, max(draws, RANDOM_DRAWS))
     lesion = background = float("nan")
     masked = images.masked(indices)
     if masked.any():
-        hidden = found.masks.mean(0)[masked]
+        hidden = found.sampled.masks.mean(0)[masked]
         part = reconstructor.grid.patch_means(images.masks(indices[masked]) > 0)
         lesion = float((hidden * part).sum() / max(1e-9, part.sum()))
         background = float((hidden * (1 - part)).sum() / max(1e-9, (1 - part).sum()))
-    return MaskScores(found.losses.mean(0), found.random_losses.mean(0), found, lesion, background)
+    return MaskScores(found, lesion, background)
 
 
 @dataclass(frozen=True)
@@ -89,6 +79,7 @@ class MaskEvaluation:
         scores: Of its agent's masks.
         names: Of the images by which it was evaluated.
         patients: `(images,)` numbers of those whom they show.
+        temperature: At which masks were sampled; None where the agent draws from no logits.
     """
 
     path: Path
@@ -96,27 +87,34 @@ class MaskEvaluation:
     scores: MaskScores
     names: tuple[str, ...]
     patients: Ints
+    temperature: float | None
 
     def as_dict(self) -> dict[str, Any]:
         """Its numbers, as JSON can hold them; None for what is not known."""
-        one, masks = self.scores, self.scores.measurement
+        one, sampled = self.scores, self.scores.hardness.sampled
+        kinds = [(kind, getattr(one.hardness, kind)) for kind in KINDS]
         return {
             "run": self.path.name,
             "agent": self.settings.algo,
-            "hardness": one.hardness,
-            "loss": float(one.losses.mean()),
-            "random_loss": float(one.random_losses.mean()),
-            "least_hidden": float(masks.frequencies.min()),
-            "most_hidden": float(masks.frequencies.max()),
-            "between_images": masks.between_images,
-            "within_images": masks.within_images,
+            "temperature": self.temperature,
+            **one.hardness.as_dict(),
+            **{f"loss_{kind}": float(masks.losses.mean()) for kind, masks in kinds},
+            **{f"random_loss_{kind}": float(masks.random_losses.mean()) for kind, masks in kinds},
+            "least_hidden": float(sampled.frequencies.min()),
+            "most_hidden": float(sampled.frequencies.max()),
+            "between_images": sampled.between_images,
+            "within_images": sampled.within_images,
             "lesion_hidden": None if isnan(one.lesion) else one.lesion,
             "background_hidden": None if isnan(one.background) else one.background,
         }
 
 
 def evaluate_masks(
-    run: str | Path | Saved, unet: str | Path | None = None, data: str | Path | None = None
+    run: str | Path | Saved,
+    unet: str | Path | None = None,
+    data: str | Path | None = None,
+    algo: str | None = None,
+    temperature: float | None = None,
 ) -> MaskEvaluation:
     """Evaluate the masks of a run's agent.
 
@@ -125,9 +123,13 @@ def evaluate_masks(
         unet: File of the reference U-Net; by default the run's own.
         data: Source of images, of which the `test` split is used, else `val`, else what a run would hold out; by
             default the images that the run held out.
+        algo: `package.module:Class` of an agent of your own, which may be imported if the run's agent is that.
+        temperature: What the logits of sampled masks are divided by: below 1, masks come closer to the likeliest. By
+            default the agent's own, with which it was trained.
 
     Raises:
-        AHMError: No run, damaged files, or a U-Net or images that do not fit the agent.
+        AHMError: No run, damaged files, a U-Net or images that do not fit the agent, or a temperature for an agent
+            that draws from no logits.
     """
     path, data = path_of(run), None if data is None else str(data)
     unet = path / "unet.safetensors" if unet is None else Path(unet)
@@ -137,7 +139,13 @@ def evaluate_masks(
     settings = RunDirectory(path).settings()
     if settings is None:
         raise RunError(f"{path}: holds no run; give the directory that `ahm train-agent` wrote")
-    agent = load_agent(path / "agent", settings.torch_device)
+    agent = load_agent(path / "agent", settings.torch_device, algo)
+    if temperature is not None:
+        if agent.temperature is None:
+            raise SettingsError(f"{path}: its agent, {agent.name}, draws from no logits; leave out --temperature")
+        if not 0 < temperature < inf:
+            raise SettingsError(f"--temperature {temperature:g} must be a positive number")
+        agent.temperature = temperature
     reconstructor = Reconstructor.load(unet, settings.grid, device=settings.torch_device)
     channels = len(reconstructor.fill)
     if channels != agent.problem.channels:
@@ -150,7 +158,7 @@ def evaluate_masks(
     images = annotated(images, indices, skip_bad=settings.skip_bad)
     scores = score_masks(agent, reconstructor, images, indices, settings.mask_ratio, settings.horizon)
     names = tuple(images.names[index] for index in indices)
-    return MaskEvaluation(path, settings, scores, names, images.patients(indices))
+    return MaskEvaluation(path, settings, scores, names, images.patients(indices), agent.temperature)
 
 
 def evaluation_images(images: ImageSet, data: str | None) -> Ints:

@@ -6,7 +6,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
-from agents import AGENTS
 from agents.pretraining.settings import RunSettings
 from ahm_env import SettingsError
 from ahm_env.runs.flags import Flag, check_kind, value_of
@@ -35,15 +34,12 @@ class AgentConfig:
 
     @classmethod
     def parse(cls, label: str) -> "AgentConfig":
-        """Read `NAME`, or `NAME+KEY=VALUE+…`.
+        """Read `NAME`, or `NAME+KEY=VALUE+…`; whether there is such an agent is not asked.
 
         Raises:
-            SettingsError: Unknown agent, or not of this form.
+            SettingsError: Not of this form.
         """
         algo, *pairs = label.split("+")
-        if algo not in AGENTS:
-            known = ", ".join((SCRATCH, *AGENTS))
-            raise SettingsError(f"agent {algo!r} is unknown; choose among {known}")
         settings = {}
         for pair in pairs:
             key, equals, value = pair.partition("=")
@@ -55,14 +51,6 @@ class AgentConfig:
             # such as agent_share, a text that may look like a number
             settings[name] = value if isinstance(getattr(RunSettings, name, None), str) else value_of(value)
         return cls(label, algo, settings)
-
-    def check(self, common: Mapping[str, Any]) -> None:
-        """Refuse settings that no run can have.
-
-        Raises:
-            SettingsError: One is unknown, out of range, or of the wrong type.
-        """
-        RunSettings.make(**self.given(common))
 
     def given(self, common: Mapping[str, Any]) -> dict[str, Any]:
         """Combine the settings for `RunSettings.make`: what all agents share, and what is this agent's own."""

@@ -13,7 +13,7 @@ from torch import multiprocessing
 
 from ahm_env import AHMError, RunError
 from ahm_env.errors import explain
-from ahm_env.images.building import Progress
+from ahm_env.images.dataset.builder import Progress
 from downstream.comparison.trials import Trial
 from downstream.finetuning.run import FinetuneDirectory
 

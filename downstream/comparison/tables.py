@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from agents.pretraining.hardness import KINDS
 from ahm_env import RunError
 from ahm_env.console import number
 from downstream.comparison.options import AgentConfig
@@ -43,9 +44,11 @@ NOTES = (
     "two-sided, and corrected after Holm within each table.",
 )
 HARDNESS_NOTE = (
-    "Hardness: loss of the hidden patches over that under random masks of the same size, on held-out images and one "
-    "U-Net, the same for all, which was trained on random masks. Intervals: bootstrap over runs and patients (images, "
-    "where no patient has several); differences are paired."
+    "Hardness: loss of the hidden patches over that under random masks of the same size, the same for all agents, on "
+    "held-out images and one U-Net, the same for all, which was trained on random masks; of masks as an agent samples "
+    "them, and of its likeliest. Intervals, and p: bootstrap over runs and patients (images, where no patient has "
+    "several), with Student's t for few of them; differences are paired. p is two-sided, and corrected after Holm "
+    "within the table."
 )
 
 
@@ -74,36 +77,41 @@ def tables_of(rows: Iterable[Row], data: str, zero_shot: Sequence[Path] = ()) ->
 
 def hardness_table(group: Group, data: str) -> Table:
     """How hard each agent's masks are."""
-    scores = {agent: group.scores(agent, arm, "loss", per="random_loss") for agent, arm in group.arms}
-    losses = {agent: group.scores(agent, arm, "loss") for agent, arm in group.arms}
-    base = RANDOM if RANDOM in scores else next(iter(scores))
-    headings = (
-        *("agent", "runs", "hardness (95 %)", f"against {base} (95 %)", "loss of hidden patches (95 %)"),
-        *("hidden: lesion – rest", "hardness on its own U-Net", "images/s"),
-    )
+    agents = [agent for agent, _ in group.arms]
+    base = RANDOM if RANDOM in agents else agents[0]
+    scores = {
+        (agent, kind): group.scores(agent, "", f"loss_{kind}", per=f"random_loss_{kind}")
+        for agent in agents
+        for kind in KINDS
+    }
+    gaps = {
+        (agent, kind): gap
+        for (agent, kind), one in scores.items()
+        if agent != base and (gap := one.minus(scores[base, kind]))
+    }
+    ps = dict(zip(gaps, holm([gap.p for gap in gaps.values()]), strict=True))
+    headings = ["agent", "runs"]
+    for kind in KINDS:
+        headings += [f"hardness, {kind} masks (95 %)", f"{kind} against {base} (95 %)", f"p, {kind}"]
+    headings += ["sampled masks hide: lesion – rest", "on its own U-Net: sampled – likeliest", "images/s"]
     rows = []
-    for agent, one in scores.items():
-        means = {
-            name: group.mean(agent, "", name)
-            for name in ("lesion_hidden", "background_hidden", "own_hardness", "images_per_second")
-        }
-        lesion, rest, own, speed = means.values()
-        gap = one.minus(scores[base]) if agent != base else None
-        rows.append(
-            (
-                agent,
-                str(len(one.trials)),
-                interval(one.mean),
-                "–" if gap is None else interval(gap.interval, sign=True),
-                interval(losses[agent].mean),
-                "–" if isnan(lesion) else f"{lesion:.0%} – {rest:.0%}",
-                number(own),
-                "–" if isnan(speed) else f"{speed:.0f}",
+    for agent in agents:
+        row = [agent, str(len(scores[agent, KINDS[0]].trials))]
+        for key in ((agent, kind) for kind in KINDS):
+            row.append(interval(scores[key].mean))
+            row += [interval(gaps[key].interval, sign=True), p_value(ps[key])] if key in gaps else ["–", "–"]
+        lesion, rest, *own, speed = (
+            group.mean(agent, "", name)
+            for name in (
+                *("lesion_hidden", "background_hidden", "own_hardness_sampled", "own_hardness_likeliest"),
+                "images_per_second",
             )
         )
+        row += ["–" if isnan(lesion) else f"{lesion:.0%} – {rest:.0%}", " – ".join(map(number, own))]
+        rows.append((*row, "–" if isnan(speed) else f"{speed:.0f}"))
     odd = unlike(group)
     about = f"NOT COMPARABLE: the runs differ in {'; '.join(odd)}" if odd else _alike(group)
-    return Table(f"Agents on {data}", headings, tuple(rows), (HARDNESS_NOTE, about))
+    return Table(f"Agents on {data}", tuple(headings), tuple(rows), (HARDNESS_NOTE, about))
 
 
 def _alike(group: Group) -> str:

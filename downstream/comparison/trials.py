@@ -8,9 +8,8 @@ from math import isnan
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from agents import pretrain
+from agents.pretraining.hardness import KINDS
 from agents.pretraining.settings import RunSettings
 from ahm_env import RunError
 from ahm_env.files import write_text
@@ -71,7 +70,9 @@ class PretrainTrial:
     def told(self) -> str:
         """What it came to, in a few words."""
         found = self.evaluation
-        return "" if found is None else f"hardness {sum(found['losses']) / sum(found['random_losses']):.3f}"
+        return (
+            "" if found is None else f"hardness {', '.join(f'{_hardness(found, kind):.3f} {kind}' for kind in KINDS)}"
+        )
 
     def work(self) -> None:
         """Train the agent and evaluate its masks, or go on with that.
@@ -80,24 +81,27 @@ class PretrainTrial:
             AHMError: Anything that the user can mend.
         """
         resume = (self.path / "config.json").exists()
-        row = pretrain(out=self.path, resume=resume, **({} if resume else self.given)).metrics
+        code = {name: self.given.get(name) for name in ("algo", "wrapper")}
+        row = pretrain(out=self.path, resume=resume, **(code if resume else self.given)).metrics
         if self.reference is None:
             return
-        evaluated = evaluate_masks(self.path, self.reference)
+        evaluated = evaluate_masks(self.path, self.reference, algo=self.agent.algo)
         evaluation = {
-            **{name: row[name] for name in ("images", "unet_updates", "seconds", "hardness", "unet_loss")},
-            "agent_share": row["agent_share"],
+            **{name: row[name] for name in ("images", "unet_updates", "seconds", "unet_loss", "agent_share")},
+            **{f"own_hardness_{kind}": row[f"hardness_{kind}"] for kind in KINDS},
             "lesion": evaluated.scores.lesion,
             "background": evaluated.scores.background,
             "shown": list(evaluated.names),
             "patients": evaluated.patients.tolist(),
-            "losses": evaluated.scores.losses.tolist(),
-            "random_losses": evaluated.scores.random_losses.tolist(),
         }
+        for kind in KINDS:
+            masks = getattr(evaluated.scores.hardness, kind)
+            evaluation[f"loss_{kind}"] = masks.losses.mean(0).tolist()
+            evaluation[f"random_loss_{kind}"] = masks.random_losses.mean(0).tolist()
         write_text(self.path / EVALUATION, json.dumps(evaluation) + "\n")
 
     def rows(self) -> Iterator[Row]:
-        """Yield the loss of each held-out image under its masks and random ones, and the metrics of the whole run.
+        """Yield the losses of each held-out image under sampled, likeliest and random masks, and metrics of the run.
 
         Raises:
             RunError: The file of results is damaged.
@@ -107,14 +111,15 @@ class PretrainTrial:
             return
         about = (self.agent.label, self.run, None, MASKING, "", "")
         try:
+            metrics = [f"{name}_{kind}" for kind in KINDS for name in ("loss", "random_loss")]
             for image, patient, *losses in zip(
-                one["shown"], one["patients"], one["losses"], one["random_losses"], strict=True
+                one["shown"], one["patients"], *(one[metric] for metric in metrics), strict=True
             ):
-                for metric, value in zip(("loss", "random_loss"), losses, strict=True):
+                for metric, value in zip(metrics, losses, strict=True):
                     yield Row(*about, image, str(patient), metric, float(value))
             numbers = {
-                "hardness": float(np.sum(one["losses"]) / np.sum(one["random_losses"])),
-                "own_hardness": one["hardness"],
+                **{f"hardness_{kind}": _hardness(one, kind) for kind in KINDS},
+                **{f"own_hardness_{kind}": one[f"own_hardness_{kind}"] for kind in KINDS},
                 "lesion_hidden": one["lesion"],
                 "background_hidden": one["background"],
                 "images_per_second": one["images"] / max(1e-9, one["seconds"]),
@@ -213,6 +218,10 @@ class FinetuneTrial:
 
 
 Trial = PretrainTrial | FinetuneTrial  # one directory's work, which goes on where it was stopped
+
+
+def _hardness(evaluation: dict[str, Any], kind: str) -> float:
+    return float(sum(evaluation[f"loss_{kind}"]) / sum(evaluation[f"random_loss_{kind}"]))
 
 
 def _table(path: Path) -> list[dict[str, str]]:

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ahm_env import ImageSet
-from ahm_env.images.encoding import save_picture
+from ahm_env.images.pixels.png import save_picture
 from ahm_env.masks import Ints
 from downstream.evaluation.metrics import ClassificationScores, Measures, score_labels
 from downstream.evaluation.pictures import draw_confusion

@@ -1,7 +1,7 @@
 """Images cut to the lesion that a fine-tuned segmenter finds, so that a classifier looks at nothing else."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 
 from ahm_env import CheckpointError
-from ahm_env.images.source import DatasetIndex, Entry, Sample, Source
+from ahm_env.images.source import DatasetIndex, Decoded, Entries, Entry, Sample, Source
 from downstream.evaluation.segmentation import segment
 from downstream.models.model import Model
 
@@ -47,15 +47,15 @@ class Cropped:
     def index(self, masks: bool = True) -> DatasetIndex:
         """List what the source holds, without masks, of which none is opened."""
         index = self._source.index(masks=False)
-        return replace(index, samples=self._samples(index.samples), has_masks=False)
+        return replace(index, samples=Entries(self._entries, index.samples), has_masks=False)
 
-    def _samples(self, loads: Iterator[Entry]) -> Iterator[Entry]:
-        for load in loads:
-            yield partial(self._load, load)
+    def _entries(self, entries: Iterable[Entry]) -> Iterator[Entry]:
+        for entry in entries:
+            yield replace(entry, decode=partial(self._decode, entry))
 
-    def _load(self, load: Entry) -> Sample | None:
-        sample = load()
-        return None if sample is None else crop(sample, self._segmenter)
+    def _decode(self, entry: Entry) -> Decoded | None:
+        sample = entry()
+        return None if sample is None else Decoded(crop(sample, self._segmenter).image)
 
 
 def crop(sample: Sample, segmenter: Model) -> Sample:

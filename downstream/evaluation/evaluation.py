@@ -11,9 +11,9 @@ import numpy as np
 from ahm_env import ImageError, ImageSet, SettingsError, load_images
 from ahm_env.console import number
 from ahm_env.files import Saved, path_of
-from ahm_env.images.building import Progress
-from ahm_env.images.loading import annotated, find_source
-from ahm_env.images.patients import grouped
+from ahm_env.images.dataset.builder import Progress
+from ahm_env.images.dataset.loader import annotated, find_source
+from ahm_env.images.dataset.patients import Groups
 from ahm_env.images.source import SPLITS
 from ahm_env.masks import Ints
 from downstream.evaluation.classification import ClassificationAssessment, assess_classifier
@@ -144,7 +144,7 @@ def evaluate(
     else:
         images, assess = annotated(whole, indices, skip_bad=skip_bad, ignore=spec.ignore), assess_segmenter
         indices = of_split(images, spec.task, split)
-    patients = grouped(images.patients(indices))
+    patients = Groups(images.patients(indices))
     assessed = assess(tuned, images, indices, tta)
     found = with_intervals(assessed.measures(), patients, DRAWS)
     bad = images.skipped - whole.skipped

@@ -12,7 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from ahm_env.console import number
 from ahm_env.files import write_text
-from ahm_env.images.encoding import encode_png
+from ahm_env.images.pixels.png import encode_png
 from ahm_env.masks import Floats, Ints
 from downstream.evaluation.classification import ClassificationAssessment
 from downstream.evaluation.metrics import measure_name

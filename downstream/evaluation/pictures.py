@@ -7,8 +7,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
-from ahm_env.images.opencv import cv2
-from ahm_env.images.pixels import to_uint8
+from ahm_env.images.pixels.fit import to_uint8
+from ahm_env.images.pixels.opencv import cv2
 from ahm_env.images.source import Pixels
 from ahm_env.rendering import COLOURS, INK, PAPER, draw_contour
 

@@ -1,6 +1,6 @@
 """Segmentation: the masks that a model finds in images at their own size, and how good they are."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from math import isnan, nan
@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ahm_env import ImageError, ImageSet
-from ahm_env.images.encoding import save_picture
-from ahm_env.images.loading import originals
-from ahm_env.images.patients import grouped
+from ahm_env.images.dataset.loader import originals
+from ahm_env.images.dataset.patients import Groups
+from ahm_env.images.pixels.png import save_picture
 from ahm_env.images.source import Sample
 from ahm_env.masks import Ints
 from downstream.evaluation.metrics import Measures, Overlap, SegmentationScores, score_classes
@@ -163,9 +163,9 @@ class SegmentationAssessment:
     tta: bool
 
     @cached_property
-    def patients(self) -> list[Ints]:
+    def patients(self) -> Sequence[Ints]:
         """Positions of each patient's images, by first appearance."""
-        return grouped(self.images.patients(self.indices))
+        return Groups(self.images.patients(self.indices))
 
     @property
     def summary(self) -> dict[str, Any]:

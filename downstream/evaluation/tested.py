@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 
 from ahm_env import ImageError, ImageSet, SettingsError
-from ahm_env.images.building import mask_values
-from ahm_env.images.pixels import Image8
+from ahm_env.images.dataset.builder import mask_values
+from ahm_env.images.pixels.fit import Image8
 from ahm_env.images.source import Sample
 from ahm_env.masks import Ints
 from downstream.models.model import ModelSpec

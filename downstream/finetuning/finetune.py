@@ -9,7 +9,7 @@ from typing import Any
 
 from agents import PretrainedRun
 from ahm_env import ImageSet
-from ahm_env.images.loading import find_source
+from ahm_env.images.dataset.loader import find_source
 from ahm_env.images.source import Source
 from ahm_env.runs.observer import Observer, Silent
 from ahm_env.runs.run import held_run

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from ahm_env import ImageError, ImageSet, SettingsError
-from ahm_env.images.loading import annotated
-from ahm_env.images.patients import fair_order, first_patients, round_robin
+from ahm_env.images.dataset.loader import annotated
+from ahm_env.images.dataset.patients import fair_order, first_patients, round_robin
 from ahm_env.images.source import class_order
 from ahm_env.masks import Ints
 from downstream.evaluation.tested import find_tested, usable

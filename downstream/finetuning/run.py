@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ahm_env import ImageError, ImageSet
 from ahm_env.files import write_text
-from ahm_env.images.encoding import save_picture
+from ahm_env.images.pixels.png import save_picture
 from ahm_env.model.vgg import IMAGENET_MEAN, IMAGENET_STD
 from ahm_env.runs.directory import Checkpoint, Directory
 from ahm_env.runs.run import Run

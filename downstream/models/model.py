@@ -13,7 +13,7 @@ from torch.func import functional_call
 
 from ahm_env import CheckpointError, SettingsError, Standardisation, UNet
 from ahm_env.files import first_line, load_tensors, save_tensors
-from ahm_env.images.pixels import PixelSettings
+from ahm_env.images.pixels.fit import PixelSettings
 from ahm_env.model.devices import as_tensor, find_device, find_precision
 from ahm_env.model.unet import initialise
 from ahm_env.model.weights import load_unet

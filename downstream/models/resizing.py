@@ -3,8 +3,8 @@
 import numpy as np
 import numpy.typing as npt
 
-from ahm_env.images.opencv import cv2
-from ahm_env.images.pixels import fit_image, inner_box, with_channels
+from ahm_env.images.pixels.fit import fit_image, inner_box, with_channels
+from ahm_env.images.pixels.opencv import cv2
 from downstream.models.model import ModelSpec
 
 

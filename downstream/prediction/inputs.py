@@ -7,91 +7,31 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import NoReturn
 
 import numpy as np
 
 from ahm_env import ImageError
-from ahm_env.images.decoding import read_image
-from ahm_env.images.dicom import Dicom, is_dicom
-from ahm_env.images.dicom.index import DicomFiles
-from ahm_env.images.files import EXTENSIONS, ImageFiles, files_in, images_in, is_image, refuse_link
-from ahm_env.images.folder import Folder
-from ahm_env.images.loading import find_source
-from ahm_env.images.nifti import Nifti, Volume, is_nifti
-from ahm_env.images.nifti.names import VolumeFiles
-from ahm_env.images.patients import pseudonym
-from ahm_env.images.pixels import PixelSettings
-from ahm_env.images.source import Entry, Sample
+from ahm_env.images.dataset.loader import find_source
+from ahm_env.images.formats.dicom import Dicom
+from ahm_env.images.formats.files import images_in, is_image
+from ahm_env.images.formats.nifti import Nifti
+from ahm_env.images.formats.pictures.folder import Folder
+from ahm_env.images.pixels.fit import PixelSettings
+from ahm_env.images.privacy import pseudonym
+from ahm_env.images.source import DatasetIndex, Entry, Sample, Source
 
 Problem = tuple[str, str]  # an image or file, and a line about it
-# Number of the image's group, its name, and what came of it: None where it shows nothing.
-Loaded = tuple[int, str, Sample | ImageError | None]
-
-TYPES = f"{', '.join(EXTENSIONS)}, NIfTI, DICOM"
+Loaded = tuple[Entry, Sample | ImageError | None]  # an image, and what came of it: None where it shows nothing
+KINDS = (Folder.kind, Nifti.kind, Dicom.kind)  # in the order in which they come
 
 
 @dataclass(frozen=True)
-class Pictures:
-    """Files of the usual formats."""
-
-    files: tuple[Path, ...]
-
-    def images(self) -> Iterator[tuple[str, Entry]]:
-        """Name of each image and the call that loads it."""
-        for path in self.files:
-            yield path.name, partial(_load_picture, path)
-
-
-@dataclass(frozen=True)
-class NiftiFile:
-    """A NIfTI file, whose slices are images.
-
-    Attributes:
-        path: The file.
-        pixels: How it is shown and cut.
-        volume: What its header says, or what is wrong with it.
-    """
+class Input:
+    """A path that was given, the source that it is, and what that holds."""
 
     path: Path
-    pixels: PixelSettings
-    volume: Volume | ImageError
-
-    def images(self) -> Iterator[tuple[str, Entry]]:
-        """Name of each slice and the call that loads it."""
-        if isinstance(self.volume, ImageError):
-            yield self.path.name, partial(_refuse, self.volume)
-        else:
-            # A source of its own for each file: what it decoded goes when its slices have been taken.
-            yield from _nifti(self.path, self.pixels).slices(self.volume)
-
-
-@dataclass(frozen=True)
-class DicomTree:
-    """A DICOM file, or a folder of them with its sub-folders.
-
-    Attributes:
-        path: As it was given.
-        source: Reads it.
-        files: What is in it.
-    """
-
-    path: Path
-    source: Dicom
-    files: DicomFiles
-
-    def frames(self) -> Iterator[tuple[str, Path]]:
-        """Name of each image and its file; those of a file come one after another."""
-        for name, path, _ in self.source.frames(self.files):
-            yield name, path
-
-    def images(self) -> Iterator[tuple[str, Entry]]:
-        """Name of each image and the call that loads it."""
-        for name, _, load in self.source.frames(self.files):
-            yield name, load
-
-
-Group = Pictures | NiftiFile | DicomTree
+    source: Source
+    index: DatasetIndex
 
 
 @dataclass(frozen=True)
@@ -99,25 +39,30 @@ class Incoming:
     """All images to predict.
 
     Attributes:
-        groups: In order: those of the usual formats, each NIfTI file, each DICOM file or tree.
+        inputs: In order: pictures, NIfTI, DICOM.
         names: Of all images.
         folders: Where they are; pseudonyms for those of DICOM.
         problems: What is wrong and belongs to no image: the path that was given, and a line about it.
         notes: What is worth knowing but is no fault, one line each.
     """
 
-    groups: tuple[Group, ...]
+    inputs: list[Input]
     names: set[str]
     folders: list[str]
     problems: list[Problem]
     notes: list[str]
 
+    def entries(self, kind: str = "") -> Iterator[Entry]:
+        """All images, or those of a kind of source; the images of a file come one after another."""
+        for one in self.inputs:
+            if kind in ("", one.source.kind):
+                yield from one.index.samples
+
     def loads(self, done: Collection[str]) -> Iterator[Callable[[], Loaded]]:
         """Yield a function for each image that loads it, except for images whose names are in `done`."""
-        for place, group in enumerate(self.groups):
-            for name, load in group.images():
-                if name not in done:
-                    yield partial(_load, place, name, load)
+        for entry in self.entries():
+            if entry.name not in done:
+                yield partial(_load, entry)
 
 
 def find_images(paths: Sequence[Path], pixels: PixelSettings) -> Incoming:
@@ -131,40 +76,16 @@ def find_images(paths: Sequence[Path], pixels: PixelSettings) -> Incoming:
         ImageError: A path does not exist or is no image, a folder has no image, or two images have the same stem.
         SettingsError: A package that reads them is missing, or the salt of pseudonyms cannot be written.
     """
-    pictures, volumes, trees = list[Path](), list[Path](), list[Path]()
-    groups, problems, notes = list[Group](), list[Problem](), list[str]()
-    for path in paths:
-        if path.is_dir():
-            folder = images_in(path)
-            source = find_source(path, pixels)
-            if isinstance(source, Dicom):
-                trees.append(path)
-            elif isinstance(source, Nifti):
-                found = VolumeFiles(entry.name for entry in files_in(folder) if is_nifti(entry.name))
-                volumes += _staying(_without_masks(folder, found.names, found.masks_beside(), notes), path, problems)
-                notes += source.notes()
-            else:
-                pictures += _staying(_in_folder(folder, notes), path, problems)
-                notes += source.notes() if isinstance(source, Folder) else []
-        elif not path.exists():
-            raise ImageError(f"{path}: no such file or folder; check the path")
-        elif is_image(path.name):
-            pictures.append(path)
-        elif is_nifti(path.name):
-            volumes.append(path)
-        elif is_dicom(path):
-            trees.append(path)
-        else:
-            raise ImageError(f"{path}: not an image that can be read ({TYPES}); export it as one of these")
-    if pictures := _once(pictures):
-        groups.append(Pictures(tuple(pictures)))
-    for path in _once(volumes):
-        groups.append(_nifti_file(path, pixels, notes))
-    for path in _outermost(trees):
-        groups.append(_dicom_tree(path, pixels, problems, notes))
-    folders = {str(path.parent.resolve()) for path in pictures + volumes}
-    folders |= {pseudonym(f"folder {(path if path.is_dir() else path.parent).resolve()}") for path in trees}
-    return Incoming(tuple(groups), _names(groups), sorted(folders), problems, notes)
+    found = Incoming([], set(), [], [], [])
+    for path, source in _distinct([(path, _source(path, pixels)) for path in paths]):
+        index = source.index()
+        found.inputs.append(Input(path, source, index))
+        found.problems.extend((str(path), problem) for problem in index.problems)
+        found.notes.extend(index.notes)
+    found.inputs.sort(key=lambda one: KINDS.index(one.source.kind))
+    found.names.update(_names(found.inputs))
+    found.folders.extend(sorted({_folder(one) for one in found.inputs}))
+    return found
 
 
 def stem(name: str) -> str:
@@ -172,128 +93,63 @@ def stem(name: str) -> str:
     return Path(name).stem if is_image(name) else name
 
 
-def _load(place: int, name: str, load: Entry) -> Loaded:
-    return place, name, _load_image(name, load)
-
-
-def _load_image(name: str, load: Entry) -> Sample | ImageError | None:
+def _load(entry: Entry) -> Loaded:
     try:
-        sample = load()
-    except ImageError as error:
-        return error
-    if sample is not None and sample.name != name:
-        return ImageError(f"{sample.path}: has changed while it was read; start again")
-    if sample is not None and sample.image.dtype.kind == "f" and not np.isfinite(sample.image).any():
-        return ImageError(f"{sample.path}: holds no finite value; export it again")
-    return sample
-
-
-def _load_picture(path: Path) -> Sample:
-    _check_name(path)
-    return Sample(path.name, str(path), read_image(path))
-
-
-def _check_name(path: Path) -> None:
-    try:
-        path.name.encode()
+        entry.name.encode()
+        sample = entry()
     except UnicodeEncodeError:
-        raise ImageError(f"{str(path)!a}: its name is not UTF-8; rename the file") from None
-
-
-def _in_folder(folder: Path, notes: list[str]) -> list[Path]:
-    files = ImageFiles(folder)
-    if not len(files):
-        raise ImageError(f"{folder}: no image directly in it ({TYPES}); give the folder that the images are in")
-    return _without_masks(folder, [stem + ending for stem, ending in files], files.masks_beside(), notes)
-
-
-def _without_masks(folder: Path, names: list[str], masks: list[str], notes: list[str]) -> list[Path]:
-    """Files of a folder but for masks that lie among them, of which a note tells."""
-    if masks:
-        notes.append(f"{folder}: masks of other files by their names, which are not predicted: {len(masks):,}")
-    among = set(masks)
-    return [folder / name for name in names if name not in among]
-
-
-def _staying(files: list[Path], folder: Path, problems: list[Problem]) -> list[Path]:
-    """Files of a folder without links that lead out of it, which are problems."""
-    stay = []
-    for file in files:
-        try:
-            refuse_link(file, folder)
-            stay.append(file)
-        except ImageError as error:
-            problems.append((str(file), str(error)))
-    return stay
-
-
-def _nifti(path: Path, pixels: PixelSettings) -> Nifti:
-    return Nifti(path, pixels.intensities, pixels.axis, named=True)
-
-
-def _nifti_file(path: Path, pixels: PixelSettings, notes: list[str]) -> NiftiFile:
-    try:
-        _check_name(path)
+        return entry, ImageError(f"{str(entry.file)!a}: its name is not UTF-8; rename the file")
     except ImageError as error:
-        return NiftiFile(path, pixels, error)
-    (volume,) = _nifti(path, pixels).volumes()
-    if isinstance(volume, Volume) and volume.series > 1:
-        notes.append(f"{path}: the first of its {volume.series:,} volumes is read")
-    return NiftiFile(path, pixels, volume)
+        return entry, error
+    if sample is not None and sample.image.dtype.kind == "f" and not np.isfinite(sample.image).any():
+        return entry, ImageError(f"{sample.path}: holds no finite value; export it again")
+    return entry, sample
 
 
-def _dicom_tree(path: Path, pixels: PixelSettings, problems: list[Problem], notes: list[str]) -> DicomTree:
-    source = Dicom(path, pixels.intensities, pixels.burned_in)
-    files, wrong, remarks = source.files()
-    problems += [(str(path), problem) for problem in wrong]
-    notes += remarks
-    return DicomTree(path, source, files)
+def _source(path: Path, pixels: PixelSettings) -> Source:
+    if not path.exists():
+        raise ImageError(f"{path}: no such file or folder; check the path")
+    return find_source(path, pixels, bare=True)
 
 
-def _names(groups: Sequence[Group]) -> set[str]:
+def _distinct(given: Sequence[tuple[Path, Source]]) -> list[tuple[Path, Source]]:
+    """Leave out what is given twice, itself or with a folder that it is in."""
+    places = dict[tuple[str, Path], tuple[Path, Source]]()
+    for path, source in given:
+        # A link is not followed: its name is what counts.
+        place = images_in(path).resolve() if path.is_dir() else path.parent.resolve() / path.name
+        places.setdefault((source.kind, place), (path, source))
+    return [
+        one
+        for (kind, place), one in places.items()
+        if all((kind, folder) not in places for folder in (place.parents if kind == Dicom.kind else (place.parent,)))
+    ]
+
+
+def _folder(one: Input) -> str:
+    """Name the folder of images; a pseudonym stands for that of DICOM."""
+    if isinstance(one.source, Dicom):
+        return pseudonym(f"folder {(one.path if one.path.is_dir() else one.path.parent).resolve()}")
+    return str((images_in(one.path) if one.path.is_dir() else one.path.parent).resolve())
+
+
+def _names(inputs: Sequence[Input]) -> Iterator[str]:
     """Names of all images, no two of which would be written to the same files."""
-    names, taken = set[str](), dict[str, Path]()
-    for group in groups:
-        for number, (name, _) in enumerate(group.images()):
-            path = group.files[number] if isinstance(group, Pictures) else group.path
+    taken = dict[str, Path]()
+    for one in inputs:
+        for entry in one.index.samples:
+            path = one.path if isinstance(one.source, Dicom) or entry.file is None else entry.file
             # some file systems take names for the same that differ in case only
-            key = stem(name).casefold()
-            if key in taken:
-                raise ImageError(_clash(group, path, taken[key]))
-            taken[key] = path
-            names.add(name)
-    return names
+            rival = taken.setdefault(stem(entry.name).casefold(), path)
+            if rival is not path:
+                raise ImageError(_clash(one, path, rival))
+            yield entry.name
 
 
-def _clash(group: Group, path: Path, rival: Path) -> str:
-    if isinstance(group, DicomTree):
+def _clash(one: Input, path: Path, rival: Path) -> str:
+    if isinstance(one.source, Dicom):
         return f"{path}: holds a DICOM image of the same name as one of {rival}; give the folder that both are in"
     return (
         f"{path}: has the same stem as {rival}, so one mask would overwrite the other; rename one of them, "
         f"or predict them into two directories"
     )
-
-
-def _once(paths: Sequence[Path]) -> list[Path]:
-    """Files without those given twice."""
-    places = dict[Path, Path]()
-    for path in paths:
-        places.setdefault(_place(path), path)
-    return list(places.values())
-
-
-def _outermost(paths: Sequence[Path]) -> list[Path]:
-    """Files and trees that lie in none of the others, each once."""
-    places = dict[Path, Path]()
-    for path in paths:
-        places.setdefault(images_in(path).resolve(), path)
-    return [path for place, path in places.items() if places.keys().isdisjoint(place.parents)]
-
-
-def _place(path: Path) -> Path:
-    """Where a file lies, without following it where it is a link: its name is what counts."""
-    return path.parent.resolve() / path.name
-
-
-def _refuse(error: ImageError) -> NoReturn:
-    raise error

@@ -13,8 +13,8 @@ import numpy.typing as npt
 
 from ahm_env import ImageError
 from ahm_env.files import Saved, path_of, sha256
-from ahm_env.images.building import in_order
-from ahm_env.images.encoding import save_picture
+from ahm_env.images.dataset.builder import in_order
+from ahm_env.images.pixels.png import save_picture
 from ahm_env.images.source import Sample
 from ahm_env.runs.owned_directory import OwnedDirectory
 from downstream.evaluation.cropping import SEGMENTER_FILE, crop, load_tuned
@@ -168,7 +168,7 @@ class Predictions:
         with out.open() if out is not None else nullcontext((None, set[str]())) as (table, done):
             self.before = len(done)
             self._start()
-            returning = None if out is None else Returning(out.path, self.spec, out.digest, self._images.groups)
+            returning = None if out is None else Returning(out.path, self.spec, out.digest, self._images)
             samples = self._samples(done, returning)
             found = predict_samples(self._model, self._segmenter, samples, self._refuse, self._tta)
             saved = in_order((partial(self._save, one) for one in found), BATCH)
@@ -191,18 +191,18 @@ class Predictions:
                         (out.path / file).unlink(missing_ok=True)
 
     def _samples(self, done: set[str], returning: Returning | None) -> Iterator[Sample]:
-        for place, name, loaded in in_order(self._images.loads(done), BATCH):
+        for entry, loaded in in_order(self._images.loads(done), BATCH):
             if self._stopped():
                 return
             if returning is not None:
-                returning.loaded(place, name, loaded)
+                returning.loaded(entry, loaded)
             if isinstance(loaded, Sample):
                 yield loaded
             elif loaded is None:
                 self.empty += 1
                 self.done += 1
             else:
-                self._refuse(name, loaded)
+                self._refuse(entry.name, loaded)
 
     def _save(self, prediction: Prediction) -> tuple[Prediction, list[str]]:
         out = self._out

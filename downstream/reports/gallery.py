@@ -12,7 +12,7 @@ from PIL import Image
 
 from agents.pretraining.snapshots import LARGEST, smaller
 from ahm_env import CheckpointError, ImageSet, RunError
-from ahm_env.images.opencv import cv2
+from ahm_env.images.pixels.opencv import cv2
 from ahm_env.rendering import as_rgb
 from downstream.reports.load_runs import Run
 
@@ -128,7 +128,7 @@ def _pack(run: Run, moments: Sequence[int], worst: float) -> dict[str, Any]:
     values = [frame.values for frame in frames if frame.values is not None]
     masks = np.stack([frame.masks for frame in frames]).astype(bool)
     losses = np.stack([frame.losses for frame in frames])
-    hardness = {row["images"]: _number(row["hardness"]) for row in run.rows}
+    hardness = {row["images"]: _number(row["hardness_sampled"]) for row in run.rows}
     return {
         "seed": run.settings.seed,
         "frame": [used.index(index) for index in nearest],

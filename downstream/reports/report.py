@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from agents.pretraining.hardness import KINDS
 from agents.pretraining.settings import RunSettings
 from ahm_env import ImageSet, RunError
 from ahm_env.files import write_text
@@ -111,10 +112,13 @@ def make_report(
     ]
     gallery = _gallery(algorithms, images)
     on_reference = _has_reference(algorithms)
-    hardness = [one.curve("reference_hardness" if on_reference else "hardness") for one in algorithms]
-    losses = [one.curve("unet_loss") for one in algorithms]
-    drawn = (("Hardness", hardness, 1.0), ("U-Net loss", losses, None))
-    charts = [Chart(name, known, reference=one) for name, curves, one in drawn if (known := [*filter(None, curves)])]
+    hardness = "reference_hardness" if on_reference else "hardness"
+    drawn = [(f"Hardness of {kind} masks", f"{hardness}_{kind}", 1.0) for kind in KINDS]
+    charts = [
+        Chart(name, curves, reference=level)
+        for name, column, level in (*drawn, ("U-Net loss", "unet_loss", None))
+        if (curves := [curve for one in algorithms if (curve := one.curve(column))])
+    ]
     styles = styles_of([*(one.name for one in algorithms), *(name for trend in trends for name in trend.agents)])
     styles |= own
     marks = {name: Mark(name, number, style) for number, (name, style) in enumerate(styles.items())}
@@ -148,8 +152,12 @@ def make_report(
 
 def last_rows(algorithms: Sequence[Algorithm]) -> Table:
     """Make the table of a report that was given none: where each agent ended, as mean and range over its seeds."""
-    columns = [("hardness", "hardness", "{:.3f}")]
-    columns += [("reference_hardness", "reference hardness", "{:.3f}")] if _has_reference(algorithms, any) else []
+    kinds = ["", "reference_"] if _has_reference(algorithms, any) else [""]
+    columns = [
+        (f"{start}hardness_{kind}", f"{start.replace('_', ' ')}hardness, {kind}", "{:.3f}")
+        for start in kinds
+        for kind in KINDS
+    ]
     columns += [("unet_loss", "U-Net loss", "{:.3f}"), ("images_per_second", "images/s", "{:.0f}")]
     columns += [("images", "images shown", "{:,.0f}")]
     rows = tuple(
@@ -191,8 +199,10 @@ def _gallery(algorithms: Sequence[Algorithm], images: ImageSet | None) -> Galler
 
 
 def _has_reference(algorithms: Sequence[Algorithm], enough: Callable[..., bool] = all) -> bool:
-    """Whether every run (or any) was evaluated on a reference U-Net, too; only one kind of hardness is drawn."""
-    return enough(np.isfinite(run.points("reference_hardness")[1]).any() for one in algorithms for run in one.runs)
+    """Whether every run (or any) was evaluated on a reference U-Net, too; hardness is drawn on one kind only."""
+    return enough(
+        np.isfinite(run.points(f"reference_hardness_{KINDS[0]}")[1]).any() for one in algorithms for run in one.runs
+    )
 
 
 def _mean_and_range(values: Sequence[float], form: str) -> str:

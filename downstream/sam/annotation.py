@@ -11,14 +11,14 @@ import numpy as np
 
 from ahm_env.errors import ImageError
 from ahm_env.files import atomic, sha256, write_text
-from ahm_env.images.building import Progress
-from ahm_env.images.decoding import read_mask
-from ahm_env.images.encoding import save_picture
-from ahm_env.images.files import is_image, readable
-from ahm_env.images.loading import find_source
-from ahm_env.images.pixels import Image8, PixelSettings, to_uint8
+from ahm_env.images.dataset.builder import Progress
+from ahm_env.images.dataset.loader import find_source
+from ahm_env.images.formats.files import is_image, readable
+from ahm_env.images.formats.pictures.picture import read_mask
+from ahm_env.images.pixels.fit import Image8, PixelSettings, to_uint8
+from ahm_env.images.pixels.png import save_picture
+from ahm_env.images.privacy import refuse_path
 from ahm_env.images.source import SPLITS, DatasetIndex, Sample
-from ahm_env.images.telling import refuse_path
 from ahm_env.masks import Bools
 from ahm_env.model.devices import find_device
 from ahm_env.runs.owned_directory import OwnedDirectory
@@ -161,11 +161,11 @@ def _annotate(
     overlaps, dices = list[float](), list[float]()
     labels, scores = labelled.path / "labels.csv", labelled.path / "scores.csv" if index.has_masks else None
     with _table(labels, LABELS) as add_label, _table(scores, ("image", "split", *MEASURES)) as add_score:
-        for place, load in enumerate(index.samples):
+        for place, entry in enumerate(index.samples):
             progress(place, index.count)
             try:
-                sample = load()
-                if sample is None or split not in (ALL, SPLITS[sample.split]):
+                sample = entry() if split in (ALL, SPLITS[entry.split]) else None
+                if sample is None:
                     continue
                 name, mask = labelled.image_name(sample), labelled.find_mask(sample)
                 if mask is None:

@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ahm_env.errors import ImageError, SettingsError
-from ahm_env.images.files import is_image
-from ahm_env.images.labels import table_lines
+from ahm_env.images.formats.files import is_image
+from ahm_env.images.formats.labels import table_lines
 from ahm_env.images.source import SPLITS, DatasetIndex
 from ahm_env.masks import Floats, Ints
 
@@ -107,7 +107,7 @@ class PointTable:
         return points_prompt([(x, y) for _, x, y, _ in found], [label for *_, label in found])
 
     def check(self, index: DatasetIndex, split: str) -> None:
-        """Read all images once, so that no mistake in the file shows up hours later.
+        """Read the images of the split once, so that no mistake in the file shows up hours later.
 
         Where an image cannot be read, lines that name no known image are accepted: they may be of that image.
 
@@ -115,16 +115,16 @@ class PointTable:
             ImageError: An image of the split has no line, a point is outside its image, or a line names no image.
         """
         unnamed, bad = set(self._points), bool(index.problems)
-        for load in index.samples:
+        for entry in index.samples:
+            unnamed -= {entry.name, stem(entry.name)}
+            if split not in (ALL, SPLITS[entry.split]):
+                continue
             try:
-                sample = load()
+                sample = entry()
             except ImageError:
                 bad = True
                 continue
-            if sample is None:
-                continue
-            unnamed -= {sample.name, stem(sample.name)}
-            if split in (ALL, SPLITS[sample.split]):
+            if sample is not None:
                 self(sample.name, *sample.image.shape[:2])
         if unnamed and not bad:
             line, name = min((self._points[name][0][0], name) for name in unnamed)

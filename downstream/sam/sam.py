@@ -18,8 +18,8 @@ from torch.nn import functional
 
 from ahm_env.errors import CheckpointError, SettingsError
 from ahm_env.files import first_line, load_tensors
-from ahm_env.images.opencv import cv2
-from ahm_env.images.pixels import Image8
+from ahm_env.images.pixels.fit import Image8
+from ahm_env.images.pixels.opencv import cv2
 from ahm_env.masks import Bools, Floats
 from downstream.sam.prompts import Prompt
 

@@ -367,7 +367,7 @@ def test_several_processes_may_train_those_that_keep_no_copy_of_their_own() -> N
     assert RunSettings(algo="hard-patches", workers=2, device="cpu").processes == 2
     assert RunSettings(algo="learning-progress", workers=0, device="cpu").processes == 1
     with pytest.raises(SettingsError, match=r"progress trains in one process; use --workers 1"):
-        RunSettings(algo="learning-progress", workers=2, device="cpu")
+        RunSettings.make(algo="learning-progress", workers=2, device="cpu")
 
 
 def test_memory_that_is_shared_is_what_learning_changes(toy_env: Toy, textures: Pixels) -> None:

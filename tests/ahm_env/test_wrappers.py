@@ -15,7 +15,7 @@ from hypothesis.extra.numpy import arrays
 
 from ahm_env import ScoreActions, VectorScoreActions
 from ahm_env.env import PatchMaskEnv, PatchMaskVectorEnv
-from ahm_env.errors import SettingsError
+from ahm_env.errors import ActionError, SettingsError
 from ahm_env.wrappers import hide_highest
 
 pytestmark = pytest.mark.usefixtures("one_thread", "own_cache")
@@ -261,9 +261,9 @@ def test_scores_that_are_not_numbers_are_refused(position):
     many.reset(seed=0)
     drawn = np.zeros((3, PATCHES), np.float32)
     drawn[1, position] = np.nan
-    with pytest.raises(ValueError, match=r"NaN.*learning rate"):
+    with pytest.raises(ActionError, match=r"NaN.*learning rate"):
         env.step(drawn[1])
-    with pytest.raises(ValueError, match="NaN"):
+    with pytest.raises(ActionError, match="NaN"):
         many.step(drawn)
     assert not env.unwrapped.episodes.hidden.any()
     env.step(drawn[0])
@@ -273,7 +273,7 @@ def test_scores_that_are_not_numbers_are_refused(position):
 def test_scores_of_another_shape_are_refused(shape):
     env = single()
     env.reset(seed=0)
-    with pytest.raises(ValueError, match="scores must have the shape"):
+    with pytest.raises(ActionError, match="scores must have the shape"):
         env.step(np.zeros(shape))
 
 
@@ -282,7 +282,7 @@ def test_scores_of_another_shape_are_refused(shape):
 def test_vectors_of_scores_of_another_shape_are_refused(shape):
     env = vector(3)
     env.reset(seed=0)
-    with pytest.raises(ValueError, match="scores must have the shape"):
+    with pytest.raises(ActionError, match="scores must have the shape"):
         env.step(np.zeros(shape))
 
 

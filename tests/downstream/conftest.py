@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from ahm_env import ImageSet, load_images
-from ahm_env.images.opencv import cv2
+from ahm_env.images.pixels.opencv import cv2
 from downstream.models.model import ModelSpec
 
 WriteSource = Callable[..., Path]

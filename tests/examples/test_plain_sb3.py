@@ -5,14 +5,15 @@ from pathlib import Path
 
 import gymnasium as gym
 import pytest
-from stable_baselines3 import PPO
+from stable_baselines3 import A2C, PPO
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "plain_sb3.py"
 
 
 @pytest.mark.slow
-def test_ppo_takes_the_environment_as_it_is():
-    model = PPO("CnnPolicy", gym.make("ahm_env:AHM/PatchMask-v0"), n_steps=16, batch_size=16, n_epochs=1)
+@pytest.mark.parametrize("kind", [A2C, PPO])
+def test_a2c_and_ppo_take_the_environment_as_it_is(kind):
+    model = kind("CnnPolicy", gym.make("ahm_env:AHM/PatchMask-v0"), n_steps=16)
     model.learn(16)
     assert model.num_timesteps == 16
 

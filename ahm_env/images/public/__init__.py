@@ -1,1 +1,1 @@
-"""Sets as people download them: which of their files are images, and which their masks."""
+"""Public data sets, brought into the layout of a folder."""

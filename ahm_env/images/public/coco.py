@@ -1,8 +1,6 @@
 """Masks drawn from instances in COCO's JSON format: polygons and run lengths."""
 
 import json
-import mmap
-import os
 import re
 import shutil
 from collections import defaultdict
@@ -17,32 +15,16 @@ import numpy as np
 import numpy.typing as npt
 
 from ahm_env.errors import ImageError
-from ahm_env.images.decoding import read_picture
-from ahm_env.images.encoding import encode_png
-from ahm_env.images.files import files_in, readable, refuse_link
-from ahm_env.images.public.layouts import image_files, named_split
-from ahm_env.images.public_sets import Found, Row
+from ahm_env.images.dataset.hints import coco_files
+from ahm_env.images.dataset.layouts import image_files, named_split
+from ahm_env.images.formats.files import readable, refuse_link
+from ahm_env.images.formats.pictures.picture import read_picture
+from ahm_env.images.pixels.png import encode_png
+from ahm_env.images.public.archives import Found, Row
 
-KEYS = (b'"images"', b'"annotations"', b'"categories"')
 NEEDED = {"images": ("id", "file_name"), "annotations": ("image_id", "category_id"), "categories": ("id", "name")}
 FARTHEST = 1e6  # pixels: what lies farther outside changes nothing
 Bools = npt.NDArray[np.bool_]
-
-
-def coco_files(source: Path) -> list[Path]:
-    """JSON files of instances in a folder and the folders in it; where some are called so, only these."""
-    folders = [source, *sorted(path for path in source.iterdir() if path.is_dir() and not path.name.startswith("."))]
-    names = (Path(entry.path) for folder in folders for entry in files_in(folder) if entry.name.endswith(".json"))
-    tables = sorted(path for path in names if not path.is_symlink() and _is_coco(path))
-    return [path for path in tables if "instances" in path.name] or tables
-
-
-def _is_coco(path: Path) -> bool:
-    with readable(path), path.open("rb") as file:
-        if not os.fstat(file.fileno()).st_size:
-            return False
-        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            return all(content.find(key) >= 0 for key in KEYS)
 
 
 @dataclass(frozen=True)

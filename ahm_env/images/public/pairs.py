@@ -10,14 +10,14 @@ from pathlib import Path
 import numpy as np
 
 from ahm_env.errors import ImageError, SettingsError
-from ahm_env.images.building import mask_values
-from ahm_env.images.decoding import read_mask
-from ahm_env.images.encoding import encode_png
-from ahm_env.images.files import readable, refuse_link
-from ahm_env.images.labels import NO_IMAGE, table_lines
-from ahm_env.images.nifti.names import is_nifti
-from ahm_env.images.public.layouts import Key, find_layout, stem_of
-from ahm_env.images.public_sets import Found, Row
+from ahm_env.images.dataset.builder import mask_values
+from ahm_env.images.dataset.layouts import Key, find_layout, stem_of
+from ahm_env.images.formats.files import readable, refuse_link
+from ahm_env.images.formats.labels import NO_IMAGE, table_lines
+from ahm_env.images.formats.nifti.names import is_nifti
+from ahm_env.images.formats.pictures.picture import read_mask
+from ahm_env.images.pixels.png import encode_png
+from ahm_env.images.public.archives import Found, Row
 
 FOLDERS = ("patient", "label")
 

@@ -72,8 +72,8 @@ def test_an_agent_that_knows_what_is_hard_has_hardness_above_1_and_its_opposite_
         return reconstructor.patch_losses(images, np.ones((len(images), 16), bool))
 
     indices = np.arange(10)
-    hard = measure(_Scripted(losses), reconstructor, phantoms, indices, HALF)
-    easy = measure(_Scripted(lambda images: -losses(images)), reconstructor, phantoms, indices, HALF)
+    hard = measure(_Scripted(losses), reconstructor, phantoms, indices, HALF).sampled
+    easy = measure(_Scripted(lambda images: -losses(images)), reconstructor, phantoms, indices, HALF).sampled
     assert hard.hardness > 1.2
     assert easy.hardness < 0.8
     assert hard.between_images > 0.1
@@ -83,7 +83,7 @@ def test_an_agent_that_knows_what_is_hard_has_hardness_above_1_and_its_opposite_
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", [RandomAgent, UntrainedAgent])
 def test_masks_that_are_random_have_hardness_1(kind: Any, phantoms: ImageSet, reconstructor: Reconstructor) -> None:
-    found = measure(kind(PROBLEM), reconstructor, phantoms, np.arange(40), HALF, draws=10)
+    found = measure(kind(PROBLEM), reconstructor, phantoms, np.arange(40), HALF, draws=10).sampled
     spread = (found.losses / found.random_losses.mean(0)).std() / np.sqrt(found.losses.size)
     assert found.hardness == pytest.approx(1, abs=6 * spread)
     assert found.hardness == pytest.approx(1, abs=0.08)
@@ -95,7 +95,7 @@ def test_every_image_is_measured_once_a_draw_whatever_the_batch(
 ) -> None:
     monkeypatch.setattr(measuring, "BATCH", 3)
     indices = np.random.default_rng(1).permutation(40)[:count]
-    found = measure(_Scripted(first_patches), reconstructor, phantoms, indices, HALF, draws=2)
+    found = measure(_Scripted(first_patches), reconstructor, phantoms, indices, HALF, draws=2).sampled
     mask = np.zeros((count, 16), bool)
     mask[:, :8] = True
     expected = reconstructor.patch_losses(phantoms.images(indices), mask)[:, :8].mean(1)
@@ -103,7 +103,7 @@ def test_every_image_is_measured_once_a_draw_whatever_the_batch(
     assert found.masks.tolist() == [mask.tolist()] * 2
     for draw in range(2):
         np.testing.assert_allclose(found.losses[draw], expected, rtol=1e-3)
-    assert found.random_losses.shape == (2, count)
+    assert found.random_losses.shape == (16, count)
 
 
 def test_random_masks_are_as_large_as_the_agent_s(
@@ -114,10 +114,11 @@ def test_random_masks_are_as_large_as_the_agent_s(
         reconstructor, "patch_losses", lambda images, masks: np.ones(masks.shape, np.float32) * masks.sum(1)[:, None]
     )
     agent = RandomAgent(Problem(3, 32, 4, (4, 12)))
-    found = measure(agent, reconstructor, phantoms, np.arange(20), MaskRatio.parse("0.25:0.75"), draws=3)
+    found = measure(agent, reconstructor, phantoms, np.arange(20), MaskRatio.parse("0.25:0.75"), draws=3).sampled
     sizes = found.masks.sum(2)
     assert len(np.unique(sizes)) > 4
-    assert found.losses.tolist() == found.random_losses.tolist() == sizes.tolist()
+    assert found.losses.tolist() == sizes.tolist()
+    assert found.random_losses.tolist() == [sizes[draw % 3].tolist() for draw in range(16)]
 
 
 @pytest.mark.parametrize("horizon", [1, 2, 4])
@@ -125,13 +126,13 @@ def test_the_agent_chooses_the_whole_quota_and_sees_what_is_hidden(
     phantoms: ImageSet, reconstructor: Reconstructor, horizon: int
 ) -> None:
     agent = _Scripted(first_patches)
-    found = measure(agent, reconstructor, phantoms, np.arange(4), HALF, horizon=horizon, draws=1)
+    found = measure(agent, reconstructor, phantoms, np.arange(4), HALF, horizon=horizon, draws=1).sampled
     assert found.masks[0].sum(1).tolist() == [8] * 4
     assert found.masks[0, :, :8].all()
     assert np.isfinite(found.hardness)
-    assert len(agent.seen) == horizon
+    assert len(agent.seen) == 2 * horizon  # sampled, and its likeliest
     images = phantoms.images(np.arange(4))
-    for step, (observations, infos) in enumerate(agent.seen):
+    for step, (observations, infos) in enumerate(agent.seen[:horizon]):
         assert infos["mask"].reshape(4, -1).sum(1).tolist() == [8 * step // horizon] * 4
         assert (observations != images).any() == (step > 0)
 
@@ -169,7 +170,9 @@ def test_training_goes_on_bit_for_bit_after_a_measurement(phantoms: ImageSet, re
 
 def test_the_same_seed_gives_the_same_measurement(phantoms: ImageSet, reconstructor: Reconstructor) -> None:
     agent = UntrainedAgent(PROBLEM)
-    one, same, other = (measure(agent, reconstructor, phantoms, np.arange(10), HALF, seed=seed) for seed in (1, 1, 2))
+    one, same, other = (
+        measure(agent, reconstructor, phantoms, np.arange(10), HALF, seed=seed).sampled for seed in (1, 1, 2)
+    )
     assert np.array_equal(one.masks, same.masks)
     assert one.losses.tolist() == same.losses.tolist()
     assert one.random_losses.tolist() == same.random_losses.tolist()
@@ -178,9 +181,42 @@ def test_the_same_seed_gives_the_same_measurement(phantoms: ImageSet, reconstruc
 
 
 def test_draws_differ_from_each_other(phantoms: ImageSet, reconstructor: Reconstructor) -> None:
-    found = measure(UntrainedAgent(PROBLEM), reconstructor, phantoms, np.arange(5), HALF, draws=3)
+    found = measure(UntrainedAgent(PROBLEM), reconstructor, phantoms, np.arange(5), HALF, draws=3).sampled
     assert not np.array_equal(found.masks[0], found.masks[1])
     assert found.random_losses[0].tolist() != found.random_losses[1].tolist()
+
+
+def test_random_masks_are_the_same_for_all_agents_and_many(phantoms: ImageSet, reconstructor: Reconstructor) -> None:
+    indices = np.arange(10)
+    one = measure(_Scripted(first_patches), reconstructor, phantoms, indices, HALF, draws=1)
+    other = measure(UntrainedAgent(PROBLEM, seed=5), reconstructor, phantoms, indices, HALF, draws=3)
+    for kind in (one.likeliest, other.sampled, other.likeliest):
+        assert kind.random_losses.tolist() == one.sampled.random_losses.tolist()
+    assert len({tuple(losses) for losses in one.sampled.random_losses.tolist()}) == 16
+
+
+def test_likeliest_masks_are_those_of_the_policy_map_and_measured_for_themselves(
+    phantoms: ImageSet, reconstructor: Reconstructor
+) -> None:
+    agent = UntrainedAgent(PROBLEM)
+    found = measure(agent, reconstructor, phantoms, np.arange(10), HALF, draws=4)
+    likeliest = agent.maps(phantoms.images(np.arange(10)))[0].argsort(1).argsort(1) >= 8
+    assert found.likeliest.masks.tolist() == [likeliest.tolist()] * 2  # two tell as much as four
+    expected = (reconstructor.patch_losses(phantoms.images(np.arange(10)), likeliest) * likeliest).sum(1) / 8
+    np.testing.assert_allclose(found.likeliest.losses[0], expected, rtol=1e-3)
+    assert found.sampled.masks.shape == (4, 10, 16)
+    assert found.as_dict("own") == {
+        "own_sampled": found.sampled.hardness,
+        "own_likeliest": found.likeliest.hardness,
+    }
+    assert found.sampled.hardness != found.likeliest.hardness
+
+
+def test_likeliest_masks_of_an_agent_that_draws_all_the_same_are_as_many(
+    phantoms: ImageSet, reconstructor: Reconstructor
+) -> None:
+    found = measure(RandomAgent(PROBLEM), reconstructor, phantoms, np.arange(5), HALF, draws=4)
+    assert found.likeliest.masks.shape == (4, 5, 16)
 
 
 def masks_of(policy: np.ndarray, images: int = 80) -> Measurement:

@@ -14,7 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from agents import AGENTS, load_agent
 from agents.baselines import OracleAgent
 from agents.pretraining import loop as pretraining
-from agents.pretraining.hardness import Measurement
+from agents.pretraining.hardness import Hardness
 from agents.pretraining.loop import Pretraining
 from agents.pretraining.run_directory import COLUMNS, RunDirectory
 from agents.pretraining.schedule import Stage, play_stage, set_curriculum, split_held_out, stages
@@ -177,7 +177,7 @@ def test_hardness_is_measured_ten_times_and_in_the_last_row(tmp_path, images):
     assert len(table) >= 10
     assert seen == sorted(set(seen))
     assert seen[-1] == 96
-    assert all(np.isfinite(float(row["hardness"])) for row in table)
+    assert all(np.isfinite(float(row[f"hardness_{kind}"])) for row in table for kind in ("sampled", "likeliest"))
 
 
 @pytest.mark.slow
@@ -229,8 +229,8 @@ def test_a_run_cut_off_before_its_last_row_is_not_finished(tmp_path, images, mon
     assert timeless(tmp_path / "whole") == timeless(tmp_path / "cut")
 
 
-def interrupt_at_the_end(measure: Callable[..., Measurement]) -> Callable[..., Measurement]:
-    def interrupted(run: Pretraining, pairs: int) -> Measurement:
+def interrupt_at_the_end(measure: Callable[..., Hardness]) -> Callable[..., Hardness]:
+    def interrupted(run: Pretraining, pairs: int) -> Hardness:
         if run.seen >= run.settings.total_images:
             raise KeyboardInterrupt
         return measure(run, pairs)
@@ -325,7 +325,7 @@ def test_measuring_and_drawing_leave_no_trace(tmp_path, images):
             return {name: tensor.clone() for name, tensor in {**run.agent.state(), **run.reconstructor.state()}.items()}
 
         before, env = everything(), str(run.env.episodes.state())
-        run.measurement = run.measure(64)
+        run.hardness = run.measure(64)
         run.write_results()
         assert_same(before, everything())
         assert env == str(run.env.episodes.state())
@@ -390,13 +390,13 @@ def test_a_judge_judges_the_masks_and_is_not_trained(tmp_path, images, algo):
     assert run.reference_unet.updates == 0
     table = rows(tmp_path / "run")
     assert len(table) == 4
-    assert all(np.isfinite(float(row["reference_hardness"])) for row in table)
+    assert all(np.isfinite(float(row["reference_hardness_sampled"])) for row in table)
     last = table[-1]
-    assert float(last["reference_hardness"]) == pytest.approx(run.measure(8, other).hardness, rel=1e-4)
-    assert float(last["hardness"]) == pytest.approx(run.measure(8).hardness, rel=1e-4)
-    assert last["reference_hardness"] != last["hardness"]
+    assert float(last["reference_hardness_sampled"]) == pytest.approx(run.measure(8, other).sampled.hardness, rel=1e-4)
+    assert float(last["hardness_sampled"]) == pytest.approx(run.measure(8).sampled.hardness, rel=1e-4)
+    assert last["reference_hardness_sampled"] != last["hardness_sampled"]
     if isinstance(run.agent, OracleAgent):  # it looked at the judge while it was judged, and then back
-        assert float(last["reference_hardness"]) > 1.02
+        assert float(last["reference_hardness_sampled"]) > 1.02
         pixels = images.images(run.pictured)
         seen = run.agent.maps(pixels)[0]
         run.agent.attach(run.env)
@@ -407,7 +407,9 @@ def test_a_judge_judges_the_masks_and_is_not_trained(tmp_path, images, algo):
 @pytest.mark.usefixtures("few_rows")
 def test_without_a_judge_there_is_no_judged_hardness(tmp_path, images):
     train(tmp_path / "run", images, algo="random", total_images=8)
-    assert [row["reference_hardness"] for row in rows(tmp_path / "run")] == ["nan"] * len(rows(tmp_path / "run"))
+    assert [row["reference_hardness_sampled"] for row in rows(tmp_path / "run")] == ["nan"] * len(
+        rows(tmp_path / "run")
+    )
 
 
 @pytest.mark.slow

@@ -117,7 +117,7 @@ def test_halving_takes_the_mean_of_four_pixels_of_the_same_image_and_channel(see
 @pytest.fixture
 def measured(phantoms: ImageSet, reconstructor: Reconstructor) -> Measurement:
     agent = RandomAgent(Problem(3, 32, 4, (8, 8)))
-    return measure(agent, reconstructor, phantoms, np.arange(6), MaskRatio.parse(0.5))
+    return measure(agent, reconstructor, phantoms, np.arange(6), MaskRatio.parse(0.5)).sampled
 
 
 def test_a_frame_shows_what_the_agent_and_the_unet_make_of_these_images(

@@ -14,7 +14,7 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
 
 from agents.sb3.vec_env import SB3VecEnv
-from ahm_env import ImageSet, PatchMaskVectorEnv, Reconstructor, SettingsError
+from ahm_env import ActionError, ImageSet, PatchMaskVectorEnv, Reconstructor, SettingsError
 
 Toy = Any  # the class ToyEnv of conftest.py
 Pixels = npt.NDArray[np.uint8]
@@ -250,6 +250,10 @@ def test_the_chosen_share_can_be_set_and_changes_what_is_done(make: Any) -> None
     assert all(np.array_equal(info["mask"].ravel(), first[0]) for info in infos)
     with pytest.raises(SettingsError, match="agent_share"):
         adapter.set_attr("agent_share", 1.5)
+    with pytest.raises(SettingsError, match="without indices"):
+        adapter.set_attr("agent_share", 0.5, indices=[0, 2])
+    adapter.set_attr("agent_share", 0.5, indices=[2, 1, 0])
+    assert env.agent_share == 0.5
 
 
 def test_an_attribute_behind_a_gymnasium_wrapper_is_reached(make: Any) -> None:
@@ -258,6 +262,13 @@ def test_an_attribute_behind_a_gymnasium_wrapper_is_reached(make: Any) -> None:
     adapter.set_attr("agent_share", 0.5)
     assert env.agent_share == 0.5
     assert adapter.get_attr("agent_share") == [0.5] * 3
+
+
+def test_an_action_is_passed_on_as_it_is_and_half_a_one_is_refused(make: Any) -> None:
+    adapter = seeded(make())
+    adapter.reset()
+    with pytest.raises(ActionError, match=r"not 0\.5"):
+        adapter.step(np.full((3, 16), 0.5))
 
 
 def test_a_method_is_called_once_and_answered_for_each(make: Any) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ahm_env.images.opencv import cv2
+from ahm_env.images.pixels.opencv import cv2
 
 MakeFolder = Callable[..., Path]
 MakeDicom = Callable[..., Path]

@@ -11,7 +11,7 @@ from PIL import Image
 
 from ahm_env.errors import ImageError, SettingsError
 from ahm_env.images.console import check_data, find_file, import_into, show_data
-from ahm_env.images.opencv import cv2
+from ahm_env.images.pixels.opencv import cv2
 
 
 @pytest.fixture(autouse=True)

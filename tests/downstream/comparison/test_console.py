@@ -56,6 +56,19 @@ def at_home(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compare, "Pool", AtHome)
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("at_home")
+def test_an_agent_of_one_s_own_is_compared_like_ours(call, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.syspath_prepend(Path(compare.__file__).parents[2] / "examples")
+    own = "own_agent:MomentsAgent+temperature=0.1"
+    status, out, _ = call("compare-agents", *SMALL, "--algos", f"random,{own}")
+    assert status == 0
+    assert trials("agent") == {("random",), (own,)}
+    assert own in out
+    assert call("compare-agents", *SMALL, "--algos", "random")[0] == 0  # its results stay, without its class
+    assert trials("agent") == {("random",), (own,)}
+
+
 def stamps(*endings: str) -> dict[Path, int]:
     return {path: path.stat().st_mtime_ns for ending in endings for path in Path("cmp").rglob(f"*{ending}")}
 
@@ -256,7 +269,7 @@ def test_agents_of_runs_are_judged_and_reported(call):
     assert status == 0
     found = json.loads(Path("e.json").read_text())
     assert [one["agent"] for one in found] == ["random", "a2c"]
-    assert found[0]["random_loss"] == found[1]["random_loss"]
+    assert found[0]["random_loss_sampled"] == found[1]["random_loss_sampled"]
     assert 0.3 < found[0]["lesion_hidden"] < 0.7
     assert "a2c" in out
     assert call("evaluate-agent", "random", "--data", "phantom:60:3")[0] == 0

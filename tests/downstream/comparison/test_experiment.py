@@ -42,7 +42,7 @@ def settings_of(experiment: Experiment, trial: FinetuneTrial) -> FinetuneSetting
 @pytest.mark.parametrize(
     ("algos", "text"),
     [
-        (("a4c",), "unknown; choose among scratch, a3c"),
+        (("a4c",), "unknown; choose one of a3c"),
         (("a3c+fast",), "KEY=VALUE"),
         (("a3c+=2",), "KEY=VALUE"),
         (("a3c", "a3c"), "agent a3c is there twice"),
@@ -59,7 +59,7 @@ def settings_of(experiment: Experiment, trial: FinetuneTrial) -> FinetuneSetting
 )
 def test_bad_agents_are_refused_before_anything_runs(algos: tuple[str, ...], text: str, tmp_path: Path):
     with pytest.raises(SettingsError, match=text):
-        Experiment(tmp_path / "out", algos, 1, {})
+        Experiment(tmp_path / "out", algos, 1, {}).check_agents()
     assert not (tmp_path / "out").exists()
 
 
@@ -222,9 +222,11 @@ def test_runs_that_were_judged_are_found_again(tmp_path: Path) -> None:
     experiment.begin()
     (trial,) = experiment.pretraining
     trial.path.mkdir(parents=True)
-    evaluation = {"images": 50, "unet_updates": 4, "seconds": 2, "hardness": 1, "unet_loss": 1, "agent_share": 1}
+    evaluation = {"images": 50, "unet_updates": 4, "seconds": 2, "unet_loss": 1, "agent_share": 1}
     evaluation |= {"lesion": 0.5, "background": 0.5}
-    each = {"shown": ["a"], "patients": [3], "losses": [2.0], "random_losses": [1.0]}
+    each = {"shown": ["a"], "patients": [3]}
+    for kind in ("sampled", "likeliest"):
+        each |= {f"loss_{kind}": [2.0], f"random_loss_{kind}": [1.0], f"own_hardness_{kind}": 1}
     (trial.path / "mask_evaluation.json").write_text(json.dumps({**evaluation, **each}))
     assert pretrained_runs(tmp_path, experiment.rows()) == {trial.path: "a3c+mask_ratio=0.3:0.7"}
 

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from agents import Problem, load_agent, make_agent, save_agent
+from agents import Problem, load_agent, make_agent, pretrain, save_agent
 from agents.baselines import ScoringAgent
-from ahm_env import CheckpointError, MaskRatio, PatchGrid, Reconstructor, RunError, load_images
+from ahm_env import CheckpointError, MaskRatio, PatchGrid, Reconstructor, RunError, SettingsError, load_images
 from ahm_env.model.weights import DEFAULT_UNET
 from downstream.comparison.mask_evaluation import evaluate_masks, evaluation_images, score_masks
 
@@ -41,8 +41,9 @@ def test_losses_are_those_of_the_masks(unet: Reconstructor):
     found = score_masks(_Fixed(np.arange(64.0)), unet, images, indices, HALF, pairs=12)
     mask = np.broadcast_to(np.arange(64) >= 32, (6, 64))
     expected = (unet.patch_losses(images.images(indices), mask) * mask).sum(1) / 32
-    np.testing.assert_allclose(found.losses, expected, rtol=1e-5)
-    assert found.hardness == pytest.approx(expected.mean() / found.random_losses.mean())
+    for kind in (found.hardness.sampled, found.hardness.likeliest):  # it does not draw
+        np.testing.assert_allclose(kind.losses.mean(0), expected, rtol=1e-5)
+        assert kind.hardness == pytest.approx(expected.mean() / kind.random_losses.mean())
 
 
 def test_shares_of_the_lesion_by_hand(unet: Reconstructor):
@@ -58,7 +59,8 @@ def test_the_same_random_masks_for_every_agent(unet: Reconstructor):
     images = load_images("phantom:80", 64)
     indices = images.split("train")[:6]
     up, down = (score_masks(_Fixed(sign * np.arange(64.0)), unet, images, indices, HALF, pairs=12) for sign in (1, -1))
-    np.testing.assert_array_equal(up.random_losses, down.random_losses)
+    np.testing.assert_array_equal(up.hardness.sampled.random_losses, down.hardness.sampled.random_losses)
+    assert len(up.hardness.sampled.random_losses) == 32
 
 
 def test_other_images_are_judged_on_their_test_split():
@@ -115,3 +117,25 @@ def test_what_is_no_run_is_told(tmp_path: Path):
         evaluate_masks(tmp_path / "notes.txt")
     save_agent(make_agent("random", Problem(3, 64, 8, (32, 32))), tmp_path / "agent")
     assert load_agent(tmp_path / "agent").name == "random"
+
+
+@pytest.mark.slow
+def test_the_lower_the_temperature_the_closer_sampled_masks_are_to_the_likeliest(tmp_path: Path, monkeypatch: Any):
+    monkeypatch.setenv("AHM_CACHE", str(tmp_path / "cache"))
+    tiny: dict[str, Any] = {"image_size": 16, "patch_size": 4, "width": 2, "batch_size": 4, "total_images": 32}
+    made = {
+        algo: pretrain("phantom:40", tmp_path / algo, algo=algo, workers=1, device="cpu", **tiny)
+        for algo in ("a3c", "a2c", "hard-patches")
+    }
+    own, cold = (evaluate_masks(made["a3c"], temperature=one) for one in (None, 1e-4))
+    assert (own.temperature, cold.temperature) == (1, 1e-4)
+    likeliest = cold.scores.hardness.likeliest.masks
+    assert (own.scores.hardness.likeliest.masks == likeliest).all()
+    assert (cold.scores.hardness.sampled.masks == likeliest[0]).mean() > 0.99
+    assert (own.scores.hardness.sampled.masks == likeliest[0]).mean() < 0.9
+    own, hot = (evaluate_masks(made["a2c"], temperature=one).scores.hardness.sampled.masks for one in (None, 10))
+    assert (own != hot).any()  # its bits are drawn from others
+    with pytest.raises(SettingsError, match="its agent, hard-patches, draws from no logits; leave out --temperature"):
+        evaluate_masks(made["hard-patches"], temperature=0.5)
+    with pytest.raises(SettingsError, match="--temperature 0 must be a positive number"):
+        evaluate_masks(made["a3c"], temperature=0)

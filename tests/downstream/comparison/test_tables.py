@@ -208,11 +208,20 @@ def test_trends_rise_with_the_number_of_labels():
 
 
 def masked(agent: str, run: int, losses: list[float], **told: float) -> Iterator[Row]:
+    """The rows of a run whose likeliest masks are harder by 1 than its sampled ones."""
     about = (agent, run, None, "masking", "", "")
     for image, loss in enumerate(losses):
-        yield Row(*about, f"i{image}", f"{image}", "loss", loss)
-        yield Row(*about, f"i{image}", f"{image}", "random_loss", 1)
-    known = {"own_hardness": 1.5, "lesion_hidden": 0.6, "background_hidden": 0.4, "images": 100, "unet_updates": 10}
+        for kind, more in (("sampled", 0), ("likeliest", 1)):
+            yield Row(*about, f"i{image}", f"{image}", f"loss_{kind}", loss + more)
+            yield Row(*about, f"i{image}", f"{image}", f"random_loss_{kind}", 1)
+    known = {
+        "own_hardness_sampled": 1.5,
+        "own_hardness_likeliest": 2,
+        "lesion_hidden": 0.6,
+        "background_hidden": 0.4,
+        "images": 100,
+        "unet_updates": 10,
+    }
     for name, value in {**known, "agent_share": 1, "images_per_second": 50, **told}.items():
         if not isnan(value):
             yield Row(*about, "", "", name, value)
@@ -227,18 +236,34 @@ def test_the_table_of_the_masks_by_hand():
     table = hardness_table(found, "scans")
     a3c, random = table.rows
     assert table.title == "Agents on scans"
-    assert table.headings[3] == "against random (95 %)"
+    assert table.headings[2:8] == (
+        *("hardness, sampled masks (95 %)", "sampled against random (95 %)", "p, sampled"),
+        *("hardness, likeliest masks (95 %)", "likeliest against random (95 %)", "p, likeliest"),
+    )
     assert a3c[:2] == ("a3c", "2")
     assert a3c[2].startswith("4.000 (")
     assert a3c[3].startswith("+2.000 (")  # of run 0, the one that both have
-    assert a3c[4].startswith("4.000 (")
-    assert a3c[5:] == ("70% – 40%", "1.500", "38")
-    assert random[3] == "–"
-    assert random[5] == "–"
+    assert a3c[5].startswith("5.000 (")
+    assert a3c[6].startswith("+2.000 (")  # 4 – 2
+    assert a3c[8:] == ("70% – 40%", "1.500 – 2.000", "38")
+    assert random[3:5] == random[6:8] == ("–", "–")
+    assert random[8] == "–"
     assert "Images shown: 100" in table.notes[1]
     assert hardness_table(group(masked("ppo", 0, [1, 2]), masked("a3c", 0, [1, 2])), "scans").headings[3] == (
-        "against ppo (95 %)"
+        "sampled against ppo (95 %)"
     )
+
+
+def test_p_is_corrected_for_all_comparisons_of_the_table():
+    """Two agents and two kinds of masks are four comparisons with `random`."""
+    losses = [1.0, 1.5, 2.0, 1.2, 1.7]
+    alone = hardness_table(group(masked("a3c", 0, losses), masked("random", 0, [1.0] * 5)), "scans")
+    many = hardness_table(
+        group(masked("a3c", 0, losses), masked("ppo", 0, losses), masked("random", 0, [1.0] * 5)), "scans"
+    )
+    p, corrected = float(alone.rows[0][4]), float(many.rows[0][4])
+    assert 0 < p < 0.2
+    assert corrected == pytest.approx(min(1, 2 * p), abs=0.002)
 
 
 def test_runs_that_are_not_alike_are_told():

@@ -149,9 +149,11 @@ def test_a_trial_that_fails_says_so_in_its_log_and_status(tmp_path: Path) -> Non
 # Pretraining
 
 EVALUATION = {
-    **{"images": 100.0, "unet_updates": 10.0, "seconds": 2.0, "hardness": 1.5, "unet_loss": 0.1, "agent_share": 1.0},
+    **{"images": 100.0, "unet_updates": 10.0, "seconds": 2.0, "unet_loss": 0.1, "agent_share": 1.0},
+    **{"own_hardness_sampled": 1.25, "own_hardness_likeliest": 1.75},
     **{"lesion": float("nan"), "background": float("nan"), "shown": ["b", "a"], "patients": [4, 5]},
-    **{"losses": [2.0, 4.0], "random_losses": [1.0, 3.0]},
+    **{"loss_sampled": [2.0, 4.0], "random_loss_sampled": [1.0, 3.0]},
+    **{"loss_likeliest": [5.0, 7.0], "random_loss_likeliest": [2.0, 4.0]},
 }
 
 
@@ -166,12 +168,16 @@ def test_the_rows_of_an_agent_are_losses_of_images_and_what_is_told_of_the_run(t
     trial = evaluated(tmp_path)
     rows = list(trial.rows())
     assert {row[:6] for row in rows} == {("random", 0, None, "masking", "", "")}
-    assert values(rows, "loss") == {("b", "4"): 2, ("a", "5"): 4}
-    assert values(rows, "random_loss") == {("b", "4"): 1, ("a", "5"): 3}
-    assert values(rows, "hardness") == {("", ""): 1.5}
+    assert values(rows, "loss_sampled") == {("b", "4"): 2, ("a", "5"): 4}
+    assert values(rows, "random_loss_sampled") == {("b", "4"): 1, ("a", "5"): 3}
+    assert values(rows, "loss_likeliest") == {("b", "4"): 5, ("a", "5"): 7}
+    assert values(rows, "random_loss_likeliest") == {("b", "4"): 2, ("a", "5"): 4}
+    assert values(rows, "hardness_sampled") == {("", ""): 1.5}
+    assert values(rows, "hardness_likeliest") == {("", ""): 2}
+    assert values(rows, "own_hardness_likeliest") == {("", ""): 1.75}
     assert values(rows, "images_per_second") == {("", ""): 50}
     assert not values(rows, "lesion_hidden")  # there are no masks
-    assert (trial.done, trial.told, trial.name) == (True, "hardness 1.500", "random-0")
+    assert (trial.done, trial.told, trial.name) == (True, "hardness 1.500 sampled, 2.000 likeliest", "random-0")
 
 
 def test_a_verdict_that_is_damaged_is_judged_again_or_told(tmp_path: Path) -> None:
@@ -181,6 +187,10 @@ def test_a_verdict_that_is_damaged_is_judged_again_or_told(tmp_path: Path) -> No
     for text in ('{"loss', "null", "3"):
         (trial.path / "mask_evaluation.json").write_text(text)
         assert (trial.evaluation, trial.done) == (None, False)
-    for name, changes in (("few", {"losses": [1.0]}), ("word", {"losses": ["much", 1.0]}), ("none", {"shown": None})):
+    for name, changes in (
+        ("few", {"loss_sampled": [1.0]}),
+        ("word", {"loss_likeliest": ["much", 1.0]}),
+        ("none", {"shown": None}),
+    ):
         with pytest.raises(RunError, match=r"mask_evaluation\.json: damaged .*; delete it"):
             list(evaluated(tmp_path / name, **changes).rows())

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ahm_env import ImageSet
-from ahm_env.images.opencv import cv2
+from ahm_env.images.pixels.opencv import cv2
 from downstream.evaluation import classification
 from downstream.evaluation.classification import ClassificationAssessment, assess_classifier
 from downstream.evaluation.metrics import score_labels

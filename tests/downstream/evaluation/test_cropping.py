@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ahm_env import CheckpointError, ImageError, load_images
-from ahm_env.images.loading import find_source
-from ahm_env.images.opencv import cv2
-from ahm_env.images.pixels import PixelSettings
+from ahm_env.images.dataset.loader import find_source
+from ahm_env.images.pixels.fit import PixelSettings
+from ahm_env.images.pixels.opencv import cv2
 from ahm_env.images.source import Sample
 from downstream.evaluation.cropping import MARGIN, Cropped, crop, lesion_box, load_segmenter
 from downstream.models.model import Model, ModelSpec

@@ -16,8 +16,8 @@ import torch
 
 import ahm
 from ahm_env import load_images
-from ahm_env.images.loading import find_source
-from ahm_env.images.pixels import PixelSettings
+from ahm_env.images.dataset.loader import find_source
+from ahm_env.images.pixels.fit import PixelSettings
 from downstream.evaluation import evaluation
 from downstream.evaluation.classification import assess_classifier
 from downstream.evaluation.cropping import Cropped

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from ahm_env import ImageError, load_images
-from ahm_env.images.opencv import cv2
+from ahm_env.images.pixels.opencv import cv2
 from ahm_env.images.source import Sample
 from downstream.evaluation.metrics import Overlap, SegmentationScores, score_mask
 from downstream.evaluation.segmentation import (

@@ -12,7 +12,7 @@ import pytest
 
 import ahm
 from ahm_env.files import load_tensors
-from ahm_env.images.opencv import cv2
+from ahm_env.images.pixels.opencv import cv2
 from downstream.evaluation.metrics import measure_name
 from downstream.finetuning.settings import FinetuneSettings
 from downstream.finetuning.training import Trainer

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ahm_env import ImageSet, SettingsError
-from ahm_env.images.patients import fair_order
+from ahm_env.images.dataset.patients import fair_order
 from downstream.finetuning.labelled import choose_labelled
 
 CLASSES = st.lists(st.integers(1, 12), min_size=1, max_size=6).flatmap(

@@ -19,7 +19,7 @@ import torch
 from ahm_env import CheckpointError, ImageError, ImageSet, SettingsError, TrainingError, load_images
 from ahm_env.errors import InterruptionError
 from ahm_env.files import load_tensors
-from ahm_env.images.opencv import cv2
+from ahm_env.images.pixels.opencv import cv2
 from ahm_env.runs import run as runs
 from downstream.evaluation.metrics import score_mask
 from downstream.finetuning import mean_teacher

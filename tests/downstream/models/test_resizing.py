@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ahm_env import ImageError, load_images
-from ahm_env.images.loading import originals
-from ahm_env.images.pixels import PixelSettings, fit_mask
+from ahm_env.images.dataset.loader import originals
+from ahm_env.images.pixels.fit import PixelSettings, fit_mask
 from downstream.models.model import ModelSpec
 from downstream.models.resizing import to_original, to_square
 

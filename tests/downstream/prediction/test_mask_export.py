@@ -16,14 +16,14 @@ import numpy as np
 import pytest
 
 from ahm_env import SettingsError
-from ahm_env.images.dicom import Dicom
-from ahm_env.images.nifti import source as nifti_source
-from ahm_env.images.opencv import cv2
-from ahm_env.images.patients import pseudonym
-from ahm_env.images.pixels import AXES
+from ahm_env.images.formats.dicom import Dicom, seg_writer
+from ahm_env.images.formats.nifti import source as nifti_source
+from ahm_env.images.pixels.fit import AXES
+from ahm_env.images.pixels.opencv import cv2
+from ahm_env.images.privacy import pseudonym
 from downstream.console import predict_images
 from downstream.models.model import MODEL_FILE, ModelSpec
-from downstream.prediction import dicom_seg, prediction
+from downstream.prediction import prediction
 
 nibabel = pytest.importorskip("nibabel")
 pydicom = pytest.importorskip("pydicom")
@@ -600,7 +600,7 @@ def test_trees_that_name_images_alike_are_refused(run: Run):
 
 def test_without_highdicom_nothing_is_begun(run: Run, monkeypatch: pytest.MonkeyPatch):
     make_series("archive", 2)
-    monkeypatch.setattr(dicom_seg, "find_spec", lambda _: None)
+    monkeypatch.setattr(seg_writer, "find_spec", lambda _: None)
     with pytest.raises(SettingsError, match=r"needs highdicom: pip install 'ahm-env\[medical\]'"):
         run("archive")
 
@@ -656,8 +656,8 @@ def test_what_is_done_is_not_decoded_again(run: Run, monkeypatch: pytest.MonkeyP
     def decode(*_: Any) -> None:
         raise AssertionError("decoded")
 
-    monkeypatch.setattr("ahm_env.images.nifti.source.read_volume", decode)
-    monkeypatch.setattr("ahm_env.images.dicom.pixels.read_frame", decode)
+    monkeypatch.setattr("ahm_env.images.formats.nifti.source.read_volume", decode)
+    monkeypatch.setattr("ahm_env.images.formats.dicom.pixels.read_frame", decode)
     monkeypatch.setattr("downstream.prediction.mask_export.save_segmentation", decode)
     assert run("scans", "archive") == 0
     # gathered from the PNGs

@@ -20,14 +20,14 @@ from filelock import FileLock
 
 import ahm
 from ahm_env.files import atomic
-from ahm_env.images.building import AHEAD, THREADS, in_order
-from ahm_env.images.decoding import read_image
+from ahm_env.images.dataset.builder import AHEAD, THREADS, in_order
+from ahm_env.images.formats.pictures import folder
+from ahm_env.images.formats.pictures.picture import Picture, read_image
 from ahm_env.images.source import Sample
 from downstream.evaluation.cropping import crop
 from downstream.evaluation.segmentation import BATCH, segment
 from downstream.models.model import Model, ModelSpec
 from downstream.models.resizing import to_original, to_square
-from downstream.prediction import inputs as incoming
 from downstream.prediction import prediction
 from downstream.prediction.prediction_table import GrowingTable
 
@@ -239,7 +239,7 @@ def test_masks_among_images_are_not_predicted(call, scans: Path, model: Model):
         assert cv2.imwrite(str(scans / name), np.zeros((20, 30), np.uint8))
     status, told, _ = call("scans", "--out", "found")
     assert status == 0
-    assert "scans: masks of other files by their names, which are not predicted: 3" in told.replace("\n", " ")
+    assert "scans: masks of other files by their names, which are left out: 3" in told.replace("\n", " ")
     expected = sorted(f"{Path(name).stem}.png" for name in SIZES)
     assert sorted(path.name for path in Path("found/masks").iterdir()) == expected
 
@@ -252,7 +252,7 @@ def test_masks_among_volumes_are_not_predicted(call, model: Model):
         nibabel.save(nibabel.Nifti1Image(values, np.eye(4)), f"volumes/{name}.nii.gz")
     status, told, _ = call("volumes", "--out", "found")
     assert status == 0
-    assert "volumes: masks of other files by their names, which are not predicted: 2" in told.replace("\n", " ")
+    assert "volumes: masks of other files by their names, which are left out: 2" in told.replace("\n", " ")
     assert sorted(path.name for path in Path("found/masks").glob("*.nii.gz")) == ["a_flair.nii.gz", "b.nii.gz"]
 
 
@@ -487,16 +487,16 @@ def test_memory_is_flat_in_the_number_of_images(call, model: Model, monkeypatch:
         Path(f"scans/{number:03}.png").write_bytes(content)
     alive, most = set[int](), 0
 
-    def read(path: Path) -> np.ndarray:
+    def read(path: Path) -> Picture:
         nonlocal most
         image = read_image(path).copy()
         key = object()
         alive.add(id(key))
         weakref.finalize(image, lambda held: alive.discard(id(held)), key)
         most = max(most, len(alive))
-        return image
+        return Picture(image)
 
-    monkeypatch.setattr(incoming, "read_image", read)
+    monkeypatch.setattr(folder, "read_picture", read)
     assert call("scans", "--out", "out", "--no-overlays")[0] == 0
     assert len(rows()) == 300
     # decoded ahead, in the network, in the next batch, and on the way to the disk

@@ -21,13 +21,14 @@ from ahm_env import CheckpointError, ImageError, ImageSet, RunError, load_images
 from downstream.evaluation.page import source_name
 from downstream.evaluation.statistics import Interval
 from downstream.reports.charts import STAND_INS, Chart, Drawing, spread
-from downstream.reports.curves import Curve, bootstrap_band, over_seeds
+from downstream.reports.curves import Curve, band, over_seeds
 from downstream.reports.load_runs import STYLES, by_algorithm, read_run
 from downstream.reports.report import Table, Trend, last_rows, make_report
 
 SIDE, SHOWN = 4, np.array([3, 7])  # patches a side; images that frames picture
 MOMENTS = (0, 100, 200)
 Maker = Callable[..., Path]
+REFERENCE = "reference_hardness_sampled", "reference_hardness_likeliest"
 
 
 def picture(images: int, seed: int, valued: bool = True, **changes: Any) -> Frame:
@@ -74,8 +75,9 @@ def write_run(
         facts = {"count": len(images), "channels": 3, "content_key": images.content_key if key is None else key}
         run.write_config(chosen, facts)
         for place, value in enumerate(hardness, 1):
-            plain = dict.fromkeys(COLUMNS, 0.5) | {"unet_loss": 1 / place, "reference_hardness": float("nan")}
-            run.add(plain | {"images": 200 * place // len(hardness), "hardness": value} | (rows or {}))
+            plain = dict.fromkeys(COLUMNS, 0.5) | {"unet_loss": 1 / place, **dict.fromkeys(REFERENCE, float("nan"))}
+            told = {"hardness_sampled": value, "hardness_likeliest": value + 1}
+            run.add(plain | {"images": 200 * place // len(hardness)} | told | (rows or {}))
         for frame in [picture(moment, seed, algo != "random") for moment in MOMENTS] if frames is None else frames:
             run.save_frame(frame)
     return path
@@ -115,15 +117,15 @@ class Tags(HTMLParser):
 # ---------------------------------------------------------------- curves
 
 
-def test_the_bootstrap_of_two_seeds_spans_them() -> None:
-    low, high = bootstrap_band(np.array([[1.0, 5.0], [3.0, 5.0]]))
-    assert low.tolist() == [1, 5]  # means of resamples are 1, 2, 3, of which 1 and 3 come a quarter of the time each
-    assert high.tolist() == [3, 5]
+def test_the_band_of_two_seeds_is_student_s() -> None:
+    low, high = band(np.array([[1.0, 5.0], [3.0, 5.0]]))
+    assert low.tolist() == pytest.approx([2 - 12.706, 5], abs=1e-3)  # standard error 1, one degree of freedom
+    assert high.tolist() == pytest.approx([2 + 12.706, 5], abs=1e-3)
 
 
-def test_the_bootstrap_of_many_seeds_is_that_of_the_normal_distribution() -> None:
+def test_the_band_of_many_seeds_is_that_of_the_normal_distribution() -> None:
     values = np.random.default_rng(1).normal(size=(400, 1))
-    low, high = bootstrap_band(values)
+    low, high = band(values)
     error = 1.96 * values.std() / 20
     assert low[0] == pytest.approx(values.mean() - error, abs=0.02)
     assert high[0] == pytest.approx(values.mean() + error, abs=0.02)
@@ -302,19 +304,21 @@ def test_variants_of_an_agent_are_told_apart_by_what_differs(make_run: Maker) ->
 def test_the_default_table_has_the_mean_and_range_of_last_rows(make_run: Maker) -> None:
     runs = [make_run("a3c", 0, (1, 1.5)), make_run("a3c", 1, (1, 2.5)), make_run("random", 0, (1, float("nan")))]
     table = last_rows(by_algorithm([read_run(run) for run in runs]))
-    assert table.headings == ("agent", "hardness", "U-Net loss", "images/s", "images shown", "seeds")
-    assert table.rows[0] == ("a3c", "2.000 (1.500 – 2.500)", "0.500", "0", "200", "0, 1")
+    kinds = "hardness, sampled", "hardness, likeliest"
+    assert table.headings == ("agent", *kinds, "U-Net loss", "images/s", "images shown", "seeds")
+    hard = "2.000 (1.500 – 2.500)", "3.000 (2.500 – 3.500)"
+    assert table.rows[0] == ("a3c", *hard, "0.500", "0", "200", "0, 1")
     assert table.rows[1][1] == "–"
-    assert table.numeric == (False, True, True, True, True, True)
+    assert table.numeric == (False, True, True, True, True, True, True)
 
 
 @pytest.mark.slow
 def test_a_judge_decides_which_hardness_is_drawn(make_run: Maker, phantoms: ImageSet) -> None:
-    judged = make_run("a3c", rows={"reference_hardness": 1.75})
+    judged = make_run("a3c", rows=dict(zip(REFERENCE, (1.75, 2.5), strict=True)))
     page = report([judged], phantoms)
     assert "reference hardness" in words_of(page)
     assert "On a reference U-Net" in page
-    assert data_of(page)["charts"][0]["lines"][0]["mean"] == [1.75, 1.75]
+    assert [chart["lines"][0]["mean"] for chart in data_of(page)["charts"][:2]] == [[1.75, 1.75], [2.5, 2.5]]
     both = report([judged, make_run("ppo")], phantoms)  # one of them has no judge
     assert "By each run’s own U-Net" in both
     assert data_of(both)["charts"][0]["lines"][0]["mean"] == [1.2, 1.6]

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 
 import ahm
 from ahm_env import CheckpointError, ImageError, RunError, SettingsError, load_images
-from ahm_env.images.loading import find_source
-from ahm_env.images.pixels import PixelSettings
+from ahm_env.images.dataset.loader import find_source
+from ahm_env.images.pixels.fit import PixelSettings
 from downstream.evaluation.metrics import score_mask
 from downstream.sam.annotation import Annotation
 from downstream.sam.annotation import annotate as draw

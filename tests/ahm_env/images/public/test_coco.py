@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ahm_env.errors import ImageError
-from ahm_env.images.decoding import read_mask
-from ahm_env.images.importing import import_data
-from ahm_env.images.opencv import cv2
+from ahm_env.images.formats.pictures.picture import read_mask
+from ahm_env.images.inspection.report import check_source
+from ahm_env.images.pixels.opencv import cv2
 from ahm_env.images.public.coco import polygon_mask, region
-from ahm_env.images.report import check_source
+from ahm_env.images.public.importer import import_data
 
 HEIGHT, WIDTH = 10, 14
 CATEGORIES = [{"id": 3, "name": "tool"}, {"id": 7, "name": "polyp"}, {"id": 9, "name": "unused"}]

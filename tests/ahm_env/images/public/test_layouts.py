@@ -11,11 +11,11 @@ import pytest
 
 from ahm_env.errors import ImageError, SettingsError
 from ahm_env.images import load_images
-from ahm_env.images.decoding import read_mask
-from ahm_env.images.importing import import_data
-from ahm_env.images.opencv import cv2
-from ahm_env.images.public.layouts import named_split
-from ahm_env.images.report import check_source
+from ahm_env.images.dataset.layouts import named_split
+from ahm_env.images.formats.pictures.picture import read_mask
+from ahm_env.images.inspection.report import check_source
+from ahm_env.images.pixels.opencv import cv2
+from ahm_env.images.public.importer import import_data
 
 ROWS, COLUMNS = 12, 16
 

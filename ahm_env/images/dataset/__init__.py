@@ -1,0 +1,1 @@
+"""A set of images, decoded once and memory-mapped: its cache, splits and patients."""

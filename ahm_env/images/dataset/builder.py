@@ -1,0 +1,298 @@
+"""Decodes an index into a cache entry: in a few threads, in order, in flat memory."""
+
+import os
+from array import array
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Self, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from ahm_env.errors import ImageError
+from ahm_env.images.dataset.cache import IDENTITIES, ArrayWriter, Meta, content_digest, images_digest, write_meta
+from ahm_env.images.dataset.patients import Digests, digest, first_images, refuse_leaks
+from ahm_env.images.pixels.fit import Image8, PixelSettings, fit_image, fit_mask, with_channels
+from ahm_env.images.pixels.opencv import cv2
+from ahm_env.images.privacy import refuse_path
+from ahm_env.images.source import DatasetIndex, Entry
+
+THREADS = min(4, os.cpu_count() or 1)
+AHEAD = 4 * THREADS
+MANY = 256  # images from which it pays to start processes
+BATCH = 16  # images a process is given at once: slices of one volume, mostly
+
+Progress = Callable[[int, int], None]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A sample as the cache keeps it, with what is known of the original.
+
+    Attributes:
+        name: Name within the source.
+        image: (C, S, S) uint8; C is 1 if it has no colour.
+        mask: (S, S) uint8 class numbers; None where there is none, or it was not read.
+        masked: Whether there is a mask, read or not.
+        label: Class number, or -1.
+        split: Index into `SPLITS`.
+        patient: Pseudonym, or empty.
+        original_size: (width, height) in pixels.
+        original_type: Name of the NumPy type of its pixels.
+        mask_values: Class numbers in the mask before resizing.
+        remarks: As of `Sample`.
+    """
+
+    name: str
+    image: Image8
+    mask: Image8 | None
+    masked: bool
+    label: int
+    split: int
+    patient: str
+    original_size: tuple[int, int]
+    original_type: str
+    mask_values: frozenset[int]
+    remarks: tuple[str, ...]
+
+
+def prepare_all(index: DatasetIndex, settings: PixelSettings) -> Iterator[Prepared | ImageError | None]:
+    """Decode, scale and resize every sample, in the order of the index.
+
+    A bad sample gives its error, a sample without content gives None.
+    """
+    calls = (partial(_prepare, load, settings) for load in index.samples)
+    return _in_processes(calls) if index.slow and index.count >= MANY else in_order(calls)
+
+
+def in_order(calls: Iterable[Callable[[], T]], most: int = AHEAD) -> Generator[T, None, None]:
+    """Results of calls of which a few threads make up to `most` ahead of whoever takes them, in their order."""
+    pool = ThreadPoolExecutor(THREADS)
+    ahead: deque[Future[T]] = deque()
+    try:
+        for call in calls:
+            ahead.append(pool.submit(call))
+            if len(ahead) == most:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _in_processes(calls: Iterable[Callable[[], T]]) -> Iterator[T]:
+    """Results of calls, in their order, of one process a core."""
+    # Its processes do not import the caller's main module again: scripts need no guard.
+    from joblib import Parallel, delayed
+    from joblib.externals.loky.process_executor import TerminatedWorkerError
+
+    parallel = Parallel(n_jobs=-1, batch_size=BATCH, pre_dispatch=f"{2 * BATCH} * n_jobs", return_as="generator")
+    try:
+        yield from parallel(delayed(call)() for call in calls)
+    except TerminatedWorkerError:
+        raise ImageError(
+            "a process that decodes images ended at once: memory ran out, or a damaged file crashed a decoder; give "
+            "parts of the folder to `ahm data check` to find it"
+        ) from None
+
+
+def build(
+    directory: Path,
+    index: DatasetIndex,
+    settings: PixelSettings,
+    skip_bad: bool,
+    source: str,
+    progress: Progress | None,
+    masks: bool = True,
+) -> None:
+    """Write the entry of an index into an empty directory.
+
+    Args:
+        directory: Where the files go.
+        index: What the source holds.
+        settings: Size, channels and fit.
+        skip_bad: Leave bad images out instead of stopping at the first.
+        source: As the user gave it, for errors.
+        progress: Called with (done, total).
+        masks: Whether the index reads masks with their images.
+
+    Raises:
+        SettingsError: The source's path tells whose images they are.
+        ImageError: An image is bad and `skip_bad` is not set, every image is bad, or a patient is in two splits.
+        OSError: The disk is full.
+    """
+    refuse_path(source, index.identities)
+    problems = len(index.problems)
+    first_problem = next(iter(index.problems), "")
+    if problems and not skip_bad:
+        raise ImageError(with_remedy(first_problem, source, problems))
+    empty = 0
+    with EntryWriter(directory, index.has_masks, settings, masks) as writer:
+        for done, prepared in enumerate(prepare_all(index, settings), 1):
+            if isinstance(prepared, Prepared):
+                writer.append(prepared, done - 1)
+            elif prepared is None:
+                empty += 1
+            elif skip_bad:
+                problems += 1
+                first_problem = first_problem or str(prepared)
+            else:
+                raise ImageError(with_remedy(str(prepared), source)) from prepared
+            if progress:
+                progress(done, index.count)
+        if writer.count == 0:
+            cause = f"bad; the first: {first_problem}" if problems else "empty"
+            raise ImageError(f"{source}: all of its {index.count} images are {cause}")
+    refuse_leaks(source, index, *writer.patients_and_splits)
+    np.save(directory / IDENTITIES, np.array(sorted(index.identities), np.uint64))
+    write_meta(directory, writer.meta(index.classes, skipped=problems, empty=empty))
+
+
+class EntryWriter:
+    """Writes prepared samples into the files of an entry; complete at the end of the `with` block."""
+
+    def __init__(self, directory: Path, has_masks: bool, settings: PixelSettings, masks_read: bool = True) -> None:
+        """Open the files."""
+        self._masks_read = masks_read
+        square = (settings.image_size, settings.image_size)
+        self._directory, self._settings = directory, settings
+        self._binary_masks, self._any_mask = True, False
+        self._patients, self._splits = array("Q"), bytearray()
+        self._arrays = {
+            "images": ArrayWriter(directory / "images.npy", (settings.channels or 1, *square), np.uint8),
+            "labels": ArrayWriter(directory / "labels.npy", (), np.int32),
+            "masked": ArrayWriter(directory / "masked.npy", (), np.bool_),
+            "positions": ArrayWriter(directory / "positions.npy", (), np.int64),
+            "names": ArrayWriter(directory / "names.npy", (), np.uint8),
+            "name_ends": ArrayWriter(directory / "name_ends.npy", (), np.int64),
+        }
+        if has_masks and masks_read:
+            self._arrays["masks"] = ArrayWriter(directory / "masks.npy", square, np.uint8)
+
+    def __enter__(self) -> Self:
+        """Return the writer itself."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Complete the files, or abandon them after an error."""
+        for file in self._arrays.values():
+            if kind is None:
+                file.close()
+            else:
+                file.abandon()
+        if kind is None:
+            patients, splits = self.patients_and_splits
+            np.save(self._directory / "patients.npy", first_images(patients))
+            np.save(self._directory / "splits.npy", splits)
+
+    @property
+    def patients_and_splits(self) -> tuple[Digests, npt.NDArray[np.uint8]]:
+        """Digests of the patients, and the splits, of the samples written so far."""
+        return np.frombuffer(self._patients, np.uint64), np.frombuffer(self._splits, np.uint8)
+
+    @property
+    def count(self) -> int:
+        """Samples written so far."""
+        return self._arrays["labels"].rows
+
+    def append(self, prepared: Prepared, position: int) -> None:
+        """Append one sample, and its position in the index."""
+        if self._settings.channels is None and len(prepared.image) > self._channels:
+            self._widen()
+        self._arrays["images"].append(with_channels(prepared.image, self._channels))
+        self._arrays["masked"].append(prepared.masked)
+        self._any_mask |= prepared.masked
+        if "masks" in self._arrays:
+            square = self._arrays["masks"].row_shape
+            self._arrays["masks"].append(np.zeros(square, np.uint8) if prepared.mask is None else prepared.mask)
+        if prepared.mask is not None:
+            self._binary_masks &= are_binary(prepared.mask_values)
+        self._arrays["labels"].append(prepared.label)
+        self._splits.append(prepared.split)
+        self._patients.append(digest(prepared.patient))
+        self._arrays["positions"].append(position)
+        name = prepared.name.encode("utf-8", "surrogateescape")
+        self._arrays["names"].append(np.frombuffer(name, np.uint8))
+        self._arrays["name_ends"].append(self._arrays["names"].rows)
+
+    def meta(self, classes: tuple[str, ...], skipped: int, empty: int) -> Meta:
+        """Describe what was written; call it only when the files are complete."""
+        return Meta(
+            pixels=self._settings,
+            channels=self._channels,
+            classes=classes,
+            has_masks=self._any_mask,
+            masks_read=self._masks_read,
+            binary_masks=self._binary_masks,
+            skipped=skipped,
+            empty=empty,
+            images_content=images_digest(self._directory),
+            content=content_digest(self._directory, classes),
+        )
+
+    @property
+    def _channels(self) -> int:
+        return self._arrays["images"].row_shape[0]
+
+    def _widen(self) -> None:
+        """Turn the grey images written so far into RGB, because the first image in colour has come."""
+        grey = self._arrays["images"]
+        grey.close()
+        narrow = grey.path.rename(grey.path.with_suffix(".grey"))
+        self._arrays["images"] = wide = ArrayWriter(grey.path, (3, *grey.row_shape[1:]), np.uint8)
+        if grey.rows:
+            for image in np.load(narrow, mmap_mode="r"):
+                wide.append(with_channels(image, 3))
+        narrow.unlink()
+
+
+def _prepare(load: Entry, settings: PixelSettings) -> Prepared | ImageError | None:
+    try:
+        sample = load()
+    except ImageError as error:
+        return error
+    if sample is None:
+        return None
+    try:
+        image = fit_image(sample.image, settings)
+    except ImageError as error:
+        return ImageError(f"{sample.path}: {error}")
+    height, width = sample.image.shape[:2]
+    mask, values = None, frozenset[int]()
+    if sample.mask is not None:
+        mask, values = fit_mask(sample.mask, settings), mask_values(sample.mask)
+    return Prepared(
+        name=sample.name,
+        image=image,
+        mask=mask,
+        masked=sample.masked,
+        label=sample.label,
+        split=sample.split,
+        patient=sample.patient,
+        original_size=(width, height),
+        original_type=sample.image.dtype.name,
+        mask_values=values,
+        remarks=sample.remarks,
+    )
+
+
+def mask_values(mask: Image8) -> frozenset[int]:
+    """Class numbers that occur in a mask (H, W)."""
+    counts = cv2.calcHist([mask], [0], None, [256], [0, 256])
+    return frozenset(np.flatnonzero(counts).tolist())
+
+
+def are_binary(values: frozenset[int]) -> bool:
+    """Whether the numbers in a mask are those of a mask of two values: 0 and 1, or 0 and 255."""
+    return values <= {0, 1} or values <= {0, 255}
+
+
+def with_remedy(problem: str, source: str, count: int | None = None) -> str:
+    """Add to a problem of a source what can be done about it; `count` is how many such problems there are, if known."""
+    bad = f"{count} such problems; " if count and count > 1 else ""
+    return f"{problem} ({bad}--skip-bad leaves bad images out, `ahm data check {source}` lists them)"

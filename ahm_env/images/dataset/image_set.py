@@ -1,0 +1,299 @@
+"""A set of images, memory-mapped: as large as the disk, in a few megabytes of memory."""
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self, overload
+
+import numpy as np
+import numpy.typing as npt
+
+from ahm_env.errors import ImageError, SettingsError
+from ahm_env.images.dataset.cache import read_meta
+from ahm_env.images.source import SPLITS
+
+Pixels8 = npt.NDArray[np.uint8]
+CHUNK_BYTES = 2**18
+
+
+@dataclass(frozen=True)
+class Annotations:
+    """The masks and labels of some images of a set, which are all that is known of it.
+
+    Attributes:
+        classes: Names of the classes.
+        labels: `(N,)` int64 of all images, indices into `classes`; -1 where unknown.
+        masked: `(M,)` int64, ascending: the images whose masks are known.
+        entry: Directory in the cache that holds these masks; None where the set has read all masks itself.
+        ignore: The number in these masks that is no class; None if all are.
+    """
+
+    classes: tuple[str, ...]
+    labels: npt.NDArray[np.int64]
+    masked: npt.NDArray[np.int64]
+    entry: Path | None
+    ignore: int | None = None
+
+
+class ImageSet:
+    """Images of one size, with their masks, labels and splits where the source has them.
+
+    Attributes:
+        source: As the user gave it.
+        pixels: How the images were asked for.
+        image_size: S, in pixels.
+        channels: 1 (grey) or 3 (RGB).
+        names: Names of the images in their source.
+        classes: Sorted class names; empty without labels.
+        has_masks: Whether an image has a mask; `masked` says which.
+        masks_read: Whether masks were read with their images; if not, `masks` knows those only that `annotated` read.
+        skipped: How many bad images were left out, and bad masks.
+        empty: How many were left out that show nothing, or say that text is burned in.
+        functions: Through which images are passed when they are asked for; see `mapped`.
+        content_key: Hex digest of pixels, masks, labels, splits and patients: the same for a copy.
+    """
+
+    def __init__(
+        self,
+        entry: Path,
+        source: str,
+        annotations: "Annotations | None" = None,
+        functions: tuple[Callable[[Pixels8], Pixels8], ...] = (),
+    ) -> None:
+        meta = read_meta(entry)
+        if meta is None:
+            raise ImageError(f"{entry}: cached images are gone or damaged; load {source} again")
+        self._entry, self._annotations, self.functions = entry, annotations, functions
+        self.source = source
+        self.pixels, self.image_size, self.channels = meta.pixels, meta.pixels.image_size, meta.channels
+        self.classes, self.has_masks = meta.classes, meta.has_masks
+        self.skipped, self.empty = meta.skipped, meta.empty
+        self.masks_read, self.content_key = meta.masks_read, meta.content
+        self._binary_masks = meta.binary_masks
+        self._rows: npt.NDArray[np.int64] | None = None
+        self._images = _open(entry / "images.npy")
+        self._masks = _open(entry / "masks.npy") if meta.has_masks and meta.masks_read else None
+        self._masked = _open(entry / "masked.npy")
+        self._labels = _open(entry / "labels.npy")
+        self._splits = _open(entry / "splits.npy")
+        self._patients = _open(entry / "patients.npy")
+        self._positions = _open(entry / "positions.npy")
+        self.names: Sequence[str] = Names(_open(entry / "names.npy"), _open(entry / "name_ends.npy"))
+        if annotations is not None:
+            self._annotate(annotations, meta.images_content)
+        for function in functions:
+            key = f"{self.content_key} {function.__module__}.{function.__qualname__}"
+            self.content_key = hashlib.sha256(key.encode()).hexdigest()[:32]
+
+    def mapped(self, function: Callable[[Pixels8], Pixels8]) -> Self:
+        """Return the same set, its images passed through a function whenever they are asked for.
+
+        Args:
+            function: Of a module, so that other processes find it: `(B, C, S, S)` uint8 to the same shape and type.
+        """
+        return type(self)(self._entry, self.source, self._annotations, (*self.functions, function))
+
+    def _annotate(self, annotations: "Annotations", images_content: str) -> None:
+        """Know these masks and labels only."""
+        self.classes, self._labels = annotations.classes, annotations.labels
+        self._rows = rows = np.full(len(self), -1, np.int64)
+        own = annotations.entry is None  # masks that the set has read itself
+        rows[annotations.masked] = annotations.masked if own else np.arange(len(annotations.masked))
+        self._masked, self.has_masks = rows >= 0, bool(len(annotations.masked))
+        content = hashlib.sha256(json.dumps([images_content, self.classes]).encode())
+        content.update(self._labels.tobytes() + annotations.masked.tobytes())
+        if annotations.entry is None:
+            for index in annotations.masked if self._masks is not None else ():
+                content.update(self.masks(index).tobytes())
+        else:
+            meta = read_meta(annotations.entry)
+            if meta is None:
+                raise ImageError(f"{annotations.entry}: cached masks are gone or damaged; load {self.source} again")
+            self._masks, self._binary_masks = _open(annotations.entry / "masks.npy"), meta.binary_masks
+            self.skipped += meta.skipped
+            content.update(meta.content.encode())
+        self.content_key = content.hexdigest()[:32]
+
+    def __reduce__(self) -> tuple[type[Self], tuple[Any, ...]]:
+        """Pickle the path only: another process maps the same files."""
+        return type(self), (self._entry, self.source, self._annotations, self.functions)
+
+    def __len__(self) -> int:
+        """Count the images."""
+        return len(self._images)
+
+    def images(self, indices: npt.ArrayLike) -> npt.NDArray[np.uint8]:
+        """Copy images.
+
+        Args:
+            indices: (B,) integers; one integer counts as B = 1.
+
+        Returns:
+            (B, C, S, S) uint8, RGB order.
+
+        Raises:
+            IndexError: An index is outside the set.
+        """
+        images: Pixels8 = self._images[_as_indices(indices)]
+        for function in self.functions:
+            images = function(images)
+        return images
+
+    def masks(self, indices: npt.ArrayLike) -> npt.NDArray[np.uint8]:
+        """Copy masks: (B, S, S) uint8 class numbers; 0 and 1 if every mask has two values beside `ignore`.
+
+        Of an image without a mask they are 0: see `masked`.
+
+        Raises:
+            ImageError: The set has no masks.
+            IndexError: An index is outside the set.
+        """
+        if self._masks is None:
+            raise ImageError(f"{self.source}: no masks; put them in masks/, each with the stem of its image")
+        chosen = _as_indices(indices)
+        if self._rows is None:
+            masks = self._masks[chosen]
+        else:
+            rows = self._rows[chosen]
+            masks = np.zeros((len(rows), *self._masks.shape[1:]), np.uint8)
+            masks[rows >= 0] = self._masks[rows[rows >= 0]]
+        return np.where(masks == self.ignore, masks, masks != 0) if self._binary_masks else masks
+
+    def masked(self, indices: npt.ArrayLike) -> npt.NDArray[np.bool_]:
+        """Which images have a mask: (B,) bool.
+
+        Raises:
+            IndexError: An index is outside the set.
+        """
+        return self._masked[_as_indices(indices)]
+
+    def mask_values(self, indices: npt.ArrayLike) -> tuple[int, ...]:
+        """Class numbers that occur in the masks of these images, ascending, read in flat memory.
+
+        Raises:
+            ImageError: The set has no masks.
+            IndexError: An index is outside the set.
+        """
+        found = np.zeros(256, bool)
+        chosen = _as_indices(indices)
+        step = max(1, CHUNK_BYTES // self.image_size**2)
+        for start in range(0, chosen.size, step):
+            found[np.unique(self.masks(chosen[start : start + step]))] = True
+        return tuple(np.flatnonzero(found).tolist())
+
+    @property
+    def is_annotated(self) -> bool:
+        """Whether masks and labels of some images only are known, see `annotated`."""
+        return self._annotations is not None
+
+    @property
+    def ignore(self) -> int | None:
+        """The number in masks that is no class, of which nothing is to be learned; None if all are."""
+        return None if self._annotations is None else self._annotations.ignore
+
+    @property
+    def entry(self) -> Path:
+        """Where it lies in the cache."""
+        return self._entry
+
+    def labels(self, indices: npt.ArrayLike) -> npt.NDArray[np.int64]:
+        """Class numbers, indices into `classes`: (B,) int64, -1 where unknown.
+
+        Raises:
+            IndexError: An index is outside the set.
+        """
+        return self._labels[_as_indices(indices)].astype(np.int64)
+
+    def patients(self, indices: npt.ArrayLike) -> npt.NDArray[np.int64]:
+        """Whom images show: (B,) int64, equal for images of one patient; an image of nobody known has its own number.
+
+        Raises:
+            IndexError: An index is outside the set.
+        """
+        return self._patients[_as_indices(indices)]
+
+    def positions(self, indices: npt.ArrayLike) -> npt.NDArray[np.int64]:
+        """Where in the index of the source images are: (B,) int64, ascending as their indices.
+
+        Raises:
+            IndexError: An index is outside the set.
+        """
+        return self._positions[_as_indices(indices)]
+
+    def splits(self, indices: npt.ArrayLike) -> npt.NDArray[np.int64]:
+        """Return the split of each image as an index into `SPLITS`: (B,) int64.
+
+        Raises:
+            IndexError: An index is outside the set.
+        """
+        return self._splits[_as_indices(indices)].astype(np.int64)
+
+    def split(self, name: str) -> npt.NDArray[np.int64]:
+        """Return the indices of the images whose split is `name`, sorted.
+
+        Raises:
+            SettingsError: There is no split of that name.
+        """
+        if name not in SPLITS:
+            raise SettingsError(f"split is {name!r}; choose one of: {', '.join(SPLITS)}")
+        return np.flatnonzero(self._splits == SPLITS.index(name)).astype(np.int64)
+
+    def standardisation(self, indices: npt.ArrayLike) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """Mean and standard deviation of each channel over these images.
+
+        Returns:
+            Two arrays (C,) float32, in units of 0..255; a std is at least 1.
+
+        Raises:
+            ImageError: There are no indices.
+            IndexError: An index is outside the set.
+        """
+        chosen = _as_indices(indices)
+        if chosen.size == 0:
+            raise ImageError(f"{self.source}: no image to standardise by; is its train split empty?")
+        counts = np.zeros((self.channels, 256), np.int64)
+        step = max(1, CHUNK_BYTES // (self.channels * self.image_size**2))
+        for start in range(0, chosen.size, step):
+            chunk = self.images(chosen[start : start + step])
+            for channel in range(self.channels):
+                counts[channel] += np.bincount(chunk[:, channel].ravel(), minlength=256)
+        weights = counts / counts.sum(axis=1, keepdims=True)
+        values = np.arange(256.0)
+        mean = weights @ values
+        std = np.sqrt((weights * (values - mean[:, None]) ** 2).sum(axis=1))
+        return mean.astype(np.float32), np.maximum(std, 1.0).astype(np.float32)
+
+
+class Names(Sequence[str]):
+    """Names in one block of bytes, decoded when asked for."""
+
+    def __init__(self, block: npt.NDArray[np.uint8], ends: npt.NDArray[np.int64]) -> None:
+        self._block, self._ends = block, ends
+
+    def __len__(self) -> int:
+        """Count the names."""
+        return len(self._ends)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        """Return the name at an index, or a list of the names in a slice."""
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        position = range(len(self))[index]
+        start = self._ends[position - 1] if position else 0
+        return self._block[start : self._ends[position]].tobytes().decode("utf-8", "surrogateescape")
+
+
+def _open(path: Path) -> npt.NDArray[Any]:
+    # A plain array over the map: np.memmap would pickle its whole content.
+    return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
+
+
+def _as_indices(indices: npt.ArrayLike) -> npt.NDArray[np.intp]:
+    array = np.atleast_1d(np.asarray(indices))
+    return array if array.size else array.astype(np.intp)

@@ -1,0 +1,281 @@
+"""From the name of a source to an `ImageSet`: found in the cache, or decoded into it."""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from functools import partial
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from ahm_env.errors import ImageError
+from ahm_env.files import cache_root
+from ahm_env.images.dataset.builder import Progress, are_binary, build, in_order, mask_values, with_remedy
+from ahm_env.images.dataset.cache import (
+    IDENTITIES,
+    ArrayWriter,
+    content_digest,
+    entry_key,
+    locked,
+    new_entry,
+    read_meta,
+    write_meta,
+)
+from ahm_env.images.dataset.hints import import_hint
+from ahm_env.images.dataset.image_set import Annotations, ImageSet
+from ahm_env.images.formats.dicom import Dicom, holds_dicom, is_dicom
+from ahm_env.images.formats.files import EXTENSIONS, files_in, images_in, is_image
+from ahm_env.images.formats.nifti import Nifti, is_nifti
+from ahm_env.images.formats.npz import Npz
+from ahm_env.images.formats.pictures.folder import Folder
+from ahm_env.images.phantom.source import Phantom
+from ahm_env.images.pixels.fit import Image8, PixelSettings, fit_mask
+from ahm_env.images.privacy import refuse_path
+from ahm_env.images.source import UNLABELLED, Entry, Sample, Source, class_order
+
+CHANGED = "its images have changed since they were read; start again"
+
+
+def find_source(source: str | Path | Source, pixels: PixelSettings, bare: bool = False) -> Source:
+    """Find the source of that name; return a source as it is.
+
+    Args:
+        source: As for `load_images`; a picture, too, if `bare`.
+        pixels: How images are shown and cut.
+        bare: What lies beside images, masks and labels, is not looked at, and volumes go by their own names.
+
+    Raises:
+        ImageError: There is no such file or folder, or it is of no known kind.
+        SettingsError: The phantom is misspelt.
+    """
+    if not isinstance(source, str | Path):
+        return source
+    text = str(source)
+    if text.partition(":")[0] == Phantom.kind and not bare:
+        return Phantom(text, pixels.image_size)
+    path = Path(text).expanduser()
+    kind = _kind_in(path) if path.is_dir() else _kind_of(path, bare)
+    if kind is Dicom:
+        return Dicom(path, pixels.intensities, pixels.burned_in, bare)
+    if kind is Nifti:
+        return Nifti(path, pixels.intensities, pixels.axis, named=bare, bare=bare, hint=import_hint)
+    if kind is Folder:
+        return Folder(path, bare, import_hint)
+    if kind is Npz:
+        return Npz(path)
+    if not path.exists():
+        what = "no such file or folder"
+    else:
+        what = f"not an image that can be read ({', '.join(EXTENSIONS)})" if bare else "not a source of images"
+    raise ImageError(f"{text}: {what}; give a folder of images, an .npz, NIfTI or DICOM file, or `phantom`")
+
+
+def _kind_of(path: Path, bare: bool) -> type | None:
+    if not path.is_file():
+        return None
+    if is_nifti(path.name):
+        return Nifti
+    if bare and is_image(path.name):
+        return Folder
+    if path.suffix.lower() == ".npz" and not bare:
+        return Npz
+    return Dicom if is_dicom(path) else None
+
+
+def _kind_in(path: Path) -> type:
+    """Find out what most files of a folder are."""
+    images = images_in(path)
+    kinds = Counter((is_image(entry.name), is_nifti(entry.name)) for entry in files_in(images))
+    pictures, volumes = kinds[True, False], kinds[False, True]
+    if holds_dicom(images, max(pictures, volumes)):
+        return Dicom
+    return Nifti if volumes > pictures else Folder
+
+
+def load_images(
+    source: str | Path | Source,
+    image_size: int = 64,
+    channels: int | None = None,
+    fit: str = "stretch",
+    window: str | None = None,
+    axis: str = "axial",
+    burned_in: bool = False,
+    skip_bad: bool = False,
+    cache_dir: Path | None = None,
+    progress: Progress | None = None,
+    masks: bool = True,
+) -> ImageSet:
+    """Open a set of images; the first time, decode it into the cache.
+
+    Args:
+        source: A folder, an .npz file of MedMNIST or MedSegBench, `phantom[:COUNT[:SEED]]`, or a `Source`.
+        image_size: S: every image becomes S x S pixels.
+        channels: 1 (grey) or 3 (RGB); None takes 1 if every image is grey, else 3.
+        fit: "stretch", or "pad", which keeps the aspect ratio.
+        window: Of DICOM and NIfTI: lung, bone, brain, soft, or CENTRE,WIDTH; None takes the file's own.
+        axis: Of NIfTI volumes: sagittal, coronal or axial.
+        burned_in: Take DICOM images in that say that text is burned into them.
+        skip_bad: Leave bad images out, and count them, instead of stopping at the first.
+        cache_dir: Where decoded images are kept; None takes $AHM_CACHE, else the user's cache directory.
+        progress: Called with (done, total) while decoding.
+        masks: Whether masks are read. If not, none is opened, whatever is wrong with it: the set knows which images
+            have one, and `annotated` reads those of some of them.
+
+    Returns:
+        The set.
+
+    Raises:
+        ImageError: The source, or one of its images, cannot be used.
+        SettingsError: A setting is out of range, the path of the source tells whose images these are, or the cache
+            cannot be written.
+        OSError: The disk is full.
+    """
+    settings = PixelSettings(image_size, channels, fit, window, axis, burned_in)
+    found = find_source(source, settings)
+    root = cache_root(cache_dir)
+    key = entry_key(f"{found.fingerprint()}{'' if masks else ' without masks'}", asdict(settings))
+    entry = root / key
+    if not _usable(entry, skip_bad):
+        with locked(root, key):
+            # Another process may have built it meanwhile.
+            if not _usable(entry, skip_bad):
+                with new_entry(root, key) as directory:
+                    build(directory, found.index(masks), settings, skip_bad, str(source), progress, masks)
+    refuse_path(str(source), frozenset(np.load(entry / IDENTITIES).tolist()))
+    return ImageSet(entry, str(source))
+
+
+def originals(images: ImageSet, indices: npt.ArrayLike) -> Iterator[Sample]:
+    """Yield the images of a set as their source has them, at their own size, masks as they are stored.
+
+    Args:
+        images: The set.
+        indices: (B,) integers, ascending.
+
+    Yields:
+        One sample an index; only these are decoded.
+
+    Raises:
+        ImageError: The source has changed since the set was made.
+    """
+    for entry in _wanted(images, indices):
+        yield _decoded(entry, images.source).with_mask()
+
+
+def _wanted(images: ImageSet, indices: npt.ArrayLike) -> Iterator[Entry]:
+    """As `originals`, but entries, masks left to be read where the set has not read them."""
+    index = find_source(images.source, images.pixels).index(images.masks_read)
+    entries = iter(index.samples)
+    passed = 0
+    for position, number in zip(images.positions(indices).tolist(), np.atleast_1d(indices).tolist(), strict=True):
+        entry = next(islice(entries, position - passed, None), None)
+        passed = position + 1
+        if entry is None or entry.name != images.names[number]:
+            raise ImageError(f"{images.source}: {CHANGED}")
+        yield entry
+
+
+def _decoded(entry: Entry, source: str) -> Sample:
+    if (sample := entry()) is None:
+        raise ImageError(f"{source}: {CHANGED}")
+    return sample
+
+
+def annotated(
+    images: ImageSet,
+    indices: npt.ArrayLike,
+    classes: tuple[str, ...] | None = None,
+    masks: bool = True,
+    skip_bad: bool = False,
+    ignore: int | None = None,
+) -> ImageSet:
+    """Return the same images with the masks and labels of only some: all others are neither known nor read.
+
+    Args:
+        images: The set; where its masks have not been read, those of these images are, and no others.
+        indices: Which images keep theirs, ascending.
+        classes: Names of the classes, in order; by default those that occur.
+        masks: Whether masks are known; if not, none is read.
+        skip_bad: Take an image whose mask cannot be used as one without a mask.
+        ignore: Number in masks that is no class; None for none. A mask that holds nothing else is none.
+
+    Raises:
+        ImageError: A mask cannot be used, the masks hold only 0 and the number that is no class, or a label is not
+            among the classes.
+        SettingsError: The cache cannot be written.
+    """
+    chosen = np.asarray(indices, np.int64)
+    numbers = images.labels(chosen)
+    names = np.array([*images.classes, ""], dtype=object)[numbers]
+    classes = class_order(set(names.tolist()) - {""}) if classes is None else classes
+    known = {name: number for number, name in enumerate(classes)} | {"": UNLABELLED}
+    if odd := [(index, name) for index, name in zip(chosen.tolist(), names, strict=True) if name not in known]:
+        index, name = odd[0]
+        raise ImageError(
+            f"{images.source}: {images.names[index]} is labelled {name}, which is none of the classes that are learned "
+            f"({', '.join(classes)}); ask for more --labels, or take that label out"
+        )
+    labels = np.full(len(images), UNLABELLED, np.int64)
+    labels[chosen] = [known[name] for name in names]
+    masked = chosen[images.masked(chosen)] if masks else chosen[:0]
+    if (images.masks_read and ignore is None) or not masked.size:
+        return ImageSet(images.entry, images.source, Annotations(classes, labels, masked, None), images.functions)
+    root = images.entry.parent
+    key = entry_key(f"masks {images.entry.name} {masked.tolist()} {skip_bad} {ignore}", {})
+    with locked(root, key):
+        if read_meta(root / key) is None:
+            with new_entry(root, key) as directory:
+                _read_masks(directory, images, masked, skip_bad, ignore)
+    read = np.load(root / key / "masked.npy")
+    some = Annotations(classes, labels, read, root / key, ignore)
+    return ImageSet(images.entry, images.source, some, images.functions)
+
+
+def _read_masks(
+    directory: Path, images: ImageSet, masked: npt.NDArray[np.int64], skip_bad: bool, ignore: int | None
+) -> None:
+    """Write the masks of some images into an empty directory."""
+    size, binary, read, found = images.image_size, True, list[int](), set[int]()
+    masks = ArrayWriter(directory / "masks.npy", (size, size), np.uint8)
+    decoded = in_order(partial(_mask_of, entry, images.source) for entry in _wanted(images, masked))
+    for index, mask in zip(masked.tolist(), decoded, strict=True):
+        if isinstance(mask, ImageError):
+            if not skip_bad:
+                raise ImageError(with_remedy(str(mask), images.source)) from mask
+            continue
+        values = mask_values(mask)
+        found |= values
+        if values == {ignore}:
+            continue
+        masks.append(fit_mask(mask, images.pixels))
+        binary &= ignore != 1 and are_binary(values - {ignore})  # 255 becomes 1, which must not be what is ignored
+        read.append(index)
+    masks.close()
+    if ignore in found and found <= {0, ignore}:
+        raise ImageError(
+            f"{images.source}: its masks hold only 0 and {ignore}, which is to be ignored, so that nothing is marked; "
+            f"if {ignore} is what is marked, leave out --ignore {ignore}, or evaluate with --ignore none"
+        )
+    np.save(directory / "masked.npy", np.array(read, np.int64))
+    meta = read_meta(images.entry)
+    assert meta is not None
+    skipped = len(masked) - len(read)
+    content = content_digest(directory, ())
+    write_meta(directory, replace(meta, binary_masks=binary, skipped=skipped, masks_read=True, content=content))
+
+
+def _mask_of(entry: Entry, source: str) -> Image8 | ImageError:
+    sample = _decoded(entry, source)
+    try:
+        mask = sample.with_mask().mask
+    except ImageError as error:
+        return error
+    assert mask is not None
+    return mask
+
+
+def _usable(entry: Path, skip_bad: bool) -> bool:
+    meta = read_meta(entry)
+    return meta is not None and (skip_bad or meta.skipped == 0)

@@ -1,6 +1,0 @@
-"""DICOM: files of an archive as a source of images."""
-
-from ahm_env.images.dicom.recognition import holds_dicom, is_dicom
-from ahm_env.images.dicom.source import Dicom
-
-__all__ = ["Dicom", "holds_dicom", "is_dicom"]

@@ -1,0 +1,1 @@
+"""What images come in: each format finds, reads and writes its images and masks."""

@@ -1,0 +1,162 @@
+"""The masks of DICOM images: PNGs of their names, label volumes (NIfTI) named after files or folders, DICOM SEG."""
+
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+
+from ahm_env.errors import ImageError
+from ahm_env.images.formats.dicom.index import DicomFiles, FrameRef, begins, stem_of
+from ahm_env.images.formats.dicom.label_volumes import cut
+from ahm_env.images.formats.files import ASTRAY, inside, walk
+from ahm_env.images.formats.nifti.names import nifti_stem
+from ahm_env.images.formats.pictures.picture import read_mask
+from ahm_env.images.pixels.fit import Image8
+from ahm_env.images.privacy import unnamed
+from ahm_env.images.source import Pixels
+
+if TYPE_CHECKING:  # needs pydicom
+    from ahm_env.images.formats.dicom.header import Header
+
+DRAWN, VOLUMES = ".png", (".nii.gz", ".nii")
+SECOND = "one of its images has another segmentation, too; keep one"
+NOT_OURS = "none of its images is there; add them or delete the segmentation"
+CAPITALS = "its ending is in capitals, so it is not taken for a mask; rename it"
+ALONE = "there is no image of its name; rename it (a label volume after the folder of its series), or take it out"
+
+
+@dataclass
+class Segmented:
+    """The DICOM SEGs of a folder of masks.
+
+    Attributes:
+        images: SOP Instance UID of each image to the path within the folder of the SEG that is about it.
+        problems: Path within the folder of what cannot be used, and why.
+        others: How many files are no masks of any kind.
+    """
+
+    images: dict[str, str] = field(default_factory=dict)
+    problems: dict[str, str] = field(default_factory=dict)
+    others: int = 0
+
+
+def find_segmented(folder: Path, within: Path) -> Segmented:
+    """Read the SEGs in a folder, which may be missing; no link may lead out of `within`."""
+    from ahm_env.images.formats.dicom.segmentations import is_segmentation, read_segmentation
+
+    segmented, claims = Segmented(), defaultdict[str, list[str]](list)
+    for found in walk(folder, within):
+        path = Path(found.path)
+        if found.relative.lower().endswith((*VOLUMES, DRAWN)) or found.trouble:
+            continue
+        try:
+            with unnamed(str(folder)):
+                if not (begins(path) and is_segmentation(path)):
+                    segmented.others += 1
+                    continue
+                images = read_segmentation(path).images
+        except ImageError as error:
+            segmented.problems[found.relative] = str(error)
+            continue
+        for uid in images:
+            claims[uid].append(found.relative)
+    for uid, some in claims.items():
+        if len(some) > 1:
+            segmented.problems |= dict.fromkeys(some, SECOND)
+        else:
+            segmented.images[uid] = some[0]
+    return segmented
+
+
+def check_masks(
+    folder: Path, within: Path, files: DicomFiles, shown: Callable[[], set[str]], segmented: Segmented
+) -> dict[str, str]:
+    """Find masks that belong to no image, or cannot be used.
+
+    Args:
+        folder: Where masks are; it may be missing.
+        within: The folder of the source, out of which no link may lead.
+        files: The images.
+        shown: Gives the pseudonyms of all of them.
+        segmented: All SEGs.
+
+    Returns:
+        Path within the folder, and what is wrong.
+    """
+    pseudonyms: set[str] | None = None
+    unused = set(segmented.images.values()) - set(files.segmentations.values())
+    alone = dict.fromkeys(unused, NOT_OURS) | segmented.problems
+    for found in walk(folder, within):
+        name = found.relative
+        if found.trouble:
+            alone[name] = found.trouble
+        if not name.endswith((*VOLUMES, DRAWN)):
+            if name.lower().endswith((*VOLUMES, DRAWN)):
+                alone[name] = CAPITALS
+            continue
+        known = files.has_frame(name[: -len(DRAWN)]) if name.endswith(DRAWN) else files.has(nifti_stem(name))
+        if not known and name.endswith(DRAWN):
+            pseudonyms = shown() if pseudonyms is None else pseudonyms
+            known = name[: -len(DRAWN)] in pseudonyms
+        if not known:
+            alone.setdefault(name, ALONE)
+    return alone
+
+
+def mask_files(folder: Path, place: FrameRef, name: str) -> list[Path]:
+    """Files that hold the mask of an image, found by their names; more than one is a mistake.
+
+    A PNG is named after the image's file or, as predictions are, after its pseudonym; a label volume after the file or
+    after a folder that it is in.
+
+    Args:
+        folder: Where masks are.
+        place: Which image it is.
+        name: Its pseudonym.
+    """
+    stem = stem_of(place.relative)
+    folders = [str(parent) for parent in PurePosixPath(stem).parents][:-1]
+    names = [f"{stem}{place.number}{DRAWN}", *(f"{one}{ending}" for one in (stem, *folders) for ending in VOLUMES)]
+    names += [f"{name}{DRAWN}", *[place.segmentation] * bool(place.segmentation)]
+    return [folder / name for name in names if (folder / name).is_file()]
+
+
+def read_mask_of(
+    found: list[Path], folder: Path, within: Path, place: FrameRef, header: "Header", image: Pixels
+) -> Image8:
+    """Class numbers of an image: its own PNG, or what a label volume or a SEG has for it.
+
+    Args:
+        found: What `mask_files` found, at least one file.
+        folder: Where masks are.
+        within: The folder of the source, out of which no link may lead.
+        place: Which image it is.
+        header: Of its file.
+        image: (H, W) or (H, W, 3).
+
+    Returns:
+        (H, W), as a rule.
+
+    Raises:
+        ImageError: There are several, or it cannot be used.
+    """
+    stem = stem_of(place.relative)
+    if not all(inside(path, within) or inside(path, folder) for path in found):
+        raise ImageError(f"its mask {ASTRAY}")
+    if len(found) > 1:
+        raise ImageError(f"more than one mask in {folder}; keep one, a PNG, a label volume or a segmentation")
+    (path,) = found
+    if place.namesake and path.name.startswith(PurePosixPath(stem).name) and not place.segmentation:
+        raise ImageError("another file has the same name but for the extension; rename one, and its mask")
+    try:
+        if place.segmentation:
+            from ahm_env.images.formats.dicom.segmentations import read_marked
+
+            return read_marked(path, header.uid, place.index + 1)
+        if path.suffix == DRAWN:
+            return read_mask(path)
+        lies = header.planes[min(place.index, len(header.planes) - 1)]
+        return cut(path, lies, (image.shape[0], image.shape[1]))
+    except ImageError as error:
+        raise ImageError(f"its mask: {str(error).removeprefix(f'{path}: ')}") from None

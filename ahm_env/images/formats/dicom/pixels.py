@@ -1,0 +1,153 @@
+"""One frame of a DICOM file, decoded. This module needs pydicom: import it where it is used."""
+
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from pydicom.encaps import encapsulate, get_frame
+from pydicom.pixels.decoders.base import Decoder, get_decoder
+from pydicom.uid import (
+    JPEG2000,
+    UID,
+    JPEG2000Lossless,
+    JPEGBaseline8Bit,
+    JPEGLSLossless,
+    JPEGLSNearLossless,
+    RLELossless,
+)
+
+from ahm_env.errors import ImageError
+from ahm_env.images.formats.dicom.dicom_file import PIXELS, dataset_stream, understood
+from ahm_env.images.formats.dicom.header import Header, read_header
+from ahm_env.images.formats.dicom.values import GREY, INVERTED, PALETTE, full_range
+from ahm_env.images.formats.pictures.codestreams import PADDING, frame_shape, refuse_damage, without_tail
+from ahm_env.images.pixels.window import Window
+from ahm_env.images.source import Pixels
+
+# pydicom would try whatever is installed until something succeeds. Of damaged data pylibjpeg's RLE decoder panics, past
+# `except Exception` and into the terminal, and its JPEG-LS decoder invents what is missing.
+PLUGINS = {
+    RLELossless: ("pydicom",),
+    JPEGBaseline8Bit: ("pillow",),
+    JPEGLSLossless: ("pyjpegls", "pylibjpeg"),
+    JPEGLSNearLossless: ("pyjpegls", "pylibjpeg"),
+    JPEG2000Lossless: ("pylibjpeg", "pillow"),
+    JPEG2000: ("pylibjpeg", "pillow"),
+}
+OTHERWISE = ("pylibjpeg",)
+JPEG_LS = {JPEGLSLossless, JPEGLSNearLossless}
+JPEG_LS_FRAME, JPEG_LS_SCAN = b"\xff\xf7", b"\xff\xda"
+
+
+def read_frame(path: Path, index: int = 0, window: Window | None = None) -> Pixels:
+    """Decode one frame.
+
+    Args:
+        path: A DICOM file with pixels.
+        index: Which, from 0.
+        window: Shown range of a grey image, instead of the one that the file gives.
+
+    Returns:
+        (H, W): uint8 where there is a window, else values in the modality's units, to be scaled by their own range;
+        always bright where the object is bright (MONOCHROME1 is inverted). Colour: (H, W, 3) uint8, RGB.
+
+    Raises:
+        ImageError: It cannot be decoded; the message does not name the file.
+        OSError: The file cannot be opened, or the disk fails.
+    """
+    header = read_header(path)
+    if not header.frames:
+        raise ImageError("it holds no image; take it out")
+    with path.open("rb") as file, understood(PIXELS), np.errstate(all="ignore"):
+        stream = dataset_stream(file)
+        stream.seek(header.offset)
+        stored, kind = _decode(stream, header, index)
+        stored = stored.astype(stored.dtype.newbyteorder("="), copy=False)
+        bits = header.options["bits_stored"] or 8 * stored.dtype.itemsize
+        display = header.displays[min(index, len(header.displays) - 1)]
+        if kind == "RGB":
+            return np.ascontiguousarray(full_range(stored, bits))
+        if kind == PALETTE:
+            return display.palette_colours(stored)
+        if kind in (GREY, INVERTED):
+            return display.grey(stored, bits, kind == INVERTED, window)
+        raise ImageError("its colours are of a kind that is not supported; export it again in RGB")
+
+
+def _decode(stream: BinaryIO, header: Header, index: int) -> tuple[Pixels, str]:
+    """Decode the stored values of a frame; return them with their photometric interpretation."""
+    syntax = header.options["transfer_syntax_uid"]
+    decoder = _decoder(syntax)
+    if not syntax.is_encapsulated:
+        array, found = decoder.as_array(stream, index=index, **_by_high_bit(header))
+        return _shifted(array, header), _kind(array, found)
+    options = header.options | {"number_of_frames": 1}
+    count = header.options["number_of_frames"]
+    frame = get_frame(stream, index, number_of_frames=count, extended_offsets=header.offsets)
+    if syntax != RLELossless:
+        frame = without_tail(frame)
+        expected = tuple(options[name] for name in ("rows", "columns", "samples_per_pixel"))
+        rows, columns, samples = frame_shape(frame)
+        if (rows, columns, samples) != expected:
+            sizes = f"{columns}x{rows}x{samples} pixels are compressed but the header says {expected[1]}x{expected[0]}"
+            raise ImageError(f"{sizes}x{expected[2]}; the file is damaged: export it again")
+    if syntax == JPEGBaseline8Bit:
+        refuse_damage(frame)
+    alone = encapsulate([frame], has_bot=False)
+    first, *others = _plugins(decoder, syntax)
+    try:
+        array, found = decoder.as_array(alone, index=0, decoding_plugin=first, **options)
+    except Exception:
+        if JPEG_LS.isdisjoint({syntax}) or not others:
+            raise
+        array, found = decoder.as_array(alone, index=0, decoding_plugin=others[0], **options)
+        if not _is_jpeg_ls_of(frame, array):
+            raise
+    return array, _kind(array, found)
+
+
+def _by_high_bit(header: Header) -> dict[str, Any]:
+    """Count the unused low bits of pixels as used in their properties, because pydicom does not know of such bits."""
+    if not header.low_bits:
+        return header.options
+    return header.options | {"bits_stored": header.options["bits_stored"] + header.low_bits}
+
+
+def _shifted(array: Pixels, header: Header) -> Pixels:
+    return array >> header.low_bits if header.low_bits else array
+
+
+def _is_jpeg_ls_of(frame: bytes, array: Pixels) -> bool:
+    """Whether a frame is what these pixels are when they are compressed: a lenient decoder invents what is damaged."""
+    import jpeg_ls
+
+    start, scan = frame.find(JPEG_LS_FRAME), frame.find(JPEG_LS_SCAN)
+    if array.ndim != 2 or array.dtype.itemsize > 2 or not 0 < start < scan:
+        return False
+    bits, near = frame[start + 4], frame[scan + 7]
+    stored = array.view(f"u{array.dtype.itemsize}") & (2**bits - 1)
+    again = bytes(jpeg_ls.encode_buffer(stored.tobytes(), *array.shape, 1, bits, near, 0))
+    values = again[again.find(JPEG_LS_SCAN) : -2]
+    return frame.startswith(values, scan) and not frame[scan + len(values) : -2].strip(PADDING)
+
+
+def _kind(array: Pixels, found: dict[str, Any]) -> str:
+    kind = str(found["photometric_interpretation"])
+    if (array.ndim == 2) != (kind in (GREY, INVERTED, PALETTE)):
+        raise ImageError("Samples per Pixel and Photometric Interpretation contradict each other; export it again")
+    return kind
+
+
+def _decoder(syntax: UID) -> Decoder:
+    try:
+        return get_decoder(syntax)
+    except NotImplementedError:
+        raise ImageError(f"compressed as {syntax.name}, which cannot be read; export it without compression") from None
+
+
+def _plugins(decoder: Decoder, syntax: UID) -> list[str]:
+    """List the decoders that are installed, the best first."""
+    if names := [name for name in PLUGINS.get(syntax, OTHERWISE) if name in decoder.available_plugins]:
+        return names
+    remedy = "pip install 'ahm-env[medical]'"
+    raise ImageError(f"compressed as {syntax.name}, for which no decoder is installed; {remedy}")

@@ -1,0 +1,243 @@
+"""The files of a folder, found by name, and no link that leads out of it."""
+
+import hashlib
+import os
+import re
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ahm_env.errors import ImageError
+
+EXTENSIONS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif")
+MASK_ENDING = re.compile(
+    r"[ _-](?:masks?|segm?|segmentation|superpixels?|labels?|gt|ground_?truth|annotations?)(?:[ _-]?[0-9]+)?$",
+    re.IGNORECASE,
+)
+IGNORED = ("thumbs.db", "desktop.ini")
+ASTRAY = "is a link that leads out of the folder, to another folder or nowhere; put what it leads to in its place"
+AMONG = "masks of other files by their names"
+CLOSED = "is a folder that cannot be read; check that it is permitted"
+
+Hint = Callable[[Path, bool], str]  # see `dataset.hints.import_hint`
+
+
+def no_hint(path: Path, elsewhere: bool) -> str:
+    """Know of no other place where masks could be."""
+    return ""
+
+
+def stem_of(name: str) -> str:
+    """Strip the extension off a name."""
+    return os.path.splitext(name)[0]
+
+
+class Files:
+    """Names of files, sorted by stem, found with or without extension.
+
+    They are kept in arrays: a hundred thousand small strings would take up several times as much.
+    """
+
+    def __init__(self, names: Iterable[str], stem_of: Callable[[str], str] = stem_of) -> None:
+        """Sort the names.
+
+        Args:
+            names: Of files, or paths within a folder with "/" between their parts.
+            stem_of: Strips the extension off a name.
+        """
+        self._stem_of = stem_of
+        encoded = [os.fsencode(name) for name in names]
+        stems = np.array([os.fsencode(stem_of(os.fsdecode(name))) for name in encoded], np.bytes_)
+        stored = np.array(encoded, np.bytes_)
+        self.order = np.lexsort((stored, stems))
+        self._names, self._stems = stored[self.order], stems[self.order]
+
+    def __len__(self) -> int:
+        """Count the files."""
+        return len(self._names)
+
+    def __iter__(self) -> Iterator[str]:
+        """Name of each file."""
+        return map(os.fsdecode, self._names)
+
+    def with_stem(self, stem: str) -> range:
+        """Where the files with this stem are."""
+        key = os.fsencode(stem)
+        return range(bisect_left(self._stems, key), bisect_right(self._stems, key))
+
+    def without(self, names: Iterable[str]) -> "Files":
+        """Return the files but for these."""
+        left = set(names)
+        return Files((name for name in self if name not in left), self._stem_of)
+
+    def named(self, stem: str) -> list[str]:
+        """Names of the files with this stem."""
+        return [os.fsdecode(self._names[place]) for place in self.with_stem(stem)]
+
+    def position(self, name: str) -> int | None:
+        r"""Where a file is, its name given with or without extension, with / or \; None unless there is just one."""
+        for spelling in (name, name.replace("\\", "/")):
+            key = os.fsencode(spelling)
+            exact = [place for place in self.with_stem(self._stem_of(spelling)) if self._names[place] == key]
+            places = exact or self.with_stem(spelling)
+            if len(places) == 1:
+                return places[0]
+        return None
+
+    def hold_folder(self, name: str) -> bool:
+        """Whether files are in a folder of this name."""
+        key = os.fsencode(name) + b"/"
+        place = bisect_left(self._stems, key)
+        return place < len(self) and bytes(self._stems[place]).startswith(key)
+
+    def not_in(self, others: "Files") -> list[str]:
+        """Names of the files whose stem none of the others has."""
+        return [os.fsdecode(name) for name in self._names[~np.isin(self._stems, others._stems)]]
+
+
+def images_in(folder: Path) -> Path:
+    """Where the images of a folder are: in its `images/` where there is one, else in itself."""
+    return folder / "images" if (folder / "images").is_dir() else folder
+
+
+def inside(path: str | Path, within: Path) -> bool:
+    """Whether a file is in a folder, all links followed."""
+    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(within))
+
+
+def refuse_link(path: Path, within: Path) -> None:
+    """Refuse a file that lies elsewhere: someone may fill a folder and not be permitted to read what a link leads to.
+
+    Args:
+        path: A file of the folder.
+        within: The folder. It may be a link itself, and so may the one in it that the file is in.
+
+    Raises:
+        ImageError: The file is a link, and what it leads to is not in the folder.
+    """
+    if path.is_symlink() and not (path.is_file() and (inside(path, within) or inside(path, path.parent))):
+        raise ImageError(f"{path}: {ASTRAY}")
+
+
+def is_image(name: str) -> bool:
+    """Whether a file name is that of an image."""
+    return name.lower().endswith(EXTENSIONS)
+
+
+def image_of_mask(stem: str) -> str:
+    """Find the stem of a mask's image by the mask's name, such as `a` of `a_mask` or `a_mask_1`; else empty."""
+    found = MASK_ENDING.search(stem)
+    return stem[: found.start()] if found else ""
+
+
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Turn the lack of a file or folder, or of permission to read it, into an `ImageError`.
+
+    Other errors are of the disk or the network: no fault of that file, and not to be skipped.
+    """
+    try:
+        yield
+    except (FileNotFoundError, PermissionError) as error:
+        raise ImageError(f"{path}: cannot be read ({error.strerror}); check that it is there and permitted") from error
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A file, or what is no file but must not be passed over in silence.
+
+    Attributes:
+        path: Where it is.
+        relative: Where it is within the folder that was searched, with "/" between the parts.
+        trouble: Why it cannot be read; empty for a file.
+    """
+
+    path: str
+    relative: str
+    trouble: str = ""
+
+
+def files_in(folder: Path) -> Iterator[os.DirEntry[str]]:
+    """List the files directly in a folder, in any order, without hidden ones; none if there is no such folder.
+
+    Raises:
+        ImageError: The folder cannot be read.
+    """
+    if not folder.is_dir():
+        return
+    with readable(folder), os.scandir(folder) as entries:
+        for entry in entries:
+            if not _ignored(entry.name) and not entry.is_dir():
+                yield entry
+
+
+def walk(top: Path, within: Path) -> Iterator[Found]:
+    """Everything in a folder and its sub-folders, in any order, without hidden ones; of a file, itself.
+
+    Args:
+        top: A folder or a file; nothing is found where there is none.
+        within: A folder that no link may lead out of.
+
+    Raises:
+        ImageError: The folder cannot be read.
+    """
+    boundary = Path(os.path.realpath(within))
+    if top.is_file():
+        yield Found(str(top), top.name)
+        return
+    if top.is_dir():
+        with readable(top), os.scandir(top):
+            pass
+    folders = [(str(top), "")] if top.is_dir() else []
+    while folders:
+        folder, prefix = folders.pop()
+        try:
+            entries = os.scandir(folder)
+        except PermissionError:
+            yield Found(folder, prefix.removesuffix("/"), CLOSED)
+            continue
+        with entries:
+            for entry in entries:
+                relative = prefix + entry.name
+                if _ignored(entry.name):
+                    continue
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append((entry.path, relative + "/"))
+                elif entry.is_symlink() and not (os.path.isfile(entry.path) and inside(entry.path, boundary)):
+                    yield Found(entry.path, relative, ASTRAY)
+                elif entry.is_file():
+                    yield Found(entry.path, relative)
+
+
+def _ignored(name: str) -> bool:
+    return name.startswith(".") or name.lower() in IGNORED
+
+
+def digest(path: Path) -> str:
+    """Hex digits that change with the name, size or time of a file, or of any directly in a folder."""
+    found = [(str(path), path.name)] if path.is_file() else ((entry.path, entry.name) for entry in files_in(path))
+    return _sum(found)
+
+
+def digest_tree(top: Path, within: Path) -> str:
+    """Hex digits that change with the name, size or time of anything that `walk` finds."""
+    return _sum((found.path, found.relative) for found in walk(top, within))
+
+
+def _sum(files: Iterable[tuple[str, str]]) -> str:
+    """Digest files, paths and names, in flat memory: the sum is the same in whatever order they come."""
+    return f"{sum(_digest(path, name) for path, name in files):x}"
+
+
+def _digest(path: str, name: str) -> int:
+    try:
+        status = os.stat(path)
+    except OSError:
+        # A link to nothing: it counts as it is, and is reported as bad when it is decoded.
+        status = os.lstat(path)
+    text = f"{status.st_size} {status.st_mtime_ns} {name}"
+    return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=16).digest())

@@ -1,0 +1,199 @@
+"""`labels.csv`: which class, which split and which patient an image of a folder belongs to."""
+
+import csv
+import hashlib
+import io
+import re
+import unicodedata
+from array import array
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from decimal import Decimal
+from pathlib import Path
+from typing import NamedTuple
+
+from ahm_env.errors import ImageError
+from ahm_env.images.formats.files import Files, readable, refuse_link
+from ahm_env.images.privacy import pseudonym
+from ahm_env.images.source import SPLITS, UNLABELLED, class_order
+
+ABSENT = -2
+UNKNOWN = -1
+NO_IMAGE = "no column `image` in its first line; it needs image,label,split"
+
+
+# What pandas takes for blank when it reads a table, and writes where it is told to.
+BLANK = {"#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A"}
+BLANK |= {"NA", "NULL", "NaN", "NaT", "None", "n/a", "nan", "null"}
+NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,3})?", re.ASCII)
+
+
+class Line(NamedTuple):
+    """What the table says of an image.
+
+    Attributes:
+        label: Class number; -1 if unknown.
+        split: An index into `SPLITS`.
+        patient: Pseudonym, or empty.
+        trouble: Why the image cannot be used, or empty.
+    """
+
+    label: int = UNLABELLED
+    split: int = 0
+    patient: str = ""
+    trouble: str = ""
+
+
+class Labels:
+    """The lines of `labels.csv`, found by image.
+
+    An image is named with or without its extension. Without a `split` column, or where its cell is empty, the
+    image is for training; without a label its class is unknown, without a patient the image is a patient of its own.
+    Commas, semicolons or tabs separate.
+
+    Attributes:
+        classes: Sorted class names.
+        problems: Lines that name no image, or one that another line named, one text each; classes spelt in two ways.
+        notes: What is worth knowing but is no fault, one text each.
+    """
+
+    def __init__(self, table: Path, images: Files, quoted: bool = True) -> None:
+        """Read the table for these images.
+
+        Args:
+            table: The file.
+            images: What it may name.
+            quoted: Whether problems may quote what stands in the table: a path may hold a patient's name.
+
+        Raises:
+            ImageError: It is not a CSV file with a column named `image`.
+        """
+        self.problems: list[str] = []
+        self.notes: list[str] = []
+        self._table, self._images, self._quoted = table, images, quoted
+        self._labels = array("i", [ABSENT]) * len(images)
+        self._splits = bytearray(len(images))
+        self._unknown_splits: dict[int, str] = {}
+        self._patients = array("i", [UNKNOWN]) * len(images)
+        self._pseudonyms: list[str] = []
+        patients: dict[str, int] = {}
+        numbers = {"": UNLABELLED}
+        for line, cells in table_lines(table, ("image",), NO_IMAGE):
+            position = images.position(cells["image"])
+            named = f"names {cells['image']!r}" if quoted else "names an image"
+            if position is None:
+                cause = f"{named}, which is not there; add the image or delete the line"
+                self.problems.append(f"{table}: line {line} {cause}")
+            elif self._labels[position] != ABSENT:
+                self.problems.append(f"{table}: line {line} {named} again; keep one line")
+            else:
+                self._labels[position] = numbers.setdefault(plain(cells.get("label", "")), len(numbers) - 1)
+                self._set_split(position, plain(cells.get("split", "")).lower() or SPLITS[0])
+                if patient := plain(cells.get("patient", "")):
+                    if patient not in patients:
+                        self._pseudonyms.append(pseudonym(patient))
+                    self._patients[position] = patients.setdefault(patient, len(patients))
+        self.classes = class_order(set(numbers) - {""})
+        if alike := spelt_alike(self.classes):
+            names = f" ({', '.join(alike)})" if quoted else ""
+            cause = f"labels differ only in case or in how letters are encoded{names}"
+            self.problems.append(f"{table}: {cause}; spell each class in one way")
+        if alike := spelt_alike(patients):
+            cause = f"{len(alike):,} patients differ from others only in case or in how letters are encoded"
+            self.notes.append(f"{table}: {cause}; where they are the same, spell them in one way")
+        self._order = {numbers[name]: index for index, name in enumerate(self.classes)}
+
+    def find(self, position: int) -> Line:
+        """Look up the line of an image."""
+        trouble, patient = "", self._patients[position]
+        if self._labels[position] == ABSENT:
+            trouble = f"not in {self._table}; add a line for it, or take the image out"
+        elif position in self._unknown_splits:
+            split = repr(self._unknown_splits[position]) if self._quoted else "unknown"
+            trouble = f"split is {split} in {self._table}; use one of: {', '.join(SPLITS)}"
+        return Line(
+            self._order.get(self._labels[position], UNLABELLED),
+            self._splits[position],
+            self._pseudonyms[patient] if patient != UNKNOWN else "",
+            trouble,
+        )
+
+    def _set_split(self, position: int, split: str) -> None:
+        if split in SPLITS:
+            self._splits[position] = SPLITS.index(split)
+        else:
+            self._unknown_splits[position] = split
+
+
+def plain(cell: str) -> str:
+    """Simplify a cell: blank if it holds what stands for blank; a number in its shortest form."""
+    if cell in BLANK:
+        return ""
+    if NUMBER.fullmatch(cell) and not re.match(r"[+-]?0\d", cell):  # 007 is no number
+        number = Decimal(cell).normalize()
+        return f"{number + 0:f}"
+    return cell
+
+
+def spelt_alike(names: Iterable[str]) -> list[str]:
+    """Those of these names, sorted, that differ from another only in case or Unicode form."""
+    alike = defaultdict[str, list[str]](list)
+    for name in names:
+        alike[unicodedata.normalize("NFKC", name).casefold()].append(name)
+    return sorted(name for some in alike.values() if len(some) > 1 for name in some)
+
+
+def has_table(table: Path) -> bool:
+    """Whether there is a table.
+
+    Raises:
+        ImageError: It is a link that leads out of its folder, or nowhere.
+    """
+    refuse_link(table, table.parent)
+    return table.is_file()
+
+
+def table_digest(table: Path) -> str:
+    """Hex digits that change with the content of a table; empty where there is none.
+
+    Raises:
+        ImageError: It cannot be read.
+    """
+    with readable(table):
+        return hashlib.sha256(table.read_bytes()).hexdigest() if has_table(table) else ""
+
+
+def table_lines(table: Path, columns: Sequence[str], missing: str) -> Iterator[tuple[int, dict[str, str]]]:
+    """Yield the number and the cells, by column, of each line of a CSV file that is not blank.
+
+    Args:
+        table: The file; commas, semicolons or tabs separate.
+        columns: Columns that it must have; a cell that a line lacks is empty.
+        missing: What to say if it lacks one.
+
+    Raises:
+        ImageError: It cannot be read, or a column is missing.
+    """
+    try:
+        with readable(table), table.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file, delimiter=separator_of(file), strict=True)
+            header = [cell.strip().lower() for cell in next(reader, [])]
+            if not set(columns) <= set(header):
+                raise ImageError(f"{table}: {missing}")
+            for cells in reader:
+                stripped = [cell.strip() for cell in cells]
+                if any(stripped[len(header) :]):
+                    cause = f"line {reader.line_num} has {len(cells)} cells but the first line {len(header)} columns"
+                    remedy = "put a cell with a separator in it in quotes, and leave nothing after the last column"
+                    raise ImageError(f"{table}: {cause}; {remedy}")
+                if any(cells):
+                    yield reader.line_num, dict.fromkeys(columns, "") | dict(zip(header, stripped, strict=False))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ImageError(f"{table}: not a CSV file in UTF-8 ({error}); save it as `CSV UTF-8`") from error
+
+
+def separator_of(file: io.TextIOBase) -> str:
+    """Guess what separates the cells of a table that has just been opened: comma, semicolon or tab."""
+    separator = max(",;\t", key=file.readline().count)
+    file.seek(0)
+    return separator

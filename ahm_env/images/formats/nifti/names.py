@@ -1,0 +1,79 @@
+"""The NIfTI files of a folder and the masks that belong to them, found by name."""
+
+import os
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+
+from ahm_env.images.formats.files import Files, image_of_mask, is_image
+
+EXTENSIONS = (".nii.gz", ".nii")
+DRAWN = re.compile(r"(.+)_([0-9]{4}|[1-9][0-9]{4,})\.png")
+
+
+def is_nifti(name: str) -> bool:
+    """Whether a file name is that of a NIfTI file."""
+    return name.lower().endswith(EXTENSIONS)
+
+
+def nifti_stem(name: str) -> str:
+    """Strip .nii or .nii.gz off a file name."""
+    ending = next((ending for ending in EXTENSIONS if name.lower().endswith(ending)), "")
+    return name[: len(name) - len(ending)]
+
+
+def drawn_among(files: Files) -> list[str]:
+    """List the files that are named as another file, or as its scans, with the ending of a mask added."""
+    bases = {name: image_of_mask(nifti_stem(name)) for name in files}
+    scans = [nifti_stem(name) for name, base in bases.items() if not base]
+    shared = {*scans, *(scan[: end.start()] for scan in scans for end in re.finditer("[_-]", scan))}
+    return [name for name, base in bases.items() if base in shared]
+
+
+class MaskFiles:
+    """The masks of volumes: label volumes, and PNGs of slices.
+
+    Attributes:
+        count: Number of files.
+        drawn: Names of PNGs by stem of the volume and number of the slice.
+    """
+
+    def __init__(self, entries: Iterable[os.DirEntry[str]]) -> None:
+        """Take what a folder of masks has in it."""
+        self._volumes: dict[str, list[str]] = defaultdict(list)
+        self._strangers: list[str] = []
+        self.drawn: dict[str, dict[int, str]] = defaultdict(dict)
+        for name in sorted(entry.name for entry in entries):
+            if is_nifti(name):
+                self._volumes[nifti_stem(name)].append(name)
+            elif found := DRAWN.fullmatch(name):
+                self.drawn[found[1]][int(found[2])] = name
+            elif is_image(name):
+                self._strangers.append(name)
+        self.count = sum(map(len, self._volumes.values())) + sum(map(len, self.drawn.values())) + len(self._strangers)
+
+    def named(self, stem: str) -> list[str]:
+        """List the masks of a volume: names of label volumes, and one name that stands for all PNGs."""
+        return self._volumes.get(stem, []) + [f"{stem}_0000.png"][: stem in self.drawn]
+
+    def without_volume(self, files: Files, slices: Mapping[str, int]) -> list[str]:
+        """Sorted names of masks that belong to nothing.
+
+        Args:
+            files: The volumes.
+            slices: Number of slices of each that can be read, by stem.
+        """
+        alone = [name for stem, names in self._volumes.items() if not files.named(stem) for name in names]
+        for stem, drawn in self.drawn.items():
+            most = slices.get(stem, max(drawn) + 1) if files.named(stem) else 0
+            alone += [name for index, name in drawn.items() if index >= most]
+        return sorted(alone + self._strangers)
+
+
+def alone(name: str, files: Files) -> str:
+    """Say what is wrong with a mask that belongs to no volume."""
+    stem = nifti_stem(name)
+    volume = image_of_mask(stem)
+    if is_nifti(name) and files.named(volume):
+        return f"its name is not that of its volume; take {stem[len(volume) :]} out of it"
+    return "mask without a volume of that stem, or without a slice of that number; rename or delete it"

@@ -1,0 +1,51 @@
+"""A volume and its mask: whether they lie voxel on voxel."""
+
+from math import prod
+from pathlib import Path
+
+import numpy as np
+
+from ahm_env.errors import ImageError
+from ahm_env.images.formats.limits import refuse_bomb
+from ahm_env.images.formats.nifti.volume import Header, is_compressed, read_header
+from ahm_env.images.formats.pictures.picture import mask_problem, read_mask
+from ahm_env.images.pixels.fit import Image8
+from ahm_env.images.source import Pixels
+
+TOLERANCE = 1e-3  # mm
+
+
+def read_headers(path: Path, mask: Path | None) -> tuple[Header, Header | None]:
+    """Headers of a volume and of its label volume, if it has one, which fit each other.
+
+    Raises:
+        ImageError: One cannot be read, or they do not fit.
+    """
+    header = read_header(path)
+    if is_compressed(path):
+        refuse_bomb(str(path), prod(header.shape) * header.volumes * header.dtype.itemsize, path.stat().st_size)
+    if mask is None:
+        return header, None
+    labels = read_header(mask)
+    sizes = " and ".join("x".join(map(str, each.ras_shape)) for each in (labels, header))
+    if labels.volumes > 1:
+        raise ImageError(f"{mask}: holds {labels.volumes} volumes; save it as one, of class numbers 0..255")
+    if labels.ras_shape != header.ras_shape:
+        raise ImageError(f"{path}: mask and image are {sizes} voxels (right, front, top); re-export one of them")
+    apart = np.abs(labels.ras_affine - header.ras_affine).max()
+    if apart > TOLERANCE:
+        places = f"mask and image are {sizes} voxels, but their affines differ by up to {apart:g}"
+        raise ImageError(f"{path}: {places}; re-export one of them")
+    return header, labels
+
+
+def drawn_mask(file: Path, path: str, image: Pixels) -> Image8:
+    """Read the mask that is drawn on a slice; `path` names the slice in errors.
+
+    Raises:
+        ImageError: It cannot be read, or has another size.
+    """
+    mask = read_mask(file)
+    if wrong := mask_problem(mask, image, "slice"):
+        raise ImageError(f"{path}: {wrong}")
+    return mask

@@ -1,0 +1,304 @@
+"""One NIfTI file: its header, its values, and its orientation.
+
+Read are single files (.nii, .nii.gz) of NIfTI-1 and NIfTI-2. Of a header only numbers are used: its texts and
+extensions, which may tell who the patient is, are not even parsed.
+"""
+
+import gzip
+import io
+import logging
+import struct
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import import_module
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ahm_env.errors import ImageError, SettingsError
+from ahm_env.images.formats.files import readable
+from ahm_env.images.formats.limits import MOST_DEFLATED, MOST_SIDE, MOST_VOLUME_BYTES, MOST_VOXELS
+from ahm_env.images.formats.pictures.picture import as_class_numbers
+from ahm_env.images.pixels.fit import HIGH, LOW, Image8
+from ahm_env.images.pixels.window import Window
+from ahm_env.images.source import Pixels
+
+COMPRESSED = ".nii.gz"
+# By the size of the header: where its magic stands, what it is, and where values start at least.
+KINDS = {348: (slice(344, 348), b"n+1\0", 352), 540: (slice(4, 12), b"n+2\0\r\n\x1a\n", 544)}
+# The size comes first, in the byte order of the file.
+STARTS = {struct.pack(f"{order}i", size): (size, order) for size in KINDS for order in "<>"}
+BLOCK = 2**20
+SAMPLED = 2**20
+DAMAGE = (zlib.error, gzip.BadGzipFile, EOFError, ArithmeticError, LookupError, ValueError)
+# What nibabel mends in a header it would tell the terminal.
+QUIET = logging.Logger("nifti", level=logging.CRITICAL + 1)
+
+Stream = io.BufferedReader | gzip.GzipFile
+Affine = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Header:
+    """What a file says of its volume.
+
+    Attributes:
+        path: The file.
+        shape: (X, Y, Z) voxels, in the order of the file; Z is 1 for a 2-D image.
+        volumes: How many there are, 1 for what is not 4-D; the first is read.
+        dtype: Type of a stored value; has fields where it is a colour.
+        offset: Bytes before the values.
+        scale: Slope and intercept from stored values to intensities.
+        affine: (4, 4), voxels of the file to millimetres, to the patient's right, front and top.
+        orientation: (3, 2), for each axis of the file its axis in RAS order and 1 or -1, as nibabel has it.
+    """
+
+    path: Path
+    shape: tuple[int, int, int]
+    volumes: int
+    dtype: np.dtype[Any]
+    offset: int
+    scale: tuple[float, float]
+    affine: Affine
+    orientation: npt.NDArray[np.float64]
+
+    @property
+    def ras_shape(self) -> tuple[int, ...]:
+        """Voxels to the patient's right, front and top."""
+        return tuple(self.shape[axis] for axis in self._file_axes)
+
+    @property
+    def ras_affine(self) -> Affine:
+        """(4, 4), voxels of the volume in RAS order to millimetres."""
+        return np.asarray(self.affine @ nibabel("orientations").inv_ornt_aff(self.orientation, self.shape), np.float64)
+
+    def to_ras(self, values: Pixels) -> Pixels:
+        """Turn (X, Y, Z[, 3]) from the order of the file to RAS order, in which right, front and top grow; a view."""
+        flipped = values[tuple(slice(None, None, int(sign)) for sign in self.orientation[:, 1])]
+        return flipped.transpose(*self._file_axes, *range(3, values.ndim))
+
+    def from_ras(self, values: Pixels) -> Pixels:
+        """Undo `to_ras`: what is saved with `affine` lies where the file's own volume lies; a view."""
+        order = self.orientation[:, 0].astype(int)
+        stored = values.transpose(*order, *range(3, values.ndim))
+        return stored[tuple(slice(None, None, int(sign)) for sign in self.orientation[:, 1])]
+
+    @property
+    def _file_axes(self) -> list[int]:
+        return [int(axis) for axis in np.argsort(self.orientation[:, 0])]
+
+
+def read_header(path: Path) -> Header:
+    """Read the header of a file, and check whether the file can hold what it promises.
+
+    Raises:
+        ImageError: It cannot be read, is damaged or forged, or holds what is no grey or colour volume.
+        SettingsError: nibabel is not installed.
+    """
+    with _readable(path), _opened(path) as stream:
+        shape, dtype, offset, scale, affine = _fields(stream.read(max(KINDS)), path)
+    while len(shape) > 3 and shape[-1] == 1:
+        shape.pop()
+    if len(shape) not in (2, 3, 4) or min(shape) < 1:
+        raise ImageError(f"{path}: has shape {tuple(shape)}; 2-D, 3-D and 4-D volumes are read, save it as one")
+    width, height, depth = (*shape, 1)[:3]
+    if dtype.kind not in "iuf" and (dtype.names or ())[:3] != ("R", "G", "B"):
+        raise ImageError(f"{path}: holds {dtype.name}, neither real numbers nor RGB; save its magnitude as float32")
+    _check_size(path, shape, dtype.itemsize, offset)
+    return Header(
+        path=path,
+        shape=(width, height, depth),
+        volumes=shape[3] if len(shape) == 4 else 1,
+        dtype=dtype,
+        offset=offset,
+        scale=scale,
+        affine=affine,
+        orientation=_orientation(path, affine, (width, height, depth)),
+    )
+
+
+def read_volume(header: Header) -> Pixels:
+    """Read the first volume of a file as stored; read what follows it only to find damage.
+
+    Returns:
+        (X, Y, Z) or (X, Y, Z, 3) uint8 in the order of the file, first axis fastest.
+
+    Raises:
+        ImageError: The file is truncated or damaged, or there is not enough memory.
+    """
+    with _readable(header.path), _opened(header.path) as stream:
+        _skip(stream, header.offset)
+        content = np.empty(prod(header.shape) * header.dtype.itemsize, np.uint8)
+        for start in range(0, content.size, BLOCK):
+            block = content[start : start + BLOCK]
+            if stream.readinto(block.data) < block.size:
+                raise EOFError
+        if is_compressed(header.path):
+            _skip(stream, content.size * (header.volumes - 1))
+            # One more byte makes gzip compare the checksum.
+            stream.read(1)
+        if header.dtype.names:
+            colours = content.reshape((header.dtype.itemsize, *header.shape), order="F")[:3]
+            return np.moveaxis(colours, 0, -1)
+        return content.view(header.dtype).reshape(header.shape, order="F")
+
+
+def shown(header: Header, stored: Pixels, window: Window | None) -> Image8:
+    """Scale a volume to uint8, all of its slices alike; colours stay as they are.
+
+    Without a window, black and white are the 0.5 and 99.5 percentiles of the voxels that are brighter than the darkest:
+    of a volume most is background, of one value. Where these are equal, they are minimum and maximum. Of large volumes
+    a million voxels drawn at random (always the same) decide. NaN and -inf are black, +inf is white.
+
+    Args:
+        header: Of the file.
+        stored: As `read_volume` gives it.
+        window: Shows this range instead.
+
+    Returns:
+        (X, Y, Z) or (X, Y, Z, 3) in RAS order.
+
+    Raises:
+        ImageError: No value is finite.
+    """
+    if stored.ndim == 4:
+        return header.to_ras(stored)
+    with _readable(header.path):
+        flat = stored.reshape(-1, order="F")
+        scaled = np.empty(flat.size, np.uint8)
+        window = window or _fitted(header, flat)
+        for start in range(0, flat.size, BLOCK):
+            block = slice(start, start + BLOCK)
+            scaled[block] = window.apply(_intensities(header, flat[block]))
+        return header.to_ras(scaled.reshape(stored.shape, order="F"))
+
+
+def class_numbers(header: Header, stored: Pixels) -> Image8:
+    """Convert a volume of labels, as `read_volume` gives it, to class numbers: (X, Y, Z) in RAS order.
+
+    Raises:
+        ImageError: It is in colour, or holds values that are not class numbers 0..255.
+    """
+    if stored.ndim == 4:
+        raise ImageError(f"{header.path}: mask is in colour; save it as one channel of class numbers 0..255")
+    with _readable(header.path):
+        return header.to_ras(as_class_numbers(_intensities(header, stored), str(header.path)))
+
+
+def _fields(block: bytes, path: Path) -> tuple[list[int], np.dtype[Any], int, tuple[float, float], Affine]:
+    """Shape, type, offset, slope with intercept, and affine, of the header that these bytes are."""
+    size, order = STARTS.get(block[:4], (max(KINDS), ""))
+    place, magic, least_offset = KINDS[size]
+    if not order or block[place] != magic or len(block) < size:
+        raise ImageError(f"{path}: no NIfTI-1 or NIfTI-2 file in one piece (.hdr with .img is not read); convert it")
+    kind = nibabel("nifti1").Nifti1Header if size == min(KINDS) else nibabel("nifti2").Nifti2Header
+    header = kind(block[:size], endianness=order, check=False)
+    try:
+        header.check_fix(logger=QUIET, error_level=logging.ERROR)
+        slope, inter = header.get_slope_inter()
+        affine = np.asarray(header.get_best_affine(), np.float64)
+    except nibabel("spatialimages").HeaderDataError as error:
+        raise ValueError from error
+    shape, offset = [int(side) for side in header.get_data_shape()], max(header.get_data_offset(), least_offset)
+    return shape, np.dtype(header.get_data_dtype()), offset, (1.0, 0.0) if slope is None else (slope, inter), affine
+
+
+def _check_size(path: Path, shape: list[int], item: int, offset: int) -> None:
+    """Refuse a header that promises more than the file can hold, or than is sane, before anything is allocated."""
+    leaks, promised = "x".join(map(str, shape)), offset + prod(shape) * item
+    if max(shape[:3]) > MOST_SIDE or prod(shape[:3]) > MOST_VOXELS:
+        limits = f"at most {MOST_SIDE:,} a side and {MOST_VOXELS:,} in all are read"
+        raise ImageError(f"{path}: header claims {leaks} voxels; {limits}: damaged, or crop it")
+    stored = path.stat().st_size
+    held = stored * MOST_DEFLATED if is_compressed(path) else stored
+    if promised > held:
+        cause = f"header promises {promised:,} bytes ({leaks} voxels), more than {stored:,} bytes of file can hold"
+        raise ImageError(f"{path}: {cause}; truncated or damaged, copy or export it again")
+    read = promised if is_compressed(path) else prod(shape[:3]) * item
+    if read > MOST_VOLUME_BYTES:
+        raise ImageError(f"{path}: unpacks to {read:,} bytes; at most {MOST_VOLUME_BYTES:,} are read, split or crop it")
+
+
+def _orientation(path: Path, affine: Affine, shape: Sequence[int]) -> npt.NDArray[np.float64]:
+    if not np.isfinite(affine).all():
+        raise ImageError(f"{path}: its affine is not finite; export it again with its orientation")
+    with _readable(path):
+        orientation = np.asarray(nibabel("orientations").io_orientation(affine), np.float64)
+    lost = np.flatnonzero(np.isnan(orientation[:, 0]))
+    if len(lost) == 1 and shape[lost[0]] == 1:
+        # Of a 2-D image some programs write no third direction: it is the one that is left.
+        orientation[lost[0]] = 3 - np.nansum(orientation[:, 0]), 1
+    elif len(lost):
+        raise ImageError(f"{path}: its affine does not say how its axes lie; export it again with its orientation")
+    return orientation
+
+
+def _fitted(header: Header, flat: Pixels) -> Window:
+    """Choose the range that `shown` shows without a window."""
+    chosen = np.random.default_rng(0).integers(0, flat.size, SAMPLED) if flat.size > SAMPLED else slice(None)
+    for values in (flat[chosen], flat):
+        intensities = _intensities(header, values).astype(np.float64)
+        finite = intensities[np.isfinite(intensities)]
+        if finite.size and finite.min() < finite.max():
+            low, high = np.percentile(finite[finite > finite.min()], (LOW, HIGH))
+            if low == high:
+                low, high = finite.min(), finite.max()
+            return Window(low / 2 + high / 2, min(high - low, np.finfo(np.float64).max))
+    if not finite.size:
+        raise ImageError(f"{header.path}: holds no finite value; export it again")
+    return Window(float(finite[0]) + 0.5, 1.0)
+
+
+def _intensities(header: Header, stored: Pixels) -> Pixels:
+    slope, inter = header.scale
+    return stored if header.scale == (1.0, 0.0) else stored * np.float64(slope) + inter
+
+
+def nibabel(module: str) -> Any:
+    """Import a module of nibabel.
+
+    Raises:
+        SettingsError: It is not installed.
+    """
+    try:
+        return import_module(f"nibabel.{module}")
+    except ImportError as error:
+        raise SettingsError("reading NIfTI needs nibabel: pip install 'ahm-env[medical]'") from error
+
+
+def is_compressed(path: Path) -> bool:
+    """Whether a file is compressed, by its name."""
+    return path.name.lower().endswith(COMPRESSED)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Stream]:
+    with path.open("rb") as file:
+        if is_compressed(path):
+            with gzip.GzipFile(fileobj=file) as stream:
+                yield stream
+        else:
+            yield file
+
+
+def _skip(stream: Stream, count: int) -> None:
+    place = stream.tell() + count
+    if stream.seek(place) < place:
+        raise EOFError
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Turn what a missing, damaged or forged file raises into an `ImageError` that quotes none of its content."""
+    try:
+        with readable(path), np.errstate(all="ignore"):
+            yield
+    except DAMAGE as error:
+        raise ImageError(f"{path}: truncated, damaged or no NIfTI file; copy or export it again") from error
+    except MemoryError as error:
+        raise ImageError(f"{path}: too large for the memory that is left; crop it, or end other programs") from error

@@ -1,0 +1,1 @@
+"""Folders of PNG, JPEG, TIFF, BMP and GIF files."""

@@ -1,0 +1,105 @@
+"""What a compressed frame says of its own size, and whether its end is there.
+
+A decoder believes the frame and not the DICOM header: a few bytes can make it allocate gigabytes, or never return.
+Where the end is missing, some fill in what they like, and some search for it for many seconds.
+"""
+
+from ahm_env.errors import ImageError
+from ahm_env.images.formats.limits import MOST_PIXELS
+
+JPEG_START, JPEG_2000_START, JPEG_2000_SIZE = b"\xff\xd8", b"\xff\x4f", b"\xff\x51"
+JP2_START, JP2_CODESTREAM = b"\x00\x00\x00\x0cjP  ", b"jp2c"
+LOSSY = (b"\xc0", b"\xc1", b"\xc2")  # baseline, extended, progressive
+END, PADDING = b"\xff\xd9", b"\0\xff "
+JPEG_2000_DATA, SCANS = b"\xff\x93", {0xDA}
+# Start of frame: JPEG 0..15, without the three markers between them that mean something else, and JPEG-LS.
+FRAMES = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}
+
+
+def without_tail(frame: bytes) -> bytes:
+    """Cut a frame off after its end marker: what follows, such as padding, is not part of it.
+
+    Compressed values hold no end marker; headers and thumbnails before them may.
+
+    Raises:
+        ImageError: It has no end marker.
+    """
+    if (stripped := frame.rstrip(PADDING)).endswith(END):
+        return stripped
+    start = _codestream(frame) if frame.startswith(JP2_START) else 0
+    bare = frame.startswith(JPEG_2000_START, start)
+    end = frame.find(END, frame.find(JPEG_2000_DATA, start) if bare else _segment(frame, SCANS))
+    if end < 0:
+        raise ImageError("the end of its compressed pixels is missing; it is truncated: copy or export it again")
+    return frame[: end + len(END)]
+
+
+def refuse_damage(frame: bytes) -> None:
+    """Refuse a JPEG that a decoder warns of: all other decoders fill in what they cannot read, and say nothing.
+
+    Looked at are JPEGs of 8 bits, grey or colour, that are not lossless; no decoder warns of others.
+
+    Raises:
+        ImageError: It is damaged; the message does not name the file.
+    """
+    from kornia_rs.io import decode_image_jpegturbo
+
+    position = _segment(frame, FRAMES)
+    if frame[position + 1 : position + 2] not in LOSSY or frame[position + 4 : position + 5] != b"\x08":
+        return
+    rows, columns, components = frame_shape(frame)
+    if components not in (1, 3) or rows * columns > MOST_PIXELS:
+        return
+    try:
+        decode_image_jpegturbo(frame, "mono")
+    except Exception:  # it has but one kind of error
+        raise ImageError("damaged inside: its compressed pixels cannot all be read; copy or export it again") from None
+
+
+def frame_shape(frame: bytes) -> tuple[int, int, int]:
+    """Rows, columns and components of a JPEG (ITU-T T.81), JPEG-LS (T.87) or JPEG 2000 (T.800) image.
+
+    Raises:
+        ImageError: It is none of these, or truncated.
+    """
+    frame = without_tail(frame)
+    shape = _jpeg(frame) if frame.startswith(JPEG_START) else _jpeg_2000(frame)
+    if shape is None:
+        raise ImageError("its compressed pixels are damaged or of another kind than it says; export it again")
+    return shape
+
+
+def _jpeg(frame: bytes) -> tuple[int, int, int] | None:
+    position = _segment(frame, FRAMES)
+    head = frame[position + 5 : position + 10]
+    return (int.from_bytes(head[:2]), int.from_bytes(head[2:4]), head[4]) if position < len(frame) else None
+
+
+def _segment(frame: bytes, markers: set[int]) -> int:
+    """Where the first segment of a JPEG with one of these markers begins; at its end where there is none."""
+    position = 2
+    while position + 10 <= len(frame) and frame[position] == 0xFF:
+        if frame[position + 1] in markers:
+            return position
+        # Fill bytes may precede a marker; anything else has a length.
+        skipped = 1 if frame[position + 1] == 0xFF else 2 + int.from_bytes(frame[position + 2 : position + 4])
+        position += skipped
+    return len(frame)
+
+
+def _jpeg_2000(frame: bytes) -> tuple[int, int, int] | None:
+    start = _codestream(frame) if frame.startswith(JP2_START) else 0
+    if frame[start : start + 4] != JPEG_2000_START + JPEG_2000_SIZE or len(frame) < start + 42:
+        return None
+    right, bottom, left, top = (int.from_bytes(frame[at : at + 4]) for at in range(start + 8, start + 24, 4))
+    return bottom - top, right - left, int.from_bytes(frame[start + 40 : start + 42])
+
+
+def _codestream(frame: bytes) -> int:
+    """Where the codestream begins in the boxes of a JP2 file; at its end where there is none."""
+    position = 0
+    while position + 8 <= len(frame):
+        if frame[position + 4 : position + 8] == JP2_CODESTREAM:
+            return position + 8
+        position += max(8, int.from_bytes(frame[position : position + 4]))
+    return len(frame)

@@ -1,0 +1,1 @@
+"""What is in a source, what is wrong with it, and how it looks."""

@@ -1,0 +1,1 @@
+"""Drawn images for trying everything offline."""

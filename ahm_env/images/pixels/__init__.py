@@ -1,0 +1,1 @@
+"""Pixels of any depth as the masking problem sees them, and back into files."""

@@ -1,0 +1,116 @@
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ahm_env.errors import ImageError, SettingsError
+from ahm_env.images import load_images
+from ahm_env.images.dataset.splits import BEFORE, split_source
+
+SHARES = {"train": 0.7, "val": 0.1, "test": 0.2}
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AHM_CACHE", str(tmp_path / "cache"))
+
+
+def of_patients(count: int, patients: int, classes: int = 2) -> str:
+    rows = [f"{index:04d},{'abc'[index % patients % classes]},P{index % patients}" for index in range(count)]
+    return "\n".join(["image,label,patient", *rows]) + "\n"
+
+
+def test_shares_are_met_and_each_patient_is_on_one_side(make_folder) -> None:
+    root = make_folder(40, table=of_patients(40, 20))
+    counts = split_source(str(root), SHARES)
+    assert counts == {"train": 28, "val": 4, "test": 8}
+    images = load_images(root, 8)  # which refuses a leak
+    assert {name: len(images.split(name)) for name in SHARES} == counts
+    leaks = [set(images.patients(images.split(name)).tolist()) for name in SHARES]
+    assert len(set.union(*leaks)) == sum(map(len, leaks)) == 20
+
+
+def test_stratified_by_label_every_split_has_its_share_of_each_class(make_folder) -> None:
+    table = "image,label\n" + "".join(f"{index:04d},{'rare' if index % 5 == 0 else 'usual'}\n" for index in range(50))
+    root = make_folder(50, table=table)
+    split_source(str(root), {"train": 0.6, "val": 0.2, "test": 0.2}, stratify="label")
+    images = load_images(root, 8)
+    found = {name: Counter(images.labels(images.split(name)).tolist()) for name in SHARES}
+    assert found == {"train": {0: 6, 1: 24}, "val": {0: 2, 1: 8}, "test": {0: 2, 1: 8}}
+
+
+def test_a_seed_repeats_and_another_differs(make_folder) -> None:
+    drawn = []
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        root = make_folder(30, name=name)
+        split_source(str(root), SHARES, seed=seed)
+        drawn.append((root / "labels.csv").read_text())
+    assert drawn[0] == drawn[1] != drawn[2]
+    assert drawn[0].startswith("image,split\n0000.png,")
+
+
+def test_other_columns_and_the_separator_stay(make_folder) -> None:
+    root = make_folder(4, table="Image;Age;Label\n0003;40;b\n0001.png;;a\n0002;7;a\n0000;1;b\n")
+    split_source(str(root), {"train": 0.5, "val": 0, "test": 0.5})
+    lines = (root / "labels.csv").read_text().splitlines()
+    assert lines[0] == "image;age;label;split"
+    assert [line.rpartition(";")[0] for line in lines[1:]] == ["0003;40;b", "0001.png;;a", "0002;7;a", "0000;1;b"]
+    assert Counter(line.rpartition(";")[2] for line in lines[1:]) == {"train": 2, "test": 2}
+
+
+def test_splits_that_are_there_are_kept_unless_asked_for_and_the_table_before_is_never_lost(make_folder) -> None:
+    before = "image,label,split\n0000,a,train\n0001,b,\n0002,a,\n"
+    root = make_folder(3, table=before)
+    with pytest.raises(SettingsError, match=r"labels.csv: has splits already; --again"):
+        split_source(str(root), {"train": 0.7, "val": 0, "test": 0.3})
+    assert (root / "labels.csv").read_text() == before
+    split_source(str(root), {"train": 0.7, "val": 0, "test": 0.3}, again=True)
+    assert (root / BEFORE).read_text() == before
+    second = (root / "labels.csv").read_text()
+    split_source(str(root), {"train": 0.7, "val": 0, "test": 0.3}, again=True)
+    split_source(str(root), {"train": 0.7, "val": 0, "test": 0.3}, again=True)
+    assert (root / BEFORE).read_text() == before
+    assert (root / "labels.before-2.csv").read_text() == second
+    assert (root / "labels.before-3.csv").exists()
+    assert (root / "labels.csv").read_text() != before
+
+
+def test_a_leaking_table_can_be_split_anew(make_folder) -> None:
+    table = "image,split,patient\n" + "".join(f"{i:04d},{'train' if i % 2 else 'test'},P{i // 4}\n" for i in range(16))
+    root = make_folder(16, table=table)
+    with pytest.raises(ImageError, match="ahm data split"):
+        load_images(root, 8)
+    split_source(str(root), {"train": 0.5, "val": 0, "test": 0.5}, again=True)
+    assert len(load_images(root, 8).split("train")) == 8
+
+
+@pytest.mark.parametrize(
+    "shares",
+    [{"train": 0.7, "val": 0.1, "test": 0.1}, {"train": 1.2, "val": -0.2, "test": 0}, {"train": np.nan, "val": 0}],
+)
+def test_shares_must_add_up(make_folder, shares: dict[str, float]) -> None:
+    with pytest.raises(SettingsError, match="add up to 1"):
+        split_source(str(make_folder(3)), shares)
+
+
+def test_too_few_patients_for_a_share_are_an_error(make_folder) -> None:
+    root = make_folder(10, table=of_patients(10, 2))
+    with pytest.raises(SettingsError, match=r"too few patients \(2\), .*--val 0"):
+        split_source(str(root), SHARES)
+    assert "split" not in (root / "labels.csv").read_text()
+
+
+def test_what_has_no_table_is_refused() -> None:
+    with pytest.raises(SettingsError, match="phantom has splits of its own"):
+        split_source("phantom:10", SHARES)
+
+
+def test_without_labels_nothing_is_stratified(make_folder) -> None:
+    with pytest.raises(SettingsError, match=r"--stratify label: .* has no labels"):
+        split_source(str(make_folder(10)), SHARES, stratify="label")
+
+
+def test_an_unknown_way_to_stratify_is_refused(make_folder) -> None:
+    with pytest.raises(SettingsError, match="--stratify age"):
+        split_source(str(make_folder(3)), SHARES, stratify="age")

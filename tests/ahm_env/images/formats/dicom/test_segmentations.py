@@ -1,0 +1,139 @@
+"""DICOM SEG as masks, made here element by element."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ahm_env.images.formats.dicom import Dicom
+from ahm_env.images.pixels.opencv import cv2
+from tests.ahm_env.images.samples import outcomes
+
+pydicom = pytest.importorskip("pydicom")
+
+from pydicom.pixels.utils import pack_bits  # noqa: E402
+
+SEGMENTATION, LABEL_MAP = "1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7"
+ROWS, COLUMNS = 4, 6
+Frame = tuple[str, int, int, np.ndarray]  # UID of the image, number of its frame, segment, values
+
+
+def item(**elements: object) -> object:
+    made = pydicom.Dataset()
+    for keyword, value in elements.items():
+        setattr(made, keyword, value)
+    return made
+
+
+def marks(*numbers: int) -> np.ndarray:
+    """(4, 6), 1 at these places."""
+    found = np.zeros(ROWS * COLUMNS, np.uint8)
+    found[list(numbers)] = 1
+    return found.reshape(ROWS, COLUMNS)
+
+
+def write_images(make_dicom, root: Path, count: int = 3, **elements: object) -> None:
+    for number in range(count):
+        pixels = np.eye(ROWS, COLUMNS, dtype=np.uint8)
+        make_dicom(root / "images" / "p" / f"{number}.dcm", pixels, SOPInstanceUID=f"1.2.3.{number}", **elements)
+
+
+def write_segmentation(make_dicom, path: Path, frames: list[Frame], kind: str = "BINARY", **elements: object) -> None:
+    values = np.stack([each[3] for each in frames])
+    groups = []
+    for uid, number, segment, _ in frames:
+        image = item(ReferencedSOPInstanceUID=uid, ReferencedFrameNumber=number)
+        group = item(DerivationImageSequence=[item(SourceImageSequence=[image])])
+        if kind != "LABELMAP":
+            group.SegmentIdentificationSequence = [item(ReferencedSegmentNumber=segment)]
+        groups.append(group)
+    described = {
+        "SOPClassUID": LABEL_MAP if kind == "LABELMAP" else SEGMENTATION,
+        "SegmentationType": kind,
+        "PerFrameFunctionalGroupsSequence": groups,
+        "MaximumFractionalValue": 200 if kind == "FRACTIONAL" else None,
+    }
+    if kind == "BINARY":
+        described |= {"BitsAllocated": 1, "BitsStored": 1, "HighBit": 0, "PixelData": pack_bits(values.ravel())}
+    make_dicom(path, values, **(described | elements))
+
+
+def test_segments_are_classes_and_the_larger_number_wins(tmp_path: Path, make_dicom) -> None:
+    write_images(make_dicom, tmp_path)
+    frames = [("1.2.3.1", 1, 2, marks(0, 1, 7)), ("1.2.3.0", 1, 1, marks(5)), ("1.2.3.1", 1, 1, marks(1, 9))]
+    write_segmentation(make_dicom, tmp_path / "masks" / "whatever", frames)
+    index = Dicom(tmp_path).index()
+    assert (index.has_masks, index.problems, index.notes) == (True, [], [])
+    first, second, third = outcomes(Dicom(tmp_path))
+    assert np.array_equal(first.mask, marks(5))
+    assert np.array_equal(second.mask, np.maximum(2 * marks(0, 1, 7), marks(1, 9)))
+    assert third.mask is None
+
+
+def test_an_image_that_a_segmentation_is_about_may_have_nothing_marked(tmp_path: Path, make_dicom) -> None:
+    write_images(make_dicom, tmp_path)
+    about = [item(ReferencedInstanceSequence=[item(ReferencedSOPInstanceUID=f"1.2.3.{number}") for number in (0, 2)])]
+    frames = [("1.2.3.0", 1, 1, marks(3))]
+    write_segmentation(make_dicom, tmp_path / "masks" / "a.dcm", frames, ReferencedSeriesSequence=about)
+    first, second, third = outcomes(Dicom(tmp_path))
+    assert (first.mask.sum(), second.mask, third.mask.any()) == (1, None, False)
+
+
+def test_frames_of_a_file_are_marked_one_by_one(tmp_path: Path, make_dicom) -> None:
+    make_dicom(tmp_path / "images" / "a.dcm", np.ones((3, ROWS, COLUMNS), np.uint8), SOPInstanceUID="1.2.3.9")
+    frames = [("1.2.3.9", 3, 1, marks(3)), ("1.2.3.9", 1, 1, marks(1))]
+    write_segmentation(make_dicom, tmp_path / "masks" / "a.dcm", frames)
+    assert [np.flatnonzero(sample.mask).tolist() for sample in outcomes(Dicom(tmp_path))] == [[1], [], [3]]
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "expected"),
+    [("FRACTIONAL", [0, 99, 100, 200], [0, 0, 4, 4]), ("LABELMAP", [0, 1, 7, 255], [0, 1, 7, 255])],
+)
+def test_shares_and_label_maps(tmp_path: Path, make_dicom, kind: str, values: list[int], expected: list[int]) -> None:
+    write_images(make_dicom, tmp_path, 1)
+    pixels = np.resize(np.array(values, np.uint8), (ROWS, COLUMNS))
+    write_segmentation(make_dicom, tmp_path / "masks" / "a", [("1.2.3.0", 1, 4, pixels)], kind)
+    (sample,) = outcomes(Dicom(tmp_path))
+    assert np.array_equal(sample.mask, np.resize(np.array(expected, np.uint8), (ROWS, COLUMNS)))
+
+
+def test_what_cannot_be_used_is_told_without_names(tmp_path: Path, make_dicom) -> None:
+    write_images(make_dicom, tmp_path)
+    masks = tmp_path / "masks"
+    write_segmentation(make_dicom, masks / "Gerda" / "other", [("9.9.9", 1, 1, marks(1))])
+    unsaid = [("1.2.3.0", 1, 1, marks(1))]
+    write_segmentation(make_dicom, masks / "Gerda" / "mute", unsaid, PerFrameFunctionalGroupsSequence=[item()])
+    write_segmentation(make_dicom, masks / "Gerda" / "high", [("1.2.3.0", 1, 256, marks(1))])
+    (masks / "Gerda" / "cut").write_bytes((masks / "Gerda" / "other").read_bytes()[:-2])
+    make_dicom(masks / "Gerda" / "image", marks(2))
+    (masks / "Gerda" / "notes.txt").write_text("Gerda")
+    index = Dicom(tmp_path).index()
+    assert index.notes == [f"{masks}: files that are neither PNG nor NIfTI nor DICOM SEG, and are not read: 2"]
+    assert len(index.problems) == 4
+    for part in ("none of its images is there", "does not say which images", "segment 256 is more", "truncated"):
+        assert sum(part in problem for problem in index.problems) == 1
+    assert not any("Gerda" in text or "\n" in text for text in index.problems)
+    assert [sample.mask for sample in outcomes(Dicom(tmp_path))] == [None] * 3
+
+
+def test_of_two_masks_none_is_taken(tmp_path: Path, make_dicom) -> None:
+    write_images(make_dicom, tmp_path)
+    for name in ("a", "b", "d"):
+        write_segmentation(make_dicom, tmp_path / "masks" / name, [("1.2.3.0", 1, 1, marks(1))])
+    write_segmentation(make_dicom, tmp_path / "masks" / "c", [("1.2.3.2", 1, 1, marks(1))])
+    (tmp_path / "masks" / "p").mkdir()
+    assert cv2.imwrite(str(tmp_path / "masks" / "p" / "2.png"), marks(1))
+    problems = Dicom(tmp_path).index().problems
+    assert len(problems) == 3
+    assert all("one of its images has another segmentation, too; keep one" in each for each in problems)
+    first, second, third = outcomes(Dicom(tmp_path))
+    assert (first.mask, second.mask) == (None, None)
+    assert "more than one mask in" in third
+
+
+def test_a_segmentation_of_another_size_is_refused(tmp_path: Path, make_dicom) -> None:
+    write_images(make_dicom, tmp_path, 1)
+    write_segmentation(make_dicom, tmp_path / "masks" / "a", [("1.2.3.0", 1, 1, np.ones((8, 8), np.uint8))])
+    (error,) = outcomes(Dicom(tmp_path))
+    assert "mask is 8x8 but image is 6x4" in error

@@ -1,0 +1,137 @@
+from pathlib import Path
+
+import pytest
+
+from ahm_env.errors import ImageError
+from ahm_env.images.formats.files import Files
+from ahm_env.images.formats.labels import Labels
+
+NAMES = ("a.png", "b.png", "c.jpg")
+
+
+@pytest.fixture
+def images() -> Files:
+    return Files(NAMES)
+
+
+def read(tmp_path: Path, images: Files, text: str | bytes) -> Labels:
+    table = tmp_path / "labels.csv"
+    table.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return Labels(table, images)
+
+
+def found(labels: Labels) -> list[tuple[int, int]]:
+    return [labels.find(position)[:2] for position in range(len(NAMES))]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "image,label,split\na.png,MEL,train\nb.png,NV,val\nc.jpg,MEL,test\n",
+        "image,label,split\na,MEL,train\nb,NV,val\nc,MEL,test\n",
+        "\ufeffImage;Label;Split\r\na;MEL;Train\r\nb;NV;VAL\r\nc;MEL;test\r\n",
+        "split\tlabel\timage\ntrain\tMEL\ta\nval\tNV\tb\ntest\tMEL\tc",
+        'image,label,split\n"a.png", MEL , train\n\n,,\nb.png,NV,val\nc.jpg,"MEL",test\n',
+        "id,image,age,label,split\n1,c.jpg,50,MEL,test\n2,a.png,,MEL,train\n3,b.png,7,NV,val\n",
+    ],
+)
+def test_tables_in_many_spellings_say_the_same(tmp_path: Path, images: Files, text: str) -> None:
+    labels = read(tmp_path, images, text)
+    assert labels.classes == ("MEL", "NV")
+    assert labels.problems == []
+    assert found(labels) == [(0, 0), (1, 1), (0, 2)]
+
+
+def test_without_label_and_split_an_image_is_unknown_and_for_training(tmp_path: Path, images: Files) -> None:
+    labels = read(tmp_path, images, "image\na\nb\nc\n")
+    assert labels.classes == ()
+    assert found(labels) == [(-1, 0)] * 3
+
+
+def test_empty_and_missing_cells_are_unknown_and_for_training(tmp_path: Path, images: Files) -> None:
+    labels = read(tmp_path, images, "image,label,split\na,,\nb,NV,\nc\n")
+    assert labels.classes == ("NV",)
+    assert found(labels) == [(-1, 0), (0, 0), (-1, 0)]
+
+
+def test_an_image_without_a_line_is_named(tmp_path: Path, images: Files) -> None:
+    labels = read(tmp_path, images, "image,label\na,NV\n")
+    assert labels.find(1).trouble == f"not in {tmp_path}/labels.csv; add a line for it, or take the image out"
+
+
+def test_an_unknown_split_is_named(tmp_path: Path, images: Files) -> None:
+    labels = read(tmp_path, images, "image,split\na,holdout\nb,val\nc,test\n")
+    assert labels.find(0).trouble == f"split is 'holdout' in {tmp_path}/labels.csv; use one of: train, val, test"
+    assert labels.find(1) == (-1, 1, "", "")
+
+
+def test_lines_without_an_image_and_second_lines_are_problems(tmp_path: Path, images: Files) -> None:
+    labels = read(tmp_path, images, "image,label\na,NV\nzzz.png,MEL\na.png,MEL\nb,NV\nc,NV\n")
+    assert len(labels.problems) == 2
+    assert "labels.csv: line 3 names 'zzz.png', which is not there; " in labels.problems[0]
+    assert "labels.csv: line 4 names 'a.png' again; " in labels.problems[1]
+    assert labels.classes == ("NV",)
+
+
+@pytest.mark.parametrize("text", ["", "name,label\na,NV\n", "a.png,NV\n"])
+def test_a_table_without_an_image_column_is_refused(tmp_path: Path, images: Files, text: str) -> None:
+    with pytest.raises(ImageError, match=r"labels\.csv: no column `image` in its first line"):
+        read(tmp_path, images, text)
+
+
+@pytest.mark.parametrize("content", [b"image,label\na,M\xfcller\n", b"image\n\xff\xfe\x00", b'image,label\na,"open\n'])
+def test_what_is_not_csv_in_utf8_is_refused_in_one_line(tmp_path: Path, images: Files, content: bytes) -> None:
+    with pytest.raises(ImageError, match=r"labels\.csv: not a CSV file in UTF-8 .*; save it as `CSV UTF-8`") as caught:
+        read(tmp_path, images, content)
+    assert "\n" not in str(caught.value)
+
+
+def test_patients_get_pseudonyms_that_are_the_same_for_the_same_number(
+    tmp_path: Path, images: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AHM_CACHE", str(tmp_path / "cache"))
+    labels = read(tmp_path, images, "image,patient\na,MUELLER\nb, \nc,MUELLER\n")
+    first, none, second = (labels.find(position).patient for position in range(len(NAMES)))
+    assert (first, none) == (second, "")
+    assert len(first) == 16
+    assert "MUELLER" not in first
+
+
+@pytest.mark.parametrize("line", ["a,nevus, atypical,P1", "a,nevus,P1,x"])
+def test_a_line_with_more_cells_than_the_first_is_an_error(tmp_path: Path, images: Files, line: str) -> None:
+    with pytest.raises(ImageError, match=r"labels\.csv: line 3 has 4 cells but the first line 3 columns; put a cell"):
+        read(tmp_path, images, f"image,label,patient\nb,x,P2\n{line}\n")
+
+
+def test_blank_cells_after_the_last_column_do_no_harm(tmp_path: Path, images: Files) -> None:
+    labels = read(tmp_path, images, "image,label\na,x,, \nb,y,\nc,x\n")
+    assert (labels.classes, labels.problems, labels.notes) == (("x", "y"), [], [])
+
+
+@pytest.mark.parametrize("blank", ["nan", "NA", "NaN", "None", "<NA>", "N/A", "null", "NaT", ""])
+def test_what_stands_for_blank_is_blank(tmp_path: Path, images: Files, blank: str) -> None:
+    labels = read(tmp_path, images, f"image,label,split,patient\na,x,{blank},{blank}\nb,{blank},val,{blank}\nc,y,,1\n")
+    assert labels.classes == ("x", "y")
+    assert labels.find(0) == (0, 0, "", "")
+    assert labels.find(1) == (-1, 1, "", "")
+
+
+def test_numbers_are_compared_as_numbers(tmp_path: Path, images: Files) -> None:
+    labels = read(tmp_path, images, "image,label,patient\na,1,7\nb,1.0,7.0\nc,10.00,007\n")
+    assert labels.classes == ("1", "10")
+    assert found(labels) == [(0, 0), (0, 0), (1, 0)]
+    (first, second, other) = (labels.find(position).patient for position in range(3))
+    assert first == second != other
+
+
+@pytest.mark.parametrize("pair", [("Benign", "benign"), ("N\u00e4vus", "Na\u0308vus")])
+def test_names_in_two_spellings_are_told(tmp_path: Path, images: Files, pair: tuple[str, str]) -> None:
+    labels = read(tmp_path, images, f"image,label,patient\na,{pair[0]},1\nb,{pair[1]},2\nc,other,3\n")
+    (problem,) = labels.problems
+    assert "differ only in case or in how letters are encoded" in problem
+    assert all(name in problem for name in pair)
+    labels = read(tmp_path, images, f"image,patient\na,{pair[0]}\nb,{pair[1]}\nc,other\n")
+    assert labels.problems == []
+    (note,) = labels.notes
+    assert "2 patients differ from others only in case" in note
+    assert pair[0] not in note
