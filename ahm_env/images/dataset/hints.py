@@ -7,7 +7,7 @@ import shlex
 from pathlib import Path
 
 from ahm_env.errors import ImageError
-from ahm_env.images.dataset.layouts import Layout, find_layout, image_files, is_of_masks
+from ahm_env.images.dataset.layouts import find_layout, image_files, is_of_masks
 from ahm_env.images.formats.files import files_in, readable
 
 KEYS = (b'"images"', b'"annotations"', b'"categories"')  # of a JSON file of COCO's
@@ -35,19 +35,20 @@ def import_hint(source: Path, elsewhere: bool = False) -> str:
     try:
         if elsewhere and not _has_masks_elsewhere(source):
             return ""
-        image_files(source)
+        paths, _ = image_files(source)
     except ImageError:
         return ""
-    tables = coco_files(source)
+    if known := next((name for name, words in KNOWN.items() if any(words.search(f"/{path}") for path in paths)), ""):
+        return f"it lies as {known} does; {_command(known, source)}"
+    if tables := coco_files(source):
+        return f"masks are outlines in {tables[0].name}; {_command('coco', source)}"
     try:
-        layout = None if tables else find_layout(source)
+        layout = find_layout(source)
     except ImageError as error:
         if elsewhere:
             return str(error)
         raise
-    if layout is None:
-        return f"masks are outlines in {tables[0].name}; {_command('coco', source)}"
-    return "" if elsewhere and not layout.masks else f"{layout}; {_command(_known(layout), source)}"
+    return "" if elsewhere and not layout.masks else f"{layout}; {_command('auto', source)}"
 
 
 def coco_files(source: Path) -> list[Path]:
@@ -74,8 +75,3 @@ def _has_masks_elsewhere(source: Path) -> bool:
 def _command(name: str, source: Path) -> str:
     out = f"{source.absolute().name}-imported"
     return f"`ahm data import {name} {shlex.quote(str(source))} --out {shlex.quote(out)}` brings them into one folder"
-
-
-def _known(layout: Layout) -> str:
-    masks = [str(path) for some in layout.masks.values() for path in some]
-    return next((name for name, words in KNOWN.items() if masks and all(map(words.search, masks))), "auto")

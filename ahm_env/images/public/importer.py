@@ -24,10 +24,10 @@ PACKAGES = ("medmnist", "medsegbench")  # that download
 AUTO = "auto"
 IMPORTERS: dict[str, Importer] = {
     AUTO: pairs,
+    "coco": coco,
     "isic2018": isic2018,
     "busi": busi,
     "lgg": lgg,
-    "coco": coco,
     **dict.fromkeys(PACKAGES, npz),
 }
 

@@ -297,3 +297,24 @@ def test_what_is_no_mask_is_let_be() -> None:
 ])  # fmt: skip
 def test_splits_by_the_names_of_folders(folders: tuple[str, ...], split: str) -> None:
     assert named_split(folders) == split
+
+
+@pytest.mark.parametrize(("name", "files"), [
+    ("busi", {"benign/benign (1).png": 0, "benign/benign (1)_mask.png": 1}),
+    ("lgg", {"kaggle_3m/TCGA_CS_4941_1/TCGA_CS_4941_1_1.tif": 0, "kaggle_3m/TCGA_CS_4941_1/TCGA_CS_4941_1_1_mask.tif": 1}),
+    ("isic2018", {
+        "ISIC2018_Task1-2_Training_Input/ISIC_0000000.jpg": 0,
+        "ISIC2018_Task1_Training_GroundTruth/ISIC_0000000_segmentation.png": 1,
+        "ISIC2018_Task2_Training_GroundTruth_v3/ISIC_0000000_attribute_globules.png": 1,
+    }),
+])  # fmt: skip
+def test_a_set_with_an_importer_of_its_own_is_known(
+    call: Callable[..., tuple[int, str, str]], name: str, files: dict[str, int]
+) -> None:
+    for path, is_mask in files.items():
+        (mask if is_mask else picture)(Path("set") / path)
+    (problem,) = check_source("set").problems
+    words = shlex.split(problem.partition("`ahm ")[2].partition("`")[0])
+    assert words == ["data", "import", name, "set", "--out", "set-imported"]
+    assert call(*words)[0] == 0
+    assert (check_source("set-imported").masks, check_source("set-imported").problems) == (1, [])
