@@ -301,7 +301,7 @@ def test_splits_by_the_names_of_folders(folders: tuple[str, ...], split: str) ->
 
 @pytest.mark.parametrize(("name", "files"), [
     ("busi", {"benign/benign (1).png": 0, "benign/benign (1)_mask.png": 1}),
-    ("lgg", {"kaggle_3m/TCGA_CS_4941_1/TCGA_CS_4941_1_1.tif": 0, "kaggle_3m/TCGA_CS_4941_1/TCGA_CS_4941_1_1_mask.tif": 1}),
+    ("lgg", {"kaggle_3m/TCGA_CS_4_1/TCGA_CS_4_1_1.tif": 0, "kaggle_3m/TCGA_CS_4_1/TCGA_CS_4_1_1_mask.tif": 1}),
     ("isic2018", {
         "ISIC2018_Task1-2_Training_Input/ISIC_0000000.jpg": 0,
         "ISIC2018_Task1_Training_GroundTruth/ISIC_0000000_segmentation.png": 1,
