@@ -51,7 +51,7 @@ COMMANDS = {
 DATA = {
     "check": (
         "ahm_env.images.console:check_data",
-        "Print counts, sizes, classes and splits, and problems with their files; if there is one, end with status 2.",
+        "Print what is there, what is likely wrong, and what is wrong with its files: then end with status 2.",
     ),
     "show": (
         "ahm_env.images.console:show_data",
@@ -66,7 +66,7 @@ DATA = {
         "Turn a data set as it is downloaded into a folder of images, masks and labels.csv.",
     ),
     "find": (
-        "ahm_env.images.console:find_file",
+        "ahm_env.images.console:find_data",
         "Print which file it is that is shown under a pseudonym; or, as CSV, all pseudonyms and their files.",
     ),
 }

@@ -174,9 +174,8 @@ class A3C(NetworkAgent):
             image_return = mean_over(returns, hidden)
             spread = mean_over((returns - image_return[:, None]).square(), hidden).sqrt()[:, None]
             own = (returns - baseline) / spread.clamp(min=0.25)  # r̂_i − b: what is hidden gets its own loss …
-            shared = self.network.surprise.standardise(image_return - state_value)[
-                :, None
-            ]  # … and its share of the image's reward
+            surprise = self.network.surprise.standardise(image_return - state_value)
+            shared = surprise[:, None]  # … and its share of the image's reward
             advantages = own + settings.image_weight * shared
             log_pi = policy.patch_log_prob(step.ranking)
             policy_loss = policy_loss - (learns * mean_over(advantages * log_pi, step.chosen)).mean()

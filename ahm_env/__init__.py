@@ -8,7 +8,16 @@ import gymnasium
 
 from ahm_env.env import PatchMaskEnv, PatchMaskVectorEnv
 from ahm_env.errors import ActionError, AHMError, CheckpointError, ImageError, RunError, SettingsError, TrainingError
-from ahm_env.images import ImageSet, load_images
+from ahm_env.images import (
+    DataWarning,
+    ImageSet,
+    SourceReport,
+    check_images,
+    find_file,
+    find_files,
+    load_images,
+)
+from ahm_env.images.inspection.contact_sheet import ContactSheet, make_contact_sheet
 from ahm_env.masks import MaskRatio, PatchGrid
 from ahm_env.model.reconstruction import Reconstructor
 from ahm_env.model.unet import UNet
@@ -19,6 +28,8 @@ __all__ = [
     "AHMError",
     "ActionError",
     "CheckpointError",
+    "ContactSheet",
+    "DataWarning",
     "ImageError",
     "ImageSet",
     "MaskRatio",
@@ -29,11 +40,16 @@ __all__ = [
     "RunError",
     "ScoreActions",
     "SettingsError",
+    "SourceReport",
     "Standardisation",
     "TrainingError",
     "UNet",
     "VectorScoreActions",
+    "check_images",
+    "find_file",
+    "find_files",
     "load_images",
+    "make_contact_sheet",
 ]
 
 for _id, _co_train in (("AHM/PatchMask-v0", False), ("AHM/PatchMaskCoTrain-v0", True)):

@@ -1,5 +1,6 @@
 """What a person sees in a terminal, or reads in a log: a console, and how far long work is."""
 
+from functools import partial
 from math import isnan
 from time import monotonic
 from typing import Self
@@ -14,10 +15,11 @@ from ahm_env.images.dataset.image_set import ImageSet
 LINE_SECONDS = 30.0  # between two lines about progress, outside a terminal
 
 
-def make_console() -> Console:
+def make_console(stderr: bool = False) -> Console:
     """Wide enough that lines which are not shown in a terminal are not broken; colours only in one."""
-    console = Console(highlight=False, emoji=False)
-    return console if console.is_terminal else Console(highlight=False, emoji=False, width=500, no_color=True)
+    console = Console(highlight=False, emoji=False, stderr=stderr)
+    wide = partial(Console, highlight=False, emoji=False, stderr=stderr, width=500, no_color=True)
+    return console if console.is_terminal else wide()
 
 
 class ProgressBar:

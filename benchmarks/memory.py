@@ -1,11 +1,12 @@
-"""Private memory of training and of predicting: `python -m benchmarks.memory [predict]` (Linux).
+"""Private memory of training, predicting and checking: `python -m benchmarks.memory [predict|check]` (Linux).
 
 Training: writes two `.npz` files of 1,000 and 100,000 images of noise at 64 px into a temporary folder (0.4 GB), trains
 on each, and prints the largest private memory (RssAnon) of the process, once while the images are decoded and once from
-the cache. Predicting: 1,000 and 10,000 files, with overlays.
+the cache. Predicting: 1,000 and 10,000 files, with overlays. Checking: 1,000 and 100,000 files with masks and splits.
 """
 
 import os
+import resource
 import subprocess
 import sys
 import tempfile
@@ -19,7 +20,7 @@ from rich.table import Table
 
 def main() -> None:
     """Measure and print."""
-    predicting() if sys.argv[1:] == ["predict"] else training()
+    {"predict": predicting, "check": checking}.get("".join(sys.argv[1:]), training)()
 
 
 def predicting() -> None:
@@ -74,6 +75,38 @@ def training() -> None:
         few, many = figures
         table.add_row("ratio", *(f"{b / a:.3f}" for a, b in zip(few, many, strict=True)))
     Console().print(table)
+
+
+def checking() -> None:
+    """Check folders of 1,000 and 100,000 images of 32 x 32 pixels, with masks, labels and splits."""
+    from ahm_env.images.pixels.opencv import cv2
+
+    table = Table("images", "RssAnon, MB", "CPU, s")
+    figures = []
+    generator = np.random.default_rng(0)
+    with tempfile.TemporaryDirectory() as name:
+        for count in (1_000, 100_000):
+            folder = Path(name) / str(count)
+            rows = ["image,label,split,patient"]
+            for part in ("images", "masks"):
+                (folder / part).mkdir(parents=True)
+            for number in range(count):
+                image = cv2.GaussianBlur(generator.integers(0, 256, (32, 32), dtype=np.uint8), (0, 0), 1)
+                cv2.imwrite(str(folder / "images" / f"{number:06d}.png"), image)
+                cv2.imwrite(str(folder / "masks" / f"{number:06d}.png"), (image > 128) * np.uint8(255))
+                rows.append(f"{number:06d},{number % 3},{('train', 'train', 'val', 'test')[number % 4]},")
+            (folder / "labels.csv").write_text("\n".join(rows) + "\n")
+            before = cpu_of_children()
+            figures.append(largest_memory(["data", "check", str(folder)], Path(name)))
+            table.add_row(f"{count:,}", f"{figures[-1]:.0f}", f"{cpu_of_children() - before:.0f}")
+    table.add_row("ratio", f"{figures[1] / figures[0]:.3f}")
+    Console().print(table)
+
+
+def cpu_of_children() -> float:
+    """Seconds of processors that the processes took that this one started and that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def private_memory(source: Path, folder: Path, turn: int) -> float:

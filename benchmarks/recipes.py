@@ -93,8 +93,8 @@ def set_aside(source: Path, out: Path, count: int, seed: int = SEED) -> Path:
 def run_cell(source: Path, recipe: str, draw: int, path: Path) -> dict[str, Any]:
     """Fine-tune and test one cell, or go on with it."""
     start = PretrainedWeights.find("scratch")
-    given = {"data": str(source), "labels": LABELS, "seed": draw, "device": "cpu", **RECIPES[recipe]}
-    settings = FinetuneSettings.make(start, **given)
+    common = {"data": str(source), "labels": LABELS, "seed": draw, "device": "cpu", "unlabelled": "none"}
+    settings = FinetuneSettings.make(start, **{**common, **RECIPES[recipe]})
     images = only_labelled(settings, load_images(source, masks=False, **asdict(settings.pixels)))
     with FinetuneDirectory(path) as directory:
         if directory.settings() is None:

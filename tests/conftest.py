@@ -1,6 +1,6 @@
 """For all tests: one thread a process, since tests run side by side, kernels that every CPU has, the command line.
 
-The last lines of a run say which tests were left out for want of an extra or a browser.
+The last lines of a run say what tests have counted, and which were left out for want of an extra or a browser.
 """
 
 import os
@@ -57,6 +57,10 @@ def stopping() -> Stopping:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """Say what was left out."""
+    """Say what tests have counted, and what was left out."""
+    for report in terminalreporter.stats.get("passed", []):
+        for name, line in report.user_properties:
+            if name == "summary":
+                terminalreporter.write_line(line)
     for line in in_words(terminalreporter.stats.get("skipped", []), config.rootpath / "pyproject.toml"):
         terminalreporter.write_line(line, yellow=True)

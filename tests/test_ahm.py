@@ -407,7 +407,7 @@ def test_ctrl_c_and_sigterm_save_and_say_how_to_go_on(number, workers):
 def test_a_signal_before_training_ends_without_a_traceback(call, monkeypatch, number):
     before = signal.getsignal(signal.SIGTERM)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
-    monkeypatch.setattr("ahm_env.images.console.check_source", lambda *_: signal.raise_signal(number))
+    monkeypatch.setattr("ahm_env.images.console.check_images", lambda *_: signal.raise_signal(number))
     status, _, err = call("data", "check", "phantom")
     signal.signal(signal.SIGTERM, before)
     assert status == 128 + number
@@ -535,7 +535,7 @@ def test_what_a_run_in_the_way_has_otherwise_is_named(call):
 
 
 def test_ctrl_c_outside_of_a_run_is_one_line(call, monkeypatch):
-    monkeypatch.setattr("ahm_env.images.console.check_source", lambda *_: signal.raise_signal(signal.SIGINT))
+    monkeypatch.setattr("ahm_env.images.console.check_images", lambda *_: signal.raise_signal(signal.SIGINT))
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     status, _, err = call("data", "check", "phantom")
     signal.signal(signal.SIGINT, before)

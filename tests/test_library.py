@@ -11,7 +11,17 @@ import pytest
 
 import agents
 from agents import PretrainedRun, make_agent, pretrain
-from ahm_env import AHMError, ImageError, RunError, SettingsError, load_images
+from ahm_env import (
+    AHMError,
+    ImageError,
+    RunError,
+    SettingsError,
+    check_images,
+    find_file,
+    find_files,
+    load_images,
+    make_contact_sheet,
+)
 from downstream import (
     FinetunedModel,
     annotate,
@@ -69,6 +79,47 @@ def write_labelled(folder: str, count: int) -> None:
         Image.fromarray((pixels[..., 0] > 128).astype(np.uint8) * 255).save(Path(folder, "masks", f"{number}.png"))
         rows.append(f"{number}.png,{'test' if number % 4 == 0 else 'train'}")
     Path(folder, "labels.csv").write_text("\n".join(rows) + "\n")
+
+
+def test_images_are_checked() -> None:
+    write_labelled("scans", 4)
+    Path("scans/images/3.png").write_bytes(b"no image")
+    seen = list[tuple[int, int]]()
+    report = check_images(Path("scans"), progress=lambda done, total: seen.append((done, total)))
+    assert (report.images, len(report.problems), report.warnings) == (3, 1, [])
+    assert seen[-1] == (4, 4)
+    with pytest.raises(ImageError, match="no such file"):
+        check_images("nowhere")
+    with pytest.raises(SettingsError, match="--window wide"):
+        check_images("scans", window="wide")
+
+
+def test_a_contact_sheet_is_a_picture() -> None:
+    sheet = make_contact_sheet("phantom:9:1", count=4)
+    assert (len(sheet.images), len(sheet.indices), sheet.picture.dtype, sheet.picture.ndim) == (9, 4, np.uint8, 3)
+    sheet.save("sheet.png")
+    assert Path("sheet.png").stat().st_size > 1000
+    with pytest.raises(SettingsError, match=r"labels\.csv must end in \.png"):
+        sheet.save("labels.csv")
+    with pytest.raises(SettingsError, match="--count 0: too few"):
+        make_contact_sheet("phantom:9:1", count=0)
+    with pytest.raises(ImageError, match="no such file"):
+        make_contact_sheet("nowhere")
+
+
+def test_a_pseudonym_leads_to_its_file() -> None:
+    nibabel = pytest.importorskip("nibabel")
+    Path("volumes").mkdir()
+    for name in "ab":
+        volume = nibabel.Nifti1Image(np.arange(60, dtype=np.int16).reshape(3, 4, 5), np.eye(4))
+        nibabel.save(volume, f"volumes/{name}.nii")
+    found = dict(find_files("volumes"))
+    assert sorted(found.values()) == [Path("volumes/a.nii"), Path("volumes/b.nii")]
+    assert all(find_file("volumes", f"{name}_0003") == path for name, path in found.items())
+    with pytest.raises(SettingsError, match="no file of name"):
+        find_file("volumes", "0123")
+    with pytest.raises(SettingsError, match="shown by their own names"):
+        find_files("phantom:3")
 
 
 @pytest.mark.slow

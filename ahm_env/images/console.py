@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import os
 import re
 import shlex
@@ -11,20 +12,16 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from ahm_env.console import ProgressBar, make_console, tell_left_out
-from ahm_env.errors import SettingsError
 from ahm_env.files import check_name
-from ahm_env.images.dataset.loader import find_source, load_images
+from ahm_env.images.dataset.loader import find_file, find_files
 from ahm_env.images.dataset.splits import split_source
-from ahm_env.images.formats.dicom import Dicom
-from ahm_env.images.formats.nifti import Nifti
-from ahm_env.images.inspection.contact_sheet import TILE, contact_sheet, fair_sample
-from ahm_env.images.inspection.report import check_source
-from ahm_env.images.pixels.fit import PixelSettings
-from ahm_env.images.pixels.png import save_picture
+from ahm_env.images.inspection.contact_sheet import make_contact_sheet
+from ahm_env.images.inspection.report import SourceReport, check_images
 from ahm_env.images.public.importer import import_data
 
 ALIKE = 5  # problems that are shown where there are more of the same kind
@@ -48,16 +45,26 @@ def check_data(
     axis: Axis = "axial",
     burned_in: BurnedIn = False,
     every: Annotated[bool, typer.Option("--all", help="Show all of many problems that are alike.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, with all problems.")] = False,
 ) -> int:
-    """Print counts, sizes, classes and splits, and problems with their files; if there is one, end with status 2."""
-    console = make_console()
+    """Print what is there, what is likely wrong, and what is wrong with its files: then end with status 2."""
+    console = make_console(stderr=as_json)
     with ProgressBar(console, "reading images") as report_progress:
-        report = check_source(source, report_progress, PixelSettings(window=window, axis=axis, burned_in=burned_in))
+        report = check_images(source, window, axis, burned_in, report_progress)
+    if as_json:
+        _tell(json.dumps(report.as_dict(), indent=2))
+    else:
+        _print_report(console, report, every)
+    return 2 if report.problems else 0
+
+
+def _print_report(console: Console, report: SourceReport, every: bool) -> None:
+    source = os.fsencode(report.source).decode(errors="replace")
     table = Table(title=escape(source), show_header=False)
     sizes = [f"{width} x {height} ({count:,})" for (width, height), count in report.sizes.most_common(4)]
     more = len(report.sizes) - len(sizes)
     table.add_row("kind", report.kind)
-    why = "their headers say that text is burned in" if report.kind == Dicom.kind else "they show nothing"
+    why = "their headers say that text is burned in" if report.kind == "dicom" else "they show nothing"
     dropped = f", and {report.empty:,} left out: {why}" if report.empty else ""
     table.add_row("images", f"{report.images:,}{dropped}")
     if report.patients:
@@ -75,19 +82,21 @@ def check_data(
         table.add_row(f"class {escape(name)}", ", ".join(f"{split} {splits[split]:,}" for split in report.splits))
     console.print(table)
     for note in report.notes:
-        console.print(f"note: {note}", markup=False)
+        _tell(f"note: {note}")
+    for warning in report.warnings:
+        _tell(f"warning: {warning.text}")
     kinds = Counter(map(_kind, report.problems))
     told = Counter[str]()
     for problem in report.problems:
         kind = _kind(problem)
         told[kind] += 1
         if every or told[kind] <= ALIKE or kinds[kind] == ALIKE + 1:
-            console.print(f"problem: {problem}", markup=False)
+            _tell(f"problem: {problem}")
         elif told[kind] == ALIKE + 1:
-            console.print(f"problem: … and {kinds[kind] - ALIKE:,} more like it; --all lists them", markup=False)
-    count = len(report.problems)
-    console.print(f"{count:,} problem{'s' * (count != 1)}." if count else "No problem found.")
-    return 2 if count else 0
+            _tell(f"problem: … and {kinds[kind] - ALIKE:,} more like it; --all lists them")
+    problems, warnings = len(report.problems), len(report.warnings)
+    found = f"{problems:,} problem{'s' * (problems != 1)}" if problems else "No problem found"
+    console.print(found + f", {warnings:,} warning{'s' * (warnings != 1)}" * bool(warnings) + ".")
 
 
 def _kind(problem: str) -> str:
@@ -128,25 +137,13 @@ def show_data(
 ) -> int:
     """Make a contact sheet: a fair sample of the images, with the contours of their masks."""
     check_name(out, ".png")
-    if count < 1:
-        raise SettingsError(f"--count {count}: too few; give 1 or more")
     console = make_console()
     with ProgressBar(console, "reading images") as report_progress:
-        # Padded, so that everything has the shape that its readers know.
-        images = load_images(
-            source,
-            TILE,
-            fit="pad",
-            window=window,
-            axis=axis,
-            burned_in=burned_in,
-            skip_bad=skip_bad,
-            progress=report_progress,
-        )
-    tell_left_out(console, images)
-    chosen = fair_sample(images, count, seed)
-    save_picture(out, contact_sheet(images, chosen))
-    console.print(f"picture      {out}: {len(chosen):,} of {len(images):,} images", markup=False)
+        sheet = make_contact_sheet(source, count, seed, window, axis, burned_in, skip_bad, progress=report_progress)
+    tell_left_out(console, sheet.images)
+    sheet.save(out)
+    told = f"{len(sheet.indices):,} of {len(sheet.images):,} images"
+    console.print(f"picture      {out}: {told}", markup=False)
     return 0
 
 
@@ -195,30 +192,23 @@ def _told(counts: Counter[str]) -> str:
     return ", ".join(f"{name} {count:,}" for name, count in counts.items())
 
 
-def find_file(
+def find_data(
     source: Annotated[str, typer.Argument(help="DICOM or NIfTI files.")],
     name: Annotated[str | None, typer.Argument(help="The name under which an image is shown; by default all.")] = None,
 ) -> int:
     """Print which file it is that is shown under a pseudonym; or, as CSV, all pseudonyms and their files."""
-    found = find_source(source, PixelSettings(burned_in=True))
-    if not isinstance(found, Dicom | Nifti):
-        raise SettingsError(f"{source}: its images are shown by their own names; pseudonyms are for DICOM and NIfTI")
-    if name is None:
-        for row in (("name", "file"), *found.names()):
-            line = io.StringIO()
-            csv.writer(line, lineterminator="").writerow(row)
-            _tell(line.getvalue())
+    if name is not None:
+        _tell(str(find_file(source, name)))
         return 0
-    wanted = re.sub(r"_\d{4,}$", "", name)  # without the number of a frame or a slice
-    for shown, path in found.names():
-        if shown == wanted:
-            _tell(str(path))
-            return 0
-    raise SettingsError(f"{source}: no file of name {name} in it; give a name that was shown for this source")
+    for row in (("name", "file"), *find_files(source)):
+        line = io.StringIO()
+        csv.writer(line, lineterminator="").writerow(row)
+        _tell(line.getvalue())
+    return 0
 
 
 def _tell(line: str) -> None:
-    """Print a line in which a path may stand, whatever bytes that is made of."""
+    """Print a text in which a path may stand, whatever bytes that is made of."""
     sys.stdout.flush()
     sys.stdout.buffer.write(os.fsencode(f"{line}{os.linesep}"))
     sys.stdout.buffer.flush()

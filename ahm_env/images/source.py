@@ -129,6 +129,23 @@ class Entries(Iterable[Entry]):
 
 
 @dataclass(frozen=True, slots=True)
+class DataWarning:
+    """What is likely wrong with images though they can be read.
+
+    Attributes:
+        kind: One of a few words, for programs.
+        text: What it is, how often, and what to do, on one line.
+        count: How many images, masks or names it is about.
+        images: Names of the first few images, if it is about some.
+    """
+
+    kind: str
+    text: str
+    count: int = 1
+    images: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class DatasetIndex:
     """What a source holds, known without decoding.
 
@@ -139,6 +156,7 @@ class DatasetIndex:
         classes: Sorted class names; empty without labels.
         has_masks: Whether there are masks, of some samples at least.
         problems: What is wrong and belongs to no sample, one line each, naming the file.
+        warnings: What is likely wrong and belongs to no sample.
         notes: What is worth knowing but is no fault, one line each.
         identities: Digests of words that tell whose images these are: a path that is written down must not have them.
         slow: Whether decoding is mostly Python, so that processes are faster than threads; samples can then be pickled.
@@ -149,6 +167,7 @@ class DatasetIndex:
     classes: tuple[str, ...] = ()
     has_masks: bool = False
     problems: list[str] = field(default_factory=list)
+    warnings: list[DataWarning] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     slow: bool = False
     identities: frozenset[int] = frozenset()

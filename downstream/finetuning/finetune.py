@@ -62,7 +62,7 @@ def finetune(
         start: A run of pretraining or its directory, a file of weights, or `scratch`.
         data: A source of images with masks or labels; by default that of the pretraining.
         out: The run directory; by default a new one under `runs`.
-        preset: `paper`.
+        preset: `quick` (800 steps, no unlabelled images) or `paper`.
         resume: Go on with the run in `out`; no other setting is needed. A run that is finished stays as it is.
         observer: Told of every update, row and warning; None for none.
         **settings: Fields of `FinetuneSettings`, such as `labels=25` and `unlabelled="auto"`.

@@ -42,7 +42,12 @@ class UnlabelledSettings:
     """How the unlabelled images take part."""
 
     unlabelled: Annotated[
-        str, Flag("Images that take part without labels: auto (the rest of train), none, or a source.", UNLABELLED)
+        str,
+        Flag(
+            "Images that take part without labels: auto (the rest of train), none, or a source.",
+            UNLABELLED,
+            "auto to segment, none to classify",
+        ),
     ] = "none"
     join: Annotated[float, Flag("Share of the steps after which they take part.", UNLABELLED)] = 0.4
     mix: Annotated[str, Flag("Parts of two unlabelled images that make one: box, patches, or none.", UNLABELLED)] = (

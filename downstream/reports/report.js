@@ -196,7 +196,7 @@ function label(column) {
   column.head.replaceChildren(title);
   if (!all) {
     const late = Math.abs(seen - moments[state.moment]) > .02 * moments.at(-1);
-    column.head.append(make("small", "", (late ? `after ${count(seen)}` : hard === null ? "hardness –" : `hardness ${hard.toFixed(2)}`)
+    column.head.append(make("small", "", (late ? `after ${count(seen)}` : hard === null ? "hardness –" : `hardness ${hard.toFixed(2)}, sampled`)
       + (String(run.seed) === state.seed ? "" : `, seed ${run.seed}`)));
   }
   const scale = make("div", "scale"), numbers = { policy: run.policy, values: run.values, loss: { low: 0, high: gallery.worst } }[view];

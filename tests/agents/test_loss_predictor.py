@@ -55,6 +55,8 @@ def without_unet(kind: type[HardPatchesAgent]) -> type[HardPatchesAgent]:
     """The agent for an environment that has no U-Net to look at."""
 
     class Alone(kind):  # type: ignore[misc, valid-type]
+        name = kind.name
+
         def attach(self, env: Any) -> None:
             pass
 

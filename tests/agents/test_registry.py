@@ -39,7 +39,7 @@ class Cropped(VectorWrapper):
 
     def __init__(self, env):
         super().__init__(env)
-        self.single_observation_space = None
+        self.single_observation_space = self.single_action_space
 
 
 class Mute(MomentsAgent.__mro__[1]):

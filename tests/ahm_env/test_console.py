@@ -2,9 +2,10 @@
 
 import io
 
+import pytest
 from rich.console import Console
 
-from ahm_env.console import ProgressBar
+from ahm_env.console import ProgressBar, make_console
 
 
 def lines(seconds: float) -> list[str]:
@@ -21,3 +22,9 @@ def test_a_line_comes_when_its_time_has_come() -> None:
     warning = "warning: [bold] is no markup"
     assert lines(-1) == [f"predicting: {done} of 2,000 images  loss 0.5" for done in ("500", "1,000")] + [warning]
     assert lines(60) == [warning]
+
+
+@pytest.mark.parametrize("stderr", [False, True])
+def test_a_console_prints_where_it_is_told(capfd: pytest.CaptureFixture[str], stderr: bool) -> None:
+    make_console(stderr).print("word")
+    assert capfd.readouterr() == (("", "word\n") if stderr else ("word\n", ""))

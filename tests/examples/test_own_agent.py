@@ -16,8 +16,8 @@ EXAMPLE = Path(__file__).parents[2] / "examples" / "own_agent.py"
 
 @pytest.fixture
 def env(tmp_path: Path) -> PatchMaskVectorEnv:
-    images = load_images("phantom:80", 32, cache_dir=tmp_path)
-    return PatchMaskVectorEnv(8, data=images, indices=np.arange(64), mask_ratio=0.5, patch_size=4)
+    images = load_images("phantom:80", 64, cache_dir=tmp_path)
+    return PatchMaskVectorEnv(8, data=images, indices=np.arange(64), mask_ratio=0.5)
 
 
 @pytest.fixture

@@ -32,7 +32,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A sample as the cache keeps it, with what is known of the original.
+    """A sample as the cache keeps it.
 
     Attributes:
         name: Name within the source.
@@ -42,10 +42,7 @@ class Prepared:
         label: Class number, or -1.
         split: Index into `SPLITS`.
         patient: Pseudonym, or empty.
-        original_size: (width, height) in pixels.
-        original_type: Name of the NumPy type of its pixels.
         mask_values: Class numbers in the mask before resizing.
-        remarks: As of `Sample`.
     """
 
     name: str
@@ -55,10 +52,7 @@ class Prepared:
     label: int
     split: int
     patient: str
-    original_size: tuple[int, int]
-    original_type: str
     mask_values: frozenset[int]
-    remarks: tuple[str, ...]
 
 
 def prepare_all(index: DatasetIndex, settings: PixelSettings) -> Iterator[Prepared | ImageError | None]:
@@ -66,7 +60,15 @@ def prepare_all(index: DatasetIndex, settings: PixelSettings) -> Iterator[Prepar
 
     A bad sample gives its error, a sample without content gives None.
     """
-    calls = (partial(_prepare, load, settings) for load in index.samples)
+    return for_each(index, partial(_prepare, settings=settings))
+
+
+def for_each(index: DatasetIndex, function: Callable[[Entry], T]) -> Iterator[T]:
+    """Call a function for every sample and give its results in the order of the index.
+
+    The function runs in threads, or in processes where decoding is mostly Python: it must then be picklable.
+    """
+    calls = (partial(function, load) for load in index.samples)
     return _in_processes(calls) if index.slow and index.count >= MANY else in_order(calls)
 
 
@@ -262,7 +264,6 @@ def _prepare(load: Entry, settings: PixelSettings) -> Prepared | ImageError | No
         image = fit_image(sample.image, settings)
     except ImageError as error:
         return ImageError(f"{sample.path}: {error}")
-    height, width = sample.image.shape[:2]
     mask, values = None, frozenset[int]()
     if sample.mask is not None:
         mask, values = fit_mask(sample.mask, settings), mask_values(sample.mask)
@@ -274,10 +275,7 @@ def _prepare(load: Entry, settings: PixelSettings) -> Prepared | ImageError | No
         label=sample.label,
         split=sample.split,
         patient=sample.patient,
-        original_size=(width, height),
-        original_type=sample.image.dtype.name,
         mask_values=values,
-        remarks=sample.remarks,
     )
 
 

@@ -1,5 +1,6 @@
 """From the name of a source to an `ImageSet`: found in the cache, or decoded into it."""
 
+import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, replace
@@ -10,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from ahm_env.errors import ImageError
+from ahm_env.errors import ImageError, SettingsError
 from ahm_env.files import cache_root
 from ahm_env.images.dataset.builder import Progress, are_binary, build, in_order, mask_values, with_remedy
 from ahm_env.images.dataset.cache import (
@@ -145,6 +146,33 @@ def load_images(
                     build(directory, found.index(masks), settings, skip_bad, str(source), progress, masks)
     refuse_path(str(source), frozenset(np.load(entry / IDENTITIES).tolist()))
     return ImageSet(entry, str(source))
+
+
+def find_files(source: str | Path | Source) -> Iterator[tuple[str, Path]]:
+    """Yield the files of a DICOM or NIfTI source, masks included, each with the pseudonym under which it is shown.
+
+    Raises:
+        ImageError: There is no such source.
+        SettingsError: Its images are shown by their own names.
+    """
+    found = find_source(source, PixelSettings(burned_in=True))
+    if not isinstance(found, Dicom | Nifti):
+        raise SettingsError(f"{source}: its images are shown by their own names; pseudonyms are for DICOM and NIfTI")
+    return found.names()
+
+
+def find_file(source: str | Path | Source, name: str) -> Path:
+    """Find the file that is shown under a pseudonym; a number of a frame or a slice behind it is let pass.
+
+    Raises:
+        ImageError: There is no such source.
+        SettingsError: No file of the source has that pseudonym, or its images are shown by their own names.
+    """
+    wanted = re.sub(r"_\d{4,}$", "", name)
+    for shown, path in find_files(source):
+        if shown == wanted:
+            return path
+    raise SettingsError(f"{source}: no file of name {name} in it; give a name that was shown for this source")
 
 
 def originals(images: ImageSet, indices: npt.ArrayLike) -> Iterator[Sample]:

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from ahm_env.errors import ImageError
 from ahm_env.images.formats.files import Files, readable, refuse_link
 from ahm_env.images.privacy import pseudonym
-from ahm_env.images.source import SPLITS, UNLABELLED, class_order
+from ahm_env.images.source import SPLITS, UNLABELLED, DataWarning, class_order
 
 ABSENT = -2
 UNKNOWN = -1
@@ -54,7 +54,7 @@ class Labels:
     Attributes:
         classes: Sorted class names.
         problems: Lines that name no image, or one that another line named, one text each; classes spelt in two ways.
-        notes: What is worth knowing but is no fault, one text each.
+        warnings: Patients spelt in two ways.
     """
 
     def __init__(self, table: Path, images: Files, quoted: bool = True) -> None:
@@ -69,7 +69,7 @@ class Labels:
             ImageError: It is not a CSV file with a column named `image`.
         """
         self.problems: list[str] = []
-        self.notes: list[str] = []
+        self.warnings: list[DataWarning] = []
         self._table, self._images, self._quoted = table, images, quoted
         self._labels = array("i", [ABSENT]) * len(images)
         self._splits = bytearray(len(images))
@@ -96,11 +96,12 @@ class Labels:
         self.classes = class_order(set(numbers) - {""})
         if alike := spelt_alike(self.classes):
             names = f" ({', '.join(alike)})" if quoted else ""
-            cause = f"labels differ only in case or in how letters are encoded{names}"
+            cause = f"labels differ only in case or in how letters or numbers are written{names}"
             self.problems.append(f"{table}: {cause}; spell each class in one way")
         if alike := spelt_alike(patients):
-            cause = f"{len(alike):,} patients differ from others only in case or in how letters are encoded"
-            self.notes.append(f"{table}: {cause}; where they are the same, spell them in one way")
+            cause = f"{len(alike):,} patients differ from others only in case or in how letters or numbers are written"
+            text = f"{table}: {cause}; where they are the same, spell them in one way"
+            self.warnings.append(DataWarning("patients", text, len(alike)))
         self._order = {numbers[name]: index for index, name in enumerate(self.classes)}
 
     def find(self, position: int) -> Line:
@@ -136,11 +137,18 @@ def plain(cell: str) -> str:
 
 
 def spelt_alike(names: Iterable[str]) -> list[str]:
-    """Those of these names, sorted, that differ from another only in case or Unicode form."""
+    """Those of these names, sorted, that differ from another only in case or Unicode form, or as 01, 1 and 1,0 do."""
     alike = defaultdict[str, list[str]](list)
     for name in names:
-        alike[unicodedata.normalize("NFKC", name).casefold()].append(name)
+        alike[folded(name)].append(name)
     return sorted(name for some in alike.values() if len(some) > 1 for name in some)
+
+
+def folded(name: str) -> str:
+    """Text that names share which differ only in case, Unicode form or how the same number is written."""
+    text = unicodedata.normalize("NFKC", name).casefold()
+    number = text.replace(",", ".")
+    return f"{Decimal(number).normalize() + 0:f}" if NUMBER.fullmatch(number) else text
 
 
 def has_table(table: Path) -> bool:

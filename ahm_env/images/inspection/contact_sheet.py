@@ -1,16 +1,22 @@
 """A contact sheet: a sample of a set at a glance, each image with the contours of its mask, its name and its class."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
+from ahm_env.errors import SettingsError
+from ahm_env.files import check_name
+from ahm_env.images.dataset.builder import Progress
 from ahm_env.images.dataset.image_set import ImageSet
+from ahm_env.images.dataset.loader import load_images
 from ahm_env.images.dataset.patients import fair_order
 from ahm_env.images.pixels.opencv import cv2
-from ahm_env.images.source import SPLITS
+from ahm_env.images.pixels.png import save_picture
+from ahm_env.images.source import SPLITS, Source
 from ahm_env.masks import Bools, Ints
 from ahm_env.rendering import COLOURS, INK, PAPER, as_rgb, draw_contour
 
@@ -25,6 +31,66 @@ HEADER, LEGEND_LINE = 40, 24
 FINE = 3  # contours are drawn at so many times the size, for smooth lines
 LINE, EDGE_LINE = 4, 8  # widths of a contour and of what sets it off from any image, at that size
 FAINT, EDGE = (112, 112, 122), (40, 40, 48)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ContactSheet:
+    """A picture of a sample of a set.
+
+    Attributes:
+        picture: `(H, W, 3)` uint8 RGB.
+        images: The set.
+        indices: Which of them it shows.
+    """
+
+    picture: Picture
+    images: ImageSet
+    indices: Ints
+
+    def save(self, path: str | Path) -> None:
+        """Write the picture as a PNG file.
+
+        Raises:
+            SettingsError: The path does not end in .png, or is a directory.
+        """
+        check_name(Path(path), ".png")
+        save_picture(Path(path), self.picture)
+
+
+def make_contact_sheet(
+    source: str | Path | Source,
+    count: int = 24,
+    seed: int = 0,
+    window: str | None = None,
+    axis: str = "axial",
+    burned_in: bool = False,
+    skip_bad: bool = False,
+    cache_dir: Path | None = None,
+    progress: Progress | None = None,
+) -> ContactSheet:
+    """Load a source and draw a fair sample of it.
+
+    Args:
+        source: As for `load_images`.
+        count: Images on the sheet; fewer where there are fewer.
+        seed: Decides which.
+        window: As for `load_images`.
+        axis: As for `load_images`.
+        burned_in: As for `load_images`.
+        skip_bad: As for `load_images`.
+        cache_dir: As for `load_images`.
+        progress: As for `load_images`.
+
+    Raises:
+        ImageError: The source, or one of its images, cannot be used.
+        SettingsError: A setting is out of range.
+    """
+    if count < 1:
+        raise SettingsError(f"--count {count}: too few; give 1 or more")
+    # Padded, so that everything has the shape that its readers know.
+    images = load_images(source, TILE, None, "pad", window, axis, burned_in, skip_bad, cache_dir, progress)
+    chosen = fair_sample(images, count, seed)
+    return ContactSheet(contact_sheet(images, chosen), images, chosen)
 
 
 def fair_sample(images: ImageSet, count: int, seed: int = 0) -> Ints:

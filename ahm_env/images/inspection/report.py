@@ -1,22 +1,31 @@
-"""What is in a source, and everything that is wrong with it."""
+"""What is in a source, everything that is wrong with it, and what is likely wrong."""
 
 from array import array
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ahm_env.errors import ImageError, SettingsError
-from ahm_env.images.dataset.builder import Prepared, Progress, prepare_all
+from ahm_env.images.dataset.builder import Progress, for_each
 from ahm_env.images.dataset.loader import find_source
 from ahm_env.images.dataset.patients import digest, refuse_leaks
+from ahm_env.images.formats.pictures.picture import SEVERAL, TURNED
+from ahm_env.images.inspection.copies import Copies
+from ahm_env.images.inspection.inspected import Inspected, inspect_image
 from ahm_env.images.pixels.fit import PixelSettings
 from ahm_env.images.privacy import refuse_path
-from ahm_env.images.source import SPLITS, DatasetIndex
+from ahm_env.images.source import SPLITS, DatasetIndex, DataWarning, Source
 
 UNSURE = 255  # what other programs leave out where masks have several classes
 UNLABELLED_NAME = "(no label)"
+RARE = 1e-4  # share of the pixels of all masks below which a class is hardly there
+NAMED = 5  # images that a warning names
+PLAIN = "images of nearly one colour; look at them, and take out those that show nothing"
+KINDS = {TURNED: "turned", SEVERAL: "pages", PLAIN: "plain"}
 
 
 @dataclass
@@ -25,7 +34,7 @@ class SourceReport:
 
     Attributes:
         source: As the user gave it.
-        kind: "folder", "npz" or "phantom".
+        kind: "folder", "npz", "dicom", "nifti" or "phantom".
         images: Number of images that can be used.
         patients: Number of patients whom these are known to show.
         empty: Number of slices without content, which are left out.
@@ -34,10 +43,12 @@ class SourceReport:
         pixel_types: Images by the type of their pixels, such as "uint8", "uint16", "float32".
         masks: Number of images with a mask.
         empty_masks: Number of masks that are 0 everywhere.
-        mask_values: Sorted class numbers that occur in masks.
+        mask_pixels: Pixels of all masks by class number.
+        mask_images: Masks in which a class number occurs.
         classes: For each class, images by split; images without a label under "(no label)".
         splits: Images by split.
         problems: Everything wrong, one line each, naming the file.
+        warnings: What is likely wrong though it can be read.
         notes: What is worth knowing but is no fault, one line each.
     """
 
@@ -51,82 +62,175 @@ class SourceReport:
     pixel_types: Counter[str] = field(default_factory=Counter)
     masks: int = 0
     empty_masks: int = 0
-    mask_values: tuple[int, ...] = ()
+    mask_pixels: Counter[int] = field(default_factory=Counter)
+    mask_images: Counter[int] = field(default_factory=Counter)
     classes: dict[str, Counter[str]] = field(default_factory=dict)
     splits: Counter[str] = field(default_factory=Counter)
     problems: list[str] = field(default_factory=list)
+    warnings: list[DataWarning] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
+    @property
+    def mask_values(self) -> tuple[int, ...]:
+        """Sorted class numbers that occur in masks."""
+        return tuple(sorted(self.mask_pixels))
 
-def check_source(
-    source: str | Path, progress: Progress | None = None, settings: PixelSettings | None = None
+    def as_dict(self) -> dict[str, Any]:
+        """Return the same as what JSON can hold: a list for what is counted by numbers, an object for names."""
+        return {
+            "source": self.source,
+            "kind": self.kind,
+            "images": self.images,
+            "patients": self.patients,
+            "empty": self.empty,
+            "sizes": [
+                {"width": width, "height": height, "images": count}
+                for (width, height), count in self.sizes.most_common()
+            ],
+            "channels": [{"channels": number, "images": count} for number, count in sorted(self.channels.items())],
+            "pixel_types": dict(self.pixel_types),
+            "masks": self.masks,
+            "empty_masks": self.empty_masks,
+            "mask_values": [
+                {"value": value, "pixels": self.mask_pixels[value], "masks": self.mask_images[value]}
+                for value in self.mask_values
+            ],
+            "classes": {name: dict(splits) for name, splits in self.classes.items()},
+            "splits": dict(self.splits),
+            "problems": self.problems,
+            "warnings": [
+                {"kind": one.kind, "text": one.text, "count": one.count, "images": list(one.images)}
+                for one in self.warnings
+            ],
+            "notes": self.notes,
+        }
+
+
+def check_images(
+    source: str | Path | Source,
+    window: str | None = None,
+    axis: str = "axial",
+    burned_in: bool = False,
+    progress: Progress | None = None,
 ) -> SourceReport:
-    """Decode every image of a source, without the cache, and report what is there.
+    """Decode every image and mask of a source, without the cache, and report what is there.
 
     Bad images, masks and labels are listed, not raised.
 
     Args:
         source: As for `load_images`.
+        window: As for `load_images`.
+        axis: As for `load_images`.
+        burned_in: As for `load_images`.
         progress: Called with (done, total).
-        settings: How images are read; by default as `load_images` does.
 
     Returns:
         The report.
 
     Raises:
         ImageError: There is no such source.
-        SettingsError: The phantom is misspelt.
+        SettingsError: The phantom is misspelt, or a setting is out of range.
+        OSError: There is no room for temporary files: about a kilobyte an image.
     """
-    settings = settings or PixelSettings()
-    found = find_source(source, settings)
+    found = find_source(source, PixelSettings(window=window, axis=axis, burned_in=burned_in))
     report = SourceReport(str(source), found.kind)
-    patients, splits, remarks = array("Q"), bytearray(), Counter[str]()
-    try:
-        index = found.index()
-        report.classes = {name: Counter() for name in index.classes}
-        report.problems += index.problems
-        report.notes += index.notes
+    patients, splits, remarks = array("Q"), bytearray(), dict[str, tuple[int, list[str]]]()
+    with Copies(NAMED) as copies:
         try:
-            refuse_path(str(source), index.identities)
-        except SettingsError as error:
-            report.problems.append(str(error))
-        for done, prepared in enumerate(prepare_all(index, settings), 1):
-            if isinstance(prepared, Prepared):
-                _count(report, prepared, index)
-                patients.append(digest(prepared.patient))
-                splits.append(prepared.split)
-                remarks.update(prepared.remarks)
-            elif prepared is None:
-                report.empty += 1
-            else:
+            index = found.index()
+            _about_index(report, index)
+            for done, image in enumerate(for_each(index, inspect_image), 1):
+                if isinstance(image, Inspected):
+                    _count(report, image, index)
+                    copies.add(image)
+                    patients.append(digest(image.patient))
+                    splits.append(image.split)
+                    for remark in (*image.remarks, *(PLAIN,) * image.plain):
+                        count, names = remarks.get(remark, (0, []))
+                        remarks[remark] = count + 1, names + [image.name] * (count < NAMED)
+                elif image is None:
+                    report.empty += 1
                 # All slices of a damaged volume have the same.
-                if report.problems[-1:] != [str(prepared)]:
-                    report.problems.append(str(prepared))
-            if progress:
-                progress(done, index.count)
-        if {0, UNSURE} < set(report.mask_values):
-            told = f"{UNSURE} in masks is a class like the others, unless it is ignored: --ignore {UNSURE}"
-            report.notes.append(f"{source}: {told}")
-        found_patients = np.frombuffer(patients, np.uint64)
-        report.patients = len(np.unique(found_patients[found_patients != 0]))
-        report.notes += [f"{source}: {remark}: {count:,}" for remark, count in sorted(remarks.items())]
-        refuse_leaks(str(source), index, found_patients, np.frombuffer(splits, np.uint8))
-    except ImageError as error:
-        report.problems.append(str(error))
+                elif report.problems[-1:] != [str(image)]:
+                    report.problems.append(str(image))
+                if progress:
+                    progress(done, index.count)
+            found_patients = np.frombuffer(patients, np.uint64)
+            report.patients = len(np.unique(found_patients[found_patients != 0]))
+            refuse_leaks(str(source), index, found_patients, np.frombuffer(splits, np.uint8))
+        except ImageError as error:
+            report.problems.append(str(error))
+        for remark, (count, names) in sorted(remarks.items()):
+            cause, _, remedy = remark.partition("; ")
+            text = f"{source}: {cause}: {count:,} ({_some(names, count)})" + f"; {remedy}" * bool(remedy)
+            report.warnings.append(DataWarning(KINDS.get(remark, "other"), text, count, tuple(names)))
+        report.warnings += [*_about_masks(report), *_about_copies(str(source), copies)]
+    if {0, UNSURE} < set(report.mask_values):
+        told = f"{UNSURE} in masks is a class like the others, unless it is ignored: --ignore {UNSURE}"
+        report.notes.append(f"{source}: {told}")
     return report
 
 
-def _count(report: SourceReport, prepared: Prepared, index: DatasetIndex) -> None:
-    split = SPLITS[prepared.split]
+def _about_index(report: SourceReport, index: DatasetIndex) -> None:
+    report.classes = {name: Counter() for name in index.classes}
+    report.problems += index.problems
+    report.warnings += index.warnings
+    report.notes += index.notes
+    try:
+        refuse_path(report.source, index.identities)
+    except SettingsError as error:
+        report.problems.append(str(error))
+
+
+def _count(report: SourceReport, image: Inspected, index: DatasetIndex) -> None:
+    split = SPLITS[image.split]
     report.images += 1
-    report.sizes[prepared.original_size] += 1
-    report.channels[len(prepared.image)] += 1
-    report.pixel_types[prepared.original_type] += 1
+    report.sizes[image.size] += 1
+    report.channels[image.channels] += 1
+    report.pixel_types[image.pixel_type] += 1
     report.splits[split] += 1
     if index.classes:
-        name = index.classes[prepared.label] if prepared.label >= 0 else UNLABELLED_NAME
+        name = index.classes[image.label] if image.label >= 0 else UNLABELLED_NAME
         report.classes.setdefault(name, Counter())[split] += 1
-    if prepared.mask is not None:
+    if image.mask_pixels is not None:
         report.masks += 1
-        report.empty_masks += prepared.mask_values == {0}
-        report.mask_values = tuple(sorted(prepared.mask_values.union(report.mask_values)))
+        report.empty_masks += image.mask_pixels.keys() == {0}
+        report.mask_pixels.update(image.mask_pixels)
+        report.mask_images.update(image.mask_pixels.keys())
+
+
+def _about_masks(report: SourceReport) -> Iterator[DataWarning]:
+    source, masks, pixels = report.source, report.masks, report.mask_pixels.total()
+    if masks and len(report.mask_pixels) == 1:
+        (value,) = report.mask_pixels
+        what = "all masks are empty" if value == 0 else f"every pixel of every mask is of class {value}"
+        yield DataWarning(
+            "one-class", f"{source}: {what}: {masks:,}; look whether they were exported as they should", masks
+        )
+    counts = report.mask_pixels
+    rare = [value for value in report.mask_values if value and counts[value] < RARE * pixels]
+    if rare:
+        told = [f"{value}: {counts[value]:,} in {report.mask_images[value]:,} masks" for value in rare[:NAMED]]
+        cause = f"classes in hardly any of the {pixels:,} pixels of {masks:,} masks"
+        remedy = "take out stray values; there is little to learn from so few"
+        text = f"{source}: {cause}: {len(rare):,} ({_some(told, len(rare))}); {remedy}"
+        yield DataWarning("rare-class", text, len(rare))
+
+
+def _about_copies(source: str, copies: Copies) -> Iterator[DataWarning]:
+    across, within = copies.same()
+    leak = "what is tested on is trained on; keep each in one split"
+    for kind, twins, cause, remedy in (
+        ("names", copies.named_alike(), "names that differ from others only in case or Unicode form", "rename them"),
+        ("same-in-splits", across, "images that are in another split, too", leak),
+        ("near-in-splits", copies.near(), "images that are nearly the same as one of another split", leak),
+        ("same", within, "images that are the same as another one", "take them out, but for one each"),
+    ):
+        if twins.count:
+            pairs = [f"{image} and {twin}" for image, twin in twins.pairs]
+            text = f"{source}: {cause}: {twins.count:,} ({_some(pairs, twins.count)}); {remedy}"
+            yield DataWarning(kind, text, twins.count, tuple(image for image, _ in twins.pairs))
+
+
+def _some(names: list[str], count: int) -> str:
+    return ", ".join(names) + ", …" * (count > len(names))

@@ -1,6 +1,7 @@
 """What `ahm data import`, `ahm data show` and `ahm data find` print and leave behind."""
 
 import csv
+import json
 import os
 import re
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 from PIL import Image
 
 from ahm_env.errors import ImageError, SettingsError
-from ahm_env.images.console import check_data, find_file, import_into, show_data
+from ahm_env.images.console import check_data, find_data, import_into, show_data
 from ahm_env.images.pixels.opencv import cv2
 
 
@@ -110,19 +111,19 @@ def test_a_pseudonym_leads_back_to_its_file(
                 file,
             )
     scans = str(tmp_path / "scans")
-    assert find_file(scans, None) == 0
+    assert find_data(scans, None) == 0
     names = {row["file"]: row["name"] for row in csv.DictReader(os.fsdecode(capfdbinary.readouterr().out).splitlines())}
     assert set(names) == set(map(str, files))
     for shown in (names[str(files[2])], f"{names[str(files[2])]}_0003"):
-        assert find_file(scans, shown) == 0
+        assert find_data(scans, shown) == 0
         assert os.fsdecode(capfdbinary.readouterr().out) == f"{files[2]}\n"
     with pytest.raises(SettingsError, match="scans: no file of name 0123456789 in it; give a name that was shown"):
-        find_file(scans, "0123456789")
+        find_data(scans, "0123456789")
 
 
 def test_images_with_names_of_their_own_have_no_pseudonyms(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="shown by their own names"):
-        find_file("phantom:4", None)
+        find_data("phantom:4", None)
 
 
 def test_bad_images_stop_a_picture_unless_they_are_skipped(tmp_path: Path) -> None:
@@ -169,3 +170,25 @@ def test_of_many_problems_that_are_alike_a_few_are_shown(tmp_path: Path, capsys:
     assert len(few) == 5 + 1 + 6
     assert sum("… and 7 more like it; --all lists them" in line for line in few) == 1
     assert len(problems(every=True)) == 18
+
+
+def test_a_check_prints_warnings_whatever_the_names(tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    folder = tmp_path / "d\udcff"
+    folder.mkdir()
+    for name in ("a", "b\udcff"):
+        (folder / f"{name}.png").write_bytes(cv2.imencode(".png", np.zeros((8, 8), np.uint8))[1].tobytes())
+    assert check_data(str(folder)) == 0
+    *_, warning, end = os.fsdecode(capfdbinary.readouterr().out).splitlines()
+    assert warning.startswith(f"warning: {folder}: images of nearly one colour: 2 (a.png, b\udcff.png); ")
+    assert end == "No problem found, 1 warning."
+
+
+def test_a_check_as_json_is_one_object_on_stdout(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    for number in range(12):
+        (tmp_path / f"{number:02}.png").write_bytes(b"text")
+    assert check_data(str(tmp_path), as_json=True) == 2
+    out, err = capfd.readouterr()
+    assert len(json.loads(out)["problems"]) == 12
+    assert err == ""
+    assert check_data("phantom:2", as_json=True) == 0
+    assert json.loads(capfd.readouterr().out)["images"] == 2

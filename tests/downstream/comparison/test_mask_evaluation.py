@@ -131,7 +131,7 @@ def test_the_lower_the_temperature_the_closer_sampled_masks_are_to_the_likeliest
     assert (own.temperature, cold.temperature) == (1, 1e-4)
     likeliest = cold.scores.hardness.likeliest.masks
     assert (own.scores.hardness.likeliest.masks == likeliest).all()
-    assert (cold.scores.hardness.sampled.masks == likeliest[0]).mean() > 0.99
+    assert (cold.scores.hardness.sampled.masks == likeliest[0]).mean() > 0.95
     assert (own.scores.hardness.sampled.masks == likeliest[0]).mean() < 0.9
     own, hot = (evaluate_masks(made["a2c"], temperature=one).scores.hardness.sampled.masks for one in (None, 10))
     assert (own != hot).any()  # its bits are drawn from others

@@ -187,10 +187,7 @@ def test_a_verdict_that_is_damaged_is_judged_again_or_told(tmp_path: Path) -> No
     for text in ('{"loss', "null", "3"):
         (trial.path / "mask_evaluation.json").write_text(text)
         assert (trial.evaluation, trial.done) == (None, False)
-    for name, changes in (
-        ("few", {"loss_sampled": [1.0]}),
-        ("word", {"loss_likeliest": ["much", 1.0]}),
-        ("none", {"shown": None}),
-    ):
+    damaged = ("few", {"loss_sampled": [1.0]}), ("word", {"loss_likeliest": ["much", 1.0]}), ("none", {"shown": None})
+    for name, changes in damaged:
         with pytest.raises(RunError, match=r"mask_evaluation\.json: damaged .*; delete it"):
             list(evaluated(tmp_path / name, **changes).rows())

@@ -320,7 +320,7 @@ def test_what_is_written_tells_of_the_unlabelled_images(drawn: ImageSet, tmp_pat
     assert [isnan(float(row["confident"])) for row in rows] == [True] * 8 + [False] * 12
     assert all(0 <= float(row["confident"]) <= 1 for row in rows[8:])
     assert cv2.imread(str(tmp_path / "run" / "mixing.png")).shape[1] > 1000
-    tune(tmp_path / "alone", drawn, labels=8)
+    tune(tmp_path / "alone", drawn, labels=8, unlabelled="none")
     assert not (tmp_path / "alone" / "mixing.png").exists()
 
 

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -26,12 +27,29 @@ def from_file() -> PretrainedWeights:
 
 
 def test_defaults_need_nothing():
-    assert FinetuneSettings.make(SCRATCH) == FinetuneSettings()
+    assert FinetuneSettings.make(SCRATCH) == FinetuneSettings(unlabelled="auto")
+
+
+@pytest.mark.parametrize(
+    ("given", "unlabelled"),
+    [
+        ({}, "auto"),
+        ({"unlabelled": "none"}, "none"),
+        ({"task": "classification"}, "none"),
+        ({"task": "classification", "unlabelled": "auto"}, "auto"),
+        ({"ema_decay": 0.0}, "none"),  # there is no teacher
+        ({"preset": "quick"}, "none"),
+        ({"preset": "quick", "unlabelled": "auto"}, "auto"),
+    ],
+)
+def test_unlabelled_images_take_part_by_default_where_that_was_shown_to_help(given: dict[str, Any], unlabelled: str):
+    assert FinetuneSettings.make(SCRATCH, **given).unlabelled == unlabelled
 
 
 def test_a_run_decides_how_images_become_pixels_and_what_the_unet_is(from_run: PretrainedWeights):
     made = FinetuneSettings.make(from_run)
-    assert made == replace(FinetuneSettings(), start="run", image_size=32, fit="pad", width=4, norm="group", channels=1)
+    decided = {"image_size": 32, "fit": "pad", "width": 4, "norm": "group", "channels": 1}
+    assert made == FinetuneSettings(start="run", unlabelled="auto", **decided)
 
 
 def test_a_file_of_weights_decides_what_the_unet_is(from_file: PretrainedWeights):
@@ -64,7 +82,7 @@ def test_a_preset_lies_between_the_defaults_and_what_is_given():
     assert (paper.learning_rate, paper.schedule, paper.batch_size, paper.augment) == (3e-4, "steps", 4, "none")
     given = FinetuneSettings.make(SCRATCH, "paper", batch_size=6, learning_rate=None)
     assert (given.batch_size, given.learning_rate) == (6, 3e-4)
-    with pytest.raises(SettingsError, match="--preset papre is unknown; choose one of paper"):
+    with pytest.raises(SettingsError, match="--preset papre is unknown; choose one of quick, paper"):
         FinetuneSettings.make(SCRATCH, "papre")
 
 
@@ -123,5 +141,5 @@ def test_settings_survive_a_json_file(settings: FinetuneSettings):
 
 def test_differences_are_those_of_what_is_given():
     settings = FinetuneSettings(labels=25)
-    assert settings.differences({"labels": 25, "seed": None, "steps": 800}) == []
+    assert settings.differences({"labels": 25, "seed": None, "steps": 2800}) == []
     assert settings.differences({"labels": 26, "seed": 1, "start": "run"}) == ["labels", "seed", "start"]

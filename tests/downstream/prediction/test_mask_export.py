@@ -7,7 +7,7 @@ import os
 import re
 import signal
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from ahm_env.images.privacy import pseudonym
 from downstream.console import predict_images
 from downstream.models.model import MODEL_FILE, ModelSpec
 from downstream.prediction import prediction
+from tests.downstream.prediction.examples import BORN, NAME, NUMBER, SPOKEN, Bands, Run, make_dicom
 
 nibabel = pytest.importorskip("nibabel")
 pydicom = pytest.importorskip("pydicom")
@@ -32,9 +33,8 @@ highdicom = pytest.importorskip("highdicom")
 pytestmark = pytest.mark.usefixtures("own_cache")
 
 SIDE = 16
-CT, ENHANCED_CT = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.2.1"
+ENHANCED_CT = "1.2.840.10008.5.1.4.1.1.2.1"
 XRAY, ULTRASOUND = "1.2.840.10008.5.1.4.1.1.1", "1.2.840.10008.5.1.4.1.1.3.1"
-NAME, NUMBER, BORN, SPOKEN = "Zwiebelfisch^Kunigunde", "PID7791904", "19310117", "Quacksalber^Ottokar"
 TURNED = np.array([[0.8, -0.6, 0.1, 3], [0.5, 0.7, -0.4, -7], [0.2, 0.3, 0.9, 11], [0, 0, 0, 1]])
 AFFINES = {
     "RAS": np.diag([2.0, 1, 3, 1]),
@@ -42,39 +42,6 @@ AFFINES = {
     "SAL": np.array([[0.0, 0, -1.5, 1], [0, 2, 0, 2], [1, 0, 0, 3], [0, 0, 0, 1]]),
     "oblique": TURNED,
 }
-
-
-class Bands:
-    """Takes for class k of K what is in the k-th part of the brightness from 0 to 255."""
-
-    device = "cpu"
-
-    def __init__(self, spec: ModelSpec) -> None:
-        self.spec = spec
-
-    def probabilities(self, images: np.ndarray, tta: bool = False) -> np.ndarray:
-        count = len(self.spec.classes)
-        numbers = (images.astype(int) * count // 256)[:, 0]
-        return np.stack([numbers == number for number in range(count)], 1).astype(np.float32)
-
-
-Run = Callable[..., int]
-
-
-@pytest.fixture
-def run(spec: ModelSpec, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Predicts paths into `out`, by brightness; keywords change the spec."""
-    Path("tuned").mkdir()
-
-    def run(*paths: str, out: str = "out", burned_in: bool = False, **about: Any) -> int:
-        model = Bands(replace(spec, **{"fit": "pad", "window": "127.5,255", "channels": 1, **about}))
-        Path("tuned", MODEL_FILE).write_text(repr(model.spec))
-        monkeypatch.setattr(prediction, "load_tuned", lambda *_: (model, None))
-        return predict_images(
-            Path("tuned"), [Path(path) for path in paths], Path(out), overlays=True, burned_in=burned_in
-        )
-
-    return run
 
 
 def noise(seed: int, *shape: int) -> np.ndarray:
@@ -284,44 +251,6 @@ def test_volumes_and_pictures_and_dicom_go_together(run: Run):
 
 
 # DICOM
-
-
-def make_dicom(path: str, pixels: np.ndarray, **elements: Any) -> Any:
-    """Writes a CT slice, or what the elements make of it; None leaves one out."""
-    dataset = pydicom.Dataset()
-    dataset.file_meta = pydicom.dataset.FileMetaDataset()
-    dataset.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2.1"
-    described = {
-        "SOPClassUID": CT,
-        "SOPInstanceUID": pydicom.uid.generate_uid(),
-        "StudyInstanceUID": "1.2.3",
-        "SeriesInstanceUID": "1.2.3.4",
-        "FrameOfReferenceUID": "1.2.3.5",
-        "Modality": "CT",
-        "PatientName": NAME,
-        "PatientID": NUMBER,
-        "PatientBirthDate": BORN,
-        "ReferringPhysicianName": SPOKEN,
-        "ImagePositionPatient": [0, 0, 0],
-        "ImageOrientationPatient": [1, 0, 0, 0, 1, 0],
-        "PixelSpacing": [1, 1],
-        "SliceThickness": 2,
-        "SamplesPerPixel": 1,
-        "PhotometricInterpretation": "MONOCHROME2",
-        "Rows": pixels.shape[-2],
-        "Columns": pixels.shape[-1],
-        "BitsAllocated": 16,
-        "BitsStored": 16,
-        "HighBit": 15,
-        "PixelRepresentation": 1,
-        "PixelData": pixels.astype(np.int16).tobytes(),
-    }
-    for keyword, value in (described | elements).items():
-        if value is not None:
-            setattr(dataset, keyword, value)
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    dataset.save_as(path, enforce_file_format=True)
-    return dataset
 
 
 Images = dict[str, np.ndarray]

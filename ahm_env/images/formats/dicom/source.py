@@ -85,7 +85,8 @@ class Dicom:
             classes=labels.classes if labels else (),
             has_masks=has_masks,
             problems=problems + (labels.problems if labels else []),
-            notes=notes + (labels.notes if labels else []),
+            warnings=labels.warnings if labels else [],
+            notes=notes,
             slow=True,
             identities=identities,
         )

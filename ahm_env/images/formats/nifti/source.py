@@ -22,7 +22,7 @@ from ahm_env.images.formats.nifti.volume import class_numbers, read_volume, show
 from ahm_env.images.pixels.fit import AXES, Image8
 from ahm_env.images.pixels.window import Window
 from ahm_env.images.privacy import hint, pseudonym, unnamed
-from ahm_env.images.source import DatasetIndex, Decoded, Entries, Entry, Pixels
+from ahm_env.images.source import DatasetIndex, DataWarning, Decoded, Entries, Entry, Pixels
 
 KEPT = 2  # volumes: while slices of one are still wanted, the next is begun
 
@@ -111,7 +111,7 @@ class Nifti:
                 shown = name if self._named else self._pseudonym(path)
                 volumes.append(Entry(shown, self._shown(path), _nothing, file=path, trouble=trouble))
         good = [volume for volume in volumes if isinstance(volume, Volume)]
-        problems = []
+        problems, warnings = list[str](), list[DataWarning]()
         if self._file is None and not self._bare:
             strays = drawn.without_volume(files, {volume.stem: volume.slices for volume in good})
             problems = [
@@ -120,14 +120,15 @@ class Nifti:
             ]
             problems += [f"{self._path}: {told}"] if (told := self._hint(self._path, True)) else []
             problems += labels.problems if labels else []
-            notes += labels.notes if labels else []
+            warnings += labels.warnings if labels else []
         return DatasetIndex(
             count=sum(volume.slices if isinstance(volume, Volume) else 1 for volume in volumes),
             samples=Entries(self._entries, volumes, masks),
             classes=labels.classes if labels else (),
             has_masks=has_masks,
             problems=problems,
-            notes=notes + self._note_on_series(good),
+            warnings=warnings + self._about_series(good),
+            notes=notes,
         )
 
     def _volume_files(self) -> Files:
@@ -291,10 +292,14 @@ class Nifti:
         text = f"{self._shown(path)}{problem[len(str(path)) :]}"
         return text if self._named else f"{text} ({hint(self._path, self._pseudonym(path))})"
 
-    def _note_on_series(self, volumes: "list[Volume]") -> list[str]:
+    def _about_series(self, volumes: "list[Volume]") -> list[DataWarning]:
         series = [volume for volume in volumes if volume.series > 1]
+        if not series:
+            return []
         more = f" (and {len(series) - 1:,} more such files)" if len(series) > 1 else ""
-        return [f"{self._shown(one.path)}: the first of its {one.series:,} volumes is read{more}" for one in series[:1]]
+        cause = f"the first of its {series[0].series:,} volumes is read{more}"
+        text = f"{self._shown(series[0].path)}: {cause}; save the others as files of their own if they matter"
+        return [DataWarning("pages", text, len(series))]
 
 
 def _nothing() -> None:

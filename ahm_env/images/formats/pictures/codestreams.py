@@ -11,7 +11,7 @@ JPEG_START, JPEG_2000_START, JPEG_2000_SIZE = b"\xff\xd8", b"\xff\x4f", b"\xff\x
 JP2_START, JP2_CODESTREAM = b"\x00\x00\x00\x0cjP  ", b"jp2c"
 LOSSY = (b"\xc0", b"\xc1", b"\xc2")  # baseline, extended, progressive
 END, PADDING = b"\xff\xd9", b"\0\xff "
-JPEG_2000_DATA, SCANS = b"\xff\x93", {0xDA}
+JPEG_2000_DATA, SCANS, PROFILES = b"\xff\x93", {0xDA}, {0xE2}
 # Start of frame: JPEG 0..15, without the three markers between them that mean something else, and JPEG-LS.
 FRAMES = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}
 
@@ -51,7 +51,7 @@ def refuse_damage(frame: bytes) -> None:
     if components not in (1, 3) or rows * columns > MOST_PIXELS:
         return
     try:
-        decode_image_jpegturbo(frame, "mono")
+        decode_image_jpegturbo(_without_profiles(frame), "mono")
     except Exception:  # it has but one kind of error
         raise ImageError("damaged inside: its compressed pixels cannot all be read; copy or export it again") from None
 
@@ -75,9 +75,17 @@ def _jpeg(frame: bytes) -> tuple[int, int, int] | None:
     return (int.from_bytes(head[:2]), int.from_bytes(head[2:4]), head[4]) if position < len(frame) else None
 
 
-def _segment(frame: bytes, markers: set[int]) -> int:
+def _without_profiles(frame: bytes) -> bytes:
+    """Leave out the colour profile of a JPEG: damage to it is none to the pixels."""
+    kept, start = list[bytes](), 0
+    while (at := _segment(frame, PROFILES, start or 2)) < len(frame):
+        kept.append(frame[start:at])
+        start = at + 2 + int.from_bytes(frame[at + 2 : at + 4])
+    return b"".join([*kept, frame[start:]])
+
+
+def _segment(frame: bytes, markers: set[int], position: int = 2) -> int:
     """Where the first segment of a JPEG with one of these markers begins; at its end where there is none."""
-    position = 2
     while position + 10 <= len(frame) and frame[position] == 0xFF:
         if frame[position + 1] in markers:
             return position

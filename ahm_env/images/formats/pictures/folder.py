@@ -1,7 +1,7 @@
 """A folder: `images/`, optional `masks/` of the same stems, optional `labels.csv` (`image,label,split,patient`)."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from ahm_env.images.formats.files import (
     refuse_link,
     stem_of,
 )
-from ahm_env.images.formats.labels import Labels, Line, has_table, table_digest
+from ahm_env.images.formats.labels import Labels, Line, folded, has_table, table_digest
 from ahm_env.images.formats.pictures.picture import Picture, mask_problem, read_mask, read_picture
 from ahm_env.images.pixels.fit import Image8
 from ahm_env.images.source import DatasetIndex, Decoded, Entries, Entry
@@ -72,7 +72,9 @@ class Folder:
                 raise ImageError(f"{self._images}: {self._hint(self._path, False) or AMONG}")
             images = images.without(among)
             notes.append(f"{self._images}: {AMONG}, which are left out: {len(among):,}")
-        problems = [f"{self._masks / name}: {_alone(name, images)}" for name in drawn.not_in(images)]
+        alone = drawn.not_in(images)
+        alike = _alike(alone, images)
+        problems = [f"{self._masks / name}: {_alone(name, images, alike)}" for name in alone]
         if not self._bare and (told := self._hint(self._path, True)):
             problems.append(f"{self._path}: {told}")
         return DatasetIndex(
@@ -81,7 +83,8 @@ class Folder:
             classes=labels.classes if labels else (),
             has_masks=len(drawn) > 0,
             problems=problems + (labels.problems if labels else []),
-            notes=notes + (labels.notes if labels else []),
+            warnings=labels.warnings if labels else [],
+            notes=notes,
         )
 
     def _entries(self, images: Files, drawn: Files, labels: Labels | None, masks: bool) -> Iterator[Entry]:
@@ -132,9 +135,19 @@ def _pictures(folder: Path) -> Files:
     return Files(entry.name for entry in files_in(folder) if is_image(entry.name))
 
 
-def _alone(name: str, images: Files) -> str:
+def _alike(masks: Iterable[str], images: Files) -> dict[str, str]:
+    """Stems of images whose names are those of masks but for their spelling, by what they share."""
+    wanted = {folded(stem_of(name)) for name in masks}
+    stems = map(stem_of, images) if wanted else ()
+    return {form: stem for stem in stems if (form := folded(stem)) in wanted}
+
+
+def _alone(name: str, images: Files, alike: Mapping[str, str]) -> str:
     """Say what is wrong with a mask without an image."""
     stem = stem_of(name)
+    if found := alike.get(folded(stem)):
+        cause = "its name differs from that of its image in case, or in how letters or numbers are written"
+        return f"{cause}; rename it to {found}{name[len(stem) :]}"
     if images.with_stem(found := image_of_mask(stem)):
         return f"its name is not that of its image; rename it to {found}{name[len(stem) :]}"
     return "mask without an image of that stem; add the image or delete the mask"

@@ -21,7 +21,8 @@ from ahm_env.images.source import Pixels
 KEEP_DEPTH = cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH
 JPEG_START, JPEG_SCAN, JPEG_END = b"\xff\xd8", b"\xff\xda", b"\xff\xd9"
 PNG_START, PNG_PALETTE = b"\x89PNG\r\n\x1a\n", 3
-GIF_STARTS, BMP_START = (b"GIF87a", b"GIF89a"), b"BM"
+ANIMATION = (b"acTL", b"fcTL", b"fdAT")
+GIF_OR_BMP = (b"GIF87a", b"GIF89a", b"BM")
 WHITE_THEN_BLACK = b"\xff\xff\xff\0\0\0"
 EXIF, EXIF_WITHIN, ORIENTATION = b"Exif\0\0", 2**16, 0x0112
 TURNED = "images that their EXIF orientation turns; masks must be drawn on the turned images"
@@ -194,9 +195,12 @@ def _decode(path: Path, content: bytes, numbers: bool = False) -> Picture:
             refuse_damage(content)
         except ImageError as error:
             raise ImageError(f"{path}: {error}") from None
+    # Of an animation OpenCV gives another frame than the one that viewers without animation show.
+    if moving := content.startswith(PNG_START) and ANIMATION[0] in content[: content.find(b"IDAT")]:
+        content = _without_animation(content)
     palette = content.startswith(PNG_START) and content[25] == PNG_PALETTE
-    if content.startswith(GIF_STARTS) or (numbers and (palette or content.startswith(BMP_START))):
-        return _decode_indexed(path, content, numbers)
+    if content.startswith(GIF_OR_BMP) or (numbers and palette):
+        return _decode_with_pillow(path, content, numbers, moving)
     try:
         image = cv2.imdecode(np.frombuffer(content, np.uint8), KEEP_DEPTH)
     except cv2.error as error:
@@ -206,11 +210,11 @@ def _decode(path: Path, content: bytes, numbers: bool = False) -> Picture:
     if image.ndim == 3 and image.shape[2] != 3:
         raise ImageError(f"{path}: has {image.shape[2]} channels; export it in grey or in RGB")
     image = image if image.ndim == 2 else np.ascontiguousarray(image[..., ::-1])
-    return Picture(image, 2 <= _orientation(content) <= 8)
+    return Picture(image, 2 <= _orientation(content) <= 8, moving)
 
 
-def _decode_indexed(path: Path, content: bytes, numbers: bool) -> Picture:
-    """Decode, with Pillow, a GIF, or what has a palette whose numbers are wanted: OpenCV gives colours only."""
+def _decode_with_pillow(path: Path, content: bytes, numbers: bool, moving: bool) -> Picture:
+    """Decode what OpenCV does not: the numbers of palettes, GIF as it is, and the colours of some kinds of BMP."""
     try:
         with Image.open(io.BytesIO(content), formats=("GIF", "BMP", "PNG")) as image:
             if image.width * image.height > MOST_PIXELS:
@@ -218,9 +222,10 @@ def _decode_indexed(path: Path, content: bytes, numbers: bool) -> Picture:
             if numbers and image.format == "PNG" and bytes(image.getpalette() or ()) == WHITE_THEN_BLACK:
                 cause = "its palette shows 0 as white and 1 as black"
                 raise ImageError(f"{path}: {cause}; save it as grey, 0 where nothing is")
-            several = getattr(image, "n_frames", 1) > 1
+            several = moving or getattr(image, "n_frames", 1) > 1
             kept = image if image.mode in ("P", "L") and (numbers or image.mode == "L") else None
-            return Picture(np.array(kept or image.convert("L" if image.mode == "1" else "RGB")), several=several)
+            pixels = np.array(kept or image.convert("L" if image.mode == "1" else "RGB"))
+            return Picture(turned(pixels, orientation := _orientation(content)), 2 <= orientation <= 8, several)
     except ImageError:
         raise
     except Exception as error:  # Pillow's readers raise whatever they like
@@ -262,3 +267,11 @@ def _png_chunks(content: bytes) -> list[tuple[bytes, bytes]]:
         chunks.append((content[position + 4 : position + 8], content[position + 8 : end]))
         position = end + 4
     return chunks
+
+
+def _without_animation(content: bytes) -> bytes:
+    parts = [PNG_START]
+    for kind, data in _png_chunks(content):
+        if kind not in ANIMATION:
+            parts += [len(data).to_bytes(4), kind, data, zlib.crc32(kind + data).to_bytes(4)]
+    return b"".join(parts)

@@ -86,7 +86,9 @@ def _check(page: "TiffPage", content: bytes) -> None:
     """Refuses, before anything is allocated, what cannot be read faithfully."""
     separate, depth, height, width, together = page.shaped
     photometric, bits = int(page.photometric), page.bitspersample
-    if page.tags.get(PHOTOMETRIC) is None or photometric not in COLOURS:
+    if page.tags.get(PHOTOMETRIC) is None:
+        raise ImageError(f"does not say what its colours are (it has no PhotometricInterpretation); {REMEDY}")
+    if photometric not in COLOURS:
         raise ImageError(f"its colours are of a kind that is not read ({photometric}); {REMEDY}")
     if photometric == YCBCR and page.compression not in JPEG:
         raise ImageError(f"its colours are stored as YCbCr; {REMEDY}")
@@ -127,6 +129,7 @@ def _meant(page: "TiffPage", pixels: Pixels, numbers: bool) -> Pixels:
     count = COLOURS[photometric]
     colours = pixels[..., :count]
     if photometric == PALETTE:
+        colours = colours.astype(np.uint8) if bits == 1 else colours  # as truth values these would choose, not number
         return colours[..., 0] if numbers else _palette_colours(page, colours[..., 0])
     if pixels.dtype.kind in "bu" and bits < 8:
         colours, bits = (colours.astype(np.float32) * (255 / (2**bits - 1))).round().astype(np.uint8), 8

@@ -76,7 +76,6 @@ def test_a_sample_keeps_what_is_known_of_its_original() -> None:
     mask = np.zeros((10, 12), np.uint8)
     mask[3, 4] = 7
     (prepared,) = prepare_all(index([sample(5, mask=mask)]), SETTINGS)
-    assert (prepared.original_size, prepared.original_type) == ((12, 10), "uint8")
     assert prepared.mask_values == {0, 7}
     assert (prepared.image.shape, prepared.mask.shape) == ((1, 8, 8), (8, 8))
 

@@ -4,7 +4,7 @@ import pytest
 
 from ahm_env.errors import ImageError
 from ahm_env.images.formats.files import Files
-from ahm_env.images.formats.labels import Labels
+from ahm_env.images.formats.labels import Labels, spelt_alike
 
 NAMES = ("a.png", "b.png", "c.jpg")
 
@@ -105,7 +105,7 @@ def test_a_line_with_more_cells_than_the_first_is_an_error(tmp_path: Path, image
 
 def test_blank_cells_after_the_last_column_do_no_harm(tmp_path: Path, images: Files) -> None:
     labels = read(tmp_path, images, "image,label\na,x,, \nb,y,\nc,x\n")
-    assert (labels.classes, labels.problems, labels.notes) == (("x", "y"), [], [])
+    assert (labels.classes, labels.problems, labels.warnings) == (("x", "y"), [], [])
 
 
 @pytest.mark.parametrize("blank", ["nan", "NA", "NaN", "None", "<NA>", "N/A", "null", "NaT", ""])
@@ -128,10 +128,18 @@ def test_numbers_are_compared_as_numbers(tmp_path: Path, images: Files) -> None:
 def test_names_in_two_spellings_are_told(tmp_path: Path, images: Files, pair: tuple[str, str]) -> None:
     labels = read(tmp_path, images, f"image,label,patient\na,{pair[0]},1\nb,{pair[1]},2\nc,other,3\n")
     (problem,) = labels.problems
-    assert "differ only in case or in how letters are encoded" in problem
+    assert "differ only in case or in how letters or numbers are written" in problem
     assert all(name in problem for name in pair)
     labels = read(tmp_path, images, f"image,patient\na,{pair[0]}\nb,{pair[1]}\nc,other\n")
     assert labels.problems == []
-    (note,) = labels.notes
-    assert "2 patients differ from others only in case" in note
-    assert pair[0] not in note
+    (warning,) = labels.warnings
+    assert (warning.kind, warning.count) == ("patients", 2)
+    assert "2 patients differ from others only in case" in warning.text
+    assert pair[0] not in warning.text
+
+
+def test_one_number_written_in_two_ways_is_told(tmp_path: Path, images: Files) -> None:
+    labels = read(tmp_path, images, "image;label;patient\na;01;P1\nb;1;P2\nc;2;P3\n")
+    (problem,) = labels.problems
+    assert "differ only in case or in how letters or numbers are written (01, 1); spell each class" in problem
+    assert spelt_alike(["1,5", "1.50", "15", "2", "x1", "x01", "x", "-1"]) == ["1,5", "1.50"]

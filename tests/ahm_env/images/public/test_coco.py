@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from ahm_env.errors import ImageError
 from ahm_env.images.formats.pictures.picture import read_mask
-from ahm_env.images.inspection.report import check_source
+from ahm_env.images.inspection.report import check_images
 from ahm_env.images.pixels.opencv import cv2
 from ahm_env.images.public.coco import polygon_mask, region
 from ahm_env.images.public.importer import import_data
@@ -154,13 +154,13 @@ def test_a_set_is_imported_by_the_command_that_the_check_names(
     call: Callable[..., tuple[int, str, str]], make: Callable[[Path], None]
 ) -> None:
     make(Path("set"))
-    (problem,) = check_source("set").problems
+    (problem,) = check_images("set").problems
     words = shlex.split(problem.partition("`ahm ")[2].partition("`")[0])
     assert words == ["data", "import", "coco", "set", "--out", "set-imported"]
     status, told, _ = call(*words)
     assert status == 0
     assert "classes in masks: 1 tool, 2 polyp" in told
-    report = check_source("set-imported")
+    report = check_images("set-imported")
     assert (report.images, report.masks, report.empty_masks, report.problems) == (6, 6, 2, [])
     assert report.splits == {"train": 3, "val": 3}
     expected = np.zeros((HEIGHT, WIDTH), np.uint8)
@@ -177,7 +177,7 @@ def test_a_flat_folder_with_a_list_is_told_of() -> None:
         picture(Path("set/images") / name)
     boxes = [{"image_id": 0, "category_id": 3, "bbox": [1, 1, 2, 2]}]
     table(Path("set/annotations.json"), ["images/a.png", "images/b.png"], boxes)
-    (problem,) = check_source("set").problems
+    (problem,) = check_images("set").problems
     assert "outlines in annotations.json; `ahm data import coco set" in problem
     made = import_data("coco", Path("set"), Path("out"))
     assert made.images == 2

@@ -12,7 +12,7 @@ import pytest
 from ahm_env.errors import ImageError, SettingsError
 from ahm_env.images.dataset.loader import load_images
 from ahm_env.images.formats.pictures.picture import read_image, read_mask
-from ahm_env.images.inspection.report import check_source
+from ahm_env.images.inspection.report import check_images
 from ahm_env.images.pixels.opencv import cv2
 from ahm_env.images.public.importer import IMPORTERS, import_data
 
@@ -85,7 +85,7 @@ def test_isic_comes_with_masks_classes_lesions_and_official_splits(tmp_path: Pat
     cause = "have no masks and are left out; import them from a folder of their own"
     assert made.notes == [f"{source}: 3 images of Task 3 and of 2019 {cause}"]
     assert seen == [(done, 5) for done in range(1, 6)]
-    assert not check_source(out).problems
+    assert not check_images(out).problems
     images = load_images(out, 16)
     assert list(images.names) == [f"ISIC_{number:07d}.jpg" for number in range(5)]
     assert images.classes == ("MEL", "NV")
@@ -173,7 +173,7 @@ def test_busi_has_classes_and_masks_are_united(tmp_path: Path) -> None:
     out = tmp_path / "out"
     made = import_data("busi", busi(tmp_path / "busi"), out)
     assert dict(made.classes) == {"benign": 2, "malignant": 1, "normal": 1}
-    assert not check_source(out).problems
+    assert not check_images(out).problems
     images = load_images(out, 16)
     assert list(images.names) == ["benign_001.png", "benign_012.png", "malignant_001.png", "normal_003.png"]
     assert images.labels(range(4)).tolist() == [0, 0, 1, 2]

@@ -13,7 +13,7 @@ from ahm_env.errors import ImageError, SettingsError
 from ahm_env.images import load_images
 from ahm_env.images.dataset.layouts import named_split
 from ahm_env.images.formats.pictures.picture import read_mask
-from ahm_env.images.inspection.report import check_source
+from ahm_env.images.inspection.report import check_images
 from ahm_env.images.pixels.opencv import cv2
 from ahm_env.images.public.importer import import_data
 
@@ -126,14 +126,14 @@ def test_pictures_are_imported_by_the_command_that_the_check_names(
     call: Callable[..., tuple[int, str, str]], make: Callable[[Path], None], name: str
 ) -> None:
     make(Path(name))
-    (problem,) = check_source(name).problems
+    (problem,) = check_images(name).problems
     words = shlex.split(problem.partition("`ahm ")[2].partition("`")[0])
     assert words[:4] == ["data", "import", "auto", name]
     with pytest.raises(ImageError, match="ahm data import auto"):
         load_images(name)
     assert call(*words)[0] == 0
     out = words[-1]
-    report = check_source(out)
+    report = check_images(out)
     assert (report.images, report.masks, report.problems) == (3, 3, [])
     images = load_images(out, COLUMNS)
     order = [named(one, out) for one in images.names]
@@ -194,12 +194,12 @@ def test_volumes_are_imported_by_the_command_that_the_check_names(
     call: Callable[..., tuple[int, str, str]], make: Callable[[Path], None]
 ) -> None:
     make(Path("set"))
-    (problem,) = check_source("set").problems
+    (problem,) = check_images("set").problems
     words = shlex.split(problem.partition("`ahm ")[2].partition("`")[0])
     assert words == ["data", "import", "auto", "set", "--out", "set-imported"]
     status, told, _ = call(*words)
     assert status == 0
-    report = check_source("set-imported")
+    report = check_images("set-imported")
     assert (report.images, report.masks, report.problems, report.splits) == (9, 9, [], {"train": 9})
     for number in range(3):
         (image,) = Path("set-imported/images").glob(f"*{number}.nii*")
@@ -269,7 +269,7 @@ def test_what_is_incomplete_or_not_clear_is_refused() -> None:
         with pytest.raises(ImageError) as caught:
             import_data("auto", Path(root), Path("out"))
         assert f"masks without an image: 1, such as {name}; the set is incomplete" in str(caught.value)
-        assert str(caught.value) in check_source(root).problems[0]
+        assert str(caught.value) in check_images(root).problems[0]
     labels(Path("twice"))
     shutil.copytree("twice/labels", "twice/other_labels")
     with pytest.raises(ImageError, match=r"masks in several folders \(labels, other_labels\)"):
@@ -288,7 +288,7 @@ def test_what_is_no_mask_is_let_be() -> None:
     Path("set/annotations/0.xml").write_text("<box/>")
     Path("set/labels").mkdir()
     Path("set/labels/0.txt").write_text("0 0.5 0.5 0.1 0.1")
-    assert check_source("set").problems == []
+    assert check_images("set").problems == []
 
 
 @pytest.mark.parametrize(("folders", "split"), [
@@ -313,8 +313,8 @@ def test_a_set_with_an_importer_of_its_own_is_known(
 ) -> None:
     for path, is_mask in files.items():
         (mask if is_mask else picture)(Path("set") / path)
-    (problem,) = check_source("set").problems
+    (problem,) = check_images("set").problems
     words = shlex.split(problem.partition("`ahm ")[2].partition("`")[0])
     assert words == ["data", "import", name, "set", "--out", "set-imported"]
     assert call(*words)[0] == 0
-    assert (check_source("set-imported").masks, check_source("set-imported").problems) == (1, [])
+    assert (check_images("set-imported").masks, check_images("set-imported").problems) == (1, [])

@@ -33,9 +33,10 @@ def series_affine(orientation: tuple[float, ...], spacing: tuple[float, float], 
 
 
 def write_series(
-    make_dicom, root: Path, orientation=AXIAL, spacing=(0.5, 0.75), gap=2.5, **elements: object
+    make_dicom, root: Path, orientation=AXIAL, spacing=(0.5, 0.75), gap=2.5, images=None, **elements: object
 ) -> np.ndarray:
     affine = series_affine(orientation, spacing, gap)
+    images = [np.eye(ROWS, COLUMNS, dtype=np.uint8)] * SLICES if images is None else images
     for number in range(SLICES):
         place = (np.diag([-1, -1, 1, 1]) @ affine @ [0, 0, number, 1])[:3]
         where = {
@@ -43,7 +44,7 @@ def write_series(
             "ImageOrientationPatient": [f"{one:.6f}" for one in orientation],
             "PixelSpacing": list(spacing),
         }
-        make_dicom(root / f"{number}.dcm", np.eye(ROWS, COLUMNS, dtype=np.uint8), **(where | elements))
+        make_dicom(root / f"{number}.dcm", images[number], **(where | elements))
     return affine
 
 
@@ -70,6 +71,26 @@ def test_each_image_has_its_slice_however_the_volume_is_stored(
     for number, sample in enumerate(outcomes(Dicom(tmp_path))):
         assert isinstance(sample, Sample)
         assert np.array_equal(sample.mask, LABELS[:, :, number].T)
+
+
+@pytest.mark.parametrize(
+    "orientation", [AXIAL, (0, 1, 0, 0, 0, -1), (-1, 0, 0, 0, 0, -1), (0.8, 0.6, 0, -0.48, 0.64, 0.6)]
+)
+def test_what_simpleitk_marks_in_a_series_is_marked_in_its_images(
+    tmp_path: Path, make_dicom, orientation: tuple[float, ...]
+) -> None:
+    itk = pytest.importorskip("SimpleITK")
+    images = np.random.default_rng(2).permutation(LABELS.size).astype(np.uint8).reshape(SLICES, ROWS, COLUMNS)
+    folder = tmp_path / "images" / "ct"
+    write_series(make_dicom, folder, orientation, images=images, StudyInstanceUID="1.2", SeriesInstanceUID="1.3")
+    volume = itk.ReadImage(itk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder)))
+    (tmp_path / "masks").mkdir()
+    itk.WriteImage(volume > 30, str(tmp_path / "masks" / "ct.nii.gz"))
+    samples = outcomes(Dicom(tmp_path))
+    assert len(samples) == SLICES
+    for sample in samples:
+        assert isinstance(sample, Sample)
+        assert np.array_equal(sample.mask, sample.image > 30)
 
 
 @pytest.mark.parametrize("name", ["p.nii.gz", "p/ct.nii.gz", "p/ct/0.nii.gz"])

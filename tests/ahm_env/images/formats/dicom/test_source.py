@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ahm_env.errors import ImageError, SettingsError
-from ahm_env.images import check_source
+from ahm_env.images import check_images
 from ahm_env.images.dataset.loader import load_images
 from ahm_env.images.formats.dicom import Dicom, holds_dicom, is_dicom
 from ahm_env.images.formats.dicom import index as dicom_index
@@ -322,7 +322,7 @@ def test_a_path_that_tells_who_it_is_is_not_kept(tmp_path: Path, make_dicom, fol
         load_images(path, 16, cache_dir=tmp_path / "cache")
     number = len(tmp_path.parts) + ("acc" in folder)
     assert str(caught.value).startswith(f"part {number} of the path of these images holds a name, number, birth date")
-    report = check_source(path)
+    report = check_images(path)
     assert (report.images, report.problems) == (1, [str(caught.value)])
     assert Dicom(path).index().count == 1  # which are given back to where they come from
     link = tmp_path / "archive"

@@ -171,7 +171,9 @@ def test_series_colours_and_2d_images(tmp_path: Path) -> None:
     save(tmp_path / "d_flat.nii", RAS[..., 0], np.diag([-1, 1, 1, 1]))
     index = named(tmp_path, IDENTITY, "coronal").index()
     samples = {sample.name: sample for load in index.samples if (sample := load())}
-    assert index.notes == [f"{tmp_path}/b_series.nii.gz: the first of its 2 volumes is read (and 1 more such files)"]
+    (warning,) = index.warnings
+    assert (warning.kind, warning.count) == ("pages", 2)
+    assert f"{tmp_path}/b_series.nii.gz: the first of its 2 volumes is read (and 1 more such files)" in warning.text
     assert Counter(name[0] for name in samples) == {"a": 5, "b": 3, "c": 3, "d": 1}
     assert np.array_equal(samples["a_colour_0002"].image, colours[::-1, 2, ::-1].swapaxes(0, 1))
     assert np.array_equal(samples["b_series_0001"].image, to_slice(RAS, "coronal", 1))

@@ -229,3 +229,13 @@ def test_soft_edges_are_refused(make_folder) -> None:
     mask = cv2.imread(str(root / "masks" / "0000.png"), cv2.IMREAD_UNCHANGED)
     cv2.imwrite(str(root / "masks" / "0000.png"), cv2.GaussianBlur(mask, (0, 0), 2))
     assert "mask has soft edges" in only_error(root)
+
+
+@pytest.mark.parametrize(("image", "mask"), [("Scan", "SCAN"), ("\u00e4", "a\u0308"), ("007", "7")])
+def test_a_mask_that_is_spelt_otherwise_than_its_image_is_to_be_renamed(make_folder, image: str, mask: str) -> None:
+    root = make_folder(2, masks=True)
+    for folder, name in (("images", image), ("masks", mask)):
+        (root / folder / "0000.png").rename(root / folder / f"{name}.png")
+    (problem,) = Folder(root).index().problems
+    assert problem.startswith(f"{root}/masks/{mask}.png: its name differs from that of its image in case")
+    assert problem.endswith(f"; rename it to {image}.png")

@@ -85,6 +85,17 @@ def test_orientation_is_as_viewers_show_it(tmp_path: Path, kind: str, orientatio
     assert np.abs(read.astype(int) - shown).max() <= 3
 
 
+def test_a_mask_with_a_palette_is_turned_like_its_image(tmp_path: Path) -> None:
+    numbers = np.arange(12, dtype=np.uint8).reshape(3, 4)
+    image = Image.fromarray(numbers)
+    image.putpalette(np.random.default_rng(0).integers(0, 256, 768, np.uint8).tobytes())
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    image.save(tmp_path / "a.png", exif=exif)
+    assert np.array_equal(read_mask(tmp_path / "a.png"), np.rot90(numbers, -1))
+    assert read_image(tmp_path / "a.png").shape == (4, 3, 3)
+
+
 def test_of_several_pages_the_first_is_read(tmp_path: Path) -> None:
     first, second = Image.new("L", (5, 5), 10), Image.new("L", (7, 7), 20)
     first.save(tmp_path / "pages.tif", save_all=True, append_images=[second])
@@ -113,6 +124,18 @@ def test_a_truncated_progressive_jpeg_with_a_thumbnail_is_refused(tmp_path: Path
     path = written(tmp_path / "cut.jpg", with_thumbnail[: len(segment) + len(content) // 2])
     with pytest.raises(ImageError, match="truncated"):
         read_image(path)
+
+
+@pytest.mark.parametrize("chunks", [[(1, 1)], [(1, 2)], [(1, 1), (1, 1)], [(0, 0)], [(2, 3), (1, 2)]])
+def test_damage_to_the_colour_profile_of_a_jpeg_is_none_to_its_pixels(
+    tmp_path: Path, chunks: list[tuple[int, int]], capfd: pytest.CaptureFixture[str]
+) -> None:
+    content = encoded("JPEG")
+    parts = (b"ICC_PROFILE\0" + bytes(chunk) + bytes(50) for chunk in chunks)
+    profile = b"".join(b"\xff\xe2" + struct.pack(">H", len(part) + 2) + part for part in parts)
+    found = read_image(written(tmp_path / "a.jpg", content[:2] + profile + content[2:]))
+    assert np.array_equal(found, read_image(written(tmp_path / "b.jpg", content)))
+    assert capfd.readouterr() == ("", "")
 
 
 def test_bytes_after_the_end_of_a_jpeg_do_no_harm(tmp_path: Path) -> None:
@@ -248,6 +271,47 @@ def test_of_several_frames_the_first_is_read_and_that_is_said(tmp_path: Path) ->
     assert read_picture(tmp_path / "a.gif").remarks == (SEVERAL,)
     with pytest.raises(ImageError, match="mask has several pages"):
         read_mask(tmp_path / "a.gif")
+
+
+@pytest.mark.parametrize("mode", ["P", "L", "RGB", "I;16"])
+def test_of_an_animated_png_the_image_that_viewers_show_is_read_and_that_is_said(tmp_path: Path, mode: str) -> None:
+    rng, path = np.random.default_rng(5), tmp_path / "a.png"
+    kind = (np.uint16, 2**16) if mode == "I;16" else (np.uint8, 2**8)
+    frames = [rng.integers(0, kind[1], (8, 9, 3) if mode == "RGB" else (8, 9), kind[0]) for _ in range(3)]
+    images = [Image.fromarray(frame) for frame in frames]
+    for image in images if mode == "P" else []:
+        image.putpalette(rng.integers(0, 256, 768, np.uint8).tobytes())
+    images[0].save(path, save_all=True, append_images=images[1:], default_image=True)
+    assert b"fdAT" in path.read_bytes()
+    picture = read_picture(path)
+    assert np.array_equal(picture.pixels, np.asarray(images[0].convert("RGB")) if mode == "P" else frames[0])
+    assert picture.remarks == (SEVERAL,)
+    with pytest.raises(ImageError, match="several pages"):
+        read_mask(path)
+
+
+BMP_HEADERS = {"core": struct.Struct("<IHHHH"), "info": struct.Struct("<IiiHHIIiiII3I")}
+
+
+def test_a_bmp_with_the_palette_of_os_2_is_read_in_its_colours(tmp_path: Path) -> None:
+    rng = np.random.default_rng(6)
+    numbers, palette = rng.integers(0, 5, (6, 8), np.uint8), rng.integers(0, 256, (5, 3), np.uint8)
+    header = BMP_HEADERS["core"].pack(12, 8, 6, 1, 8) + palette[:, ::-1].tobytes()
+    start = struct.pack("<2sIII", b"BM", 14 + len(header) + numbers.size, 0, 14 + len(header))
+    path = written(tmp_path / "a.bmp", start + header + numbers[::-1].tobytes())
+    assert np.array_equal(read_image(path), palette[numbers])
+    assert np.array_equal(read_mask(path), numbers)
+
+
+def test_a_bmp_of_16_bits_reaches_white(tmp_path: Path) -> None:
+    parts = np.random.default_rng(7).integers(0, (32, 64, 32), (6, 8, 3))
+    parts[0, 0] = 31, 63, 31
+    values = (parts @ (2**11, 2**5, 1)).astype("<u2")
+    header = BMP_HEADERS["info"].pack(40, 8, 6, 1, 16, 3, values.nbytes, 0, 0, 0, 0, 0xF800, 0x7E0, 0x1F)
+    start = struct.pack("<2sIII", b"BM", 14 + len(header) + values.nbytes, 0, 14 + len(header))
+    found = read_image(written(tmp_path / "a.bmp", start + header + values[::-1].tobytes()))
+    assert np.abs(found - parts * 255 / (31, 63, 31)).max() <= 1
+    assert found.max() == 255
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9])

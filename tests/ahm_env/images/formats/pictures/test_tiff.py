@@ -96,15 +96,18 @@ def test_few_bits_are_shown_over_the_whole_range(tmp_path: Path, bits: int) -> N
     assert np.array_equal(read_image(path), values * (255 // (2**bits - 1)))
 
 
-def packed(values: np.ndarray, bits: int, photometric: int = 1) -> bytes:
-    """A TIFF of one strip whose rows are bits without gaps, filled up to bytes."""
+def packed(values: np.ndarray, bits: int, photometric: int = 1, table: np.ndarray | None = None) -> bytes:
+    """A TIFF of one strip whose rows are bits without gaps, filled up to bytes; maybe with a table of colours."""
     ones = (values[..., None].astype(int) >> np.arange(bits)[::-1]) & 1
     strip = np.packbits(ones.reshape(len(values), -1).astype(np.uint8), axis=1).tobytes()
     height, width = values.shape
-    entries = [(256, width), (257, height), (258, bits), (259, 1), (262, photometric), (273, 8 + 2 + 9 * 12 + 4)]
-    entries += [(277, 1), (278, height), (279, len(strip))]
-    tags = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in entries)
-    return b"II*\0" + struct.pack("<IH", 8, len(entries)) + tags + bytes(4) + strip
+    colours = b"" if table is None else table.astype("<u2").tobytes()
+    end = 8 + 2 + (9 + bool(colours)) * 12 + 4
+    entries = [(256, 4, 1, width), (257, 4, 1, height), (258, 4, 1, bits), (259, 4, 1, 1), (262, 4, 1, photometric)]
+    entries += [(273, 4, 1, end + len(colours)), (277, 4, 1, 1), (278, 4, 1, height), (279, 4, 1, len(strip))]
+    entries += [(320, 3, len(colours) // 2, end)] * bool(colours)
+    tags = b"".join(struct.pack("<HHII", *entry) for entry in entries)
+    return b"II*\0" + struct.pack("<IH", 8, len(entries)) + tags + bytes(4) + colours + strip
 
 
 @pytest.mark.parametrize(("values", "shown"), [
@@ -162,6 +165,16 @@ def test_a_palette_gives_its_colours_to_images_and_its_numbers_to_masks(tmp_path
     numbers = (np.arange(60).reshape(6, 10) % 8).astype(np.uint8)
     table = RNG.integers(0, 65536, (3, 256), np.uint16)
     path = written(tmp_path / "a.tif", numbers, photometric="palette", colormap=table)
+    assert np.array_equal(read_image(path), (table >> 8).T[numbers])
+    assert np.array_equal(read_mask(path), numbers)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_a_palette_of_few_colours_is_read_like_a_large_one(tmp_path: Path, bits: int) -> None:
+    numbers = (np.arange(60).reshape(6, 10) % 2**bits).astype(np.uint8)
+    table = RNG.integers(256, 65536, (3, 2**bits), np.uint16)
+    path = tmp_path / "a.tif"
+    path.write_bytes(packed(numbers, bits, 3, table))
     assert np.array_equal(read_image(path), (table >> 8).T[numbers])
     assert np.array_equal(read_mask(path), numbers)
 
