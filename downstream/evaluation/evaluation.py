@@ -11,8 +11,9 @@ import numpy as np
 from ahm_env import ImageError, ImageSet, SettingsError, load_images
 from ahm_env.console import number
 from ahm_env.files import Saved, path_of
+from ahm_env.images.dataset.annotated import annotated
 from ahm_env.images.dataset.builder import Progress
-from ahm_env.images.dataset.loader import annotated, find_source
+from ahm_env.images.dataset.loader import find_source
 from ahm_env.images.dataset.patients import Groups
 from ahm_env.images.source import SPLITS
 from ahm_env.masks import Ints

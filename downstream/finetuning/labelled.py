@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ahm_env import ImageError, ImageSet, SettingsError
-from ahm_env.images.dataset.loader import annotated
+from ahm_env.images.dataset.annotated import annotated
 from ahm_env.images.dataset.patients import fair_order, first_patients, round_robin
 from ahm_env.images.source import class_order
 from ahm_env.masks import Ints

@@ -9,7 +9,8 @@ import pytest
 
 from ahm_env.errors import ImageError
 from ahm_env.images import ImageSet, load_images
-from ahm_env.images.dataset.loader import annotated, originals
+from ahm_env.images.dataset.annotated import annotated
+from ahm_env.images.dataset.loader import originals
 from ahm_env.images.pixels.opencv import cv2
 
 SIDE, COUNT = 16, 6
