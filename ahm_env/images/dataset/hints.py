@@ -53,7 +53,7 @@ def import_hint(source: Path, elsewhere: bool = False) -> str:
 
 def coco_files(source: Path) -> list[Path]:
     """List the JSON files of instances in a folder and the folders in it; where some are called so, only these."""
-    folders = [source, *sorted(path for path in source.iterdir() if path.is_dir() and not path.name.startswith("."))]
+    folders = [source, *(source / name for name in _folders(source))]
     names = (Path(entry.path) for folder in folders for entry in files_in(folder) if entry.name.endswith(".json"))
     tables = sorted(path for path in names if not path.is_symlink() and _is_coco(path))
     return [path for path in tables if "instances" in path.name] or tables
@@ -68,8 +68,13 @@ def _is_coco(path: Path) -> bool:
 
 
 def _has_masks_elsewhere(source: Path) -> bool:
-    folders = [path.name for path in source.iterdir() if path.is_dir()] if source.is_dir() else ["masks"]
+    folders = _folders(source)
     return "masks" not in folders and (any(map(is_of_masks, folders)) or bool(coco_files(source)))
+
+
+def _folders(source: Path) -> list[str]:
+    with readable(source), os.scandir(source) as entries:
+        return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
 
 
 def _command(name: str, source: Path) -> str:
