@@ -41,8 +41,12 @@ class A3CSettings:
     """γ, discount between the steps of an episode (horizon > 1)."""
     n_steps: int | None = None
     """Steps before an update; None: the whole episode. Shorter ones bootstrap with V."""
+    own_weight: float = 1.0
+    """Weight in the advantage of a drawn patch's own loss: dense, but blind to what the draw takes from others."""
+    to_go_weight: float = 0.0
+    """Weight of the losses of all that is hidden from a draw on: unbiased where patches do not affect each other."""
     image_weight: float = 2.0
-    """λ, weight of the image's reward against the patch's own loss in the advantage."""
+    """λ, weight of the image's reward, which all of its draws share: the exact gradient, but noisy."""
     ent_coef: float = 0.02
     """β, weight of the entropy of the policy map: keeps masks varied."""
     vf_coef: float = 0.5
@@ -165,25 +169,19 @@ class A3C(NetworkAgent):
         else:
             with torch.no_grad():
                 returns = settings.gamma * worker(as_tensor(observations, self.device)).values
+        rewards = mean_over(returns, hidden) * self.network.mean_loss
         policy_loss = value_loss = size_loss = entropy = torch.zeros((), device=self.device)
         learns = torch.ones(len(hidden), device=self.device) if first.size is None else (~first.size.explores).float()
         for step in reversed(steps):
             values, policy = step.maps.values, step.policy
-            baseline = policy.patch_expectation(values.detach(), step.ranking)  # b
-            state_value = (policy.first_draw() * values).sum(1).detach()  # V̄ = Σ π_j V_j
-            image_return = mean_over(returns, hidden)
-            spread = mean_over((returns - image_return[:, None]).square(), hidden).sqrt()[:, None]
-            own = (returns - baseline) / spread.clamp(min=0.25)  # r̂_i − b: what is hidden gets its own loss …
-            surprise = self.network.surprise.standardise(image_return - state_value)
-            shared = surprise[:, None]  # … and its share of the image's reward
-            advantages = own + settings.image_weight * shared
+            advantages = self._advantages(step, returns, hidden)
             log_pi = policy.patch_log_prob(step.ranking)
             policy_loss = policy_loss - (learns * mean_over(advantages * log_pi, step.chosen)).mean()
             value_loss = value_loss + mean_over((returns - values).square(), hidden).mean()
             entropy = entropy + (learns * policy.entropy()).mean()
             returns = settings.gamma * returns  # R_t = γ R_{t+1}: nothing is paid before the last step
         if self.network.size is not None and first.size is not None:
-            size_loss = self.network.size.loss(first.size, image_return * self.network.mean_loss)
+            size_loss = self.network.size.loss(first.size, rewards)
             entropy = entropy + first.size.entropy()
         return {
             "policy": policy_loss / len(steps),
@@ -191,6 +189,27 @@ class A3C(NetworkAgent):
             "entropy": -settings.ent_coef * entropy / len(steps),
             "size": size_loss,
         }
+
+    def _advantages(self, step: Step, returns: Tensor, hidden: Tensor) -> Tensor:
+        """Tell how much better than expected each draw of a step turned out: A, `(B, N)`, of three kinds of credit.
+
+        What is expected depends on what was drawn before and never on the draw itself, so that it adds no bias.
+        """
+        settings, network, policy = self.settings, self.network, step.policy
+        values = step.maps.values.detach()
+        baseline = policy.patch_expectation(values, step.ranking)  # b, of one patch
+        reward = mean_over(returns, hidden)
+        spread = mean_over((returns - reward[:, None]).square(), hidden).sqrt()[:, None]
+        own = (returns - baseline) / spread.clamp(min=0.25)  # r̂_i − b
+
+        new = hidden & ~step.hidden  # of which each draw is credited with what was not drawn before it
+        loss_left = (returns * new).sum(1, keepdim=True) - policy.sum_before(returns, step.ranking)
+        left = new.sum(1, keepdim=True) - policy.sum_before(torch.ones_like(returns), step.ranking)
+        to_go = network.to_go.standardise(loss_left - left * baseline, step.chosen)
+
+        state_value = (policy.first_draw().detach() * values).sum(1)  # V̄ = Σ π_j V_j
+        shared = network.surprise.standardise(reward - state_value)[:, None]
+        return settings.own_weight * own + settings.to_go_weight * to_go + settings.image_weight * shared
 
     def _observe(self, losses: Tensor, hidden: Tensor, first: Step) -> None:
         """Keep the running means by which losses stay comparable while the U-Net improves."""

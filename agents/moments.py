@@ -19,11 +19,17 @@ class RunningMoments(nn.Module):
             self.register_buffer(name, torch.zeros(()))
 
     @torch.no_grad()
-    def standardise(self, numbers: Tensor) -> Tensor:
-        """Count a batch `(B,)` in, and return it minus the mean, over the std: more than 0 for one image, too."""
-        if torch.isfinite(numbers).all():  # else the loss is refused, and what is saved stays as it was
+    def standardise(self, numbers: Tensor, counted: Tensor | None = None) -> Tensor:
+        """Count a batch in, and return it minus the mean, over the std: more than 0 for a single number, too.
+
+        Args:
+            numbers: Of any shape.
+            counted: bool, which of them count; by default all.
+        """
+        batch = numbers if counted is None else numbers[counted]
+        if batch.numel() and torch.isfinite(batch).all():  # else the loss is refused, and what is saved stays as it was
             self.count += 1
             weight = max(SLOWEST, 1 / self.count.item())
-            self.mean.lerp_(numbers.mean(), weight)
-            self.variance.lerp_((numbers - self.mean).square().mean(), weight)
+            self.mean.lerp_(batch.mean(), weight)
+            self.variance.lerp_((batch - self.mean).square().mean(), weight)
         return (numbers - self.mean) / (self.variance.sqrt() + 1e-6)

@@ -126,7 +126,7 @@ class MaskingNetwork(nn.Module):
             self.phi.features.load_published(Path(backbone_weights))
         self.mean_loss: Tensor  # running mean of the patch losses, by which they stay comparable as the U-Net improves
         self.register_buffer("mean_loss", torch.zeros(()))
-        self.surprise = RunningMoments()  # of what an image pays above its state value
+        self.surprise, self.to_go = RunningMoments(), RunningMoments()  # of what is earned above expectation
         for weight in self.parameters():
             if weight.ndim == 4:  # as fast as the U-Net: convolutions like their channels last
                 weight.data = weight.data.contiguous(memory_format=torch.channels_last)

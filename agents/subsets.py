@@ -87,6 +87,17 @@ class OrderedSubset(Distribution):
         drawn = torch.where(self.drawn(), expected, 0.0)
         return torch.zeros_like(drawn).scatter(-1, ranking, drawn)
 
+    def sum_before(self, values: Tensor, ranking: Tensor) -> Tensor:
+        """Give each drawn patch the sum of the values of those drawn before it, at its own place; 0 elsewhere.
+
+        Args:
+            values: `(B, N)`.
+            ranking: `(B, N)`.
+        """
+        worth = torch.where(self.drawn(), values.gather(-1, ranking), 0.0)
+        before = torch.where(self.drawn(), worth.cumsum(-1) - worth, 0.0)
+        return torch.zeros_like(before).scatter(-1, ranking, before)
+
     def log_prob(self, value: Tensor) -> Tensor:
         """Log-probability `(B,)` of the ordered subsets that the rankings `value` `(B, N)` begin with."""
         return self.patch_log_prob(value).sum(-1)

@@ -1,4 +1,4 @@
-"""What agents can learn on one frozen U-Net: `python -m benchmarks.studies coordination|size UNET DATA`.
+"""What agents can learn on one frozen U-Net: `python -m benchmarks.studies coordination|credit|size UNET DATA`.
 
 Coordination: does hiding neighbours together pay? `hard-patches` regresses every patch's loss on its own, so it can
 only rank patches (half of its masks are random in training, as in HPM, or it would never learn of patches that it does
@@ -7,12 +7,16 @@ All hide the same quota. Hardness is given for sampled masks and for the likelie
 hides. The bounds at the end cheat: they look at the losses of the image itself, `ranked` patch by patch under random
 masks, `searched` by exchanging patches one after the other.
 
+Credit: a3c that hears of a drawn patch's own loss alone, of the losses from that draw on, of the image's reward, and of
+the mixture that is its default.
+
 Size: a3c with a range of mask ratios, within which it decides for each image, against fixed ratios. Hardness is
 relative to random masks of the same sizes.
 """
 
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,20 +37,35 @@ DRAWS = 8  # masks an image, and random ones to compare with
 HALF = MaskRatio.parse(0.5)
 GRID = PatchGrid(64, 8)
 RATIOS = ("0.3:0.7", "0.3", "0.5", "0.7")
-STUDIED: list[tuple[str, int, dict[str, Any]]] = [
+Contestants = list[tuple[str, int, dict[str, Any]]]  # agent, horizon, settings
+COORDINATION: Contestants = [
     ("hard-patches", 1, {}),
     *(("a3c", 1, {"image_weight": weight}) for weight in (0.0, 0.5, 2.0)),
     ("a3c", 2, {"image_weight": 2.0}),
     ("a3c", 4, {"image_weight": 2.0}),
     ("a3c", 4, {"image_weight": 0.0}),
 ]
+CREDIT: Contestants = [
+    ("a3c", 1, {"own_weight": 1.0, "image_weight": 0.0}),
+    ("a3c", 1, {"own_weight": 0.0, "image_weight": 0.0, "to_go_weight": 1.0}),
+    ("a3c", 1, {"own_weight": 0.0, "image_weight": 1.0}),
+    ("a3c", 1, {}),
+]
 
 
 def coordination(source: ImageSet, reference: Reconstructor, images: int, seeds: int) -> Table:
     """Loss regression against a3c, by lambda and horizon."""
+    table = contest(COORDINATION, source, reference, images, seeds)
+    for name, hardness in bounds(reference, source, split_held_out(source)[1]).items():
+        table.add_row(name, "–", "–", "–", f"{hardness:.2f}", "–")
+    return table
+
+
+def contest(studied: Contestants, source: ImageSet, reference: Reconstructor, images: int, seeds: int) -> Table:
+    """Train agents, and measure their sampled and their likeliest masks."""
     shown, held_out = split_held_out(source)
-    table = Table("agent", "horizon", "lambda", "hardness, sampled", "hardness, likeliest", "images/s")
-    for name, horizon, settings in STUDIED:
+    table = Table("agent", "horizon", "settings", "hardness, sampled", "hardness, likeliest", "images/s")
+    for name, horizon, settings in studied:
         sampled, likeliest, speeds = [], [], []
         for seed in range(seeds):
             env = PatchMaskVectorEnv(BATCH, data=source, indices=shown, unet=reference, horizon=horizon)
@@ -60,9 +79,8 @@ def coordination(source: ImageSet, reference: Reconstructor, images: int, seeds:
             likeliest.append(found.likeliest.hardness)
             print(name, horizon, settings, seed, f"{sampled[-1]:.3f} {likeliest[-1]:.3f}", flush=True)
         numbers = [f"{np.mean(kind):.2f} ({min(kind):.2f} – {max(kind):.2f})" for kind in (sampled, likeliest)]
-        table.add_row(name, str(horizon), str(settings.get("image_weight", "–")), *numbers, f"{np.mean(speeds):.0f}")
-    for name, hardness in bounds(reference, source, held_out).items():
-        table.add_row(name, "–", "–", "–", f"{hardness:.2f}", "–")
+        changed = " ".join(f"{key}={value:g}" for key, value in settings.items()) or "–"
+        table.add_row(name, str(horizon), changed, *numbers, f"{np.mean(speeds):.0f}")
     return table
 
 
@@ -95,7 +113,7 @@ def size(source: ImageSet, reference: Reconstructor, images: int, seeds: int) ->
     return table
 
 
-STUDIES = {"coordination": coordination, "size": size}
+STUDIES = {"coordination": coordination, "credit": partial(contest, CREDIT), "size": size}
 
 
 def main(study: str, unet: Path, data: str, images: int = IMAGES, seeds: int = SEEDS) -> None:

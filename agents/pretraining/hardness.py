@@ -12,7 +12,7 @@ from ahm_env import ImageSet, MaskRatio, PatchMaskVectorEnv, Reconstructor
 from ahm_env.masks import Bools, Ints, mean_over, random_subsets
 
 Floats = npt.NDArray[np.float64]
-BATCH = 64
+BATCH = 32  # as many as are held out of the smallest set: more would take memory with the number of images
 ENOUGH = 64  # times that a patch should have been hidden, and shown, to speak of collapse
 
 

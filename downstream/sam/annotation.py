@@ -164,8 +164,8 @@ def _annotate(
         for place, entry in enumerate(index.samples):
             progress(place, index.count)
             try:
-                sample = entry() if split in (ALL, SPLITS[entry.split]) else None
-                if sample is None:
+                sample = entry()
+                if sample is None or split not in (ALL, SPLITS[entry.split]):
                     continue
                 name, mask = labelled.image_name(sample), labelled.find_mask(sample)
                 if mask is None:

@@ -28,6 +28,16 @@ def test_in_the_long_run_mean_and_std_are_those_of_the_numbers_and_follow_them()
         assert moments.variance.sqrt().item() == pytest.approx(std, rel=0.1)
 
 
+def test_only_what_counts_is_counted() -> None:
+    moments, other = RunningMoments(), RunningMoments()
+    standardised = moments.standardise(torch.tensor([1.0, 100.0, 5.0]), torch.tensor([True, False, True]))
+    assert torch.equal(standardised[[0, 2]], other.standardise(torch.tensor([1.0, 5.0])))
+    before = moments.state_dict()["mean"].clone()
+    moments.standardise(torch.ones(3), torch.zeros(3, dtype=torch.bool))
+    assert moments.mean == before
+    assert moments.count == 1
+
+
 def test_what_is_no_number_leaves_the_means_as_they_were() -> None:
     moments = RunningMoments()
     moments.standardise(torch.tensor([1.0, 3.0]))

@@ -244,6 +244,15 @@ def test_patch_expectation_skips_excluded_patches() -> None:
     torch.testing.assert_close(found[3], expected, atol=1e-12, rtol=0)
 
 
+def test_sum_before_adds_up_what_was_drawn_before() -> None:
+    subset = OrderedSubset(LOGITS.expand(2, -1), torch.tensor([3, 1]))
+    ranking = torch.tensor([[3, 0, 4, 1, 2], [3, 0, 4, 1, 2]])
+    found = subset.sum_before(REWARDS.expand(2, -1), ranking)
+    first, second = REWARDS[3].item(), (REWARDS[3] + REWARDS[0]).item()
+    expected = torch.tensor([[first, 0, 0, 0, second], [0, 0, 0, 0, 0]], dtype=torch.float64)
+    torch.testing.assert_close(found, expected, atol=1e-12, rtol=0)
+
+
 def test_as_a_baseline_it_leaves_the_policy_gradient_unbiased() -> None:
     logits = LOGITS.clone().requires_grad_()
     subset, ranking = every(logits, 3)

@@ -22,7 +22,7 @@ import ahm
 from ahm_env.files import atomic
 from ahm_env.images.dataset.builder import AHEAD, THREADS, in_order
 from ahm_env.images.formats.pictures import folder
-from ahm_env.images.formats.pictures.picture import Picture, read_image
+from ahm_env.images.formats.pictures.picture import Picture, read_picture
 from ahm_env.images.source import Sample
 from downstream.evaluation.cropping import crop
 from downstream.evaluation.segmentation import BATCH, segment
@@ -112,7 +112,7 @@ def read_png(path: Path | str) -> np.ndarray:
 
 
 def sample(path: Path) -> Sample:
-    return Sample(path.name, str(path), read_image(path))
+    return Sample(path.name, str(path), read_picture(path).pixels)
 
 
 def temporaries() -> list[Path]:
@@ -177,7 +177,7 @@ def test_test_time_augmentation_is_the_mean_over_mirror_images(call, scans: Path
     assert call("scans", "--out", "out", "--tta")[0] == 0
     differ = 0
     for name in SIZES:
-        image = read_image(scans / name)
+        image = read_picture(scans / name).pixels
         square = to_square(image, model.spec)[None]
         maps = np.mean(
             [np.flip(model.probabilities(np.flip(square, axes).copy()), axes) for axes in ((), (2,), (3,), (2, 3))],
@@ -198,7 +198,7 @@ def test_a_classifier_writes_classes_and_probabilities_and_no_pictures(call, sca
     table = rows()
     assert list(table[0]) == ["image", "prediction", "p keratosis", "p melanoma", "p naevus"]
     for row in table:
-        shares = model.probabilities(to_square(read_image(scans / row["image"]), model.spec)[None])[0]
+        shares = model.probabilities(to_square(read_picture(scans / row["image"]).pixels, model.spec)[None])[0]
         assert [float(row[f"p {name}"]) for name in model.spec.classes] == pytest.approx(shares, rel=1e-4)
         assert row["prediction"] == model.spec.classes[shares.argmax()]
     assert len({row["prediction"] for row in table}) > 1
@@ -489,7 +489,7 @@ def test_memory_is_flat_in_the_number_of_images(call, model: Model, monkeypatch:
 
     def read(path: Path) -> Picture:
         nonlocal most
-        image = read_image(path).copy()
+        image = read_picture(path).pixels.copy()
         key = object()
         alive.add(id(key))
         weakref.finalize(image, lambda held: alive.discard(id(held)), key)

@@ -1,7 +1,6 @@
 """Masks of the slices of a volume, written as a volume that lies where that one lies."""
 
 import gzip
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import numpy as np
 from ahm_env.errors import ImageError
 from ahm_env.files import atomic
 from ahm_env.images.formats.nifti.slices import axis_of, from_slices, to_slice
-from ahm_env.images.formats.nifti.volume import KINDS, QUIET, STARTS, nibabel, read_header
+from ahm_env.images.formats.nifti.volume import LONGEST, nibabel, parse_header, read_header
 from ahm_env.images.pixels.fit import AXES, Image8
 
 LEVEL = 6  # of compression
@@ -42,7 +41,7 @@ def save_mask(path: Path, of: Path, slices: Sequence[Image8 | None], asked: str,
     if len(found) != header.ras_shape[AXES.index(axis)] or any(one.shape != blank.shape for one in found):
         raise ImageError(f"{of}: has changed since its slices were predicted; choose another --out")
     target = _placed_like(of, header.shape)
-    content = nibabel("nifti1").Nifti1Image if target["sizeof_hdr"] == min(KINDS) else nibabel("nifti2").Nifti2Image
+    content = nibabel("nifti1").Nifti1Image if target.sizeof_hdr < LONGEST else nibabel("nifti2").Nifti2Image
     volume = content(header.from_ras(from_slices(found, axis)), None, target).to_bytes()
     with atomic(path) as temporary, temporary.open("wb") as file, gzip.GzipFile("", "wb", LEVEL, file, 0) as stream:
         stream.write(volume)
@@ -51,11 +50,8 @@ def save_mask(path: Path, of: Path, slices: Sequence[Image8 | None], asked: str,
 def _placed_like(path: Path, shape: tuple[int, ...]) -> Any:
     """Make a header for class numbers that lie where the volume of a file lies; nothing else of the file is kept."""
     with nibabel("openers").ImageOpener(str(path)) as file:
-        block = file.read(max(KINDS))
-    size, order = STARTS[block[:4]]
-    kind = nibabel("nifti1").Nifti1Header if size == min(KINDS) else nibabel("nifti2").Nifti2Header
-    source, target = kind(block[:size], endianness=order, check=False), kind()
-    source.check_fix(logger=QUIET, error_level=logging.ERROR)
+        source = parse_header(file.read(LONGEST), path)
+    target = type(source)()
     target.set_data_dtype(np.uint8)
     target.set_data_shape(shape)
     for name in PLACE:

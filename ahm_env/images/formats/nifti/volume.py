@@ -7,7 +7,6 @@ extensions, which may tell who the patient is, are not even parsed.
 import gzip
 import io
 import logging
-import struct
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -29,10 +28,7 @@ from ahm_env.images.pixels.window import Window
 from ahm_env.images.source import Pixels
 
 COMPRESSED = ".nii.gz"
-# By the size of the header: where its magic stands, what it is, and where values start at least.
-KINDS = {348: (slice(344, 348), b"n+1\0", 352), 540: (slice(4, 12), b"n+2\0\r\n\x1a\n", 544)}
-# The size comes first, in the byte order of the file.
-STARTS = {struct.pack(f"{order}i", size): (size, order) for size in KINDS for order in "<>"}
+LONGEST = 540  # bytes of a header
 BLOCK = 2**20
 SAMPLED = 2**20
 DAMAGE = (zlib.error, gzip.BadGzipFile, EOFError, ArithmeticError, LookupError, ValueError)
@@ -101,7 +97,7 @@ def read_header(path: Path) -> Header:
         SettingsError: nibabel is not installed.
     """
     with _readable(path), _opened(path) as stream:
-        shape, dtype, offset, scale, affine = _fields(stream.read(max(KINDS)), path)
+        shape, dtype, offset, scale, affine = _fields(stream.read(LONGEST), path)
     while len(shape) > 3 and shape[-1] == 1:
         shape.pop()
     if len(shape) not in (2, 3, 4) or min(shape) < 1:
@@ -190,21 +186,35 @@ def class_numbers(header: Header, stored: Pixels) -> Image8:
         return header.to_ras(as_class_numbers(_intensities(header, stored), str(header.path)))
 
 
+def parse_header(block: bytes, path: Path) -> Any:
+    """Header, as nibabel has it, that a file begins with; what nibabel can mend in it is mended.
+
+    Raises:
+        ImageError: It is not that of a file in one piece.
+        ValueError: It is damaged.
+    """
+    for kind in (nibabel("nifti1").Nifti1Header, nibabel("nifti2").Nifti2Header):
+        if kind.may_contain_header(block):
+            header = kind(block[: kind.sizeof_hdr], check=False)
+            if header["magic"].item() == kind.single_magic and header["sizeof_hdr"] == kind.sizeof_hdr:
+                try:
+                    header.check_fix(logger=QUIET, error_level=logging.ERROR)
+                except nibabel("spatialimages").HeaderDataError as error:
+                    raise ValueError from error
+                return header
+    raise ImageError(f"{path}: no NIfTI-1 or NIfTI-2 file in one piece (.hdr with .img is not read); convert it")
+
+
 def _fields(block: bytes, path: Path) -> tuple[list[int], np.dtype[Any], int, tuple[float, float], Affine]:
     """Shape, type, offset, slope with intercept, and affine, of the header that these bytes are."""
-    size, order = STARTS.get(block[:4], (max(KINDS), ""))
-    place, magic, least_offset = KINDS[size]
-    if not order or block[place] != magic or len(block) < size:
-        raise ImageError(f"{path}: no NIfTI-1 or NIfTI-2 file in one piece (.hdr with .img is not read); convert it")
-    kind = nibabel("nifti1").Nifti1Header if size == min(KINDS) else nibabel("nifti2").Nifti2Header
-    header = kind(block[:size], endianness=order, check=False)
+    header = parse_header(block, path)
     try:
-        header.check_fix(logger=QUIET, error_level=logging.ERROR)
         slope, inter = header.get_slope_inter()
         affine = np.asarray(header.get_best_affine(), np.float64)
     except nibabel("spatialimages").HeaderDataError as error:
         raise ValueError from error
-    shape, offset = [int(side) for side in header.get_data_shape()], max(header.get_data_offset(), least_offset)
+    shape = [int(side) for side in header.get_data_shape()]
+    offset = max(header.get_data_offset(), header.single_vox_offset)
     return shape, np.dtype(header.get_data_dtype()), offset, (1.0, 0.0) if slope is None else (slope, inter), affine
 
 

@@ -54,11 +54,6 @@ class Picture:
         return (TURNED,) * self.turned + (SEVERAL,) * self.several
 
 
-def read_image(path: Path) -> Pixels:
-    """Read the pixels of an image, as `read_picture` does."""
-    return read_picture(path).pixels
-
-
 def read_picture(path: Path) -> Picture:
     """Read an image in its own depth.
 

@@ -114,3 +114,29 @@ def test_without_labels_nothing_is_stratified(make_folder) -> None:
 def test_an_unknown_way_to_stratify_is_refused(make_folder) -> None:
     with pytest.raises(SettingsError, match="--stratify age"):
         split_source(str(make_folder(3)), SHARES, stratify="age")
+
+
+def test_no_image_is_opened(make_folder) -> None:
+    root = make_folder(10)
+    for path in (root / "images").iterdir():
+        path.write_bytes(b"no image")
+    assert split_source(str(root), {"train": 0.5, "val": 0, "test": 0.5}) == {"train": 5, "test": 5}
+
+
+def test_volumes_are_split_whole_and_counted_by_their_slices(tmp_path: Path) -> None:
+    nibabel = pytest.importorskip("nibabel")
+    slices = {"a": 6, "b": 2, "c": 4}
+    for name, count in slices.items():
+        nibabel.save(nibabel.Nifti1Image(np.zeros((3, 3, count), np.int16), np.eye(4)), tmp_path / f"{name}.nii.gz")
+    counts = split_source(str(tmp_path), {"train": 0.5, "val": 0, "test": 0.5})
+    lines = [line.split(",") for line in (tmp_path / "labels.csv").read_text().splitlines()[1:]]
+    assert sorted(name for name, _ in lines) == [f"{name}.nii.gz" for name in slices]
+    assert counts == {side: sum(slices[name[0]] for name, split in lines if split == side) for side in counts}
+    assert len(counts) == 2
+
+
+def test_an_image_without_a_line_stops_it_unless_it_may_be_left_out(make_folder) -> None:
+    root = make_folder(4, table="image,label\n0000,a\n0001,b\n0002,a\n")
+    with pytest.raises(ImageError, match=r"0003\.png: not in .*labels\.csv; .*--skip-bad"):
+        split_source(str(root), {"train": 0.5, "val": 0, "test": 0.5})
+    assert sum(split_source(str(root), {"train": 0.5, "val": 0, "test": 0.5}, skip_bad=True).values()) == 3

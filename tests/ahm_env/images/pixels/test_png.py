@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ahm_env.images.formats.pictures.picture import read_image
+from ahm_env.images.formats.pictures.picture import read_picture
 from ahm_env.images.pixels.png import encode_png, save_picture
 
 
@@ -21,4 +21,4 @@ def test_a_file_holds_the_picture_and_nothing_else(tmp_path: Path, shape: tuple[
 def test_sixteen_bits_stay(tmp_path: Path) -> None:
     picture = np.array([[0, 255, 65535], [256, 7, 1000]], np.uint16)
     (tmp_path / "a.png").write_bytes(encode_png(picture))
-    assert np.array_equal(read_image(tmp_path / "a.png"), picture)
+    assert np.array_equal(read_picture(tmp_path / "a.png").pixels, picture)

@@ -11,7 +11,7 @@ import pytest
 
 from ahm_env.errors import ImageError, SettingsError
 from ahm_env.images.dataset.loader import load_images
-from ahm_env.images.formats.pictures.picture import read_image, read_mask
+from ahm_env.images.formats.pictures.picture import read_mask, read_picture
 from ahm_env.images.inspection.report import check_images
 from ahm_env.images.pixels.opencv import cv2
 from ahm_env.images.public.importer import IMPORTERS, import_data
@@ -237,7 +237,7 @@ def test_other_integers_keep_their_values_and_their_scaling(tmp_path: Path) -> N
     values = np.random.default_rng(0).integers(0, 200, (2, 8, 9))
     np.savez(tmp_path / "set.npz", train_images=values)
     import_data("medmnist", tmp_path / "set.npz", tmp_path / "out")
-    stored = read_image(tmp_path / "out" / "images" / "train_000001.png")
+    stored = read_picture(tmp_path / "out" / "images" / "train_000001.png").pixels
     assert stored.dtype == np.uint16
     assert np.array_equal(stored, values[1])
     there, here = (load_images(tmp_path / name, 8) for name in ("set.npz", "out"))

@@ -18,7 +18,6 @@ from ahm_env.images.formats.pictures.picture import (
     TURNED,
     as_class_numbers,
     mask_problem,
-    read_image,
     read_mask,
     read_picture,
 )
@@ -51,14 +50,14 @@ def test_what_was_written_without_loss_is_read_back(tmp_path: Path, data: st.Dat
     ending, types = data.draw(st.sampled_from([(".png", PNG_TYPES), (".tif", TIFF_TYPES), (".bmp", [np.uint8])]))
     image = data.draw(hnp.arrays(data.draw(st.sampled_from(types)), data.draw(SHAPES)))
     assert cv2.imwrite(str(tmp_path / f"a{ending}"), image[..., ::-1] if image.ndim == 3 else image)
-    read = read_image(tmp_path / f"a{ending}")
+    read = read_picture(tmp_path / f"a{ending}").pixels
     assert read.dtype == image.dtype
     assert np.array_equal(read, image, equal_nan=image.dtype.kind == "f")
 
 
 def test_colours_are_in_rgb_order(tmp_path: Path) -> None:
     Image.new("RGB", (4, 4), (250, 10, 20)).save(tmp_path / "red.png")
-    assert read_image(tmp_path / "red.png")[0, 0].tolist() == [250, 10, 20]
+    assert read_picture(tmp_path / "red.png").pixels[0, 0].tolist() == [250, 10, 20]
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "1", "L", "CMYK"])
@@ -69,7 +68,7 @@ def test_every_common_kind_of_pixel_is_read_without_alpha(tmp_path: Path, kind: 
         image.save(tmp_path / "image", kind)
     except OSError:
         pytest.skip(f"no {kind} holds {mode}")
-    assert read_image(tmp_path / "image").shape in ((40, 60), (40, 60, 3))
+    assert read_picture(tmp_path / "image").pixels.shape in ((40, 60), (40, 60, 3))
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF"])
@@ -80,7 +79,7 @@ def test_orientation_is_as_viewers_show_it(tmp_path: Path, kind: str, orientatio
     stored = Image.fromarray(cv2.resize(noise(4, 6), (48, 32), interpolation=cv2.INTER_NEAREST))
     stored.save(tmp_path / "turned", kind, exif=exif)
     shown = np.asarray(ImageOps.exif_transpose(Image.open(tmp_path / "turned")).convert("RGB"))
-    read = read_image(tmp_path / "turned")
+    read = read_picture(tmp_path / "turned").pixels
     assert read.shape == shown.shape
     assert np.abs(read.astype(int) - shown).max() <= 3
 
@@ -93,13 +92,13 @@ def test_a_mask_with_a_palette_is_turned_like_its_image(tmp_path: Path) -> None:
     exif[ORIENTATION] = 6
     image.save(tmp_path / "a.png", exif=exif)
     assert np.array_equal(read_mask(tmp_path / "a.png"), np.rot90(numbers, -1))
-    assert read_image(tmp_path / "a.png").shape == (4, 3, 3)
+    assert read_picture(tmp_path / "a.png").pixels.shape == (4, 3, 3)
 
 
 def test_of_several_pages_the_first_is_read(tmp_path: Path) -> None:
     first, second = Image.new("L", (5, 5), 10), Image.new("L", (7, 7), 20)
     first.save(tmp_path / "pages.tif", save_all=True, append_images=[second])
-    assert read_image(tmp_path / "pages.tif").tolist() == [[10] * 5] * 5
+    assert read_picture(tmp_path / "pages.tif").pixels.tolist() == [[10] * 5] * 5
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9, 0.99])
@@ -110,7 +109,7 @@ def test_a_truncated_image_is_refused_quietly(
     content = encoded(kind)
     path = written(tmp_path / f"cut.{kind.lower()}", content[: int(len(content) * share)])
     with pytest.raises(ImageError, match=f"{path}: .*(truncated|damaged).*;") as caught:
-        read_image(path)
+        read_picture(path)
     assert "\n" not in str(caught.value)
     assert capfd.readouterr() == ("", "")
 
@@ -120,10 +119,10 @@ def test_a_truncated_progressive_jpeg_with_a_thumbnail_is_refused(tmp_path: Path
     segment = b"\xff\xe1" + struct.pack(">H", len(thumbnail) + 2) + thumbnail
     content = encoded("JPEG", progressive=True)
     with_thumbnail = content[:2] + segment + content[2:]
-    assert read_image(written(tmp_path / "whole.jpg", with_thumbnail)).shape == (40, 60, 3)
+    assert read_picture(written(tmp_path / "whole.jpg", with_thumbnail)).pixels.shape == (40, 60, 3)
     path = written(tmp_path / "cut.jpg", with_thumbnail[: len(segment) + len(content) // 2])
     with pytest.raises(ImageError, match="truncated"):
-        read_image(path)
+        read_picture(path)
 
 
 @pytest.mark.parametrize("chunks", [[(1, 1)], [(1, 2)], [(1, 1), (1, 1)], [(0, 0)], [(2, 3), (1, 2)]])
@@ -133,28 +132,28 @@ def test_damage_to_the_colour_profile_of_a_jpeg_is_none_to_its_pixels(
     content = encoded("JPEG")
     parts = (b"ICC_PROFILE\0" + bytes(chunk) + bytes(50) for chunk in chunks)
     profile = b"".join(b"\xff\xe2" + struct.pack(">H", len(part) + 2) + part for part in parts)
-    found = read_image(written(tmp_path / "a.jpg", content[:2] + profile + content[2:]))
-    assert np.array_equal(found, read_image(written(tmp_path / "b.jpg", content)))
+    found = read_picture(written(tmp_path / "a.jpg", content[:2] + profile + content[2:])).pixels
+    assert np.array_equal(found, read_picture(written(tmp_path / "b.jpg", content)).pixels)
     assert capfd.readouterr() == ("", "")
 
 
 def test_bytes_after_the_end_of_a_jpeg_do_no_harm(tmp_path: Path) -> None:
-    assert read_image(written(tmp_path / "a.jpg", encoded("JPEG") + b"camera's own data")).shape == (40, 60, 3)
+    assert read_picture(written(tmp_path / "a.jpg", encoded("JPEG") + b"camera's own data")).pixels.shape == (40, 60, 3)
 
 
 def test_a_flipped_bit_in_a_png_is_found_quietly(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     content = bytearray(encoded("PNG"))
     content[len(content) // 2] ^= 1
     with pytest.raises(ImageError, match="damaged"):
-        read_image(written(tmp_path / "a.png", bytes(content)))
+        read_picture(written(tmp_path / "a.png", bytes(content)))
     assert capfd.readouterr() == ("", "")
 
 
 def test_text_and_nothing_are_no_images(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(ImageError, match=r"a\.png: not an image"):
-        read_image(written(tmp_path / "a.png", b"hello"))
+        read_picture(written(tmp_path / "a.png", b"hello"))
     with pytest.raises(ImageError, match=r"b\.png: the file is empty \(0 bytes\)"):
-        read_image(written(tmp_path / "b.png", b""))
+        read_picture(written(tmp_path / "b.png", b""))
     assert capfd.readouterr() == ("", "")
 
 
@@ -162,12 +161,12 @@ def test_an_image_of_absurd_size_is_refused(tmp_path: Path) -> None:
     content = bytearray(encoded("BMP"))
     content[18:26] = struct.pack("<ii", 2**20, 2**20)
     with pytest.raises(ImageError, match=r"huge\.bmp: .*damaged"):
-        read_image(written(tmp_path / "huge.bmp", bytes(content)))
+        read_picture(written(tmp_path / "huge.bmp", bytes(content)))
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ImageError, match=r"gone\.png: cannot be read"):
-        read_image(tmp_path / "gone.png")
+        read_picture(tmp_path / "gone.png")
 
 
 @pytest.mark.parametrize("ending", ["png", "tif", "bmp"])
@@ -236,7 +235,7 @@ def test_a_small_file_that_asks_for_gigabytes_is_refused_before_they_are_taken(t
     path.write_bytes(content)
     begin = time.perf_counter()
     with pytest.raises(ImageError, match="too large or damaged"):
-        read_image(path)
+        read_picture(path)
     assert time.perf_counter() - begin < 1
 
 
@@ -260,7 +259,7 @@ def test_masks_with_a_palette_hold_its_numbers_whatever_its_colours_are(
 def test_gif_is_read_in_its_colours(tmp_path: Path, mode: str) -> None:
     shown = Image.fromarray(noise()).convert(mode)
     shown.save(tmp_path / "a.gif")
-    found = read_image(tmp_path / "a.gif")
+    found = read_picture(tmp_path / "a.gif").pixels
     expected = np.asarray(Image.open(tmp_path / "a.gif").convert("RGB"))
     assert np.array_equal(found if found.ndim == 3 else np.dstack([found] * 3), expected)
 
@@ -299,7 +298,7 @@ def test_a_bmp_with_the_palette_of_os_2_is_read_in_its_colours(tmp_path: Path) -
     header = BMP_HEADERS["core"].pack(12, 8, 6, 1, 8) + palette[:, ::-1].tobytes()
     start = struct.pack("<2sIII", b"BM", 14 + len(header) + numbers.size, 0, 14 + len(header))
     path = written(tmp_path / "a.bmp", start + header + numbers[::-1].tobytes())
-    assert np.array_equal(read_image(path), palette[numbers])
+    assert np.array_equal(read_picture(path).pixels, palette[numbers])
     assert np.array_equal(read_mask(path), numbers)
 
 
@@ -309,7 +308,7 @@ def test_a_bmp_of_16_bits_reaches_white(tmp_path: Path) -> None:
     values = (parts @ (2**11, 2**5, 1)).astype("<u2")
     header = BMP_HEADERS["info"].pack(40, 8, 6, 1, 16, 3, values.nbytes, 0, 0, 0, 0, 0xF800, 0x7E0, 0x1F)
     start = struct.pack("<2sIII", b"BM", 14 + len(header) + values.nbytes, 0, 14 + len(header))
-    found = read_image(written(tmp_path / "a.bmp", start + header + values[::-1].tobytes()))
+    found = read_picture(written(tmp_path / "a.bmp", start + header + values[::-1].tobytes())).pixels
     assert np.abs(found - parts * 255 / (31, 63, 31)).max() <= 1
     assert found.max() == 255
 
@@ -403,12 +402,12 @@ def test_damage_inside_a_jpeg_is_found_quietly(
     smooth().convert(options.pop("mode", "RGB")).save(stream, "JPEG", quality=90, **options)
     content = bytearray(stream.getvalue())
     path = written(tmp_path / "a.jpg", bytes(content))
-    assert read_image(path).shape[:2] == (160, 240)
+    assert read_picture(path).pixels.shape[:2] == (160, 240)
     middle = len(content) // 3
     content[middle : middle + 150] = bytes(150)
     path.write_bytes(content)
     with pytest.raises(ImageError, match=r"a\.jpg: damaged inside: .*; copy or export it again"):
-        read_image(path)
+        read_picture(path)
     assert capfd.readouterr() == ("", "")
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from ahm_env.errors import ImageError
-from ahm_env.images.formats.pictures.picture import SEVERAL, TURNED, read_image, read_mask, read_picture
+from ahm_env.images.formats.pictures.picture import SEVERAL, TURNED, read_mask, read_picture
 from ahm_env.images.formats.pictures.tiff import read_tiff
 
 RNG = np.random.default_rng(0)
@@ -28,7 +28,7 @@ def written(path: Path, pixels: np.ndarray, **options: object) -> Path:
 
 def refused(path: Path) -> str:
     with pytest.raises(ImageError) as caught:
-        read_image(path)
+        read_picture(path)
     text = str(caught.value)
     assert text.startswith(f"{path}: ")
     assert "\n" not in text
@@ -54,7 +54,7 @@ def test_colours_are_read_in_every_layout(
         byteorder=byteorder,
         **options,
     )
-    found = read_image(path)
+    found = read_picture(path).pixels
     assert found.dtype == kind
     assert np.array_equal(found, colours)
 
@@ -63,15 +63,15 @@ def test_colours_are_read_in_every_layout(
 @pytest.mark.parametrize("compression", ["lzw", "deflate", "adobe_deflate", "packbits", "lzma", "zstd"])
 def test_what_is_compressed_without_loss_is_read(tmp_path: Path, compression: str, predictor: bool) -> None:
     path = written(tmp_path / "a.tif", DEEP, compression=compression, predictor=predictor, photometric=RGB)
-    assert np.array_equal(read_image(path), DEEP)
+    assert np.array_equal(read_picture(path).pixels, DEEP)
 
 
 def test_jpeg_2000_and_jpeg_in_tiff_are_read(tmp_path: Path) -> None:
     path = written(tmp_path / "a.tif", GREY, compression="jpeg2000", compressionargs={"reversible": True, "level": 0})
-    assert np.array_equal(read_image(path), GREY)
+    assert np.array_equal(read_picture(path).pixels, GREY)
     smooth = np.asarray(Image.fromarray(COLOURS[:4, :6]).resize((48, 40), Image.Resampling.BICUBIC))
     path = written(tmp_path / "b.tif", smooth, compression="jpeg", photometric=RGB, compressionargs={"level": 98})
-    assert np.abs(read_image(path).astype(int) - smooth).mean() < 4
+    assert np.abs(read_picture(path).pixels.astype(int) - smooth).mean() < 4
 
 
 @pytest.mark.parametrize("compression", ["webp", "jpegxl", "lerc", "png"])
@@ -85,7 +85,7 @@ def test_bits_between_8_and_16_keep_their_values(tmp_path: Path, bits: int) -> N
     values = (DEEP[..., 0] >> (16 - bits)).astype(np.uint16)
     path = tmp_path / "a.tif"
     path.write_bytes(packed(values, bits))
-    assert np.array_equal(read_image(path), values)
+    assert np.array_equal(read_picture(path).pixels, values)
 
 
 @pytest.mark.parametrize("bits", [1, 2, 4])
@@ -93,7 +93,7 @@ def test_few_bits_are_shown_over_the_whole_range(tmp_path: Path, bits: int) -> N
     values = GREY >> (8 - bits)
     path = tmp_path / "a.tif"
     path.write_bytes(packed(values, bits))
-    assert np.array_equal(read_image(path), values * (255 // (2**bits - 1)))
+    assert np.array_equal(read_picture(path).pixels, values * (255 // (2**bits - 1)))
 
 
 def packed(values: np.ndarray, bits: int, photometric: int = 1, table: np.ndarray | None = None) -> bytes:
@@ -116,14 +116,14 @@ def packed(values: np.ndarray, bits: int, photometric: int = 1, table: np.ndarra
     (GREY.astype(np.float32), -1 - GREY.astype(np.float32)),
 ])  # fmt: skip
 def test_where_white_is_zero_values_are_turned_round(tmp_path: Path, values: np.ndarray, shown: np.ndarray) -> None:
-    assert np.array_equal(read_image(written(tmp_path / "a.tif", values, photometric=WHITE)), shown)
+    assert np.array_equal(read_picture(written(tmp_path / "a.tif", values, photometric=WHITE)).pixels, shown)
 
 
 @pytest.mark.parametrize("bits", [1, 12])
 def test_packed_values_of_which_zero_is_white_are_turned_round(tmp_path: Path, bits: int) -> None:
     values = (DEEP[..., 0] >> (16 - bits)).astype(np.uint16)
     (tmp_path / "a.tif").write_bytes(packed(values, bits, 0))
-    assert np.array_equal(read_image(tmp_path / "a.tif"), (2**bits - 1 - values) * (255 if bits == 1 else 1))
+    assert np.array_equal(read_picture(tmp_path / "a.tif").pixels, (2**bits - 1 - values) * (255 if bits == 1 else 1))
 
 
 @pytest.mark.parametrize("kind", [np.uint8, np.uint16])
@@ -138,7 +138,7 @@ def test_alpha_is_left_out_as_in_png(tmp_path: Path, kind: type, colours: int) -
         planarconfig="contig",
         extrasamples=["unassalpha"],
     )
-    assert np.array_equal(read_image(path), stored if colours == 3 else stored[..., 0])
+    assert np.array_equal(read_picture(path).pixels, stored if colours == 3 else stored[..., 0])
 
 
 def test_colours_that_alpha_was_multiplied_into_are_divided_by_it(tmp_path: Path) -> None:
@@ -146,7 +146,7 @@ def test_colours_that_alpha_was_multiplied_into_are_divided_by_it(tmp_path: Path
     multiplied = (COLOURS * alpha / 255).round()
     stored = np.concatenate([multiplied, alpha], -1).astype(np.uint8)
     path = written(tmp_path / "a.tif", stored, photometric=RGB, extrasamples=["assocalpha"])
-    assert np.abs(read_image(path).astype(int) - COLOURS).max() <= 2
+    assert np.abs(read_picture(path).pixels.astype(int) - COLOURS).max() <= 2
 
 
 def test_samples_that_are_not_said_what_they_are_are_refused(tmp_path: Path) -> None:
@@ -158,14 +158,14 @@ def test_cmyk_is_shown_in_rgb(tmp_path: Path) -> None:
     inks = np.zeros((2, 3, 4), np.uint8)
     inks[..., 0], inks[1, :, 3] = 255, 255
     Image.frombytes("CMYK", (3, 2), inks.tobytes()).save(tmp_path / "a.tif")
-    assert read_image(tmp_path / "a.tif")[:, 0].tolist() == [[0, 255, 255], [0, 0, 0]]
+    assert read_picture(tmp_path / "a.tif").pixels[:, 0].tolist() == [[0, 255, 255], [0, 0, 0]]
 
 
 def test_a_palette_gives_its_colours_to_images_and_its_numbers_to_masks(tmp_path: Path) -> None:
     numbers = (np.arange(60).reshape(6, 10) % 8).astype(np.uint8)
     table = RNG.integers(0, 65536, (3, 256), np.uint16)
     path = written(tmp_path / "a.tif", numbers, photometric="palette", colormap=table)
-    assert np.array_equal(read_image(path), (table >> 8).T[numbers])
+    assert np.array_equal(read_picture(path).pixels, (table >> 8).T[numbers])
     assert np.array_equal(read_mask(path), numbers)
 
 
@@ -175,7 +175,7 @@ def test_a_palette_of_few_colours_is_read_like_a_large_one(tmp_path: Path, bits:
     table = RNG.integers(256, 65536, (3, 2**bits), np.uint16)
     path = tmp_path / "a.tif"
     path.write_bytes(packed(numbers, bits, 3, table))
-    assert np.array_equal(read_image(path), (table >> 8).T[numbers])
+    assert np.array_equal(read_picture(path).pixels, (table >> 8).T[numbers])
     assert np.array_equal(read_mask(path), numbers)
 
 
@@ -190,10 +190,10 @@ def test_of_several_pages_the_first_that_is_no_thumbnail_is_read_and_masks_are_r
     with tifffile.TiffWriter(path) as file:
         file.write(GREY[:4, :4], subfiletype=1)
         file.write(GREY)
-    assert np.array_equal(read_image(path), GREY)
+    assert np.array_equal(read_picture(path).pixels, GREY)
     assert read_picture(path).remarks == ()
     path = written(tmp_path / "b.tif", np.stack([GREY, 255 - GREY]), photometric=BLACK)
-    assert np.array_equal(read_image(path), GREY)
+    assert np.array_equal(read_picture(path).pixels, GREY)
     assert read_picture(path).remarks == (SEVERAL,)
     with pytest.raises(ImageError, match=r"b\.tif: mask has several pages; save the one that belongs to the image"):
         read_mask(path)
@@ -201,7 +201,7 @@ def test_of_several_pages_the_first_that_is_no_thumbnail_is_read_and_masks_are_r
 
 def test_what_is_turned_is_said(tmp_path: Path) -> None:
     path = written(tmp_path / "a.tif", GREY, extratags=[(274, 3, 1, 6, True)])
-    assert np.array_equal(read_image(path), np.rot90(GREY, -1))
+    assert np.array_equal(read_picture(path).pixels, np.rot90(GREY, -1))
     assert read_picture(path).remarks == (TURNED,)
 
 
@@ -220,7 +220,7 @@ def test_damage_inside_a_jpeg_is_found(tmp_path: Path) -> None:
     smooth = np.asarray(Image.fromarray(COLOURS).resize((240, 160), Image.Resampling.BICUBIC))
     for options in ({}, {"tile": (64, 64)}):
         path = written(tmp_path / "a.tif", smooth, compression="jpeg", photometric=RGB, **options)
-        assert read_image(path).shape == smooth.shape
+        assert read_picture(path).pixels.shape == smooth.shape
         content = bytearray(path.read_bytes())
         middle = len(content) // 2
         content[middle : middle + 150] = bytes(150)
