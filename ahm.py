@@ -63,7 +63,7 @@ DATA = {
     ),
     "import": (
         "ahm_env.images.console:import_into",
-        "Turn a public data set into a folder of images, masks and labels.csv.",
+        "Turn a data set as it is downloaded into a folder of images, masks and labels.csv.",
     ),
     "find": (
         "ahm_env.images.console:find_data",

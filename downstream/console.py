@@ -37,13 +37,24 @@ def evaluate_model(
         Path | None, typer.Option(help="Directory for test.csv, and cases.png or confusion.png.")
     ] = None,
     tta: TestTimeAugmentation = False,
+    ignore: Annotated[
+        str | None,
+        typer.Option(help="Number in masks that is no class and not scored, or none.", show_default="the model's"),
+    ] = None,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Go on without images that cannot be read.")] = False,
     burned_in: BurnedIn = False,
     device: AnyDevice = "auto",
     precision: Precision = "auto",
 ) -> int:
     """Measure a fine-tuned model on labelled images: means with 95 % intervals over patients, at their own size."""
-    options = {"tta": tta, "skip_bad": skip_bad, "burned_in": burned_in, "device": device, "precision": precision}
+    options = {
+        "tta": tta,
+        "ignore": ignore,
+        "skip_bad": skip_bad,
+        "burned_in": burned_in,
+        "device": device,
+        "precision": precision,
+    }
     if out is not None:
         check_name(out, ".json")
     if page is not None:

@@ -148,14 +148,26 @@ def show_data(
 
 
 def import_into(
-    name: Annotated[str, typer.Argument(help="isic2018, busi, lgg, medmnist or medsegbench.")],
+    name: Annotated[str, typer.Argument(help="auto, coco, isic2018, busi, lgg, medmnist or medsegbench.")],
     source: Annotated[Path, typer.Argument(help="The data set as it is distributed: a folder, or a .npz file.")],
     out: Annotated[Path, typer.Option(help="Folder to write.")],
+    folders: Annotated[
+        str | None, typer.Option(help="Of auto: what folders of images are, patient or label.", show_default="nothing")
+    ] = None,
+    scan: Annotated[
+        str | None,
+        typer.Option(
+            help="Of auto: which of several scans of a patient, such as flair.", show_default="the most frequent"
+        ),
+    ] = None,
 ) -> int:
-    """Turn a public data set into a folder of images, masks and labels.csv."""
+    """Turn a data set as it is downloaded into a folder of images, masks and labels.csv.
+
+    The name auto finds images and masks by the names of files and folders; coco reads outlines in JSON files.
+    """
     console = make_console()
     with ProgressBar(console, "reading images") as report_progress:
-        made = import_data(name, source, out, report_progress)
+        made = import_data(name, source, out, report_progress, folders, scan)
     folder = shlex.quote(str(out))
     masks = " with masks" if made.has_masks else ""
     patients = f", {made.patients:,} patients or lesions" if made.patients else ""

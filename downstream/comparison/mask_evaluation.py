@@ -13,7 +13,7 @@ from agents.pretraining.schedule import split_held_out
 from agents.pretraining.settings import RunSettings
 from ahm_env import ImageSet, MaskRatio, Reconstructor, RunError, SettingsError
 from ahm_env.files import Saved, path_of
-from ahm_env.images.dataset.loader import annotated
+from ahm_env.images.dataset.annotated import annotated
 from ahm_env.masks import Ints
 
 PAIRS = 1024  # image and mask pairs by which an agent is evaluated

@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_type_hints
 
 from agents.pretraining.settings import RunSettings
 from ahm_env import SettingsError
-from ahm_env.runs.flags import Flag, value_of
+from ahm_env.runs.flags import Flag, check_kind, value_of
 from downstream.comparison.results import SCRATCH
 from downstream.finetuning.mean_teacher import OWN
 from downstream.finetuning.settings import FinetuneSettings, TrainConfig
@@ -197,13 +197,12 @@ def finetune_setting(text: str, flag: str) -> tuple[str, Any]:
         SettingsError: It is misspelt.
     """
     key, equals, written = text.partition("=")
-    names = ({field.name for field in fields(TrainConfig)} | {"transfer", "val_fraction", "tta"}) - {"unlabelled"}
+    own = {"transfer", "val_fraction", "tta", "ignore"}
+    names = ({field.name for field in fields(TrainConfig)} | own) - {"unlabelled"}
     if not equals or key not in names:
         raise SettingsError(f"{flag} {text} is not KEY=VALUE with a KEY among {', '.join(sorted(names))}")
-    value, kind = value_of(written), type(getattr(FinetuneSettings, key))
-    if type(value) is not kind and not (kind is float and type(value) is int):
-        words = {int: "a whole number", float: "a number", bool: "true or false", str: "a name"}
-        raise SettingsError(f"{flag} {text}: {key} must be {words[kind]}")
+    value = value_of(written)
+    check_kind(f"{flag} {key}", value, get_type_hints(FinetuneSettings)[key])
     return key, value
 
 

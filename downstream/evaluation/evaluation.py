@@ -11,8 +11,9 @@ import numpy as np
 from ahm_env import ImageError, ImageSet, SettingsError, load_images
 from ahm_env.console import number
 from ahm_env.files import Saved, path_of
+from ahm_env.images.dataset.annotated import annotated
 from ahm_env.images.dataset.builder import Progress
-from ahm_env.images.dataset.loader import annotated, find_source
+from ahm_env.images.dataset.loader import find_source
 from ahm_env.images.dataset.patients import Groups
 from ahm_env.images.source import SPLITS
 from ahm_env.masks import Ints
@@ -23,7 +24,7 @@ from downstream.evaluation.page import source_name, write_page
 from downstream.evaluation.segmentation import SegmentationAssessment, assess_segmenter
 from downstream.evaluation.statistics import Interval
 from downstream.evaluation.tables import as_text
-from downstream.evaluation.tested import usable
+from downstream.evaluation.tested import usable, with_ignore
 from downstream.models.model import ModelSpec
 
 DRAWS = 1000  # of the bootstrap: AUROC takes a millisecond
@@ -102,6 +103,7 @@ def evaluate(
     split: str = "test",
     *,
     tta: bool = False,
+    ignore: int | str | None = None,
     skip_bad: bool = False,
     burned_in: bool = False,
     device: str = "auto",
@@ -115,6 +117,7 @@ def evaluate(
         data: A source with masks, or with the labels that the classifier knows.
         split: Of which images: `train`, `val`, `test` or `all`.
         tta: Test-time augmentation by mirror images.
+        ignore: Number in masks that is no class: such pixels are not scored; `none`, or by default that of the model.
         skip_bad: Go on without images that cannot be read.
         burned_in: Take DICOM images in that say that text is burned into them.
         device: Where to compute.
@@ -130,7 +133,7 @@ def evaluate(
     check_split(split)
     path, data = path_of(model), str(data)
     tuned, segmenter = load_tuned(path, device, precision)
-    spec = tuned.spec
+    spec = tuned.spec = with_ignore(tuned.spec, ignore)
     pixels = replace(spec.pixels, burned_in=burned_in)
     source = data if segmenter is None else Cropped(find_source(data, pixels), segmenter, data)
     whole = load_images(source, skip_bad=skip_bad, progress=progress, masks=False, **asdict(pixels))
@@ -140,7 +143,7 @@ def evaluate(
         check_classes(whole, indices, spec)
         images, assess = annotated(whole, indices, spec.classes, masks=False), assess_classifier
     else:
-        images, assess = annotated(whole, indices, skip_bad=skip_bad), assess_segmenter
+        images, assess = annotated(whole, indices, skip_bad=skip_bad, ignore=spec.ignore), assess_segmenter
         indices = of_split(images, spec.task, split)
     patients = Groups(images.patients(indices))
     assessed = assess(tuned, images, indices, tta)

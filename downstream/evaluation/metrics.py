@@ -10,7 +10,8 @@ what is there.
 | empty | not | 0 | the image's diagonal | 1 | ordinary |
 | not | empty | 0 | the image's diagonal | 0 | 1 |
 
-Where truth is the whole image there is no background, and specificity is 1.
+Where truth is the whole image there is no background, and specificity is 1. Pixels that do not count belong to
+neither mask.
 """
 
 from collections.abc import Mapping, Sequence
@@ -91,17 +92,21 @@ class SegmentationScores:
     specificity: float
 
 
-def score_mask(truth: Bools, prediction: Bools) -> SegmentationScores:
+def score_mask(truth: Bools, prediction: Bools, counted: Bools | None = None) -> SegmentationScores:
     """Compare a predicted mask with the true one, with the conventions at the top of this file.
 
     Args:
         truth: `(H, W)` bool, at the image's original size.
         prediction: `(H, W)` bool.
+        counted: `(H, W)` bool, the pixels that count; None is all.
 
     Raises:
         ValueError: The arrays are not masks of one shape.
     """
     _check(truth, prediction)
+    pixels = truth.size
+    if counted is not None:
+        truth, prediction, pixels = truth & counted, prediction & counted, int(np.count_nonzero(counted))
     overlap = Overlap.of(truth, prediction)
     found, missed, wrong = overlap.found, overlap.missed, overlap.wrong
     return SegmentationScores(
@@ -109,12 +114,15 @@ def score_mask(truth: Bools, prediction: Bools) -> SegmentationScores:
         iou=_ratio(found, found + missed + wrong),
         hd95=hausdorff_95(truth, prediction),
         sensitivity=_ratio(found, found + missed),
-        specificity=_ratio(truth.size - found - missed - wrong, truth.size - found - missed),
+        specificity=_ratio(pixels - found - missed - wrong, pixels - found - missed),
     )
 
 
 def score_classes(
-    truth: npt.NDArray[np.uint8], prediction: npt.NDArray[np.uint8], classes: Sequence[int]
+    truth: npt.NDArray[np.uint8],
+    prediction: npt.NDArray[np.uint8],
+    classes: Sequence[int],
+    counted: Bools | None = None,
 ) -> dict[int, SegmentationScores]:
     """Compare a predicted class map with the true one, class by class.
 
@@ -122,11 +130,12 @@ def score_classes(
         truth: `(H, W)` uint8, the class of each pixel, at the image's original size.
         prediction: `(H, W)` uint8.
         classes: The classes; the background, 0, is left out where it is among them.
+        counted: `(H, W)` bool, the pixels that count; None is all.
 
     Raises:
         ValueError: The two shapes differ.
     """
-    return {each: score_mask(truth == each, prediction == each) for each in classes if each != BACKGROUND}
+    return {each: score_mask(truth == each, prediction == each, counted) for each in classes if each != BACKGROUND}
 
 
 def hausdorff_95(truth: Bools, prediction: Bools) -> float:

@@ -19,13 +19,13 @@ from ahm_env.masks import Ints
 from downstream.evaluation.metrics import Measures, Overlap, SegmentationScores, score_classes
 from downstream.evaluation.pictures import Case, draw_cases
 from downstream.evaluation.tables import write_rows
+from downstream.evaluation.tested import IGNORED, class_numbers
 from downstream.models.model import Model
 from downstream.models.resizing import to_original, to_square
 
 Mask = npt.NDArray[np.uint8]
 
 BATCH = 8  # images in memory at once: they may be large
-BINARY = (0, 1)  # what an ImageSet makes of masks of two values
 PICTURED = 5  # images of a row of cases.png
 MEASURES = tuple(field.name for field in fields(SegmentationScores))
 
@@ -113,14 +113,15 @@ def evaluate(model: Model, images: ImageSet, indices: Ints, tta: bool = False) -
     """
     spec = model.spec
     for found in segment(model, originals(images, indices), tta):
-        truth = class_numbers(found.sample, spec.values)
-        scores = score_classes(truth, found.mask, range(1, len(spec.values)))
+        truth = class_numbers(found.sample, spec.values, spec.ignore)
+        counted = truth != IGNORED
+        scores = score_classes(truth, found.mask, range(1, len(spec.values)), counted)
         yield (
             found,
             Score(
                 found.sample.name,
                 {spec.classes[number]: one for number, one in scores.items()},
-                {spec.classes[number]: Overlap.of(truth == number, found.mask == number) for number in scores},
+                {spec.classes[one]: Overlap.of(truth == one, counted & (found.mask == one)) for one in scores},
             ),
         )
 
@@ -129,28 +130,6 @@ def together(scores: Iterable[Score]) -> dict[str, float]:
     """Dice of each class in some images as if they were one: of all slices of a volume, that in 3-D."""
     found = [one.overlaps for one in scores]
     return {label: sum((one[label] for one in found), Overlap(0, 0, 0)).dice for label in found[0]}
-
-
-def class_numbers(sample: Sample, values: tuple[int, ...]) -> Mask:
-    """Convert the true mask of an image to numbers of classes `(H, W)`.
-
-    Raises:
-        ImageError: There is no mask, or it holds a number that no class has.
-    """
-    if sample.mask is None:
-        raise ImageError(f"{sample.path}: has no mask to compare with; put one in masks/, with the stem of its image")
-    table = np.full(256, 255, np.uint8)
-    table[list(values)] = np.arange(len(values))
-    if values == BINARY:
-        table[255] = 1  # as most programs store a mask of two values
-    numbers = table[sample.mask]
-    if (numbers == 255).any():
-        odd = int(sample.mask[numbers == 255][0])
-        known = ", ".join(map(str, values))
-        raise ImageError(
-            f"{sample.path}: its mask holds {odd}, but the model knows {known}; renumber the mask's classes"
-        )
-    return numbers
 
 
 def in_batches(samples: Iterable[Sample], size: int) -> Iterator[list[Sample]]:
@@ -245,7 +224,8 @@ class SegmentationAssessment:
 
         def case(position: int) -> Case:
             segmented, score = found[position]
-            truth = class_numbers(segmented.sample, self.model.spec.values)
+            truth = class_numbers(segmented.sample, self.model.spec.values, self.model.spec.ignore)
+            truth[truth == IGNORED] = 0
             return Case(f"{score.image}   Dice {score.mean('dice'):.3f}", segmented.sample.image, truth, segmented.mask)
 
         return tuple((heading, tuple(case(int(one)) for one in some)) for heading, some in rows.items())

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ahm_env import ImageError, ImageSet, SettingsError
-from ahm_env.images.dataset.loader import annotated
+from ahm_env.images.dataset.annotated import annotated
 from ahm_env.images.dataset.patients import fair_order, first_patients, round_robin
 from ahm_env.images.source import class_order
 from ahm_env.masks import Ints
@@ -147,7 +147,8 @@ def only_labelled(settings: FinetuneSettings, images: ImageSet) -> ImageSet:
     if settings.task == "classification":
         classes = settings.class_names or class_names(images, labelled)
     segments = settings.task == "segmentation"
-    return annotated(images, np.union1d(labelled, tested), classes, masks=segments, skip_bad=settings.skip_bad)
+    known, ignore = np.union1d(labelled, tested), settings.ignore if segments else None
+    return annotated(images, known, classes, masks=segments, skip_bad=settings.skip_bad, ignore=ignore)
 
 
 def class_names(images: ImageSet, indices: Ints) -> tuple[str, ...]:
@@ -158,11 +159,16 @@ def class_names(images: ImageSet, indices: Ints) -> tuple[str, ...]:
 def check_values(images: ImageSet, tested: Ints, values: tuple[int, ...]) -> None:
     """Check, before learning begins, that the masks to test on hold known numbers only.
 
+    Args:
+        images: The set.
+        tested: Which of it.
+        values: The known numbers; None of these is the one to be ignored.
+
     Raises:
         ImageError: One holds another number.
     """
     for index in tested:
-        if odd := [number for number in images.mask_values(index) if number not in values]:
+        if odd := sorted(set(images.mask_values(index)) - {*values, images.ignore}):
             known = ", ".join(map(str, values))
             raise ImageError(
                 f"{images.source}: the mask of {images.names[index]}, to test on, holds {odd[0]}, but those to learn "

@@ -4,18 +4,24 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+IGNORED = -1  # in place of a class number: a pixel that nothing is learned from
+
 
 def segmentation_loss(logits: Tensor, targets: Tensor, counted: Tensor | None = None) -> Tensor:
     """Cross-entropy plus soft Dice loss.
 
     Args:
         logits: `(B, K, H, W)`.
-        targets: `(B, H, W)` class numbers 0..K-1.
-        counted: `(B, H, W)` bool, the pixels that count; None is all. Cross-entropy is still divided by all of them, so
-            that few pixels weigh little.
+        targets: `(B, H, W)` class numbers 0..K-1, or `IGNORED`; the loss depends on no logit of an ignored pixel.
+        counted: `(B, H, W)` bool, the pixels that count; None is all that are not ignored. Cross-entropy is still
+            divided by all of them, so that few pixels weigh little.
     """
     if counted is None:
-        return functional.cross_entropy(logits, targets) + soft_dice_loss(logits, targets)
+        known = targets != IGNORED
+        if known.all():
+            return functional.cross_entropy(logits, targets) + soft_dice_loss(logits, targets)
+        entropy = functional.cross_entropy(logits, targets, ignore_index=IGNORED, reduction="sum")
+        return entropy / known.sum().clamp(min=1) + soft_dice_loss(logits, targets.clamp(min=0), known)
     entropy = functional.cross_entropy(logits, targets, reduction="none")
     return (entropy * counted).mean() + soft_dice_loss(logits, targets, counted)
 

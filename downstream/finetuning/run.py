@@ -214,13 +214,13 @@ def make_spec(settings: FinetuneSettings, images: ImageSet, split: Split, start:
     """
     train = images.split("train")
     if settings.task == "segmentation":
-        found = images.mask_values(np.union1d(split.learn, split.select))
+        found = set(images.mask_values(np.union1d(split.learn, split.select))) - {images.ignore}
         named = settings.class_names
-        numbers = set(found) if named is None else set(map(int, named))
-        if set(found) <= {0, 1} and numbers == {0, 255}:  # as most programs store masks of two values
+        numbers = found if named is None else set(map(int, named))
+        if found <= {0, 1} and numbers == {0, 255}:  # as most programs store masks of two values
             numbers = {0, 1}
         values = tuple(sorted({0, *numbers}))
-        if odd := sorted(set(found) - set(values)):
+        if odd := sorted(found - set(values)):
             raise ImageError(f"{images.source}: a mask to learn from holds {odd[0]}, which --classes does not name")
         names = ("background", "foreground") if values == (0, 1) else ("background", *map(str, values[1:]))
     else:
@@ -253,4 +253,5 @@ def make_spec(settings: FinetuneSettings, images: ImageSet, split: Split, start:
         cropped=settings.crop_with is not None,
         window=settings.window,
         axis=settings.axis,
+        ignore=settings.ignore,
     )

@@ -10,6 +10,7 @@ from ahm_env import SettingsError
 from ahm_env.model.reconstruction import SMALLEST_IMAGE
 from ahm_env.runs.flags import Flag
 from ahm_env.runs.settings import ImageSettings, Settings
+from downstream.evaluation.tested import check_ignore
 from downstream.finetuning.augmentation import Augmentation
 from downstream.finetuning.mean_teacher import UnlabelledSettings
 from downstream.models.model import MODELS, TASKS, PretrainedWeights
@@ -111,6 +112,10 @@ class FinetuneSettings(TrainConfig, ImageSettings):
     classes: Annotated[
         str | None, Flag("Names of the classes, or their numbers in masks: a,b,….", default="those labelled")
     ] = None
+    ignore: Annotated[
+        int | None,
+        Flag("Number in masks that is no class: such pixels are neither learned from nor scored.", default="none"),
+    ] = None
     seed: Annotated[int, Flag("Random seed for weights, labelled images, shuffling and augmentation.")] = 0
     tta: Annotated[bool, Flag("Test on mirror images, too, and average.")] = False
     model: Annotated[str, Flag("unet, or vgg16 to classify.", MODEL)] = "unet"
@@ -151,6 +156,9 @@ class FinetuneSettings(TrainConfig, ImageSettings):
             raise SettingsError(f"--classes {self.classes} must name two or more, each once: a,b")
         if self.task == "segmentation" and not all(name.isdecimal() and int(name) < 256 for name in names):
             raise SettingsError(f"--classes {self.classes}: of segmentation these are numbers in masks, such as 0,1,2")
+        check_ignore(self.ignore)
+        if self.task == "segmentation" and str(self.ignore) in names:
+            raise SettingsError(f"--ignore {self.ignore} is among --classes {self.classes}; take it out of one of them")
         if self.seed < 0:
             raise SettingsError(f"--seed {self.seed} must not be negative")
         if not 0 <= self.val_fraction < 1:

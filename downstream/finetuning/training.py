@@ -17,11 +17,11 @@ from ahm_env import ImageSet, SettingsError, TrainingError
 from ahm_env.masks import Ints
 from ahm_env.model.optimiser import SharedAdam
 from downstream.finetuning.augmentation import Augmentation, strong_kind
-from downstream.finetuning.losses import class_weights, classification_loss, segmentation_loss
+from downstream.finetuning.losses import IGNORED, class_weights, classification_loss, segmentation_loss
 from downstream.finetuning.mean_teacher import MeanTeacher, SafetyNet, Unlabelled, epoch_batch
 from downstream.finetuning.mixing import MixedBatch
 from downstream.finetuning.settings import TrainConfig
-from downstream.models.model import EncoderClassifier, Model
+from downstream.models.model import EncoderClassifier, Model, ModelSpec
 
 MEASURED = 64  # images at once
 CHECKED_STEPS = 200  # between two looks at the teacher's loss on clean labelled images
@@ -76,7 +76,7 @@ class Trainer:
         self.optimiser = SharedAdam(learning, config.learning_rate, config.weight_decay)
         self.average = {name: one.detach().clone() for name, one in self._weights().items()} if config.ema_decay else {}
         self._segments = model.spec.task == "segmentation"
-        self._class_of = _lookup(model.spec.values) if self._segments else np.zeros(0, np.int64)
+        self._class_of = _lookup(model.spec) if self._segments else np.zeros(0, np.int64)
         self._class_weights = self._balance() if config.class_weights and not self._segments else None
         self.teacher = None if unlabelled is None else MeanTeacher(model, self.average, unlabelled, config, seed)
         self._net: SafetyNet | None = None
@@ -168,7 +168,7 @@ class Trainer:
         with torch.no_grad():
             logits = self.model.logits(torch.from_numpy(self.images.images(some)).float(), self.average)
         targets = self._targets(some).to(self.model.device)
-        foreground = float((targets > 0).float().mean()) if self._segments else None
+        foreground = float((targets > 0).sum() / (targets != IGNORED).sum().clamp(min=1)) if self._segments else None
         return float(self._loss(logits, targets)), foreground
 
     @property
@@ -260,8 +260,10 @@ class Trainer:
                     self.average[name].lerp_(one, 1 - decay)
 
 
-def _lookup(values: tuple[int, ...]) -> Ints:
-    """From the number in a mask to the number of its class: `(256,)`."""
+def _lookup(spec: ModelSpec) -> Ints:
+    """From the number in a mask to the number of its class, or `IGNORED`: `(256,)`."""
     table = np.zeros(256, np.int64)
-    table[list(values)] = np.arange(len(values))
+    table[list(spec.values)] = np.arange(len(spec.values))
+    if spec.ignore is not None:
+        table[spec.ignore] = IGNORED
     return table

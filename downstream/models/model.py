@@ -36,6 +36,7 @@ class ModelSpec:
         model: `unet` or `vgg16`.
         classes: Names of the classes; of segmentation the first is the background.
         values: Of segmentation, the number that stands for each class in a mask; else empty.
+        ignore: Number in masks that stands for no class: such pixels are kept out of learning and scores.
         image_size: S; images are resized to S x S pixels.
         channels: 1 or 3.
         fit: How images become square: `stretch` or `pad`.
@@ -64,6 +65,7 @@ class ModelSpec:
     cropped: bool = False
     window: str | None = None
     axis: str = "axial"
+    ignore: int | None = None
 
     @property
     def pixels(self) -> PixelSettings:
@@ -252,9 +254,8 @@ class PretrainedWeights:
         path = Path(name)
         if not path.is_dir():
             if not path.exists():
-                raise CheckpointError(
-                    f"{name}: no such run or file; give a run directory, a file of weights or `scratch`"
-                )
+                what = "no such run or file; give a run directory, a file of weights or `scratch`"
+                raise CheckpointError(f"{name}: {what}")
             return cls(name, *load_unet(path), {})
         if (path / MODEL_FILE).exists():
             raise CheckpointError(f"{name}: holds a fine-tuned model; give the directory that `ahm train-agent` wrote")

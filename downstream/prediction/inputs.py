@@ -69,7 +69,7 @@ def find_images(paths: Sequence[Path], pixels: PixelSettings) -> Incoming:
     """Find the images of files and of folders: in `images/` where there is one, else in the folder, DICOM also below.
 
     Args:
-        paths: Images and folders of images; masks and labels beside them are not read.
+        paths: Images and folders of images; masks and labels beside them are not read, nor masks among them.
         pixels: How DICOM and NIfTI are shown and cut.
 
     Raises:

@@ -26,7 +26,8 @@ from ahm_env.images.formats.files import is_image
 from ahm_env.images.formats.nifti import Nifti, nifti_stem, save_mask
 from ahm_env.images.formats.pictures.picture import read_mask
 from ahm_env.images.source import Entry, Sample
-from downstream.evaluation.segmentation import Mask, class_numbers
+from downstream.evaluation.segmentation import Mask
+from downstream.evaluation.tested import class_numbers
 from downstream.models.model import ModelSpec
 from downstream.prediction.inputs import Incoming, Problem, stem
 

@@ -27,12 +27,14 @@ class Annotations:
         labels: `(N,)` int64 of all images, indices into `classes`; -1 where unknown.
         masked: `(M,)` int64, ascending: the images whose masks are known.
         entry: Directory in the cache that holds these masks; None where the set has read all masks itself.
+        ignore: The number in these masks that is no class; None if all are.
     """
 
     classes: tuple[str, ...]
     labels: npt.NDArray[np.int64]
     masked: npt.NDArray[np.int64]
     entry: Path | None
+    ignore: int | None = None
 
 
 class ImageSet:
@@ -140,7 +142,7 @@ class ImageSet:
         return images
 
     def masks(self, indices: npt.ArrayLike) -> npt.NDArray[np.uint8]:
-        """Copy masks: (B, S, S) uint8 class numbers; 0 and 1 if every mask has two values.
+        """Copy masks: (B, S, S) uint8 class numbers; 0 and 1 if every mask has two values beside `ignore`.
 
         Of an image without a mask they are 0: see `masked`.
 
@@ -157,7 +159,7 @@ class ImageSet:
             rows = self._rows[chosen]
             masks = np.zeros((len(rows), *self._masks.shape[1:]), np.uint8)
             masks[rows >= 0] = self._masks[rows[rows >= 0]]
-        return (masks != 0).astype(np.uint8) if self._binary_masks else masks
+        return np.where(masks == self.ignore, masks, masks != 0) if self._binary_masks else masks
 
     def masked(self, indices: npt.ArrayLike) -> npt.NDArray[np.bool_]:
         """Which images have a mask: (B,) bool.
@@ -185,6 +187,11 @@ class ImageSet:
     def is_annotated(self) -> bool:
         """Whether masks and labels of some images only are known, see `annotated`."""
         return self._annotations is not None
+
+    @property
+    def ignore(self) -> int | None:
+        """The number in masks that is no class, of which nothing is to be learned; None if all are."""
+        return None if self._annotations is None else self._annotations.ignore
 
     @property
     def entry(self) -> Path:

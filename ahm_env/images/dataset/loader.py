@@ -3,8 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, replace
-from functools import partial
+from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 
@@ -13,27 +12,25 @@ import numpy.typing as npt
 
 from ahm_env.errors import ImageError, SettingsError
 from ahm_env.files import cache_root
-from ahm_env.images.dataset.builder import Progress, are_binary, build, in_order, mask_values, with_remedy
+from ahm_env.images.dataset.builder import Progress, build
 from ahm_env.images.dataset.cache import (
     IDENTITIES,
-    ArrayWriter,
-    content_digest,
     entry_key,
     locked,
     new_entry,
     read_meta,
-    write_meta,
 )
-from ahm_env.images.dataset.image_set import Annotations, ImageSet
+from ahm_env.images.dataset.hints import import_hint
+from ahm_env.images.dataset.image_set import ImageSet
 from ahm_env.images.formats.dicom import Dicom, holds_dicom, is_dicom
 from ahm_env.images.formats.files import EXTENSIONS, files_in, images_in, is_image
 from ahm_env.images.formats.nifti import Nifti, is_nifti
 from ahm_env.images.formats.npz import Npz
 from ahm_env.images.formats.pictures.folder import Folder
 from ahm_env.images.phantom.source import Phantom
-from ahm_env.images.pixels.fit import Image8, PixelSettings, fit_mask
+from ahm_env.images.pixels.fit import PixelSettings
 from ahm_env.images.privacy import refuse_path
-from ahm_env.images.source import UNLABELLED, Entry, Sample, Source, class_order
+from ahm_env.images.source import Entry, Sample, Source
 
 CHANGED = "its images have changed since they were read; start again"
 
@@ -60,9 +57,9 @@ def find_source(source: str | Path | Source, pixels: PixelSettings, bare: bool =
     if kind is Dicom:
         return Dicom(path, pixels.intensities, pixels.burned_in, bare)
     if kind is Nifti:
-        return Nifti(path, pixels.intensities, pixels.axis, named=bare, bare=bare)
+        return Nifti(path, pixels.intensities, pixels.axis, named=bare, bare=bare, hint=import_hint)
     if kind is Folder:
-        return Folder(path, bare)
+        return Folder(path, bare, import_hint)
     if kind is Npz:
         return Npz(path)
     if not path.exists():
@@ -167,9 +164,9 @@ def find_file(source: str | Path | Source, name: str) -> Path:
         ImageError: There is no such source.
         SettingsError: No file of the source has that pseudonym, or its images are shown by their own names.
     """
-    wanted = re.sub(r"_\d{4,}$", "", name)
+    stripped = re.sub(r"_\d{4,}$", "", name)
     for shown, path in find_files(source):
-        if shown == wanted:
+        if shown == stripped:
             return path
     raise SettingsError(f"{source}: no file of name {name} in it; give a name that was shown for this source")
 
@@ -187,12 +184,12 @@ def originals(images: ImageSet, indices: npt.ArrayLike) -> Iterator[Sample]:
     Raises:
         ImageError: The source has changed since the set was made.
     """
-    for entry in _wanted(images, indices):
-        yield _decoded(entry, images.source).with_mask()
+    for entry in wanted(images, indices):
+        yield decoded(entry, images.source).with_mask()
 
 
-def _wanted(images: ImageSet, indices: npt.ArrayLike) -> Iterator[Entry]:
-    """As `originals`, but entries, masks left to be read where the set has not read them."""
+def wanted(images: ImageSet, indices: npt.ArrayLike) -> Iterator[Entry]:
+    """Yield entries as `originals` yields samples, masks left to be read where the set has not read them."""
     index = find_source(images.source, images.pixels).index(images.masks_read)
     entries = iter(index.samples)
     passed = 0
@@ -204,88 +201,15 @@ def _wanted(images: ImageSet, indices: npt.ArrayLike) -> Iterator[Entry]:
         yield entry
 
 
-def _decoded(entry: Entry, source: str) -> Sample:
+def decoded(entry: Entry, source: str) -> Sample:
+    """Decode an entry of a set.
+
+    Raises:
+        ImageError: It is bad, or shows nothing any more.
+    """
     if (sample := entry()) is None:
         raise ImageError(f"{source}: {CHANGED}")
     return sample
-
-
-def annotated(
-    images: ImageSet,
-    indices: npt.ArrayLike,
-    classes: tuple[str, ...] | None = None,
-    masks: bool = True,
-    skip_bad: bool = False,
-) -> ImageSet:
-    """Return the same images with the masks and labels of only some: all others are neither known nor read.
-
-    Args:
-        images: The set; where its masks have not been read, those of these images are, and no others.
-        indices: Which images keep theirs, ascending.
-        classes: Names of the classes, in order; by default those that occur.
-        masks: Whether masks are known; if not, none is read.
-        skip_bad: Take an image whose mask cannot be used as one without a mask.
-
-    Raises:
-        ImageError: A mask cannot be used, or a label is not among the classes.
-        SettingsError: The cache cannot be written.
-    """
-    chosen = np.asarray(indices, np.int64)
-    numbers = images.labels(chosen)
-    names = np.array([*images.classes, ""], dtype=object)[numbers]
-    classes = class_order(set(names.tolist()) - {""}) if classes is None else classes
-    known = {name: number for number, name in enumerate(classes)} | {"": UNLABELLED}
-    if odd := [(index, name) for index, name in zip(chosen.tolist(), names, strict=True) if name not in known]:
-        index, name = odd[0]
-        raise ImageError(
-            f"{images.source}: {images.names[index]} is labelled {name}, which is none of the classes that are learned "
-            f"({', '.join(classes)}); ask for more --labels, or take that label out"
-        )
-    labels = np.full(len(images), UNLABELLED, np.int64)
-    labels[chosen] = [known[name] for name in names]
-    masked = chosen[images.masked(chosen)] if masks else chosen[:0]
-    if images.masks_read or not masked.size:
-        return ImageSet(images.entry, images.source, Annotations(classes, labels, masked, None), images.functions)
-    root = images.entry.parent
-    key = entry_key(f"masks {images.entry.name} {masked.tolist()} {skip_bad}", {})
-    with locked(root, key):
-        if read_meta(root / key) is None:
-            with new_entry(root, key) as directory:
-                _read_masks(directory, images, masked, skip_bad)
-    read = np.load(root / key / "masked.npy")
-    return ImageSet(images.entry, images.source, Annotations(classes, labels, read, root / key), images.functions)
-
-
-def _read_masks(directory: Path, images: ImageSet, masked: npt.NDArray[np.int64], skip_bad: bool) -> None:
-    """Write the masks of some images into an empty directory."""
-    size, binary, read = images.image_size, True, list[int]()
-    masks = ArrayWriter(directory / "masks.npy", (size, size), np.uint8)
-    decoded = in_order(partial(_mask_of, entry, images.source) for entry in _wanted(images, masked))
-    for index, mask in zip(masked.tolist(), decoded, strict=True):
-        if isinstance(mask, ImageError):
-            if not skip_bad:
-                raise ImageError(with_remedy(str(mask), images.source)) from mask
-            continue
-        masks.append(fit_mask(mask, images.pixels))
-        binary &= are_binary(mask_values(mask))
-        read.append(index)
-    masks.close()
-    np.save(directory / "masked.npy", np.array(read, np.int64))
-    meta = read_meta(images.entry)
-    assert meta is not None
-    skipped = len(masked) - len(read)
-    content = content_digest(directory, ())
-    write_meta(directory, replace(meta, binary_masks=binary, skipped=skipped, masks_read=True, content=content))
-
-
-def _mask_of(entry: Entry, source: str) -> Image8 | ImageError:
-    sample = _decoded(entry, source)
-    try:
-        mask = sample.with_mask().mask
-    except ImageError as error:
-        return error
-    assert mask is not None
-    return mask
 
 
 def _usable(entry: Path, skip_bad: bool) -> bool:

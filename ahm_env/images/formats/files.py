@@ -15,12 +15,20 @@ from ahm_env.errors import ImageError
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif")
 MASK_ENDING = re.compile(
-    r"[ _-](?:masks?|seg|segmentation|superpixels?|labels?|gt|ground_?truth|annotations?)(?:[ _-]?[0-9]+)?$",
+    r"[ _-](?:masks?|segm?|segmentation|superpixels?|labels?|gt|ground_?truth|annotations?)(?:[ _-]?[0-9]+)?$",
     re.IGNORECASE,
 )
 IGNORED = ("thumbs.db", "desktop.ini")
 ASTRAY = "is a link that leads out of the folder, to another folder or nowhere; put what it leads to in its place"
+AMONG = "masks of other files by their names"
 CLOSED = "is a folder that cannot be read; check that it is permitted"
+
+Hint = Callable[[Path, bool], str]  # see `dataset.hints.import_hint`
+
+
+def no_hint(path: Path, elsewhere: bool) -> str:
+    """Know of no other place where masks could be."""
+    return ""
 
 
 def stem_of(name: str) -> str:
@@ -60,6 +68,11 @@ class Files:
         """Where the files with this stem are."""
         key = os.fsencode(stem)
         return range(bisect_left(self._stems, key), bisect_right(self._stems, key))
+
+    def without(self, names: Iterable[str]) -> "Files":
+        """Return the files but for these."""
+        left = set(names)
+        return Files((name for name in self if name not in left), self._stem_of)
 
     def named(self, stem: str) -> list[str]:
         """Names of the files with this stem."""
@@ -119,13 +132,6 @@ def image_of_mask(stem: str) -> str:
     """Find the stem of a mask's image by the mask's name, such as `a` of `a_mask` or `a_mask_1`; else empty."""
     found = MASK_ENDING.search(stem)
     return stem[: found.start()] if found else ""
-
-
-def masks_beside(count: int, name: str, image: str) -> str:
-    """Say that so many masks lie among images; name one of them, and the stem of its image."""
-    cause = f"{count:,} of its files are masks of others by their names, such as {name}, and are no images"
-    layout = f"put images into images/ and masks into masks/, under the names of their images ({image})"
-    return f"{cause}; {layout}, or use `ahm data import` for a public set that it knows (BUSI, LGG, ISIC)"
 
 
 @contextmanager

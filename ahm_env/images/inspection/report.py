@@ -166,7 +166,8 @@ def check_images(
             report.warnings.append(DataWarning(KINDS.get(remark, "other"), text, count, tuple(names)))
         report.warnings += [*_about_masks(report), *_about_copies(str(source), copies)]
     if {0, UNSURE} < set(report.mask_values):
-        report.notes.append(f"{source}: {UNSURE} in masks is a class like the others; no number is ignored")
+        told = f"{UNSURE} in masks is a class like the others, unless it is ignored: --ignore {UNSURE}"
+        report.notes.append(f"{source}: {told}")
     return report
 
 

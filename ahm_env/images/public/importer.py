@@ -15,11 +15,16 @@ from ahm_env.errors import ImageError, SettingsError
 from ahm_env.files import write_text
 from ahm_env.images.dataset.builder import Progress, in_order
 from ahm_env.images.public.archives import Found, Row, busi, downloaded, isic2018, lgg, npz
+from ahm_env.images.public.coco import coco
+from ahm_env.images.public.pairs import pairs
 
 Importer = Callable[[Path], Found]
 
 PACKAGES = ("medmnist", "medsegbench")  # that download
+AUTO = "auto"
 IMPORTERS: dict[str, Importer] = {
+    AUTO: pairs,
+    "coco": coco,
     "isic2018": isic2018,
     "busi": busi,
     "lgg": lgg,
@@ -50,7 +55,14 @@ class Imported:
     notes: list[str]
 
 
-def import_data(name: str, source: Path, out: Path, progress: Progress | None = None) -> Imported:
+def import_data(
+    name: str,
+    source: Path,
+    out: Path,
+    progress: Progress | None = None,
+    folders: str | None = None,
+    scan: str | None = None,
+) -> Imported:
     """Write a data set into a new folder: all of it, or nothing.
 
     Images are copied byte for byte; those of .npz files become PNG without loss.
@@ -60,6 +72,9 @@ def import_data(name: str, source: Path, out: Path, progress: Progress | None = 
         source: Directory that the data set was unpacked in, or .npz file.
         out: The folder.
         progress: Called with (done, total).
+        folders: Of `auto`: what folders of images are that are called neither images nor after a split: `patient`,
+            `label`, or None, nothing.
+        scan: Of `auto`: which of several scans of a patient is the image, such as `flair`; None is the most frequent.
 
     Returns:
         What was written.
@@ -72,13 +87,17 @@ def import_data(name: str, source: Path, out: Path, progress: Progress | None = 
     kind, _, member = name.partition(":")
     if kind not in IMPORTERS or (member and kind not in PACKAGES):
         raise SettingsError(f"{name} is no data set that is known; choose one of: {', '.join(IMPORTERS)}")
+    if name != AUTO and (folders or scan):
+        raise SettingsError(f"--folders and --scan are for `ahm data import {AUTO}`, not {name}; leave them out")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise SettingsError(f"{out}: is there already; choose another --out, or remove it")
     if member:
         source = downloaded(kind, member, source)
     if not source.exists():
         raise ImageError(f"{source}: no such file or folder; check the path")
-    found = IMPORTERS[kind](source)
+    if name in (AUTO, "coco") and not source.is_dir():
+        raise ImageError(f"{source}: is a file; unpack it, and give the folder")
+    found = pairs(source, folders, scan) if name == AUTO else IMPORTERS[kind](source)
     rows = []
     with _new_directory(out) as directory:
         for folder in ("images", "masks") if found.has_masks else ("images",):

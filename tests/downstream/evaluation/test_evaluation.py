@@ -5,6 +5,7 @@ import json
 import re
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from math import isnan, nan, sqrt
 from pathlib import Path
 
@@ -277,6 +278,45 @@ def test_masks_must_hold_what_the_segmenter_knows(call):
     make_model("model.safetensors")
     write_source(Path("data"), masks=4)
     refused(call("--data", "data"), "its mask holds", "knows 0, 1")
+
+
+@pytest.mark.slow
+def test_pixels_to_be_ignored_are_not_scored(call):
+    model, data = make_model("model.safetensors"), write_source(Path("data"))
+    plain = evaluation.evaluate("tuned", data, device="cpu")
+    for path in (data / "masks").iterdir():  # a part that is not known, whatever the model finds there
+        truth = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+        truth[:, :7] = 255
+        cv2.imwrite(str(path), truth)
+    expected = []
+    for number, load in enumerate(find_source(data, PixelSettings(SIDE)).index().samples):
+        if SPLIT[number % 4] == "test":
+            one = load()
+            (result,) = segment(model, [one])
+            expected.append(score_classes(one.mask[:, 7:], result.mask[:, 7:], (1,))[1].dice)
+    found = evaluation.evaluate("tuned", data, ignore=255, device="cpu")
+    assert found.measures["dice"].mean == pytest.approx(np.mean(expected))
+    assert found.measures["dice"].mean != plain.measures["dice"].mean
+    counts = [(one.found + one.missed) for score in found.assessed.scores for one in score.overlaps.values()]
+    assert max(counts) < max(load().mask[:, 7:].size for load in find_source(data, PixelSettings(SIDE)).index().samples)
+    assert call("--data", "data", "--ignore", "255", "--out", "one.json", "--pictures", "pictures")[0] == 0
+    assert json.loads(Path("one.json").read_text())["dice"] == found.as_dict()["dice"]
+    # the model remembers what it was taught with
+    Model(replace(model.spec, ignore=255), model.network).save(Path("tuned/model.safetensors"))
+    assert evaluation.evaluate("tuned", data, device="cpu").as_dict() == found.as_dict()
+    wrong = evaluation.evaluate("tuned", data, ignore="none", device="cpu")  # 255 is what is marked
+    assert wrong.measures["dice"].mean != found.measures["dice"].mean
+
+
+def test_what_cannot_be_ignored(call):
+    make_model("model.safetensors")
+    data = write_source(Path("data"))
+    refused(call("--data", "data", "--ignore", "0"), "--ignore 0 must be a number in masks from 1 to 255")
+    refused(call("--data", "data", "--ignore", "x"), "--ignore x is neither a number nor none")
+    refused(call("--data", "data", "--ignore", "1"), "--ignore 1 is a class of the model (0, 1)")
+    for path in (data / "masks").iterdir():
+        cv2.imwrite(str(path), cv2.imread(str(path), cv2.IMREAD_UNCHANGED) * 255)
+    refused(call("--data", "data", "--ignore", "255"), "hold only 0 and 255", "evaluate with --ignore none")
 
 
 @pytest.mark.slow

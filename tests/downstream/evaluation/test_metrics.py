@@ -63,6 +63,30 @@ def awkward(test: Any) -> Any:
 # Segmentation, by hand
 
 
+def test_pixels_that_do_not_count_belong_to_neither_mask():
+    truth, prediction, counted = (
+        mask(text)
+        for text in ("##.. ##.. ....", ".##. .##. .##.", "###. ###. ####")  # of the last column one pixel counts
+    )
+    found = score_mask(truth, prediction, counted)
+    # TP 2, FN 2, FP 4 (two in the last row), TN 2
+    assert found.dice == pytest.approx(4 / 10)
+    assert (found.sensitivity, found.specificity) == (2 / 4, 2 / 6)
+    assert score_mask(truth | ~counted, prediction, counted) == found
+    assert score_mask(truth, prediction ^ ~counted, counted) == found
+    assert score_classes(truth.astype(np.uint8), prediction.astype(np.uint8), (1,), counted) == {1: found}
+
+
+@awkward
+def test_a_margin_that_does_not_count_is_as_if_it_were_not_there(pair: Any):
+    wide = [np.pad(each, 2, constant_values=True) for each in pair]
+    found, there = score_mask(*wide, np.pad(np.ones_like(pair[0]), 2)), score_mask(*pair)
+    assert astuple(found)[:2] == astuple(there)[:2]
+    assert astuple(found)[3:] == astuple(there)[3:]
+    if pair[0].any() == pair[1].any():  # else it is the diagonal, of an image of another size
+        assert found.hd95 == there.hd95
+
+
 def test_scores_of_two_overlapping_boxes_by_hand():
     truth = mask("""
         ##..

@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from ahm_env import SettingsError, load_images
 from downstream.finetuning.augmentation import AUGMENTATIONS, Augmentation, shows_colour, strong_kind
+from downstream.finetuning.losses import IGNORED
 
 SIDE = 48
 
@@ -94,6 +95,17 @@ def test_a_mask_moves_with_its_image_up_to_its_edge(kind):
         assert ((inner <= seen) & (seen <= outer)).all()
         moves += int((moved != masks).any((1, 2)).sum())
     assert moves > 15
+
+
+@pytest.mark.parametrize("kind", ["flips", "affine", "full", "strong"])
+def test_nothing_is_ignored_but_what_was(kind):
+    masks = blobs()
+    assert all(Augmentation(kind)(noise(4), masks[:4], seed)[1].min() >= 0 for seed in range(4))
+    masks[:, 10:20, 10:20] = IGNORED
+    moved = torch.cat([Augmentation(kind)(noise(len(masks)), masks, seed)[1] for seed in range(4)])
+    assert set(moved.unique().tolist()) == {IGNORED, 0, 1}
+    kept = (moved == IGNORED).sum((1, 2)).float()
+    assert 0.6 * 100 < kept.mean() < 1.7 * 100  # as large as before, but for the scale
 
 
 @pytest.mark.parametrize("kind", ["affine", "full"])

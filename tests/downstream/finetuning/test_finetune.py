@@ -10,8 +10,9 @@ from safetensors.torch import load_file
 
 from agents import PretrainedRun
 from agents.pretraining.run_directory import RunDirectory
-from ahm_env import CheckpointError, RunError, SettingsError
-from downstream import finetune
+from ahm_env import CheckpointError, ImageError, RunError, SettingsError
+from ahm_env.errors import InterruptionError
+from downstream import evaluate, finetune
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
@@ -86,3 +87,33 @@ def test_an_interruption_is_raised_and_saved(tmp_path: Path, stopping: Any) -> N
     stopped = finetune(out=tmp_path / "run", resume=True)
     straight = finetune("scratch", "phantom:40:0", tmp_path / "straight", **given)
     assert same_weights(stopped.path / "model.safetensors", straight.path / "model.safetensors")
+
+
+@pytest.mark.slow
+def test_a_number_to_be_ignored_is_the_runs_the_models_and_that_of_its_resumption(
+    tmp_path: Path, write_source: Any, stopping: Any
+) -> None:
+    source = write_source(values=(0, 1, 255))
+    given = {**TINY, "labels": "all", "image_size": 16, "width": 2, "ignore": 255}
+    model = finetune(data=source, out=tmp_path / "one", **given)
+    spec = model.load().spec
+    assert (spec.values, spec.classes, spec.ignore) == ((0, 1), ("background", "foreground"), 255)
+    assert evaluate(model, source).as_dict()["dice"] == model.result["dice"]
+    with pytest.raises(InterruptionError):
+        finetune(data=source, out=tmp_path / "two", observer=stopping, **given)
+    with pytest.raises(RunError, match="other settings than --ignore"):
+        finetune(out=tmp_path / "two", resume=True, ignore=7)
+    resumed = finetune(out=tmp_path / "two", resume=True)
+    assert resumed.settings.ignore == 255
+    assert same_weights(model.path / "model.safetensors", resumed.path / "model.safetensors")
+    other = finetune(data=source, out=tmp_path / "three", **{**given, "ignore": None})
+    assert other.load().spec.classes == ("background", "1", "255")
+
+
+def test_what_cannot_be_ignored(tmp_path: Path, write_source: Any) -> None:
+    given = {**TINY, "labels": "all", "image_size": 16, "width": 2}
+    for ignore, classes, words in ((0, None, "from 1 to 255"), (256, None, "from 1"), (2, "0,1,2", "among --classes")):
+        with pytest.raises(SettingsError, match=f"--ignore {ignore} .*{words}"):
+            finetune(data="phantom", out=tmp_path / "run", ignore=ignore, classes=classes, **given)
+    with pytest.raises(ImageError, match="masks hold only 0 and 255, which is to be ignored"):
+        finetune(data=write_source(values=(0, 255)), out=tmp_path / "run", ignore=255, **given)

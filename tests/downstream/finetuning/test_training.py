@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from ahm_env import ImageSet, SettingsError, TrainingError
-from downstream.finetuning.losses import soft_dice_loss
+from downstream.finetuning.losses import IGNORED, segmentation_loss, soft_dice_loss
 from downstream.finetuning.settings import TrainConfig
 from downstream.finetuning.training import Trainer
 from downstream.models.model import Model, ModelSpec
@@ -124,6 +124,23 @@ def test_the_loss_of_segmentation_is_cross_entropy_and_soft_dice_of_the_classes_
     logits = model.logits(torch.from_numpy(images.images(chosen)).float())
     picked = logits.log_softmax(1).gather(1, targets[:, None])
     assert loss == pytest.approx((soft_dice_loss(logits, targets) - picked.mean()).item(), rel=1e-5)
+
+
+def test_what_is_ignored_is_neither_learned_from_nor_part_of_the_foreground(spec: ModelSpec):
+    images = Few(values=(0, 1, 255))
+    trainer = make_trainer(replace(spec, ignore=255), replace(QUICK, batch_size=8), images)
+    masks = images.masks(np.arange(8))
+    foreground = trainer._clean()[1]
+    assert foreground == pytest.approx((masks == 1).sum() / (masks != 255).sum())
+    model = copy.deepcopy(trainer.model)
+    model.network.train()
+    images.asked.clear()
+    loss = trainer.learn()
+    chosen = np.array(images.asked)
+    targets = torch.from_numpy(images.masks(chosen).astype(np.int64))
+    targets[targets == 255] = IGNORED
+    logits = model.logits(torch.from_numpy(images.images(chosen)).float())
+    assert loss == pytest.approx(segmentation_loss(logits, targets).item(), rel=1e-5)
 
 
 @pytest.mark.parametrize(("balance", "weights"), [(True, (8 / (2 * 6), 8 / (2 * 2))), (False, (1.0, 1.0))])

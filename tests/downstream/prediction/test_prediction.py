@@ -234,6 +234,28 @@ def test_a_source_is_read_without_its_masks_and_labels_and_a_file_counts_once(ca
 
 
 @pytest.mark.slow
+def test_masks_among_images_are_not_predicted(call, scans: Path, model: Model):
+    for name in ("a_mask.png", "a_mask_1.png", "c_segmentation.png"):
+        assert cv2.imwrite(str(scans / name), np.zeros((20, 30), np.uint8))
+    status, told, _ = call("scans", "--out", "found")
+    assert status == 0
+    assert "scans: masks of other files by their names, which are left out: 3" in told.replace("\n", " ")
+    expected = sorted(f"{Path(name).stem}.png" for name in SIZES)
+    assert sorted(path.name for path in Path("found/masks").iterdir()) == expected
+
+
+def test_masks_among_volumes_are_not_predicted(call, model: Model):
+    nibabel = pytest.importorskip("nibabel")
+    Path("volumes").mkdir()
+    for name in ("a_flair", "a_seg", "b", "b-seg"):
+        values = np.random.default_rng(0).integers(1, 99, (9, 8, 2)).astype(np.int16)
+        nibabel.save(nibabel.Nifti1Image(values, np.eye(4)), f"volumes/{name}.nii.gz")
+    status, told, _ = call("volumes", "--out", "found")
+    assert status == 0
+    assert "volumes: masks of other files by their names, which are left out: 2" in told.replace("\n", " ")
+    assert sorted(path.name for path in Path("found/masks").glob("*.nii.gz")) == ["a_flair.nii.gz", "b.nii.gz"]
+
+
 def test_a_bad_file_is_told_and_the_same_command_adds_it_when_it_is_mended(call, scans: Path, model: Model):
     good = (scans / "b.jpg").read_bytes()
     (scans / "b.jpg").write_bytes(good[:200])

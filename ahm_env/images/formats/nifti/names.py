@@ -23,11 +23,11 @@ def nifti_stem(name: str) -> str:
 
 
 def drawn_among(files: Files) -> list[str]:
-    """List endings, such as `…_seg.nii.gz`, of files named as another file, or as its scans, with that added."""
+    """List the files that are named as another file, or as its scans, with the ending of a mask added."""
     bases = {name: image_of_mask(nifti_stem(name)) for name in files}
-    scans = (nifti_stem(name).split("_") for name, base in bases.items() if not base)
-    shared = {"_".join(words[:count]) for words in scans for count in range(1, len(words) + 1)}
-    return [f"…{name[len(base) :]}" for name, base in bases.items() if base in shared]
+    scans = [nifti_stem(name) for name, base in bases.items() if not base]
+    shared = {*scans, *(scan[: end.start()] for scan in scans for end in re.finditer("[_-]", scan))}
+    return [name for name, base in bases.items() if base in shared]
 
 
 class MaskFiles:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from ahm_env.errors import ImageError, SettingsError
-from ahm_env.images.formats.files import Files, digest, files_in, images_in, masks_beside, readable, refuse_link
+from ahm_env.images.formats.files import AMONG, Files, Hint, digest, files_in, images_in, no_hint, readable, refuse_link
 from ahm_env.images.formats.labels import NO_IMAGE, Labels, Line, has_table, table_digest, table_lines
 from ahm_env.images.formats.nifti.intensities import class_numbers, shown
 from ahm_env.images.formats.nifti.names import MaskFiles, alone, drawn_among, is_nifti, nifti_stem
@@ -40,7 +40,13 @@ class Nifti:
     kind = "nifti"
 
     def __init__(
-        self, path: Path, window: Window | None = None, axis: str = "axial", named: bool = False, bare: bool = False
+        self,
+        path: Path,
+        window: Window | None = None,
+        axis: str = "axial",
+        named: bool = False,
+        bare: bool = False,
+        hint: Hint = no_hint,
     ) -> None:
         """Take the volumes' path, and how they are shown.
 
@@ -49,7 +55,8 @@ class Nifti:
             window: Range of intensities that is shown; None fits one to each volume.
             axis: One of `AXES`, along which volumes are cut.
             named: Call slices, in errors too, after their file; otherwise after its pseudonym.
-            bare: What lies beside the volumes, masks and labels, is not looked at.
+            bare: What lies beside the volumes, masks and labels, is not looked at; masks among them are left out.
+            hint: Says what to do about masks that lie elsewhere.
 
         Raises:
             SettingsError: There is no such axis.
@@ -57,6 +64,7 @@ class Nifti:
         if axis not in AXES:
             raise SettingsError(f"--axis {axis} is unknown; give one of: {', '.join(AXES)}")
         self._path, self._window, self._axis, self._named, self._bare = path, window, axis, named, bare
+        self._hint = hint
         self._file = None if path.is_dir() else path
         folder = path if self._file is None else path.parent
         self._images = images_in(folder) if self._file is None else folder
@@ -83,9 +91,13 @@ class Nifti:
             ImageError: There is no volume, or `labels.csv` cannot be read.
             SettingsError: nibabel is not installed, or the salt of pseudonyms cannot be written.
         """
-        files = self._volume_files()
+        files, notes = self._volume_files(), self._notes()
+        if among := drawn_among(files) if self._file is None else []:
+            if not self._bare:
+                raise ImageError(f"{self._images}: {self._hint(self._path, False) or AMONG}")
+            files = files.without(among)
+            notes.append(f"{self._images}: {AMONG}, which are left out: {len(among):,}")
         drawn = MaskFiles(() if self._bare else files_in(self._masks))
-        notes = self._notes()
         labels = self._labels(files, notes)
         has_masks = any(drawn.named(nifti_stem(name)) for name in files) if self._file else drawn.count > 0
         volumes: list[Volume | Entry] = []
@@ -101,13 +113,12 @@ class Nifti:
         good = [volume for volume in volumes if isinstance(volume, Volume)]
         problems, warnings = list[str](), list[DataWarning]()
         if self._file is None and not self._bare:
-            if beside := drawn_among(files):
-                raise ImageError(f"{self._images}: {masks_beside(len(beside), beside[0], 'what stands before that')}")
             strays = drawn.without_volume(files, {volume.stem: volume.slices for volume in good})
             problems = [
                 self._told(f"{path}: {alone(path.name, files)}", path)
                 for path in (self._masks / name for name in strays)
             ]
+            problems += [f"{self._path}: {told}"] if (told := self._hint(self._path, True)) else []
             problems += labels.problems if labels else []
             warnings += labels.warnings if labels else []
         return DatasetIndex(

@@ -7,14 +7,16 @@ from pathlib import Path
 
 from ahm_env.errors import ImageError
 from ahm_env.images.formats.files import (
+    AMONG,
     EXTENSIONS,
     Files,
+    Hint,
     digest,
     files_in,
     image_of_mask,
     images_in,
     is_image,
-    masks_beside,
+    no_hint,
     refuse_link,
     stem_of,
 )
@@ -29,8 +31,15 @@ class Folder:
 
     kind = "folder"
 
-    def __init__(self, path: Path, bare: bool = False) -> None:
-        """Take a folder, or a file; if `bare`, what lies beside images, masks and labels, is not looked at."""
+    def __init__(self, path: Path, bare: bool = False, hint: Hint = no_hint) -> None:
+        """Take a folder, or a file.
+
+        Args:
+            path: The folder or file.
+            bare: What lies beside images, masks and labels, is not looked at; masks among them are left out.
+            hint: Says what to do about masks that lie elsewhere.
+        """
+        self._hint = hint
         self._path, self._images, self._bare = path, images_in(path) if path.is_dir() else path.parent, bare
         self._masks = path / "masks"
         self.table = path / "labels.csv"
@@ -51,17 +60,23 @@ class Folder:
         images = _pictures(self._images) if self._path.is_dir() else Files([self._path.name])
         drawn = Files([]) if self._bare else _pictures(self._masks)
         if len(images) == 0:
+            if not self._bare and (told := self._hint(self._path, False)):
+                raise ImageError(f"{self._images}: no image directly in it, but {told}")
             types = ", ".join(EXTENSIONS)
             cause = f"no image directly in it ({types}, .nii, .nii.gz), and no DICOM file in it or its sub-folders"
             raise ImageError(f"{self._images}: {cause}; put the images there, or give the folder they are in")
         labels = Labels(self.table, images) if has_table(self.table) and not self._bare else None
-        beside = [name for name in images if images.with_stem(image_of_mask(stem_of(name)))]
-        if beside and not self._bare:
-            image = image_of_mask(stem_of(beside[0]))
-            raise ImageError(f"{self._images}: {masks_beside(len(beside), beside[0], image)}")
+        notes = self._notes()
+        if among := [name for name in images if images.with_stem(image_of_mask(stem_of(name)))]:
+            if not self._bare:
+                raise ImageError(f"{self._images}: {self._hint(self._path, False) or AMONG}")
+            images = images.without(among)
+            notes.append(f"{self._images}: {AMONG}, which are left out: {len(among):,}")
         alone = drawn.not_in(images)
         alike = _alike(alone, images)
         problems = [f"{self._masks / name}: {_alone(name, images, alike)}" for name in alone]
+        if not self._bare and (told := self._hint(self._path, True)):
+            problems.append(f"{self._path}: {told}")
         return DatasetIndex(
             count=len(images),
             samples=Entries(self._entries, images, drawn, labels, masks),
@@ -69,7 +84,7 @@ class Folder:
             has_masks=len(drawn) > 0,
             problems=problems + (labels.problems if labels else []),
             warnings=labels.warnings if labels else [],
-            notes=self._notes(),
+            notes=notes,
         )
 
     def _entries(self, images: Files, drawn: Files, labels: Labels | None, masks: bool) -> Iterator[Entry]:

@@ -9,7 +9,8 @@ import pytest
 
 from ahm_env.errors import ImageError
 from ahm_env.images import ImageSet, load_images
-from ahm_env.images.dataset.loader import annotated, originals
+from ahm_env.images.dataset.annotated import annotated
+from ahm_env.images.dataset.loader import originals
 from ahm_env.images.pixels.opencv import cv2
 
 SIDE, COUNT = 16, 6
@@ -154,3 +155,55 @@ def test_masks_that_are_lost_from_the_cache_are_named(tmp_path: Path):
     (some._annotations.entry / "masks.npy").write_bytes(b"")
     with pytest.raises(ImageError, match=r"cached masks are gone or damaged; load .* again"):
         pickle.loads(pickle.dumps(some))
+
+
+def save_masks(root: Path, *masks: np.ndarray) -> Path:
+    """A folder of as many images with these masks."""
+    folder(root, None)
+    for number in range(len(masks), COUNT):
+        (root / "masks" / f"{number}.png").unlink()
+    for number, mask in enumerate(masks):
+        cv2.imwrite(str(root / "masks" / f"{number}.png"), mask.astype(np.uint8))
+    return root
+
+
+@pytest.mark.parametrize("read", [True, False])
+def test_a_number_that_is_no_class_stays_what_it_is(tmp_path: Path, read: bool) -> None:
+    rows = np.arange(SIDE).repeat(SIDE).reshape(SIDE, SIDE)
+    marked, unsure, both = rows > 3, np.where(rows > 7, 255, 0), np.select([rows > 12, rows > 3], [255, 1], 0)
+    root = save_masks(tmp_path / "scans", marked, unsure, both, np.full_like(rows, 255))
+    images = load_images(root, SIDE, masks=read)
+    chosen = np.arange(4)
+    assert images.ignore is None
+    some = annotated(images, chosen, ignore=255)
+    assert some.ignore == 255
+    assert some.masked(chosen).tolist() == [True, True, True, False]  # one where all is ignored has no mask
+    assert np.array_equal(some.masks([0, 1, 2]), [marked, unsure, both])
+    assert some.mask_values([0, 1, 2]) == (0, 1, 255)
+    assert pickle.loads(pickle.dumps(some)).ignore == 255
+    # of the first two, each is a mask of two values
+    assert annotated(images, [0, 1], ignore=128).mask_values([0, 1]) == (0, 1)
+    assert annotated(images, [0, 1], ignore=1).mask_values([0, 1]) == (0, 1, 255)
+
+
+def test_a_number_that_is_no_class_is_not_lost_by_resizing(tmp_path: Path) -> None:
+    mask = np.zeros((SIDE, SIDE), int)
+    mask[2:6, 2:14], mask[8:14, 2:14] = 255, 7
+    root = save_masks(tmp_path / "scans", mask)
+    small = annotated(load_images(root, SIDE // 2, masks=False), [0], ignore=255).masks(0)[0]
+    assert np.array_equal(small, mask[1::2, 1::2])
+    cv2.imwrite(str(root / "images" / "0.png"), pixels(0)[:, : SIDE // 2])
+    cv2.imwrite(str(root / "masks" / "0.png"), mask[:, : SIDE // 2].astype(np.uint8))
+    padded = annotated(load_images(root, SIDE, fit="pad", masks=False), [0], ignore=255).masks(0)[0]
+    assert np.array_equal(padded[:, 4:12], mask[:, :8])
+    assert not padded[:, :4].any()  # the margin is background
+
+
+@pytest.mark.parametrize("values", [(0, 255), (255,)])
+def test_masks_that_hold_nothing_but_what_is_ignored_are_refused(tmp_path: Path, values: tuple[int, ...]) -> None:
+    masks = [np.resize(np.array(values), (SIDE, SIDE)) for _ in range(2)]
+    images = load_images(save_masks(tmp_path / "scans", *masks), SIDE, masks=False)
+    for _ in range(2):  # it is not taken from the cache, either
+        with pytest.raises(ImageError, match=r"hold only 0 and 255, .* nothing is marked; .* leave out --ignore"):
+            annotated(images, [0, 1], ignore=255)
+    assert annotated(images, [0, 1]).mask_values([0, 1]) == tuple(int(value > 0) for value in values)

@@ -114,7 +114,8 @@ def test_that_255_is_a_class_is_noted(make_folder, values: tuple[int, ...], note
     columns = np.repeat(np.array(values, np.uint8), 30 // len(values))
     assert cv2.imwrite(str(root / "masks" / "0000.png"), np.tile(columns, (20, 1)))
     found = check_images(root).notes
-    assert found == [f"{root}: 255 in masks is a class like the others; no number is ignored"] * notes
+    told = "255 in masks is a class like the others, unless it is ignored: --ignore 255"
+    assert found == [f"{root}: {told}"] * notes
 
 
 def kinds(root: Path) -> dict[str, int]:

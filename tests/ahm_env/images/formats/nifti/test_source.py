@@ -11,6 +11,7 @@ import pytest
 
 from ahm_env.errors import ImageError, SettingsError
 from ahm_env.images import load_images
+from ahm_env.images.dataset.hints import import_hint
 from ahm_env.images.formats.nifti import Nifti, from_slices, is_nifti, nifti_stem, to_slice
 from ahm_env.images.formats.nifti import source as nifti_source
 from ahm_env.images.formats.nifti.volume import read_header, read_volume
@@ -522,15 +523,17 @@ def test_files_of_nibabels_own_tests_load_or_are_refused(tmp_path: Path, capfd: 
 
 @pytest.mark.parametrize(("names", "count"), [
     (["a.nii.gz", "a_seg.nii.gz"], 1),
+    (["B-GLI-0-t1c.nii.gz", "B-GLI-0-t2w.nii.gz", "B-GLI-0-seg.nii.gz"], 1),
     (["b_flair.nii.gz", "b_t1.nii.gz", "b_seg.nii.gz", "c_t1.nii", "c_seg.nii"], 2),
 ])  # fmt: skip
 def test_masks_among_volumes_are_refused_with_the_remedy(tmp_path: Path, names: list[str], count: int) -> None:
     for name in names:
         save(tmp_path / "scans" / name, noise(1))
     with pytest.raises(ImageError) as caught:
-        Nifti(tmp_path / "scans").index()
-    assert f"{count} of its files are masks of others by their names, such as …_seg.nii" in str(caught.value)
-    assert "put images into images/ and masks into masks/" in str(caught.value)
+        Nifti(tmp_path / "scans", hint=import_hint).index()
+    scans = tmp_path / "scans"
+    told = f"{count} image{'s' * (count > 1)} and {count} mask{'s' * (count > 1)} among them"
+    assert str(caught.value).startswith(f"{scans}: {told}; `ahm data import auto {scans} --out ")
 
 
 def test_volumes_that_only_look_like_masks_are_read(tmp_path: Path) -> None:

@@ -1,0 +1,264 @@
+"""Images and masks found by the names of files and folders, as sets lie on disk that people download.
+
+| layout | such as |
+|---|---|
+| masks beside their images | `a.png`, `a_mask.png`, `a_mask_1.png` |
+| scans of a patient beside the mask | `P/P_flair.nii.gz`, `P/P_t1.nii.gz`, `P/P_seg.nii.gz` |
+| folders of masks | `images/a.png` and `labels/a.png`, or `annotations/a_segmentation.png` |
+| nnU-Net | `imagesTr/a_0000.nii.gz`, `labelsTr/a.nii.gz`, `dataset.json` |
+| folders of splits | `train/images/a.png`, or `images/train/a.png` |
+
+What the folders that all files share are called says nothing. A file whose folder or ending is in none of the tables
+is an image.
+"""
+
+import os
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ahm_env.errors import ImageError, SettingsError
+from ahm_env.images.formats.files import IGNORED, image_of_mask, is_image
+from ahm_env.images.formats.nifti.names import is_nifti, nifti_stem
+
+# Words in names of folders, such as those of imagesTr, ground_truth or train2017
+SPLIT_WORDS = dict.fromkeys(("train", "training", "Tr"), "train")
+SPLIT_WORDS |= dict.fromkeys(("val", "valid", "validation"), "val") | dict.fromkeys(("test", "testing", "Ts"), "test")
+MASK_WORDS = {"mask", "masks", "label", "labels", "annotation", "annotations", "groundtruth", "truth"}
+MASK_WORDS |= {"seg", "segs", "segmentation", "segmentations"}
+OTHER_WORDS = {"image", "images", "img", "imgs", "input", "inputs", "data", "ground"}
+NNUNET = ("Tr", "Ts")  # not the TS of BraTS
+WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|[0-9]+")
+SCAN = re.compile(r"(.+)[_-](\d{4}|flair|t1|t1ce|t1c|t1gd|t1n|t1w|t2|t2w|t2f|dwi|adc|pd|ct|pet)", re.IGNORECASE)
+SUPERPIXELS = re.compile(r"[_-]superpixels$", re.IGNORECASE)
+
+Key = tuple[str, tuple[str, ...], str]  # split, folders that say neither that nor what is in them, stem
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """An image or a mask.
+
+    Attributes:
+        path: Where it is.
+        key: By what it is found.
+        drawn: Whether its folder is one of masks.
+    """
+
+    path: Path
+    key: Key
+    drawn: bool
+
+    def named(self, stem: str) -> Key:
+        """Return the key of a file in the same place."""
+        return (*self.key[:2], stem)
+
+
+@dataclass
+class Layout:
+    """The images of a set with their masks.
+
+    Attributes:
+        images: By what each is found.
+        masks: Those of each image that has some.
+        beside: How many masks lie among images.
+        notes: What is left out, one line each.
+    """
+
+    images: dict[Key, Path]
+    masks: dict[Key, list[Path]] = field(default_factory=lambda: defaultdict(list))
+    beside: int = 0
+    notes: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        """Say in a few words what is there."""
+        count = sum(map(len, self.masks.values()))
+        where = "among them" if self.beside else "in folders of their own"
+        masks = f" and {count:,} mask{'s' * (count > 1)} {where}" if count else ""
+        splits = sorted({split for split, _, _ in self.images} - {""}, key=("train", "val", "test").index)
+        return (
+            f"{len(self.images):,} image{'s' * (len(self.images) > 1)}{masks}"
+            + f", in splits ({', '.join(splits)})" * bool(splits)
+        )
+
+
+def find_layout(source: Path, scan: str | None = None) -> Layout:
+    """Find out which files below a folder are images, and which their masks.
+
+    Args:
+        source: The folder.
+        scan: Which of several scans of a patient is the image, such as `flair` or `0000`; None is the one that most
+            patients have, of several the first by name.
+
+    Raises:
+        ImageError: There is no image, a mask has none, or two images could have the same mask.
+        SettingsError: There is no such scan.
+    """
+    paths, others = image_files(source)
+    files = _placed(paths)
+    if all(one.drawn for one in files):
+        files = [File(one.path, one.key, False) for one in files]
+    superpixels = [one for one in files if SUPERPIXELS.search(one.key[2])]
+    files = [one for one in files if not SUPERPIXELS.search(one.key[2])]
+    images = _images((one for one in files if not one.drawn), source)
+    scans = defaultdict[Key, dict[str, Key]](dict)
+    for key in images:
+        if found := SCAN.fullmatch(key[2]):
+            scans[(*key[:2], found[1])][found[2]] = key
+    bases = {key: one.named(image_of_mask(key[2])) for key, one in images.items()}
+    beside = [one for key, one in images.items() if bases[key] in images or bases[key] in scans]
+    among = set(beside)
+    layout = Layout({key: one.path for key, one in images.items() if one not in among}, beside=len(beside))
+    owners = _Owners(layout.images, scans)
+    alone = []
+    for mask in [*beside, *(one for one in files if one.drawn)]:
+        owner = owners.of(mask)
+        alone += [mask.path] if owner is None else []
+        layout.masks[owner or mask.key].append(mask.path)
+    if beside:  # then one whose image is lacking is none, either
+        alone += [path for (_, _, stem), path in layout.images.items() if image_of_mask(stem)]
+    if alone:
+        such = "" if is_nifti(alone[0].name) else f", such as {alone[0].relative_to(source)}"
+        cause = f"masks without an image: {len(alone):,}{such}; the set is incomplete, or its names differ"
+        raise ImageError(f"{source}: {cause}; unpack it again, or rename them")
+    if owners.by_scan:
+        _choose_scan(layout, scans, scan, source)
+    elif scan is not None:
+        raise SettingsError(f"--scan {scan}: {source} does not have several scans of a patient; leave it out")
+    if several := [key for key, some in layout.masks.items() if len({path.parent for path in some}) > 1]:
+        folders = ", ".join(sorted({path.parent.name for path in layout.masks[several[0]]}))
+        cause = f"{len(several):,} of its images have masks in several folders ({folders})"
+        raise ImageError(f"{source}: {cause}; take out those that are not to be learned from")
+    for count, what in ((len(superpixels), "superpixels, which are no masks"), (others, "files of other formats")):
+        layout.notes += [f"{source}: {what}, are left out: {count:,}"] if count else []
+    return layout
+
+
+def image_files(source: Path) -> tuple[list[Path], int]:
+    """Pictures, or volumes where these are more, below a folder, and how many of the other kind there are.
+
+    Raises:
+        ImageError: There is none, or a folder cannot be read.
+    """
+    pictures, volumes = list[Path](), list[Path]()
+    for directory, folders, names in os.walk(source, onerror=_unreadable):
+        folders[:] = sorted(name for name in folders if not name.startswith((".", "__MACOSX")))
+        for name in sorted(names):
+            if not name.startswith(".") and name.lower() not in IGNORED:
+                pictures += [Path(directory, name)] if is_image(name) else []
+                volumes += [Path(directory, name)] if is_nifti(name) else []
+    chosen, others = (volumes, pictures) if len(volumes) > len(pictures) else (pictures, volumes)
+    if not chosen:
+        raise ImageError(f"{source}: no image in it or in its sub-folders; give the folder that a set was unpacked in")
+    return chosen, len(others)
+
+
+def _placed(paths: Sequence[Path]) -> list[File]:
+    """Read off their folders what files are; those that all of them share say nothing."""
+    shared = len(Path(os.path.commonpath([path.parent for path in paths])).parts)
+    folders = {path.parent: _said(path.parent.parts[shared:]) for path in paths}
+    return [
+        File(path, (split, place, stem_of(path)), drawn)
+        for path in paths
+        for split, place, drawn in [folders[path.parent]]
+    ]
+
+
+def _said(folders: Sequence[str]) -> tuple[str, tuple[str, ...], bool]:
+    """Read off the names of folders: the split, what says neither that nor what is in them, and whether it is masks."""
+    place = list[str]()
+    for folder in folders:
+        words = _words(folder)
+        rest = [word for word in words if word not in {*SPLIT_WORDS, *MASK_WORDS, *OTHER_WORDS}]
+        if rest and rest != ["gt"]:
+            place.append(folder if len(rest) == len(words) else "_".join(rest))
+    return named_split(folders), tuple(place), any(map(is_of_masks, folders))
+
+
+def named_split(folders: Sequence[str]) -> str:
+    """Return the split after which one of these is named, of several the last; empty if none is."""
+    words = [word for folder in folders for word in _words(folder)]
+    return next((SPLIT_WORDS[word] for word in reversed(words) if word in SPLIT_WORDS), "")
+
+
+def is_of_masks(folder: str) -> bool:
+    """Whether a folder is one of masks, by its name."""
+    words = set(_words(folder))
+    # alone, for TCGA_GT_0123 is a patient
+    return not MASK_WORDS.isdisjoint(words) or {"gt"} == words - SPLIT_WORDS.keys() - OTHER_WORDS
+
+
+def _words(folder: str) -> list[str]:
+    return [word if word in NNUNET else word.lower() for word in WORD.findall(folder)]
+
+
+def _images(files: Iterator[File], source: Path) -> dict[Key, File]:
+    images = dict[Key, File]()
+    for one in files:
+        other = images.setdefault(one.key, one)
+        if other is not one:
+            names = "two volumes" if is_nifti(one.path.name) else f"{other.path.name} and {one.path.name}"
+            raise ImageError(f"{source}: {names} have one stem, and could have one mask; rename one of them")
+    return images
+
+
+class _Owners:
+    """Finds the image that a mask belongs to.
+
+    Attributes:
+        by_scan: Whether one was found by the stem that several scans share.
+    """
+
+    def __init__(self, images: Mapping[Key, Path], scans: Mapping[Key, Mapping[str, Key]]) -> None:
+        self._images, self._scans, self.by_scan = images, scans, False
+        self._elsewhere = defaultdict[str, list[Key]](list)
+        for key in images:
+            self._elsewhere[key[2]].append(key)
+
+    def of(self, mask: File) -> Key | None:
+        """Key of the image of a mask, or of all its scans; None if there is none.
+
+        In another place it is found by its stem, where just one image has that, and no other split is named.
+        """
+        for stem in filter(None, (mask.key[2], image_of_mask(mask.key[2]))):
+            if (key := mask.named(stem)) in self._images:
+                return key
+            if key in self._scans:
+                self.by_scan = True
+                return key
+            split = mask.key[0]
+            found = [key for key in self._elsewhere[stem] if split in ("", key[0]) or not key[0]]
+            same = [key for key in found if key[0] == split] or found
+            if len(same) == 1:
+                return same[0]
+        return None
+
+
+def _choose_scan(layout: Layout, scans: Mapping[Key, Mapping[str, Key]], asked: str | None, source: Path) -> None:
+    """Take one scan of each patient as the image, under the name that all share."""
+    counts = Counter(name for some in scans.values() for name in some)
+    names = sorted(counts, key=lambda name: (-counts[name], name))
+    if asked is not None and asked not in names:
+        raise SettingsError(f"--scan {asked}: {source} has {', '.join(sorted(names))}; choose one of these")
+    chosen = asked or names[0]
+    lacking = sum(chosen not in some for some in scans.values())
+    images = {key: layout.images[some[chosen]] for key, some in scans.items() if chosen in some}
+    scanned = {key for some in scans.values() for key in some.values()}
+    layout.images = {key: path for key, path in layout.images.items() if key not in scanned} | images
+    layout.masks = {key: some for key, some in layout.masks.items() if key in layout.images}
+    if len(names) > 1:
+        others = ", ".join(sorted(set(names) - {chosen}))
+        layout.notes.append(f"{source}: of several scans {chosen} is taken; --scan takes another ({others})")
+    if lacking:
+        layout.notes.append(f"{source}: patients without the scan {chosen}, who are left out: {lacking:,}")
+
+
+def stem_of(path: Path) -> str:
+    """Strip the ending off the name of an image or a volume."""
+    return nifti_stem(path.name) if is_nifti(path.name) else path.stem
+
+
+def _unreadable(error: OSError) -> None:
+    raise ImageError(f"{error.filename}: cannot be read ({error.strerror}); check that it is permitted") from error

@@ -1,0 +1,209 @@
+"""Masks drawn from instances in COCO's JSON format: polygons and run lengths."""
+
+import json
+import re
+import shutil
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ahm_env.errors import ImageError
+from ahm_env.images.dataset.hints import coco_files
+from ahm_env.images.dataset.layouts import image_files, named_split
+from ahm_env.images.formats.files import readable, refuse_link
+from ahm_env.images.formats.pictures.picture import read_picture
+from ahm_env.images.pixels.png import encode_png
+from ahm_env.images.public.archives import Found, Row
+
+NEEDED = {"images": ("id", "file_name"), "annotations": ("image_id", "category_id"), "categories": ("id", "name")}
+FARTHEST = 1e6  # pixels: what lies farther outside changes nothing
+Bools = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """An image and its instances.
+
+    Attributes:
+        table: The file that lists it.
+        path: The image.
+        split: Its split, or empty.
+        size: (height, width) as the table has it; None where it does not.
+        instances: Category and outline of each; None where one has no outline, so that the mask is not known.
+    """
+
+    table: Path
+    path: Path
+    split: str
+    size: tuple[int, int] | None
+    instances: Sequence[tuple[Any, Any]] | None
+
+
+def coco(source: Path) -> Found:
+    """Find the images of a set in COCO's format; masks hold the numbers of its categories, from 1, in their order.
+
+    Where instances overlap, the smaller one is seen. An image without instances has an empty mask.
+
+    Raises:
+        ImageError: There is no such file, it is damaged, or names an image that is not there.
+    """
+    tables = coco_files(source)
+    if not tables:
+        raise ImageError(f"{source}: no JSON file of images, annotations and categories; give the folder above it")
+    contents = {table: _read(table) for table in tables}
+    names = {one["id"]: one["name"] for content in contents.values() for one in content["categories"]}
+    used = {one["category_id"] for content in contents.values() for one in content["annotations"]}
+    numbers = {category: number for number, category in enumerate((one for one in names if one in used), 1)}
+    if used - names.keys() or len(numbers) > 255:
+        raise ImageError(f"{tables[0]}: uses categories that it does not list, or more than 255; export the set again")
+    paths = defaultdict[str, list[Path]](list)
+    for path in image_files(source)[0]:
+        paths[path.name].append(path)
+    images = [one for table, content in contents.items() for one in _images(table, content, paths, source)]
+    if len({one.path for one in images}) < len(images):
+        listing = ", ".join(path.name for path in tables)
+        raise ImageError(f"{source}: an image is listed twice ({listing}); keep one of these files")
+    alike = len({one.path.stem.casefold() for one in images}) < len(images)
+    outlined = sum(one.instances is not None for one in images)
+    notes = [f"{source}: classes in masks: {', '.join(f'{number} {names[one]}' for one, number in numbers.items())}"]
+    others, without = sum(map(len, paths.values())) - len(images), len(images) - outlined
+    notes += [f"{source}: images with boxes only, which have no mask: {without:,}"] * bool(without)
+    notes += [f"{source}: images that are not listed, and are left out: {others:,}"] * bool(others)
+    writes = []
+    for one in images:
+        name = "_".join(one.path.relative_to(source).parts) if alike else one.path.name
+        writes.append(partial(_write, Row(name, split=one.split), one, numbers, source))
+    return Found(len(images), iter(writes), outlined > 0, notes)
+
+
+def _read(table: Path) -> dict[str, list[dict[str, Any]]]:
+    """Read a file of instances, and check that it has what is needed."""
+    try:
+        with readable(table):
+            content = json.loads(table.read_bytes())
+        for name, keys in NEEDED.items():
+            for one in content[name]:
+                hash(tuple(one[key] for key in keys))
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ImageError(f"{table}: not in COCO's format ({type(error).__name__}: {error}); export it again") from None
+    return content  # type: ignore[no-any-return]
+
+
+def _images(table: Path, content: Mapping[str, Any], paths: Mapping[str, list[Path]], source: Path) -> list[Drawn]:
+    """Find the images that a file lists: by name, and where several have that, by folder and split."""
+    instances = defaultdict[Any, list[tuple[Any, Any]]](list)
+    for one in content["annotations"]:
+        instances[one["image_id"]].append((one["category_id"], one.get("segmentation")))
+    split, found = named_split(table.relative_to(source).with_suffix("").parts), []
+    for one in content["images"]:
+        parts = re.split(r"[/\\]", str(one["file_name"]))
+        rivals = paths.get(parts[-1], [])
+        rivals = [path for path in rivals if path.parts[-len(parts) :] == tuple(parts)] or rivals
+        rivals = [path for path in rivals if split == named_split(path.relative_to(source).parts[:-1])] or rivals
+        rivals = [path for path in rivals if path.parent == table.parent] or rivals
+        if len(rivals) != 1:
+            what = "is there more than once" if rivals else "is not there"
+            raise ImageError(f"{table}: its image {one['file_name']} {what}; give the folder of images and tables")
+        outlines = instances[one["id"]]
+        size = (one["height"], one["width"]) if {"height", "width"} <= one.keys() else None
+        known = outlines if all(outline for _, outline in outlines) else None
+        whose = split or named_split(rivals[0].relative_to(source).parts[:-1])
+        found.append(Drawn(table, rivals[0], whose, size, known))
+    return found
+
+
+def _write(row: Row, image: Drawn, numbers: Mapping[Any, int], source: Path, directory: Path) -> Row:
+    """Copy an image, and draw its mask."""
+    refuse_link(image.path, source)
+    height, width = read_picture(image.path).pixels.shape[:2]
+    if image.size not in (None, (height, width)):
+        listed = "x".join(map(str, (image.size or ())[::-1]))
+        raise ImageError(f"{image.path}: is {width}x{height}, but {listed} in {image.table.name}; export the set again")
+    with readable(image.path):
+        shutil.copyfile(image.path, directory / "images" / row.image)
+    if image.instances is None:
+        return row
+    try:
+        regions = [(region(outline, height, width), numbers[category]) for category, outline in image.instances]
+    except (TypeError, ValueError, KeyError, OverflowError, IndexError) as error:
+        cause = f"the outline of an instance of {image.path.name} cannot be read ({error})"
+        raise ImageError(f"{image.table}: {cause}; export the set again") from None
+    mask = np.zeros((height, width), np.uint8)
+    for inside, number in sorted(regions, key=lambda one: -int(one[0].sum())):
+        mask[inside] = number
+    (directory / "masks" / Path(row.image).with_suffix(".png").name).write_bytes(encode_png(mask))
+    return row
+
+
+def region(outline: Any, height: int, width: int) -> Bools:
+    """Draw an instance `(H, W)`: polygons, of which each is a list x, y, x, y, …, or run lengths.
+
+    Raises:
+        TypeError, ValueError, KeyError: It is neither.
+    """
+    inside = np.zeros((height, width), bool)
+    if isinstance(outline, dict):
+        return _from_runs(outline, height, width)
+    for polygon in outline:
+        inside |= polygon_mask(np.asarray(polygon, np.float64).reshape(-1, 2), height, width)
+    return inside
+
+
+def polygon_mask(points: npt.NDArray[np.float64], height: int, width: int) -> Bools:
+    """Find the pixels `(H, W)` whose middles lie in a polygon, by counting the edges to their left.
+
+    Args:
+        points: `(P, 2)` x and y of its corners, in pixels; 0, 0 is the outer corner of the first pixel.
+        height: H.
+        width: W.
+
+    Raises:
+        ValueError: There are fewer than three points, or one is not finite.
+    """
+    if len(points) < 3 or not np.isfinite(points).all():
+        raise ValueError("a polygon needs three points or more, all finite")
+    edges = np.zeros((height, width + 1), np.int64)
+    corners = np.clip(points - 0.5, -FARTHEST, FARTHEST)  # middles of pixels are integers
+    for (x, y), (to_x, to_y) in pairwise([*corners, corners[0]]):
+        first, last = (int(np.ceil(side)) for side in sorted((y, to_y)))
+        rows = np.arange(max(first, 0), min(last, height))
+        if rows.size:
+            crossed = np.ceil(x + (rows - y) * (to_x - x) / (to_y - y)).clip(0, width)
+            np.add.at(edges, (rows, crossed.astype(np.int64)), 1)
+    return np.asarray(edges[:, :width].cumsum(1) % 2 == 1)
+
+
+def _from_runs(outline: Mapping[str, Any], height: int, width: int) -> Bools:
+    """Decode run lengths, which go down the columns and begin outside."""
+    counts, pixels = outline["counts"], height * width
+    runs = np.asarray(_unpacked(counts) if isinstance(counts, str) else counts, np.int64)
+    if list(outline["size"]) != [height, width] or not ((runs >= 0) & (runs <= pixels)).all() or runs.sum() != pixels:
+        raise ValueError("its run lengths are not of the image's size")
+    return np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(width, height).T
+
+
+def _unpacked(text: str) -> list[int]:
+    """Unpack run lengths from characters, which count from 48: five bits of a number, the lowest first, and one more.
+
+    That says whether the number goes on; its highest bit is the sign. From the fourth on, numbers are differences to
+    the last but one.
+    """
+    runs, value, shift = list[int](), 0, 0
+    for character in text.encode("ascii"):
+        bits = character - 48
+        value |= (bits & 31) << shift
+        shift += 5
+        if shift > 60:
+            raise ValueError("a run length has too many digits")
+        if not bits & 32:
+            value -= (bits >> 4 & 1) << shift
+            runs.append(value + (runs[-2] if len(runs) > 2 else 0))
+            value, shift = 0, 0
+    return runs

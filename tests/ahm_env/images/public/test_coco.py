@@ -1,0 +1,213 @@
+"""Masks drawn from outlines: by hand, against the packed form of others, and from sets made on the spot."""
+
+import json
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ahm_env.errors import ImageError
+from ahm_env.images.formats.pictures.picture import read_mask
+from ahm_env.images.inspection.report import check_images
+from ahm_env.images.pixels.opencv import cv2
+from ahm_env.images.public.coco import polygon_mask, region
+from ahm_env.images.public.importer import import_data
+
+HEIGHT, WIDTH = 10, 14
+CATEGORIES = [{"id": 3, "name": "tool"}, {"id": 7, "name": "polyp"}, {"id": 9, "name": "unused"}]
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AHM_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+
+
+def polygon(*corners: tuple[float, float], height: int = HEIGHT, width: int = WIDTH) -> np.ndarray:
+    return polygon_mask(np.array(corners, float), height, width)
+
+
+def test_a_rectangle_has_the_pixels_whose_middles_it_holds() -> None:
+    found = polygon((2, 1), (6, 1), (6, 4), (2, 4))
+    expected = np.zeros((HEIGHT, WIDTH), bool)
+    expected[1:4, 2:6] = True
+    assert np.array_equal(found, expected)
+    assert np.array_equal(polygon((2.4, 1.4), (6.4, 1.4), (6.4, 4.4), (2.4, 4.4)), expected)
+    assert np.array_equal(polygon((1.6, 0.6), (5.6, 0.6), (5.6, 3.6), (1.6, 3.6)), expected)
+
+
+def test_what_lies_outside_is_cut_off() -> None:
+    assert polygon((-50, -50), (1e300, -50), (1e300, 1e300), (-50, 1e300)).all()
+    assert not polygon((20, 1), (30, 1), (30, 4)).any()
+    assert np.array_equal(polygon((-5, -5), (3, -5), (3, 2), (-5, 2)), polygon((0, 0), (3, 0), (3, 2), (0, 2)))
+
+
+@given(st.lists(st.tuples(st.floats(-3, 15), st.floats(-3, 15)), min_size=3, max_size=7))
+@settings(deadline=None, derandomize=True)
+def test_a_pixel_is_inside_by_the_turns_around_its_middle(corners: list[tuple[float, float]]) -> None:
+    found = polygon(*corners)
+    points = [complex(x, y) for x, y in corners]
+    for row, column in ((0, 0), (4, 5), (9, 13), (7, 2)):
+        middle = complex(column + 0.5, row + 0.5)
+        ends = [point - middle for point in points]
+        if min(map(abs, ends)) < 1e-3:
+            continue
+        turns = [(after / before) for before, after in zip(ends, ends[1:] + ends[:1], strict=True)]
+        angles = np.angle(turns)
+        if (np.abs(np.abs(angles) - np.pi) < 1e-6).any():  # on an edge
+            continue
+        assert found[row, column] == (round(angles.sum() / (2 * np.pi)) % 2 == 1)
+
+
+def test_parts_are_united_and_a_line_is_nothing() -> None:
+    parts = [[1, 1, 4, 1, 4, 4, 1, 4], [2, 2, 8, 2, 8, 3, 2, 3], [5, 5, 9, 5, 7, 5]]
+    assert region(parts, HEIGHT, WIDTH).sum() == 9 + 6 - 2
+
+
+def packed(runs: list[int]) -> str:
+    """Run lengths as characters, as the API of COCO packs them."""
+    text = ""
+    for place, run in enumerate(runs):
+        value, more = run - (runs[place - 2] if place > 2 else 0), True
+        while more:
+            bits, value = value & 31, value >> 5
+            more = value != -1 if bits & 16 else value != 0
+            text += chr(48 + bits + 32 * more)
+    return text
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 40), st.integers(1, 40), st.sampled_from([0.02, 0.5, 1]))
+@settings(deadline=None, derandomize=True)
+def test_run_lengths_are_what_was_drawn_packed_or_not(seed: int, height: int, width: int, share: float) -> None:
+    drawn = np.random.default_rng(seed).random((height, width)) < share
+    flat = np.concatenate([[False], drawn.T.ravel()])
+    ends = np.flatnonzero(np.diff(flat)).tolist()
+    runs = np.diff([0, *ends, height * width]).tolist()
+    for counts in (runs, packed(runs)):
+        assert np.array_equal(region({"size": [height, width], "counts": counts}, height, width), drawn)
+
+
+def test_the_packed_form_by_hand() -> None:
+    # as pycocotools packs a square of 2 x 2 pixels in the middle of 4 x 4
+    assert packed([5, 2, 2, 2, 5]) == "52203"
+    expected = np.zeros((4, 4), bool)
+    expected[1:3, 1:3] = True
+    assert np.array_equal(region({"size": [4, 4], "counts": "52203"}, 4, 4), expected)
+
+
+@pytest.mark.parametrize("outline", [
+    [[1, 1, 2, 2]], [[1, 1, 2, 2, float("nan"), 3]], [[1, 1, 2, 2, 3]], 3, [3], {"counts": [HEIGHT * WIDTH]},
+    {"size": [WIDTH, HEIGHT], "counts": [HEIGHT * WIDTH]}, {"size": [HEIGHT, WIDTH], "counts": [3]},
+    {"size": [HEIGHT, WIDTH], "counts": [-5, HEIGHT * WIDTH + 5]}, {"size": [HEIGHT, WIDTH], "counts": "o" * 1000},
+    {"size": [HEIGHT, WIDTH], "counts": [2**62, 2**62, 2**62, 2**62 + HEIGHT * WIDTH]},
+])  # fmt: skip
+def test_outlines_that_make_no_sense_are_one_error(outline: Any) -> None:
+    picture(Path("set/a.png"))
+    table(Path("set/instances.json"), ["a.png"], [{"image_id": 0, "category_id": 3, "segmentation": outline}])
+    with pytest.raises(ImageError, match=r"instances.json: the outline of an instance of a.png cannot be read"):
+        import_data("coco", Path("set"), Path("out"))
+    assert not Path("out").exists()
+
+
+def picture(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    assert cv2.imwrite(str(path), np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8))
+
+
+def table(path: Path, names: list[str], annotations: list[dict[str, Any]] | None = None) -> None:
+    """A list of images: a polyp and a smaller tool on it in the first, nothing in the last."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    images = [{"id": n, "file_name": name, "width": WIDTH, "height": HEIGHT} for n, name in enumerate(names)]
+    if annotations is None:
+        tool = {"image_id": 0, "category_id": 3, "segmentation": [[3, 3, 5, 3, 5, 5, 3, 5]]}
+        outlines = [[2, 2, 8, 2, 8, 7, 2, 7]]
+        polyps = [{"image_id": n, "category_id": 7, "segmentation": outlines} for n in range(len(names) - 1)]
+        annotations = [tool, *polyps]
+    content = {"images": images, "annotations": annotations, "categories": CATEGORIES}
+    path.write_text(json.dumps(content))
+
+
+def as_published(root: Path) -> None:
+    for split in ("train", "val"):
+        names = [f"{split}{number}.jpg" for number in range(3)]
+        for name in names:
+            picture(root / f"{split}2017" / name)
+        table(root / "annotations" / f"instances_{split}2017.json", names)
+    table(root / "annotations" / "person_keypoints_val2017.json", names)
+
+
+def in_each_split(root: Path) -> None:
+    for split in ("train", "valid"):
+        names = [f"{number}.jpg" for number in range(3)]
+        for name in names:
+            picture(root / split / name)
+        table(root / split / "_annotations.coco.json", names)
+
+
+@pytest.mark.parametrize("make", [as_published, in_each_split])
+def test_a_set_is_imported_by_the_command_that_the_check_names(
+    call: Callable[..., tuple[int, str, str]], make: Callable[[Path], None]
+) -> None:
+    make(Path("set"))
+    (problem,) = check_images("set").problems
+    words = shlex.split(problem.partition("`ahm ")[2].partition("`")[0])
+    assert words == ["data", "import", "coco", "set", "--out", "set-imported"]
+    status, told, _ = call(*words)
+    assert status == 0
+    assert "classes in masks: 1 tool, 2 polyp" in told
+    report = check_images("set-imported")
+    assert (report.images, report.masks, report.empty_masks, report.problems) == (6, 6, 2, [])
+    assert report.splits == {"train": 3, "val": 3}
+    expected = np.zeros((HEIGHT, WIDTH), np.uint8)
+    expected[2:7, 2:8] = 2
+    found = [read_mask(path) for path in sorted(Path("set-imported/masks").iterdir())]
+    assert np.array_equal(found[1], expected)
+    expected[3:5, 3:5] = 1  # the smaller one is seen
+    assert np.array_equal(found[0], expected)
+    assert not found[2].any()
+
+
+def test_a_flat_folder_with_a_list_is_told_of() -> None:
+    for name in ("a.png", "b.png", "c.png"):
+        picture(Path("set/images") / name)
+    boxes = [{"image_id": 0, "category_id": 3, "bbox": [1, 1, 2, 2]}]
+    table(Path("set/annotations.json"), ["images/a.png", "images/b.png"], boxes)
+    (problem,) = check_images("set").problems
+    assert "outlines in annotations.json; `ahm data import coco set" in problem
+    made = import_data("coco", Path("set"), Path("out"))
+    assert made.images == 2
+    assert sorted(path.name for path in Path("out/masks").iterdir()) == ["b.png"]  # of a box, the mask is not known
+    assert any("images with boxes only, which have no mask: 1" in note for note in made.notes)
+    assert any("not listed, and are left out: 1" in note for note in made.notes)
+
+
+def test_lists_that_do_not_fit_are_refused() -> None:
+    def refused(words: str) -> None:
+        with pytest.raises(ImageError, match=words):
+            import_data("coco", Path("set"), Path("out"))
+        assert not Path("out").exists()
+
+    picture(Path("set/a.png"))
+    refused("no JSON file of images")
+    path = Path("set/list.json")
+    table(path, ["a.png", "b.png"])
+    refused("its image b.png is not there")
+    table(path, ["../set/a.png", "a.png"])
+    refused("an image is listed twice")
+    content = json.loads(path.read_text())
+    content["images"] = [{"id": 0, "file_name": "a.png", "width": HEIGHT, "height": WIDTH}]
+    path.write_text(json.dumps(content))
+    refused(f"is {WIDTH}x{HEIGHT}, but {HEIGHT}x{WIDTH} in list.json")
+    for text in ('{"images": 3, "annotations": [], "categories": []}', '"images" "annotations" "categories"',
+                 '["images", "annotations", "categories"]', '{"images": [{}], "annotations": [], "categories": []}',
+                 '{"images": [{"id": [], "file_name": "a.png"}], "annotations": [], "categories": []}',
+                 '"images" "annotations" "categories"' + "[" * 100_000):  # fmt: skip
+        path.write_text(text)
+        refused("list.json: not in COCO's format")
+    table(path, ["a.png"], [{"image_id": 0, "category_id": 8, "segmentation": []}])
+    refused("uses categories that it does not list")
