@@ -88,7 +88,7 @@ def test_an_option_of_another_name_is_refused():
 @pytest.mark.slow
 def test_the_agents_share_is_set_through_every_vector_and_wrapper():
     def build():
-        return gym.wrappers.TimeLimit(gym.make(FROZEN, **SMALL), 5)
+        return gym.wrappers.TimeLimit(gym.make(f"ahm_env:{FROZEN}", **SMALL), 5)
 
     native = PatchMaskVectorEnv(3, **SMALL)
     vectors = [SyncVectorEnv([build] * 3), AsyncVectorEnv([build] * 3), native]
@@ -143,7 +143,7 @@ def test_paths_go_through_the_json_of_a_specification(make, tmp_path):
 
 
 def co_training(unet="new"):
-    return gym.make(CO_TRAIN, **{**SMALL, "unet": unet})
+    return gym.make(f"ahm_env:{CO_TRAIN}", **{**SMALL, "unet": unet})
 
 
 def steps(env, count):
