@@ -20,7 +20,7 @@ from ahm_env.errors import ImageError
 from ahm_env.images.formats.dicom.dicom_file import PIXELS, dataset_stream, understood
 from ahm_env.images.formats.dicom.header import Header, read_header
 from ahm_env.images.formats.dicom.values import GREY, INVERTED, PALETTE, full_range
-from ahm_env.images.formats.pictures.codestreams import PADDING, frame_shape, refuse_damage, without_tail
+from ahm_env.images.formats.pictures.codestreams import PADDING, decode_jpeg, frame_shape, without_tail
 from ahm_env.images.pixels.window import Window
 from ahm_env.images.source import Pixels
 
@@ -92,7 +92,7 @@ def _decode(stream: BinaryIO, header: Header, index: int) -> tuple[Pixels, str]:
             sizes = f"{columns}x{rows}x{samples} pixels are compressed but the header says {expected[1]}x{expected[0]}"
             raise ImageError(f"{sizes}x{expected[2]}; the file is damaged: export it again")
     if syntax == JPEGBaseline8Bit:
-        refuse_damage(frame)
+        decode_jpeg(frame, colour=False)  # to see damage, which the decoders below are silent of
     alone = encapsulate([frame], has_bot=False)
     first, *others = _plugins(decoder, syntax)
     try:

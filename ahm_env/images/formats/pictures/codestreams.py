@@ -4,6 +4,9 @@ A decoder believes the frame and not the DICOM header: a few bytes can make it a
 Where the end is missing, some fill in what they like, and some search for it for many seconds.
 """
 
+import numpy as np
+import numpy.typing as npt
+
 from ahm_env.errors import ImageError
 from ahm_env.images.formats.limits import MOST_PIXELS
 
@@ -34,10 +37,15 @@ def without_tail(frame: bytes) -> bytes:
     return frame[: end + len(END)]
 
 
-def refuse_damage(frame: bytes) -> None:
-    """Refuse a JPEG that a decoder warns of: all other decoders fill in what they cannot read, and say nothing.
+def decode_jpeg(frame: bytes, colour: bool = True) -> npt.NDArray[np.uint8] | None:
+    """Decode a JPEG, and refuse it where the decoder warns: others fill in what they cannot read, and say nothing.
 
-    Looked at are JPEGs of 8 bits, grey or colour, that are not lossless; no decoder warns of others.
+    Args:
+        frame: The file, or the frame of another file. Only of 8 bits, grey or colour, and not lossless are decoded.
+        colour: Whether a colour image is wanted in colour; else its brightness.
+
+    Returns:
+        (H, W), or (H, W, 3) in RGB order, not turned; None for other kinds, of which no decoder warns.
 
     Raises:
         ImageError: It is damaged; the message does not name the file.
@@ -46,14 +54,16 @@ def refuse_damage(frame: bytes) -> None:
 
     position = _segment(frame, FRAMES)
     if frame[position + 1 : position + 2] not in LOSSY or frame[position + 4 : position + 5] != b"\x08":
-        return
+        return None
     rows, columns, components = frame_shape(frame)
     if components not in (1, 3) or rows * columns > MOST_PIXELS:
-        return
+        return None
+    colour = colour and components == 3
     try:
-        decode_image_jpegturbo(_without_profiles(frame), "mono")
+        pixels = np.asarray(decode_image_jpegturbo(_without_profiles(frame), "rgb" if colour else "mono"))
     except Exception:  # it has but one kind of error
         raise ImageError("damaged inside: its compressed pixels cannot all be read; copy or export it again") from None
+    return pixels if colour else pixels[..., 0]
 
 
 def frame_shape(frame: bytes) -> tuple[int, int, int]:

@@ -13,7 +13,7 @@ from PIL import Image
 from ahm_env.errors import ImageError
 from ahm_env.images.formats.files import readable
 from ahm_env.images.formats.limits import MOST_PIXELS
-from ahm_env.images.formats.pictures.codestreams import refuse_damage
+from ahm_env.images.formats.pictures.codestreams import decode_jpeg
 from ahm_env.images.formats.pictures.tiff import STARTS, read_tiff, turned
 from ahm_env.images.pixels.opencv import cv2
 from ahm_env.images.source import Pixels
@@ -187,9 +187,11 @@ def _decode(path: Path, content: bytes, numbers: bool = False) -> Picture:
         raise ImageError(f"{path}: truncated or damaged, its end is missing; copy or export it again")
     if content.startswith(JPEG_START):
         try:
-            refuse_damage(content)
+            pixels = decode_jpeg(content)
         except ImageError as error:
             raise ImageError(f"{path}: {error}") from None
+        if pixels is not None:
+            return Picture(turned(pixels, orientation := _orientation(content)), 2 <= orientation <= 8)
     # Of an animation OpenCV gives another frame than the one that viewers without animation show.
     if moving := content.startswith(PNG_START) and ANIMATION[0] in content[: content.find(b"IDAT")]:
         content = _without_animation(content)

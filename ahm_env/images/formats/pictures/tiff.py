@@ -16,7 +16,7 @@ import numpy as np
 
 from ahm_env.errors import ImageError
 from ahm_env.images.formats.limits import MOST_PIXELS, refuse_bomb
-from ahm_env.images.formats.pictures.codestreams import frame_shape, refuse_damage
+from ahm_env.images.formats.pictures.codestreams import decode_jpeg, frame_shape
 from ahm_env.images.source import Pixels
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def _check(page: "TiffPage", content: bytes) -> None:
             if rows > page.chunks[1 if separate > 1 else 0] or columns > page.chunks[2 if separate > 1 else 1]:
                 raise ImageError(f"its parts are larger than they say, it is damaged; {REMEDY}")
             if page.compression in JPEG:
-                refuse_damage((page.jpegtables or b"")[:-2] + frame[2 if page.jpegtables else 0 :])
+                decode_jpeg((page.jpegtables or b"")[:-2] + frame[2 if page.jpegtables else 0 :], colour=False)
     elif page.compression not in BYTES | FAX:
         name = getattr(page.compression, "name", page.compression)
         raise ImageError(f"compressed as {name}, which is not read; {REMEDY}")
