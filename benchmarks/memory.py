@@ -1,8 +1,9 @@
-"""Private memory of training, predicting and checking: `python -m benchmarks.memory [predict|check]` (Linux).
+"""Private memory of training, predicting, checking: `python -m benchmarks.memory [million|predict|check]` (Linux).
 
 Training: writes two `.npz` files of 1,000 and 100,000 images of noise at 64 px into a temporary folder (0.4 GB), trains
 on each, and prints the largest private memory (RssAnon) of the process, once while the images are decoded and once from
-the cache. Predicting: 1,000 and 10,000 files, with overlays. Checking: 1,000 and 100,000 files with masks and splits.
+the cache; `million`: of 1,000 and 1,000,000 (4 GB, and as much for the cache). Predicting: 1,000 and 10,000 files, with
+overlays. Checking: 1,000 and 100,000 files with masks and splits.
 """
 
 import os
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +22,8 @@ from rich.table import Table
 
 def main() -> None:
     """Measure and print."""
-    {"predict": predicting, "check": checking}.get("".join(sys.argv[1:]), training)()
+    kinds = {"predict": predicting, "check": checking, "million": partial(training, 1_000_000)}
+    kinds.get("".join(sys.argv[1:]), training)()
 
 
 def predicting() -> None:
@@ -60,12 +63,12 @@ def predicting() -> None:
     Console().print(table)
 
 
-def training() -> None:
-    """Train on 1,000 and on 100,000 images."""
+def training(most: int = 100_000) -> None:
+    """Train on 1,000 and on many more images."""
     table = Table("images", "RssAnon while decoding, MB", "RssAnon from the cache, MB")
     figures: list[list[float]] = []
     with tempfile.TemporaryDirectory() as folder:
-        for count in (1_000, 100_000):
+        for count in (1_000, most):
             source = Path(folder) / f"{count}.npz"
             pixels = np.random.default_rng(0).integers(0, 256, (count, 64, 64), dtype=np.uint8)
             np.savez(source, train_images=pixels)
