@@ -119,6 +119,7 @@ SEG: dict[str, Callable[[str], Marked]] = {"pydicom": by_pydicom, "highdicom": b
 
 @pytest.mark.parametrize("codes", SERIES)
 def test_a_series_is_marked_where_it_is_bright(run: Run, codes: str) -> None:
+    pytest.importorskip("highdicom")
     across, down, through = ((ROTATION if "oblique" in codes else np.eye(3)) @ directed(codes[-3:])).T
     values, first = noise(5, 16, 12), np.array([11.0, -7, 5])
     for number in (3, 0, 4, 1, 2):
