@@ -106,7 +106,7 @@ app = typer.Typer(
 )
 
 
-def tell_version(asked: bool) -> None:
+def print_version(asked: bool) -> None:
     """Print the version, and end."""
     if asked:
         from importlib.metadata import version
@@ -118,7 +118,7 @@ def tell_version(asked: bool) -> None:
 @app.callback(help=__doc__)
 def common(
     version: Annotated[
-        bool, typer.Option("--version", callback=tell_version, is_eager=True, help="Print the version, and end.")
+        bool, typer.Option("--version", callback=print_version, is_eager=True, help="Print the version, and end.")
     ] = False,
 ) -> None:
     """Options of `ahm` itself."""

@@ -128,7 +128,7 @@ class Agent(Protocol):
         """Make the untrained networks and their optimiser, where there are any."""
 
     def attach(self, env: Env) -> None:
-        """Be told the environment to act in; agents that look at the U-Net itself look at this one's."""
+        """Receive the environment to act in; agents that look at the U-Net itself look at this one's."""
 
     @abstractmethod
     def learn(self, env: Env, images: int, callback: Callback | None = None) -> None:

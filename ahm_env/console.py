@@ -67,13 +67,13 @@ class ProgressBar:
         self._console.print(f"[yellow]warning:[/] {escape(text)}")
 
 
-def tell_bad_masks(console: Console, count: int) -> None:
+def warn_bad_masks(console: Console, count: int) -> None:
     """Say how many masks could not be used, where that is let pass."""
     if count:
         console.print(f"[yellow]warning:[/] {count:,} bad masks were left out: their images count as unlabelled")
 
 
-def tell_left_out(console: Console, images: ImageSet) -> None:
+def warn_left_out(console: Console, images: ImageSet) -> None:
     """Say how many images of a source a set lacks."""
     if images.skipped:
         console.print(f"[yellow]warning:[/] {images.skipped:,} bad images were left out; `ahm data check` lists them")
@@ -82,7 +82,7 @@ def tell_left_out(console: Console, images: ImageSet) -> None:
         console.print(f"images left out, for {why}: {images.empty:,}")
 
 
-def tell_interruption(console: Console, error: InterruptionError, progress: str, command: str) -> int:
+def print_interruption(console: Console, error: InterruptionError, progress: str, command: str) -> int:
     """Say that a signal ended a run after so much of it, and how to go on; the exit status."""
     console.print(f"Stopped by {error.signal} after {progress}; all is saved. Go on with")
     console.print(f"  ahm {command} --resume --out {error.path}", markup=False)

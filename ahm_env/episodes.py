@@ -168,8 +168,8 @@ class Episodes:
         """How many ones the next action of these episodes may usefully hold."""
         steps = self.steps[env_ids]
         _, chosen = step_quota(self.quota[env_ids], steps, self.horizon, self.share[env_ids])
-        tells_size = (steps == 0) & (self.low < self.high)  # the first action also says how much to hide
-        return np.where(steps < self.horizon, np.where(tells_size, self.high, chosen), 0)
+        decides_size = (steps == 0) & (self.low < self.high)  # the first action also says how much to hide
+        return np.where(steps < self.horizon, np.where(decides_size, self.high, chosen), 0)
 
     def step(self, env_ids: EnvIds, wanted: Bools) -> Outcome:
         """Hide patches in these episodes; after the last step of an episode, reconstruct and reward it.

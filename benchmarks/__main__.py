@@ -22,7 +22,7 @@ from torch import Tensor
 from agents import A3C, Agent, make_agent
 from ahm_env import PatchGrid, PatchMaskVectorEnv, Reconstructor, Standardisation, load_images
 from ahm_env.masks import random_masks
-from ahm_env.model.devices import has_bf16, tell_precision
+from ahm_env.model.devices import describe_precision, has_bf16
 
 BATCH, WIDTH, GRID = 12, 16, PatchGrid(64, 8)
 PAIRS, STEPS = 7, 12  # pairs of timings, and batches in each
@@ -96,7 +96,7 @@ def main() -> None:
         )
         add(table, "U-Net training in fp32", "in bf16", fp32, bf16, "≥ 1.4")
     else:
-        table.add_row("U-Net training in fp32", "in bf16", tell_precision("fp32", cpu), "≥ 1.4")
+        table.add_row("U-Net training in fp32", "in bf16", describe_precision("fp32", cpu), "≥ 1.4")
 
     speeds = [[images_per_second(workers) for workers in (2, 1)] for _ in range(3)]
     ratios = sorted(two / one for two, one in speeds)

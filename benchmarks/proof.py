@@ -4,7 +4,8 @@ DATA is a folder with the sets that `benchmarks/proof.toml` names: it says which
 and by which tests. A cell is one fine-tuning, or the pretraining that it starts from, in a directory of its own, so
 that the same command goes on where it was stopped; PATTERN, a regular expression, chooses cells by their names,
 SET/LABELS/ARM/DRAW, and several processes may share the work. What is done is in `docs/results/proof-SET.csv`, and is
-not done again where OUT is lost. With `tables` instead of OUT the tables are printed as Markdown.
+not done again where OUT is lost. Instead of DATA OUT, `tables` prints the tables as Markdown, and `figure FILE` draws
+what is known of the supervised arms and of the unlabelled images.
 """
 
 import os
@@ -35,6 +36,14 @@ RESULTS = Path(__file__).parents[1] / "docs" / "results"
 RUNS = 3  # pretraining runs of an agent
 TASK = "segmentation"
 KEY = 6  # columns of a row that name its trial
+DRAWN = {"A": "supervised", "S": "strong\naugmentation", "B": "unlabelled\nimages join"}
+SPAN = 0.05  # of Dice, which a panel shows at least
+TITLES = {
+    "isic2018": "dermoscopy (ISIC 2018)",
+    "kvasir": "polyps (Kvasir-SEG)",
+    "lgg": "brain MRI (LGG)",
+    "cxr": "chest X-ray",
+}
 
 
 @dataclass(frozen=True)
@@ -140,6 +149,31 @@ def show() -> None:
             print(as_markdown(table.title, table.headings, table.rows))
 
 
+def draw(path: Path) -> None:
+    """Draw the Dice of the arms, a panel a set: a line is a draw of labelled images, a bar the mean over draws."""
+    from matplotlib import pyplot
+
+    panels = dict.fromkeys((ask["set"], ask["labels"]) for ask in PLAN["ask"][:4])
+    figure, axes = pyplot.subplots(1, len(panels), figsize=(12, 3.2), layout="constrained")
+    for place, (axis, (dataset, labels)) in enumerate(zip(axes, panels, strict=True)):
+        rows = read_results(results_of(dataset))
+        group = next(one for one in grouped(rows) if (one.task, one.labels) == (TASK, labels))
+        scores = [group.scores(*PLAN["arms"][arm], compared(group)[0]) for arm in DRAWN]
+        found = [dict(zip(one.trials, one.sums.sum(1) / one.counts.sum(1), strict=True)) for one in scores]
+        for trial in set.intersection(*map(set, found)):
+            axis.plot([one[trial] for one in found], "o-", color="0.6", lw=1, ms=4)
+        for number, one in enumerate(found):
+            axis.hlines(sum(one.values()) / len(one), number - 0.3, number + 0.3, color="#b5482a", lw=3, zorder=3)
+        axis.set(xlim=(-0.5, len(DRAWN) - 0.5))
+        low, high = axis.get_ylim()
+        axis.set_ylim(min(low, high - SPAN), max(high, low + SPAN))
+        axis.set_title(f"{TITLES[dataset]}, {labels} labels", fontsize=10)
+        axis.set_xticks(range(len(DRAWN)), DRAWN.values(), fontsize=8)
+        axis.set_ylabel("" if place else "Dice on val")
+        axis.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=110)
+
+
 def main(data: Path, out: Path, pattern: str = "") -> int:
     """Do the cells that are not done; the status is 1 where one was interrupted."""
     torch.set_num_threads(1)
@@ -155,12 +189,14 @@ def main(data: Path, out: Path, pattern: str = "") -> int:
             continue
         except InterruptionError:
             return 1
-        print(time.strftime("%H:%M"), cell.name, cell.trial.told, flush=True)
+        print(time.strftime("%H:%M"), cell.name, cell.trial.outcome, flush=True)
     return 0
 
 
 if __name__ == "__main__":
     if sys.argv[1:] == ["tables"]:
         show()
+    elif sys.argv[1] == "figure":
+        draw(Path(sys.argv[2]))
     else:
         sys.exit(main(Path(sys.argv[1]).absolute(), Path(sys.argv[2]).absolute(), *sys.argv[3:4]))

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ahm_env import SettingsError
-from ahm_env.console import ProgressBar, make_console, tell_bad_masks, tell_left_out
+from ahm_env.console import ProgressBar, make_console, warn_bad_masks, warn_left_out
 from ahm_env.files import check_name, write_text
 from ahm_env.runs.directory import Interruption
 from downstream.evaluation.evaluation import evaluate
@@ -64,8 +64,8 @@ def evaluate_model(
     console = make_console()
     with ProgressBar(console, "reading images") as progress:
         found = evaluate(model, data, split, progress=progress, **options)  # type: ignore[arg-type]
-    tell_left_out(console, found.images)
-    tell_bad_masks(console, found.bad_masks)
+    warn_left_out(console, found.images)
+    warn_bad_masks(console, found.bad_masks)
     for line in (found.table(), *found.remarks):
         console.print(line, markup=False)
     if out is not None:

@@ -15,9 +15,9 @@ from agents.pretraining.loop import Pretraining
 from agents.pretraining.pretrain import open_run
 from agents.pretraining.settings import RunSettings
 from agents.registry import refuse_code
-from ahm_env.console import ProgressBar, make_console, tell_interruption
+from ahm_env.console import ProgressBar, make_console, print_interruption
 from ahm_env.errors import InterruptionError
-from ahm_env.model.devices import tell_precision
+from ahm_env.model.devices import describe_precision
 from ahm_env.runs.directory import Row
 from ahm_env.runs.flags import Config, FlagsOf, Preset, Resume, Set, pairs, with_config
 from ahm_env.runs.images import load
@@ -75,7 +75,7 @@ def train_agent(
             with TrainingDisplay(console, total, run.seen) as display:
                 hardness = run.run(display)
     except InterruptionError as error:
-        return tell_interruption(console, error, f"{run.seen:,} of {total:,} images", "train-agent")
+        return print_interruption(console, error, f"{run.seen:,} of {total:,} images", "train-agent")
     _conclude(run, hardness, console)
     return 0
 
@@ -85,7 +85,7 @@ def _announce(run: Pretraining, console: Console) -> None:
     console.print(
         f"{settings.algo} on {escape(settings.data)}: {len(run.shown):,} images to learn from, {len(run.held_out):,} "
         f"held out; {settings.grid.side} x {settings.grid.side} patches, ratio {settings.mask_ratio}; {run.device}, "
-        f"{tell_precision(settings.precision, run.device)}, "
+        f"{describe_precision(settings.precision, run.device)}, "
         f"{workers} worker{'s' * (workers > 1)}"
     )
     if workers > 1:

@@ -66,7 +66,7 @@ class Measurement:
 
 @dataclass(frozen=True)
 class Hardness:
-    """Both kinds of masks on the same images: no policy is told by one of them alone.
+    """Both kinds of masks on the same images: neither alone describes a policy.
 
     Attributes:
         sampled: Masks as the agent draws them.

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from ahm_env.console import ProgressBar, make_console, tell_left_out
+from ahm_env.console import ProgressBar, make_console, warn_left_out
 from ahm_env.files import check_name
 from ahm_env.images.dataset.loader import find_file, find_files
 from ahm_env.images.dataset.splits import split_source
@@ -86,13 +86,13 @@ def _print_report(console: Console, report: SourceReport, every: bool) -> None:
     for warning in report.warnings:
         _tell(f"warning: {warning.text}")
     kinds = Counter(map(_kind, report.problems))
-    told = Counter[str]()
+    printed = Counter[str]()
     for problem in report.problems:
         kind = _kind(problem)
-        told[kind] += 1
-        if every or told[kind] <= ALIKE or kinds[kind] == ALIKE + 1:
+        printed[kind] += 1
+        if every or printed[kind] <= ALIKE or kinds[kind] == ALIKE + 1:
             _tell(f"problem: {problem}")
-        elif told[kind] == ALIKE + 1:
+        elif printed[kind] == ALIKE + 1:
             _tell(f"problem: … and {kinds[kind] - ALIKE:,} more like it; --all lists them")
     problems, warnings = len(report.problems), len(report.warnings)
     found = f"{problems:,} problem{'s' * (problems != 1)}" if problems else "No problem found"
@@ -120,8 +120,8 @@ def split_data(
     shares = {"train": train, "val": val, "test": test}
     console = make_console()
     counts = split_source(source, shares, stratify, seed, again, skip_bad)
-    told = ", ".join(f"{name} {counts[name]:,}" for name in shares)
-    console.print(f"splits       {Path(source) / 'labels.csv'}: {told}; each patient in one", markup=False)
+    each = ", ".join(f"{name} {counts[name]:,}" for name in shares)
+    console.print(f"splits       {Path(source) / 'labels.csv'}: {each}; each patient in one", markup=False)
     return 0
 
 
@@ -140,10 +140,10 @@ def show_data(
     console = make_console()
     with ProgressBar(console, "reading images") as report_progress:
         sheet = make_contact_sheet(source, count, seed, window, axis, burned_in, skip_bad, progress=report_progress)
-    tell_left_out(console, sheet.images)
+    warn_left_out(console, sheet.images)
     sheet.save(out)
-    told = f"{len(sheet.indices):,} of {len(sheet.images):,} images"
-    console.print(f"picture      {out}: {told}", markup=False)
+    shown = f"{len(sheet.indices):,} of {len(sheet.images):,} images"
+    console.print(f"picture      {out}: {shown}", markup=False)
     return 0
 
 

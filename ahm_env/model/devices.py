@@ -53,7 +53,7 @@ def has_bf16(device: torch.device) -> bool:
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
-def tell_precision(precision: str, device: torch.device) -> str:
+def describe_precision(precision: str, device: torch.device) -> str:
     """Describe a precision for people, with the reason if bf16 would not pay."""
     reason = "" if precision == "bf16" or has_bf16(device) else f": no instructions for bf16 on this {device.type}"
     return f"{precision}{reason}"

@@ -158,8 +158,8 @@ def check_kind(flag: str, value: Any, kind: Any) -> None:
         if isinstance(value, plain) and (one is bool or not isinstance(value, bool)):
             return
     words = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", NoneType: "nothing"}
-    told = " or ".join(words.get(one, getattr(one, "__name__", str(one))) for one in kinds)
-    raise SettingsError(f"{flag} {value} must be {told}")
+    wanted = " or ".join(words.get(one, getattr(one, "__name__", str(one))) for one in kinds)
+    raise SettingsError(f"{flag} {value} must be {wanted}")
 
 
 def pairs(texts: Iterable[str], flag: str) -> dict[str, Any]:

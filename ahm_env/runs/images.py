@@ -2,7 +2,7 @@
 
 from rich.console import Console
 
-from ahm_env.console import ProgressBar, tell_left_out
+from ahm_env.console import ProgressBar, warn_left_out
 from ahm_env.images import ImageSet
 from ahm_env.images.source import Source
 from ahm_env.runs.settings import ImageSettings
@@ -15,5 +15,5 @@ def load(settings: ImageSettings, console: Console, source: Source | None = None
     """
     with ProgressBar(console, "reading images") as report:
         images = settings.load_images(source, report)
-    tell_left_out(console, images)
+    warn_left_out(console, images)
     return images

@@ -83,7 +83,7 @@ class Run(ABC, Generic[S, R]):
         """Train to the end, or until interrupted; the state is saved either way.
 
         Args:
-            observer: Is told how it goes.
+            observer: Called as it goes on.
 
         Raises:
             InterruptionError: A signal came.

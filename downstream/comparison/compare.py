@@ -57,7 +57,7 @@ def compare(
     seeds: int = 5,
     jobs: int = 0,
     downstream: Downstream | None = None,
-    tell: Callable[[str], object] = lambda line: None,
+    log: Callable[[str], object] = lambda line: None,
     progress: Progress = lambda done, total: None,
     **settings: Any,
 ) -> Comparison:
@@ -71,7 +71,7 @@ def compare(
         seeds: How many pretraining runs of each.
         jobs: Runs at once; 0: one a core, or one on a GPU.
         downstream: What their U-Nets are fine-tuned for, None for nothing.
-        tell: Told what is going on, line by line.
+        log: Called with what is going on, line by line.
         progress: Called with (done, total) in images.
         **settings: Fields of `RunSettings` that all runs share.
 
@@ -99,10 +99,10 @@ def compare(
     on_cpu = shared.torch_device.type == "cpu"
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     jobs = jobs or (cores if on_cpu else 1)
-    with experiment.directory, Pool(jobs, max(1, cores // jobs), tell, progress) as pool:
+    with experiment.directory, Pool(jobs, max(1, cores // jobs), log, progress) as pool:
         experiment.begin()
         for line in _announcement(experiment, jobs):
-            tell(line)
+            log(line)
         if experiment.agents:
             pool.work([] if experiment.reference.done else [experiment.reference])
             if not experiment.unet.exists() or pool.failed:

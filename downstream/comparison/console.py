@@ -10,7 +10,7 @@ import typer
 
 from agents.pretraining.hardness import KINDS
 from agents.pretraining.settings import RunSettings
-from ahm_env.console import ProgressBar, make_console, number, tell_left_out
+from ahm_env.console import ProgressBar, make_console, number, warn_left_out
 from ahm_env.files import write_text
 from ahm_env.runs.flags import FlagsOf
 from downstream.comparison.compare import PAGE, compare, report
@@ -46,7 +46,7 @@ def compare_agents(
     where a run failed; the others are compared all the same.
     """
     console = make_console()
-    tell = partial(console.print, markup=False)
+    log = partial(console.print, markup=False)
     with ProgressBar(console, "comparing", seconds=LINE_SECONDS) as progress:
         found = compare(
             algos,
@@ -54,19 +54,19 @@ def compare_agents(
             seeds=seeds,
             jobs=jobs,
             downstream=Downstream.asked(**asked),
-            tell=tell,
+            log=log,
             progress=progress,
             **given,
         )
-    tell_left_out(console, found.images)
+    warn_left_out(console, found.images)
     if found.rows:
-        tell(found.table())
-        tell(f"numbers      {out / RESULTS}")
-        tell(f"page         {out / PAGE}")
+        log(found.table())
+        log(f"numbers      {out / RESULTS}")
+        log(f"page         {out / PAGE}")
     else:
-        tell("No trial is done: there is nothing to compare.")
+        log("No trial is done: there is nothing to compare.")
     for name, reason in found.failed.items():
-        tell(f"failed: {name}: {reason}")
+        log(f"failed: {name}: {reason}")
     return 1 if found.failed else 0
 
 

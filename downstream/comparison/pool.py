@@ -26,15 +26,15 @@ class Pool:
     Args:
         size: Processes at once.
         threads: Threads of each.
-        tell: Told of each trial that ends, in a line.
+        log: Called for each trial that ends, in a line.
         progress: Called with (done, total) in images that the trials have shown.
 
     Attributes:
         failed: Trials that did not come to their end.
     """
 
-    def __init__(self, size: int, threads: int, tell: Callable[[str], object], progress: Progress) -> None:
-        self.size, self.threads, self.tell, self.progress = size, threads, tell, progress
+    def __init__(self, size: int, threads: int, log: Callable[[str], object], progress: Progress) -> None:
+        self.size, self.threads, self.log, self.progress = size, threads, log, progress
         self.failed: list[Trial] = []
         self._running: dict[Any, Trial] = {}
 
@@ -62,16 +62,16 @@ class Pool:
                 process.join()
                 trial = self._running.pop(process)
                 done += trial.total
-                self._tell(trial, process.exitcode)
+                self._log(trial, process.exitcode)
             self.progress(done + sum(images_shown(one.path) for one in self._running.values()), total)
 
-    def _tell(self, trial: Trial, status: int) -> None:
+    def _log(self, trial: Trial, status: int) -> None:
         if status == 0:
-            self.tell(f"done    {trial.name:<40} {trial.told}")
+            self.log(f"done    {trial.name:<40} {trial.outcome}")
         else:
             self.failed.append(trial)
             how = signal.Signals(-status).name if status < 0 else f"status {status}"
-            self.tell(f"failed  {trial.name:<40} {how}: {last_line(trial.path)}")
+            self.log(f"failed  {trial.name:<40} {how}: {last_line(trial.path)}")
 
 
 def images_shown(path: Path) -> int:

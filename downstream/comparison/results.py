@@ -1,6 +1,6 @@
 """The results of an experiment as one tidy table, `results.csv`: a row is one number of one trial.
 
-A row tells of an image, of a patient (a number of all images together), or, where both are empty, of the whole trial.
+A row is of an image, of a patient (a number of all images together), or, where both are empty, of the whole trial.
 """
 
 import csv
@@ -128,13 +128,13 @@ class Group:
 
 
 def _by_patient(rows: Iterable[Row], metric: str) -> dict[Trial, dict[str, tuple[float, tuple[str, ...]]]]:
-    """Of each trial and patient the sum of a metric, and the names of what it was told of."""
-    told = [row for row in rows if row.metric == metric]
+    """Of each trial and patient the sum of a metric, and the names of what it is of."""
+    measured = [row for row in rows if row.metric == metric]
     of_patients, of_images = (
-        [row for row in told if row.patient and bool(row.image) is which] for which in (False, True)
+        [row for row in measured if row.patient and bool(row.image) is which] for which in (False, True)
     )
     found: dict[Trial, dict[str, tuple[float, tuple[str, ...]]]] = {}
-    for row in of_patients or of_images or told:
+    for row in of_patients or of_images or measured:
         patients = found.setdefault((row.run, row.draw), {})
         total, names = patients.get(row.patient, (0.0, ()))
         patients[row.patient] = total + row.value, (*names, row.image or row.patient)

@@ -118,8 +118,8 @@ def _alike(group: Group) -> str:
     shown, updates = (
         sorted({round(row.value) for row in group.rows if row.metric == name}) for name in ("images", "unet_updates")
     )
-    told = [", ".join(f"{count:,}" for count in counts) for counts in (shown, updates)]
-    return f"Images shown: {told[0]}; U-Net updates: {told[1]}{' in all runs' if len(updates) == 1 else ''}."
+    texts = [", ".join(f"{count:,}" for count in counts) for counts in (shown, updates)]
+    return f"Images shown: {texts[0]}; U-Net updates: {texts[1]}{' in all runs' if len(updates) == 1 else ''}."
 
 
 def unlike(group: Group) -> list[str]:
@@ -169,10 +169,10 @@ def finetuning_table(group: Group, metric: str, data: str, zero_shot: Sequence[P
         rows.append((TRIVIAL[metric][1], *blank, "–", number(value), *rest))
     for path in zero_shot if metric in ("dice", "patient_dice") else ():
         if (dice := sam_dice(path)) is not None:  # a mean over images
-            told = [f"SAM, {path.name.removeprefix('sam-')}, no labels", *blank, "–", interval(dice), *rest]
+            row = [f"SAM, {path.name.removeprefix('sam-')}, no labels", *blank, "–", interval(dice), *rest]
             if metric == "patient_dice":
-                told[len(blank) + 2], told[len(told) - len(further) + further.index("dice")] = "–", number(dice.mean)
-            rows.append(tuple(told))
+                row[len(blank) + 2], row[len(row) - len(further) + further.index("dice")] = "–", number(dice.mean)
+            rows.append(tuple(row))
     title = f"{group.task.capitalize()} of {data} with {group.labels} labels"
     headings += [measure_name(name) for name in further]
     notes = (*_unbalanced(scores), *NOTES)
@@ -197,12 +197,12 @@ def _unbalanced(scores: Mapping[tuple[str, str], Scores]) -> list[str]:
         found.setdefault(shares, []).append(f"{agent}, {arm}")
     if len(found) < 2:
         return []
-    told = "; ".join(
+    draws = "; ".join(
         f"{' and '.join(names)}: {', '.join(str(draw) for draw, _ in shares)}" for shares, names in found.items()
     )
     return [
         f"NOT BALANCED: arms have other draws, or not equally often, so that means are not to be compared, only "
-        f"differences, which are of the draws that both have. Draws of {told}."
+        f"differences, which are of the draws that both have. Draws of {draws}."
     ]
 
 

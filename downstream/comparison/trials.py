@@ -20,7 +20,7 @@ from downstream.evaluation.tables import read_rows
 from downstream.finetuning.finetune import finetune
 
 EVALUATION = "mask_evaluation.json"
-# What is told of each image, and, where patients have several, of each patient
+# What is measured of each image, and, where patients have several, of each patient
 PER_IMAGE = {"segmentation": "dice", "classification": "accuracy"}
 
 
@@ -67,7 +67,7 @@ class PretrainTrial:
             return None  # damaged: evaluated again
 
     @property
-    def told(self) -> str:
+    def outcome(self) -> str:
         """What it came to, in a few words."""
         found = self.evaluation
         return (
@@ -174,7 +174,7 @@ class FinetuneTrial:
         return (self.path / "test.json").exists()
 
     @property
-    def told(self) -> str:
+    def outcome(self) -> str:
         """What it came to, in a few words."""
         metric = PER_IMAGE[self.task]
         found = [row.value for row in self.rows() if row.metric == metric and not (row.image or row.patient)]

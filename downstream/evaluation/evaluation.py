@@ -222,25 +222,25 @@ def with_intervals(measure: Callable[[Ints], Measures], patients: Sequence[Ints]
 
 def remarks(assessed: SegmentationAssessment | ClassificationAssessment, patients: Sequence[Ints]) -> list[str]:
     """List what to know of these numbers before they are believed, a sentence or two each."""
-    told, images = list[str](), sum(map(len, patients))
+    lines, images = list[str](), sum(map(len, patients))
     several = len(patients) < images
     if isinstance(assessed, SegmentationAssessment):
         if several:
-            told.append(
+            lines.append(
                 "Dice of a patient is that of all pixels of the patient's images together, of a volume that in 3-D. "
                 "The other measures are means over images."
             )
         blank = sum(not any(one.found + one.missed for one in score.overlaps.values()) for score in assessed.scores)
         if blank:
-            told.append(
+            lines.append(
                 f"In {blank:,} of {images:,} images nothing is marked: there, Dice is 1 where nothing is found."
             )
     if len(patients) < FEW:
         whose = "patients" if several else "images"
         one = f"This is one {whose[:-1]}, which says nothing of others: there is no interval."
         few = f"These are few {whose}: with fewer than {FEW}, intervals are too narrow."
-        told.append(one if len(patients) == 1 else few)
-    return told
+        lines.append(one if len(patients) == 1 else few)
+    return lines
 
 
 def as_json(

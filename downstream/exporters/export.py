@@ -233,7 +233,7 @@ def _accuracy(differences: tuple[float, float], of: str) -> str:
 
 
 def _trace(model: Model) -> bytes:
-    """Export the model as ONNX, without what the exporter tells about this machine's files."""
+    """Export the model as ONNX, without what the exporter writes about this machine's files."""
     spec = model.spec
     example = torch.zeros(2, spec.channels, spec.image_size, spec.image_size)
     logger = logging.getLogger("torch.onnx")

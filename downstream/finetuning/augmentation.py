@@ -13,7 +13,7 @@ from ahm_env.masks import Ints
 
 AUGMENTATIONS = ("none", "flips", "affine", "full", "strong")
 STRONG = ("colour", "grey")
-LOOKED_AT = 64  # images by which it is told whether a set is of colour photographs
+LOOKED_AT = 64  # images looked at to decide whether a set is of colour photographs
 # A photograph of tissue has one hue, more or less, and has it clearly; sequences of an MRI put into the three channels
 # have all hues, and grey images none.
 HUE_CONCENTRATION, SATURATION = 0.8, 0.1

@@ -10,9 +10,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from ahm_env.console import ProgressBar, make_console, number, tell_bad_masks, tell_interruption
+from ahm_env.console import ProgressBar, make_console, number, print_interruption, warn_bad_masks
 from ahm_env.errors import InterruptionError, SettingsError
-from ahm_env.model.devices import tell_precision
+from ahm_env.model.devices import describe_precision
 from ahm_env.runs.directory import Row
 from ahm_env.runs.flags import Config, FlagsOf, Preset, Resume, with_config
 from ahm_env.runs.images import load
@@ -73,7 +73,7 @@ def finetune(
             out,
             resume,
             lambda settings, source: load(settings, console, source),
-            lambda count: tell_bad_masks(console, count),
+            lambda count: warn_bad_masks(console, count),
         ) as run:
             settings = run.settings
             if run.finished:
@@ -83,7 +83,7 @@ def finetune(
             with FinetuneDisplay(console, settings.steps * settings.batch_size, run.seen) as display:
                 result = run.run(display)
     except InterruptionError as error:
-        return tell_interruption(console, error, f"{run.trainer.step:,} of {settings.steps:,} steps", "finetune")
+        return print_interruption(console, error, f"{run.trainer.step:,} of {settings.steps:,} steps", "finetune")
     _conclude(run, result, console)
     return 0
 
@@ -95,7 +95,7 @@ def _announce(run: Finetuning, console: Console) -> None:
     console.print(
         f"{settings.task} from {escape(start)}, {escape(settings.data)}: {len(split.learn):,} labelled images "
         f"to learn from{aside}, {len(split.test):,} to test on; {settings.steps:,} steps of {settings.batch_size}; "
-        f"{run.model.device}, {tell_precision(settings.precision, run.model.device)}"
+        f"{run.model.device}, {describe_precision(settings.precision, run.model.device)}"
     )
     if not split.test.size:
         what = "mask" if settings.task == "segmentation" else "label"

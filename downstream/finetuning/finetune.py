@@ -92,7 +92,7 @@ def open_run(
     out: Path | None,
     resume: bool,
     load: Entry = FinetuneSettings.load_images,
-    tell_bad_masks: Callable[[int], object] = lambda _: None,
+    on_bad_masks: Callable[[int], object] = lambda _: None,
 ) -> Iterator[Finetuning]:
     """Open a new run, or one to resume, in its directory, which no other process can use meanwhile.
 
@@ -103,7 +103,7 @@ def open_run(
         out: The run directory; by default a new one under `runs`.
         resume: Go on with the run in `out`.
         load: Loads images by the settings, or those of another source.
-        tell_bad_masks: Told how many images are left out because their masks cannot be read.
+        on_bad_masks: Called with how many images are left out because their masks cannot be read.
 
     Raises:
         AHMError: Anything that the user can mend.
@@ -118,7 +118,7 @@ def open_run(
         directory = FinetuneDirectory.claim(out, settings.task, settings)
     images = _load(settings, settings.data, load)
     whole, images = images, only_labelled(settings, images)
-    tell_bad_masks(images.skipped - whole.skipped)
+    on_bad_masks(images.skipped - whole.skipped)
     others = None
     if settings.unlabelled not in OWN:
         others = _load(replace(settings, channels=images.channels), settings.unlabelled, load)

@@ -132,7 +132,7 @@ class Model:
 
     Args:
         spec: What it is.
-        network: Of the kind that the spec tells.
+        network: Of the kind that the spec names.
         device: Where to compute.
         precision: Of the network's layers: `fp32`, `bf16`, or `auto`, see `find_precision`.
     """

@@ -114,7 +114,7 @@ class Returning:
     def _save_series(self, name: str, series: Series) -> Problem | None:
         path, names = self._masks / f"{name}.seg.dcm", [image for source in series for image in source.names]
         if self._bad.issuperset(names):
-            return None  # told when they were loaded
+            return None  # warned of when they were loaded
         try:
             if not self._bad.isdisjoint(names):
                 raise ImageError(f"not written: {BAD}")

@@ -96,7 +96,7 @@ def predict_samples(
         model: Of either task.
         segmenter: A classifier's images are cut to what this one finds; None leaves them as they are.
         samples: Images at their own size, each with a finite value.
-        refuse: Is told the name of an image whose cut-out part cannot be used.
+        refuse: Called with the name of an image whose cut-out part cannot be used.
         tta: Test-time augmentation.
     """
     spec = model.spec

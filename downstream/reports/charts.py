@@ -64,8 +64,8 @@ class Chart:
         labels: Numbers of labelled images, rising, and how each is written, where they are what the curves run
             against; the axis is then logarithmic, and points are marked. Otherwise curves run against images shown.
         reference: A value to draw a horizontal line at.
-        decimals: With which values are told.
-        share: Whether values are shares from 0 to 1, told in percent in a small chart.
+        decimals: With which values are written.
+        share: Whether values are shares from 0 to 1, in percent in a small chart.
     """
 
     title: str

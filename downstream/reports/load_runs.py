@@ -23,7 +23,7 @@ STYLES = (
     *("a3c", "ppo", "a2c", "hard-patches", "learning-progress", "oracle", "random"),
     *("edges", "foreground", "blocks", "easy-patches", "autoencoder", "untrained", "scratch"),
 )
-# Settings that do not make another agent; an agent's own settings are told one by one.
+# Settings that do not make another agent; an agent's own settings are compared one by one.
 _NO_LABEL = {"algo", "agent", "seed", "workers", "device", "data", "reference_unet", "total_images", "skip_bad"}
 
 
@@ -61,9 +61,9 @@ class Run:
         """Return a column of `metrics.csv` against images shown."""
         return np.array([row["images"] for row in self.rows]), np.array([row[column] for row in self.rows])
 
-    def history(self, tell: Callable[[Frame], float]) -> Points:
+    def history(self, of: Callable[[Frame], float]) -> Points:
         """Compute a number from each frame, against images shown."""
-        return np.array([float(frame.images) for frame in self.frames]), np.array([tell(one) for one in self.frames])
+        return np.array([float(frame.images) for frame in self.frames]), np.array([of(one) for one in self.frames])
 
 
 @dataclass(frozen=True)
@@ -98,9 +98,9 @@ class Algorithm:
         within = self._history("one image", self.style + COLOURS, lambda frame: frame.within_images)
         return self._small(f"{self.name}: patches in which two masks differ", (between, within))
 
-    def _history(self, name: str, style: int, tell: Callable[[Frame], float]) -> Curve | None:
+    def _history(self, name: str, style: int, of: Callable[[Frame], float]) -> Curve | None:
         """Average a number of the frames over seeds, without a band."""
-        curve = over_seeds(name, style, self.number, [run.history(tell) for run in self.runs])
+        curve = over_seeds(name, style, self.number, [run.history(of) for run in self.runs])
         return curve and replace(curve, low=None, high=None)
 
     def _small(self, title: str, curves: Sequence[Curve | None]) -> Chart | None:

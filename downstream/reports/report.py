@@ -228,8 +228,8 @@ def _shares(run: Run) -> tuple[float, ...]:
 def _facts(algorithms: Sequence[Algorithm], runs: Sequence[Run]) -> list[tuple[str, str]]:
     """List what was computed, in a few short entries; where runs differ, an entry lists the values of all."""
 
-    def each(tell: Callable[[Run], str]) -> str:
-        return ", ".join(dict.fromkeys(tell(run) for run in runs))
+    def each(value_of: Callable[[Run], str]) -> str:
+        return ", ".join(dict.fromkeys(value_of(run) for run in runs))
 
     def patches(run: Run) -> str:
         return f"{run.settings.grid.side} × {run.settings.grid.side}, {run.settings.patch_size} px"
@@ -252,9 +252,9 @@ def _differences(runs: Sequence[Run]) -> list[str]:
     for setting in fields(RunSettings):
         values = {json.dumps(getattr(run.settings, setting.name), default=str): run for run in runs}
         if setting.name not in _OWN and len(values) > 1:
-            told = (getattr(run.settings, setting.name) for run in values.values())
+            settings = (getattr(run.settings, setting.name) for run in values.values())
             words = [
-                source_name(one) if setting.name in ("data", "reference_unet") and one else f"{one}" for one in told
+                source_name(one) if setting.name in ("data", "reference_unet") and one else f"{one}" for one in settings
             ]
             found.append(f"{setting.name.replace('_', ' ')} ({', '.join(words)})")
     if len({run.content_key for run in runs}) > 1 and len({run.settings.data for run in runs}) == 1:
@@ -266,5 +266,5 @@ def _versions(runs: Sequence[Run]) -> list[tuple[str, str]]:
     names = dict.fromkeys(name for run in runs for name in run.versions)
     versions = [(name, sorted({run.versions.get(name, "–") for run in runs})) for name in names]
     commits = sorted({run.commit[:10] for run in runs if run.commit})
-    told = [(name, ", ".join(found)) for name, found in versions]
-    return told + ([("commit", ", ".join(commits))] if commits else [])
+    rows = [(name, ", ".join(found)) for name, found in versions]
+    return rows + ([("commit", ", ".join(commits))] if commits else [])

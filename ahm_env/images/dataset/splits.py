@@ -48,8 +48,8 @@ def split_source(
         SettingsError: The shares are wrong, too few patients, splits are there already, or no place to write them.
     """
     if not abs(sum(shares.values()) - 1) <= 1e-6 or min(shares.values()) < 0:
-        told = ", ".join(f"--{name} {share:g}" for name, share in shares.items())
-        raise SettingsError(f"{told}: shares must be 0 or more and add up to 1; for example 0.7, 0.1 and 0.2")
+        given = ", ".join(f"--{name} {share:g}" for name, share in shares.items())
+        raise SettingsError(f"{given}: shares must be 0 or more and add up to 1; for example 0.7, 0.1 and 0.2")
     if stratify not in (None, "label"):
         raise SettingsError(f"--stratify {stratify} is unknown; give label, or leave it out")
     found = find_source(source, PixelSettings(burned_in=True))

@@ -22,7 +22,7 @@ UNKNOWN = -1
 NO_IMAGE = "no column `image` in its first line; it needs image,label,split"
 
 
-# What pandas takes for blank when it reads a table, and writes where it is told to.
+# What pandas takes for blank when it reads a table, and writes where it is asked to.
 BLANK = {"#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A"}
 BLANK |= {"NA", "NULL", "NaN", "NaT", "None", "n/a", "nan", "null"}
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,3})?", re.ASCII)

@@ -155,9 +155,9 @@ def contact_sheet(images: ImageSet, indices: npt.ArrayLike, columns: int = 6) ->
 
 def _title(draw: ImageDraw.ImageDraw, images: ImageSet, count: int, width: int) -> None:
     font, small = ImageFont.load_default(20), ImageFont.load_default(14)
-    told = f"{count:,} of {len(images):,} images"
-    draw.text((width - MARGIN, MARGIN + 11), told, FAINT, small, anchor="rm")
-    room = width - 2 * MARGIN - GAP - small.getlength(told)
+    shown = f"{count:,} of {len(images):,} images"
+    draw.text((width - MARGIN, MARGIN + 11), shown, FAINT, small, anchor="rm")
+    room = width - 2 * MARGIN - GAP - small.getlength(shown)
     name = Path(images.source).name or images.source
     draw.text((MARGIN, MARGIN + 10), _shortened(name, font, room), INK, font, anchor="lm")
 

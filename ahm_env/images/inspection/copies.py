@@ -134,8 +134,8 @@ class Copies:
     def _told(self, image: int, twin: int) -> tuple[str, str]:
         pair = image, twin
         splits = {self._splits[index] for index in pair}
-        told = [self._name(index) + f" ({SPLITS[self._splits[index]]})" * (len(splits) > 1) for index in pair]
-        return told[0], told[1]
+        names = [self._name(index) + f" ({SPLITS[self._splits[index]]})" * (len(splits) > 1) for index in pair]
+        return names[0], names[1]
 
     def _name(self, index: int) -> str:
         self._names.seek(self._ends[index])

@@ -166,8 +166,8 @@ def check_images(
             report.warnings.append(DataWarning(KINDS.get(remark, "other"), text, count, tuple(names)))
         report.warnings += [*_about_masks(report), *_about_copies(str(source), copies)]
     if {0, UNSURE} < set(report.mask_values):
-        told = f"{UNSURE} in masks is a class like the others, unless it is ignored: --ignore {UNSURE}"
-        report.notes.append(f"{source}: {told}")
+        text = f"{UNSURE} in masks is a class like the others, unless it is ignored: --ignore {UNSURE}"
+        report.notes.append(f"{source}: {text}")
     return report
 
 
@@ -210,10 +210,10 @@ def _about_masks(report: SourceReport) -> Iterator[DataWarning]:
     counts = report.mask_pixels
     rare = [value for value in report.mask_values if value and counts[value] < RARE * pixels]
     if rare:
-        told = [f"{value}: {counts[value]:,} in {report.mask_images[value]:,} masks" for value in rare[:NAMED]]
+        examples = [f"{value}: {counts[value]:,} in {report.mask_images[value]:,} masks" for value in rare[:NAMED]]
         cause = f"classes in hardly any of the {pixels:,} pixels of {masks:,} masks"
         remedy = "take out stray values; there is little to learn from so few"
-        text = f"{source}: {cause}: {len(rare):,} ({_some(told, len(rare))}); {remedy}"
+        text = f"{source}: {cause}: {len(rare):,} ({_some(examples, len(rare))}); {remedy}"
         yield DataWarning("rare-class", text, len(rare))
 
 

@@ -72,8 +72,8 @@ def _classes(source: Path) -> list[str]:
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         cause = f"not as nnU-Net has it ({type(error).__name__}: {error})"
         raise ImageError(f"{table}: {cause}; mend it, or take it out") from None
-    told = ", ".join(f"{number} {name}" for name, number in named.items() if name not in ("background", "ignore"))
-    notes = [f"{source}: classes in masks: {told}"]
+    classes = ", ".join(f"{number} {name}" for name, number in named.items() if name not in ("background", "ignore"))
+    notes = [f"{source}: classes in masks: {classes}"]
     if "ignore" in named:
         notes.append(f"{source}: {named['ignore']} in masks is no class: --ignore {named['ignore']}")
     return notes

@@ -6,7 +6,7 @@ import torch
 
 from ahm_env import SettingsError
 from ahm_env.model import devices
-from ahm_env.model.devices import as_tensor, find_device, find_precision, has_bf16, tell_precision
+from ahm_env.model.devices import as_tensor, describe_precision, find_device, find_precision, has_bf16
 
 CPU = torch.device("cpu")
 
@@ -24,7 +24,7 @@ def test_auto_is_bf16_where_there_are_instructions_and_nothing_else_is_decided(m
         assert find_precision("auto", CPU) == expected
         assert find_precision("fp32", CPU) == "fp32"
         assert find_precision("bf16", CPU) == "bf16"
-        assert tell_precision(expected, CPU) == ("bf16" if there else "fp32: no instructions for bf16 on this cpu")
+        assert describe_precision(expected, CPU) == ("bf16" if there else "fp32: no instructions for bf16 on this cpu")
     with pytest.raises(SettingsError, match="precision 'half' is unknown; choose one of auto, fp32, bf16"):
         find_precision("half", CPU)
 

@@ -25,7 +25,7 @@ class Trial:
     path: Path
     end: str = "well"
     total: int = 1
-    told: str = "as it should be"
+    outcome: str = "as it should be"
 
     @property
     def name(self):
@@ -105,7 +105,7 @@ def test_none_is_left_behind_and_all_may_save_what_they_have(
             time.sleep(0.02)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Pool, "_tell", interrupt)
+    monkeypatch.setattr(Pool, "_log", interrupt)
     names = {"endless": "never", "short": "well", "late": "well"}
     with pytest.raises(KeyboardInterrupt), Pool(2, 1, print, silent) as two:
         two.work([trials.Trial(tmp_path / name, end) for name, end in names.items()])

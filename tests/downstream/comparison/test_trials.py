@@ -64,7 +64,7 @@ def test_the_rows_of_a_trial_are_of_images_patients_and_the_whole(tmp_path: Path
     rows = list(classified.rows())
     assert values(rows, "accuracy") == {("b", "7"): 0, ("a", "8"): 1, ("", ""): 0.5}
     assert {row.metric for row in rows} == {"accuracy", "labels"}
-    assert (segmented.told, classified.told) == ("dice 0.417", "accuracy 0.500")
+    assert (segmented.outcome, classified.outcome) == ("dice 0.417", "accuracy 0.500")
     assert segmented.name == "segmentation-8/none/scratch-draw0"
 
 
@@ -177,7 +177,7 @@ def test_the_rows_of_an_agent_are_losses_of_images_and_what_is_told_of_the_run(t
     assert values(rows, "own_hardness_likeliest") == {("", ""): 1.75}
     assert values(rows, "images_per_second") == {("", ""): 50}
     assert not values(rows, "lesion_hidden")  # there are no masks
-    assert (trial.done, trial.told, trial.name) == (True, "hardness 1.500 sampled, 2.000 likeliest", "random-0")
+    assert (trial.done, trial.outcome, trial.name) == (True, "hardness 1.500 sampled, 2.000 likeliest", "random-0")
 
 
 def test_a_verdict_that_is_damaged_is_judged_again_or_told(tmp_path: Path) -> None:

@@ -92,7 +92,7 @@ class Dicom:
         )
 
     def names(self) -> Iterator[tuple[str, Path]]:
-        """Pseudonym and path of each file that can be told of."""
+        """Pseudonym and path of each file that may be named."""
         for top in self._tops():
             for found in walk(top, self._path):
                 yield self._name(top, found.relative), Path(found.path)
@@ -162,10 +162,10 @@ class Dicom:
             if count:
                 names.append(found.relative)
                 known.append((count, patient, burned))
-        told = "they are taken in" if self._burned_in else "they are left out; --burned-in takes them in"
+        what = "they are taken in" if self._burned_in else "they are left out; --burned-in takes them in"
         notes += [f"{self._path}: DICOM files without an image: {n:,}, {kind}" for kind, n in sorted(kinds.items())]
         notes += [f"{self._path}: files that are not DICOM, and are not read: {strangers:,}"] * bool(strangers)
-        notes += [f"{self._path}: images that say that text is burned in: {burned_in:,}; {told}"] * bool(burned_in)
+        notes += [f"{self._path}: images that say that text is burned in: {burned_in:,}; {what}"] * bool(burned_in)
         files = DicomFiles(names, known, marked)
         if len(files) == 0:
             others = "; ".join(note.removeprefix(f"{self._path}: ") for note in notes) or "it is empty"

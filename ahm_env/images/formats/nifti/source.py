@@ -118,7 +118,7 @@ class Nifti:
                 self._told(f"{path}: {alone(path.name, files)}", path)
                 for path in (self._masks / name for name in strays)
             ]
-            problems += [f"{self._path}: {told}"] if (told := self._hint(self._path, True)) else []
+            problems += [f"{self._path}: {hint}"] if (hint := self._hint(self._path, True)) else []
             problems += labels.problems if labels else []
             warnings += labels.warnings if labels else []
         return DatasetIndex(
@@ -264,7 +264,7 @@ class Nifti:
             return str(error)
 
     def names(self) -> Iterator[tuple[str, Path]]:
-        """Pseudonym and path of each file that can be told of."""
+        """Pseudonym and path of each file that may be named."""
         for path in [
             *(self._images / name for name in self._volume_files()),
             *(self._masks / entry.name for entry in files_in(self._masks)),

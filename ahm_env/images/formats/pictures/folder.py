@@ -60,8 +60,8 @@ class Folder:
         images = _pictures(self._images) if self._path.is_dir() else Files([self._path.name])
         drawn = Files([]) if self._bare else _pictures(self._masks)
         if len(images) == 0:
-            if not self._bare and (told := self._hint(self._path, False)):
-                raise ImageError(f"{self._images}: no image directly in it, but {told}")
+            if not self._bare and (hint := self._hint(self._path, False)):
+                raise ImageError(f"{self._images}: no image directly in it, but {hint}")
             types = ", ".join(EXTENSIONS)
             cause = f"no image directly in it ({types}, .nii, .nii.gz), and no DICOM file in it or its sub-folders"
             raise ImageError(f"{self._images}: {cause}; put the images there, or give the folder they are in")
@@ -75,8 +75,8 @@ class Folder:
         alone = drawn.not_in(images)
         alike = _alike(alone, images)
         problems = [f"{self._masks / name}: {_alone(name, images, alike)}" for name in alone]
-        if not self._bare and (told := self._hint(self._path, True)):
-            problems.append(f"{self._path}: {told}")
+        if not self._bare and (hint := self._hint(self._path, True)):
+            problems.append(f"{self._path}: {hint}")
         return DatasetIndex(
             count=len(images),
             samples=Entries(self._entries, images, drawn, labels, masks),
@@ -122,13 +122,15 @@ class Folder:
 
     def _notes(self) -> list[str]:
         """List what is there and not read, one line each."""
-        told = list[str]()
+        notes = list[str]()
         for folder in (self._images, self._masks) if self._path.is_dir() else ():
             others = Counter(Path(entry.name).suffix for entry in files_in(folder) if not is_image(entry.name))
             if self.table.parent == folder:
                 others -= Counter({".csv": 1})
-            told += [f"{folder}: files of type {end or 'none'!r}, which are not read: {n}" for end, n in others.items()]
-        return told
+            notes += [
+                f"{folder}: files of type {end or 'none'!r}, which are not read: {n}" for end, n in others.items()
+            ]
+        return notes
 
 
 def _pictures(folder: Path) -> Files:
