@@ -12,7 +12,7 @@ from PIL import Image
 
 from ahm_env.errors import ImageError
 from ahm_env.images.formats.files import readable
-from ahm_env.images.formats.limits import MOST_PIXELS
+from ahm_env.images.formats.limits import MOST_PACKED, MOST_PIXELS
 from ahm_env.images.formats.pictures.codestreams import decode_jpeg
 from ahm_env.images.formats.pictures.tiff import STARTS, read_tiff, turned
 from ahm_env.images.pixels.opencv import cv2
@@ -214,7 +214,7 @@ def _decode_with_pillow(path: Path, content: bytes, numbers: bool, moving: bool)
     """Decode what OpenCV does not: the numbers of palettes, GIF as it is, and the colours of some kinds of BMP."""
     try:
         with Image.open(io.BytesIO(content), formats=("GIF", "BMP", "PNG")) as image:
-            if image.width * image.height > MOST_PIXELS:
+            if image.width * image.height > min(MOST_PIXELS, MOST_PACKED * len(content)):
                 raise ImageError(f"{path}: too large or damaged ({image.width}x{image.height} pixels); export it again")
             if numbers and image.format == "PNG" and bytes(image.getpalette() or ()) == WHITE_THEN_BLACK:
                 cause = "its palette shows 0 as white and 1 as black"

@@ -264,6 +264,17 @@ def test_gif_is_read_in_its_colours(tmp_path: Path, mode: str) -> None:
     assert np.array_equal(found if found.ndim == 3 else np.dstack([found] * 3), expected)
 
 
+def test_a_gif_whose_canvas_is_larger_than_its_bytes_could_fill_is_refused(tmp_path: Path) -> None:
+    blank = Image.new("L", (4000, 4000))
+    blank.save(tmp_path / "blank.gif")
+    assert read_mask(tmp_path / "blank.gif").shape == (4000, 4000)
+    small = io.BytesIO()
+    Image.new("L", (32, 32)).save(small, "GIF")
+    claims = small.getvalue()[:6] + struct.pack("<HH", 4000, 4000) + small.getvalue()[10:]
+    with pytest.raises(ImageError, match=r"too large or damaged \(4000x4000 pixels\)"):
+        read_picture(written(tmp_path / "small.gif", claims))
+
+
 def test_of_several_frames_the_first_is_read_and_that_is_said(tmp_path: Path) -> None:
     first, second = Image.new("L", (5, 5), 10), Image.new("L", (5, 5), 20)
     first.save(tmp_path / "a.gif", save_all=True, append_images=[second])
