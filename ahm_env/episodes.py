@@ -16,13 +16,15 @@ from ahm_env.masks import Bools, Ints, MaskRatio, fill_quota, mean_over, step_qu
 from ahm_env.model.reconstruction import Reconstructor
 
 EnvIds = Ints  # numbers of episodes
+AHEAD = 4096  # images that a walk knows at a time
 
 
 @dataclass
 class EpochSampler:
     """An endless walk over `count` images: every image once an epoch, each epoch in another order.
 
-    Its whole state is three numbers, so that a walk over many images is as cheap to save as a short one.
+    Its whole state is three numbers, so that a walk over many images is as cheap to save as a short one. Each episode
+    has its own: of the order only the next few images are kept.
     """
 
     count: int
@@ -35,10 +37,11 @@ class EpochSampler:
         self.position += 1
         if self.position == self.count:
             self.epoch, self.position = self.epoch + 1, 0
-        if self.position == 0 or not hasattr(self, "_permutation"):
-            generator = np.random.default_rng((self.seed, self.epoch))
-            self._permutation = generator.permutation(self.count).astype(np.int32)
-        return int(self._permutation[self.position])
+        within = self.position % AHEAD
+        if within == 0 or not hasattr(self, "_ahead"):
+            order = np.random.default_rng((self.seed, self.epoch)).permutation(self.count)
+            self._ahead = order[self.position - within :][:AHEAD].copy()
+        return int(self._ahead[within])
 
 
 @dataclass(frozen=True)

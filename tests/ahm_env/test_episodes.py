@@ -92,6 +92,14 @@ def test_every_epoch_and_every_seed_has_an_order_of_its_own():
     assert [again.next() for _ in range(40)] == first + second
 
 
+def test_of_a_long_order_a_part_is_known_at_a_time(monkeypatch):
+    monkeypatch.setattr("ahm_env.episodes.AHEAD", 7)
+    whole = [image for epoch in range(2) for image in np.random.default_rng((1, epoch)).permutation(20)]
+    order = EpochSampler(20, 1)
+    assert [order.next() for _ in range(40)] == whole
+    assert [EpochSampler(20, 1, place // 20, place % 20 - 1).next() for place in range(40)] == whole
+
+
 @STEADY
 @given(count=st.integers(1, 10), seed=st.integers(0, 1000), walked=st.integers(0, 35))
 def test_a_walk_goes_on_from_its_three_numbers(count, seed, walked):

@@ -3,7 +3,7 @@
 | layout | such as |
 |---|---|
 | masks beside their images | `a.png`, `a_mask.png`, `a_mask_1.png` |
-| scans of a patient beside the mask | `P/P_flair.nii.gz`, `P/P_t1.nii.gz`, `P/P_seg.nii.gz` |
+| scans of a patient beside the mask | `P_flair.nii.gz`, `P_t1.nii.gz`, `P_seg.nii.gz`, or `img_1.png`, `mask_1.png` |
 | folders of masks | `images/a.png` and `labels/a.png`, or `annotations/a_segmentation.png` |
 | nnU-Net | `imagesTr/a_0000.nii.gz`, `labelsTr/a.nii.gz`, `dataset.json` |
 | folders of splits | `train/images/a.png`, or `images/train/a.png` |
@@ -15,12 +15,12 @@ is an image.
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from ahm_env.errors import ImageError, SettingsError
-from ahm_env.images.formats.files import IGNORED, image_of_mask, is_image
+from ahm_env.images.formats.files import IGNORED, image_of_mask, is_image, parts_of
 from ahm_env.images.formats.nifti.names import is_nifti, nifti_stem
 
 # Words in names of folders, such as those of imagesTr, ground_truth or train2017
@@ -31,7 +31,6 @@ MASK_WORDS |= {"seg", "segs", "segmentation", "segmentations"}
 OTHER_WORDS = {"image", "images", "img", "imgs", "input", "inputs", "data", "ground"}
 NNUNET = ("Tr", "Ts")  # not the TS of BraTS
 WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|[0-9]+")
-SCAN = re.compile(r"(.+)[_-](\d{4}|flair|t1|t1ce|t1c|t1gd|t1n|t1w|t2|t2w|t2f|dwi|adc|pd|ct|pet)", re.IGNORECASE)
 SUPERPIXELS = re.compile(r"[_-]superpixels$", re.IGNORECASE)
 
 Key = tuple[str, tuple[str, ...], str]  # split, folders that say neither that nor what is in them, stem
@@ -103,12 +102,10 @@ def find_layout(source: Path, scan: str | None = None) -> Layout:
     superpixels = [one for one in files if SUPERPIXELS.search(one.key[2])]
     files = [one for one in files if not SUPERPIXELS.search(one.key[2])]
     images = _images((one for one in files if not one.drawn), source)
-    scans = defaultdict[Key, dict[str, Key]](dict)
-    for key in images:
-        if found := SCAN.fullmatch(key[2]):
-            scans[(*key[:2], found[1])][found[2]] = key
-    bases = {key: one.named(image_of_mask(key[2])) for key, one in images.items()}
-    beside = [one for key, one in images.items() if bases[key] in images or bases[key] in scans]
+    bases = {key: one.named(base) for key, one in images.items() if (base := image_of_mask(key[2]))}
+    drawn = {key for one in files if one.drawn for key in (one.key, one.named(image_of_mask(one.key[2])))}
+    scans = _scans(images.keys() - bases.keys(), {*bases.values(), *drawn})
+    beside = [images[key] for key, base in bases.items() if base in images or base in scans]
     among = set(beside)
     layout = Layout({key: one.path for key, one in images.items() if one not in among}, beside=len(beside))
     owners = _Owners(layout.images, scans)
@@ -159,11 +156,15 @@ def _placed(paths: Sequence[Path]) -> list[File]:
     """Read off their folders what files are; those that all of them share say nothing."""
     shared = len(Path(os.path.commonpath([path.parent for path in paths])).parts)
     folders = {path.parent: _said(path.parent.parts[shared:]) for path in paths}
-    return [
-        File(path, (split, place, stem_of(path)), drawn)
-        for path in paths
-        for split, place, drawn in [folders[path.parent]]
-    ]
+    # where a mask has no other name, as in `P1/imaging.nii.gz` and `P1/segmentation.nii.gz`, their folder has it
+    stems = {path: stem_of(path) for path in paths}
+    named = {path.parent for path, stem in stems.items() if stem.isalpha() and image_of_mask(f"x {stem}") == "x"}
+    files = []
+    for path, stem in stems.items():
+        split, place, drawn = folders[path.parent]
+        stem = f"{path.parent.name}_{stem}" if path.parent in named and not drawn else stem
+        files.append(File(path, (split, place, stem), drawn))
+    return files
 
 
 def _said(folders: Sequence[str]) -> tuple[str, tuple[str, ...], bool]:
@@ -202,6 +203,28 @@ def _images(files: Iterator[File], source: Path) -> dict[Key, File]:
             names = "two volumes" if is_nifti(one.path.name) else f"{other.path.name} and {one.path.name}"
             raise ImageError(f"{source}: {names} have one stem, and could have one mask; rename one of them")
     return images
+
+
+def _scans(images: Set[Key], masks: set[Key]) -> Mapping[Key, Mapping[str, Key]]:
+    """Find images that share the stem of a mask but for a word, and those without a mask that have such a word, too.
+
+    Args:
+        images: Keys of all images.
+        masks: Keys that masks have, or that their images would have.
+
+    Returns:
+        By what they share, and by that word.
+    """
+    scans, words, taken = defaultdict[Key, dict[str, Key]](dict), set[str](), set[Key]()
+    ways: list[Callable[[Key, str], bool]] = [lambda base, _: base in masks, lambda _, word: word in words]
+    for known in ways:
+        for key in sorted(images - masks - taken):
+            parts = (((*key[:2], stem), word) for stem, word in parts_of(key[2]))
+            if part := next((part for part in parts if known(*part)), None):
+                scans[part[0]].setdefault(part[1], key)
+                words.add(part[1])
+                taken.add(key)
+    return scans
 
 
 class _Owners:

@@ -14,10 +14,11 @@ import numpy as np
 from ahm_env.errors import ImageError
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif")
-MASK_ENDING = re.compile(
-    r"[ _-](?:masks?|segm?|segmentation|superpixels?|labels?|gt|ground_?truth|annotations?)(?:[ _-]?[0-9]+)?$",
-    re.IGNORECASE,
-)
+MASK = r"(?:masks?|msk|segm?|segmentation|superpixels?|labels?|gt|ground_?truth|anno|annotations?|manual)"
+MASK_NAMES = [
+    re.compile(rf"(?:[ _.-]|(?-i:(?<=[a-z0-9])(?=[A-Z])))\(?{MASK}(?:[ _-]?[0-9]+)?\)?$", re.IGNORECASE),
+    re.compile(rf"^{MASK}[ _.-]+(?=.)", re.IGNORECASE),
+]
 IGNORED = ("thumbs.db", "desktop.ini")
 ASTRAY = "is a link that leads out of the folder, to another folder or nowhere; put what it leads to in its place"
 AMONG = "masks of other files by their names"
@@ -94,6 +95,15 @@ class Files:
         place = bisect_left(self._stems, key)
         return place < len(self) and bytes(self._stems[place]).startswith(key)
 
+    def masks(self) -> list[str]:
+        """Names of the files that are called as masks of others, or of what others are scans of."""
+        bases = {name: base for name in self if (base := image_of_mask(self._stem_of(name)))}
+        if not bases:
+            return []
+        wanted, stems = set(bases.values()), (self._stem_of(name) for name in self if name not in bases)
+        shared = {base for stem in stems for base in (stem, *(base for base, _ in parts_of(stem))) if base in wanted}
+        return [name for name, base in bases.items() if base in shared]
+
     def not_in(self, others: "Files") -> list[str]:
         """Names of the files whose stem none of the others has."""
         return [os.fsdecode(name) for name in self._names[~np.isin(self._stems, others._stems)]]
@@ -129,9 +139,19 @@ def is_image(name: str) -> bool:
 
 
 def image_of_mask(stem: str) -> str:
-    """Find the stem of a mask's image by the mask's name, such as `a` of `a_mask` or `a_mask_1`; else empty."""
-    found = MASK_ENDING.search(stem)
-    return stem[: found.start()] if found else ""
+    """Find the stem of a mask's image by the mask's name, such as `a` of `a_mask`, `a_mask_1` or `mask_a`; else empty.
+
+    The image may have a word of its own, too, as `a_flair` or `img_a` has: see `parts_of`.
+    """
+    found = next(filter(None, (form.search(stem) for form in MASK_NAMES)), None)
+    return stem[: found.start()] + stem[found.end() :] if found else ""
+
+
+def parts_of(stem: str) -> Iterator[tuple[str, str]]:
+    """Ways to part a stem into what it may share with its mask, and the rest, its scan: `a_flair` into `a`, `flair`."""
+    ends = [found.start() for found in re.finditer("[ _.-]", stem)]
+    yield from ((stem[:end], stem[end + 1 :]) for end in reversed(ends))
+    yield from ((stem[end + 1 :], stem[:end]) for end in ends)
 
 
 @contextmanager

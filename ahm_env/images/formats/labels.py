@@ -6,14 +6,14 @@ import io
 import re
 import unicodedata
 from array import array
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import NamedTuple
 
 from ahm_env.errors import ImageError
-from ahm_env.images.formats.files import Files, readable, refuse_link
+from ahm_env.images.formats.files import Files, files_in, readable, refuse_link
 from ahm_env.images.privacy import pseudonym
 from ahm_env.images.source import SPLITS, UNLABELLED, DataWarning, class_order
 
@@ -137,7 +137,7 @@ def plain(cell: str) -> str:
 
 
 def spelt_alike(names: Iterable[str]) -> list[str]:
-    """Those of these names, sorted, that differ from another only in case or Unicode form, or as 01, 1 and 1,0 do."""
+    """Those of these names, sorted, that differ from another only as `folded` says."""
     alike = defaultdict[str, list[str]](list)
     for name in names:
         alike[folded(name)].append(name)
@@ -145,8 +145,9 @@ def spelt_alike(names: Iterable[str]) -> list[str]:
 
 
 def folded(name: str) -> str:
-    """Text that names share which differ only in case, Unicode form or how the same number is written."""
+    """Text that names share which differ only in case, Unicode form, spaces, or how the same number is written."""
     text = unicodedata.normalize("NFKC", name).casefold()
+    text = "".join(letter for letter in text if not letter.isspace() and unicodedata.category(letter) != "Cf")
     number = text.replace(",", ".")
     return f"{Decimal(number).normalize() + 0:f}" if NUMBER.fullmatch(number) else text
 
@@ -155,10 +156,15 @@ def has_table(table: Path) -> bool:
     """Whether there is a table.
 
     Raises:
-        ImageError: It is a link that leads out of its folder, or nowhere.
+        ImageError: It is a link that leads out of its folder, or nowhere; or its name differs in case.
     """
     refuse_link(table, table.parent)
-    return table.is_file()
+    if table.is_file():
+        return True
+    for entry in files_in(table.parent):
+        if entry.name.lower() == table.name:
+            raise ImageError(f"{entry.path}: is not read for its name; rename it to {table.name}")
+    return False
 
 
 def table_digest(table: Path) -> str:
@@ -188,6 +194,8 @@ def table_lines(table: Path, columns: Sequence[str], missing: str) -> Iterator[t
             header = [cell.strip().lower() for cell in next(reader, [])]
             if not set(columns) <= set(header):
                 raise ImageError(f"{table}: {missing}")
+            if twice := sorted(name for name, count in Counter(header).items() if name and count > 1):
+                raise ImageError(f"{table}: has two columns of one name ({', '.join(twice)}); keep one of them")
             for cells in reader:
                 stripped = [cell.strip() for cell in cells]
                 if any(stripped[len(header) :]):

@@ -6,6 +6,7 @@ MOST_PIXELS = 100_000_000
 # Deflate packs a thousandfold at most, noise of a scanner hardly twofold; small files do no harm whatever they hold.
 HARMLESS_BYTES, MOST_SWELLING = 2**28, 200
 MOST_DEFLATED = 1032  # bytes of content to a byte of its compressed form, by the format of deflate
+MOST_PACKED = 8 * MOST_DEFLATED  # pixels to a byte of PNG; of GIF or BMP fewer
 MOST_FRAMES, MOST_INFLATED = 100_000, 2**27  # of a DICOM file
 MOST_VOXELS, MOST_SIDE, MOST_VOLUME_BYTES = 2**31, 2**16, 8 * 2**30
 MOST_ROW_BYTES = 2**28  # of an array in an .npz file

@@ -11,6 +11,8 @@ from ahm_env.images.pixels.opencv import cv2
 from ahm_env.images.source import Entry, Pixels
 
 SIDE = 32  # of a thumbnail, pixels
+SHADES = 8  # that a mask may have; of 635 images of four real sets the least has 56
+FEW = f"images of {SHADES} grey levels or fewer, as masks have; look at them, and put masks into a folder `masks`"
 PLAIN = 3.0  # grey levels; of 5,649 images of four real sets the least has 6.7
 
 
@@ -30,7 +32,7 @@ class Inspected:
         plain: Whether it is nearly of one colour: the standard deviation of each channel, in 0..255, is below `PLAIN`.
         digest: 64 bits that images of the same pixels share.
         thumbnail: (SIDE, SIDE) uint8, grey.
-        remarks: As of `Sample`.
+        remarks: As of `Sample`, and whether it has as few grey levels as a mask.
     """
 
     name: str
@@ -60,8 +62,10 @@ def inspect_image(load: Entry) -> Inspected | ImageError | None:
     except ImageError as error:
         return ImageError(f"{sample.path}: {error}")
     height, width = image.shape[:2]
-    grey = image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+    grey = np.asarray(image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), np.uint8)
     colour = image.ndim == 3 and not (image[..., :1] == image).all()
+    plain = bool((cv2.meanStdDev(image)[1] < PLAIN).all())
+    few = not plain and len(_pixels_by_class(grey)) <= SHADES
     return Inspected(
         name=sample.name,
         label=sample.label,
@@ -71,10 +75,10 @@ def inspect_image(load: Entry) -> Inspected | ImageError | None:
         pixel_type=sample.image.dtype.name,
         channels=3 if colour else 1,
         mask_pixels=None if sample.mask is None else _pixels_by_class(sample.mask),
-        plain=bool((cv2.meanStdDev(image)[1] < PLAIN).all()),
+        plain=plain,
         digest=_digest(sample.image),
         thumbnail=np.asarray(cv2.resize(grey, (SIDE, SIDE), interpolation=cv2.INTER_AREA), np.uint8),
-        remarks=sample.remarks,
+        remarks=(*sample.remarks, *(FEW,) * few),
     )
 
 

@@ -15,7 +15,7 @@ from ahm_env.images.dataset.loader import find_source
 from ahm_env.images.dataset.patients import digest, refuse_leaks
 from ahm_env.images.formats.pictures.picture import SEVERAL, TURNED
 from ahm_env.images.inspection.copies import Copies
-from ahm_env.images.inspection.inspected import Inspected, inspect_image
+from ahm_env.images.inspection.inspected import FEW, Inspected, inspect_image
 from ahm_env.images.pixels.fit import PixelSettings
 from ahm_env.images.privacy import refuse_path
 from ahm_env.images.source import SPLITS, DatasetIndex, DataWarning, Source
@@ -25,7 +25,7 @@ UNLABELLED_NAME = "(no label)"
 RARE = 1e-4  # share of the pixels of all masks below which a class is hardly there
 NAMED = 5  # images that a warning names
 PLAIN = "images of nearly one colour; look at them, and take out those that show nothing"
-KINDS = {TURNED: "turned", SEVERAL: "pages", PLAIN: "plain"}
+KINDS = {TURNED: "turned", SEVERAL: "pages", PLAIN: "plain", FEW: "few-shades"}
 
 
 @dataclass

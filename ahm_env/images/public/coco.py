@@ -59,6 +59,8 @@ def coco(source: Path) -> Found:
         raise ImageError(f"{source}: no JSON file of images, annotations and categories; give the folder above it")
     contents = {table: _read(table) for table in tables}
     names = {one["id"]: one["name"] for content in contents.values() for one in content["categories"]}
+    if len({(one["id"], one["name"]) for content in contents.values() for one in content["categories"]}) > len(names):
+        raise ImageError(f"{source}: a category has two names in its JSON files; export the set again, or take one out")
     used = {one["category_id"] for content in contents.values() for one in content["annotations"]}
     numbers = {category: number for number, category in enumerate((one for one in names if one in used), 1)}
     if used - names.keys() or len(numbers) > 255:
@@ -101,6 +103,10 @@ def _images(table: Path, content: Mapping[str, Any], paths: Mapping[str, list[Pa
     instances = defaultdict[Any, list[tuple[Any, Any]]](list)
     for one in content["annotations"]:
         instances[one["image_id"]].append((one["category_id"], one.get("segmentation")))
+    listed = {one["id"] for one in content["images"]}
+    if len(listed) < len(content["images"]) or not instances.keys() <= listed:
+        cause = "two of its images have one id, or an instance is of an image that is not listed"
+        raise ImageError(f"{table}: {cause}; export the set again")
     split, found = named_split(table.relative_to(source).with_suffix("").parts), []
     for one in content["images"]:
         parts = re.split(r"[/\\]", str(one["file_name"]))

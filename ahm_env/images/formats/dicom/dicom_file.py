@@ -27,7 +27,7 @@ from pydicom.uid import (
 )
 
 from ahm_env.errors import ImageError, SettingsError
-from ahm_env.images.formats.dicom.values import PALETTES
+from ahm_env.images.formats.dicom.values import PADDING, PALETTES
 from ahm_env.images.formats.limits import HARMLESS_BYTES, MOST_INFLATED, MOST_SWELLING
 from ahm_env.images.privacy import DATE, NAMES, NUMBERS
 
@@ -62,6 +62,7 @@ TAGS = [
         *NUMBERS,
         DATE,
         "HighBit",
+        *PADDING,
         "BurnedInAnnotation",
         "NumberOfFrames",
         "RescaleSlope",

@@ -17,6 +17,7 @@ from ahm_env.images.source import Pixels
 
 GREY, INVERTED, PALETTE = "MONOCHROME2", "MONOCHROME1", "PALETTE COLOR"
 PALETTES = tuple(f"{colour}PaletteColorLookupTable" for colour in ("Red", "Green", "Blue"))
+PADDING = "PixelPaddingValue", "PixelPaddingRangeLimit"
 NARROWEST = 1e-6  # stands for a width of 0: a threshold
 
 
@@ -83,11 +84,13 @@ class Display:
         modality: Turns stored values into the modality's units.
         look: What the file says of the range that is shown.
         palette: Colours.
+        padding: Stored values from the first to the second show nothing (PS3.3 C.7.5.1.1.2); None if all do.
     """
 
     modality: Rescale | Table | None = None
     look: Table | Sigmoid | Linear | None = None
     palette: Table | None = None
+    padding: tuple[int, int] | None = None
 
     def grey(self, stored: Pixels, bits: int, inverted: bool, window: Window | None) -> Pixels:
         """Show grey values.
@@ -108,6 +111,11 @@ class Display:
             values = self.look.shown(values)
         elif values.dtype == np.uint8:
             values = full_range(values, self.modality.bits if isinstance(self.modality, Table) else bits)
+        elif self.padding:  # its own range is that of what shows something
+            low, high = np.sort(np.array(self.padding).astype(stored.dtype))  # some write signed values as unsigned
+            shown = (stored < low) | (stored > high)
+            if shown.any():
+                values = np.where(shown, values, values[shown].max() if inverted else values[shown].min())
         if not inverted:
             return values
         return -values if values.dtype.kind == "f" else ~values
@@ -138,10 +146,13 @@ def read_displays(dataset: Dataset, frames: int) -> tuple[Display, ...]:
     """
     if str(dataset.get("PhotometricInterpretation", "")) == PALETTE:
         return (Display(palette=_palette(dataset)),)
+    first, last = (dataset.get(keyword) for keyword in PADDING)
+    padding = (first, last if isinstance(last, int) else first) if isinstance(first, int) else None
     return tuple(
         Display(
             _modality(functional_group(places, "PixelValueTransformationSequence") or dataset),
             _look(functional_group(places, "FrameVOILUTSequence") or dataset, dataset),
+            padding=padding,
         )
         for places in frame_groups(dataset, frames)
     )

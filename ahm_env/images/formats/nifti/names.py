@@ -22,14 +22,6 @@ def nifti_stem(name: str) -> str:
     return name[: len(name) - len(ending)]
 
 
-def drawn_among(files: Files) -> list[str]:
-    """List the files that are named as another file, or as its scans, with the ending of a mask added."""
-    bases = {name: image_of_mask(nifti_stem(name)) for name in files}
-    scans = [nifti_stem(name) for name, base in bases.items() if not base]
-    shared = {*scans, *(scan[: end.start()] for scan in scans for end in re.finditer("[_-]", scan))}
-    return [name for name, base in bases.items() if base in shared]
-
-
 class MaskFiles:
     """The masks of volumes: label volumes, and PNGs of slices.
 

@@ -14,7 +14,7 @@ from ahm_env.errors import ImageError, SettingsError
 from ahm_env.images.formats.files import AMONG, Files, Hint, digest, files_in, images_in, no_hint, readable, refuse_link
 from ahm_env.images.formats.labels import NO_IMAGE, Labels, Line, has_table, table_digest, table_lines
 from ahm_env.images.formats.nifti.intensities import class_numbers, shown
-from ahm_env.images.formats.nifti.names import MaskFiles, alone, drawn_among, is_nifti, nifti_stem
+from ahm_env.images.formats.nifti.names import MaskFiles, alone, is_nifti, nifti_stem
 from ahm_env.images.formats.nifti.pairs import Volume, drawn_mask, read_headers
 from ahm_env.images.formats.nifti.recent import LRUCache
 from ahm_env.images.formats.nifti.slices import axis_of, shows_nothing, to_slice
@@ -92,7 +92,7 @@ class Nifti:
             SettingsError: nibabel is not installed, or the salt of pseudonyms cannot be written.
         """
         files, notes = self._volume_files(), self._notes()
-        if among := drawn_among(files) if self._file is None else []:
+        if among := files.masks():
             if not self._bare:
                 raise ImageError(f"{self._images}: {self._hint(self._path, False) or AMONG}")
             files = files.without(among)

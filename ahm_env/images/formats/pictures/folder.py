@@ -67,7 +67,7 @@ class Folder:
             raise ImageError(f"{self._images}: {cause}; put the images there, or give the folder they are in")
         labels = Labels(self.table, images) if has_table(self.table) and not self._bare else None
         notes = self._notes()
-        if among := [name for name in images if images.with_stem(image_of_mask(stem_of(name)))]:
+        if among := images.masks():
             if not self._bare:
                 raise ImageError(f"{self._images}: {self._hint(self._path, False) or AMONG}")
             images = images.without(among)

@@ -12,9 +12,9 @@ from PIL import Image
 
 from ahm_env.errors import ImageError
 from ahm_env.images.formats.files import readable
-from ahm_env.images.formats.limits import MOST_PIXELS
+from ahm_env.images.formats.limits import MOST_PACKED, MOST_PIXELS
 from ahm_env.images.formats.pictures.codestreams import decode_jpeg
-from ahm_env.images.formats.pictures.tiff import STARTS, read_tiff, turned
+from ahm_env.images.formats.pictures.tiff import STARTS, read_tiff, refuse_inverted, turned
 from ahm_env.images.pixels.opencv import cv2
 from ahm_env.images.source import Pixels
 
@@ -23,7 +23,6 @@ JPEG_START, JPEG_SCAN, JPEG_END = b"\xff\xd8", b"\xff\xda", b"\xff\xd9"
 PNG_START, PNG_PALETTE = b"\x89PNG\r\n\x1a\n", 3
 ANIMATION = (b"acTL", b"fcTL", b"fdAT")
 GIF_OR_BMP = (b"GIF87a", b"GIF89a", b"BM")
-WHITE_THEN_BLACK = b"\xff\xff\xff\0\0\0"
 EXIF, EXIF_WITHIN, ORIENTATION = b"Exif\0\0", 2**16, 0x0112
 TURNED = "images that their EXIF orientation turns; masks must be drawn on the turned images"
 SEVERAL = "images of several pages, of which the first is read"
@@ -90,6 +89,10 @@ def read_mask(path: Path) -> npt.NDArray[np.uint8]:
         raise ImageError(f"{path}: mask is in colour; save it as one channel of class numbers 0..255")
     if content.startswith(JPEG_START):
         return _black_and_white(np.ascontiguousarray(mask), path)
+    if (mask == mask[:1, :1]).all() and _varies_in_alpha(content):
+        raise ImageError(
+            f"{path}: mask is of one value but for its transparency; save it as one channel, without alpha"
+        )
     return as_class_numbers(mask, str(path))
 
 
@@ -132,6 +135,15 @@ def as_class_numbers(mask: Pixels, name: str) -> npt.NDArray[np.uint8]:
         f"{name}: mask holds values that are not class numbers 0..255 ({_listed(odd)}); renumber its classes, or "
         "threshold it, and save it as integers"
     )
+
+
+def _varies_in_alpha(content: bytes) -> bool:
+    """Whether some of an image that has been decoded is transparent, and some less so."""
+    try:
+        with Image.open(io.BytesIO(content), formats=("PNG", "TIFF", "BMP")) as image:
+            return image.has_transparency_data and len(set(image.convert("RGBA").getchannel("A").getextrema())) > 1
+    except Exception:  # Pillow's readers raise whatever they like: it has no such form
+        return False
 
 
 def _listed(values: Pixels) -> str:
@@ -214,17 +226,16 @@ def _decode_with_pillow(path: Path, content: bytes, numbers: bool, moving: bool)
     """Decode what OpenCV does not: the numbers of palettes, GIF as it is, and the colours of some kinds of BMP."""
     try:
         with Image.open(io.BytesIO(content), formats=("GIF", "BMP", "PNG")) as image:
-            if image.width * image.height > MOST_PIXELS:
-                raise ImageError(f"{path}: too large or damaged ({image.width}x{image.height} pixels); export it again")
-            if numbers and image.format == "PNG" and bytes(image.getpalette() or ()) == WHITE_THEN_BLACK:
-                cause = "its palette shows 0 as white and 1 as black"
-                raise ImageError(f"{path}: {cause}; save it as grey, 0 where nothing is")
+            if image.width * image.height > min(MOST_PIXELS, MOST_PACKED * len(content)):
+                raise ImageError(f"too large or damaged ({image.width}x{image.height} pixels); export it again")
             several = moving or getattr(image, "n_frames", 1) > 1
             kept = image if image.mode in ("P", "L") and (numbers or image.mode == "L") else None
             pixels = np.array(kept or image.convert("L" if image.mode == "1" else "RGB"))
+            if kept and image.mode == "P":
+                refuse_inverted(pixels, np.reshape(image.getpalette() or (), (-1, 3)))
             return Picture(turned(pixels, orientation := _orientation(content)), 2 <= orientation <= 8, several)
-    except ImageError:
-        raise
+    except ImageError as error:
+        raise ImageError(f"{path}: {error}") from None
     except Exception as error:  # Pillow's readers raise whatever they like
         cause = f"too large, truncated or damaged ({type(error).__name__})"
         raise ImageError(f"{path}: {cause}; export it again as PNG") from None

@@ -130,6 +130,8 @@ def _meant(page: "TiffPage", pixels: Pixels, numbers: bool) -> Pixels:
     colours = pixels[..., :count]
     if photometric == PALETTE:
         colours = colours.astype(np.uint8) if bits == 1 else colours  # as truth values these would choose, not number
+        if numbers:
+            refuse_inverted(colours[..., 0], np.asarray(page.colormap).T)
         return colours[..., 0] if numbers else _palette_colours(page, colours[..., 0])
     if pixels.dtype.kind in "bu" and bits < 8:
         colours, bits = (colours.astype(np.float32) * (255 / (2**bits - 1))).round().astype(np.uint8), 8
@@ -140,6 +142,18 @@ def _meant(page: "TiffPage", pixels: Pixels, numbers: bool) -> Pixels:
     elif _alpha(page) == PREMULTIPLIED and pixels.shape[2] > count:
         colours = _divided(colours, pixels[..., count : count + 1], 2**bits - 1)
     return colours[..., 0] if count == 1 else np.ascontiguousarray(colours)
+
+
+def refuse_inverted(numbers: Pixels, palette: Pixels) -> None:
+    """Refuse a mask (H, W) of 0 and one more number of a palette (N, 3), in which 0 is white and the other black.
+
+    Whether what is marked is 0 or the other is anyone's guess.
+    """
+    low, high = int(numbers.min()), int(numbers.max())
+    if not (low == 0 < high < len(palette) and np.isin(numbers, (low, high)).all()):
+        return
+    if (palette[0] == palette.max()).all() and palette.max() > 0 and not palette[high].any():
+        raise ImageError(f"its palette shows 0 as white and {high} as black; save it as grey, 0 where nothing is")
 
 
 def _palette_colours(page: "TiffPage", numbers: Pixels) -> Pixels:

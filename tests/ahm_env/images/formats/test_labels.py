@@ -4,7 +4,7 @@ import pytest
 
 from ahm_env.errors import ImageError
 from ahm_env.images.formats.files import Files
-from ahm_env.images.formats.labels import Labels, spelt_alike
+from ahm_env.images.formats.labels import Labels, has_table, spelt_alike
 
 NAMES = ("a.png", "b.png", "c.jpg")
 
@@ -103,6 +103,18 @@ def test_a_line_with_more_cells_than_the_first_is_an_error(tmp_path: Path, image
         read(tmp_path, images, f"image,label,patient\nb,x,P2\n{line}\n")
 
 
+def test_two_columns_of_one_name_are_refused(tmp_path: Path, images: Files) -> None:
+    with pytest.raises(ImageError, match=r"has two columns of one name \(label\)"):
+        read(tmp_path, images, "image,Label,label,,\na,x,y,,\nb,x,y,,\n")
+
+
+def test_a_table_in_capitals_is_not_passed_over(tmp_path: Path) -> None:
+    assert not has_table(tmp_path / "labels.csv")
+    (tmp_path / "Labels.CSV").write_text("image,label\na,x\n")
+    with pytest.raises(ImageError, match=r"Labels\.CSV: is not read for its name; rename it to labels\.csv"):
+        has_table(tmp_path / "labels.csv")
+
+
 def test_blank_cells_after_the_last_column_do_no_harm(tmp_path: Path, images: Files) -> None:
     labels = read(tmp_path, images, "image,label\na,x,, \nb,y,\nc,x\n")
     assert (labels.classes, labels.problems, labels.warnings) == (("x", "y"), [], [])
@@ -124,7 +136,10 @@ def test_numbers_are_compared_as_numbers(tmp_path: Path, images: Files) -> None:
     assert first == second != other
 
 
-@pytest.mark.parametrize("pair", [("Benign", "benign"), ("N\u00e4vus", "Na\u0308vus")])
+ALIKE = [("Benign", "benign"), ("N\u00e4vus", "Na\u0308vus"), ("a b", "a  b"), ("x", "x\u200b")]
+
+
+@pytest.mark.parametrize("pair", ALIKE)
 def test_names_in_two_spellings_are_told(tmp_path: Path, images: Files, pair: tuple[str, str]) -> None:
     labels = read(tmp_path, images, f"image,label,patient\na,{pair[0]},1\nb,{pair[1]},2\nc,other,3\n")
     (problem,) = labels.problems

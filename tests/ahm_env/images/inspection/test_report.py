@@ -161,9 +161,11 @@ def test_images_of_nearly_one_colour_are_warned_of(make_folder) -> None:
     noise = np.random.default_rng(0).normal(128, 2, (20, 30, 3))
     for name, image in (("flat.png", noise), ("black.png", np.zeros((20, 30))), ("line.png", np.eye(20, 30) * 255)):
         assert cv2.imwrite(str(root / "images" / name), image.astype(np.uint8))
-    (warning,) = check_images(root).warnings
-    assert (warning.kind, warning.images) == ("plain", ("black.png", "flat.png"))
-    assert warning.text.startswith(f"{root}: images of nearly one colour: 2 (black.png, flat.png); ")
+    few, plain = check_images(root).warnings
+    assert (plain.kind, plain.images) == ("plain", ("black.png", "flat.png"))
+    assert (few.kind, few.images) == ("few-shades", ("line.png",))  # it may be a mask
+    assert "images of 8 grey levels or fewer, as masks have: 1 (line.png); look at them" in few.text
+    assert plain.text.startswith(f"{root}: images of nearly one colour: 2 (black.png, flat.png); ")
 
 
 def test_copies_and_names_alike_are_warned_of(make_folder) -> None:

@@ -211,3 +211,10 @@ def test_lists_that_do_not_fit_are_refused() -> None:
         refused("list.json: not in COCO's format")
     table(path, ["a.png"], [{"image_id": 0, "category_id": 8, "segmentation": []}])
     refused("uses categories that it does not list")
+    table(path, ["a.png"], [{"image_id": "0", "category_id": 3, "segmentation": []}])
+    refused("an instance is of an image that is not listed")
+    content = json.loads(path.read_text()) | {"annotations": []}
+    path.write_text(json.dumps(content | {"images": content["images"] * 2}))
+    refused("two of its images have one id")
+    path.write_text(json.dumps(content | {"categories": [*CATEGORIES, {"id": 3, "name": "other"}]}))
+    refused("a category has two names")

@@ -116,8 +116,29 @@ def one_folder_of_masks(root: Path) -> None:
         mask(root / "masks" / f"{number}.png", number)
 
 
+def words_of_their_own(root: Path) -> None:
+    """Each image is called as an image, each mask as a mask."""
+    for number, (word, drawn) in enumerate((("img_a{}", "mask_a{}"), ("{}b_img", "{}b_masks"), ("{} c", "{} c.Seg"))):
+        picture(root / f"{word.format(number)}.png", number)
+        mask(root / f"{drawn.format(number)}.png", number)
+
+
+def endings(root: Path) -> None:
+    for number, ending in enumerate(("_anno", "Mask", " (label 1)")):
+        picture(root / f"x{number}.bmp", number)
+        mask(root / f"x{number}{ending}.bmp", number)
+
+
+def brats_slices(root: Path) -> None:
+    for number in range(3):
+        for scan in ("flair", "t1", "t1ce"):
+            picture(root / f"BraTS20_00{number}_{scan}.png", number)
+        mask(root / f"BraTS20_00{number}_seg.png", number)
+
+
 PICTURES = [beside, superpixels, isic2017, patients, labels, annotations]
 PICTURES += [splits_outside, splits_inside, splits_in_names, one_folder_of_masks]
+PICTURES += [words_of_their_own, endings, brats_slices]
 
 
 @pytest.mark.parametrize("make", PICTURES)
@@ -138,7 +159,7 @@ def test_pictures_are_imported_by_the_command_that_the_check_names(
     images = load_images(out, COLUMNS)
     order = [named(one, out) for one in images.names]
     assert sorted(order) == [0, 1, 2]
-    splits = ["train", "val", "test"] if make in (*PICTURES[6:], isic2017) else ["train"] * 3
+    splits = ["train", "val", "test"] if make in (*PICTURES[6:10], isic2017) else ["train"] * 3
     for index, number in enumerate(order):
         stem = Path(images.names[index]).stem
         (path,) = Path(out, "masks").glob(stem.replace("(", "[(]") + ".*")
@@ -189,7 +210,19 @@ def volumes_beside(root: Path) -> None:
         volume(root / f"{number}-seg.nii.gz", number, drawn=True)
 
 
-@pytest.mark.parametrize("make", [brats, nnunet, decathlon, volume_labels, volumes_beside])
+def lits(root: Path) -> None:
+    for number in range(3):
+        volume(root / f"volume-{number}.nii", number)
+        volume(root / f"segmentation-{number}.nii", number, drawn=True)
+
+
+def kits(root: Path) -> None:
+    for number in range(3):
+        volume(root / f"case_0000{number}" / "imaging.nii.gz", number)
+        volume(root / f"case_0000{number}" / "segmentation.nii.gz", number, drawn=True)
+
+
+@pytest.mark.parametrize("make", [brats, nnunet, decathlon, volume_labels, volumes_beside, lits, kits])
 def test_volumes_are_imported_by_the_command_that_the_check_names(
     call: Callable[..., tuple[int, str, str]], make: Callable[[Path], None]
 ) -> None:
@@ -250,6 +283,16 @@ def test_a_table_of_labels_is_taken_along() -> None:
     made = import_data("auto", Path("set"), Path("out"))
     assert (dict(made.classes), made.patients) == ({"cyst": 1}, 1)
     assert "benign (1).png,cyst,test,P1" in Path("out/labels.csv").read_text()
+
+
+def test_an_image_with_a_mask_of_its_own_is_no_scan_of_another() -> None:
+    for name in ("1", "1_2", "1_3"):
+        picture(Path("set/images") / f"{name}.png")
+        mask(Path("set/labels") / f"{name}.png")
+    assert import_data("auto", Path("set"), Path("out")).images == 3
+    Path("set/images/1.png").unlink()
+    with pytest.raises(ImageError, match=r"masks without an image: 1, such as labels/1\.png"):
+        import_data("auto", Path("set"), Path("other"))
 
 
 def test_masks_of_several_numbers_are_not_united() -> None:

@@ -220,6 +220,23 @@ def test_a_window_without_width_is_none(tmp_path: Path, make_dicom, width: int |
 
 
 @pytest.mark.parametrize(
+    ("elements", "expected"),
+    [
+        ({"PixelPaddingValue": -2000}, [10, 10, 1999, 500]),
+        ({"PixelPaddingValue": -2000, "PixelPaddingRangeLimit": 10}, [500, 500, 1999, 500]),
+        ({"PixelPaddingValue": -2000, "PhotometricInterpretation": "MONOCHROME1"}, [-2000, -11, -2000, -501]),
+        ({"PixelPaddingValue": -2000, "RescaleSlope": 2}, [20, 20, 3998, 1000]),
+        ({"PixelPaddingValue": -2000, "WindowCenter": 10.5, "WindowWidth": 3981}, [0, 128, 255, 159]),
+    ],
+)
+def test_padding_does_not_squeeze_what_is_shown(
+    tmp_path: Path, make_dicom, elements: dict, expected: list[int]
+) -> None:
+    path = make_dicom(tmp_path / "a.dcm", row(-2000, 10, 1999, 500), **elements)
+    assert read_frame(path).tolist() == [expected]
+
+
+@pytest.mark.parametrize(
     ("kind", "low", "high"), [(np.int16, -32768, 32767), (np.uint16, 0, 65535), (np.uint8, 0, 255)]
 )
 def test_where_low_is_white_the_order_is_turned(tmp_path: Path, make_dicom, kind: type, low: int, high: int) -> None:

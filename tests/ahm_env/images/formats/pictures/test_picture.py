@@ -192,12 +192,31 @@ def test_a_mask_with_a_palette_of_colours_gives_the_numbers(tmp_path: Path, bits
     assert np.array_equal(found, mask)
 
 
-def test_a_mask_whose_palette_shows_black_and_white_the_wrong_way_round_is_refused(tmp_path: Path) -> None:
-    image = Image.fromarray(np.eye(6, dtype=np.uint8), "P")
-    image.putpalette([255, 255, 255, 0, 0, 0])
-    image.save(tmp_path / "mask.png")
-    with pytest.raises(ImageError, match=r"mask\.png: its palette shows 0 as white and 1 as black; save it as grey"):
-        read_mask(tmp_path / "mask.png")
+@pytest.mark.parametrize("ending", ["png", "bmp", "gif", "tif"])
+@pytest.mark.parametrize("number", [1, 255])
+def test_a_mask_whose_palette_shows_black_and_white_the_wrong_way_round_is_refused(
+    tmp_path: Path, ending: str, number: int
+) -> None:
+    image = Image.fromarray(np.eye(6, dtype=np.uint8) * number, "P")
+    image.putpalette([255 - grey for grey in range(256) for _ in "rgb"] if number > 1 else [255] * 3 + [0] * 765)
+    image.save(tmp_path / f"mask.{ending}", **{"optimize": False} if ending == "gif" else {})
+    cause = f"its palette shows 0 as white and {number} as black; save it as grey"
+    with pytest.raises(ImageError, match=rf"mask\.{ending}: {cause}"):
+        read_mask(tmp_path / f"mask.{ending}")
+
+
+@pytest.mark.parametrize("ending", ["png", "tif"])
+@pytest.mark.parametrize("mode", ["LA", "RGBA"])
+def test_a_mask_that_only_its_transparency_draws_is_refused(tmp_path: Path, mode: str, ending: str) -> None:
+    drawn, path = np.eye(6, dtype=np.uint8) * 255, tmp_path / f"mask.{ending}"
+    colours = {"LA": 1, "RGBA": 3}[mode]
+    Image.fromarray(np.dstack([drawn * 0] * colours + [drawn]), mode).save(path)
+    with pytest.raises(ImageError, match="mask is of one value but for its transparency"):
+        read_mask(path)
+    Image.fromarray(np.dstack([drawn] * colours + [drawn]), mode).save(path)
+    assert np.array_equal(read_mask(path), drawn)
+    Image.fromarray(np.dstack([drawn * 0] * colours + [drawn * 0 + 255]), mode).save(path)
+    assert not read_mask(path).any()
 
 
 def test_a_jpeg_mask_is_cut_at_half_intensity(tmp_path: Path) -> None:
@@ -262,6 +281,17 @@ def test_gif_is_read_in_its_colours(tmp_path: Path, mode: str) -> None:
     found = read_picture(tmp_path / "a.gif").pixels
     expected = np.asarray(Image.open(tmp_path / "a.gif").convert("RGB"))
     assert np.array_equal(found if found.ndim == 3 else np.dstack([found] * 3), expected)
+
+
+def test_a_gif_whose_canvas_is_larger_than_its_bytes_could_fill_is_refused(tmp_path: Path) -> None:
+    blank = Image.new("L", (4000, 4000))
+    blank.save(tmp_path / "blank.gif")
+    assert read_mask(tmp_path / "blank.gif").shape == (4000, 4000)
+    small = io.BytesIO()
+    Image.new("L", (32, 32)).save(small, "GIF")
+    claims = small.getvalue()[:6] + struct.pack("<HH", 4000, 4000) + small.getvalue()[10:]
+    with pytest.raises(ImageError, match=r"too large or damaged \(4000x4000 pixels\)"):
+        read_picture(written(tmp_path / "small.gif", claims))
 
 
 def test_of_several_frames_the_first_is_read_and_that_is_said(tmp_path: Path) -> None:
