@@ -19,7 +19,8 @@ NOTE = (
     "held-out images and the same {count} reference U-Net{s}, trained on random masks; of masks as an agent samples "
     "them, and of its likeliest. Intervals, and p: bootstrap over runs, reference U-Nets and patients (images, where "
     "no patient has several), with Student's t for few of them; differences are paired. p is two-sided, and corrected "
-    "after Holm within the table."
+    "after Holm within the table. Use of patches: entropy of how often each is hidden, 1 where all are equally often; "
+    "images differ: in so many patches, of the masks of two; where both are low, all images get the same mask."
 )
 RUNS_NOTE = (
     "A run counts as one number. Interquartile mean: of the middle half of the runs, which no single run can move; "
@@ -56,20 +57,22 @@ def hardness_tables(group: Group, data: str) -> list[Table]:
     headings = ["agent", "runs"]
     for kind in KINDS:
         headings += [f"hardness, {kind} masks (95 %)", f"{kind} against {base} (95 %)", f"p, {kind}"]
-    headings += ["sampled masks hide: lesion – rest", "on its own U-Net: sampled – likeliest", "images/s"]
+    headings += ["likeliest masks: use of patches – images differ", "sampled masks hide: lesion – rest"]
+    headings += ["on its own U-Net: sampled – likeliest", "images/s"]
     rows = []
     for agent in agents:
         row = [agent, str(len(scores[agent, KINDS[0]].of_runs))]
         for key in ((agent, kind) for kind in KINDS):
             row.append(interval(scores[key].mean))
             row += [interval(gaps[key].interval, sign=True), p_value(ps[key])] if key in gaps else ["–", "–"]
-        lesion, rest, *own, speed = (
+        use, differ, lesion, rest, *own, speed = (
             group.mean(agent, "", name)
             for name in (
-                *("lesion_hidden", "background_hidden", "own_hardness_sampled", "own_hardness_likeliest"),
-                "images_per_second",
+                *("patch_use_likeliest", "between_images_likeliest", "lesion_hidden", "background_hidden"),
+                *("own_hardness_sampled", "own_hardness_likeliest", "images_per_second"),
             )
         )
+        row.append("–" if isnan(use) else f"{use:.3f} – {differ:.0%}")
         row += ["–" if isnan(lesion) else f"{lesion:.0%} – {rest:.0%}", " – ".join(map(number, own))]
         rows.append((*row, "–" if isnan(speed) else f"{speed:.0f}"))
     odd = unlike(group)

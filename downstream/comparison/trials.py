@@ -109,6 +109,7 @@ class PretrainTrial:
                 masks = getattr(evaluated.scores.hardness, kind)
                 losses[f"loss_{kind}"] = masks.losses.mean(0).tolist()
                 losses[f"random_loss_{kind}"] = masks.random_losses.mean(0).tolist()
+                found |= {f"patch_use_{kind}": masks.patch_use, f"between_images_{kind}": masks.between_images}
             found["references"].append(losses)
             write_text(self.path / EVALUATION, json.dumps(found) + "\n")
 

@@ -32,6 +32,8 @@ def masked(agent: str, run: int, losses: list[float], references: int = 1, **tol
     known = {
         "own_hardness_sampled": 1.5,
         "own_hardness_likeliest": 2,
+        "patch_use_likeliest": 0.98,
+        "between_images_likeliest": 0.4,
         "lesion_hidden": 0.6,
         "background_hidden": 0.4,
         "images": 100,
@@ -60,9 +62,9 @@ def test_the_table_of_the_masks_by_hand():
     assert a3c[3].startswith("+2.000 (")  # of run 0, the one that both have
     assert a3c[5].startswith("5.000 (")
     assert a3c[6].startswith("+2.000 (")  # 4 – 2
-    assert a3c[8:] == ("70% – 40%", "1.500 – 2.000", "38")
+    assert a3c[8:] == ("0.980 – 40%", "70% – 40%", "1.500 – 2.000", "38")
     assert random[3:5] == random[6:8] == ("–", "–")
-    assert random[8] == "–"
+    assert random[9] == "–"
     assert "Images shown: 100" in table.notes[1]
     assert table_of(group(masked("ppo", 0, [1, 2]), masked("a3c", 0, [1, 2]))).headings[3] == (
         "sampled against ppo (95 %)"

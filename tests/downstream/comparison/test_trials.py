@@ -221,6 +221,9 @@ def test_masks_are_evaluated_on_every_reference_u_net_and_later_ones_are_added(t
     stamp = before.unet.stat().st_mtime_ns
     assert run(after) == 0
     assert (before.done, after.done, before.unet.stat().st_mtime_ns) == (True, True, stamp)  # nothing is trained again
+    told = {row.metric: row.value for row in after.rows() if not row.image}
+    assert 0.9 < told["patch_use_likeliest"] <= 1
+    assert 0.3 < told["between_images_likeliest"] < 0.7  # masks are random
     rows = [row for row in after.rows() if row.image]
     assert [row for row in rows if row.draw == 0] == first
     assert [row._replace(draw=0, value=0) for row in rows if row.draw == 1] == [row._replace(value=0) for row in first]
