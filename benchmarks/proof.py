@@ -26,10 +26,10 @@ from ahm_env.errors import InterruptionError
 from downstream.comparison.experiment import Experiment
 from downstream.comparison.options import Downstream, count_name
 from downstream.comparison.results import Row, grouped, read_results, write_results
-from downstream.comparison.tables import compared, interval, p_value, tables_of
+from downstream.comparison.tables import compared, tables_of
 from downstream.comparison.trials import FinetuneTrial, PretrainTrial, Trial
 from downstream.evaluation.statistics import holm
-from downstream.evaluation.tables import as_markdown
+from downstream.evaluation.tables import as_markdown, interval, p_value
 
 PLAN: dict[str, Any] = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
@@ -95,7 +95,7 @@ def cells(data: Path, out: Path) -> Iterator[Cell]:
             for trial in experiment.finetuning:
                 if trial.run in (None, trial.draw % RUNS):
                     runs = [one for one in experiment.pretraining if one.run == trial.run]
-                    found.append(Cell(ask["set"], arm, trial, (experiment.reference, *runs) if runs else ()))
+                    found.append(Cell(ask["set"], arm, trial, (*experiment.references, *runs) if runs else ()))
         yield from sorted(found, key=lambda cell: cell.trial.draw)
 
 

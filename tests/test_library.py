@@ -214,9 +214,9 @@ def test_an_export_tells_how_exact_it_is(model: FinetunedModel) -> None:
     assert "InferenceSession" in "".join(found.usage)
 
 
-@pytest.mark.parametrize("name", ["seed", "workers", "agent"])
-def test_what_an_experiment_sets_itself_cannot_be_given(name: str) -> None:
-    with pytest.raises(SettingsError, match=f"{name} is set by the experiment"):
+@pytest.mark.parametrize("name", ["seed", "workers", "agent", "agent_learning_rate"])
+def test_what_an_experiment_or_an_agent_sets_cannot_be_given(name: str) -> None:
+    with pytest.raises(SettingsError, match=f"{name} is no setting of an experiment"):
         compare("random", "phantom:40", "cmp", **{name: 1})
 
 

@@ -41,6 +41,12 @@ class Measurement:
         return np.asarray(self.masks.mean((0, 1)), np.float64)
 
     @property
+    def patch_use(self) -> float:
+        """How evenly patches are hidden: entropy of `frequencies` over the largest possible; 1: all equally often."""
+        shares = self.frequencies / self.frequencies.sum()
+        return float(-(shares * np.log(np.maximum(shares, 1e-12))).sum() / np.log(len(shares)))
+
+    @property
     def between_images(self) -> float:
         """Share of patches in which masks of two different images differ, on average."""
         return float(np.mean([_differences(masks) for masks in self.masks]))

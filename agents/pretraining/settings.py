@@ -128,6 +128,8 @@ class RunSettings(ImageSettings):
             rate = getattr(self, name)
             if rate is not None and not 0 < rate < float("inf"):
                 raise SettingsError(f"--{name.replace('_', '-')} {rate} must be a positive number")
+        if self.agent_learning_rate is not None and "learning_rate" in self.agent:
+            raise SettingsError("--agent-learning-rate and --set learning_rate are the same setting; give one of them")
         if self.schedule not in SCHEDULES:
             raise SettingsError(f"--schedule {self.schedule} is unknown; choose {' or '.join(SCHEDULES)}")
         if self.workers > 1 and self.torch_device.type != "cpu":
@@ -142,7 +144,10 @@ class RunSettings(ImageSettings):
         Raises:
             SettingsError: Unknown preset, or a value out of range.
         """
-        settings = cls(**cls.asked(preset, given))
+        asked = cls.asked(preset, given)
+        if "learning_rate" in asked.get("agent", {}) and given.get("agent_learning_rate") is None:
+            asked.pop("agent_learning_rate", None)  # the preset's
+        settings = cls(**asked)
         check_settings(settings.algo, settings.agent)
         if settings.workers > 1 and not agent_class(settings.algo).parallel:
             raise SettingsError(f"{settings.algo} trains in one process; use --workers 1")

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from agents.pretraining.settings import RunSettings
 from ahm_env import ImageSet, RunError, SettingsError
 from ahm_env.files import Saved, path_of
 from ahm_env.images.dataset.builder import Progress
 from downstream.comparison.experiment import Experiment, data_of, is_experiment, pretrained_runs
-from downstream.comparison.options import FIXED, Downstream
+from downstream.comparison.options import NOT_SHARED, Downstream
 from downstream.comparison.pool import Pool, last_line
 from downstream.comparison.results import RESULTS, Row, read_results
 from downstream.comparison.tables import tables_of, trends_of
@@ -30,14 +31,12 @@ class Comparison:
 
     Attributes:
         path: Its directory, with `results.csv` and `report.html`.
-        images: What its agents were trained on.
         rows: Its results, as `results.csv` has them; none where no trial is done.
         tables: The same for a person.
         failed: Name of each trial that failed, and why.
     """
 
     path: Path
-    images: ImageSet
     rows: Sequence[Row]
     tables: Sequence[Table]
     failed: Mapping[str, str]
@@ -56,12 +55,14 @@ def compare(
     *,
     seeds: int = 5,
     jobs: int = 0,
+    reference_unets: int = 2,
     downstream: Downstream | None = None,
+    load: Callable[[RunSettings], ImageSet] = RunSettings.load_images,
     log: Callable[[str], object] = lambda line: None,
     progress: Progress = lambda done, total: None,
     **settings: Any,
 ) -> Comparison:
-    """Run an experiment, or go on with it: train agents, evaluate their masks on one U-Net, fine-tune, and compare.
+    """Run an experiment, or go on with it: train agents, evaluate their masks, all on the same U-Nets, and fine-tune.
 
     Args:
         algos: Agents, as a list or separated by commas; `NAME+KEY=VALUE` has settings of its own, and NAME may be
@@ -70,7 +71,9 @@ def compare(
         out: Directory of the experiment; the same call goes on with it.
         seeds: How many pretraining runs of each.
         jobs: Runs at once; 0: one a core, or one on a GPU.
+        reference_unets: How many U-Nets are trained on random masks, on each of which all agents are evaluated.
         downstream: What their U-Nets are fine-tuned for, None for nothing.
+        load: Loads the images that all runs share.
         log: Called with what is going on, line by line.
         progress: Called with (done, total) in images.
         **settings: Fields of `RunSettings` that all runs share.
@@ -82,15 +85,15 @@ def compare(
         AHMError: Anything that the user can mend.
     """
     labels = algos.split(",") if isinstance(algos, str) else algos
-    if odd := sorted((FIXED - {"data", "device", "skip_bad"}) & set(settings)):
-        raise SettingsError(f"{odd[0]} is set by the experiment; settings of an agent are written a3c+image_weight=2")
+    if odd := sorted(NOT_SHARED & set(settings)):
+        raise SettingsError(f"{odd[0]} is no setting of an experiment; one of an agent is written a3c+image_weight=2")
     given = {"data": None if data is None else str(data), **settings}
     common = {key: value for key, value in given.items() if value is not None}
     algorithms = tuple(label.strip() for label in labels if label.strip())
-    experiment = Experiment(Path(out), algorithms, seeds, common, downstream)
+    experiment = Experiment(Path(out), algorithms, seeds, common, downstream, reference_unets)
     experiment.check_agents()
     shared = experiment.settings
-    images = shared.load_images(progress=progress)  # once, before many processes want the same images
+    images = load(shared)  # once, before many processes want the same images
     experiment.check(images)
     if downstream is not None and downstream.sam is not None:
         # at the end it would be late to learn that it is not there
@@ -104,10 +107,9 @@ def compare(
         for line in _announcement(experiment, jobs):
             log(line)
         if experiment.agents:
-            pool.work([] if experiment.reference.done else [experiment.reference])
-            if not experiment.unet.exists() or pool.failed:
-                reason = last_line(experiment.reference.path)
-                raise RunError(f"{out}: the reference U-Net could not be trained: {reason}")
+            pool.work([one for one in experiment.references if not one.done])
+            for one in pool.failed:
+                raise RunError(f"{out}: a reference U-Net could not be trained: {last_line(one.path)}")
         for pretraining, finetuning in experiment.stages:
             pool.work([trial for trial in pretraining if not trial.done])
             experiment.write()
@@ -124,7 +126,7 @@ def compare(
         tables = tables_of(rows, source_name(data_of(experiment.out)), zero_shots(experiment.out)) if rows else []
         if rows:
             write_page(experiment.out / PAGE, tables, trends_of(rows), pretrained_runs(experiment.out, rows))
-    return Comparison(experiment.out, images, rows, tables, failed)
+    return Comparison(experiment.out, rows, tables, failed)
 
 
 def _announcement(experiment: Experiment, jobs: int) -> list[str]:

@@ -10,24 +10,23 @@ import typer
 
 from agents.pretraining.hardness import KINDS
 from agents.pretraining.settings import RunSettings
+from ahm_env import ImageSet
 from ahm_env.console import ProgressBar, make_console, number, warn_left_out
 from ahm_env.files import write_text
 from ahm_env.runs.flags import FlagsOf
 from downstream.comparison.compare import PAGE, compare, report
 from downstream.comparison.mask_evaluation import evaluate_masks
-from downstream.comparison.options import Downstream
+from downstream.comparison.options import NOT_SHARED, Downstream
 from downstream.comparison.results import RESULTS
 from downstream.evaluation.tables import as_text
 
 LINE_SECONDS = 600.0  # between two lines about progress, outside a terminal
 
 Runs = Annotated[list[Path], typer.Argument(help="Directories that train-agent or compare-agents wrote.")]
-# not settings of an experiment: it has seeds, algos and a reference U-Net of its own, and its trials one worker each
-OWN = frozenset(("algo", "seed", "workers", "reference_unet", "agent_learning_rate"))
 
 
 def compare_agents(
-    given: Annotated[Mapping[str, Any], FlagsOf(RunSettings, without=OWN)],
+    given: Annotated[Mapping[str, Any], FlagsOf(RunSettings, without=NOT_SHARED)],
     asked: Annotated[Mapping[str, Any], FlagsOf(Downstream)],
     out: Annotated[Path, typer.Option(help="Directory of the experiment; the same command goes on with it.")],
     algos: Annotated[
@@ -38,9 +37,13 @@ def compare_agents(
         ),
     ] = "scratch,a3c,ppo,a2c,random,hard-patches,untrained",
     seeds: Annotated[int, typer.Option(help="Number of runs of each agent, with the seeds 0, 1, ….", min=1)] = 5,
+    reference_unets: Annotated[
+        int,
+        typer.Option(help="Number of U-Nets, trained on random masks, on which all agents are evaluated.", min=1),
+    ] = 2,
     jobs: Annotated[int, typer.Option(help="Number of runs at once; 0: one a core, or one on a GPU.", min=0)] = 0,
 ) -> int:
-    """Train agents with paired seeds, and evaluate their masks on one U-Net: tables, results.csv and report.html.
+    """Train agents with paired seeds, and evaluate their masks on the same U-Nets: tables, results.csv, report.html.
 
     With --downstream their U-Nets are fine-tuned too, all alike, on the same few labelled images. Ends with status 1
     where a run failed; the others are compared all the same.
@@ -48,17 +51,24 @@ def compare_agents(
     console = make_console()
     log = partial(console.print, markup=False)
     with ProgressBar(console, "comparing", seconds=LINE_SECONDS) as progress:
+
+        def load(settings: RunSettings) -> ImageSet:
+            images = settings.load_images(progress=progress)
+            warn_left_out(console, images)
+            return images
+
         found = compare(
             algos,
             out=out,
             seeds=seeds,
             jobs=jobs,
+            reference_unets=reference_unets,
+            load=load,
             downstream=Downstream.asked(**asked),
             log=log,
             progress=progress,
             **given,
         )
-    warn_left_out(console, found.images)
     if found.rows:
         log(found.table())
         log(f"numbers      {out / RESULTS}")

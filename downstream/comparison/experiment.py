@@ -1,7 +1,8 @@
 """An experiment on disk: agents × pretraining runs, and what their U-Nets are good for.
 
-Every agent pretrains with the same seeds, and one frozen reference U-Net evaluates their masks. Then their U-Nets, and
-one from scratch, are fine-tuned: tasks × numbers of labels × arms × draws of the labelled images, all alike.
+Every agent pretrains with the same seeds, and its masks are evaluated on the same frozen reference U-Nets. Then their
+U-Nets, and one from scratch, are fine-tuned: tasks × numbers of labels × arms × draws of the labelled images, all
+alike.
 """
 
 import json
@@ -24,7 +25,7 @@ from downstream.finetuning.settings import FinetuneSettings
 from downstream.models.model import PretrainedWeights
 
 ABOUT = "experiment.json"
-REFERENCE_SEED = 1_000_000  # no seed of an experiment, so that no agent's own U-Net is the reference
+REFERENCE_SEED = 1_000_000  # of the first; no seed of an experiment, so that no agent's own U-Net is a reference
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class Experiment:
         runs: How many pretraining runs of each, with the seeds 0, 1, …
         common: Settings that all of these share.
         downstream: What the U-Nets are fine-tuned for; None for nothing.
+        reference_unets: How many U-Nets all agents are evaluated on.
 
     Raises:
         SettingsError: Something is misspelt, there twice, or out of range.
@@ -47,10 +49,11 @@ class Experiment:
     runs: int
     common: dict[str, Any]
     downstream: Downstream | None = None
+    reference_unets: int = 2
 
     def __post_init__(self) -> None:
-        if not self.algos or self.runs < 1:
-            raise SettingsError("an experiment needs one agent and one run at least")
+        if not self.algos or self.runs < 1 or self.reference_unets < 1:
+            raise SettingsError("an experiment needs one agent, one run and one reference U-Net at least")
         once("agent", self.algos)
         if self.downstream is None and not self.agents:
             raise SettingsError(f"{SCRATCH} is not pretrained: add an agent, or --downstream segmentation")
@@ -69,7 +72,7 @@ class Experiment:
 
     @property
     def shared(self) -> dict[str, Any]:
-        """Settings of every pretraining run: one process each."""
+        """Settings of every pretraining run: one process each, where an agent does not say so."""
         return {**self.common, "workers": 1}
 
     @cached_property
@@ -79,31 +82,30 @@ class Experiment:
 
     @cached_property
     def settings(self) -> RunSettings:
-        """Those by which the images are loaded: of the reference run."""
-        return RunSettings.make(**self.reference.given)
+        """Those by which the images are loaded: of the reference runs."""
+        return RunSettings.make(**self.references[0].given)
 
     @cached_property
-    def reference(self) -> PretrainTrial:
-        """The run on random masks on whose U-Net all agents are evaluated."""
+    def references(self) -> list[PretrainTrial]:
+        """The runs on random masks on whose U-Nets all agents are evaluated."""
         agent = AgentConfig.parse("random")
-        given = {**agent.given(self.shared), "seed": REFERENCE_SEED, "wrapper": None}
-        return PretrainTrial(agent, REFERENCE_SEED, self.out / "reference", given, None)
-
-    @property
-    def unet(self) -> Path:
-        """The reference U-Net."""
-        return self.reference.path / "unet.safetensors"
+        given = {**agent.given(self.shared), "wrapper": None}
+        return [
+            PretrainTrial(agent, seed, self.out / f"reference-{number}", {**given, "seed": seed}, ())
+            for number, seed in enumerate(range(REFERENCE_SEED, REFERENCE_SEED + self.reference_unets))
+        ]
 
     @cached_property
     def pretraining(self) -> list[PretrainTrial]:
         """All pretraining runs, seed by seed, so that what is done early is a comparison already."""
+        unets = tuple(one.unet for one in self.references)
         return [
             PretrainTrial(
                 agent,
                 run,
                 self.out / "runs" / f"{_file_name(agent.label)}-{run}",
-                {**agent.given({**self.shared, "reference_unet": str(self.unet)}), "seed": run},
-                self.unet,
+                {**agent.given({**self.shared, "reference_unet": str(unets[0])}), "seed": run},
+                unets,
             )
             for run in range(self.runs)
             for agent in self.agents
@@ -224,7 +226,7 @@ class Experiment:
         for part in parts:
             trials |= {trial.path: trial for trial in part.pretraining}
             trials |= {trial.path: trial for trial in part.finetuning}
-        return [row for trial in trials.values() if trial.done for row in trial.rows()]
+        return [row for trial in trials.values() for row in trial.rows()]
 
     def write(self) -> list[Row]:
         """Write `results.csv`, and return its rows."""

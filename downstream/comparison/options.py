@@ -15,7 +15,10 @@ from downstream.finetuning.settings import FinetuneSettings, TrainConfig
 from downstream.models.model import TASKS, PretrainedWeights
 
 ALL, FEW = "all", "Few labels"
-FIXED = {"seed", "algo", "data", "reference_unet", "workers", "device", "skip_bad", "agent"}  # of all agents alike
+# Settings of a run that are not an experiment's: it sets the first ones itself, each agent may have the others
+EXPERIMENT_SETS = frozenset(("algo", "seed", "reference_unet", "agent"))
+NOT_SHARED = EXPERIMENT_SETS | {"workers", "agent_learning_rate"}
+NOT_OF_AN_AGENT = EXPERIMENT_SETS | {"data", "device", "skip_bad", "learning_rate"}
 
 
 @dataclass(frozen=True)
@@ -46,8 +49,9 @@ class AgentConfig:
             if not equals or not key:
                 raise SettingsError(f"{label!r}: {pair!r} is not KEY=VALUE; for example a3c+image_weight=2")
             name = key.replace("-", "_")
-            if name in FIXED:
-                raise SettingsError(f"{label!r}: {key} is the same for all agents of an experiment; leave it out")
+            if name in NOT_OF_AN_AGENT:
+                hint = ", or write agent_learning_rate" if name == "learning_rate" else ""
+                raise SettingsError(f"{label!r}: {key} is the same for all agents of an experiment; leave it out{hint}")
             # such as agent_share, a text that may look like a number
             settings[name] = value if isinstance(getattr(RunSettings, name, None), str) else value_of(value)
         return cls(label, algo, settings)

@@ -23,6 +23,8 @@ POLL = 0.5  # seconds between two looks at the processes
 class Pool:
     """Works on trials in processes of their own, a few at once. Use as a context manager: no process is left behind.
 
+    A trial of several workers takes the place of as many others.
+
     Args:
         size: Processes at once.
         threads: Threads of each.
@@ -52,7 +54,7 @@ class Pool:
         context, waiting = multiprocessing.get_context("spawn"), list(trials)
         done, total = 0, sum(trial.total for trial in waiting)
         while waiting or self._running:
-            while waiting and len(self._running) < self.size:
+            while waiting and self._fits(waiting[0]):
                 trial = waiting.pop(0)
                 process = context.Process(target=run_logged, args=(trial, self.threads))
                 process.start()
@@ -64,6 +66,11 @@ class Pool:
                 done += trial.total
                 self._log(trial, process.exitcode)
             self.progress(done + sum(images_shown(one.path) for one in self._running.values()), total)
+
+    def _fits(self, trial: Trial) -> bool:
+        """Whether there is room for a trial; one that is larger than the pool is alone in it."""
+        taken = sum(one.processes for one in self._running.values())
+        return not taken or taken + trial.processes <= self.size
 
     def _log(self, trial: Trial, status: int) -> None:
         if status == 0:

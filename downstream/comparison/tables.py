@@ -5,23 +5,20 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
-from math import isnan
 from pathlib import Path
 
 import numpy as np
 
-from agents.pretraining.hardness import KINDS
 from ahm_env import RunError
 from ahm_env.console import number
-from downstream.comparison.options import AgentConfig
+from downstream.comparison.hardness_tables import RANDOM, hardness_tables
 from downstream.comparison.results import MASKING, SCRATCH, Group, Row, grouped
 from downstream.evaluation.metrics import measure_name
 from downstream.evaluation.statistics import Interval, Scores, holm
-from downstream.evaluation.tables import read_rows
+from downstream.evaluation.tables import interval, p_value, read_rows
 from downstream.reports.charts import COLOURS
 from downstream.reports.report import Table, Trend
 
-RANDOM = "random"
 DASHES = 3  # of the page's lines: solid, dashed, dotted
 PLAIN = "none"  # the arm that others are compared with, where it is there
 # Further measures beside the one that is compared, where they were measured
@@ -43,17 +40,10 @@ NOTES = (
     "runs and draws alone. Of one run or one draw nothing is known of others: its luck is in no interval. p is "
     "two-sided, and corrected after Holm within each table.",
 )
-HARDNESS_NOTE = (
-    "Hardness: loss of the hidden patches over that under random masks of the same size, the same for all agents, on "
-    "held-out images and one U-Net, the same for all, which was trained on random masks; of masks as an agent samples "
-    "them, and of its likeliest. Intervals, and p: bootstrap over runs and patients (images, where no patient has "
-    "several), with Student's t for few of them; differences are paired. p is two-sided, and corrected after Holm "
-    "within the table."
-)
 
 
 def tables_of(rows: Iterable[Row], data: str, zero_shot: Sequence[Path] = ()) -> list[Table]:
-    """All tables of an experiment: one of the masks, one for each task, number of labels and compared measure.
+    """All tables of an experiment: those of the masks, one for each task, number of labels and compared measure.
 
     Args:
         rows: Its results.
@@ -66,74 +56,13 @@ def tables_of(rows: Iterable[Row], data: str, zero_shot: Sequence[Path] = ()) ->
     tables = list[Table]()
     for group in grouped(rows):
         if group.task == MASKING:
-            tables.append(hardness_table(group, data))
+            tables += hardness_tables(group, data)
         else:
             tables += [finetuning_table(group, metric, data, zero_shot) for metric in compared(group)]
     for place, table in enumerate(tables):  # what is the same below all is said once; warnings stay where they are
         later = {note for other in tables[place + 1 :] for note in other.notes}
         tables[place] = replace(table, notes=tuple(note for note in table.notes if note not in later & {*NOTES}))
     return tables
-
-
-def hardness_table(group: Group, data: str) -> Table:
-    """How hard each agent's masks are."""
-    agents = [agent for agent, _ in group.arms]
-    base = RANDOM if RANDOM in agents else agents[0]
-    scores = {
-        (agent, kind): group.scores(agent, "", f"loss_{kind}", per=f"random_loss_{kind}")
-        for agent in agents
-        for kind in KINDS
-    }
-    gaps = {
-        (agent, kind): gap
-        for (agent, kind), one in scores.items()
-        if agent != base and (gap := one.minus(scores[base, kind]))
-    }
-    ps = dict(zip(gaps, holm([gap.p for gap in gaps.values()]), strict=True))
-    headings = ["agent", "runs"]
-    for kind in KINDS:
-        headings += [f"hardness, {kind} masks (95 %)", f"{kind} against {base} (95 %)", f"p, {kind}"]
-    headings += ["sampled masks hide: lesion – rest", "on its own U-Net: sampled – likeliest", "images/s"]
-    rows = []
-    for agent in agents:
-        row = [agent, str(len(scores[agent, KINDS[0]].trials))]
-        for key in ((agent, kind) for kind in KINDS):
-            row.append(interval(scores[key].mean))
-            row += [interval(gaps[key].interval, sign=True), p_value(ps[key])] if key in gaps else ["–", "–"]
-        lesion, rest, *own, speed = (
-            group.mean(agent, "", name)
-            for name in (
-                *("lesion_hidden", "background_hidden", "own_hardness_sampled", "own_hardness_likeliest"),
-                "images_per_second",
-            )
-        )
-        row += ["–" if isnan(lesion) else f"{lesion:.0%} – {rest:.0%}", " – ".join(map(number, own))]
-        rows.append((*row, "–" if isnan(speed) else f"{speed:.0f}"))
-    odd = unlike(group)
-    about = f"NOT COMPARABLE: the runs differ in {'; '.join(odd)}" if odd else _alike(group)
-    return Table(f"Agents on {data}", tuple(headings), tuple(rows), (HARDNESS_NOTE, about))
-
-
-def _alike(group: Group) -> str:
-    shown, updates = (
-        sorted({round(row.value) for row in group.rows if row.metric == name}) for name in ("images", "unet_updates")
-    )
-    texts = [", ".join(f"{count:,}" for count in counts) for counts in (shown, updates)]
-    return f"Images shown: {texts[0]}; U-Net updates: {texts[1]}{' in all runs' if len(updates) == 1 else ''}."
-
-
-def unlike(group: Group) -> list[str]:
-    """In what pretraining runs differ although they must not: images, U-Net updates, the share at the end."""
-    free = {"agent_share", "schedule", "batch_size", "total_images"}  # whoever compares these says so
-    complaints = []
-    for metric in ("images", "unet_updates", "agent_share"):
-        values: dict[float, str] = {}
-        for row in group.rows:
-            if row.metric == metric and not free & AgentConfig.parse(row.agent).settings.keys():
-                values.setdefault(row.value, f"{row.agent}-{row.run}")
-        if len(values) > 1:
-            complaints.append(f"{metric}: " + ", ".join(f"{value:g} in {name}" for value, name in values.items()))
-    return complaints
 
 
 def compared(group: Group) -> list[str]:
@@ -278,15 +207,3 @@ def sam_dice(directory: Path) -> Interval | None:
     values = np.array([list(dice.values())])
     names = tuple((name,) for name in dice)
     return Scores(((None, None),), names, values, np.ones_like(values)).mean if dice else None
-
-
-def interval(one: Interval, sign: bool = False) -> str:
-    """Format a mean with its interval, for people."""
-    form = "+.3f" if sign else ".3f"
-    between = "" if isnan(one.low) else f" ({one.low:{form}} to {one.high:{form}})"
-    return f"{one.mean:{form}}{between}"
-
-
-def p_value(p: float) -> str:
-    """Format a p value for people."""
-    return "–" if isnan(p) else "<0.001" if p < 0.001 else f"{p:.3f}"

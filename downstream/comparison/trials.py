@@ -26,21 +26,21 @@ PER_IMAGE = {"segmentation": "dice", "classification": "accuracy"}
 
 @dataclass(frozen=True)
 class PretrainTrial:
-    """One agent pretrains one U-Net; then its masks are evaluated on the reference U-Net.
+    """One agent pretrains one U-Net; then its masks are evaluated on the reference U-Nets.
 
     Attributes:
         agent: The agent.
         run: Number of the run, and its seed.
         path: Its directory.
         given: Settings of its run.
-        reference: The U-Net on which all agents are evaluated; None for the run that makes it.
+        references: The U-Nets on which all agents are evaluated; none for a run that makes one.
     """
 
     agent: AgentConfig
     run: int
     path: Path
     given: dict[str, Any]
-    reference: Path | None
+    references: tuple[Path, ...]
 
     @property
     def name(self) -> str:
@@ -53,26 +53,38 @@ class PretrainTrial:
         return RunSettings.make(**self.given).total_images
 
     @property
+    def processes(self) -> int:
+        """How many processes train at once."""
+        return RunSettings.make(**self.given).processes
+
+    @property
+    def unet(self) -> Path:
+        """The file of its U-Net."""
+        return self.path / "unet.safetensors"
+
+    @property
     def done(self) -> bool:
-        """Whether the agent has been evaluated; of the reference, whether its U-Net is there."""
-        return (self.path / "unet.safetensors").exists() if self.reference is None else self.evaluation is not None
+        """Whether the run is finished, and its agent evaluated on all reference U-Nets."""
+        found = self.evaluation
+        return found is not None and len(found["references"]) >= len(self.references)
 
     @property
     def evaluation(self) -> dict[str, Any] | None:
-        """How its masks were evaluated, None where they were not."""
+        """What the finished run came to, and its masks on each reference U-Net so far; None: it is not finished."""
         path = self.path / EVALUATION
         try:
-            return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else None
-        except (ValueError, TypeError):
+            found = dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else None
+            return found if found and isinstance(found["references"], list) else None
+        except (KeyError, ValueError, TypeError):
             return None  # damaged: evaluated again
 
     @property
     def outcome(self) -> str:
         """What it came to, in a few words."""
         found = self.evaluation
-        return (
-            "" if found is None else f"hardness {', '.join(f'{_hardness(found, kind):.3f} {kind}' for kind in KINDS)}"
-        )
+        if not found or not found["references"]:
+            return ""
+        return f"hardness {', '.join(f'{_hardness(found, kind):.3f} {kind}' for kind in KINDS)}"
 
     def work(self) -> None:
         """Train the agent and evaluate its masks, or go on with that.
@@ -80,54 +92,54 @@ class PretrainTrial:
         Raises:
             AHMError: Anything that the user can mend.
         """
-        resume = (self.path / "config.json").exists()
-        code = {name: self.given.get(name) for name in ("algo", "wrapper")}
-        row = pretrain(out=self.path, resume=resume, **(code if resume else self.given)).metrics
-        if self.reference is None:
-            return
-        evaluated = evaluate_masks(self.path, self.reference, algo=self.agent.algo)
-        evaluation = {
-            **{name: row[name] for name in ("images", "unet_updates", "seconds", "unet_loss", "agent_share")},
-            **{f"own_hardness_{kind}": row[f"hardness_{kind}"] for kind in KINDS},
-            "lesion": evaluated.scores.lesion,
-            "background": evaluated.scores.background,
-            "shown": list(evaluated.names),
-            "patients": evaluated.patients.tolist(),
-        }
-        for kind in KINDS:
-            masks = getattr(evaluated.scores.hardness, kind)
-            evaluation[f"loss_{kind}"] = masks.losses.mean(0).tolist()
-            evaluation[f"random_loss_{kind}"] = masks.random_losses.mean(0).tolist()
-        write_text(self.path / EVALUATION, json.dumps(evaluation) + "\n")
+        found = self.evaluation
+        if found is None:
+            resume = (self.path / "config.json").exists()
+            code = {name: self.given.get(name) for name in ("algo", "wrapper")}
+            row = pretrain(out=self.path, resume=resume, **(code if resume else self.given)).metrics
+            found = {name: row[name] for name in ("images", "unet_updates", "seconds", "unet_loss", "agent_share")}
+            found |= {f"own_hardness_{kind}": row[f"hardness_{kind}"] for kind in KINDS} | {"references": []}
+            write_text(self.path / EVALUATION, json.dumps(found) + "\n")
+        for unet in self.references[len(found["references"]) :]:
+            evaluated = evaluate_masks(self.path, unet, algo=self.agent.algo)
+            found |= {"lesion_hidden": evaluated.scores.lesion, "background_hidden": evaluated.scores.background}
+            found |= {"shown": list(evaluated.names), "patients": evaluated.patients.tolist()}
+            losses = {}
+            for kind in KINDS:
+                masks = getattr(evaluated.scores.hardness, kind)
+                losses[f"loss_{kind}"] = masks.losses.mean(0).tolist()
+                losses[f"random_loss_{kind}"] = masks.random_losses.mean(0).tolist()
+                found |= {f"patch_use_{kind}": masks.patch_use, f"between_images_{kind}": masks.between_images}
+            found["references"].append(losses)
+            write_text(self.path / EVALUATION, json.dumps(found) + "\n")
 
     def rows(self) -> Iterator[Row]:
-        """Yield the losses of each held-out image under sampled, likeliest and random masks, and metrics of the run.
+        """Yield, for each reference U-Net, the losses of each held-out image under sampled, likeliest and random masks.
+
+        Then what is told of the run.
 
         Raises:
             RunError: The file of results is damaged.
         """
         one = self.evaluation
-        if one is None:
+        if not one or not one["references"]:
             return
-        about = (self.agent.label, self.run, None, MASKING, "", "")
+        agent, rest = self.agent.label, (MASKING, "", "")
         try:
             metrics = [f"{name}_{kind}" for kind in KINDS for name in ("loss", "random_loss")]
-            for image, patient, *losses in zip(
-                one["shown"], one["patients"], *(one[metric] for metric in metrics), strict=True
-            ):
-                for metric, value in zip(metrics, losses, strict=True):
-                    yield Row(*about, image, str(patient), metric, float(value))
-            numbers = {
-                **{f"hardness_{kind}": _hardness(one, kind) for kind in KINDS},
-                **{f"own_hardness_{kind}": one[f"own_hardness_{kind}"] for kind in KINDS},
-                "lesion_hidden": one["lesion"],
-                "background_hidden": one["background"],
-                "images_per_second": one["images"] / max(1e-9, one["seconds"]),
-                **{name: one[name] for name in ("unet_loss", "images", "unet_updates", "agent_share", "seconds")},
-            }
+            for number, losses in enumerate(one["references"]):
+                of_images = zip(one["shown"], one["patients"], *(losses[metric] for metric in metrics), strict=True)
+                for image, patient, *values in of_images:
+                    for metric, value in zip(metrics, values, strict=True):
+                        yield Row(agent, self.run, number, *rest, image, str(patient), metric, float(value))
+            numbers = {f"hardness_{kind}": _hardness(one, kind) for kind in KINDS}
+            numbers |= {name: value for name, value in one.items() if isinstance(value, int | float)}
+            numbers["images_per_second"] = one["images"] / max(1e-9, one["seconds"])
         except (KeyError, TypeError, ValueError) as error:
             raise RunError(f"{self.path / EVALUATION}: damaged ({error}); delete it, and run again") from None
-        yield from (Row(*about, "", "", metric, value) for metric, value in numbers.items() if not isnan(value))
+        for metric, value in numbers.items():
+            if not isnan(value):
+                yield Row(agent, self.run, None, *rest, "", "", metric, value)
 
 
 @dataclass(frozen=True)
@@ -162,6 +174,11 @@ class FinetuneTrial:
     def name(self) -> str:
         """What a person reads for it."""
         return "/".join(self.path.parts[-3:])
+
+    @property
+    def processes(self) -> int:
+        """How many processes train at once."""
+        return 1
 
     @property
     def ready(self) -> bool:
@@ -221,7 +238,10 @@ Trial = PretrainTrial | FinetuneTrial  # one directory's work, which goes on whe
 
 
 def _hardness(evaluation: dict[str, Any], kind: str) -> float:
-    return float(sum(evaluation[f"loss_{kind}"]) / sum(evaluation[f"random_loss_{kind}"]))
+    losses, random = (
+        sum(sum(one[f"{name}_{kind}"]) for one in evaluation["references"]) for name in ("loss", "random_loss")
+    )
+    return float(losses / random)
 
 
 def _table(path: Path) -> list[dict[str, str]]:

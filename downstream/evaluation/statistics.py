@@ -4,7 +4,7 @@ All trials of an experiment are tested on the same patients, those with the same
 images, and those with the same run began with the same seed. So a resample takes runs, draws and patients, the same
 for both sides of a difference, and pairs stay pairs (the pigeonhole bootstrap: Owen, Ann. Appl. Stat. 2007). Of n
 runs, draws or patients a resample takes n - 1, which makes the variance of a mean unbiased for small n (Rao, Wu, J.
-Am. Stat. Assoc. 1988).
+Am. Stat. Assoc. 1988). Where masks are evaluated, the reference U-Nets stand for draws: each run meets each of them.
 
 Few runs or draws tell little of how much they vary: intervals and p are Student's, with the bootstrap's standard error
 and the degrees of freedom of its parts, runs, draws and patients (Welch, Satterthwaite: Biometrics 1946).
@@ -20,7 +20,7 @@ import numpy.typing as npt
 from ahm_env import RunError
 
 Floats = npt.NDArray[np.float64]
-Trial = tuple[int | None, int | None]  # pretraining run and draw; None where there is no such thing
+Trial = tuple[int | None, int | None]  # pretraining run, and draw or reference U-Net; None: there is no such thing
 
 RESAMPLES = 4000
 SAME = 1e-12  # nothing but rounding
@@ -55,7 +55,7 @@ class Scores:
     """What the trials of one arm came to, patient by patient: a mean is the sum of `sums` over the sum of `counts`.
 
     Attributes:
-        trials: Run and draw of each of T trials.
+        trials: Run, and draw or reference U-Net, of each of T trials.
         patients: What each of U patients is known by: the names of the images that were tested, in order.
         sums: `(T, U)`, such as the sum of the Dice of a patient's images.
         counts: `(T, U)`, such as the number of these images.
@@ -71,6 +71,12 @@ class Scores:
         """The mean over trials and patients, with its interval."""
         spread = Spread.of(self.trials, [(self.sums, self.counts)])
         return spread.interval(float(self.sums.sum() / self.counts.sum()))
+
+    @property
+    def of_runs(self) -> Floats:
+        """`(runs,)` mean of each run, over all draws or reference U-Nets and all patients."""
+        runs = np.array([run for run, _ in self.trials])
+        return np.array([self.sums[runs == run].sum() / self.counts[runs == run].sum() for run in dict.fromkeys(runs)])
 
     def minus(self, base: "Scores") -> Contrast | None:
         """How these scores differ from others; None where no trial can be paired.
@@ -114,6 +120,31 @@ def holm(ps: Sequence[float]) -> list[float]:
     return corrected
 
 
+def interquartile_mean(values: Floats) -> Interval:
+    """Mean of the middle half, from four values on, with Student's interval of a trimmed mean.
+
+    The interval is that of Tukey and McLaughlin (Sankhya A 1963), from the winsorised variance.
+    """
+    from scipy.stats import mstats, trim_mean  # type: ignore[import-untyped]
+
+    low, high = mstats.trimmed_mean_ci(values, (0.25, 0.25))
+    return Interval(float(trim_mean(values, 0.25)), float(low), float(high))
+
+
+def probability_of_improvement(ours: Floats, theirs: Floats) -> Interval:
+    """Probability that one of ours is larger than one of theirs, over all pairs; of equal ones, a half (Mann, Whitney).
+
+    Agarwal et al. (NeurIPS 2021) compare agents so. The interval is Newcombe's fifth (Statistics in Medicine 2006),
+    which is no point even where all pairs say the same.
+    """
+    larger = float(np.mean(np.sign(ours[:, None] - theirs[None]) + 1) / 2)
+    true = np.linspace(0, 1, 10_001)
+    few = (len(ours) + len(theirs)) / 2 - 1
+    variance = true * (1 - true) * (1 + few * ((1 - true) / (2 - true) + true / (1 + true))) / (len(ours) * len(theirs))
+    likely = true[(true - larger) ** 2 <= 1.96**2 * variance + SAME]
+    return Interval(larger, float(likely[0]), float(likely[-1]))
+
+
 @dataclass(frozen=True)
 class Spread:
     """How much a mean, or a difference, varies.
@@ -153,7 +184,7 @@ class Spread:
 
     def interval(self, mean: float) -> Interval:
         """Of 95 % about a mean."""
-        from scipy.stats import t as student  # type: ignore[import-untyped]
+        from scipy.stats import t as student
 
         half = float(student.ppf(0.975, self.freedom)) * self.error if self.freedom > 0 else nan
         return Interval(mean, mean - half, mean + half)

@@ -3,6 +3,7 @@
 import csv
 import io
 from collections.abc import Mapping, Sequence
+from math import isnan
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ahm_env.files import write_text
+from downstream.evaluation.statistics import Interval
 
 
 def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -49,3 +51,15 @@ def as_markdown(title: str, headings: Sequence[str], rows: Sequence[Sequence[str
     """Format a table as Markdown."""
     lines = (headings, ["---"] * len(headings), *rows)
     return "\n".join([f"### {title}", "", *(f"| {' | '.join(line)} |" for line in lines), ""])
+
+
+def interval(one: Interval, sign: bool = False) -> str:
+    """Format a mean with its interval, for people."""
+    form = "+.3f" if sign else ".3f"
+    between = "" if isnan(one.low) else f" ({one.low:{form}} to {one.high:{form}})"
+    return f"{one.mean:{form}}{between}"
+
+
+def p_value(p: float) -> str:
+    """Format a p value for people."""
+    return "–" if isnan(p) else "<0.001" if p < 0.001 else f"{p:.3f}"

@@ -45,6 +45,7 @@ def test_numbers_of_a_case_small_enough_for_paper() -> None:
     found = Measurement(masks, np.array([[3.0, 5.0], [4.0, 8.0]]), np.array([[2.0, 4.0], [1.0, 3.0]]))
     assert found.hardness == pytest.approx(20 / 10)
     assert found.frequencies.tolist() == [0.5, 0.25, 0.75, 0.5]
+    assert found.patch_use == pytest.approx((2 * 0.25 * 2 + 0.125 * 3 + 0.375 * np.log2(8 / 3)) / 2)  # in bits, of 2
     assert found.between_images == pytest.approx((4 / 4 + 2 / 4) / 2)
     assert found.within_images == pytest.approx((2 / 4 + 0 / 4) / 2)
 

@@ -40,6 +40,13 @@ def test_what_is_given_overrides_the_preset_and_none_is_not_given() -> None:
     assert (made.batch_size, made.image_size, made.seed) == (3, 320, 7)
 
 
+def test_the_agent_s_learning_rate_is_given_once() -> None:
+    with pytest.raises(SettingsError, match="--agent-learning-rate and --set learning_rate are the same setting"):
+        RunSettings.make(agent_learning_rate=1e-3, agent={"learning_rate": 1e-2})
+    made = RunSettings.make("paper", agent={"learning_rate": 1e-2})  # what is given overrides the preset
+    assert (made.agent_learning_rate, made.agent) == (None, {"learning_rate": 1e-2})
+
+
 def test_an_unknown_preset_is_refused_with_those_there_are() -> None:
     with pytest.raises(SettingsError, match=r"--preset papre is unknown; choose one of demo, paper"):
         RunSettings.make("papre")

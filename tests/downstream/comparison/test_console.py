@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from downstream.comparison import compare
+from downstream.comparison import compare, console
 from downstream.comparison.pool import Pool, run_logged
 from downstream.comparison.trials import Trial
 from downstream.sam.sam import SegmentAnything
@@ -36,7 +36,8 @@ def trials(*columns: str) -> set[tuple[str, ...]]:
 
 
 SMALL = ["--data", "phantom:40", "--image-size", "16", "--patch-size", "4", "--width", "2", "--batch-size", "4"]
-SMALL += ["--total-images", "16", "--device", "cpu", "--seeds", "1", "--jobs", "2", "--out", "cmp"]
+SMALL += ["--total-images", "16", "--device", "cpu", "--seeds", "1", "--jobs", "2", "--reference-unets", "1"]
+SMALL += ["--out", "cmp"]
 FINETUNE = ["--finetune", "steps=2,batch_size=2,augment=none"]
 BOTH = ["compare-agents", *SMALL, *FINETUNE, "--algos", "scratch,random", "--downstream", "segmentation"]
 
@@ -77,7 +78,7 @@ def stamps(*endings: str) -> dict[Path, int]:
 @pytest.mark.usefixtures("at_home")
 def test_a_comparison_grows_keeps_what_is_done_and_outlives_a_failure(call):
     words = ["compare-agents", *TINY, "--seeds", "1", "--jobs", "2", "--out", "cmp", "--algos"]
-    status, out, _ = call(*words, "random,a3c+agent_learning_rate=1e30")
+    status, out, _ = call(*words, "random,a3c+agent_learning_rate=1e30", "--reference-unets", "1")
     assert status == 1  # the second one failed, and is told with its reason
     assert "lower --agent-learning-rate" in out
     assert {row["agent"] for row in rows("cmp/results.csv")} == {"random"}
@@ -89,16 +90,28 @@ def test_a_comparison_grows_keeps_what_is_done_and_outlives_a_failure(call):
     assert len({row["value"] for row in rows("cmp/results.csv") if row["metric"] == "unet_updates"}) == 1
     losses = {
         agent: [
-            (row["image"], row["value"])
+            (row["draw"], row["image"], row["value"])
             for row in rows("cmp/results.csv")
-            if row["agent"] == agent and row["metric"] == "random_loss"
+            if row["agent"] == agent and row["metric"] == "random_loss_sampled"
         ]
         for agent in ("random", "ppo")
     }
-    assert losses["random"] == losses["ppo"]  # the same judge, the same random masks
+    assert losses["random"] == losses["ppo"]  # the same two U-Nets, the same random masks
+    assert {draw for draw, *_ in losses["random"]} == {"0", "1"}
     assert all(path.stat().st_mtime_ns == stamp for path, stamp in stamps.items())  # nothing was run again
     assert "against random" in out
     assert Path("cmp/report.html").stat().st_size > 10_000
+
+
+@pytest.mark.usefixtures("at_home")
+def test_images_that_are_left_out_are_told_at_the_start(call, write_source, monkeypatch: pytest.MonkeyPatch):
+    source = write_source("scans")
+    (source / "images" / "torn.png").write_bytes(b"")
+    told = list[str]()
+    monkeypatch.setattr(AtHome, "work", lambda *_: told.append("at work"))
+    monkeypatch.setattr(console, "warn_left_out", lambda _, images: told.append(f"{images.skipped} left out"))
+    call("compare-agents", *SMALL, "--data", str(source), "--skip-bad", "--algos", "random")
+    assert told[:2] == ["1 left out", "at work"]
 
 
 @pytest.mark.slow

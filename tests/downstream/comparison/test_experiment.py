@@ -54,6 +54,8 @@ def settings_of(experiment: Experiment, trial: FinetuneTrial) -> FinetuneSetting
         (("a3c+colour=1",), "agent 'a3c' has no setting 'colour'; it has backbone"),
         (("a3c+seed=5",), "seed is the same for all agents"),
         (("a3c+data=other",), "data is the same for all agents"),
+        (("a3c+learning_rate=1",), "leave it out, or write agent_learning_rate"),
+        (("ppo+workers=2",), "ppo trains in one process; use --workers 1"),
         (("a3c+backbone_weights=a/b", "a3c+backbone_weights=a_b"), "names that are the same as names of files"),
     ],
 )
@@ -75,9 +77,11 @@ def test_pretraining_pairs_seeds_and_shares_the_curriculum(tmp_path: Path):
     made = [RunSettings.make(**one.given) for one in trials]
     assert {(one.agent_share, one.total_images, one.workers) for one in made} == {(RunSettings().agent_share, 50, 1)}
     assert [one.seed for one in made] == [0, 0, 1, 1]
-    assert {one.reference_unet for one in made} == {str(experiment.unet)}
+    assert {one.reference_unet for one in made} == {str(experiment.references[0].unet)}
+    assert {one.references for one in trials} == {tuple(one.unet for one in experiment.references)}
     assert len({one.path for one in trials}) == 4
-    assert experiment.reference.run == REFERENCE_SEED not in range(1000)
+    assert [one.given["seed"] for one in experiment.references] == [REFERENCE_SEED, REFERENCE_SEED + 1]
+    assert REFERENCE_SEED not in range(1000)
     assert {one.total for one in trials} == {50}
     assert experiment.finetuning == []
 
@@ -223,11 +227,9 @@ def test_runs_that_were_judged_are_found_again(tmp_path: Path) -> None:
     (trial,) = experiment.pretraining
     trial.path.mkdir(parents=True)
     evaluation = {"images": 50, "unet_updates": 4, "seconds": 2, "unet_loss": 1, "agent_share": 1}
-    evaluation |= {"lesion": 0.5, "background": 0.5}
-    each = {"shown": ["a"], "patients": [3]}
-    for kind in ("sampled", "likeliest"):
-        each |= {f"loss_{kind}": [2.0], f"random_loss_{kind}": [1.0], f"own_hardness_{kind}": 1}
-    (trial.path / "mask_evaluation.json").write_text(json.dumps({**evaluation, **each}))
+    losses = {f"{name}_{kind}": [2.0] for name in ("loss", "random_loss") for kind in ("sampled", "likeliest")}
+    evaluation |= {"shown": ["a"], "patients": [3], "references": [losses]}
+    (trial.path / "mask_evaluation.json").write_text(json.dumps(evaluation))
     assert pretrained_runs(tmp_path, experiment.rows()) == {trial.path: "a3c+mask_ratio=0.3:0.7"}
 
 
@@ -267,3 +269,9 @@ def test_an_agent_with_settings_is_shared_by_all_its_runs(tmp_path: Path) -> Non
     assert experiment.agents == [AgentConfig("a3c+horizon=2", "a3c", {"horizon": 2})]
     assert [RunSettings.make(**one.given).horizon for one in experiment.pretraining] == [2, 2]
     assert [one.path.name for one in experiment.pretraining] == ["a3c+horizon=2-0", "a3c+horizon=2-1"]
+
+
+def test_an_agent_may_have_several_workers_and_the_others_have_one(tmp_path: Path) -> None:
+    experiment = Experiment(tmp_path, ("a3c", "a3c+workers=3"), 1, {"device": "cpu"})
+    assert [one.processes for one in experiment.pretraining] == [1, 3]
+    assert [one.processes for one in experiment.references] == [1, 1]

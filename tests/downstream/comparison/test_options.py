@@ -24,6 +24,8 @@ def test_an_agent_is_a_name_and_settings_of_its_own():
         "agent": {"image_weight": 2, "bound": None},
     }
     assert RunSettings.make(**given).horizon == 4
+    workers = AgentConfig.parse("a3c+workers=4+agent_learning_rate=0.01").given({"workers": 1})
+    assert (workers["workers"], workers["agent_learning_rate"]) == (4, 0.01)
     share = AgentConfig.parse("a3c+agent_share=0.5")  # a text that looks like a number
     assert RunSettings.make(**share.given({})).agent_share == AgentShare(0.5, 0.5)
 

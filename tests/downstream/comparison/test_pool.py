@@ -26,6 +26,7 @@ class Trial:
     end: str = "well"
     total: int = 1
     outcome: str = "as it should be"
+    processes: int = 1
 
     @property
     def name(self):
@@ -94,6 +95,13 @@ def test_what_fails_is_told_and_keeps_no_other_from_running(trials: Any, tmp_pat
     assert lines["one"].endswith("status 2: error: then not")
     assert f"SIGKILL: see {tmp_path / 'two.log'}" in lines["two"]
     assert lines["three"].startswith("done")
+
+
+@pytest.mark.slow
+def test_a_trial_of_several_workers_takes_the_place_of_others(trials: Any, tmp_path: Path) -> None:
+    with Pool(2, 1, str, silent) as two:
+        two.work([trials.Trial(tmp_path / name, processes=count) for name, count in {"a": 1, "b": 2, "c": 5}.items()])
+    assert [(tmp_path / f"{name}.done").read_text()[0] for name in "abc"] == ["0", "0", "0"]  # each alone, in the end
 
 
 @pytest.mark.slow

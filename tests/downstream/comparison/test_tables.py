@@ -1,7 +1,6 @@
 """What people read of an experiment, from its results alone."""
 
 from collections.abc import Iterator
-from math import isnan, nan
 from pathlib import Path
 
 import numpy as np
@@ -13,14 +12,10 @@ from downstream.comparison.tables import (
     NOTES,
     compared,
     finetuning_table,
-    hardness_table,
-    interval,
     sam_dice,
     tables_of,
     trends_of,
-    unlike,
 )
-from downstream.evaluation.statistics import Interval
 from downstream.reports.charts import COLOURS
 
 IMAGES = 6
@@ -204,87 +199,6 @@ def test_trends_rise_with_the_number_of_labels():
     assert all(0 <= style < 3 * COLOURS for style in lines)
 
 
-# Masking
-
-
-def masked(agent: str, run: int, losses: list[float], **told: float) -> Iterator[Row]:
-    """The rows of a run whose likeliest masks are harder by 1 than its sampled ones."""
-    about = (agent, run, None, "masking", "", "")
-    for image, loss in enumerate(losses):
-        for kind, more in (("sampled", 0), ("likeliest", 1)):
-            yield Row(*about, f"i{image}", f"{image}", f"loss_{kind}", loss + more)
-            yield Row(*about, f"i{image}", f"{image}", f"random_loss_{kind}", 1)
-    known = {
-        "own_hardness_sampled": 1.5,
-        "own_hardness_likeliest": 2,
-        "lesion_hidden": 0.6,
-        "background_hidden": 0.4,
-        "images": 100,
-        "unet_updates": 10,
-    }
-    for name, value in {**known, "agent_share": 1, "images_per_second": 50, **told}.items():
-        if not isnan(value):
-            yield Row(*about, "", "", name, value)
-
-
-def test_the_table_of_the_masks_by_hand():
-    found = group(
-        masked("a3c", 0, [2, 4]),
-        masked("a3c", 1, [4, 6], lesion_hidden=0.8, images_per_second=25),
-        masked("random", 0, [1, 1], lesion_hidden=nan),
-    )
-    table = hardness_table(found, "scans")
-    a3c, random = table.rows
-    assert table.title == "Agents on scans"
-    assert table.headings[2:8] == (
-        *("hardness, sampled masks (95 %)", "sampled against random (95 %)", "p, sampled"),
-        *("hardness, likeliest masks (95 %)", "likeliest against random (95 %)", "p, likeliest"),
-    )
-    assert a3c[:2] == ("a3c", "2")
-    assert a3c[2].startswith("4.000 (")
-    assert a3c[3].startswith("+2.000 (")  # of run 0, the one that both have
-    assert a3c[5].startswith("5.000 (")
-    assert a3c[6].startswith("+2.000 (")  # 4 – 2
-    assert a3c[8:] == ("70% – 40%", "1.500 – 2.000", "38")
-    assert random[3:5] == random[6:8] == ("–", "–")
-    assert random[8] == "–"
-    assert "Images shown: 100" in table.notes[1]
-    assert hardness_table(group(masked("ppo", 0, [1, 2]), masked("a3c", 0, [1, 2])), "scans").headings[3] == (
-        "sampled against ppo (95 %)"
-    )
-
-
-def test_p_is_corrected_for_all_comparisons_of_the_table():
-    """Two agents and two kinds of masks are four comparisons with `random`."""
-    losses = [1.0, 1.5, 2.0, 1.2, 1.7]
-    alone = hardness_table(group(masked("a3c", 0, losses), masked("random", 0, [1.0] * 5)), "scans")
-    many = hardness_table(
-        group(masked("a3c", 0, losses), masked("ppo", 0, losses), masked("random", 0, [1.0] * 5)), "scans"
-    )
-    p, corrected = float(alone.rows[0][4]), float(many.rows[0][4])
-    assert 0 < p < 0.2
-    assert corrected == pytest.approx(min(1, 2 * p), abs=0.002)
-
-
-def test_runs_that_are_not_alike_are_told():
-    alike = [
-        *masked("a3c", 0, [1, 1]),
-        *masked("ppo+total_images=200", 0, [1, 1], images=200),
-    ]  # who asks for this knows
-    assert unlike(group(iter(alike))) == []
-    odd = group(iter(alike), masked("random", 0, [1, 1], unet_updates=11))
-    assert unlike(odd) == ["unet_updates: 10 in a3c-0, 11 in random-0"]
-    assert (
-        hardness_table(odd, "scans").notes[1]
-        == "NOT COMPARABLE: the runs differ in unet_updates: 10 in a3c-0, 11 in random-0"
-    )
-
-
-def test_an_interval_that_is_not_known_is_left_out():
-    assert interval(Interval(0.5, nan, nan)) == "0.500"
-    assert interval(Interval(0.02, -0.01, 0.05), sign=True) == "+0.020 (-0.010 to +0.050)"
-
-
 # Whether arms can be compared
 
 
@@ -319,11 +233,3 @@ def test_an_arm_in_which_unlabelled_images_took_no_part_says_so():
         rows += [*fine_tuned("scratch", 0.5, arm), *unlabelled(arm, *counts)]
     (table,) = tables_of(rows, "scans")
     assert [row[1] for row in table.rows[:3]] == ["none", "auto (took part in 1 of 2)", "auto+steps=2"]
-
-
-def test_the_same_number_of_updates_is_said_only_where_it_is_so():
-    one, other = masked("random", 0, [1, 1]), masked("a3c+batch_size=8", 0, [1, 1], unet_updates=30)
-    assert hardness_table(group(one), "scans").notes[1].endswith("U-Net updates: 10 in all runs.")
-    assert (
-        hardness_table(group(masked("random", 0, [1, 1]), other), "scans").notes[1].endswith("U-Net updates: 10, 30.")
-    )

@@ -151,43 +151,87 @@ def test_a_trial_that_fails_says_so_in_its_log_and_status(tmp_path: Path) -> Non
 EVALUATION = {
     **{"images": 100.0, "unet_updates": 10.0, "seconds": 2.0, "unet_loss": 0.1, "agent_share": 1.0},
     **{"own_hardness_sampled": 1.25, "own_hardness_likeliest": 1.75},
-    **{"lesion": float("nan"), "background": float("nan"), "shown": ["b", "a"], "patients": [4, 5]},
+    **{"lesion_hidden": float("nan"), "background_hidden": float("nan"), "shown": ["b", "a"], "patients": [4, 5]},
+}
+LOSSES = {
     **{"loss_sampled": [2.0, 4.0], "random_loss_sampled": [1.0, 3.0]},
     **{"loss_likeliest": [5.0, 7.0], "random_loss_likeliest": [2.0, 4.0]},
 }
+TWICE = {kind: [2 * value for value in values] for kind, values in LOSSES.items()}
 
 
 def evaluated(path: Path, **changes: Any) -> PretrainTrial:
+    """A run whose masks were evaluated on two U-Nets; changes are of what is told of the first."""
     trial = make(path).pretraining[0]
     trial.path.mkdir(parents=True)
-    (trial.path / "mask_evaluation.json").write_text(json.dumps({**EVALUATION, **changes}))
+    found = {**EVALUATION, "references": [{**LOSSES, **changes}, {**TWICE, "random_loss_likeliest": [1.0, 1.0]}]}
+    (trial.path / "mask_evaluation.json").write_text(json.dumps(found))
     return trial
 
 
 def test_the_rows_of_an_agent_are_losses_of_images_and_what_is_told_of_the_run(tmp_path: Path) -> None:
     trial = evaluated(tmp_path)
     rows = list(trial.rows())
-    assert {row[:6] for row in rows} == {("random", 0, None, "masking", "", "")}
-    assert values(rows, "loss_sampled") == {("b", "4"): 2, ("a", "5"): 4}
-    assert values(rows, "random_loss_sampled") == {("b", "4"): 1, ("a", "5"): 3}
-    assert values(rows, "loss_likeliest") == {("b", "4"): 5, ("a", "5"): 7}
-    assert values(rows, "random_loss_likeliest") == {("b", "4"): 2, ("a", "5"): 4}
+    assert {row[:6] for row in rows if not row.image} == {("random", 0, None, "masking", "", "")}
+    first, second = ([row for row in rows if row.draw == number] for number in (0, 1))
+    assert values(first, "loss_sampled") == {("b", "4"): 2, ("a", "5"): 4}
+    assert values(first, "random_loss_sampled") == {("b", "4"): 1, ("a", "5"): 3}
+    assert values(first, "loss_likeliest") == {("b", "4"): 5, ("a", "5"): 7}
+    assert values(first, "random_loss_likeliest") == {("b", "4"): 2, ("a", "5"): 4}
+    assert values(second, "loss_likeliest") == {("b", "4"): 10, ("a", "5"): 14}
     assert values(rows, "hardness_sampled") == {("", ""): 1.5}
-    assert values(rows, "hardness_likeliest") == {("", ""): 2}
+    assert values(rows, "hardness_likeliest") == {("", ""): 36 / 8}
     assert values(rows, "own_hardness_likeliest") == {("", ""): 1.75}
     assert values(rows, "images_per_second") == {("", ""): 50}
     assert not values(rows, "lesion_hidden")  # there are no masks
-    assert (trial.done, trial.outcome, trial.name) == (True, "hardness 1.500 sampled, 2.000 likeliest", "random-0")
+    assert (trial.done, trial.outcome, trial.name) == (True, "hardness 1.500 sampled, 4.500 likeliest", "random-0")
 
 
 def test_a_verdict_that_is_damaged_is_judged_again_or_told(tmp_path: Path) -> None:
     trial = make(tmp_path).pretraining[0]
     assert (trial.evaluation, trial.done, list(trial.rows())) == (None, False, [])
     trial.path.mkdir(parents=True)
-    for text in ('{"loss', "null", "3"):
+    for text in ('{"loss', "null", "3", "{}", '{"references": 3}'):
         (trial.path / "mask_evaluation.json").write_text(text)
         assert (trial.evaluation, trial.done) == (None, False)
-    damaged = ("few", {"loss_sampled": [1.0]}), ("word", {"loss_likeliest": ["much", 1.0]}), ("none", {"shown": None})
+    damaged = (
+        ("few", {"loss_sampled": [1.0]}),
+        ("word", {"loss_likeliest": ["much", 1.0]}),
+        ("none", {"loss_sampled": None}),
+    )
     for name, changes in damaged:
         with pytest.raises(RunError, match=r"mask_evaluation\.json: damaged .*; delete it"):
             list(evaluated(tmp_path / name, **changes).rows())
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("own_cache")
+def test_masks_are_evaluated_on_every_reference_u_net_and_later_ones_are_added(tmp_path: Path) -> None:
+    one, two = (Experiment(tmp_path, ("random",), 1, COMMON, reference_unets=count) for count in (1, 2))
+    for trial in two.references:
+        assert not trial.done
+        assert run(trial) == 0
+        assert (trial.done, trial.outcome, list(trial.rows())) == (True, "", [])
+    losses = [trial.unet.read_bytes() for trial in two.references]
+    assert losses[0] != losses[1]  # each has a seed of its own
+    before, after = one.pretraining[0], two.pretraining[0]
+    assert run(before) == 0
+    first = [row for row in before.rows() if row.image]
+    assert (before.done, after.done, {row.draw for row in first}) == (True, False, {0})
+    stamp = before.unet.stat().st_mtime_ns
+    assert run(after) == 0
+    assert (before.done, after.done, before.unet.stat().st_mtime_ns) == (True, True, stamp)  # nothing is trained again
+    told = {row.metric: row.value for row in after.rows() if not row.image}
+    assert 0.9 < told["patch_use_likeliest"] <= 1
+    assert 0.3 < told["between_images_likeliest"] < 0.7  # masks are random
+    rows = [row for row in after.rows() if row.image]
+    assert [row for row in rows if row.draw == 0] == first
+    assert [row._replace(draw=0, value=0) for row in rows if row.draw == 1] == [row._replace(value=0) for row in first]
+    assert values(rows[: len(first)], "loss_sampled") != values(rows[len(first) :], "loss_sampled")
+
+
+def test_a_u_net_that_is_half_trained_is_no_reference(tmp_path: Path) -> None:
+    trial = make(tmp_path).references[0]
+    trial.path.mkdir(parents=True)
+    trial.unet.touch()  # there after the first row of metrics.csv
+    assert not trial.done

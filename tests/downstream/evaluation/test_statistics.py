@@ -7,10 +7,11 @@ import numpy.typing as npt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import norm
 from scipy.stats import t as student
 
 from ahm_env import RunError
-from downstream.evaluation.statistics import Scores, Trial, holm
+from downstream.evaluation.statistics import Scores, Trial, holm, interquartile_mean, probability_of_improvement
 
 Floats = npt.NDArray[np.float64]
 
@@ -165,6 +166,53 @@ def test_p_below_five_per_cent_means_an_interval_without_zero():
         gap = scores(base + rng.normal(shift, 0.2, (5, 40))).minus(scores(base))
         assert gap is not None
         assert (gap.p < 0.05) == (gap.interval.low > 0 or gap.interval.high < 0)
+
+
+# Runs
+
+
+def test_a_run_is_the_ratio_of_its_own_sums():
+    found = scores([[2, 4], [4, 6], [1, 1]], [(7, 0), (7, 1), (3, 0)], [[1, 1], [2, 4], [1, 0]])
+    assert found.of_runs.tolist() == [16 / 8, 2]
+
+
+def test_the_interquartile_mean_is_that_of_the_middle_half():
+    assert interquartile_mean(np.array([100.0, 1, 2, 3])).mean == 2.5
+    assert interquartile_mean(np.array([-50.0, 1, 2, 3, 4, 5, 6, 700])).mean == 3.5
+    winsorised = np.array([2, 2, 2, 3, 4, 5, 5, 5])  # the two least and the two largest drawn in
+    half = student.ppf(0.975, 3) * winsorised.std(ddof=1) / (0.5 * sqrt(8))
+    found = interquartile_mean(np.array([-50.0, 1, 2, 3, 4, 5, 6, 700]))
+    assert (found.low, found.high) == pytest.approx((3.5 - half, 3.5 + half))
+
+
+def test_the_probability_of_improvement_by_hand():
+    """The ends solve (true - found)^2 = 1.96^2 true (1 - true) (...) / (4 x 4), with pencil and Newton."""
+    one = np.arange(4.0)
+    assert probability_of_improvement(np.array([2.0, 0]), np.array([1.0, 2])).mean == (1 + 0.5) / 4
+    clear, reverse = probability_of_improvement(one + 9, one), probability_of_improvement(one, one + 9)
+    assert (clear.mean, clear.high, reverse.mean, reverse.low) == (1, 1, 0, 0)
+    assert clear.low == pytest.approx(1 - reverse.high, abs=1e-3)
+    low = clear.low
+    variance = low * (1 - low) * (1 + 3 * ((1 - low) / (2 - low) + low / (1 + low))) / 16
+    assert (1 - low) ** 2 == pytest.approx(1.96**2 * variance, abs=1e-3)
+    alike = probability_of_improvement(one, one)
+    assert (alike.mean, alike.low) == (0.5, pytest.approx(1 - alike.high))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("runs", [4, 5, 10])
+def test_intervals_of_runs_cover_the_truth_about_as_often_as_they_say(runs: int):
+    rng = np.random.default_rng(6)
+    means, better = [], []
+    for shift in (0, 1, 2.5):
+        truth = norm.cdf(shift / sqrt(2))
+        for _ in range(400):
+            ours, theirs = rng.normal(shift, 1, runs), rng.normal(0, 1, runs)
+            mean, larger = interquartile_mean(ours), probability_of_improvement(ours, theirs)
+            means.append(mean.low <= shift <= mean.high)
+            better.append(larger.low <= truth <= larger.high)
+    assert 0.9 <= np.mean(means) <= 0.98
+    assert 0.92 <= np.mean(better) <= 0.98
 
 
 # Holm's correction
