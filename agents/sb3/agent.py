@@ -64,9 +64,9 @@ class SB3Agent(Agent):
         common = {"lr_schedule": lambda _: settings.learning_rate, **self.optimiser}
         self.policy: ActorCriticPolicy
         if settings.policy == "maps":
-            network = {key: getattr(settings, key) for key in ("bound", "backbone", "backbone_weights")}
-            special: dict[str, Any] = {"problem": problem, "network": network, "generator": self.generator}
-            self.policy = MapsPolicy(*spaces, **special, **common)
+            network = {"backbone": settings.backbone, "backbone_weights": settings.backbone_weights}
+            special: dict[str, Any] = {"problem": problem, "bound": settings.bound, "network": network}
+            self.policy = MapsPolicy(*spaces, **special, generator=self.generator, **common)
         elif problem.image_size < SMALLEST_CNN:
             raise SettingsError(f"SB3's CnnPolicy needs images of {SMALLEST_CNN} px or more; use --set policy=maps")
         else:

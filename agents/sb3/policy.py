@@ -19,8 +19,15 @@ class MapsPolicy(ActorCriticPolicy):
     """
 
     def __init__(
-        self, *args: Any, problem: Problem, network: dict[str, Any], generator: torch.Generator, **kwargs: Any
+        self,
+        *args: Any,
+        problem: Problem,
+        bound: float | None,
+        network: dict[str, Any],
+        generator: torch.Generator,
+        **kwargs: Any,
     ) -> None:
+        self.bound = bound
         self._problem, self._network, self._generator = problem, network, generator
         super().__init__(*args, **kwargs)
 
@@ -30,14 +37,14 @@ class MapsPolicy(ActorCriticPolicy):
         self.network = MaskingNetwork(*size, **self._network, generator=self._generator)
         # at first, half as many ones as wanted: of too many, some are dropped, and the policy cannot tell which
         odds = 0.5 * problem.quotas[-1] / problem.patches
-        bias, most = self.network.policy.bias, 0.9 * (self._network["bound"] or 10.0)
+        bias, most = self.network.policy.bias, 0.9 * (self.bound or 10.0)
         assert bias is not None
         bias.data.fill_(float(np.clip(log(odds / (1 - odds)), -most, most)))
         make: Any = self.optimizer_class
         self.optimizer = make(self.network.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)
 
     def _heads(self, observations: Any) -> tuple[Any, Tensor]:
-        maps = self.network(observations.float())
+        maps = self.network(observations.float(), self.bound)
         return self.action_dist.proba_distribution(maps.logits), maps.values.mean(1, keepdim=True) - 1
 
     def forward(self, obs: Any, deterministic: bool = False) -> tuple[Tensor, Tensor, Tensor]:
