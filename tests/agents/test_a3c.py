@@ -1,6 +1,5 @@
 """A3C: gradients, credit, returns, sizes, and that it learns what it should, on problems made up for the purpose."""
 
-import itertools
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass, replace
@@ -16,12 +15,9 @@ from torch import Tensor
 
 import agents.a3c
 from agents import A3C, A3CSettings
-from agents.a3c import Step
-from agents.agent import Problem, Update
+from agents.agent import Update
 from agents.baselines import UntrainedAgent
-from agents.networks import Maps
 from agents.pretraining.hardness import measure
-from agents.subsets import OrderedSubset
 from ahm_env import (
     ImageSet,
     MaskRatio,
@@ -353,68 +349,6 @@ def test_the_image_s_reward_is_compared_with_that_of_the_other_images(toy_env: T
     expected = -2.0 * (z * log_odds[env.kinds[0], drawn]).mean()
     assert abs(expected) > 0.1
     assert found[2.0] - found[0.0] == pytest.approx(expected, rel=0.02)
-
-
-PLAIN = torch.tensor([0.3, 2.0, 1.1, 0.6], dtype=torch.float64)  # what four patches cost if nothing else is hidden
-TOGETHER = torch.tensor([[0, 3, 0, 0], [2, 0, 0, 0], [0, 0, 0, 0], [0, 1, 0, 0]], dtype=torch.float64)
-LOGITS = torch.tensor([0.4, -0.3, 1.0, -0.8], dtype=torch.float64)
-
-
-def policy_gradient(together: Tensor, **weights: float) -> Tensor:
-    """The expected gradient of the policy loss in the four logits, over all twelve ways to draw two of four patches.
-
-    Args:
-        together: `(4, 4)` what patch i costs more if j is hidden, too.
-        weights: Of own, to_go and image.
-    """
-    rankings = torch.tensor([order for order in itertools.permutations(range(4)) if order[2] < order[3]])
-    logits = LOGITS.repeat(12, 1).requires_grad_()
-    policy = OrderedSubset(logits, torch.full((12,), 2))
-    hidden = policy.subset(rankings)
-    losses = PLAIN + hidden.double() @ together.T
-    settings = {name: weights.get(name, 0.0) for name in ("own_weight", "to_go_weight", "image_weight")}
-    agent = A3C(Problem(1, 32, 2, (2, 2)), A3CSettings(**settings))
-    agent.network.double()
-    values = torch.tensor([0.7, 1.4, 0.2, 1.0], dtype=torch.float64).repeat(12, 1)  # any will do
-    nothing = torch.zeros_like(hidden)
-    step = Step(Maps(logits, values, None), policy, rankings, nothing, hidden, None)
-    advantages = agent._advantages(step, losses, hidden).detach()
-    log_pi = policy.patch_log_prob(rankings)
-    odds = log_pi.sum(1).exp().detach()
-    assert odds.sum().item() == pytest.approx(1)
-    (odds * (advantages * log_pi).sum(1)).sum().backward()  # type: ignore[no-untyped-call]
-    assert logits.grad is not None
-    return logits.grad.sum(0)
-
-
-def gradient_of_the_reward(together: Tensor) -> Tensor:
-    """The gradient of the expected mean loss of the two, which all credit should point along."""
-    logits = LOGITS.clone().requires_grad_()
-    odds, expected = logits.softmax(0), torch.zeros((), dtype=torch.float64)
-    for first, second in itertools.permutations(range(4), 2):
-        loss = PLAIN[first] + PLAIN[second] + together[first, second] + together[second, first]
-        expected = expected + odds[first] * odds[second] / (1 - odds[first]) * loss / 2
-    expected.backward()  # type: ignore[no-untyped-call]
-    assert logits.grad is not None
-    return logits.grad
-
-
-def cosine(together: Tensor, **weights: float) -> float:
-    return torch.cosine_similarity(policy_gradient(together, **weights), gradient_of_the_reward(together), 0).item()
-
-
-@pytest.mark.parametrize(
-    "weights", [{"image_weight": 1.0}, {"to_go_weight": 1.0}, {"image_weight": 0.3, "to_go_weight": 2.0}]
-)
-def test_where_losses_add_up_image_and_to_go_point_along_the_gradient_of_the_reward(weights: Any) -> None:
-    assert cosine(torch.zeros_like(TOGETHER), **weights) == pytest.approx(1, abs=1e-6)
-
-
-def test_where_patches_affect_each_other_only_the_image_s_reward_does() -> None:
-    assert cosine(TOGETHER, image_weight=1.0) == pytest.approx(1, abs=1e-6)
-    others = {name: cosine(TOGETHER, **{name: 1.0}) for name in ("own_weight", "to_go_weight")}
-    assert others == pytest.approx({"own_weight": 0.946, "to_go_weight": 0.994}, abs=1e-3)
-    assert cosine(torch.zeros_like(TOGETHER), own_weight=1.0) == pytest.approx(0.938, abs=1e-3)
 
 
 def test_every_step_of_an_episode_is_paid_what_its_end_cost(toy_env: Toy, textures: Pixels) -> None:
