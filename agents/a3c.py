@@ -1,16 +1,17 @@
 """Asynchronous advantage actor-critic (A3C) for adaptive hard masking. Read from top to bottom.
 
-Sources: Mnih et al., "Asynchronous methods for deep reinforcement learning", ICML 2016 (Algorithm S3: n-step
-returns, asynchronous workers, shared optimiser); Xu et al., adaptive hard masking, IEEE TMI 44(1), 2025 (the
-masking problem, the networks); Furuta et al., PixelRL, AAAI 2019 (rewards, returns and values as maps).
+Sources: Mnih et al., "Asynchronous methods for deep reinforcement learning", ICML 2016 (Algorithm S3: asynchronous
+workers, shared optimiser); Xu et al., adaptive hard masking, IEEE TMI 44(1), 2025 (the masking problem, the networks);
+Furuta et al., PixelRL, AAAI 2019 (rewards, returns and values as maps).
 
 Symbols: N patches; m the mask, 1 hides; ℓ_i the patch loss; φ, π, V the feature, policy and value networks;
-θ the shared weights, θ' a worker's copy; r the reward, R the return, A the advantage; γ, β, λ as in A3CSettings.
+θ the shared weights, θ' a worker's copy; r the reward, R the return, A the advantage; β, λ as in A3CSettings.
+An update follows a whole episode, and there is no discount γ: nothing is paid before the last step, so that the return
+of every step is the loss, and γ would only make earlier steps count for less.
 """
 
 from copy import deepcopy
 from dataclasses import dataclass, replace
-from math import log
 
 import numpy as np
 import numpy.typing as npt
@@ -18,10 +19,10 @@ import torch
 from torch import Tensor
 
 from agents.agent import Callback, Env, Infos, begin, summary
+from agents.annealing import LinearSchedule
 from agents.mask_size import SizeChoice
 from agents.networks import Maps, MaskingNetwork, NetworkAgent
 from agents.subsets import OrderedSubset
-from ahm_env import SettingsError
 from ahm_env.masks import mean_over
 from ahm_env.model.devices import as_tensor
 from ahm_env.model.optimiser import SharedAdam
@@ -33,28 +34,26 @@ Map = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class A3CSettings:
-    """What can be set, each with a sentence."""
+    """What can be set, each with a sentence; a LinearSchedule is given as 0.02, or as 0.02:0.002 from start to end."""
 
     learning_rate: float = 1e-3
     """Step size of Adam for φ, π and V."""
-    gamma: float = 0.95
-    """γ, discount between the steps of an episode (horizon > 1)."""
-    n_steps: int | None = None
-    """Steps before an update; None: the whole episode. Shorter ones bootstrap with V."""
     own_weight: float = 1.0
     """Weight in the advantage of a drawn patch's own loss: dense, but blind to what the draw takes from others."""
     to_go_weight: float = 0.0
     """Weight of the losses of all that is hidden from a draw on: unbiased where patches do not affect each other."""
     image_weight: float = 2.0
     """λ, weight of the image's reward, which all of its draws share: the exact gradient, but noisy."""
-    ent_coef: float = 0.02
-    """β, weight of the entropy of the policy map: keeps masks varied."""
+    ent_coef: LinearSchedule = LinearSchedule(0.02, 0.02)
+    """β, what a nat of entropy in every draw is worth, in units of a draw's advantage: keeps masks varied."""
     vf_coef: float = 0.5
     """Weight of the value loss (R − V)²."""
     max_grad_norm: float = 1.0
     """Gradients longer than this are shortened to it."""
-    bound: float | None = 2.0
+    bound: LinearSchedule | None = LinearSchedule(2, 2)
     """Policy logits lie within ±bound; None: unbounded, which collapses."""
+    temperature: LinearSchedule = LinearSchedule(1, 1)
+    """Bounded logits are divided by it: below 1, masks come closer to the likeliest."""
     sizes: int = 5
     """Mask sizes to choose from where the mask ratio is a range."""
     explore: float = 0.125
@@ -63,6 +62,11 @@ class A3CSettings:
     """φ: `conv` (small) or `vgg16` (its first three blocks)."""
     backbone_weights: str | None = None
     """A file of torchvision's VGG16 weights."""
+
+    def __post_init__(self) -> None:
+        for name, low in {"ent_coef": 0.0, "temperature": 0.01, "bound": 0.01}.items():
+            if name != "bound" or self.bound is not None:
+                object.__setattr__(self, name, LinearSchedule.parse(getattr(self, name), f"--set {name}", low))
 
 
 @dataclass(frozen=True)
@@ -86,16 +90,10 @@ class A3C(NetworkAgent):
     settings: A3CSettings
 
     def build(self) -> None:
-        """Make θ and its optimiser.
-
-        Raises:
-            SettingsError: Updates after fewer steps than an episode has, with a mask ratio range.
-        """
+        """Make θ and its optimiser."""
         settings, (low, high) = self.settings, self.problem.quotas
         quotas = torch.linspace(low, high, settings.sizes).round().long() if low < high and settings.sizes > 1 else None
-        if settings.n_steps is not None and (settings.n_steps < 1 or quotas is not None):
-            raise SettingsError("n_steps must be 1 or more, and needs a mask ratio that is one number, not a range")
-        self.network = self.make_network(quotas, settings.bound)
+        self.network = self.make_network(quotas)
         self.optimiser = SharedAdam(self.network.parameters(), settings.learning_rate)
 
     def learn(self, env: Env, images: int, callback: Callback | None = None) -> None:
@@ -112,30 +110,28 @@ class A3C(NetworkAgent):
             worker.load_state_dict(self.network.state_dict())  # θ' ← θ
             steps: list[Step] = []
             ended = False
-            while not ended and len(steps) != self.settings.n_steps:
+            while not ended:
                 step, action = self._propose(worker, observations, infos, steps[0] if steps else None)
                 observations, _, terminated, truncated, infos = env.step(action)
                 ended = bool((terminated | truncated).all())
                 last = infos["final_info"] if ended else infos
                 steps.append(replace(step, chosen=self._flat(last["chosen"]) & ~step.hidden))
-            if ended and not terminated.all():
-                played += env.num_envs  # cut off before anything was reconstructed: nothing to learn from
-                continue
-            losses = self._losses(worker, steps, last, observations, ended)
+            played += env.num_envs
+            if not terminated.all():
+                continue  # cut off before anything was reconstructed: nothing to learn from
+            losses = self._losses(steps, last)
             self._apply(worker, sum(losses.values(), torch.zeros(())))
-            if ended:
-                played += env.num_envs
-                entropy = torch.stack([step.policy.entropy() for step in steps]).mean() / log(worker.side**2)
-                numbers = {"policy_loss": losses["policy"], "value_loss": losses["value"], "entropy": entropy}
-                update = summary(last, **{name: number.item() for name, number in numbers.items()})
-                if callback is not None and not callback(update):
-                    return
+            entropy = torch.stack([one.policy.entropy(one.ranking) / one.policy.largest_entropy() for one in steps])
+            numbers = {"policy_loss": losses["policy"], "value_loss": losses["value"], "entropy": entropy.nanmean()}
+            update = summary(last, **{name: number.item() for name, number in numbers.items()})
+            if callback is not None and not callback(update):
+                return
 
     def _propose(
         self, network: MaskingNetwork, observations: Pixels, infos: Infos, first: Step | None
     ) -> tuple[Step, Actions]:
         """Draw a mask of exactly the size that the environment will hide by choice, and remember how likely it was."""
-        maps = network(as_tensor(observations, self.device))
+        maps = self._look(network, observations)
         hidden, count = self._flat(infos["mask"]), torch.as_tensor(infos["choosable"], device=self.device)
         size, head = first.size if first is not None else None, network.size
         if first is None and head is not None and maps.sizes is not None:  # an episode's first action decides its size
@@ -148,45 +144,34 @@ class A3C(NetworkAgent):
         action = policy.subset(ranking).cpu().numpy().astype(np.int8)
         return Step(maps, policy, ranking, hidden, hidden, size), action
 
-    def _losses(
-        self, worker: MaskingNetwork, steps: list[Step], last: Infos, observations: Pixels, ended: bool
-    ) -> dict[str, Tensor]:
-        """Policy, value, entropy and size losses of the steps, each weighted.
+    def _losses(self, steps: list[Step], last: Infos) -> dict[str, Tensor]:
+        """Policy, value, entropy and size losses of an episode, each weighted.
 
         Args:
-            worker: θ'.
             steps: s_t and a_t.
-            last: Infos after the last of them; `patch_loss` is there if the episode has ended.
-            observations: s_n, to bootstrap from where it has not.
-            ended: Whether the episodes have ended.
+            last: Infos after the last of them.
         """
-        settings, first = self.settings, steps[0]
+        settings, network, first = self.settings, self.network, steps[0]
         hidden = self._flat(last["mask"])  # m
-        if ended:
-            losses = torch.as_tensor(last["patch_loss"], device=self.device).flatten(1)  # ℓ
-            self._observe(losses, hidden, first)
-            returns = losses / self.network.mean_loss  # R, a map like the rewards
-        else:
-            with torch.no_grad():
-                returns = settings.gamma * worker(as_tensor(observations, self.device)).values
-        rewards = mean_over(returns, hidden) * self.network.mean_loss
+        losses = torch.as_tensor(last["patch_loss"], device=self.device).flatten(1)  # ℓ
+        self._observe(losses, hidden, first)
+        returns = losses / network.mean_loss  # R of every step, a map
         policy_loss = value_loss = size_loss = entropy = torch.zeros((), device=self.device)
         learns = torch.ones(len(hidden), device=self.device) if first.size is None else (~first.size.explores).float()
-        for step in reversed(steps):
+        for step in steps:
             values, policy = step.maps.values, step.policy
             advantages = self._advantages(step, returns, hidden)
             log_pi = policy.patch_log_prob(step.ranking)
             policy_loss = policy_loss - (learns * mean_over(advantages * log_pi, step.chosen)).mean()
             value_loss = value_loss + mean_over((returns - values).square(), hidden).mean()
-            entropy = entropy + (learns * policy.entropy()).mean()
-            returns = settings.gamma * returns  # R_t = γ R_{t+1}: nothing is paid before the last step
-        if self.network.size is not None and first.size is not None:
-            size_loss = self.network.size.loss(first.size, rewards)
+            entropy = entropy + (learns * policy.entropy(step.ranking) / policy.count.clamp(min=1)).mean()
+        if network.size is not None and first.size is not None:
+            size_loss = network.size.loss(first.size, mean_over(losses, hidden))
             entropy = entropy + first.size.entropy()
         return {
             "policy": policy_loss / len(steps),
             "value": settings.vf_coef * value_loss / len(steps),
-            "entropy": -settings.ent_coef * entropy / len(steps),
+            "entropy": -settings.ent_coef.at(self.progress) * entropy / len(steps),
             "size": size_loss,
         }
 
@@ -228,6 +213,12 @@ class A3C(NetworkAgent):
             shared.grad = own.grad
         self.optimiser.step()
 
+    def _look(self, network: MaskingNetwork, observations: Pixels) -> Maps:
+        """Compute the maps of images, with the bound and the temperature of this part of the run."""
+        bound, temperature = self.settings.bound, self.settings.temperature.at(self.progress)
+        maps: Maps = network(as_tensor(observations, self.device), None if bound is None else bound.at(self.progress))
+        return replace(maps, logits=maps.logits / temperature)
+
     def _flat(self, grids: npt.NDArray[np.bool_]) -> Tensor:
         return torch.as_tensor(grids, device=self.device).flatten(1)
 
@@ -240,7 +231,7 @@ class A3C(NetworkAgent):
         generator: torch.Generator | None = None,
     ) -> Actions:
         """Masks `(B, N)` for images `(B, C, S, S)`: see the Agent protocol."""
-        maps, generator = self.network(as_tensor(observations, self.device)), generator or self.generator
+        maps, generator = self._look(self.network, observations), generator or self.generator
         hidden = torch.zeros_like(maps.logits, dtype=torch.bool) if infos is None else self._flat(infos["mask"])
         whole = np.full(len(hidden), self.problem.quotas[1])
         count = torch.as_tensor(whole if infos is None else infos["choosable"], device=self.device)
@@ -253,5 +244,5 @@ class A3C(NetworkAgent):
     @torch.no_grad()
     def maps(self, observations: Pixels) -> tuple[Map, Map]:
         """Policy map (logits) and value map, `(B, N)` each, of images `(B, C, S, S)`."""
-        maps = self.network(as_tensor(observations, self.device))
+        maps = self._look(self.network, observations)
         return maps.logits.cpu().numpy(), maps.values.cpu().numpy()

@@ -13,6 +13,7 @@ import torch
 from gymnasium.vector import AutoresetMode, VectorEnv
 from torch import Tensor
 
+from agents.annealing import LinearSchedule
 from ahm_env import SettingsError
 from ahm_env.files import save_tensors, write_text
 from ahm_env.masks import PatchGrid, highest, mean_over
@@ -103,6 +104,7 @@ class Agent(Protocol):
     name: str  # by which `make_agent` and files know it; of a class that has none, package.module:Class
     parallel: bool = False  # whether several processes can train it at once
     temperature: float | None = None  # logits of sampled masks are divided by it; None: the agent draws from none
+    progress: float = 0.0  # how much of its learning is done, 0 to 1; set by whoever trains it
     settings_class: type[Any] | None = None  # a dataclass of numbers and strings; None: there is nothing to set
     problem: Problem
     settings: Any
@@ -210,8 +212,9 @@ def hide_highest(
 def save_agent(agent: Agent, directory: Path) -> None:
     """Write `agent.json` and `agent.safetensors`; the optimiser stays behind."""
     tensors = {name: tensor for name, tensor in agent.state().items() if not name.startswith("optimiser.")}
-    settings = asdict(agent.settings) if agent.settings else {}
-    about = {"agent": agent.name, "problem": asdict(agent.problem), "settings": settings}
+    own = vars(agent.settings) if agent.settings else {}
+    settings = {name: str(one) if isinstance(one, LinearSchedule) else one for name, one in own.items()}
+    about = {"agent": agent.name, "problem": asdict(agent.problem), "settings": settings, "progress": agent.progress}
     save_tensors(directory / "agent.safetensors", tensors, about)
     write_text(directory / "agent.json", json.dumps(about, indent=2) + "\n")
 

@@ -83,7 +83,6 @@ class MaskingNetwork(nn.Module):
         image_size: S, pixels.
         side: Patches a side.
         quotas: `(K,)` numbers of hidden patches to choose from; None where their number is fixed.
-        bound: Logits of policy and size lie within ±bound; unbounded ones collapse onto few patches. None: no bound.
         backbone: `conv` or `vgg16`.
         backbone_weights: A file of VGG16 weights.
         generator: Source of the initial weights.
@@ -98,7 +97,6 @@ class MaskingNetwork(nn.Module):
         image_size: int,
         side: int,
         quotas: Tensor | None = None,
-        bound: float | None = 2.0,
         backbone: str = "conv",
         backbone_weights: str | Path | None = None,
         generator: torch.Generator | None = None,
@@ -108,7 +106,7 @@ class MaskingNetwork(nn.Module):
             raise SettingsError(f"backbone {backbone!r} is unknown; choose one of {', '.join(BACKBONES)}")
         if backbone_weights is not None and backbone != "vgg16":
             raise SettingsError("backbone weights can only be loaded into --set backbone=vgg16")
-        self.side, self.bound = side, bound
+        self.side = side
         generator = generator or torch.Generator().manual_seed(0)
         self.phi: SmallConv | VGG16Blocks
         self.phi = SmallConv(channels, image_size // side) if backbone == "conv" else VGG16Blocks()
@@ -131,19 +129,23 @@ class MaskingNetwork(nn.Module):
             if weight.ndim == 4:  # as fast as the U-Net: convolutions like their channels last
                 weight.data = weight.data.contiguous(memory_format=torch.channels_last)
 
-    def forward(self, observations: Tensor) -> Maps:
-        """Compute the maps of observations `(B, C, S, S)`, float32 in 0..255."""
+    def forward(self, observations: Tensor, bound: float | None = None) -> Maps:
+        """Compute the maps of observations `(B, C, S, S)`, float32 in 0..255.
+
+        Logits of policy and size lie within ±bound, if there is one; unbounded ones collapse onto few patches.
+        """
         features = self.phi(observations.contiguous(memory_format=torch.channels_last))
         if features.shape[-1] != self.side:
             size = (self.side, self.side)
             features = functional.interpolate(features, size, mode="bilinear", align_corners=False)
-        logits = self._bounded(self.policy(features).flatten(1))
+        logits = _bounded(self.policy(features).flatten(1), bound)
         values = 1 + self.value(features).flatten(1)  # the mean loss is 1, by its unit
-        sizes = None if self.size is None else self._bounded(self.size(features.mean((2, 3))))
+        sizes = None if self.size is None else _bounded(self.size(features.mean((2, 3))), bound)
         return Maps(logits, values, sizes)
 
-    def _bounded(self, logits: Tensor) -> Tensor:
-        return logits if self.bound is None else self.bound * torch.tanh(logits / self.bound)
+
+def _bounded(logits: Tensor, bound: float | None) -> Tensor:
+    return logits if bound is None else bound * torch.tanh(logits / bound)
 
 
 class NetworkAgent(Agent):
@@ -153,11 +155,11 @@ class NetworkAgent(Agent):
     network: MaskingNetwork
     optimiser: SharedAdam
 
-    def make_network(self, quotas: Tensor | None = None, bound: float | None = 2.0) -> MaskingNetwork:
+    def make_network(self, quotas: Tensor | None = None) -> MaskingNetwork:
         """Build an untrained network for the agent's problem and the backbone of its settings; see `MaskingNetwork`."""
         shape = self.problem.channels, self.problem.image_size, self.problem.side
         backbone = self.settings.backbone, self.settings.backbone_weights
-        return MaskingNetwork(*shape, quotas, bound, *backbone, self.generator).to(self.device)
+        return MaskingNetwork(*shape, quotas, *backbone, self.generator).to(self.device)
 
     def state(self) -> dict[str, Tensor]:
         """Every tensor that learning changes."""

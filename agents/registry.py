@@ -9,13 +9,14 @@ from dataclasses import fields, is_dataclass
 from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_type_hints
 from zipfile import is_zipfile
 
 import torch
 
 from agents.a3c import A3C
 from agents.agent import Agent, Env, Problem
+from agents.annealing import LinearSchedule
 from agents.baselines import (
     AutoencoderAgent,
     BlocksAgent,
@@ -160,7 +161,7 @@ def check_settings(name: str, settings: Mapping[str, Any]) -> None:
         settings: Settings by their names.
 
     Raises:
-        SettingsError: Unknown agent, a setting that it does not have, or a value of the wrong type.
+        SettingsError: Unknown agent, a setting that it does not have, or a value of the wrong type or out of range.
     """
     kind = agent_class(name).settings_class
     known = {field.name for field in fields(kind)} if kind else set()
@@ -170,7 +171,10 @@ def check_settings(name: str, settings: Mapping[str, Any]) -> None:
         )
     kinds = get_type_hints(kind) if kind else {}
     for setting, value in settings.items():
-        check_kind(f"--set {setting}", value, kinds[setting])
+        if LinearSchedule not in (kinds[setting], *get_args(kinds[setting])):  # which reads itself
+            check_kind(f"--set {setting}", value, kinds[setting])
+    if kind:
+        kind(**settings)
 
 
 def learns(name: str) -> bool:
@@ -206,6 +210,7 @@ def load_agent(directory: Path, device: str | torch.device = "cpu", algo: str | 
         agent = make_agent(about["agent"], problem, device=device, **settings)
         fresh = {name: one for name, one in agent.state().items() if name.startswith("optimiser.")}
         agent.restore(tensors | fresh)
+        agent.progress = about["progress"]
     except (KeyError, TypeError, RuntimeError, SettingsError) as error:
         raise CheckpointError(f"{path}: not an agent that this version knows ({error}); train it again") from None
     return agent

@@ -64,8 +64,7 @@ class OrderedSubset(Distribution):
             `(B, N)`; a row's sum is the log-probability of its ordered subset.
         """
         ranked = self.logits.gather(-1, ranking)
-        remaining = ranked.flip(-1).logcumsumexp(-1).flip(-1)
-        steps = torch.where(self.drawn(), ranked - remaining, 0.0)
+        steps = torch.where(self.drawn(), ranked - _log_sum_from(ranked), 0.0)
         return torch.zeros_like(steps).scatter(-1, ranking, steps)
 
     def patch_expectation(self, values: Tensor, ranking: Tensor) -> Tensor:
@@ -81,9 +80,7 @@ class OrderedSubset(Distribution):
         ranked = self.logits.detach().gather(-1, ranking)
         worth = values.gather(-1, ranking)
         least = worth.amin(-1, keepdim=True)  # what is above it has a logarithm; sums of logarithms stay exact
-        remaining = ranked.flip(-1).logcumsumexp(-1).flip(-1)
-        above = (ranked + (worth - least).log()).flip(-1).logcumsumexp(-1).flip(-1)
-        expected = least + (above - remaining).exp()
+        expected = least + (_log_sum_from(ranked + (worth - least).log()) - _log_sum_from(ranked)).exp()
         drawn = torch.where(self.drawn(), expected, 0.0)
         return torch.zeros_like(drawn).scatter(-1, ranking, drawn)
 
@@ -106,7 +103,25 @@ class OrderedSubset(Distribution):
         """`(B, N)` probability that a patch is drawn first (π)."""
         return self.logits.softmax(-1)
 
-    def entropy(self) -> Tensor:
-        """Entropy `(B,)` of the first draw, in nats (that of the whole subset has no closed form)."""
-        log_pi = self.logits.log_softmax(-1)
-        return -(log_pi.exp() * log_pi).sum(-1)
+    def entropy(self, ranking: Tensor) -> Tensor:  # type: ignore[override]
+        """Entropy `(B,)` of the whole draw in nats, estimated along one ranking `(B, N)`.
+
+        By the chain rule it is the expected sum of the entropies of the draws, each given those before it. The gradient
+        is of the entropies along this ranking; that the ranking depends on the logits, too, is left out (for N = 8 and
+        k = 4 its cosine with the exact gradient is 0.99, of first draws alone 0.87).
+        """
+        ranked = self.logits.gather(-1, ranking)
+        remaining = _log_sum_from(ranked)
+        top = ranked.detach().amax(-1, keepdim=True) + 1  # what is below it has a logarithm
+        below = (_log_sum_from(ranked + (top - ranked).log()) - remaining).exp()  # expected of top - the drawn logit
+        return torch.where(self.drawn(), remaining - top + below, 0.0).sum(-1)
+
+    def largest_entropy(self) -> Tensor:
+        """Entropy `(B,)` of draws at random, in nats."""
+        left = (self.logits > _EXCLUDED).sum(-1) + 1.0
+        return left.lgamma() - (left - self.count).lgamma()
+
+
+def _log_sum_from(ranked: Tensor) -> Tensor:
+    """Logarithm of the sum of exponentials from each place of a ranking on."""
+    return ranked.flip(-1).logcumsumexp(-1).flip(-1)

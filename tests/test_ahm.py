@@ -114,7 +114,7 @@ def test_every_agent_and_setting_reaches_the_run(call):
         "staged",
     ]
     words += ["--no-skip-connections", "--precision", "bf16"]
-    assert call("train-agent", *TINY, *words, "--set", "gamma=0.5", "--out", "run")[0] == 0
+    assert call("train-agent", *TINY, *words, "--set", "vf_coef=0.5", "--out", "run")[0] == 0
     config = (tmp := Path("run/config.json")).read_text()
     assert tmp.is_file()
     for text in (
@@ -122,7 +122,7 @@ def test_every_agent_and_setting_reaches_the_run(call):
         '"mask_ratio": "0.3:0.6"',
         '"agent_share": "0:0.5"',
         '"norm": "group"',
-        '"gamma": 0.5',
+        '"vf_coef": 0.5',
     ):
         assert text in config
     assert '"skip_connections": false' in config
@@ -157,7 +157,7 @@ def test_every_setting_is_a_flag_and_shows_its_default(call, monkeypatch, name):
 
 @pytest.mark.slow
 def test_a_run_is_repeated_from_its_config(call):
-    words = ["--mask-ratio", "0.3:0.6", "--set", "gamma=0.5", "--norm", "group"]
+    words = ["--mask-ratio", "0.3:0.6", "--set", "vf_coef=0.5", "--norm", "group"]
     assert call("train-agent", *TINY, *words, "--out", "run")[0] == 0
     config = ["train-agent", "--config", "run/config.json"]
     assert call(*config, "--out", "again")[0] == 0
@@ -166,7 +166,7 @@ def test_a_run_is_repeated_from_its_config(call):
         json.loads(Path(run, "config.json").read_text())["settings"] for run in ("run", "again", "other")
     )
     assert first == again
-    assert other == {**first, "seed": 1, "agent": {"gamma": 0.5, "sizes": 2}}
+    assert other == {**first, "seed": 1, "agent": {"vf_coef": 0.5, "sizes": 2}}
     Path("odd.json").write_text('{"settings": {"total_images": 64, "colour": 1}}')
     status, _, err = call("train-agent", "--config", "odd.json")
     assert (status, err.count("\n")) == (2, 1)
@@ -200,10 +200,10 @@ def test_a_run_is_repeated_from_its_config(call):
         (["--fit", "crop"], "fit"),
         (["--set", "backbone=resnet"], "resnet"),
         (["--set", "gama=0.5"], "has no setting 'gama'; it has"),
-        (["--set", "gamma"], "--set gamma is not KEY=VALUE"),
+        (["--set", "vf_coef"], "--set vf_coef is not KEY=VALUE"),
         (["--config", "missing.json"], "missing.json"),
-        (["--set", "gamma=abc"], "--set gamma abc must be a number"),
-        (["--set", "gamma=null"], "--set gamma None must be a number"),
+        (["--set", "vf_coef=abc"], "--set vf_coef abc must be a number"),
+        (["--set", "vf_coef=null"], "--set vf_coef None must be a number"),
         (["--config", "missing.json", "--preset", "demo"], "give one of them"),
         (["--set", "backbone=vgg16", "--set", "backbone_weights=missing.pth"], "missing.pth"),
         (["--resume"], "--out"),
@@ -527,11 +527,11 @@ def test_a_config_by_hand_that_cannot_be_used_is_one_line_and_status_2(call, con
 
 @pytest.mark.slow
 def test_what_a_run_in_the_way_has_otherwise_is_named(call):
-    assert call("train-agent", *TINY, "--set", "gamma=0.5", "--out", "run")[0] == 0
+    assert call("train-agent", *TINY, "--set", "vf_coef=0.5", "--out", "run")[0] == 0
     status, _, err = call("train-agent", *TINY, "--out", "run")
-    assert (status, "holds a run with another --set gamma;" in err) == (2, True)
-    status, _, err = call("train-agent", "--resume", "--out", "run", "--set", "gamma=0.6")
-    assert (status, "other settings than --set gamma;" in err) == (2, True)
+    assert (status, "holds a run with another --set vf_coef;" in err) == (2, True)
+    status, _, err = call("train-agent", "--resume", "--out", "run", "--set", "vf_coef=0.6")
+    assert (status, "other settings than --set vf_coef;" in err) == (2, True)
 
 
 def test_ctrl_c_outside_of_a_run_is_one_line(call, monkeypatch):

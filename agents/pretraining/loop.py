@@ -66,12 +66,12 @@ class Pretraining(Run[RunSettings, Hardness]):
         self.shown, self.held_out = split_held_out(images)
         self.reconstructor = make_reconstructor(settings, images, self.shown)
         self.env = make_env(settings, images, self.shown, self.reconstructor)
-        set_curriculum(self.env, settings, 0)
-        self.env.reset(seed=settings.seed)
         extra = dict(settings.agent)
         if learns(settings.algo) and settings.agent_learning_rate is not None:
             extra["learning_rate"] = settings.agent_learning_rate
         self.agent = make_agent(settings.algo, self.env, settings.seed, self.device, **extra)
+        set_curriculum(self.env, self.agent, settings, 0)
+        self.env.reset(seed=settings.seed)
         self.reference_unet = (
             None
             if settings.reference_unet is None
@@ -129,7 +129,7 @@ class Pretraining(Run[RunSettings, Hardness]):
         return self.hardness
 
     def _play(self, stage: Stage, work: Work, workers: Workers) -> None:
-        set_curriculum(self.env, self.settings, self.seen)
+        set_curriculum(self.env, self.agent, self.settings, self.seen)
         self.env.episodes.restore(self._env_state)  # go on with the images that come next, resumed or not
 
         def after(update: Update) -> bool:
@@ -137,7 +137,7 @@ class Pretraining(Run[RunSettings, Hardness]):
             self.seen = work.count(update.images)
             self._env_state = self.env.episodes.state()
             self.tally({name: getattr(update, name) for name in _AVERAGED} | dict(update.extras))
-            set_curriculum(self.env, self.settings, self.seen)
+            set_curriculum(self.env, self.agent, self.settings, self.seen)
             row_due = self._next_row() <= self.seen < self.settings.total_images
             self.after_step(update.unet_loss, row_due, update.resumable)
             return self.stopped_by is None and self.seen < stage.until

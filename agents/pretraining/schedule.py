@@ -95,9 +95,13 @@ def make_env(settings: RunSettings, images: ImageSet, shown: Ints, reconstructor
     )
 
 
-def set_curriculum(env: PatchMaskVectorEnv, settings: RunSettings, seen: int) -> None:
+def set_curriculum(env: PatchMaskVectorEnv, agent: Agent, settings: RunSettings, seen: int) -> None:
     """Set what changes over a run, when so many images have been shown."""
-    progress = seen / settings.total_images
+    progress, start = seen / settings.total_images, 0
+    for stage in stages(settings):
+        if stage.agent_learns:
+            agent.progress = min(1.0, max(0, seen - start) / max(1, stage.until - start))
+        start = stage.until
     env.agent_share = settings.agent_share.at(progress)
     env.reconstructor.optimiser.set_learning_rate(settings.unet_learning_rate(progress))
 

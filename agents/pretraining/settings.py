@@ -3,11 +3,13 @@
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Annotated, Any, ClassVar
 
 import torch
 from gymnasium.vector import VectorWrapper
 
+from agents.annealing import LinearSchedule
 from agents.registry import AGENTS, agent_class, check_settings, import_class
 from ahm_env import MaskRatio, PatchGrid, SettingsError
 from ahm_env.model.devices import find_device
@@ -35,43 +37,6 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 @dataclass(frozen=True)
-class AgentShare:
-    """Share of the quota that the agent chooses: it rises, or falls, evenly over a run.
-
-    Attributes:
-        start: At the start of the run, 0 to 1.
-        end: At its end.
-    """
-
-    start: float
-    end: float
-
-    @classmethod
-    def parse(cls, share: "str | float | AgentShare") -> "AgentShare":
-        """Read `0.5` or `0:0.5`.
-
-        Raises:
-            SettingsError: Not a share, nor a range of shares.
-        """
-        if isinstance(share, AgentShare):
-            return share
-        try:
-            numbers = [float(part) for part in str(share).split(":")]
-        except ValueError:
-            numbers = []
-        if len(numbers) not in (1, 2) or not all(0 <= number <= 1 for number in numbers):
-            raise SettingsError(f"--agent-share {share} is not a share or a range within 0..1; for example 1 or 0:0.5")
-        return cls(numbers[0], numbers[-1])
-
-    def __str__(self) -> str:
-        return f"{self.start:g}" if self.start == self.end else f"{self.start:g}:{self.end:g}"
-
-    def at(self, progress: float) -> float:
-        """Return the share after this part of the run, 0 to 1."""
-        return self.start + (self.end - self.start) * min(1.0, progress)
-
-
-@dataclass(frozen=True)
 class RunSettings(ImageSettings):
     """Settings of a run; the same settings, images and one worker give the same weights, bit for bit."""
 
@@ -94,8 +59,8 @@ class RunSettings(ImageSettings):
     ] = HALF
     horizon: Annotated[int, Flag("Steps an image; after each the agent sees what is hidden.", IMAGES)] = 1
     agent_share: Annotated[
-        AgentShare, Flag("Share of the quota that the agent chooses, START:END of the run.", IMAGES)
-    ] = AgentShare(0, 0.5)
+        LinearSchedule, Flag("Share of the quota that the agent chooses, START:END of the run.", IMAGES)
+    ] = LinearSchedule(0, 0.5)
     width: Annotated[int, Flag("Number of channels of the U-Net's first level.", UNET)] = 16
     norm: Annotated[str, Flag("Normalisation in the U-Net: batch or group.", UNET)] = "batch"
     skip_connections: Annotated[
@@ -108,11 +73,11 @@ class RunSettings(ImageSettings):
         str | None, Flag("Wrapper of the environment in which the agent learns: package.module:Class.", "Agent")
     ] = None
     agent: Mapping[str, Any] = field(default_factory=dict)
-    """Further settings of the agent, such as gamma."""
+    """Further settings of the agent, such as ent_coef."""
     presets = PRESETS
     parsers: ClassVar[Mapping[str, Callable[[Any], Any]]] = {
         "mask_ratio": MaskRatio.parse,
-        "agent_share": AgentShare.parse,
+        "agent_share": partial(LinearSchedule.parse, flag="--agent-share", high=1),
     }
 
     def __post_init__(self) -> None:

@@ -134,10 +134,10 @@ def _work(number: int, work: Work, stop: Event, failures: Any) -> None:
 
             def after(update: Update, until: int = stage.until) -> bool:
                 seen = work.count(update.images)
-                set_curriculum(env, settings, seen)
+                set_curriculum(env, agent, settings, seen)
                 return seen < until and not stop.is_set() and os.getppid() == parent
 
-            set_curriculum(env, settings, counter.value)
+            set_curriculum(env, agent, settings, counter.value)
             if counter.value < stage.until and not stop.is_set():
                 play_stage(stage, agent, env, stage.until, after, settings.wrapper)
     except AHMError as error:

@@ -1,7 +1,8 @@
 """Stable-Baselines3's A2C and PPO behind the Agent protocol.
 
-SB3 sees the scalar reward only, and takes a mask for N independent bits: the environment brings their number to the
-quota. Nothing is pickled: weights and moments are tensors, and the model is rebuilt from its settings.
+SB3 takes a mask for N independent bits, whose number the environment brings to the quota, and sees the scalar reward
+only, unless `credit=own`. Nothing is pickled: weights and moments are tensors, and the model is rebuilt from its
+settings.
 """
 
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ from torch import Tensor
 
 from agents.agent import Agent, Callback, Env, Infos, hide_highest, summary
 from agents.moments import RunningMoments
+from agents.sb3.patch_credit import PatchRolloutBuffer
 from agents.sb3.policy import MapsPolicy
 from agents.sb3.settings import A2CSettings, PPOSettings, SB3Settings
 from agents.sb3.vec_env import Returns, SB3VecEnv
@@ -30,6 +32,7 @@ from ahm_env import SettingsError, TrainingError
 from ahm_env.model.devices import as_tensor
 
 POLICIES = ("maps", "cnn")
+CREDITS = ("image", "own")
 SMALLEST_CNN = 36  # pixels, of which NatureCNN leaves one cell
 SMALLEST_REWARD = 1e-6  # whose logarithm is taken
 NEVER = 10**9  # rollouts between two lines of SB3's own log
@@ -57,6 +60,10 @@ class SB3Agent(Agent):
         problem, settings = self.problem, self.settings
         if settings.policy not in POLICIES:
             raise SettingsError(f"policy {settings.policy!r} is unknown; choose {' or '.join(POLICIES)}")
+        if settings.credit not in CREDITS:
+            raise SettingsError(f"credit {settings.credit!r} is unknown; choose {' or '.join(CREDITS)}")
+        if settings.credit == "own" and settings.policy != "maps":
+            raise SettingsError("credit=own needs a policy with a logit for each patch: --set policy=maps")
         if settings.n_steps < 1:
             raise SettingsError(f"n_steps {settings.n_steps} must be 1 or more")
         shape = (problem.channels, problem.image_size, problem.image_size)
@@ -64,8 +71,9 @@ class SB3Agent(Agent):
         common = {"lr_schedule": lambda _: settings.learning_rate, **self.optimiser}
         self.policy: ActorCriticPolicy
         if settings.policy == "maps":
-            network = {key: getattr(settings, key) for key in ("bound", "backbone", "backbone_weights")}
-            special: dict[str, Any] = {"problem": problem, "network": network, "generator": self.generator}
+            network = {"backbone": settings.backbone, "backbone_weights": settings.backbone_weights}
+            special: dict[str, Any] = {"problem": problem, "bound": settings.bound, "network": network}
+            special |= {"generator": self.generator, "per_patch": settings.credit == "own"}
             self.policy = MapsPolicy(*spaces, **special, **common)
         elif problem.image_size < SMALLEST_CNN:
             raise SettingsError(f"SB3's CnnPolicy needs images of {SMALLEST_CNN} px or more; use --set policy=maps")
@@ -83,6 +91,7 @@ class SB3Agent(Agent):
         """Build the algorithm around our policy."""
         settings = self.settings
         make: Any = self.algorithm
+        own = {"rollout_buffer_class": PatchRolloutBuffer, "rollout_buffer_kwargs": {"infos": lambda: env.infos}}
         model: OnPolicyAlgorithm = make(
             lambda *_, **__: self.policy,  # where SB3 would make one
             env,
@@ -94,6 +103,7 @@ class SB3Agent(Agent):
             vf_coef=settings.vf_coef,
             max_grad_norm=settings.max_grad_norm,
             device=self.device,
+            **(own if settings.credit == "own" else {}),
             **self._own_settings(env.num_envs),
         )
         return model
@@ -256,9 +266,10 @@ class A2CAgent(SB3Agent):
 
     def _own_settings(self, images: int) -> dict[str, Any]:
         settings = self.settings
-        if settings.normalize_advantage and settings.n_steps * images < 2:
+        normalize = settings.normalize_advantage and settings.credit == "image"  # own ones are, within each image
+        if normalize and settings.n_steps * images < 2:
             raise SettingsError("a2c needs 2 images or more an update to normalise advantages; raise --batch-size")
-        return {"normalize_advantage": settings.normalize_advantage}
+        return {"normalize_advantage": normalize}
 
 
 class PPOAgent(SB3Agent):
@@ -279,4 +290,5 @@ class PPOAgent(SB3Agent):
         if minibatch < 2:
             raise SettingsError("ppo needs 2 images or more a minibatch; raise --batch-size")
         same = {"clip_range": settings.clip_range, "target_kl": settings.target_kl}
+        same |= {"normalize_advantage": settings.credit == "image"}  # own ones are, within each image
         return {"batch_size": minibatch, "n_epochs": settings.n_epochs, **same}

@@ -19,8 +19,16 @@ class MapsPolicy(ActorCriticPolicy):
     """
 
     def __init__(
-        self, *args: Any, problem: Problem, network: dict[str, Any], generator: torch.Generator, **kwargs: Any
+        self,
+        *args: Any,
+        problem: Problem,
+        bound: float | None,
+        network: dict[str, Any],
+        generator: torch.Generator,
+        per_patch: bool,
+        **kwargs: Any,
     ) -> None:
+        self.bound, self._per_patch = bound, per_patch
         self._problem, self._network, self._generator = problem, network, generator
         super().__init__(*args, **kwargs)
 
@@ -30,26 +38,32 @@ class MapsPolicy(ActorCriticPolicy):
         self.network = MaskingNetwork(*size, **self._network, generator=self._generator)
         # at first, half as many ones as wanted: of too many, some are dropped, and the policy cannot tell which
         odds = 0.5 * problem.quotas[-1] / problem.patches
-        bias, most = self.network.policy.bias, 0.9 * (self._network["bound"] or 10.0)
+        bias, most = self.network.policy.bias, 0.9 * (self.bound or 10.0)
         assert bias is not None
         bias.data.fill_(float(np.clip(log(odds / (1 - odds)), -most, most)))
         make: Any = self.optimizer_class
         self.optimizer = make(self.network.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)
 
     def _heads(self, observations: Any) -> tuple[Any, Tensor]:
-        maps = self.network(observations.float())
+        maps = self.network(observations.float(), self.bound)
         return self.action_dist.proba_distribution(maps.logits), maps.values.mean(1, keepdim=True) - 1
 
+    def _log_prob(self, distribution: Any, actions: Tensor) -> Tensor:
+        return (distribution.distribution if self._per_patch else distribution).log_prob(actions)  # type: ignore[no-any-return]
+
     def forward(self, obs: Any, deterministic: bool = False) -> tuple[Tensor, Tensor, Tensor]:
-        """Actions `(B, N)`, values `(B, 1)` and log-probabilities `(B,)` for observations `(B, C, S, S)`."""
+        """Actions `(B, N)`, values `(B, 1)` and log-probabilities for observations `(B, C, S, S)`.
+
+        Log-probabilities are `(B,)`, or `(B, N)` of each bit where patches are credited one by one.
+        """
         distribution, values = self._heads(obs)
         actions = distribution.get_actions(deterministic=deterministic)
-        return actions, values, distribution.log_prob(actions)
+        return actions, values, self._log_prob(distribution, actions)
 
     def evaluate_actions(self, obs: Any, actions: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Values `(B, 1)`, log-probabilities `(B,)` and entropies `(B,)`."""
+        """Values `(B, 1)`, log-probabilities `(B,)` or, of each bit, `(B * N,)`, and entropies `(B,)`."""
         distribution, values = self._heads(obs)
-        return values, distribution.log_prob(actions), distribution.entropy()
+        return values, self._log_prob(distribution, actions).flatten(), distribution.entropy()
 
     def get_distribution(self, obs: Any) -> Any:
         """Return the distribution over masks."""

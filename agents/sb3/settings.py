@@ -21,6 +21,8 @@ class SB3Settings:
     """Weight of the value loss."""
     max_grad_norm: float = 0.5
     """Gradients longer than this are shortened to it."""
+    credit: str = "image"
+    """`image`: all bits share the reward of the image; `own`: a bit is credited with the loss of the patch it hid."""
     scale_reward: bool = True
     """Learn from the logarithm of the reward, standardised over the run; SB3 itself would learn from the reward."""
     bound: float | None = 2.0
@@ -52,6 +54,6 @@ class PPOSettings(SB3Settings):
     minibatches: int = 4
     """Gradient steps a pass; divides `n_steps`."""
     clip_range: float = 0.2
-    """How far the probability ratio of a mask may move before its gradient is cut."""
+    """How far the probability ratio of a mask may move before its gradient is cut; with `credit=own`, that of a bit."""
     target_kl: float | None = 0.03
-    """An update ends early where the policy has moved further than this; None: never."""
+    """An update ends early where the policy has moved further than this, in a mask or a bit; None: never."""

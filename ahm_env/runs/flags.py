@@ -30,7 +30,7 @@ Config = Annotated[
 ]
 Set = Annotated[
     list[str] | None,
-    typer.Option("--set", help="KEY=VALUE: a setting of the agent, such as gamma=0.9.", rich_help_panel="Agent"),
+    typer.Option("--set", help="KEY=VALUE: a setting of the agent, such as image_weight=2.", rich_help_panel="Agent"),
 ]
 
 

@@ -53,6 +53,7 @@ class ToyEnv(VectorEnv[Any, Any, Any]):
         self.actions: list[npt.NDArray[np.bool_]] = []
         self.shown: list[npt.NDArray[np.uint8]] = []
         self.masks: list[npt.NDArray[np.bool_]] = []  # of finished episodes
+        self.chosen_masks: list[npt.NDArray[np.bool_]] = []
         self.kinds: list[npt.NDArray[np.int64]] = []
         self.rewards: list[npt.NDArray[np.float64]] = []
 
@@ -102,6 +103,7 @@ class ToyEnv(VectorEnv[Any, Any, Any]):
             self.patch_loss = np.asarray(self.losses(self.kind, self.hidden), np.float32)
             rewards = np.where(self.hidden, self.patch_loss, 0).sum(1) / self.hidden.sum(1)
             self.masks.append(self.hidden.copy())
+            self.chosen_masks.append(self.chosen.copy())
             self.kinds.append(self.kind.copy())
             self.rewards.append(rewards)
         if (terminated | truncated).all():

@@ -138,8 +138,8 @@ def test_an_unknown_setting_is_refused_by_name(toy_env: Toy, textures: Pixels, n
 
 
 def test_settings_reach_the_agent(toy_env: Toy, textures: Pixels) -> None:
-    made = make_agent("a3c", toy_env(textures, costs), gamma=0.5, bound=None)
-    assert made.settings == A3CSettings(gamma=0.5, bound=None)
+    made = make_agent("a3c", toy_env(textures, costs), vf_coef=0.7, bound=None)
+    assert made.settings == A3CSettings(vf_coef=0.7, bound=None)
 
 
 # ---------------------------------------------------------------- every agent
@@ -231,12 +231,14 @@ def _seeded() -> torch.Generator:
 
 
 def test_settings_of_an_agent_are_saved_with_it(toy_env: Toy, textures: Pixels, tmp_path: Path) -> None:
-    made = make_agent("a3c", toy_env(textures, costs), bound=None, gamma=0.5, image_weight=2.0)
+    made = make_agent("a3c", toy_env(textures, costs), bound=None, ent_coef="0.02:0.002", image_weight=3.0)
+    made.progress = 0.75
     save_agent(made, tmp_path)
-    assert load_agent(tmp_path).settings == made.settings
+    loaded = load_agent(tmp_path)
+    assert (loaded.settings, loaded.progress) == (made.settings, 0.75)
     about = json.loads((tmp_path / "agent.json").read_text())
     assert about["agent"] == "a3c"
-    assert about["settings"]["gamma"] == 0.5
+    assert about["settings"]["ent_coef"] == "0.02:0.002"
 
 
 def test_an_agent_with_published_weights_loads_without_their_file(tmp_path: Path) -> None:

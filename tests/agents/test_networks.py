@@ -75,11 +75,11 @@ def test_the_size_head_has_a_number_for_each_size() -> None:
 
 @pytest.mark.parametrize("bound", [0.5, 2.0])
 def test_logits_stay_within_the_bound(bound: float) -> None:
-    network = MaskingNetwork(1, 32, 4, THREE_SIZES, bound=bound)
+    network = MaskingNetwork(1, 32, 4, THREE_SIZES)
     assert network.size is not None
     network.policy.weight.data.mul_(1e6)
     network.size.weight.data.mul_(1e6)
-    maps = network(noise(2, 1, 32, 32))
+    maps = network(noise(2, 1, 32, 32), bound)
     assert maps.sizes is not None
     for logits in (maps.logits, maps.sizes):
         assert logits.abs().max() <= bound
@@ -87,15 +87,14 @@ def test_logits_stay_within_the_bound(bound: float) -> None:
 
 
 def test_logits_without_a_bound_have_none() -> None:
-    network = MaskingNetwork(1, 32, 4, ONE_SIZE, bound=None)
+    network = MaskingNetwork(1, 32, 4, ONE_SIZE)
     network.policy.weight.data.mul_(1e6)
     assert network(noise(2, 1, 32, 32)).logits.abs().max() > 100
 
 
 def test_small_logits_are_hardly_changed_by_the_bound() -> None:
-    bounded, free = (MaskingNetwork(1, 32, 4, ONE_SIZE, bound=bound, generator=generator()) for bound in (2.0, None))
-    images = noise(2, 1, 32, 32)
-    torch.testing.assert_close(bounded(images).logits, free(images).logits, atol=1e-4, rtol=1e-2)
+    network, images = MaskingNetwork(1, 32, 4, ONE_SIZE), noise(2, 1, 32, 32)
+    torch.testing.assert_close(network(images, 2.0).logits, network(images).logits, atol=1e-4, rtol=1e-2)
 
 
 def test_the_policy_is_nearly_uniform_at_first(phantoms: ImageSet) -> None:

@@ -92,9 +92,12 @@ def test_log_probabilities_are_finite_and_at_most_0_and_only_where_a_patch_was_d
     assert (steps <= 1e-4).all()
     assert (steps[~subset.subset(ranking)] == 0).all()
     torch.testing.assert_close(steps.sum(1), subset.log_prob(ranking))
-    (gradient,) = torch.autograd.grad(subset.log_prob(ranking).sum(), logits)
-    assert torch.isfinite(gradient).all()
-    assert (gradient[excluded] == 0).all()
+    for number in (subset.log_prob(ranking), subset.entropy(ranking)):
+        (gradient,) = torch.autograd.grad(number.sum(), logits, retain_graph=True)
+        assert torch.isfinite(gradient).all()
+        assert (gradient[excluded] == 0).all()
+    assert (subset.entropy(ranking) >= -1e-3).all()
+    assert (subset.entropy(ranking) <= subset.largest_entropy() + 1e-3).all()
 
 
 def test_log_prob_is_the_product_of_sequential_softmaxes() -> None:
@@ -282,17 +285,54 @@ def test_patch_expectation_lies_among_the_values_that_remained(problem: tuple[Te
             assert remaining.min() - 1e-3 <= found[row, ranking[row, place]] <= remaining.max() + 1e-3
 
 
-def test_entropy_is_that_of_the_first_draw() -> None:
-    probabilities = LOGITS.softmax(0)
-    subset = OrderedSubset(LOGITS[None], torch.tensor([3]))
-    assert subset.entropy().item() == pytest.approx(-(probabilities * probabilities.log()).sum().item(), abs=1e-12)
-    assert subset.first_draw()[0].tolist() == pytest.approx(probabilities.tolist(), abs=1e-12)
+def whole_entropy(logits: Tensor, count: int) -> Tensor:
+    """Entropy of the ordered subsets, by their definition."""
+    subset, ranking = every(logits, count)
+    log_prob = subset.log_prob(ranking)
+    return -(log_prob.exp() * log_prob).sum()
 
 
-def test_entropy_of_a_flat_map_is_the_log_of_the_number_of_patches_left() -> None:
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_entropy_is_on_average_that_of_the_whole_draw(count: int) -> None:
+    subset, ranking = every(LOGITS, count)
+    expected = (subset.log_prob(ranking).exp() * subset.entropy(ranking)).sum().item()
+    assert expected == pytest.approx(whole_entropy(LOGITS, count).item(), abs=1e-12)
+
+
+def test_entropy_along_a_ranking_is_that_of_its_draws() -> None:
+    total, left = 0.0, [0, 1, 2, 3, 4]
+    for patch in (3, 0, 4):
+        odds = LOGITS[left].softmax(0)
+        total -= (odds * odds.log()).sum().item()
+        left.remove(patch)
+    found = OrderedSubset(LOGITS[None], torch.tensor([3])).entropy(torch.tensor([[3, 0, 4, 1, 2]]))
+    assert found.item() == pytest.approx(total, abs=1e-12)
+
+
+def test_gradient_of_entropy_is_that_along_the_ranking_and_points_nearly_where_the_exact_one_does() -> None:
+    """What a draw takes from the entropy of later ones is left out; for single draws there is no such thing."""
+    for count, least in ((1, 1 - 1e-9), (2, 0.98)):
+        logits = LOGITS[:4].clone().requires_grad_()
+        subset, ranking = every(logits, count)
+        odds, entropy = subset.log_prob(ranking).exp().detach(), subset.entropy(ranking)
+        numeric = central_difference(
+            lambda moved, odds=odds, ranking=ranking, count=count: (
+                odds * every(moved, count)[0].entropy(ranking)
+            ).sum(),
+            LOGITS[:4],
+        )
+        (gradient,) = torch.autograd.grad((odds * entropy).sum(), logits)
+        torch.testing.assert_close(gradient, numeric, atol=1e-8, rtol=1e-6)
+        exact = central_difference(lambda moved, count=count: whole_entropy(moved, count), LOGITS[:4])
+        assert torch.cosine_similarity(gradient, exact, 0).item() > least
+
+
+def test_entropy_of_a_flat_map_is_the_largest() -> None:
     excluded = torch.tensor([[False] * 8, [True] * 3 + [False] * 5])
     subset = OrderedSubset(torch.full((2, 8), 1.7), torch.tensor([2, 2]), excluded)
-    assert subset.entropy().tolist() == pytest.approx([log(8), log(5)], abs=1e-5)
+    expected = pytest.approx([log(8 * 7), log(5 * 4)], abs=1e-5)
+    assert subset.entropy(subset.sample(generator=generator())).tolist() == expected
+    assert subset.largest_entropy().tolist() == expected
 
 
 def test_mode_is_the_likeliest_ordered_subset() -> None:

@@ -117,9 +117,10 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {}
 
 
+ANNEALED = {"ent_coef": "0.1:0", "bound": "2:5", "temperature": "1:0.5"}
 KINDS = {
-    "a3c": {},
-    "a3c-staged": {"schedule": "staged", "horizon": 2},
+    "a3c": {"agent": ANNEALED},
+    "a3c-staged": {"schedule": "staged", "horizon": 2, "agent": ANNEALED},
     "ppo": {"algo": "ppo", "agent": {"n_steps": 4, "minibatches": 2}},
     "ppo-2": {"algo": "ppo", "agent": {"n_steps": 4, "minibatches": 2}, "horizon": 2, "mask_ratio": "0.3:0.6"},
     "a2c-staged": {"algo": "a2c", "agent": {"n_steps": 3}, "schedule": "staged"},
@@ -265,7 +266,7 @@ def test_stages_train_only_what_they_should(tmp_path, images):
     assert (first.until, second.until, third.until) == (32, 64, 96)
     assert first == Stage(32, random=True, agent_learns=False)
     with RunDirectory(tmp_path / "run") as directory:
-        run = Pretraining(RunSettings(**TINY, schedule="staged"), images, directory)
+        run = Pretraining(RunSettings(**TINY, schedule="staged", agent_share="1"), images, directory)
 
         def changes(stage: Stage) -> tuple[bool, bool]:
             agent, unet = run.agent.network.policy.weight, run.reconstructor.unet.outc.conv.weight
@@ -285,9 +286,19 @@ def test_the_curriculum_raises_the_share_and_lowers_the_step_size(tmp_path, imag
         run = Pretraining(settings, images, directory)
         group = run.reconstructor.optimiser.param_groups[0]
         for seen, share, rate in ((0, 0.0, 0.01), (48, 0.25, 0.005), (96, 0.5, 0.0002)):
-            set_curriculum(run.env, settings, seen)
+            set_curriculum(run.env, run.agent, settings, seen)
             assert run.env.agent_share == pytest.approx(share)
+            assert run.agent.progress == seen / 96
             assert group["lr"] == pytest.approx(rate)
+
+
+def test_an_agent_is_told_how_much_of_its_own_learning_is_done(tmp_path, images):
+    with RunDirectory(tmp_path / "run") as directory:
+        settings = RunSettings(**TINY, schedule="staged")
+        run = Pretraining(settings, images, directory)
+        for seen, progress in ((0, 0), (32, 0), (48, 0.5), (64, 1), (96, 1), (100, 1)):
+            set_curriculum(run.env, run.agent, settings, seen)
+            assert run.agent.progress == progress
 
 
 def test_held_out_images_are_of_the_train_split_and_never_shown(images):

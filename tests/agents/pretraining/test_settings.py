@@ -167,7 +167,7 @@ SETTINGS = st.builds(
     channels=st.sampled_from([None, 1, 3]),
     skip_bad=st.booleans(),
     data=st.text(min_size=1),
-    agent=st.dictionaries(st.sampled_from(["gamma", "bound", "n_steps"]), st.none() | st.floats(0, 1)),
+    agent=st.dictionaries(st.sampled_from(["ent_coef", "bound", "image_weight"]), st.none() | st.floats(0, 1)),
 )
 
 

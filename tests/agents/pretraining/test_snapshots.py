@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agents import A3C, Problem, make_agent
+from agents import A3C, A3CSettings, Problem, make_agent
 from agents.baselines import RandomAgent
 from agents.pretraining.hardness import Measurement, measure
 from agents.pretraining.run_directory import RunDirectory
@@ -155,12 +155,12 @@ def test_masks_of_frames_differ_only_where_the_policy_does(
     phantoms: ImageSet, reconstructor: Reconstructor, measured: Measurement
 ) -> None:
     """The draws are the same in every frame, and not the agent's own."""
-    agent = A3C(Problem(3, 32, 4, (8, 8)))
+    agent = A3C(Problem(3, 32, 4, (8, 8)), A3CSettings(bound=None))
     before = agent.generator.get_state()
     one, two = (take_frame(seen, agent, reconstructor, phantoms, SHOWN, measured) for seen in (10, 20))
     assert torch.equal(agent.generator.get_state(), before)
     assert np.array_equal(one.masks, two.masks)
-    agent.network.bound = None  # now clearly prefer some patches
+    # now clearly prefer some patches
     agent.network.policy.weight.data.div_(0.2 * float(agent.maps(phantoms.images(SHOWN))[0].std()))
     other = take_frame(30, agent, reconstructor, phantoms, SHOWN, measured)
     assert not np.array_equal(one.masks, other.masks)

@@ -81,7 +81,7 @@ def sharpen(agent: SB3Agent, images: Pixels) -> None:
     network = getattr(agent.policy, "network", None)
     last: Any = agent.policy.action_net if network is None else network.policy
     if network is not None:
-        network.bound = None
+        agent.policy.bound = None
     last.weight.data.div_(float(agent.maps(images)[0].std()))
     last.bias.data.sub_(float(agent.maps(images)[0].mean()))
 

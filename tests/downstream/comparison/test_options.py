@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from agents.pretraining.settings import AgentShare, RunSettings
+from agents.annealing import LinearSchedule
+from agents.pretraining.settings import RunSettings
 from ahm_env import SettingsError
 from downstream.comparison.options import AgentConfig, Arm, Downstream
 
@@ -27,7 +28,7 @@ def test_an_agent_is_a_name_and_settings_of_its_own():
     workers = AgentConfig.parse("a3c+workers=4+agent_learning_rate=0.01").given({"workers": 1})
     assert (workers["workers"], workers["agent_learning_rate"]) == (4, 0.01)
     share = AgentConfig.parse("a3c+agent_share=0.5")  # a text that looks like a number
-    assert RunSettings.make(**share.given({})).agent_share == AgentShare(0.5, 0.5)
+    assert RunSettings.make(**share.given({})).agent_share == LinearSchedule(0.5, 0.5)
 
 
 def test_an_arm_is_a_way_to_use_unlabelled_images_and_settings_of_its_own():

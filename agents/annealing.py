@@ -1,0 +1,52 @@
+"""Numbers that change evenly over a run."""
+
+from dataclasses import dataclass
+from math import inf
+
+from ahm_env.errors import SettingsError
+
+
+@dataclass(frozen=True)
+class LinearSchedule:
+    """A number that rises, or falls, evenly over a run.
+
+    Attributes:
+        start: At the start of the run.
+        end: At its end; the same where it does not change.
+    """
+
+    start: float
+    end: float
+
+    @classmethod
+    def parse(
+        cls, given: "str | float | LinearSchedule", flag: str, low: float = 0.0, high: float = inf
+    ) -> "LinearSchedule":
+        """Read `0.5` or `0:0.5`.
+
+        Args:
+            given: What the user gave.
+            flag: How the user named it.
+            low: The least that it may be.
+            high: The most that it may be.
+
+        Raises:
+            SettingsError: Not a number, nor two, or out of range.
+        """
+        if isinstance(given, LinearSchedule):
+            return given
+        try:
+            numbers = [float(part) for part in str(given).split(":")]
+        except ValueError:
+            numbers = []
+        if len(numbers) not in (1, 2) or not all(low <= number <= high and number < inf for number in numbers):
+            allowed = f"of {low:g} or more" if high == inf else f"from {low:g} to {high:g}"
+            raise SettingsError(f"{flag} {given} is not a number, or START:END, {allowed}; for example 1 or 0.5:1")
+        return cls(numbers[0], numbers[-1])
+
+    def __str__(self) -> str:
+        return f"{self.start:g}" if self.start == self.end else f"{self.start:g}:{self.end:g}"
+
+    def at(self, progress: float) -> float:
+        """Return the number after this part of the run, 0 to 1."""
+        return self.start + (self.end - self.start) * min(1.0, progress)

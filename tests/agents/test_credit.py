@@ -1,0 +1,121 @@
+"""What a draw or a bit is credited with, against the gradient of the reward: enumerated, two of four patches hidden."""
+
+import itertools
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from gymnasium.spaces import Box, MultiBinary
+from torch import Tensor
+from torch.distributions import Bernoulli
+
+from agents import A3C, A3CSettings
+from agents.a3c import Step
+from agents.agent import Problem
+from agents.networks import Maps
+from agents.sb3.patch_credit import PatchRolloutBuffer
+from agents.subsets import OrderedSubset
+
+PLAIN = torch.tensor([0.3, 2.0, 1.1, 0.6], dtype=torch.float64)  # what four patches cost if nothing else is hidden
+TOGETHER = torch.tensor([[0, 3, 0, 0], [2, 0, 0, 0], [0, 0, 0, 0], [0, 1, 0, 0]], dtype=torch.float64)
+LOGITS = torch.tensor([0.4, -0.3, 1.0, -0.8], dtype=torch.float64)
+
+
+def policy_gradient(together: Tensor, **weights: float) -> Tensor:
+    """The expected gradient of the policy loss in the four logits, over all twelve ways to draw two of four patches.
+
+    Args:
+        together: `(4, 4)` what patch i costs more if j is hidden, too.
+        weights: Of own, to_go and image.
+    """
+    rankings = torch.tensor([order for order in itertools.permutations(range(4)) if order[2] < order[3]])
+    logits = LOGITS.repeat(12, 1).requires_grad_()
+    policy = OrderedSubset(logits, torch.full((12,), 2))
+    hidden = policy.subset(rankings)
+    losses = PLAIN + hidden.double() @ together.T
+    settings = {name: weights.get(name, 0.0) for name in ("own_weight", "to_go_weight", "image_weight")}
+    agent = A3C(Problem(1, 32, 2, (2, 2)), A3CSettings(**settings))
+    agent.network.double()
+    values = torch.tensor([0.7, 1.4, 0.2, 1.0], dtype=torch.float64).repeat(12, 1)  # any will do
+    nothing = torch.zeros_like(hidden)
+    step = Step(Maps(logits, values, None), policy, rankings, nothing, hidden, None)
+    advantages = agent._advantages(step, losses, hidden).detach()
+    log_pi = policy.patch_log_prob(rankings)
+    odds = log_pi.sum(1).exp().detach()
+    assert odds.sum().item() == pytest.approx(1)
+    (odds * (advantages * log_pi).sum(1)).sum().backward()  # type: ignore[no-untyped-call]
+    assert logits.grad is not None
+    return logits.grad.sum(0)
+
+
+def gradient_of_the_reward(together: Tensor) -> Tensor:
+    """The gradient of the expected mean loss of the two, which all credit should point along."""
+    logits = LOGITS.clone().requires_grad_()
+    odds, expected = logits.softmax(0), torch.zeros((), dtype=torch.float64)
+    for first, second in itertools.permutations(range(4), 2):
+        loss = PLAIN[first] + PLAIN[second] + together[first, second] + together[second, first]
+        expected = expected + odds[first] * odds[second] / (1 - odds[first]) * loss / 2
+    expected.backward()  # type: ignore[no-untyped-call]
+    assert logits.grad is not None
+    return logits.grad
+
+
+def cosine(together: Tensor, **weights: float) -> float:
+    return torch.cosine_similarity(policy_gradient(together, **weights), gradient_of_the_reward(together), 0).item()
+
+
+@pytest.mark.parametrize(
+    "weights", [{"image_weight": 1.0}, {"to_go_weight": 1.0}, {"image_weight": 0.3, "to_go_weight": 2.0}]
+)
+def test_where_losses_add_up_image_and_to_go_point_along_the_gradient_of_the_reward(weights: Any) -> None:
+    assert cosine(torch.zeros_like(TOGETHER), **weights) == pytest.approx(1, abs=1e-6)
+
+
+def test_where_patches_affect_each_other_only_the_image_s_reward_does() -> None:
+    assert cosine(TOGETHER, image_weight=1.0) == pytest.approx(1, abs=1e-6)
+    others = {name: cosine(TOGETHER, **{name: 1.0}) for name in ("own_weight", "to_go_weight")}
+    assert others == pytest.approx({"own_weight": 0.946, "to_go_weight": 0.994}, abs=1e-3)
+    assert cosine(torch.zeros_like(TOGETHER), own_weight=1.0) == pytest.approx(0.938, abs=1e-3)
+
+
+def outcomes() -> list[tuple[list[int], list[int], float]]:
+    """All masks of two that the environment makes of four bits: bits, mask and the odds of that mask given the bits."""
+    found = []
+    for bits in itertools.product((0, 1), repeat=4):
+        ones = {i for i in range(4) if bits[i]}
+        fitting = [set(two) for two in itertools.combinations(range(4), 2) if ones <= set(two) or set(two) <= ones]
+        found += [(list(bits), [int(i in two) for i in range(4)], 1 / len(fitting)) for two in fitting]
+    return found
+
+
+def gradient_of_bits(together: Tensor, own: bool) -> Tensor:
+    """The expected gradient in the logits of four independent bits: of the patches' own losses, or of the reward."""
+    bits, masks, odds = (torch.tensor(column, dtype=torch.float64) for column in zip(*outcomes(), strict=True))
+    logits = LOGITS.clone().requires_grad_()
+    log_prob = Bernoulli(logits=logits).log_prob(bits)
+    losses = PLAIN + masks @ together.T
+    final = {"patch_loss": losses.numpy(), "mask": masks.numpy() == 1, "chosen": (masks * bits).numpy() == 1}
+    space = Box(0, 255, (1, 2, 2), np.uint8), MultiBinary(4)
+    buffer = PatchRolloutBuffer(1, *space, n_envs=len(bits), infos=lambda: {"final_info": final})
+    flat = torch.zeros(len(bits))
+    shown = np.zeros((len(bits), 1, 2, 2))
+    buffer.add(shown, bits.numpy(), flat.numpy(), flat.numpy(), flat, log_prob.detach())
+    buffer.compute_returns_and_advantage(flat, np.ones(len(bits)))
+    reward = (losses * masks).sum(1, keepdim=True) / 2
+    advantages = torch.from_numpy(buffer.advantages[0]) if own else reward
+    odds = odds * log_prob.detach().sum(1).exp()
+    assert odds.sum().item() == pytest.approx(1)
+    (odds * (advantages * log_prob).sum(1)).sum().backward()  # type: ignore[no-untyped-call]
+    assert logits.grad is not None
+    return logits.grad
+
+
+@pytest.mark.parametrize(
+    ("together", "draws", "reward"), [(torch.zeros_like(TOGETHER), 0.989, 0.967), (TOGETHER, 0.619, 0.363)]
+)
+def test_own_credit_of_bits_points_where_that_of_draws_does(together: Tensor, draws: float, reward: float) -> None:
+    """Where losses add up, nearly; what two patches cost only together, the mean of the image takes off again."""
+    own, exact = gradient_of_bits(together, own=True), gradient_of_bits(together, own=False)
+    found = [torch.cosine_similarity(own, one, 0).item() for one in (policy_gradient(together, own_weight=1.0), exact)]
+    assert found == pytest.approx([draws, reward], abs=1e-3)
