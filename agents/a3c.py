@@ -163,7 +163,7 @@ class A3C(NetworkAgent):
         settings, first = self.settings, steps[0]
         hidden = self._flat(last["mask"])  # m
         if ended:
-            losses = torch.as_tensor(last["patch_loss"], device=self.device).flatten(1)  # ℓ
+            losses = as_tensor(last["patch_loss"], self.device).flatten(1)  # ℓ
             self._observe(losses, hidden, first)
             returns = losses / self.network.mean_loss  # R, a map like the rewards
         else:
