@@ -153,7 +153,7 @@ class A3C(NetworkAgent):
         """
         settings, network, first = self.settings, self.network, steps[0]
         hidden = self._flat(last["mask"])  # m
-        losses = torch.as_tensor(last["patch_loss"], device=self.device).flatten(1)  # ℓ
+        losses = as_tensor(last["patch_loss"], self.device).flatten(1)  # ℓ
         self._observe(losses, hidden, first)
         returns = losses / network.mean_loss  # R of every step, a map
         policy_loss = value_loss = size_loss = entropy = torch.zeros((), device=self.device)

@@ -14,6 +14,7 @@ from agents.mask_size import SizeHead
 from agents.moments import RunningMoments
 from ahm_env.errors import SettingsError, TrainingError
 from ahm_env.model.optimiser import SharedAdam
+from ahm_env.model.ranks import gather, share, sum_gradients
 from ahm_env.model.unet import initialise
 from ahm_env.model.vgg import IMAGENET_MEAN, IMAGENET_STD, VGG16Features
 
@@ -134,14 +135,15 @@ class MaskingNetwork(nn.Module):
 
         Logits of policy and size lie within ±bound, if there is one; unbounded ones collapse onto few patches.
         """
-        features = self.phi(observations.contiguous(memory_format=torch.channels_last))
+        features = self.phi(share(observations).contiguous(memory_format=torch.channels_last))
         if features.shape[-1] != self.side:
             size = (self.side, self.side)
             features = functional.interpolate(features, size, mode="bilinear", align_corners=False)
         logits = _bounded(self.policy(features).flatten(1), bound)
         values = 1 + self.value(features).flatten(1)  # the mean loss is 1, by its unit
         sizes = None if self.size is None else _bounded(self.size(features.mean((2, 3))), bound)
-        return Maps(logits, values, sizes)
+        count = len(observations)
+        return Maps(gather(logits, count), gather(values, count), None if sizes is None else gather(sizes, count))
 
 
 def _bounded(logits: Tensor, bound: float | None) -> Tensor:
@@ -188,6 +190,7 @@ class NetworkAgent(Agent):
         for weight in weights:
             weight.grad = None
         loss.backward()  # type: ignore[no-untyped-call]
+        sum_gradients(weights)
         norm = torch.nn.utils.clip_grad_norm_(weights, longest)
         if not torch.isfinite(norm + loss):
             raise TrainingError(

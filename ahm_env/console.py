@@ -11,15 +11,16 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from ahm_env.errors import InterruptionError
 from ahm_env.images.dataset.image_set import ImageSet
+from ahm_env.model import ranks
 
 LINE_SECONDS = 30.0  # between two lines about progress, outside a terminal
 
 
 def make_console(stderr: bool = False) -> Console:
-    """Wide enough that lines which are not shown in a terminal are not broken; colours only in one."""
-    console = Console(highlight=False, emoji=False, stderr=stderr)
-    wide = partial(Console, highlight=False, emoji=False, stderr=stderr, width=500, no_color=True)
-    return console if console.is_terminal else wide()
+    """Wide enough that lines which are not shown in a terminal are not broken; colours only in one. One rank speaks."""
+    plain = partial(Console, highlight=False, emoji=False, stderr=stderr, quiet=ranks.number() > 0)
+    console = plain()
+    return console if console.is_terminal else plain(width=500, no_color=True)
 
 
 class ProgressBar:

@@ -17,6 +17,7 @@ from agents.pretraining.settings import RunSettings
 from agents.registry import refuse_code
 from ahm_env.console import ProgressBar, make_console, print_interruption
 from ahm_env.errors import InterruptionError
+from ahm_env.model import ranks
 from ahm_env.model.devices import describe_precision
 from ahm_env.runs.directory import Row
 from ahm_env.runs.flags import Config, FlagsOf, Preset, Resume, Set, pairs, with_config
@@ -86,7 +87,7 @@ def _announce(run: Pretraining, console: Console) -> None:
         f"{settings.algo} on {escape(settings.data)}: {len(run.shown):,} images to learn from, {len(run.held_out):,} "
         f"held out; {settings.grid.side} x {settings.grid.side} patches, ratio {settings.mask_ratio}; {run.device}, "
         f"{describe_precision(settings.precision, run.device)}, "
-        f"{workers} worker{'s' * (workers > 1)}"
+        + (f"{ranks.count()} ranks" if ranks.count() > 1 else f"{workers} worker{'s' * (workers > 1)}")
     )
     if workers > 1:
         console.print("Several workers are fast but never repeat exactly; --workers 1 does.")

@@ -13,6 +13,7 @@ from agents.pretraining.settings import RunSettings
 from agents.registry import load_agent, refuse_code
 from ahm_env import ImageSet, SettingsError
 from ahm_env.runs.directory import Row
+from ahm_env.runs.following import following
 from ahm_env.runs.observer import Observer, Silent
 from ahm_env.runs.run import held_run
 
@@ -114,13 +115,18 @@ def open_run(
     Raises:
         AHMError: Anything that the user can mend.
     """
-    if resume:
-        directory, settings = RunDirectory.resume(out, RunSettings.asked(preset, given))
-        refuse_code(vars(settings), given, directory.path)
-    else:
-        settings = RunSettings.make(preset, **given).on_this_machine()
-        source = Path(settings.data).stem if Path(settings.data).exists() else settings.data.partition(":")[0]
-        directory = RunDirectory.claim(out, f"{settings.algo.replace(':', '-')}-{source}", settings)
-    images = load(settings)
-    with held_run(directory, settings, images, lambda: Pretraining(settings, images, directory)) as run:
-        yield run
+    with following() as copy:
+        if copy is not None:
+            preset, out, resume = None, copy, True
+            given = {name: given.get(name) for name in ("algo", "wrapper")}
+        if resume:
+            directory, settings = RunDirectory.resume(out, RunSettings.asked(preset, given))
+            refuse_code(vars(settings), given, directory.path)
+        else:
+            settings = RunSettings.make(preset, **given).on_this_machine()
+            source = Path(settings.data).stem if Path(settings.data).exists() else settings.data.partition(":")[0]
+            directory = RunDirectory.claim(out, f"{settings.algo.replace(':', '-')}-{source}", settings)
+        settings.check_ranks()
+        images = load(settings)
+        with held_run(directory, settings, images, lambda: Pretraining(settings, images, directory)) as run:
+            yield run

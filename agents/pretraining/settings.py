@@ -12,6 +12,7 @@ from gymnasium.vector import VectorWrapper
 from agents.annealing import LinearSchedule
 from agents.registry import AGENTS, agent_class, check_settings, import_class
 from ahm_env import MaskRatio, PatchGrid, SettingsError
+from ahm_env.model import ranks
 from ahm_env.model.devices import find_device
 from ahm_env.runs.flags import Flag
 from ahm_env.runs.settings import IMAGES, ImageSettings, Settings
@@ -141,10 +142,21 @@ class RunSettings(ImageSettings):
     @property
     def processes(self) -> int:
         """Number of processes that train at once."""
-        if self.workers or not agent_class(self.algo).parallel:
+        if self.workers or not agent_class(self.algo).parallel or ranks.count() > 1:
             return self.workers or 1
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         return cores if self.torch_device.type == "cpu" else 1
+
+    def check_ranks(self) -> None:
+        """Refuse what several ranks cannot do together.
+
+        Raises:
+            SettingsError: Several workers, an agent that trains in one process, or a batch that cannot be shared.
+        """
+        ranks.check_divisible("--batch-size", self.batch_size)
+        if ranks.count() > 1 and (self.workers > 1 or not agent_class(self.algo).parallel):
+            who = f"--workers {self.workers}" if self.workers > 1 else self.algo
+            raise SettingsError(f"{who} cannot be trained by the {ranks.count()} ranks of torchrun; leave torchrun out")
 
     def changes(self, other: Settings) -> list[str]:
         """List the names of the settings that another run has otherwise; `agent` settings by their own names."""

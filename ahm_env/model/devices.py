@@ -60,8 +60,8 @@ def describe_precision(precision: str, device: torch.device) -> str:
 
 
 def as_tensor(array: npt.NDArray[np.generic], device: torch.device) -> Tensor:
-    """Move an array to the device as float32; pinned and asynchronous where that pays."""
+    """Move an array to the device in PyTorch's default precision; pinned and asynchronous where that pays."""
     tensor = torch.from_numpy(np.ascontiguousarray(array))
     if device.type == "cuda":
         tensor = tensor.pin_memory().to(device, non_blocking=True)
-    return tensor.to(device, torch.float32)
+    return tensor.to(device, torch.get_default_dtype())

@@ -12,6 +12,7 @@ from ahm_env.errors import CheckpointError, SettingsError, TrainingError
 from ahm_env.masks import Bools, PatchGrid
 from ahm_env.model.devices import as_tensor, find_device, find_precision
 from ahm_env.model.optimiser import SharedAdam
+from ahm_env.model.ranks import gather, share, sum_gradients
 from ahm_env.model.unet import UNet, initialise
 from ahm_env.model.weights import Standardisation, load_unet, save_unet
 
@@ -103,7 +104,7 @@ class Reconstructor:
         self.unet.eval()
         with torch.inference_mode():
             output, _, _ = self._forward(images, masks)
-            pixels = output * self.std + self.mean
+            pixels = gather(output, len(images)) * self.std + self.mean
         return pixels.clamp(0, 255).round().to(torch.uint8).contiguous().cpu().numpy()
 
     def patch_losses(self, images: npt.NDArray[np.uint8], masks: Bools) -> npt.NDArray[np.float32]:
@@ -141,6 +142,7 @@ class Reconstructor:
         loss = losses.mean() if everything else (losses * hidden).sum() / hidden.sum()
         self.optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
+        sum_gradients(self.unet.parameters())
         if not self.optimiser.is_finite(loss):
             for buffer, before in zip(self.unet.buffers(), statistics, strict=True):
                 buffer.copy_(before)
@@ -152,12 +154,13 @@ class Reconstructor:
         return losses.detach().cpu().numpy()
 
     def _forward(self, images: npt.NDArray[np.uint8], masks: Bools) -> tuple[Tensor, Tensor, Tensor]:
-        """Reconstruction `(B, C, S, S)`, patch losses `(B, N)`, and masks `(B, N)`, all float32."""
-        targets, hidden = self.standardise(images), as_tensor(masks, self.device)
+        """Reconstruct this rank's share `(B, C, S, S)`; patch losses and masks `(B, N)` of all; in full precision."""
+        targets, hidden = self.standardise(share(images)), as_tensor(masks, self.device)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self._half):
-            output = self.unet(self.hide(targets, hidden))
-        output = output.float()
-        return output, self.grid.patch_means((output - targets).square()), hidden
+            output = self.unet(self.hide(targets, share(hidden)))
+        output = output.to(targets.dtype)
+        losses = self.grid.patch_means((output - targets).square())
+        return output, gather(losses, len(images)), hidden
 
     @property
     def updates(self) -> int:

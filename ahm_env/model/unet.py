@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ahm_env.errors import SettingsError
+from ahm_env.model.ranks import BatchNorm2d
 
 NORMS = ("batch", "group")
 
@@ -155,4 +156,4 @@ def initialise(module: nn.Module, generator: torch.Generator) -> None:
 def _norm(norm: str, channels: int) -> nn.Module:
     if norm == "group":
         return nn.GroupNorm(8 if channels % 8 == 0 else 2, channels)
-    return nn.BatchNorm2d(channels)
+    return BatchNorm2d(channels)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ahm_env.errors import AHMError, InterruptionError
 from ahm_env.images import ImageSet
+from ahm_env.model import ranks
 from ahm_env.runs.directory import Checkpoint, Directory, Interruption, Row, S
 from ahm_env.runs.observer import Observer, Silent
 
@@ -76,8 +77,8 @@ class Run(ABC, Generic[S, R]):
 
     @property
     def stopped_by(self) -> int | None:
-        """The signal that ended the run, None where none did."""
-        return self._interruption.signal
+        """The signal that ended the run, on whatever rank it came; None where none did."""
+        return ranks.largest(self._interruption.signal or 0) or None
 
     def run(self, observer: Observer) -> R:
         """Train to the end, or until interrupted; the state is saved either way.
@@ -91,12 +92,13 @@ class Run(ABC, Generic[S, R]):
         """
         self.observer = observer
         self.start_clock()
-        with self._interruption.watch():
-            self.train()
-        if self.stopped_by is not None:
-            self.save()
-            raise InterruptionError(self.directory.path, self.stopped_by)
-        return self.conclude()
+        with ranks.sharing():
+            with self._interruption.watch():
+                self.train()
+            if (stopped_by := self.stopped_by) is not None:
+                self.save()
+                raise InterruptionError(self.directory.path, stopped_by)
+            return self.conclude()
 
     def start_clock(self) -> None:
         """Count seconds from here on."""
@@ -126,7 +128,12 @@ class Run(ABC, Generic[S, R]):
                 self.sums[name] = (total + value, count + 1)
 
     def record(self) -> None:
-        """Add a row, and bring every file of the run up to date."""
+        """Add a row, and bring every file of the run up to date.
+
+        Raises:
+            TrainingError: The ranks do not compute the same any more.
+        """
+        ranks.check_same([tensor for part in self.state()[0].values() for tensor in part.values()])
         measured = self.measure_row()
         images, seconds = self.row_start
         row: Row = {
@@ -144,12 +151,14 @@ class Run(ABC, Generic[S, R]):
         self.observer.on_row(row)
 
     def save(self) -> None:
-        """Write a checkpoint."""
+        """Write a checkpoint, from which all ranks go on."""
+        self._saved = time.monotonic()
+        if ranks.number():
+            return
         parts, about = self.state()
         tensors = {f"{part}/{name}": tensor for part, some in parts.items() for name, tensor in some.items()}
         about = {**about, "seconds": self.seconds, "sums": self.sums, "row_start": self.row_start}
         self.directory.save(Checkpoint(self.seen, tensors, about))
-        self._saved = time.monotonic()
 
     def restore(self) -> None:
         """Go back to the last checkpoint, or to the start where there is none.
@@ -192,4 +201,5 @@ def held_run(
             if begins:
                 (directory.path / "config.json").unlink()
             raise
+        ranks.tell(str(directory.path.resolve()))
         yield run

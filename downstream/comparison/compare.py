@@ -10,6 +10,7 @@ from agents.pretraining.settings import RunSettings
 from ahm_env import ImageSet, RunError, SettingsError
 from ahm_env.files import Saved, path_of
 from ahm_env.images.dataset.builder import Progress
+from ahm_env.model import ranks
 from downstream.comparison.experiment import Experiment, data_of, is_experiment, pretrained_runs
 from downstream.comparison.options import NOT_SHARED, Downstream
 from downstream.comparison.pool import Pool, last_line
@@ -84,6 +85,8 @@ def compare(
     Raises:
         AHMError: Anything that the user can mend.
     """
+    if ranks.count() > 1:
+        raise SettingsError("an experiment starts processes of its own; leave torchrun out, and give --jobs")
     labels = algos.split(",") if isinstance(algos, str) else algos
     if odd := sorted(NOT_SHARED & set(settings)):
         raise SettingsError(f"{odd[0]} is no setting of an experiment; one of an agent is written a3c+image_weight=2")

@@ -11,6 +11,8 @@ from agents import PretrainedRun
 from ahm_env import ImageSet
 from ahm_env.images.dataset.loader import find_source
 from ahm_env.images.source import Source
+from ahm_env.model import ranks
+from ahm_env.runs.following import following
 from ahm_env.runs.observer import Observer, Silent
 from ahm_env.runs.run import held_run
 from downstream.evaluation.cropping import Cropped, load_segmenter
@@ -108,24 +110,30 @@ def open_run(
     Raises:
         AHMError: Anything that the user can mend.
     """
-    if resume:
-        asked = FinetuneSettings.asked(preset, {**given, "start": start})
-        directory, settings = FinetuneDirectory.resume(out, asked)
-        found = PretrainedWeights.find(settings.start)
-    else:
-        found = PretrainedWeights.find(start or "scratch")
-        settings = FinetuneSettings.make(found, preset, **given).on_this_machine()
-        directory = FinetuneDirectory.claim(out, settings.task, settings)
-    images = _load(settings, settings.data, load)
-    whole, images = images, only_labelled(settings, images)
-    on_bad_masks(images.skipped - whole.skipped)
-    others = None
-    if settings.unlabelled not in OWN:
-        others = _load(replace(settings, channels=images.channels), settings.unlabelled, load)
-    with held_run(
-        directory, settings, images, lambda: Finetuning(settings, images, directory, found, others), others
-    ) as run:
-        yield run
+    with following() as copy:
+        if copy is not None:
+            given, start, preset, out, resume = {}, None, None, copy, True
+        if resume:
+            asked = FinetuneSettings.asked(preset, {**given, "start": start})
+            directory, settings = FinetuneDirectory.resume(out, asked)
+            found = PretrainedWeights.find(settings.start)
+        else:
+            found = PretrainedWeights.find(start or "scratch")
+            settings = FinetuneSettings.make(found, preset, **given).on_this_machine()
+            directory = FinetuneDirectory.claim(out, settings.task, settings)
+        ranks.check_divisible("--batch-size", settings.batch_size)
+        if settings.unlabelled != "none":
+            ranks.check_divisible("--unlabelled-batch", settings.unlabelled_batch)
+        images = _load(settings, settings.data, load)
+        whole, images = images, only_labelled(settings, images)
+        on_bad_masks(images.skipped - whole.skipped)
+        others = None
+        if settings.unlabelled not in OWN:
+            others = _load(replace(settings, channels=images.channels), settings.unlabelled, load)
+        with held_run(
+            directory, settings, images, lambda: Finetuning(settings, images, directory, found, others), others
+        ) as run:
+            yield run
 
 
 def _load(settings: FinetuneSettings, data: str, load: Entry) -> ImageSet:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ahm_env import ImageSet, SettingsError, TrainingError
 from ahm_env.masks import Ints
 from ahm_env.model.optimiser import SharedAdam
+from ahm_env.model.ranks import sum_gradients
 from downstream.finetuning.augmentation import Augmentation, strong_kind
 from downstream.finetuning.losses import IGNORED, class_weights, classification_loss, segmentation_loss
 from downstream.finetuning.mean_teacher import MeanTeacher, SafetyNet, Unlabelled, epoch_batch
@@ -108,6 +109,7 @@ class Trainer:
             self.unlabelled_loss, self.confident = float(unlabelled_loss.item()), float(mixed.confident.float().mean())
         self.optimiser.zero_grad()
         total.backward()  # type: ignore[no-untyped-call]
+        sum_gradients(self.model.network.parameters())
         value = float(loss.item())
         if not self.optimiser.is_finite(total):
             raise TrainingError(

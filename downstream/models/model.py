@@ -15,6 +15,7 @@ from ahm_env import CheckpointError, SettingsError, Standardisation, UNet
 from ahm_env.files import first_line, load_tensors, save_tensors
 from ahm_env.images.pixels.fit import PixelSettings
 from ahm_env.model.devices import as_tensor, find_device, find_precision
+from ahm_env.model.ranks import BatchNorm1d, gather, share
 from ahm_env.model.unet import initialise
 from ahm_env.model.weights import load_unet
 from downstream.models.vgg import VGG16
@@ -99,7 +100,7 @@ class EncoderClassifier(nn.Module):
         for name in ENCODER:
             self.add_module(name, getattr(unet, name))
         channels = unet.width * (4 + 8 + 16 // (2 if unet.bilinear else 1))
-        self.standardise = nn.BatchNorm1d(3 * channels, affine=False)
+        self.standardise = BatchNorm1d(3 * channels, affine=False)
         self.head = nn.Linear(3 * channels, classes)
 
     def freeze(self) -> None:
@@ -163,11 +164,11 @@ class Model:
             images: The images.
             weights: Weights and buffers to compute with, by name; those left out, or all by default, are the network's.
         """
-        pixels = images.to(self.device).contiguous(memory_format=torch.channels_last)
+        pixels = share(images).to(self.device).contiguous(memory_format=torch.channels_last)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             standardised = (pixels - self._mean) / self._std
             made = functional_call(self.network, dict(weights), standardised) if weights else self.network(standardised)
-            return made.float()  # type: ignore[no-any-return]
+            return gather(made.float(), len(images))
 
     def predict(self, images: Tensor, tta: bool = False, weights: Mapping[str, Tensor] | None = None) -> Tensor:
         """Predict the class probabilities of images `(B, C, S, S)` in 0..255, without learning.

@@ -215,3 +215,15 @@ def test_auto_is_decided_once_and_what_is_stored_is_obeyed(kind, monkeypatch: py
     assert kind(device="cpu").on_this_machine().precision == "fp32"
     assert stored.differences({"precision": "auto"}) == []
     assert stored.differences({"precision": "fp32"}) == ["precision"]
+
+
+def test_ranks_refuse_what_they_cannot_do_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    RunSettings.make(algo="ppo", batch_size=7).check_ranks()
+    for name, value in {"TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": "2", "RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
+    joint = RunSettings.make(algo="a3c", batch_size=12)
+    joint.check_ranks()
+    assert joint.processes == 1
+    for odd in ({"algo": "ppo"}, {"workers": 2}, {"batch_size": 7}):
+        with pytest.raises(SettingsError, match="2 ranks"):
+            RunSettings.make(**odd).check_ranks()
