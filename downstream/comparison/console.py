@@ -98,10 +98,13 @@ def evaluate_agents(
         float | None,
         typer.Option(help="Divides the logits of sampled masks; below 1: closer to the likeliest.", show_default="1"),
     ] = None,
+    ignore: Annotated[
+        int | None, typer.Option(help="Number in masks that is neither lesion nor rest.", show_default="none")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="JSON file for the numbers.")] = None,
 ) -> int:
     """Evaluate the agents of runs: how hard their masks are, how varied, and how much of the lesion they hide."""
-    found = [evaluate_masks(path, reference_unet, data, algo, temperature).as_dict() for path in runs]
+    found = [evaluate_masks(path, reference_unet, data, algo, temperature, ignore).as_dict() for path in runs]
     headings = (
         *("run", "agent", "hardness, sampled", "hardness, likeliest", "loss, sampled", "loss, likeliest"),
         *("hidden, least – most", "differ: images – draws", "lesion – rest"),

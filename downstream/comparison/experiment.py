@@ -106,6 +106,7 @@ class Experiment:
                 self.out / "runs" / f"{_file_name(agent.label)}-{run}",
                 {**agent.given({**self.shared, "reference_unet": str(unets[0])}), "seed": run},
                 unets,
+                self.downstream.shared.get("ignore") if self.downstream else None,
             )
             for run in range(self.runs)
             for agent in self.agents

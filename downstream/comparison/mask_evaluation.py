@@ -15,6 +15,7 @@ from ahm_env import ImageSet, MaskRatio, Reconstructor, RunError, SettingsError
 from ahm_env.files import Saved, path_of
 from ahm_env.images.dataset.annotated import annotated
 from ahm_env.masks import Ints
+from downstream.evaluation.tested import check_ignore
 
 PAIRS = 1024  # image and mask pairs by which an agent is evaluated
 RANDOM_DRAWS = 32  # random masks an image, at least
@@ -27,7 +28,7 @@ class MaskScores:
     Attributes:
         hardness: Of sampled and of likeliest masks, with all of these masks.
         lesion: Share of the lesion that sampled masks hide, NaN where images have no masks.
-        background: Share of the rest that they hide.
+        background: Share of the rest that they hide; what is to be ignored is neither.
     """
 
     hardness: Hardness
@@ -63,9 +64,9 @@ def score_masks(
     masked = images.masked(indices)
     if masked.any():
         hidden = found.sampled.masks.mean(0)[masked]
-        part = reconstructor.grid.patch_means(images.masks(indices[masked]) > 0)
-        lesion = float((hidden * part).sum() / max(1e-9, part.sum()))
-        background = float((hidden * (1 - part)).sum() / max(1e-9, (1 - part).sum()))
+        masks = images.masks(indices[masked])
+        parts = (reconstructor.grid.patch_means(part) for part in ((masks > 0) & (masks != images.ignore), masks == 0))
+        lesion, background = (float((hidden * part).sum() / max(1e-9, part.sum())) for part in parts)
     return MaskScores(found, lesion, background)
 
 
@@ -115,6 +116,7 @@ def evaluate_masks(
     data: str | Path | None = None,
     algo: str | None = None,
     temperature: float | None = None,
+    ignore: int | None = None,
 ) -> MaskEvaluation:
     """Evaluate the masks of a run's agent.
 
@@ -126,11 +128,13 @@ def evaluate_masks(
         algo: `package.module:Class` of an agent of your own, which may be imported if the run's agent is that.
         temperature: What the logits of sampled masks are divided by: below 1, masks come closer to the likeliest. By
             default the agent's own, with which it was trained.
+        ignore: Number in masks that is no class: such pixels are neither lesion nor rest; None for none.
 
     Raises:
         AHMError: No run, damaged files, a U-Net or images that do not fit the agent, or a temperature for an agent
             that draws from no logits.
     """
+    check_ignore(ignore)
     path, data = path_of(run), None if data is None else str(data)
     unet = path / "unet.safetensors" if unet is None else Path(unet)
     if path.is_file():
@@ -155,7 +159,7 @@ def evaluate_masks(
         )
     images = replace(settings, data=data or settings.data, channels=channels).load_images()
     indices = evaluation_images(images, data)
-    images = annotated(images, indices, skip_bad=settings.skip_bad)
+    images = annotated(images, indices, skip_bad=settings.skip_bad, ignore=ignore)
     scores = score_masks(agent, reconstructor, images, indices, settings.mask_ratio, settings.horizon)
     names = tuple(images.names[index] for index in indices)
     return MaskEvaluation(path, settings, scores, names, images.patients(indices), agent.temperature)

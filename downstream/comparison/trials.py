@@ -34,6 +34,7 @@ class PretrainTrial:
         path: Its directory.
         given: Settings of its run.
         references: The U-Nets on which all agents are evaluated; none for a run that makes one.
+        ignore: Number in masks that is no class, or None.
     """
 
     agent: AgentConfig
@@ -41,6 +42,7 @@ class PretrainTrial:
     path: Path
     given: dict[str, Any]
     references: tuple[Path, ...]
+    ignore: int | None = None
 
     @property
     def name(self) -> str:
@@ -101,7 +103,7 @@ class PretrainTrial:
             found |= {f"own_hardness_{kind}": row[f"hardness_{kind}"] for kind in KINDS} | {"references": []}
             write_text(self.path / EVALUATION, json.dumps(found) + "\n")
         for unet in self.references[len(found["references"]) :]:
-            evaluated = evaluate_masks(self.path, unet, algo=self.agent.algo)
+            evaluated = evaluate_masks(self.path, unet, algo=self.agent.algo, ignore=self.ignore)
             found |= {"lesion_hidden": evaluated.scores.lesion, "background_hidden": evaluated.scores.background}
             found |= {"shown": list(evaluated.names), "patients": evaluated.patients.tolist()}
             losses = {}

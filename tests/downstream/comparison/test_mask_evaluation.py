@@ -11,6 +11,8 @@ import pytest
 from agents import Problem, load_agent, make_agent, pretrain, save_agent
 from agents.baselines import ScoringAgent
 from ahm_env import CheckpointError, MaskRatio, PatchGrid, Reconstructor, RunError, SettingsError, load_images
+from ahm_env.images.dataset.annotated import annotated
+from ahm_env.images.pixels.png import save_picture
 from ahm_env.model.weights import DEFAULT_UNET
 from downstream.comparison.mask_evaluation import evaluate_masks, evaluation_images, score_masks
 
@@ -53,6 +55,23 @@ def test_shares_of_the_lesion_by_hand(unet: Reconstructor):
     lesion = images.masks(indices) > 0
     assert found.lesion == pytest.approx(lesion[:, 32:].sum() / lesion.sum())  # patches 32 on are the lower half
     assert found.background == pytest.approx((~lesion)[:, 32:].sum() / (~lesion).sum())
+
+
+def test_pixels_to_be_ignored_are_neither_lesion_nor_rest(unet: Reconstructor, tmp_path: Path):
+    for part in ("images", "masks"):
+        (tmp_path / part).mkdir()
+    masks = np.zeros((3, 64, 64), np.uint8)
+    masks[:, 20:50, 8:24], masks[:, 24:64, 40:64] = 1, 255
+    masks[2, 0, 0] = 2
+    for number, mask in enumerate(masks):
+        image = np.random.default_rng(number).integers(0, 256, (64, 64, 3), np.uint8)
+        save_picture(tmp_path / "images" / f"{number}.png", image)
+        save_picture(tmp_path / "masks" / f"{number}.png", mask)
+    indices = np.arange(3)
+    images = annotated(load_images(tmp_path, 64, cache_dir=tmp_path / "cache"), indices, ignore=255)
+    found = score_masks(_Fixed(np.arange(64.0)), unet, images, indices, HALF, pairs=12)
+    for share, part in ((found.lesion, (masks > 0) & (masks < 255)), (found.background, masks == 0)):
+        assert share == pytest.approx(part[:, 32:].sum() / part.sum())
 
 
 def test_the_same_random_masks_for_every_agent(unet: Reconstructor):
