@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ahm_env.errors import ImageError
 from ahm_env.images.dataset.layouts import find_layout, image_files, is_of_masks
-from ahm_env.images.formats.files import files_in, readable
+from ahm_env.images.formats.files import files_in, folders_in, readable
 
 KEYS = (b'"images"', b'"annotations"', b'"categories"')  # of a JSON file of COCO's
 # What tells a set that has an importer of its own
@@ -53,7 +53,7 @@ def import_hint(source: Path, elsewhere: bool = False) -> str:
 
 def coco_files(source: Path) -> list[Path]:
     """List the JSON files of instances in a folder and the folders in it; where some are called so, only these."""
-    folders = [source, *(source / name for name in _folders(source))]
+    folders = [source, *(source / name for name in folders_in(source))]
     names = (Path(entry.path) for folder in folders for entry in files_in(folder) if entry.name.endswith(".json"))
     tables = sorted(path for path in names if not path.is_symlink() and _is_coco(path))
     return [path for path in tables if "instances" in path.name] or tables
@@ -68,13 +68,8 @@ def _is_coco(path: Path) -> bool:
 
 
 def _has_masks_elsewhere(source: Path) -> bool:
-    folders = _folders(source)
+    folders = folders_in(source)
     return "masks" not in folders and (any(map(is_of_masks, folders)) or bool(coco_files(source)))
-
-
-def _folders(source: Path) -> list[str]:
-    with readable(source), os.scandir(source) as entries:
-        return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
 
 
 def _command(name: str, source: Path) -> str:

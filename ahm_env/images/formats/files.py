@@ -195,6 +195,18 @@ def files_in(folder: Path) -> Iterator[os.DirEntry[str]]:
                 yield entry
 
 
+def folders_in(folder: Path) -> list[str]:
+    """Sorted names of the folders directly in a folder, without hidden ones; none if there is no such folder.
+
+    Raises:
+        ImageError: The folder cannot be read.
+    """
+    if not folder.is_dir():
+        return []
+    with readable(folder), os.scandir(folder) as entries:
+        return sorted(entry.name for entry in entries if entry.is_dir() and not _ignored(entry.name))
+
+
 def walk(top: Path, within: Path) -> Iterator[Found]:
     """Everything in a folder and its sub-folders, in any order, without hidden ones; of a file, itself.
 

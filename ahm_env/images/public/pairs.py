@@ -40,13 +40,21 @@ def pairs(source: Path, folders: str | None = None, scan: str | None = None) -> 
     if (source / "labels.csv").is_file():
         lines = table_lines(source / "labels.csv", ("image",), NO_IMAGE)
         known = {stem_of(Path(cells["image"])): cells for _, cells in lines}
-    rows = list[Row]()
-    for (split, place, stem), name in zip(layout.images, _names(layout.images), strict=True):
+    rows, used = list[Row](), set[str]()
+    for ((split, place, stem), path), name in zip(layout.images.items(), _names(layout.images), strict=True):
         of_folder = {folders: "/".join(place)} if folders else {}
-        cells = {"split": split, **of_folder, **{key: one for key, one in known.get(stem, {}).items() if one}}
+        line = next((one for one in (stem, stem_of(path)) if one in known), "")
+        used.add(line)
+        cells = {"split": split, **of_folder, **{key: one for key, one in known.get(line, {}).items() if one}}
         rows.append(Row(name, cells.get("label", ""), cells.get("split", ""), cells.get("patient", "")))
     places = Counter(place for _, place, _ in layout.images)
     notes = layout.notes + _classes(source)
+    if unused := len(known.keys() - used):
+        notes.append(f"{source}: lines of labels.csv that are about none of these images: {unused:,}")
+    tables = [path.name for path in sorted(source.rglob("*.csv")) if path.name != "labels.csv"]
+    if tables:
+        named = ", ".join(tables[:3]) + ", …" * (len(tables) > 3)
+        notes.append(f"{source}: tables that are not read: {named}; bring what they tell into labels.csv")
     if len(places) > 1 and max(places.values()) > 1 and folders is None and not known:
         cause = f"{len(places):,} folders of images are taken neither for patients nor for classes"
         notes.append(f"{source}: {cause}; --folders patient, or --folders label, does")

@@ -3,9 +3,10 @@
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
+from pathlib import Path
 
-from ahm_env.images.formats.files import Files, image_of_mask, is_image
+from ahm_env.images.formats.files import Files, files_in, folders_in, image_of_mask, is_image
 
 EXTENSIONS = (".nii.gz", ".nii")
 DRAWN = re.compile(r"(.+)_([0-9]{4}|[1-9][0-9]{4,})\.png")
@@ -20,6 +21,19 @@ def nifti_stem(name: str) -> str:
     """Strip .nii or .nii.gz off a file name."""
     ending = next((ending for ending in EXTENSIONS if name.lower().endswith(ending)), "")
     return name[: len(name) - len(ending)]
+
+
+def unread(folder: Path, known: Collection[Path]) -> list[str]:
+    """List what is in a folder and is not read, a line each; without names, which may tell whom a volume shows.
+
+    Args:
+        folder: That of the volumes.
+        known: Files and folders of it that are read for something else.
+    """
+    others = sum(not is_nifti(entry.name) and Path(entry.path) not in known for entry in files_in(folder))
+    inner = sum(folder / name not in known for name in folders_in(folder))
+    told = {"files that are not NIfTI, and are not read": others, "folders in it, whose files are not read": inner}
+    return [f"{folder}: {what}: {count:,}" for what, count in told.items() if count]
 
 
 class MaskFiles:

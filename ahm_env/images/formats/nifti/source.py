@@ -14,7 +14,7 @@ from ahm_env.errors import ImageError, SettingsError
 from ahm_env.images.formats.files import AMONG, Files, Hint, digest, files_in, images_in, no_hint, readable, refuse_link
 from ahm_env.images.formats.labels import NO_IMAGE, Labels, Line, has_table, table_digest, table_lines
 from ahm_env.images.formats.nifti.intensities import class_numbers, shown
-from ahm_env.images.formats.nifti.names import MaskFiles, alone, is_nifti, nifti_stem
+from ahm_env.images.formats.nifti.names import MaskFiles, alone, is_nifti, nifti_stem, unread
 from ahm_env.images.formats.nifti.pairs import Volume, drawn_mask, read_headers
 from ahm_env.images.formats.nifti.recent import LRUCache
 from ahm_env.images.formats.nifti.slices import axis_of, shows_nothing, to_slice
@@ -91,7 +91,7 @@ class Nifti:
             ImageError: There is no volume, or `labels.csv` cannot be read.
             SettingsError: nibabel is not installed, or the salt of pseudonyms cannot be written.
         """
-        files, notes = self._volume_files(), self._notes()
+        files, notes = self._volume_files(), [] if self._file else unread(self._images, (self.table, self._masks))
         if among := files.masks():
             if not self._bare:
                 raise ImageError(f"{self._images}: {self._hint(self._path, False) or AMONG}")
@@ -111,7 +111,8 @@ class Nifti:
                 shown = name if self._named else self._pseudonym(path)
                 volumes.append(Entry(shown, self._shown(path), _nothing, file=path, trouble=trouble))
         good = [volume for volume in volumes if isinstance(volume, Volume)]
-        problems, warnings = list[str](), list[DataWarning]()
+        series = [volume for volume in good if volume.series > 1]
+        problems, warnings = list[str](), [self._about_series(series)] if series else []
         if self._file is None and not self._bare:
             strays = drawn.without_volume(files, {volume.stem: volume.slices for volume in good})
             problems = [
@@ -127,7 +128,7 @@ class Nifti:
             classes=labels.classes if labels else (),
             has_masks=has_masks,
             problems=problems,
-            warnings=warnings + self._about_series(good),
+            warnings=warnings,
             notes=notes,
         )
 
@@ -141,14 +142,6 @@ class Nifti:
             cause = "no NIfTI volume directly in it (.nii, .nii.gz)"
             raise ImageError(f"{self._images}: {cause}; put the volumes there, or give the folder they are in")
         return files
-
-    def _notes(self) -> list[str]:
-        """List what is there and not read, a line each."""
-        if self._file is not None:
-            return []
-        names = (entry.name for entry in files_in(self._images))
-        others = sum(not is_nifti(name) and self._images / name != self.table for name in names)
-        return [f"{self._images}: files that are not NIfTI, and are not read: {others:,}"] * bool(others)
 
     def _labels(self, files: Files, notes: list[str]) -> Labels | None:
         if self._bare or not has_table(self.table):
@@ -292,14 +285,11 @@ class Nifti:
         text = f"{self._shown(path)}{problem[len(str(path)) :]}"
         return text if self._named else f"{text} ({hint(self._path, self._pseudonym(path))})"
 
-    def _about_series(self, volumes: list[Volume]) -> list[DataWarning]:
-        series = [volume for volume in volumes if volume.series > 1]
-        if not series:
-            return []
+    def _about_series(self, series: list[Volume]) -> DataWarning:
         more = f" (and {len(series) - 1:,} more such files)" if len(series) > 1 else ""
         cause = f"the first of its {series[0].series:,} volumes is read{more}"
         text = f"{self._shown(series[0].path)}: {cause}; save the others as files of their own if they matter"
-        return [DataWarning("pages", text, len(series))]
+        return DataWarning("pages", text, len(series))
 
 
 def _nothing() -> None:

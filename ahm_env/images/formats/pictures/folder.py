@@ -13,6 +13,7 @@ from ahm_env.images.formats.files import (
     Hint,
     digest,
     files_in,
+    folders_in,
     image_of_mask,
     images_in,
     is_image,
@@ -130,6 +131,8 @@ class Folder:
             notes += [
                 f"{folder}: files of type {end or 'none'!r}, which are not read: {n}" for end, n in others.items()
             ]
+            inner = sum(folder / name != self._masks for name in folders_in(folder))
+            notes += [f"{folder}: folders in it, whose files are not read: {inner:,}"] * bool(inner)
         return notes
 
 

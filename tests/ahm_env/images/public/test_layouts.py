@@ -279,8 +279,13 @@ def test_folders_are_patients_or_classes_where_that_is_said() -> None:
 
 def test_a_table_of_labels_is_taken_along() -> None:
     beside(Path("set"))
-    Path("set/labels.csv").write_text("image,label,split,patient\nbenign (1).png,cyst,test,P1\n")
+    Path("set/labels.csv").write_text(
+        "image,label,split,patient\nbenign (1).png,cyst,test,P1\nother.png,cyst,test,P2\n"
+    )
+    Path("set/2020.csv").write_text("image,patient\n")
     made = import_data("auto", Path("set"), Path("out"))
+    assert any("lines of labels.csv that are about none of these images: 1" in note for note in made.notes)
+    assert any("tables that are not read: 2020.csv; bring" in note for note in made.notes)
     assert (dict(made.classes), made.patients) == ({"cyst": 1}, 1)
     assert "benign (1).png,cyst,test,P1" in Path("out/labels.csv").read_text()
 
@@ -293,6 +298,13 @@ def test_an_image_with_a_mask_of_its_own_is_no_scan_of_another() -> None:
     Path("set/images/1.png").unlink()
     with pytest.raises(ImageError, match=r"masks without an image: 1, such as labels/1\.png"):
         import_data("auto", Path("set"), Path("other"))
+
+
+def test_a_table_may_name_images_by_their_files_or_by_what_they_share_with_masks() -> None:
+    brats_slices(Path("set"))
+    Path("set/labels.csv").write_text("image,label\nBraTS20_000,low\nBraTS20_001_flair.png,high\n")
+    made = import_data("auto", Path("set"), Path("out"))
+    assert dict(made.classes) == {"low": 1, "high": 1}
 
 
 def test_masks_of_several_numbers_are_not_united() -> None:

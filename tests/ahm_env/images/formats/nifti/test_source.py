@@ -439,7 +439,10 @@ def test_other_files_are_noted(make_volumes) -> None:
     (root / "images" / "folder.nii").mkdir()
     index = Nifti(root).index()
     assert index.count == 4
-    assert index.notes == [f"{root}/images: files that are not NIfTI, and are not read: 3"]
+    assert index.notes == [
+        f"{root}/images: files that are not NIfTI, and are not read: 3",
+        f"{root}/images: folders in it, whose files are not read: 1",
+    ]
 
 
 def test_names_of_files_are_told_nowhere_unless_asked_for(make_volumes) -> None:

@@ -133,6 +133,12 @@ def test_hidden_files_are_ignored_and_others_noted(make_folder) -> None:
         f"{root}/masks: files of type '.nii', which are not read: 1",
     ]
     assert (index.notes, Folder(root).index().notes) == (notes[:1], notes)
+    for name in ("images/more", "masks/.hidden", "masks/a", "masks/b"):
+        (root / name).mkdir()
+    folders = [note for note in Folder(root).index().notes if "folders" in note]
+    assert folders == [
+        f"{root}/{part}: folders in it, whose files are not read: {n}" for part, n in (("images", 1), ("masks", 2))
+    ]
 
 
 def test_the_fingerprint_follows_images_masks_and_table(make_folder) -> None:
