@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ahm_env.errors import ImageError, SettingsError
-from ahm_env.images.formats.files import IGNORED, image_of_mask, is_image, parts_of
+from ahm_env.images.formats.files import image_of_mask, is_image, parts_of, walk
 from ahm_env.images.formats.nifti.names import is_nifti, nifti_stem
 
 # Words in names of folders, such as those of imagesTr, ground_truth or train2017
@@ -140,12 +140,12 @@ def image_files(source: Path) -> tuple[list[Path], int]:
         ImageError: There is none, or a folder cannot be read.
     """
     pictures, volumes = list[Path](), list[Path]()
-    for directory, folders, names in os.walk(source, onerror=_unreadable):
-        folders[:] = sorted(name for name in folders if not name.startswith((".", "__MACOSX")))
-        for name in sorted(names):
-            if not name.startswith(".") and name.lower() not in IGNORED:
-                pictures += [Path(directory, name)] if is_image(name) else []
-                volumes += [Path(directory, name)] if is_nifti(name) else []
+    for found in sorted(walk(source, source), key=lambda one: one.relative):
+        if found.trouble:
+            raise ImageError(f"{found.path}: {found.trouble}")
+        if "__MACOSX" not in found.relative:
+            pictures += [Path(found.path)] if is_image(found.path) else []
+            volumes += [Path(found.path)] if is_nifti(found.path) else []
     chosen, others = (volumes, pictures) if len(volumes) > len(pictures) else (pictures, volumes)
     if not chosen:
         raise ImageError(f"{source}: no image in it or in its sub-folders; give the folder that a set was unpacked in")
@@ -281,7 +281,3 @@ def _choose_scan(layout: Layout, scans: Mapping[Key, Mapping[str, Key]], asked: 
 def stem_of(path: Path) -> str:
     """Strip the ending off the name of an image or a volume."""
     return nifti_stem(path.name) if is_nifti(path.name) else path.stem
-
-
-def _unreadable(error: OSError) -> None:
-    raise ImageError(f"{error.filename}: cannot be read ({error.strerror}); check that it is permitted") from error
