@@ -232,7 +232,7 @@ def _palette(dataset: Dataset) -> Table:
     descriptors = [[int(number) for number in dataset[f"{palette}Descriptor"].value] for palette in PALETTES]
     entries, first, bits = descriptors[0]
     entries = entries or 2**16
-    if f"{PALETTES[0]}Data" in dataset:
+    if f"{PALETTES[0]}Data" in dataset:  # of which pydicom refuses tables of an odd number of bytes
         columns = [_unpacked(dataset[f"{palette}Data"].value, entries, dataset) for palette in PALETTES]
         rows = np.stack(columns, axis=-1)
     else:
