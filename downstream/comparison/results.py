@@ -28,7 +28,7 @@ class Row(NamedTuple):
         agent: Whose masks it was pretrained with; `scratch` for none.
         run: Number, and seed, of the pretraining; None for none.
         draw: Number of the draw of labelled images, and seed of the fine-tuning; of masks, number of the reference
-            U-Net that they were shown to; None for what is told of the pretraining itself.
+            U-Net that they were shown to; None for what is known of the pretraining itself.
         task: `masking`, `segmentation` or `classification`.
         labels: How many labelled images: a number, or `all`; empty for pretraining.
         arm: How unlabelled images took part; empty for pretraining.

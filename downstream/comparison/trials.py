@@ -118,7 +118,7 @@ class PretrainTrial:
     def rows(self) -> Iterator[Row]:
         """Yield, for each reference U-Net, the losses of each held-out image under sampled, likeliest and random masks.
 
-        Then what is told of the run.
+        Then what is known of the run.
 
         Raises:
             RunError: The file of results is damaged.
