@@ -1,0 +1,49 @@
+"""PPO of RLlib 2.60 on `AHM/PatchMask-v0`: `python examples/rllib_ppo.py [ITERATIONS]`, with `ray[rllib]` installed.
+
+RLlib does not know `MultiBinary`: `MultiDiscreteActions` makes N choices between two of a mask. Its convolutions want
+channels last, and numbers that are small.
+"""
+
+import sys
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import ray
+from ray.rllib.algorithms.ppo import PPOConfig
+from ray.tune.registry import register_env
+
+from ahm_env import MultiDiscreteActions
+
+
+def make(_: Any) -> gym.Env[Any, Any]:
+    """Make the environment as RLlib wants it."""
+    env = gym.make("ahm_env:AHM/PatchMask-v0")
+    scaled = gym.spaces.Box(-1, 1, (64, 64, 3), np.float32)
+    env = gym.wrappers.TransformObservation(env, lambda image: image.transpose(1, 2, 0) / np.float32(127.5) - 1, scaled)
+    return MultiDiscreteActions(env)
+
+
+def main(iterations: int = 20) -> float:
+    """Train; print and return the mean reward of the last hundred masks."""
+    ray.init("local", num_cpus=1, include_dashboard=False, log_to_driver=False)
+    register_env("masks", make)
+    config = (
+        PPOConfig()
+        .environment("masks")
+        .env_runners(num_env_runners=0, num_envs_per_env_runner=8)
+        .training(gamma=0.0, lr=3e-4, train_batch_size=512, minibatch_size=64, num_epochs=10)
+        .debugging(seed=0)
+    )
+    algorithm = config.build_algo()
+    earned = float("nan")
+    for iteration in range(1, iterations + 1):
+        earned = algorithm.train()["env_runners"]["episode_return_mean"]
+        print(f"{512 * iteration:6d} images  {earned:.3f}", flush=True)
+    algorithm.stop()
+    ray.shutdown()
+    return earned
+
+
+if __name__ == "__main__":
+    main(*map(int, sys.argv[1:]))
