@@ -11,6 +11,7 @@ import gymnasium as gym
 import numpy as np
 import ray
 from ray.rllib.algorithms.ppo import PPOConfig
+from ray.rllib.core.rl_module.default_model_config import DefaultModelConfig
 from ray.tune.registry import register_env
 
 from ahm_env import MultiDiscreteActions
@@ -32,7 +33,8 @@ def main(iterations: int = 20) -> float:
         PPOConfig()
         .environment("masks")
         .env_runners(num_env_runners=0, num_envs_per_env_runner=8)
-        .training(gamma=0.0, lr=3e-4, train_batch_size=512, minibatch_size=64, num_epochs=10)
+        .rl_module(model_config=DefaultModelConfig(conv_filters=[[32, 8, 8], [32, 3, 1]]))  # a cell a patch
+        .training(gamma=0.0, lr=1e-3, train_batch_size=512, minibatch_size=64, num_epochs=6)
         .debugging(seed=0)
     )
     algorithm = config.build_algo()
