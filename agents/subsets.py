@@ -107,8 +107,7 @@ class OrderedSubset(Distribution):
         """Entropy `(B,)` of the whole draw in nats, estimated along one ranking `(B, N)`.
 
         By the chain rule it is the expected sum of the entropies of the draws, each given those before it. The gradient
-        is of the entropies along this ranking; that the ranking depends on the logits, too, is left out (for N = 8 and
-        k = 4 its cosine with the exact gradient is 0.99, of first draws alone 0.87).
+        is of the entropies along this ranking; that the ranking depends on the logits, too, is left out.
         """
         ranked = self.logits.gather(-1, ranking)
         remaining = _log_sum_from(ranked)

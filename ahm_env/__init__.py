@@ -22,7 +22,7 @@ from ahm_env.masks import MaskRatio, PatchGrid
 from ahm_env.model.reconstruction import Reconstructor
 from ahm_env.model.unet import UNet
 from ahm_env.model.weights import Standardisation
-from ahm_env.wrappers import ScoreActions, VectorScoreActions
+from ahm_env.wrappers import MultiDiscreteActions, ScoreActions, VectorScoreActions
 
 __all__ = [
     "AHMError",
@@ -33,6 +33,7 @@ __all__ = [
     "ImageError",
     "ImageSet",
     "MaskRatio",
+    "MultiDiscreteActions",
     "PatchGrid",
     "PatchMaskEnv",
     "PatchMaskVectorEnv",

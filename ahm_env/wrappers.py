@@ -1,11 +1,11 @@
-"""Scores as actions, for agents whose actions are continuous: the patches that score highest are hidden."""
+"""Other forms of actions: scores, of which the highest are hidden, and as many choices between two as patches."""
 
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
-from gymnasium.spaces import Box
+from gymnasium.spaces import Box, MultiBinary, MultiDiscrete
 from gymnasium.utils import RecordConstructorArgs
 from gymnasium.vector import VectorActionWrapper, VectorEnv
 from gymnasium.vector.utils import batch_space
@@ -72,6 +72,30 @@ class VectorScoreActions(VectorActionWrapper):  # no type parameters: Gymnasium 
             ActionError: Scores of another shape, or one that is not a number.
         """
         return hide_highest(self._episodes, np.arange(self.num_envs), actions)
+
+
+class MultiDiscreteActions(gym.ActionWrapper[Pixels, Actions, Actions], RecordConstructorArgs):
+    """Take a mask as N choices between two, for libraries that do not know `MultiBinary`.
+
+    Action: `MultiDiscrete([2] * N)`, 1 hides; its zeros and ones are passed on as they are.
+
+    Args:
+        env: An environment whose actions are `MultiBinary(N)`.
+
+    Raises:
+        SettingsError: Another environment.
+    """
+
+    def __init__(self, env: gym.Env[Pixels, Actions]) -> None:
+        if not isinstance(env.action_space, MultiBinary):
+            raise SettingsError(f"actions of {env} are {env.action_space}, not MultiBinary; leave the wrapper out")
+        RecordConstructorArgs.__init__(self)
+        gym.ActionWrapper.__init__(self, env)
+        self.action_space: gym.Space[Any] = MultiDiscrete(np.full(env.action_space.shape, 2))
+
+    def action(self, action: Actions) -> Actions:
+        """Return the zeros and ones `(N,)` as they are."""
+        return action
 
 
 def hide_highest(episodes: Episodes, env_ids: EnvIds, scores: npt.ArrayLike) -> Actions:

@@ -1,4 +1,7 @@
-"""What agents can learn on one frozen U-Net: `python -m benchmarks.studies coordination|credit|size UNET DATA`.
+"""What agents can learn on one frozen U-Net: `python -m benchmarks.studies STUDY UNET DATA [IMAGES [SEEDS [FIRST]]]`.
+
+IMAGES are shown to each agent, with so many SEEDS from the FIRST on (0). Studies are `coordination`, `credit`,
+`exploration` and `size`.
 
 Coordination: does hiding neighbours together pay? `hard-patches` regresses every patch's loss on its own, so it can
 only rank patches (half of its masks are random in training, as in HPM, or it would never learn of patches that it does
@@ -8,7 +11,9 @@ hides. The bounds at the end cheat: they look at the losses of the image itself,
 masks, `searched` by exchanging patches one after the other.
 
 Credit: a3c that hears of a drawn patch's own loss alone, of the losses from that draw on, of the image's reward, and of
-the mixture that is its default.
+the mixture that is its default; and PPO and A2C that hear of the image's reward, or of the losses of hidden patches.
+
+Exploration: weights of the entropy, and what may change over a run.
 
 Size: a3c with a range of mask ratios, within which it decides for each image, against fixed ratios. Hardness is
 relative to random masks of the same sizes.
@@ -26,7 +31,7 @@ from rich.console import Console
 from rich.table import Table
 
 from agents import make_agent
-from agents.agent import Callback, Update
+from agents.agent import Agent, Callback, Update
 from agents.pretraining.hardness import measure
 from agents.pretraining.schedule import split_held_out
 from ahm_env import ImageSet, MaskRatio, PatchGrid, PatchMaskVectorEnv, Reconstructor, load_images
@@ -50,10 +55,16 @@ CREDIT: Contestants = [
     ("a3c", 1, {"own_weight": 0.0, "image_weight": 0.0, "to_go_weight": 1.0}),
     ("a3c", 1, {"own_weight": 0.0, "image_weight": 1.0}),
     ("a3c", 1, {}),
+    *((name, 1, {"credit": credit}) for name in ("ppo", "a2c") for credit in ("image", "own")),
+]
+EXPLORATION: Contestants = [
+    *(("a3c", 1, {"ent_coef": weight}) for weight in (0.005, 0.02, 0.05, 0.1)),
+    ("a3c", 1, {"ent_coef": 0.05, "temperature": "1:0.5"}),
+    *(("a3c", 1, {"ent_coef": weight, "bound": "2:5"}) for weight in ("0.02:0.002", "0.05:0.002")),
 ]
 
 
-def coordination(source: ImageSet, reference: Reconstructor, images: int, seeds: int) -> Table:
+def coordination(source: ImageSet, reference: Reconstructor, images: int, seeds: range) -> Table:
     """Loss regression against a3c, by lambda and horizon."""
     table = contest(COORDINATION, source, reference, images, seeds)
     for name, hardness in bounds(reference, source, split_held_out(source)[1]).items():
@@ -61,30 +72,30 @@ def coordination(source: ImageSet, reference: Reconstructor, images: int, seeds:
     return table
 
 
-def contest(studied: Contestants, source: ImageSet, reference: Reconstructor, images: int, seeds: int) -> Table:
+def contest(studied: Contestants, source: ImageSet, reference: Reconstructor, images: int, seeds: range) -> Table:
     """Train agents, and measure their sampled and their likeliest masks."""
     shown, held_out = split_held_out(source)
     table = Table("agent", "horizon", "settings", "hardness, sampled", "hardness, likeliest", "images/s")
     for name, horizon, settings in studied:
         sampled, likeliest, speeds = [], [], []
-        for seed in range(seeds):
+        for seed in seeds:
             env = PatchMaskVectorEnv(BATCH, data=source, indices=shown, unet=reference, horizon=horizon)
             env.reset(seed=seed)
             agent = make_agent(name, env, seed, **settings)
             began = time.perf_counter()
-            agent.learn(env, images, easy_to_hard(env, images) if name == "hard-patches" else None)
+            agent.learn(env, images, curriculum(agent, env, images))
             speeds.append(images / (time.perf_counter() - began))
             found = measure(agent, reference, source, held_out, HALF, horizon, DRAWS)
             sampled.append(found.sampled.hardness)
             likeliest.append(found.likeliest.hardness)
             print(name, horizon, settings, seed, f"{sampled[-1]:.3f} {likeliest[-1]:.3f}", flush=True)
         numbers = [f"{np.mean(kind):.2f} ({min(kind):.2f} – {max(kind):.2f})" for kind in (sampled, likeliest)]
-        changed = " ".join(f"{key}={value:g}" for key, value in settings.items()) or "–"
+        changed = " ".join(f"{key}={value}" for key, value in settings.items()) or "–"
         table.add_row(name, str(horizon), changed, *numbers, f"{np.mean(speeds):.0f}")
     return table
 
 
-def size(source: ImageSet, reference: Reconstructor, images: int, seeds: int) -> Table:
+def size(source: ImageSet, reference: Reconstructor, images: int, seeds: range) -> Table:
     """Compare a range of mask ratios with fixed ones."""
     shown, held_out = split_held_out(source)
     table = Table(
@@ -92,11 +103,11 @@ def size(source: ImageSet, reference: Reconstructor, images: int, seeds: int) ->
     )
     for ratio in RATIOS:
         hardness, losses, masks = [], [], []
-        for seed in range(seeds):
+        for seed in seeds:
             env = PatchMaskVectorEnv(BATCH, data=source, indices=shown, unet=reference, mask_ratio=ratio)
             env.reset(seed=seed)
             agent = make_agent("a3c", env, seed)
-            agent.learn(env, images)
+            agent.learn(env, images, curriculum(agent, env, images))
             found = measure(agent, reference, source, held_out, MaskRatio.parse(ratio), 1, DRAWS).sampled
             hardness.append(found.hardness)
             losses.append(found.losses.mean())
@@ -113,24 +124,31 @@ def size(source: ImageSet, reference: Reconstructor, images: int, seeds: int) ->
     return table
 
 
-STUDIES = {"coordination": coordination, "credit": partial(contest, CREDIT), "size": size}
+STUDIES = {
+    "coordination": coordination,
+    "credit": partial(contest, CREDIT),
+    "exploration": partial(contest, EXPLORATION),
+    "size": size,
+}
 
 
-def main(study: str, unet: Path, data: str, images: int = IMAGES, seeds: int = SEEDS) -> None:
+def main(study: str, unet: Path, data: str, images: int = IMAGES, seeds: int = SEEDS, first: int = 0) -> None:
     """Train, measure and print."""
     torch.set_num_threads(1)
-    table = STUDIES[study](load_images(data, GRID.image_size), Reconstructor.load(unet, GRID), images, seeds)
+    source, reference = load_images(data, GRID.image_size), Reconstructor.load(unet, GRID)
+    table = STUDIES[study](source, reference, images, range(first, first + seeds))
     Console(width=110).print(table)
 
 
-def easy_to_hard(env: PatchMaskVectorEnv, images: int) -> Callback:
-    """HPM's schedule: half of the mask at the end, the rest is random, so that every patch is seen hidden."""
-    seen, env.agent_share = 0, 0.0
+def curriculum(agent: Agent, env: PatchMaskVectorEnv, images: int) -> Callback:
+    """Tell the agent how far it is. `hard-patches` chooses half of the mask at the end, as HPM does."""
+    seen, env.agent_share = 0, 0.0 if agent.name == "hard-patches" else 1.0
 
     def after(update: Update) -> bool:
         nonlocal seen
         seen += update.images
-        env.agent_share = 0.5 * min(1.0, seen / images)
+        agent.progress = min(1.0, seen / images)
+        env.agent_share = 0.5 * agent.progress if agent.name == "hard-patches" else 1.0
         return True
 
     return after

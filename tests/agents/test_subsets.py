@@ -96,8 +96,8 @@ def test_log_probabilities_are_finite_and_at_most_0_and_only_where_a_patch_was_d
         (gradient,) = torch.autograd.grad(number.sum(), logits, retain_graph=True)
         assert torch.isfinite(gradient).all()
         assert (gradient[excluded] == 0).all()
-    assert (subset.entropy(ranking) >= -1e-3).all()
-    assert (subset.entropy(ranking) <= subset.largest_entropy() + 1e-3).all()
+    assert (subset.entropy(ranking) >= -0.1).all()  # of logits in the hundreds, in single precision
+    assert (subset.entropy(ranking) <= subset.largest_entropy() + 0.1).all()
 
 
 def test_log_prob_is_the_product_of_sequential_softmaxes() -> None:
@@ -309,22 +309,22 @@ def test_entropy_along_a_ranking_is_that_of_its_draws() -> None:
     assert found.item() == pytest.approx(total, abs=1e-12)
 
 
-def test_gradient_of_entropy_is_that_along_the_ranking_and_points_nearly_where_the_exact_one_does() -> None:
+@pytest.mark.parametrize(("patches", "count", "cosine"), [(4, 1, 1.0), (4, 2, 0.995), (5, 3, 0.988)])
+def test_gradient_of_entropy_is_that_along_the_ranking_and_points_nearly_where_the_exact_one_does(
+    patches: int, count: int, cosine: float
+) -> None:
     """What a draw takes from the entropy of later ones is left out; for single draws there is no such thing."""
-    for count, least in ((1, 1 - 1e-9), (2, 0.98)):
-        logits = LOGITS[:4].clone().requires_grad_()
-        subset, ranking = every(logits, count)
-        odds, entropy = subset.log_prob(ranking).exp().detach(), subset.entropy(ranking)
-        numeric = central_difference(
-            lambda moved, odds=odds, ranking=ranking, count=count: (
-                odds * every(moved, count)[0].entropy(ranking)
-            ).sum(),
-            LOGITS[:4],
-        )
-        (gradient,) = torch.autograd.grad((odds * entropy).sum(), logits)
-        torch.testing.assert_close(gradient, numeric, atol=1e-8, rtol=1e-6)
-        exact = central_difference(lambda moved, count=count: whole_entropy(moved, count), LOGITS[:4])
-        assert torch.cosine_similarity(gradient, exact, 0).item() > least
+    logits = LOGITS[:patches].clone().requires_grad_()
+    subset, ranking = every(logits, count)
+    odds = subset.log_prob(ranking).exp().detach()
+
+    def along(moved: Tensor) -> Tensor:
+        return (odds * every(moved, count)[0].entropy(ranking)).sum()
+
+    (gradient,) = torch.autograd.grad(along(logits), logits)
+    torch.testing.assert_close(gradient, central_difference(along, LOGITS[:patches]), atol=1e-8, rtol=1e-6)
+    exact = central_difference(lambda moved: whole_entropy(moved, count), LOGITS[:patches])
+    assert torch.cosine_similarity(gradient, exact, 0).item() == pytest.approx(cosine, abs=1e-3)
 
 
 def test_entropy_of_a_flat_map_is_the_largest() -> None:

@@ -1,4 +1,4 @@
-"""Scores as actions: the highest are hidden, as many as may be chosen."""
+"""Scores as actions: the highest are hidden, as many as may be chosen; and bits as choices between two."""
 
 import warnings
 
@@ -6,6 +6,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import stable_baselines3.common.env_checker
+from gymnasium.spaces import MultiDiscrete
 from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from gymnasium.wrappers.vector import RecordEpisodeStatistics
@@ -13,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from ahm_env import ScoreActions, VectorScoreActions
+from ahm_env import MultiDiscreteActions, ScoreActions, VectorScoreActions
 from ahm_env.env import PatchMaskEnv, PatchMaskVectorEnv
 from ahm_env.errors import ActionError, SettingsError
 from ahm_env.wrappers import hide_highest
@@ -208,6 +209,41 @@ def test_the_vector_says_when_it_resets():
     for mode in MODES:
         env = vector(autoreset_mode=mode)
         assert env.autoreset_mode is env.metadata["autoreset_mode"] is mode
+
+
+# Choices between two
+
+
+def test_choices_between_two_hide_what_the_bits_would():
+    bits, choices = PatchMaskEnv(**SMALL), MultiDiscreteActions(PatchMaskEnv(**SMALL))
+    assert choices.action_space == MultiDiscrete([2] * PATCHES)
+    choices.action_space.seed(0)
+    for seed in range(5):
+        drawn = choices.action_space.sample()
+        for env in (bits, choices):
+            env.reset(seed=seed)
+        mine, theirs = choices.step(drawn), bits.step(drawn)
+        assert mine[1] == theirs[1]
+        assert np.array_equal(mine[4]["mask"], theirs[4]["mask"])
+    choices.reset(seed=0)
+    with pytest.raises(ActionError, match="0 or 1"):
+        choices.step(np.full(PATCHES, 2))
+
+
+def test_choices_between_two_pass_the_checks_and_are_made_again_from_their_specification():
+    env = MultiDiscreteActions(gym.make(f"ahm_env:{FROZEN}", **{**SMALL, "image_size": 64}))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error")
+        warnings.filterwarnings("ignore", ".*different from the unwrapped.*")
+        check_env(env, skip_render_check=True)
+    again = env.spec.make()
+    assert isinstance(again, MultiDiscreteActions)
+    assert again.action_space == env.action_space
+
+
+def test_choices_between_two_are_for_bits_only():
+    with pytest.raises(SettingsError, match="leave the wrapper out"):
+        MultiDiscreteActions(single())
 
 
 # As Gymnasium sees it
