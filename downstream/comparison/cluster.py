@@ -5,6 +5,7 @@ Ray is a way to execute code on other machines: whoever reaches its ports is let
 
 import logging
 import os
+import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -18,6 +19,7 @@ from downstream.comparison.remote import Files, Lent, Needs, keep, pack, pack_im
 from downstream.comparison.trials import Trial
 
 AUTO = "auto"
+LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"  # 0 when Ray is imported: it listens on the loopback interface alone
 TRIES = 3  # machines that may die under a trial
 
 
@@ -159,7 +161,9 @@ def _connect(address: str) -> Any:
     """Import Ray, and connect to a cluster, or start one on this machine."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     if address == AUTO:
-        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # Ray then listens on the loopback interface alone
+        if sys.modules.get("ray") is not None and os.environ.get(LOOPBACK) != "0":
+            raise SettingsError(f"--cluster {AUTO}: Ray was imported before; set {LOOPBACK}=0 before that")
+        os.environ[LOOPBACK] = "0"
     try:
         import ray
         import ray.util.scheduling_strategies

@@ -17,7 +17,7 @@ import torch
 from agents.pretraining.pretrain import open_run as open_pretraining
 from agents.pretraining.settings import RunSettings
 from ahm_env import ImageSet
-from ahm_env.files import atomic, write_text
+from ahm_env.files import atomic
 from ahm_env.images.dataset.cache import IDENTITIES
 from ahm_env.images.dataset.image_set import Annotations
 from ahm_env.runs.directory import Row
@@ -114,10 +114,8 @@ def unpack(files: Files, directory: Path) -> None:
 
 def keep(trial: Trial, files: Files) -> None:
     """Write into a trial's directory what another machine has made of it."""
-    unpack(files, trial.path)
-    _begin_with(
-        trial, trial.path, trial.given.get("reference_unet") if isinstance(trial, PretrainTrial) else trial.start
-    )
+    start = trial.given.get("reference_unet") if isinstance(trial, PretrainTrial) else trial.start
+    unpack(_starting_from(start, trial, files), trial.path)
 
 
 def train(
@@ -143,16 +141,16 @@ def train(
     with TemporaryDirectory(prefix="ahm-trial-") as folder:
         root = Path(folder)
         run_path, start = root / "run", root / "start"
-        for name, files in (("images", lent.images), ("masks", lent.masks), ("start", lent.start), ("run", own)):
+        for name, files in (("images", lent.images), ("masks", lent.masks), ("start", lent.start)):
             unpack(files, root / name)
         known = needs.annotations
         if known is not None and known.entry is not None:
             known = replace(known, entry=root / "masks")
         images, sender = ImageSet(root / "images", needs.source, known), _Sender(run_path, send)
-        begun = "config.json" in own
+        begun = _RUN[0] in own
         if isinstance(trial, PretrainTrial):
             given = {**trial.given, "reference_unet": str(start / _RUN[1])} if lent.start else trial.given
-            _begin_with(trial, run_path, given.get("reference_unet"))
+            unpack(_starting_from(given.get("reference_unet"), trial, own), run_path)
             if begun:
                 given = {name: given.get(name) for name in ("algo", "wrapper")}
             with open_pretraining(given, None, run_path, begun, lambda settings: images) as run:
@@ -160,7 +158,7 @@ def train(
                     run.run(sender)
         else:
             begins = str(start) if lent.start else trial.start
-            _begin_with(trial, run_path, begins)
+            unpack(_starting_from(begins, trial, own), run_path)
             given, asked = ({}, None) if begun else (trial.given, begins)
             with open_finetuning(given, asked, None, run_path, begun, lambda settings, source: images) as tuning:
                 tuning.learn(sender)
@@ -177,10 +175,11 @@ class _Sender(Silent):
         self._send(pack(self._path))
 
 
-def _begin_with(trial: Trial, run: Path, start: str | None) -> None:
+def _starting_from(start: str | None, trial: Trial, files: Files) -> Files:
     """Name, in the settings of a run that has begun, the place on this machine of what it starts from."""
-    path = run / "config.json"
-    if path.exists():
-        config = json.loads(path.read_text(encoding="utf-8"))
-        config["settings"]["reference_unet" if isinstance(trial, PretrainTrial) else "start"] = start
-        write_text(path, json.dumps(config, indent=2) + "\n")
+    if _RUN[0] not in files:
+        return files
+    config = json.loads(files[_RUN[0]].tobytes())
+    config["settings"]["reference_unet" if isinstance(trial, PretrainTrial) else "start"] = start
+    text = json.dumps(config, indent=2) + "\n"
+    return {**files, _RUN[0]: np.frombuffer(text.encode(), np.uint8)}

@@ -30,11 +30,18 @@ def test_without_ray_a_line_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> 
         Cluster("auto", 1, False, print, silent)
 
 
+def test_ray_that_would_listen_on_every_interface_is_not_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", sys)
+    monkeypatch.delenv(cluster.LOOPBACK, raising=False)
+    with pytest.raises(SettingsError, match="Ray was imported before"):
+        Cluster("auto", 1, False, print, silent)
+
+
 @pytest.fixture(scope="module")
 def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """A cluster whose first node is this process's, with one CPU, and a second one; each with a temporary folder."""
     # on loopback, without telemetry, and its processes not behind all others of the machine
-    for name in ("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "RAY_USAGE_STATS_ENABLED", "RAY_worker_niceness"):
+    for name in (cluster.LOOPBACK, "RAY_USAGE_STATS_ENABLED", "RAY_worker_niceness"):
         os.environ[name] = "0"
     pytest.importorskip("ray")
     from ray.cluster_utils import Cluster as Nodes
