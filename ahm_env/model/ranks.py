@@ -93,7 +93,7 @@ def sharing() -> Iterator[None]:
         TrainingError: Another rank has ended.
     """
     global _sharing, _cut
-    _sharing = dist.is_initialized() and count() > 1
+    _sharing = _store is not None
     try:
         yield
     except RuntimeError as error:

@@ -90,15 +90,27 @@ class Run(ABC, Generic[S, R]):
             InterruptionError: A signal came.
             TrainingError: A loss is not finite, or a worker died; the last checkpoint stays as it is.
         """
+        with ranks.sharing():
+            self.learn(observer)
+            return self.conclude()
+
+    def learn(self, observer: Observer) -> None:
+        """Train to the end, or until interrupted, but conclude nothing yet.
+
+        Args:
+            observer: Is told how it goes.
+
+        Raises:
+            InterruptionError: A signal came.
+            TrainingError: A loss is not finite, or a worker died; the last checkpoint stays as it is.
+        """
         self.observer = observer
         self.start_clock()
-        with ranks.sharing():
-            with self._interruption.watch():
-                self.train()
-            if (stopped_by := self.stopped_by) is not None:
-                self.save()
-                raise InterruptionError(self.directory.path, stopped_by)
-            return self.conclude()
+        with self._interruption.watch():
+            self.train()
+        if (stopped_by := self.stopped_by) is not None:
+            self.save()
+            raise InterruptionError(self.directory.path, stopped_by)
 
     def start_clock(self) -> None:
         """Count seconds from here on."""

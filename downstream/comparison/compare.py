@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from ahm_env import ImageSet, RunError, SettingsError
 from ahm_env.files import Saved, path_of
 from ahm_env.images.dataset.builder import Progress
 from ahm_env.model import ranks
+from downstream.comparison.cluster import Cluster
 from downstream.comparison.experiment import Experiment, data_of, is_experiment, pretrained_runs
 from downstream.comparison.options import NOT_SHARED, Downstream
 from downstream.comparison.pool import Pool, last_line
@@ -57,6 +59,7 @@ def compare(
     seeds: int = 5,
     jobs: int = 0,
     reference_unets: int = 2,
+    cluster: str | None = None,
     downstream: Downstream | None = None,
     load: Callable[[RunSettings], ImageSet] = RunSettings.load_images,
     log: Callable[[str], object] = lambda line: None,
@@ -73,6 +76,8 @@ def compare(
         seeds: How many pretraining runs of each.
         jobs: Runs at once; 0: one a core, or one on a GPU.
         reference_unets: How many U-Nets are trained on random masks, on each of which all agents are evaluated.
+        cluster: Address of a Ray cluster on which runs are trained, one a CPU; `auto` starts one on this machine. None:
+            in processes of this machine.
         downstream: What their U-Nets are fine-tuned for, None for nothing.
         load: Loads the images that all runs share.
         log: Called with what is going on, line by line.
@@ -87,6 +92,8 @@ def compare(
     """
     if ranks.count() > 1:
         raise SettingsError("an experiment starts processes of its own; leave torchrun out, and give --jobs")
+    if jobs and cluster is not None:
+        raise SettingsError(f"--jobs {jobs}: a cluster runs as many at once as it has CPUs or GPUs; leave one out")
     labels = algos.split(",") if isinstance(algos, str) else algos
     if odd := sorted(NOT_SHARED & set(settings)):
         raise SettingsError(f"{odd[0]} is no setting of an experiment; one of an agent is written a3c+image_weight=2")
@@ -105,9 +112,14 @@ def compare(
     on_cpu = shared.torch_device.type == "cpu"
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     jobs = jobs or (cores if on_cpu else 1)
-    with experiment.directory, Pool(jobs, max(1, cores // jobs), log, progress) as pool:
+    pools = (
+        partial(Pool, jobs, max(1, cores // jobs))
+        if cluster is None
+        else partial(Cluster, cluster, 1, shared.device != "cpu")
+    )
+    with experiment.directory, pools(log, progress) as pool:
         experiment.begin()
-        for line in _announcement(experiment, jobs):
+        for line in _announcement(experiment, pool.size):
             log(line)
         if experiment.agents:
             pool.work([one for one in experiment.references if not one.done])

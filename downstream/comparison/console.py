@@ -42,6 +42,13 @@ def compare_agents(
         typer.Option(help="Number of U-Nets, trained on random masks, on which all agents are evaluated.", min=1),
     ] = 2,
     jobs: Annotated[int, typer.Option(help="Number of runs at once; 0: one a core, or one on a GPU.", min=0)] = 0,
+    cluster: Annotated[
+        str | None,
+        typer.Option(
+            help="Train on a Ray cluster, a run a CPU or GPU: its address, or auto for one on this machine.",
+            show_default="none: in processes",
+        ),
+    ] = None,
 ) -> int:
     """Train agents with paired seeds, and evaluate their masks on the same U-Nets: tables, results.csv, report.html.
 
@@ -64,6 +71,7 @@ def compare_agents(
             jobs=jobs,
             reference_unets=reference_unets,
             load=load,
+            cluster=cluster,
             downstream=Downstream.asked(**asked),
             log=log,
             progress=progress,

@@ -64,7 +64,7 @@ class Pool:
                 process.join()
                 trial = self._running.pop(process)
                 done += trial.total
-                self._log(trial, process.exitcode)
+                self.conclude(trial, process.exitcode)
             self.progress(done + sum(images_shown(one.path) for one in self._running.values()), total)
 
     def _fits(self, trial: Trial) -> bool:
@@ -72,7 +72,8 @@ class Pool:
         taken = sum(one.processes for one in self._running.values())
         return not taken or taken + trial.processes <= self.size
 
-    def _log(self, trial: Trial, status: int) -> None:
+    def conclude(self, trial: Trial, status: int) -> None:
+        """Log that a trial has ended, with status 0 where all is well."""
         if status == 0:
             self.log(f"done    {trial.name:<40} {trial.outcome}")
         else:
@@ -95,7 +96,7 @@ def run_logged(trial: Trial, threads: int) -> None:
     The status is not 0 where the trial does not come to its end; the reason is the log's last line.
     """
     torch.set_num_threads(threads)
-    log = trial.path.with_name(f"{trial.path.name}.log")
+    log = log_of(trial.path)
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a", encoding="utf-8") as file, redirect_stdout(file), redirect_stderr(file):
         try:
@@ -107,8 +108,13 @@ def run_logged(trial: Trial, threads: int) -> None:
     sys.exit(status)
 
 
+def log_of(path: Path) -> Path:
+    """Return the file that lies beside a trial's directory, for warnings and errors."""
+    return path.with_name(f"{path.name}.log")
+
+
 def last_line(path: Path) -> str:
     """Read the last line of the log beside a run."""
-    log = path.with_name(f"{path.name}.log")
+    log = log_of(path)
     lines = log.read_text(encoding="utf-8", errors="replace").split("\n") if log.exists() else []
     return next((line for line in reversed(lines) if line.strip()), f"see {log}")

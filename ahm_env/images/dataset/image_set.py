@@ -65,7 +65,7 @@ class ImageSet:
         meta = read_meta(entry)
         if meta is None:
             raise ImageError(f"{entry}: cached images are gone or damaged; load {source} again")
-        self._entry, self._annotations, self.functions = entry, annotations, functions
+        self._entry, self.annotations, self.functions = entry, annotations, functions
         self.source = source
         self.pixels, self.image_size, self.channels = meta.pixels, meta.pixels.image_size, meta.channels
         self.classes, self.has_masks = meta.classes, meta.has_masks
@@ -93,7 +93,7 @@ class ImageSet:
         Args:
             function: Of a module, so that other processes find it: `(B, C, S, S)` uint8 to the same shape and type.
         """
-        return type(self)(self._entry, self.source, self._annotations, (*self.functions, function))
+        return type(self)(self._entry, self.source, self.annotations, (*self.functions, function))
 
     def _annotate(self, annotations: "Annotations", images_content: str) -> None:
         """Know these masks and labels only."""
@@ -118,7 +118,7 @@ class ImageSet:
 
     def __reduce__(self) -> tuple[type[Self], tuple[Any, ...]]:
         """Pickle the path only: another process maps the same files."""
-        return type(self), (self._entry, self.source, self._annotations, self.functions)
+        return type(self), (self._entry, self.source, self.annotations, self.functions)
 
     def __len__(self) -> int:
         """Count the images."""
@@ -186,12 +186,12 @@ class ImageSet:
     @property
     def is_annotated(self) -> bool:
         """Whether masks and labels of some images only are known, see `annotated`."""
-        return self._annotations is not None
+        return self.annotations is not None
 
     @property
     def ignore(self) -> int | None:
         """The number in masks that is no class, of which nothing is to be learned; None if all are."""
-        return None if self._annotations is None else self._annotations.ignore
+        return None if self.annotations is None else self.annotations.ignore
 
     @property
     def entry(self) -> Path:

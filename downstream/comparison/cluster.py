@@ -1,0 +1,182 @@
+"""The machines of a Ray cluster, each at work on trials; what one of them had done outlives it.
+
+Ray is a way to execute code on other machines: whoever reaches its ports is let in.
+"""
+
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from ahm_env import AHMError, SettingsError
+from ahm_env.files import first_line
+from ahm_env.images.dataset.builder import Progress
+from downstream.comparison.pool import POLL, Pool, images_shown, log_of
+from downstream.comparison.remote import Files, Lent, Needs, keep, pack, pack_images, pack_start, train
+from downstream.comparison.trials import Trial
+
+AUTO = "auto"
+LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"  # 0 when Ray is imported: it listens on the loopback interface alone
+TRIES = 3  # machines that may die under a trial
+
+
+class Cluster:
+    """Trains trials on the nodes of a Ray cluster, and tests them here. Use as a context manager.
+
+    Nodes need Ray and this package, but neither the images nor a common disk. After each row of its metrics a trial's
+    directory comes here; one whose node dies goes on elsewhere from there.
+
+    Args:
+        address: Of a cluster; `auto` starts one on this machine, which nobody else can reach.
+        threads: CPUs of each trial.
+        gpu: Whether each trial takes a GPU, where the cluster has any.
+        log: Called for each trial that ends, in a line.
+        progress: Called with (done, total) in images that the trials have shown.
+
+    Attributes:
+        size: Trials at once, as long as no node joins or leaves.
+
+    Raises:
+        SettingsError: There is no Ray, or no such cluster.
+    """
+
+    def __init__(self, address: str, threads: int, gpu: bool, log: Callable[[str], object], progress: Progress) -> None:
+        self._ray = ray = _connect(address)
+        self.threads, self.log, self.progress = threads, log, progress
+        self._here = Pool(1, threads, log, lambda done, total: None)
+        here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
+            ray.get_runtime_context().get_node_id(), soft=False
+        )
+        self._newest = ray.remote(_Newest).options(num_cpus=0, scheduling_strategy=here).remote()
+        cpus, gpus = (ray.cluster_resources().get(kind, 0) for kind in ("CPU", "GPU"))
+        gpu &= gpus > 0
+        self.size = int(gpus if gpu else cpus // threads)
+        self._train, self._gpus = ray.remote(_train), int(gpu)
+        self._lent: dict[Path | None, Any] = {}
+
+    def __enter__(self) -> "Cluster":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._here.__exit__(*error)
+        self._ray.shutdown()
+
+    @property
+    def failed(self) -> list[Trial]:
+        """Trials that did not come to their end."""
+        return self._here.failed
+
+    def work(self, trials: Sequence[Trial]) -> None:
+        """Bring trials to their end, first ones first; one that fails does not keep the others from running."""
+        tasks = dict[Any, tuple[Trial, int]]()
+        for trial in trials:
+            self._send(trial, 1, tasks)
+        total = sum(trial.total for trial in trials)
+        while tasks:
+            ready, _ = self._ray.wait(list(tasks), timeout=POLL)
+            newest = self._ray.get(self._newest.take.remote())
+            for trial, _ in tasks.values():
+                if trial.name in newest:
+                    keep(trial, newest[trial.name])
+            for task in ready:
+                trial, tries = tasks.pop(task)
+                try:
+                    found = self._ray.get(task)
+                except self._ray.exceptions.RayTaskError as error:
+                    found = str(error)
+                except self._ray.exceptions.RayError as error:
+                    if tries < TRIES:
+                        self.log(f"again   {trial.name:<40} from its last row: {first_line(error)}")
+                        self._send(trial, tries + 1, tasks)
+                        continue
+                    found = f"its nodes died {TRIES} times: {first_line(error)}"
+                if isinstance(found, str):
+                    self._fail(trial, found)
+                else:
+                    keep(trial, found)
+                    self._here.work([trial])  # evaluates, or tests, what was trained
+            left = sum(trial.total - images_shown(trial.path) for trial, _ in tasks.values())
+            self.progress(total - left, total)
+
+    def _send(self, trial: Trial, tries: int, tasks: dict[Any, tuple[Trial, int]]) -> None:
+        """Add to the tasks one that trains a trial, or goes on with that."""
+        try:
+            needs = Needs.of(trial)
+        except AHMError as error:
+            self._fail(trial, str(error))
+            return
+        images, masks = self._lend(needs.images, pack_images), self._lend(needs.masks, pack)
+        start = self._lend(needs.start, pack_start)
+        train = self._train.options(num_cpus=max(self.threads, trial.processes), num_gpus=self._gpus, max_retries=0)
+        task = train.remote(needs, images, masks, start, pack(trial.path), self.threads, self._newest)
+        tasks[task] = trial, tries
+
+    def _lend(self, directory: Path | None, read: Callable[[Any], Files]) -> Any:
+        """Put files where all nodes find them, once."""
+        if directory not in self._lent:
+            self._lent[directory] = self._ray.put(read(directory))
+        return self._lent[directory]
+
+    def _fail(self, trial: Trial, reason: str) -> None:
+        log = log_of(trial.path)
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("a", encoding="utf-8") as file:
+            file.write(f"error: {reason}\n")
+        self._here.conclude(trial, 2)
+
+
+class _Newest:
+    """Where nodes leave the newest files of their trials; lives on the machine that keeps them."""
+
+    def __init__(self) -> None:
+        self._files: dict[str, Files] = {}
+
+    def put(self, trial: str, files: Files) -> None:
+        self._files[trial] = files
+
+    def take(self) -> dict[str, Files]:
+        files, self._files = self._files, {}
+        return files
+
+
+def _train(
+    needs: Needs, images: Files, masks: Files, start: Files, own: Files, threads: int, newest: Any
+) -> Files | str:
+    """Train a trial on a node: its files, or why they could not be made."""
+    import ray
+
+    def send(files: Files) -> None:
+        ray.get(newest.put.remote(needs.trial.name, files))  # there before the task can end
+
+    try:
+        return train(needs, Lent(images, masks, start), own, threads, send)
+    except AHMError as error:
+        return str(error)
+
+
+def _connect(address: str) -> Any:
+    """Import Ray, and connect to a cluster, or start one on this machine."""
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    if address == AUTO:
+        if sys.modules.get("ray") is not None and os.environ.get(LOOPBACK) != "0":
+            raise SettingsError(f"--cluster {AUTO}: Ray was imported before; set {LOOPBACK}=0 before that")
+        os.environ[LOOPBACK] = "0"
+    try:
+        import ray
+        import ray.util.scheduling_strategies
+    except ImportError:
+        raise SettingsError("--cluster needs Ray: pip install 'ahm-env[cluster]'") from None
+    connect = partial(ray.init, log_to_driver=False, logging_level=logging.ERROR)
+    try:
+        if address == AUTO:
+            connect("local", include_dashboard=False)
+        else:
+            connect(address)
+    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+        raise SettingsError(
+            f"--cluster {address}: no Ray cluster answers ({first_line(error)}); start one with `ray start --head`"
+        ) from None
+    return ray
