@@ -21,7 +21,7 @@ COMMANDS = {
     ),
     "compare-agents": (
         "downstream.comparison.console:compare_agents",
-        "Train agents with paired seeds, and evaluate their masks on the same U-Nets: tables, results.csv, report.html.",
+        "Train agents with paired seeds, and evaluate their masks on the same U-Nets: tables, results.csv, a page.",
     ),
     "predict": (
         "downstream.console:predict_images",

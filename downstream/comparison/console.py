@@ -50,7 +50,7 @@ def compare_agents(
         ),
     ] = None,
 ) -> int:
-    """Train agents with paired seeds, and evaluate their masks on the same U-Nets: tables, results.csv, report.html.
+    """Train agents with paired seeds, and evaluate their masks on the same U-Nets: tables, results.csv, a page.
 
     With --downstream their U-Nets are fine-tuned too, all alike, on the same few labelled images. Ends with status 1
     where a run failed; the others are compared all the same.
