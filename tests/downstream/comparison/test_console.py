@@ -48,7 +48,7 @@ class AtHome(Pool):
         for trial in trials:
             with pytest.raises(SystemExit) as ended:
                 run_logged(trial, 1)
-            self._log(trial, int(ended.value.code or 0))
+            self.conclude(trial, int(ended.value.code or 0))
 
 
 @pytest.fixture

@@ -113,7 +113,7 @@ def test_none_is_left_behind_and_all_may_save_what_they_have(
             time.sleep(0.02)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Pool, "_log", interrupt)
+    monkeypatch.setattr(Pool, "conclude", interrupt)
     names = {"endless": "never", "short": "well", "late": "well"}
     with pytest.raises(KeyboardInterrupt), Pool(2, 1, print, silent) as two:
         two.work([trials.Trial(tmp_path / name, end) for name, end in names.items()])
