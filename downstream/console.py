@@ -157,6 +157,9 @@ def annotate_images(
         str, typer.Option(help="center, box, grid, or a CSV file of points: image,x,y[,label] in pixels.")
     ] = "center",
     split: Annotated[str, typer.Option(help="train, val, test or all.")] = "all",
+    ignore: Annotated[
+        int | None, typer.Option(help="Number in masks that is no class: such pixels are not scored.")
+    ] = None,
     device: AnyDevice = "auto",
 ) -> int:
     """Let Segment Anything draw masks, for training; where the source has masks, measure its own against them.
@@ -166,7 +169,7 @@ def annotate_images(
     console = make_console()
     console.print("Ctrl-C stops; the same command goes on where it was.")
     with ProgressBar(console, "segmenting") as progress:
-        found = annotate(sam, data, out, prompt=prompt, split=split, device=device, progress=progress)
+        found = annotate(sam, data, out, prompt=prompt, split=split, ignore=ignore, device=device, progress=progress)
     for problem in found.problems:
         console.print(f"skipped      {problem}", markup=False)
     confidence = f", mean predicted IoU {found.predicted_iou:.3f}" if found.made else ""

@@ -1,8 +1,8 @@
 """PPO of RLlib 2.60 on `AHM/PatchMask-v0`: `python examples/rllib_ppo.py [ITERATIONS]`, with `ray[rllib]` installed.
 
 RLlib does not know `MultiBinary`: `MultiDiscreteActions` makes N choices between two of a mask. Its convolutions want
-channels last, and numbers that are small. After 18,432 images the masks that PPO draws earned 0.339 on average, the most
-likely ones 0.367; random ones earn 0.133.
+channels last, and numbers that are small. After 18,432 images the masks that PPO draws earned 0.339 on average, the
+most likely ones 0.367; random ones earn 0.133.
 """
 
 import sys

@@ -134,7 +134,13 @@ def compare(
             split = "test" if images.split("test").size else "val"
             zero_shot = experiment.zero_shot
             annotate(
-                downstream.sam, shared.data, zero_shot, prompt=downstream.prompt, split=split, device=shared.device
+                downstream.sam,
+                shared.data,
+                zero_shot,
+                prompt=downstream.prompt,
+                split=split,
+                ignore=downstream.shared.get("ignore"),
+                device=shared.device,
             )
         failed = {trial.name: last_line(trial.path) for trial in pool.failed}
         rows = experiment.write()

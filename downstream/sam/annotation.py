@@ -25,6 +25,7 @@ from ahm_env.runs.owned_directory import OwnedDirectory
 from downstream.evaluation.evaluation import check_split
 from downstream.evaluation.metrics import score_mask
 from downstream.evaluation.segmentation import MEASURES
+from downstream.evaluation.tested import check_ignore
 from downstream.sam.prompts import ALL, PointTable, Prompts, find_prompts, stem
 from downstream.sam.sam import SegmentAnything, weights_file
 
@@ -109,13 +110,14 @@ def annotate(
     *,
     prompt: str = "center",
     split: str = ALL,
+    ignore: int | None = None,
     device: str = "auto",
     progress: Progress | None = None,
 ) -> Annotation:
     """Let Segment Anything draw a mask for every image of a source, and measure them where the source has its own.
 
-    All that is not 0 in a mask of the source counts as the object. A bad image is noted and skipped. What an
-    interrupted call has done is kept.
+    All that is neither 0 nor to be ignored in a mask of the source counts as the object. A bad image is noted and
+    skipped. What an interrupted call has done is kept.
 
     Args:
         sam: Directory with `config.json` and `model.safetensors`.
@@ -123,6 +125,7 @@ def annotate(
         out: Directory of the labelled source that comes of it; the same call goes on with it.
         prompt: `center`, `box`, `grid`, or a CSV file with points.
         split: Of which images: `train`, `val`, `test` or `all`.
+        ignore: Number in masks of the source that is no class: such pixels are not scored; None for none.
         device: Where SAM computes.
         progress: Called with (done, total).
 
@@ -133,6 +136,7 @@ def annotate(
         AHMError: Anything that the user can mend.
     """
     check_split(split)
+    check_ignore(ignore)
     data, directory = str(data), Path(sam)
     source = find_source(data, PixelSettings())
     index, prompts = source.index(), find_prompts(prompt)
@@ -145,7 +149,7 @@ def annotate(
         labelled.claim({"data": data, "split": split, "prompt": prompt, "weights": sha256(weights_file(directory))})
         # Until all is done the table lists no image, so that nobody trains on an unfinished source unawares.
         write_text(labelled.path / "labels.csv", ",".join(LABELS) + "\n")
-        return _annotate(model, prompts, index, labelled, split, progress or (lambda done, total: None))
+        return _annotate(model, prompts, index, labelled, split, ignore, progress or (lambda done, total: None))
 
 
 def _annotate(
@@ -154,6 +158,7 @@ def _annotate(
     index: DatasetIndex,
     labelled: LabelledSource,
     split: str,
+    ignore: int | None,
     progress: Progress,
 ) -> Annotation:
     """Go through the images, one at a time."""
@@ -179,7 +184,7 @@ def _annotate(
             label = index.classes[sample.label] if sample.label >= 0 else ""
             add_label((name, label, SPLITS[sample.split], sample.patient))
             if sample.mask is not None:
-                score = score_mask(sample.mask != 0, mask)
+                score = score_mask(sample.mask != 0, mask, None if ignore is None else sample.mask != ignore)
                 dices.append(score.dice)
                 add_score((name, SPLITS[sample.split], *(f"{value:.6g}" for value in astuple(score))))
         progress(index.count, index.count)

@@ -430,6 +430,25 @@ def test_a_folder_becomes_a_labelled_source(tiny: Path, capsys: pytest.CaptureFi
     assert capsys.readouterr() == ("", "")
 
 
+def test_pixels_to_be_ignored_are_not_scored(tiny: Path):
+    data = write_folder(Path("data"), [(32, 32)])
+    [file] = (data / "masks").iterdir()
+    truth = np.zeros((32, 32), np.uint8)
+    truth[:, :8], truth[:12, 8:] = 1, 255
+    cv2.imwrite(str(file), truth)
+    annotate(tiny, "center", "data", Path("plain"))
+    draw(tiny, "data", Path("out"), ignore=255, device="cpu")
+    found = cv2.imread(str(Path("out/masks") / file.name), cv2.IMREAD_UNCHANGED) > 0
+    assert found[:12, 8:].any()  # or nothing would be ignored
+    for out, expected in {
+        "plain": score_mask(truth > 0, found),
+        "out": score_mask(truth == 1, found, truth != 255),
+    }.items():
+        [row] = rows(Path(out) / "scores.csv")
+        assert float(row["dice"]) == pytest.approx(expected.dice, rel=1e-5)
+        assert float(row["specificity"]) == pytest.approx(expected.specificity, rel=1e-5)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("prompt", ["box", "grid"])
 def test_a_phantom_is_written_as_png_with_its_masks_measured(tiny: Path, prompt: str):
