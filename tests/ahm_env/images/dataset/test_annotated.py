@@ -150,9 +150,9 @@ def test_the_content_is_that_of_what_is_known(tmp_path: Path):
 
 def test_masks_that_are_lost_from_the_cache_are_named(tmp_path: Path):
     some = annotated(labelled(tmp_path, "cabcab"), [0, 1])
-    assert some._annotations is not None
-    assert some._annotations.entry is not None
-    (some._annotations.entry / "masks.npy").write_bytes(b"")
+    assert some.annotations is not None
+    assert some.annotations.entry is not None
+    (some.annotations.entry / "masks.npy").write_bytes(b"")
     with pytest.raises(ImageError, match=r"cached masks are gone or damaged; load .* again"):
         pickle.loads(pickle.dumps(some))
 
