@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from socket import create_connection
 from typing import Any
 
 from ahm_env import AHMError, SettingsError
@@ -20,6 +21,7 @@ from downstream.comparison.trials import Trial
 
 AUTO = "auto"
 LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"  # 0 when Ray is imported: it listens on the loopback interface alone
+CONNECT_SECONDS = 10.0
 TRIES = 3  # machines that may die under a trial
 
 
@@ -174,6 +176,8 @@ def _connect(address: str) -> Any:
         if address == AUTO:
             connect("local", include_dashboard=False)
         else:
+            host, _, port = address.removeprefix("ray://").rpartition(":")
+            create_connection((host, int(port)), CONNECT_SECONDS).close()  # Ray itself would try for minutes
             connect(address)
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         raise SettingsError(

@@ -19,6 +19,9 @@ from downstream.comparison.experiment import Experiment
 
 COMMON = {"data": "phantom:48:0", "image_size": 16, "patch_size": 4, "width": 2, "batch_size": 8, "device": "cpu"}
 
+# before Ray is imported: on loopback, without telemetry, and its processes not behind all others of the machine
+os.environ.update(dict.fromkeys((cluster.LOOPBACK, "RAY_USAGE_STATS_ENABLED", "RAY_worker_niceness"), "0"))
+
 
 def silent(done: int, total: int) -> None:
     assert 0 <= done <= total
@@ -37,12 +40,16 @@ def test_ray_that_would_listen_on_every_interface_is_not_started(monkeypatch: py
         Cluster("auto", 1, False, print, silent)
 
 
+@pytest.mark.parametrize("address", ["127.0.0.1:9", "nowhere", "127.0.0.1:port"])
+def test_a_cluster_that_is_not_there_is_one_line(address: str) -> None:
+    pytest.importorskip("ray")
+    with pytest.raises(SettingsError, match=f"--cluster {address}: no Ray cluster answers .*`ray start --head`"):
+        Cluster(address, 1, False, print, silent)
+
+
 @pytest.fixture(scope="module")
 def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """A cluster whose first node is this process's, with one CPU, and a second one; each with a temporary folder."""
-    # on loopback, without telemetry, and its processes not behind all others of the machine
-    for name in (cluster.LOOPBACK, "RAY_USAGE_STATS_ENABLED", "RAY_worker_niceness"):
-        os.environ[name] = "0"
     pytest.importorskip("ray")
     from ray.cluster_utils import Cluster as Nodes
 
@@ -131,7 +138,9 @@ with Cluster("auto", 1, False, print, print) as pool:
 @pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="the kernel does not tell who listens")
 def test_a_cluster_of_this_machine_listens_on_loopback_alone(tmp_path: Path) -> None:
     pytest.importorskip("ray")
-    done = subprocess.run([sys.executable, "-c", LISTENING], capture_output=True, text=True, timeout=300, cwd=tmp_path)
+    env = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    command = [sys.executable, "-c", LISTENING]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=tmp_path, env=env)
     assert done.returncode == 0, done.stderr
     lines = dict(line.split(" ", 1) for line in done.stdout.splitlines() if line.startswith(("listening", "telemetry")))
     *addresses, count = lines["listening"].split()
