@@ -73,13 +73,13 @@ def joined() -> Iterator[None]:
         dist.destroy_process_group()
 
 
-def tell(note: str) -> None:
+def leave_note(note: str) -> None:
     """Leave the other ranks a note."""
     if _store is not None:
         _store.set("note", note)
 
 
-def hear() -> str:
+def read_note() -> str:
     """Wait for the note that another rank leaves, and read it."""
     _store.wait(["note"], _PATIENCE)
     return str(_store.get("note"), "utf-8")

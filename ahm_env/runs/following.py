@@ -15,8 +15,8 @@ def following() -> Iterator[Path | None]:
     """Connect the ranks until the block ends.
 
     Yields:
-        None on the first rank, which opens a run. The others wait until it has called `ranks.tell`, and are given a
-        copy of the run's directory, to go on with what is in it.
+        None on the first rank, which opens a run. The others wait until it has called `ranks.leave_note`, and are given
+        a copy of the run's directory, to go on with what is in it.
 
     Raises:
         RunError: The first rank could not open it.
@@ -26,15 +26,15 @@ def following() -> Iterator[Path | None]:
             try:
                 yield None
             except BaseException:
-                ranks.tell("")  # where the others still wait, they need not
+                ranks.leave_note("")  # where the others still wait, they need not
                 raise
             return
-        told = ranks.hear()
-        if not told:
-            raise RunError(f"rank {ranks.number()}: the first rank could not begin, for the reason that it tells")
+        note = ranks.read_note()
+        if not note:
+            raise RunError(f"rank {ranks.number()}: the first rank could not begin, for the reason that it gives")
         with TemporaryDirectory(prefix="ahm-rank-") as copy:
-            for path in [*Path(told).glob("*.json"), *sorted(Path(told).glob("checkpoints/[0-9]*"))[-1:]]:
-                target = Path(copy) / path.relative_to(told)
+            for path in [*Path(note).glob("*.json"), *sorted(Path(note).glob("checkpoints/[0-9]*"))[-1:]]:
+                target = Path(copy) / path.relative_to(note)
                 target.parent.mkdir(exist_ok=True)
                 shutil.copy(path, target)
             yield Path(copy)

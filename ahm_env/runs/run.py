@@ -213,5 +213,5 @@ def held_run(
             if begins:
                 (directory.path / "config.json").unlink()
             raise
-        ranks.tell(str(directory.path.resolve()))
+        ranks.leave_note(str(directory.path.resolve()))
         yield run

@@ -79,7 +79,7 @@ def test_alone_everything_is_as_it_was() -> None:
         assert share(batch) is batch
         assert gather(batch, 4) is batch
         sum_gradients([weight])
-        ranks.tell("nobody hears it")
+        ranks.leave_note("nobody reads it")
         ranks.check_same([torch.ones(1)])
         assert ranks.largest(-3) == -3
     assert (weight.grad == 1).all()

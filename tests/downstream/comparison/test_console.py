@@ -231,7 +231,9 @@ def test_ways_to_use_unlabelled_images_are_compared_without_any_pretraining(call
 def test_segment_anything_segments_the_same_test_images(call, monkeypatch: pytest.MonkeyPatch):
     asked = []
 
-    def annotate(directory: Path, data: str, out: Path, *, prompt: str, split: str, device: str) -> None:
+    def annotate(
+        directory: Path, data: str, out: Path, *, prompt: str, split: str, ignore: int | None, device: str
+    ) -> None:
         asked.append((str(directory), prompt, data, str(out), split, device))
         out.mkdir(exist_ok=True)
         (out / "scores.csv").write_text("image,split,dice\none,test,0.25\ntwo,test,0.75\n")
