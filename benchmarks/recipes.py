@@ -30,7 +30,7 @@ from ahm_env.runs.observer import Silent
 from downstream.finetuning.labelled import only_labelled
 from downstream.finetuning.run import FinetuneDirectory, Finetuning
 from downstream.finetuning.settings import FinetuneSettings
-from downstream.models.model import PretrainedWeights
+from downstream.models.pretrained import PretrainedWeights
 
 SETS = {"isic2018": 320, "kvasir": 150}
 SEED = 2026  # of what is set aside

@@ -22,7 +22,7 @@ from downstream.comparison.results import MASKING, RESULTS, SCRATCH, Row, write_
 from downstream.comparison.trials import FinetuneTrial, PretrainTrial, Trial
 from downstream.finetuning.labelled import Split, check_classes, only_labelled
 from downstream.finetuning.settings import FinetuneSettings
-from downstream.models.model import PretrainedWeights
+from downstream.models.pretrained import PretrainedWeights
 
 ABOUT = "experiment.json"
 REFERENCE_SEED = 1_000_000  # of the first; no seed of an experiment, so that no agent's own U-Net is a reference

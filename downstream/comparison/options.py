@@ -12,7 +12,8 @@ from ahm_env.runs.flags import Flag, check_kind, value_of
 from downstream.comparison.results import SCRATCH
 from downstream.finetuning.mean_teacher import OWN
 from downstream.finetuning.settings import FinetuneSettings, TrainConfig
-from downstream.models.model import TASKS, PretrainedWeights
+from downstream.models.model import TASKS
+from downstream.models.pretrained import PretrainedWeights
 
 ALL, FEW = "all", "Few labels"
 # Settings of a run that are not an experiment's: it sets the first ones itself, each agent may have the others

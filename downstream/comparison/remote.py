@@ -26,7 +26,7 @@ from downstream.comparison.trials import PretrainTrial, Trial
 from downstream.finetuning.finetune import open_run as open_finetuning
 from downstream.finetuning.labelled import only_labelled
 from downstream.finetuning.settings import FinetuneSettings
-from downstream.models.model import PretrainedWeights
+from downstream.models.pretrained import PretrainedWeights
 
 Files = Mapping[str, npt.NDArray[np.uint8]]  # what files hold, by their names in a directory
 _RUN = ("config.json", "unet.safetensors")  # of a run that another one starts from

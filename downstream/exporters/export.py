@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from ahm_env import CheckpointError, SettingsError, Standardisation, UNet
 from ahm_env.files import Saved, atomic, check_name, first_line, path_of
 from downstream.exporters.fold_normalization import fold, fold_differences
-from downstream.models.model import MODEL_FILE, Model, PretrainedWeights
+from downstream.models.model import MODEL_FILE, Model
+from downstream.models.pretrained import PretrainedWeights
 
 FORMATS = {"onnx": ".onnx", "pytorch-unet": ".pth"}  # and how their files end
 TOLERANCE = 1e-4

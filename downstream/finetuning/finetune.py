@@ -20,7 +20,8 @@ from downstream.finetuning.labelled import only_labelled
 from downstream.finetuning.mean_teacher import OWN
 from downstream.finetuning.run import FinetuneDirectory, Finetuning
 from downstream.finetuning.settings import FinetuneSettings
-from downstream.models.model import Model, PretrainedWeights
+from downstream.models.model import Model
+from downstream.models.pretrained import PretrainedWeights
 
 Entry = Callable[[FinetuneSettings, Source | None], ImageSet]
 

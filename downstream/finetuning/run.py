@@ -22,7 +22,8 @@ from downstream.finetuning.labelled import Split, check_classes, check_values, c
 from downstream.finetuning.mixing import draw_mixing
 from downstream.finetuning.settings import FinetuneSettings
 from downstream.finetuning.training import Trainer
-from downstream.models.model import MODEL_FILE, Model, ModelSpec, PretrainedWeights
+from downstream.models.model import MODEL_FILE, Model, ModelSpec
+from downstream.models.pretrained import PretrainedWeights
 from downstream.models.vgg import VGG16
 
 ROWS = 20

@@ -13,7 +13,8 @@ from ahm_env.runs.settings import ImageSettings, Settings
 from downstream.evaluation.tested import check_ignore
 from downstream.finetuning.augmentation import Augmentation
 from downstream.finetuning.mean_teacher import UnlabelledSettings
-from downstream.models.model import MODELS, TASKS, PretrainedWeights
+from downstream.models.model import MODELS, TASKS
+from downstream.models.pretrained import PretrainedWeights
 
 SCHEDULES = ("cosine", "steps")
 LEARNING, MODEL = "Learning", "Model"

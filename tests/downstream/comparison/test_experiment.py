@@ -14,7 +14,7 @@ from downstream.comparison.results import read_results
 from downstream.comparison.trials import FinetuneTrial
 from downstream.finetuning.labelled import Split
 from downstream.finetuning.settings import FinetuneSettings
-from downstream.models.model import PretrainedWeights
+from downstream.models.pretrained import PretrainedWeights
 
 COMMON = {"data": "phantom:40:0", "image_size": 16, "patch_size": 4, "width": 2, "total_images": 24, "device": "cpu"}
 QUICK = "steps=2,batch_size=2,augment=none"

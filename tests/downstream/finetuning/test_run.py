@@ -27,7 +27,8 @@ from downstream.finetuning import run as finetuning
 from downstream.finetuning.labelled import Split, choose_unlabelled, only_labelled
 from downstream.finetuning.run import PATIENCE, FinetuneDirectory, Finetuning
 from downstream.finetuning.settings import FinetuneSettings
-from downstream.models.model import MODEL_FILE, Model, PretrainedWeights
+from downstream.models.model import MODEL_FILE, Model
+from downstream.models.pretrained import PretrainedWeights
 from downstream.models.resizing import to_square
 
 pytestmark = pytest.mark.usefixtures("own_cache")

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from ahm_env import SettingsError, UNet
 from downstream.finetuning.settings import PRESETS, FinetuneSettings
-from downstream.models.model import PretrainedWeights
+from downstream.models.pretrained import PretrainedWeights
 
 SCRATCH = PretrainedWeights("scratch", None, None, {})
 RUN = {"image_size": 32, "fit": "pad", "width": 4, "norm": "group", "channels": None, "data": "elsewhere", "seed": 9}
