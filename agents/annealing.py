@@ -45,7 +45,8 @@ class LinearSchedule:
         return cls(numbers[0], numbers[-1])
 
     def __str__(self) -> str:
-        return f"{self.start:g}" if self.start == self.end else f"{self.start:g}:{self.end:g}"
+        start, end = (repr(float(number)).removesuffix(".0") for number in (self.start, self.end))
+        return start if start == end else f"{start}:{end}"
 
     def at(self, progress: float) -> float:
         """Return the number after this part of the run, 0 to 1."""

@@ -83,6 +83,7 @@ class Pretraining(Run[RunSettings, Hardness]):
         self._warned = False
         self._env_state = self.env.episodes.state()
         self.restore()
+        set_curriculum(self.env, self.agent, settings, self.seen)
 
     def state(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
         """All that learning changes, and where the environment is."""

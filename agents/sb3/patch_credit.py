@@ -12,6 +12,7 @@ import numpy.typing as npt
 from stable_baselines3.common.buffers import RolloutBuffer
 
 from agents.agent import Infos
+from ahm_env.errors import SettingsError
 from ahm_env.masks import mean_over
 
 
@@ -47,9 +48,17 @@ class PatchRolloutBuffer(RolloutBuffer):
             self._began = self.pos
 
     def compute_returns_and_advantage(self, *args: Any, **kwargs: Any) -> None:
-        """End a rollout; of episodes that go on, it is not known yet what their masks cost."""
+        """End a rollout.
+
+        Raises:
+            SettingsError: Episodes go on after it: what their masks cost is not known yet.
+        """
         super().compute_returns_and_advantage(*args, **kwargs)
-        self._credit[self._began :] = 0
+        if self._began < self.buffer_size:
+            raise SettingsError(
+                f"credit=own needs rollouts that end with an episode: n_steps {self.buffer_size} must be a multiple of "
+                f"the horizon"
+            )
         self.advantages = self._credit
 
 

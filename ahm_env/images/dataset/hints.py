@@ -36,8 +36,8 @@ def import_hint(source: Path, elsewhere: bool = False) -> str:
         if elsewhere and not _has_masks_elsewhere(source):
             return ""
         paths, _ = image_files(source)
-    except ImageError:
-        return ""
+    except ImageError as error:
+        return str(error) if elsewhere else ""
     if known := next((name for name, words in KNOWN.items() if any(words.search(f"/{path}") for path in paths)), ""):
         return f"it lies as {known} does; {_command(known, source)}"
     if tables := coco_files(source):

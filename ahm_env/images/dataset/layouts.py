@@ -20,17 +20,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ahm_env.errors import ImageError, SettingsError
-from ahm_env.images.formats.files import image_of_mask, is_image, parts_of, walk
+from ahm_env.images.formats.files import images_of_mask, is_image, parts_of, walk
 from ahm_env.images.formats.nifti.names import is_nifti, nifti_stem
 
 # Words in names of folders, such as those of imagesTr, ground_truth or train2017
 SPLIT_WORDS = dict.fromkeys(("train", "training", "Tr"), "train")
 SPLIT_WORDS |= dict.fromkeys(("val", "valid", "validation"), "val") | dict.fromkeys(("test", "testing", "Ts"), "test")
 MASK_WORDS = {"mask", "masks", "label", "labels", "annotation", "annotations", "groundtruth", "truth"}
-MASK_WORDS |= {"seg", "segs", "segmentation", "segmentations"}
+MASK_WORDS |= {"seg", "segs", "segmentation", "segmentations", "manual"}
 OTHER_WORDS = {"image", "images", "img", "imgs", "input", "inputs", "data", "ground"}
 NNUNET = ("Tr", "Ts")  # not the TS of BraTS
 WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|[0-9]+")
+SCANS = 16  # of a patient; more are pictures with numbers
 SUPERPIXELS = re.compile(r"[_-]superpixels$", re.IGNORECASE)
 
 Key = tuple[str, tuple[str, ...], str]  # split, folders that say neither that nor what is in them, stem
@@ -53,6 +54,10 @@ class File:
     def named(self, stem: str) -> Key:
         """Return the key of a file in the same place."""
         return (*self.key[:2], stem)
+
+    def images(self) -> list[Key]:
+        """List the keys that its image may have, if it is called as a mask among images is."""
+        return [self.named(stem) for stem in images_of_mask(self.key[2])]
 
 
 @dataclass
@@ -102,10 +107,10 @@ def find_layout(source: Path, scan: str | None = None) -> Layout:
     superpixels = [one for one in files if SUPERPIXELS.search(one.key[2])]
     files = [one for one in files if not SUPERPIXELS.search(one.key[2])]
     images = _images((one for one in files if not one.drawn), source)
-    bases = {key: one.named(base) for key, one in images.items() if (base := image_of_mask(key[2]))}
-    drawn = {key for one in files if one.drawn for key in (one.key, one.named(image_of_mask(one.key[2])))}
-    scans = _scans(images.keys() - bases.keys(), {*bases.values(), *drawn})
-    beside = [images[key] for key, base in bases.items() if base in images or base in scans]
+    bases = {key: one.images() for key, one in images.items() if images_of_mask(key[2])}
+    drawn = {key for one in files if one.drawn for key in (one.key, *one.images())}
+    scans = _scans(images.keys() - bases.keys(), drawn.union(*bases.values()))
+    beside = [images[key] for key, some in bases.items() if any(base in images or base in scans for base in some)]
     among = set(beside)
     layout = Layout({key: one.path for key, one in images.items() if one not in among}, beside=len(beside))
     owners = _Owners(layout.images, scans)
@@ -115,7 +120,7 @@ def find_layout(source: Path, scan: str | None = None) -> Layout:
         alone += [mask.path] if owner is None else []
         layout.masks[owner or mask.key].append(mask.path)
     if beside:  # then one whose image is lacking is none, either
-        alone += [path for (_, _, stem), path in layout.images.items() if image_of_mask(stem)]
+        alone += [path for (_, _, stem), path in layout.images.items() if images_of_mask(stem)]
     if alone:
         such = "" if is_nifti(alone[0].name) else f", such as {alone[0].relative_to(source)}"
         cause = f"masks without an image: {len(alone):,}{such}; the set is incomplete, or its names differ"
@@ -141,7 +146,7 @@ def image_files(source: Path) -> tuple[list[Path], int]:
     """
     pictures, volumes = list[Path](), list[Path]()
     for found in sorted(walk(source, source), key=lambda one: one.relative):
-        if found.trouble:
+        if found.trouble and (is_image(found.path) or is_nifti(found.path) or os.path.isdir(found.path)):
             raise ImageError(f"{found.path}: {found.trouble}")
         if "__MACOSX" not in found.relative:
             pictures += [Path(found.path)] if is_image(found.path) else []
@@ -158,7 +163,7 @@ def _placed(paths: Sequence[Path]) -> list[File]:
     folders = {path.parent: _said(path.parent.parts[shared:]) for path in paths}
     # where a mask has no other name, as in `P1/imaging.nii.gz` and `P1/segmentation.nii.gz`, their folder has it
     stems = {path: stem_of(path) for path in paths}
-    named = {path.parent for path, stem in stems.items() if stem.isalpha() and image_of_mask(f"x {stem}") == "x"}
+    named = {path.parent for path, stem in stems.items() if stem.isalpha() and images_of_mask(f"x {stem}") == ["x"]}
     files = []
     for path, stem in stems.items():
         split, place, drawn = folders[path.parent]
@@ -206,7 +211,7 @@ def _images(files: Iterator[File], source: Path) -> dict[Key, File]:
 
 
 def _scans(images: Set[Key], masks: set[Key]) -> Mapping[Key, Mapping[str, Key]]:
-    """Find images that share the stem of a mask but for a word, and those without a mask that have such a word, too.
+    """Find images that share the stem of a mask but for the word of a scan, and those without a mask of such words.
 
     Args:
         images: Keys of all images.
@@ -224,7 +229,7 @@ def _scans(images: Set[Key], masks: set[Key]) -> Mapping[Key, Mapping[str, Key]]
                 scans[part[0]].setdefault(part[1], key)
                 words.add(part[1])
                 taken.add(key)
-    return scans
+    return {key: some for key, some in scans.items() if len(some) <= SCANS}
 
 
 class _Owners:
@@ -245,14 +250,14 @@ class _Owners:
 
         In another place it is found by its stem, where just one image has that, and no other split is named.
         """
-        for stem in filter(None, (mask.key[2], image_of_mask(mask.key[2]))):
-            if (key := mask.named(stem)) in self._images:
+        for key in (mask.key, *mask.images()):
+            if key in self._images:
                 return key
             if key in self._scans:
                 self.by_scan = True
                 return key
             split = mask.key[0]
-            found = [key for key in self._elsewhere[stem] if split in ("", key[0]) or not key[0]]
+            found = [key for key in self._elsewhere[key[2]] if split in ("", key[0]) or not key[0]]
             same = [key for key in found if key[0] == split] or found
             if len(same) == 1:
                 return same[0]

@@ -16,9 +16,15 @@ from ahm_env.errors import ImageError
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif")
 MASK = r"(?:masks?|msk|segm?|segmentation|superpixels?|labels?|gt|ground_?truth|anno|annotations?|manual)"
 MASK_NAMES = [
-    re.compile(rf"(?:[ _.-]|(?-i:(?<=[a-z0-9])(?=[A-Z])))\(?{MASK}(?:[ _-]?[0-9]+)?\)?$", re.IGNORECASE),
-    re.compile(rf"^{MASK}[ _.-]+(?=.)", re.IGNORECASE),
+    re.compile(rf"(?:[ _.-]|(?-i:(?<=[a-z0-9])(?=[A-Z])))\(?{MASK}([ _-]?[0-9]+)?\)?$", re.IGNORECASE),
+    re.compile(rf"^{MASK}()[ _.-]+(?=.)", re.IGNORECASE),
 ]
+# What of several scans of a patient an image is called after; numbers are channels as nnU-Net has them
+SCAN = re.compile(
+    r"\d{4}|flair|t1|t1ce|t1c|t1gd|t1n|t1w|t2|t2w|t2f|dwi|adc|pd|ct|pet|mri?|ima?ge?s?|imaging|input|scan|vol|volume"
+    r"|orig|original|raw",
+    re.IGNORECASE,
+)
 IGNORED = ("thumbs.db", "desktop.ini")
 ASTRAY = "is a link that leads out of the folder, to another folder or nowhere; put what it leads to in its place"
 AMONG = "masks of other files by their names"
@@ -97,12 +103,13 @@ class Files:
 
     def masks(self) -> list[str]:
         """Names of the files that are called as masks of others, or of what others are scans of."""
-        bases = {name: base for name in self if (base := image_of_mask(self._stem_of(name)))}
+        bases = {name: some for name in self if (some := images_of_mask(self._stem_of(name)))}
         if not bases:
             return []
-        wanted, stems = set(bases.values()), (self._stem_of(name) for name in self if name not in bases)
+        wanted = {base for some in bases.values() for base in some}
+        stems = (self._stem_of(name) for name in self if name not in bases)
         shared = {base for stem in stems for base in (stem, *(base for base, _ in parts_of(stem))) if base in wanted}
-        return [name for name, base in bases.items() if base in shared]
+        return [name for name, some in bases.items() if not shared.isdisjoint(some)]
 
     def not_in(self, others: "Files") -> list[str]:
         """Names of the files whose stem none of the others has."""
@@ -138,20 +145,25 @@ def is_image(name: str) -> bool:
     return name.lower().endswith(EXTENSIONS)
 
 
-def image_of_mask(stem: str) -> str:
-    """Find the stem of a mask's image by the mask's name, such as `a` of `a_mask`, `a_mask_1` or `mask_a`; else empty.
+def images_of_mask(stem: str) -> list[str]:
+    """List the stems that a mask's image may have, by the mask's name, likeliest first; none if it is not such a name.
 
-    The image may have a word of its own, too, as `a_flair` or `img_a` has: see `parts_of`.
+    Of `a_mask` and `mask_a` that is `a`, of `a_mask_1` it is `a_1`, or `a` if that has several masks. The image may
+    have a word of its own, too, as `a_flair` or `img_a` has: see `parts_of`.
     """
     found = next(filter(None, (form.search(stem) for form in MASK_NAMES)), None)
-    return stem[: found.start()] + stem[found.end() :] if found else ""
+    if not found:
+        return []
+    before, after = stem[: found.start()], stem[found.end() :]
+    return [before + number + after for number in dict.fromkeys((found[1] or "", ""))]
 
 
 def parts_of(stem: str) -> Iterator[tuple[str, str]]:
-    """Ways to part a stem into what it may share with its mask, and the rest, its scan: `a_flair` into `a`, `flair`."""
-    ends = [found.start() for found in re.finditer("[ _.-]", stem)]
-    yield from ((stem[:end], stem[end + 1 :]) for end in reversed(ends))
-    yield from ((stem[end + 1 :], stem[:end]) for end in ends)
+    """Ways to part a stem into what it may share with its mask, and its scan: `a_flair` into `a` and `flair`."""
+    for word in reversed(list(re.finditer("[^ _.-]+", stem))):
+        if SCAN.fullmatch(word[0]) and len(word[0]) < len(stem):
+            before, after = stem[: word.start()], stem[word.end() :]
+            yield (before + after[1:] if after else before[:-1], word[0])
 
 
 @contextmanager

@@ -145,9 +145,9 @@ def spelt_alike(names: Iterable[str]) -> list[str]:
 
 
 def folded(name: str) -> str:
-    """Text that names share which differ only in case, Unicode form, spaces, or how the same number is written."""
+    """Text that names share which differ only in case, Unicode form, kind of space, or how a number is written."""
     text = unicodedata.normalize("NFKC", name).casefold()
-    text = "".join(letter for letter in text if not letter.isspace() and unicodedata.category(letter) != "Cf")
+    text = " ".join("".join(letter for letter in text if unicodedata.category(letter) != "Cf").split())
     number = text.replace(",", ".")
     return f"{Decimal(number).normalize() + 0:f}" if NUMBER.fullmatch(number) else text
 

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
-from ahm_env.images.formats.files import Files, files_in, folders_in, image_of_mask, is_image
+from ahm_env.images.formats.files import Files, files_in, folders_in, images_of_mask, is_image
 
 EXTENSIONS = (".nii.gz", ".nii")
 DRAWN = re.compile(r"(.+)_([0-9]{4}|[1-9][0-9]{4,})\.png")
@@ -79,7 +79,7 @@ class MaskFiles:
 def alone(name: str, files: Files) -> str:
     """Say what is wrong with a mask that belongs to no volume."""
     stem = nifti_stem(name)
-    volume = image_of_mask(stem)
-    if is_nifti(name) and files.named(volume):
+    volume = next(filter(files.named, images_of_mask(stem)), "")
+    if is_nifti(name) and volume:
         return f"its name is not that of its volume; take {stem[len(volume) :]} out of it"
     return "mask without a volume of that stem, or without a slice of that number; rename or delete it"

@@ -14,8 +14,8 @@ from ahm_env.images.formats.files import (
     digest,
     files_in,
     folders_in,
-    image_of_mask,
     images_in,
+    images_of_mask,
     is_image,
     no_hint,
     refuse_link,
@@ -153,6 +153,6 @@ def _alone(name: str, images: Files, alike: Mapping[str, str]) -> str:
     if found := alike.get(folded(stem)):
         cause = "its name differs from that of its image in case, or in how letters or numbers are written"
         return f"{cause}; rename it to {found}{name[len(stem) :]}"
-    if images.with_stem(found := image_of_mask(stem)):
+    if found := next(filter(images.with_stem, images_of_mask(stem)), ""):
         return f"its name is not that of its image; rename it to {found}{name[len(stem) :]}"
     return "mask without an image of that stem; add the image or delete the mask"
