@@ -51,7 +51,7 @@ class A3CSettings:
     max_grad_norm: float = 1.0
     """Gradients longer than this are shortened to it."""
     bound: LinearSchedule | None = LinearSchedule(2, 2)
-    """Policy logits lie within ±bound; None: unbounded, which collapses."""
+    """Policy logits lie within ±bound; null: unbounded, which collapses."""
     temperature: LinearSchedule = LinearSchedule(1, 1)
     """Bounded logits are divided by it: below 1, masks come closer to the likeliest."""
     sizes: int = 5

@@ -160,10 +160,12 @@ def draw(path: Path) -> None:
         group = next(one for one in grouped(rows) if (one.task, one.labels) == (TASK, labels))
         scores = [group.scores(*PLAN["arms"][arm], compared(group)[0]) for arm in DRAWN]
         found = [dict(zip(one.trials, one.sums.sum(1) / one.counts.sum(1), strict=True)) for one in scores]
-        for trial in set.intersection(*map(set, found)):
+        shared = set.intersection(*map(set, found))
+        for trial in shared:
             axis.plot([one[trial] for one in found], "o-", color="0.6", lw=1, ms=4)
         for number, one in enumerate(found):
-            axis.hlines(sum(one.values()) / len(one), number - 0.3, number + 0.3, color="#b5482a", lw=3, zorder=3)
+            mean = sum(one[trial] for trial in shared) / len(shared)
+            axis.hlines(mean, number - 0.3, number + 0.3, color="#b5482a", lw=3, zorder=3)
         axis.set(xlim=(-0.5, len(DRAWN) - 0.5))
         low, high = axis.get_ylim()
         axis.set_ylim(min(low, high - SPAN), max(high, low + SPAN))
@@ -196,7 +198,7 @@ def main(data: Path, out: Path, pattern: str = "") -> int:
 if __name__ == "__main__":
     if sys.argv[1:] == ["tables"]:
         show()
-    elif sys.argv[1] == "figure":
+    elif sys.argv[1:2] == ["figure"]:
         draw(Path(sys.argv[2]))
     else:
         sys.exit(main(Path(sys.argv[1]).absolute(), Path(sys.argv[2]).absolute(), *sys.argv[3:4]))

@@ -12,7 +12,8 @@ from pathlib import Path
 from socket import create_connection
 from typing import Any
 
-from ahm_env import AHMError, SettingsError
+from ahm_env import AHMError, RunError, SettingsError
+from ahm_env.errors import InterruptionError, explain
 from ahm_env.files import first_line
 from ahm_env.images.dataset.builder import Progress
 from downstream.comparison.pool import POLL, Pool, images_shown, log_of
@@ -56,6 +57,9 @@ class Cluster:
         cpus, gpus = (ray.cluster_resources().get(kind, 0) for kind in ("CPU", "GPU"))
         gpu &= gpus > 0
         self.size = int(gpus if gpu else cpus // threads)
+        if not self.size:
+            raise SettingsError(f"--cluster {address}: has no CPU to train on; start its nodes with some")
+        self._largest = int(max(node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]))
         self._train, self._gpus = ray.remote(_train), int(gpu)
         self._lent: dict[Path | None, Any] = {}
 
@@ -78,8 +82,11 @@ class Cluster:
             self._send(trial, 1, tasks)
         total = sum(trial.total for trial in trials)
         while tasks:
-            ready, _ = self._ray.wait(list(tasks), timeout=POLL)
-            newest = self._ray.get(self._newest.take.remote())
+            try:
+                ready, _ = self._ray.wait(list(tasks), timeout=POLL)
+                newest = self._ray.get(self._newest.take.remote())
+            except self._ray.exceptions.RayError as error:
+                raise RunError(f"the cluster is gone ({first_line(error)}); the same command goes on") from None
             for trial, _ in tasks.values():
                 if trial.name in newest:
                     keep(trial, newest[trial.name])
@@ -90,12 +97,13 @@ class Cluster:
                 except self._ray.exceptions.RayTaskError as error:
                     found = str(error)
                 except self._ray.exceptions.RayError as error:
-                    if tries < TRIES:
-                        self.log(f"again   {trial.name:<40} from its last row: {first_line(error)}")
-                        self._send(trial, tries + 1, tasks)
-                        continue
-                    found = f"its nodes died {TRIES} times: {first_line(error)}"
-                if isinstance(found, str):
+                    found = Elsewhere(first_line(error))
+                if isinstance(found, Elsewhere) and tries < TRIES:
+                    self.log(f"again   {trial.name:<40} from its last row: {found}")
+                    self._send(trial, tries + 1, tasks)
+                elif isinstance(found, Elsewhere):
+                    self._fail(trial, f"its nodes died, or were stopped, {TRIES} times: {found}")
+                elif isinstance(found, str):
                     self._fail(trial, found)
                 else:
                     keep(trial, found)
@@ -112,7 +120,8 @@ class Cluster:
             return
         images, masks = self._lend(needs.images, pack_images), self._lend(needs.masks, pack)
         start = self._lend(needs.start, pack_start)
-        train = self._train.options(num_cpus=max(self.threads, trial.processes), num_gpus=self._gpus, max_retries=0)
+        cpus = min(max(self.threads, trial.processes), self._largest)  # one that is larger than any node has one alone
+        train = self._train.options(num_cpus=cpus, num_gpus=self._gpus, max_retries=0)
         task = train.remote(needs, images, masks, start, pack(trial.path), self.threads, self._newest)
         tasks[task] = trial, tries
 
@@ -128,6 +137,10 @@ class Cluster:
         with log.open("a", encoding="utf-8") as file:
             file.write(f"error: {reason}\n")
         self._here.conclude(trial, 2)
+
+
+class Elsewhere(str):
+    """Why a trial has to go on on another node."""
 
 
 class _Newest:
@@ -155,6 +168,10 @@ def _train(
 
     try:
         return train(needs, Lent(images, masks, start), own, threads, send)
+    except InterruptionError:
+        return Elsewhere("it was stopped")
+    except OSError as error:
+        return Elsewhere(explain(error))
     except AHMError as error:
         return str(error)
 

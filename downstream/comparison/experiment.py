@@ -106,11 +106,19 @@ class Experiment:
                 self.out / "runs" / f"{_file_name(agent.label)}-{run}",
                 {**agent.given({**self.shared, "reference_unet": str(unets[0])}), "seed": run},
                 unets,
-                self.downstream.shared.get("ignore") if self.downstream else None,
+                self._ignore,
             )
             for run in range(self.runs)
             for agent in self.agents
         ]
+
+    @cached_property
+    def _ignore(self) -> int | None:
+        """Number in masks that is no class, as this command has it, or the one that began to fine-tune."""
+        asked = self.downstream.shared if self.downstream else None
+        if asked is None and is_experiment(self.out):
+            asked = _about(self.out / ABOUT)["finetune"]
+        return asked.get("ignore") if asked else None
 
     @cached_property
     def finetuning(self) -> list[FinetuneTrial]:

@@ -40,7 +40,7 @@ def hardness_tables(group: Group, data: str) -> list[Table]:
     Raises:
         RunError: Runs were evaluated on different images.
     """
-    group, count = _evaluated_alike(group)
+    group, count, left_out = _evaluated_alike(group)
     agents = [agent for agent, _ in group.arms]
     base = RANDOM if RANDOM in agents else agents[0]
     scores = {
@@ -78,19 +78,20 @@ def hardness_tables(group: Group, data: str) -> list[Table]:
     odd = unlike(group)
     about = f"NOT COMPARABLE: the runs differ in {'; '.join(odd)}" if odd else _alike(group)
     note = NOTE.format(count=count, s="s" if count > 1 else "")
+    note += f" Left out, since some runs were not evaluated on them: reference U-Nets: {left_out}." * bool(left_out)
     table = Table(f"Agents on {data}", tuple(headings), tuple(rows), (note, about))
     return [table, *_runs_table(scores, base, data)]
 
 
-def _evaluated_alike(group: Group) -> tuple[Group, int]:
-    """Leave out reference U-Nets on which some of the runs were not evaluated, and count the others."""
+def _evaluated_alike(group: Group) -> tuple[Group, int, int]:
+    """Leave out reference U-Nets on which some of the runs were not evaluated; count the others, and those left out."""
     found: dict[tuple[str, int | None], set[int | None]] = {}
     for row in group.rows:
         if row.draw is not None:
             found.setdefault((row.agent, row.run), set()).add(row.draw)
     shared = set.intersection(*found.values())
     rows = tuple(row for row in group.rows if row.draw is None or row.draw in shared)
-    return replace(group, rows=rows), len(shared)
+    return replace(group, rows=rows), len(shared), len(set.union(*found.values())) - len(shared)
 
 
 def _runs_table(scores: Mapping[tuple[str, str], Scores], base: str, data: str) -> list[Table]:

@@ -104,7 +104,7 @@ def pack_start(directory: Path | None) -> Files:
 
 def unpack(files: Files, directory: Path) -> None:
     """Write files into a directory, which has no others afterwards but hidden ones."""
-    for name, content in files.items():
+    for name, content in sorted(files.items(), key=lambda one: one[0] != _RUN[0]):  # what is cut short can be resumed
         with atomic(directory / name) as temporary:
             content.tofile(temporary)
     for path in sorted(directory.rglob("[!.]*")):

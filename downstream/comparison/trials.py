@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from math import isnan
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from agents import pretrain
 from agents.pretraining.hardness import KINDS
@@ -68,7 +68,15 @@ class PretrainTrial:
     def done(self) -> bool:
         """Whether the run is finished, and its agent evaluated on all reference U-Nets."""
         found = self.evaluation
-        return found is not None and len(found["references"]) >= len(self.references)
+        return self._fits(found) and len(found["references"]) >= len(self.references)
+
+    def _fits(self, found: dict[str, Any] | None) -> TypeGuard[dict[str, Any]]:
+        """Whether what is evaluated so far has left the same pixels out."""
+        return found is not None and found.get("ignored", []) == self._ignored
+
+    @property
+    def _ignored(self) -> list[int]:
+        return [] if self.ignore is None else [self.ignore]
 
     @property
     def evaluation(self) -> dict[str, Any] | None:
@@ -102,9 +110,12 @@ class PretrainTrial:
             found = {name: row[name] for name in ("images", "unet_updates", "seconds", "unet_loss", "agent_share")}
             found |= {f"own_hardness_{kind}": row[f"hardness_{kind}"] for kind in KINDS} | {"references": []}
             write_text(self.path / EVALUATION, json.dumps(found) + "\n")
+        if not self._fits(found):
+            found |= {"references": []}
         for unet in self.references[len(found["references"]) :]:
             evaluated = evaluate_masks(self.path, unet, algo=self.agent.algo, ignore=self.ignore)
             found |= {"lesion_hidden": evaluated.scores.lesion, "background_hidden": evaluated.scores.background}
+            found |= {"ignored": self._ignored}
             found |= {"shown": list(evaluated.names), "patients": evaluated.patients.tolist()}
             losses = {}
             for kind in KINDS:

@@ -2,10 +2,10 @@
 
 import json
 import shutil
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
@@ -36,20 +36,17 @@ def pairs(source: Path, folders: str | None = None, scan: str | None = None) -> 
     """
     if folders not in (None, *FOLDERS):
         raise SettingsError(f"--folders {folders} is unknown; choose one of: {', '.join(FOLDERS)}")
-    layout, known = find_layout(source, scan), dict[str, dict[str, str]]()
-    if (source / "labels.csv").is_file():
-        lines = table_lines(source / "labels.csv", ("image",), NO_IMAGE)
-        known = {stem_of(Path(cells["image"])): cells for _, cells in lines}
-    rows, used = list[Row](), set[str]()
-    for ((split, place, stem), path), name in zip(layout.images.items(), _names(layout.images), strict=True):
+    layout = find_layout(source, scan)
+    known, unused = _lines(source / "labels.csv", layout.images)
+    rows = list[Row]()
+    for key, name in zip(layout.images, _names(layout.images), strict=True):
+        split, place, _ = key
         of_folder = {folders: "/".join(place)} if folders else {}
-        line = next((one for one in (stem, stem_of(path)) if one in known), "")
-        used.add(line)
-        cells = {"split": split, **of_folder, **{key: one for key, one in known.get(line, {}).items() if one}}
+        cells = {"split": split, **of_folder, **{column: one for column, one in known.get(key, {}).items() if one}}
         rows.append(Row(name, cells.get("label", ""), cells.get("split", ""), cells.get("patient", "")))
     places = Counter(place for _, place, _ in layout.images)
     notes = layout.notes + _classes(source)
-    if unused := len(known.keys() - used):
+    if unused:
         notes.append(f"{source}: lines of labels.csv that are about none of these images: {unused:,}")
     tables = [path.name for path in sorted(source.rglob("*.csv")) if path.name != "labels.csv"]
     if tables:
@@ -63,6 +60,31 @@ def pairs(source: Path, folders: str | None = None, scan: str | None = None) -> 
         for row, (key, path) in zip(rows, layout.images.items(), strict=True)
     )
     return Found(len(rows), writes, bool(layout.masks), notes)
+
+
+def _lines(table: Path, images: Mapping[Key, Path]) -> tuple[dict[Key, dict[str, str]], int]:
+    """Find the line of a table that is about each image, and count those that are about none.
+
+    A line names the file, or what several scans share, with as many of the folders before it as are needed.
+
+    Raises:
+        ImageError: A line could be about several images, or two are about one.
+    """
+    found, unused = dict[Key, dict[str, str]](), 0
+    named = defaultdict[str, set[Key]](set)
+    for key, path in images.items():
+        for stem in (key[2], stem_of(path)):
+            named[stem].add(key)
+    for number, cells in table_lines(table, ("image",), NO_IMAGE) if table.is_file() else ():
+        name = PurePosixPath(cells["image"].replace("\\", "/"))
+        folders = name.parent.parts
+        fits = [key for key in named[stem_of(Path(name.name))] if images[key].parts[-1 - len(folders) : -1] == folders]
+        if len(fits) > 1 or (fits and found.get(fits[0], cells) != cells):
+            cause = "could be about several images" if len(fits) > 1 else "is about an image that has another line"
+            raise ImageError(f"{table}: line {number} {cause}; write the folders before the name, or take it out")
+        unused += not fits
+        found |= dict.fromkeys(fits, cells)
+    return found, unused
 
 
 def _classes(source: Path) -> list[str]:

@@ -72,3 +72,11 @@ def test_what_cannot_be_credited_is_refused(name: str) -> None:
     ):
         with pytest.raises(SettingsError, match=text):
             make_agent(name, problem, **settings)
+
+
+@both_algorithms
+def test_a_rollout_that_does_not_end_with_an_episode_is_refused(toy_env: Toy, name: str) -> None:
+    env = toy_env(IMAGES, costs, quota=6, horizon=3)
+    agent = make_agent(name, env, credit="own", n_steps=4)
+    with pytest.raises(SettingsError, match="n_steps 4 must be a multiple of the horizon"):
+        agent.learn(env, 16)

@@ -187,6 +187,15 @@ def test_the_rows_of_an_agent_are_losses_of_images_and_what_is_told_of_the_run(t
     assert (trial.done, trial.outcome, trial.name) == (True, "hardness 1.500 sampled, 4.500 likeliest", "random-0")
 
 
+def test_masks_that_were_evaluated_with_other_pixels_ignored_are_evaluated_again(tmp_path: Path) -> None:
+    trial = evaluated(tmp_path)
+    assert trial.done
+    assert not replace(trial, ignore=255).done
+    (trial.path / "mask_evaluation.json").write_text(json.dumps({**trial.evaluation, "ignored": [255]}))
+    assert not trial.done
+    assert replace(trial, ignore=255).done
+
+
 def test_a_verdict_that_is_damaged_is_judged_again_or_told(tmp_path: Path) -> None:
     trial = make(tmp_path).pretraining[0]
     assert (trial.evaluation, trial.done, list(trial.rows())) == (None, False, [])

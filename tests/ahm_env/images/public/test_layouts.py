@@ -11,7 +11,7 @@ import pytest
 
 from ahm_env.errors import ImageError, SettingsError
 from ahm_env.images import load_images
-from ahm_env.images.dataset.layouts import named_split
+from ahm_env.images.dataset.layouts import find_layout, named_split
 from ahm_env.images.formats.pictures.picture import read_mask
 from ahm_env.images.inspection.report import check_images
 from ahm_env.images.pixels.opencv import cv2
@@ -288,6 +288,70 @@ def test_a_table_of_labels_is_taken_along() -> None:
     assert any("tables that are not read: 2020.csv; bring" in note for note in made.notes)
     assert (dict(made.classes), made.patients) == ({"cyst": 1}, 1)
     assert "benign (1).png,cyst,test,P1" in Path("out/labels.csv").read_text()
+
+
+def test_a_line_of_labels_is_about_the_image_in_its_folder() -> None:
+    for patient in ("P1", "P2"):
+        picture(Path("set") / patient / "imaging.png")
+        mask(Path("set") / patient / "segmentation.png")
+    table = Path("set/labels.csv")
+    table.write_text("image,label\nP1/imaging.png,cyst\nP2/imaging.png,tumour\n")
+    import_data("auto", Path("set"), Path("out"))
+    lines = Path("out/labels.csv").read_text().splitlines()[1:]
+    assert sorted(line.split(",")[:2] for line in lines) == [["P1.png", "cyst"], ["P2.png", "tumour"]]
+    for lines, cause in (
+        ("imaging.png,cyst", "line 2 could be about several images"),
+        ("P1/imaging.png,cyst\nP1,tumour", "line 3 is about an image that has another line"),
+    ):
+        table.write_text(f"image,label\n{lines}\n")
+        with pytest.raises(ImageError, match=rf"labels\.csv: {cause}"):
+            import_data("auto", Path("set"), Path("other"))
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["slice_1", "slice_2", "slice_mask_1", "slice_mask_2"], {"slice_1": [1], "slice_2": [1]}),
+        (["P_img_1", "P_img_2", "P_mask_1", "P_mask_2"], {"P_img_1": [1], "P_img_2": [1]}),
+        (["ct_1", "mr_1", "ct_mask_1", "mr_mask_1"], {"ct_1": [1], "mr_1": [1]}),
+        (["cell 1", "cell 2", "cell mask 1", "cell mask 2"], {"cell 1": [1], "cell 2": [1]}),
+        (["a (1)", "a (1)_mask", "a (1)_mask_1"], {"a (1)": [2]}),
+        (
+            ["images/img_1", "images/img_2", "images/img_1_2", "masks/mask_1"],
+            {"img_1": [1], "img_2": [], "img_1_2": []},
+        ),
+        ([*(f"scan_{number:04}" for number in range(20)), "scan_0003_mask"], {"scan_0003": [1]}),
+    ],
+)
+def test_a_number_of_a_mask_is_that_of_its_image(names: list[str], expected: dict[str, list[int]]) -> None:
+    for name in names:
+        picture(Path("set") / f"{name}.png")
+    found = find_layout(Path("set"))
+    masks = {path.stem: [len(found.masks[key])] if key in found.masks else [] for key, path in found.images.items()}
+    assert {stem: masks[stem] for stem in expected} == expected
+    assert len(masks) == sum("mask" not in name for name in names)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["images/1", "images/2", "images/P3_4", "masks/1", "masks/2", "masks/4"],
+        ["images/2", "images/10_1", "masks/2", "masks/1"],
+        ["images/P1_01", "images/P1_02", "images/P2", "masks/P1", "masks/P2"],
+    ],
+)
+def test_a_mask_whose_image_is_lacking_is_not_that_of_another(names: list[str]) -> None:
+    for name in names:
+        picture(Path("set") / f"{name}.png")
+    with pytest.raises(ImageError, match="masks without an image: 1"):
+        find_layout(Path("set"))
+
+
+def test_masks_drawn_by_hand_and_those_of_the_field_of_view_are_told_apart() -> None:
+    for name in ("images/01_dr", "manual1/01_dr", "mask/01_dr_mask"):
+        picture(Path("set") / f"{name}.png")
+    with pytest.raises(ImageError, match=r"masks in several folders \(manual1, mask\)"):
+        find_layout(Path("set"))
 
 
 def test_an_image_with_a_mask_of_its_own_is_no_scan_of_another() -> None:
