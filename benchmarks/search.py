@@ -8,12 +8,13 @@ random masks with a seed of its own; hardness on the agent's own U-Net is writte
 counts. PPO and A2C are credited patch by patch, as a3c is, so that algorithms are compared and not pay.
 
 The studies lie in OUT/search.db, and the same command goes on with them, and with the trial in which it was stopped.
-All that is known is in `docs/results/search.csv`; the last lines are what `ahm compare-agents --algos` takes.
+All that is known is in `OUT/search.csv`; the last lines are what `ahm compare-agents --algos` takes.
 """
 
 import sys
 import time
 from collections.abc import Iterator
+from math import isnan
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -49,7 +50,7 @@ SPACES: dict[str, dict[str, tuple[float, float]]] = {  # from, to, on a logarith
 WRITTEN = {"learning_rate": "agent_learning_rate={}", "temperature": "temperature=1:{}"}  # falls over the run
 HARDNESS = ("hardness_sampled", "hardness_likeliest")
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)  # the latter diverged
-RESULTS = Path(__file__).parents[1] / "docs" / "results" / "search.csv"
+RESULTS = "search.csv"
 
 
 class Search:
@@ -107,7 +108,10 @@ class Search:
             self.studies[agent].tell(trial, state=TrialState.PRUNED)
         else:
             hardness = mean(numbers(run)[name] for run in self.runs(label) for name in HARDNESS)
-            self.studies[agent].tell(trial, hardness)
+            if isnan(hardness):
+                self.studies[agent].tell(trial, state=TrialState.PRUNED)
+            else:
+                self.studies[agent].tell(trial, hardness)
             print(time.strftime("%H:%M"), trial.number, label, f"{hardness:.3f}", flush=True)
 
     def rows(self) -> Iterator[dict[str, Any]]:
@@ -143,9 +147,10 @@ def main(data: str, out: Path, trials: int = TRIALS, images: int = IMAGES) -> No
                 if len(study.get_trials(states=FINISHED)) <= number:
                     search.work(agent)
                     if rows := list(search.rows()):
-                        write_rows(RESULTS, rows)
+                        write_rows(out / RESULTS, rows)
         for study in search.studies.values():
-            print(study.best_trial.user_attrs["label"])
+            if study.get_trials(states=(TrialState.COMPLETE,)):
+                print(study.best_trial.user_attrs["label"])
 
 
 if __name__ == "__main__":
