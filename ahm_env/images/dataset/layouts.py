@@ -119,8 +119,12 @@ def find_layout(source: Path, scan: str | None = None) -> Layout:
         owner = owners.of(mask)
         alone += [mask.path] if owner is None else []
         layout.masks[owner or mask.key].append(mask.path)
+    strays = [path for (_, _, stem), path in layout.images.items() if images_of_mask(stem)]
     if beside:  # then one whose image is lacking is none, either
-        alone += [path for (_, _, stem), path in layout.images.items() if images_of_mask(stem)]
+        alone += strays
+    elif strays:
+        cause = f"called as masks are, but taken for images, since they have none: {len(strays):,}"
+        layout.notes.append(f"{source}: {cause}")
     if alone:
         such = "" if is_nifti(alone[0].name) else f", such as {alone[0].relative_to(source)}"
         cause = f"masks without an image: {len(alone):,}{such}; the set is incomplete, or its names differ"

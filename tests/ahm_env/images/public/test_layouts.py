@@ -347,6 +347,14 @@ def test_a_mask_whose_image_is_lacking_is_not_that_of_another(names: list[str]) 
         find_layout(Path("set"))
 
 
+def test_a_mask_of_no_image_is_said_to_be_taken_for_one() -> None:
+    for name in ("b_1", "b_2", "b_mask"):
+        picture(Path("set") / f"{name}.png")
+    found = find_layout(Path("set"))
+    assert (len(found.images), dict(found.masks)) == (3, {})
+    assert found.notes == ["set: called as masks are, but taken for images, since they have none: 1"]
+
+
 def test_masks_drawn_by_hand_and_those_of_the_field_of_view_are_told_apart() -> None:
     for name in ("images/01_dr", "manual1/01_dr", "mask/01_dr_mask"):
         picture(Path("set") / f"{name}.png")
