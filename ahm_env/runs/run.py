@@ -98,7 +98,7 @@ class Run(ABC, Generic[S, R]):
         """Train to the end, or until interrupted, but conclude nothing yet.
 
         Args:
-            observer: Is told how it goes.
+            observer: Called as it goes on.
 
         Raises:
             InterruptionError: A signal came.
@@ -145,7 +145,7 @@ class Run(ABC, Generic[S, R]):
         Raises:
             TrainingError: The ranks do not compute the same any more.
         """
-        ranks.check_same([tensor for part in self.state()[0].values() for tensor in part.values()])
+        ranks.check_same(self._tensors())
         measured = self.measure_row()
         images, seconds = self.row_start
         row: Row = {
@@ -161,6 +161,11 @@ class Run(ABC, Generic[S, R]):
         self.write_results()
         self.save()
         self.observer.on_row(row)
+
+    def _tensors(self) -> Iterator[Tensor]:
+        """Yield all that learning changes; a generator, so that one rank alone gathers nothing."""
+        for part in self.state()[0].values():
+            yield from part.values()
 
     def save(self) -> None:
         """Write a checkpoint, from which all ranks go on."""

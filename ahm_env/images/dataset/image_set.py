@@ -51,6 +51,7 @@ class ImageSet:
         masks_read: Whether masks were read with their images; if not, `masks` knows those only that `annotated` read.
         skipped: How many bad images were left out, and bad masks.
         empty: How many were left out that show nothing, or say that text is burned in.
+        annotations: The masks and labels that are known, where those of some images only are; else None.
         functions: Through which images are passed when they are asked for; see `mapped`.
         content_key: Hex digest of pixels, masks, labels, splits and patients: the same for a copy.
     """

@@ -107,7 +107,7 @@ def find_layout(source: Path, scan: str | None = None) -> Layout:
     superpixels = [one for one in files if SUPERPIXELS.search(one.key[2])]
     files = [one for one in files if not SUPERPIXELS.search(one.key[2])]
     images = _images((one for one in files if not one.drawn), source)
-    bases = {key: one.images() for key, one in images.items() if images_of_mask(key[2])}
+    bases = {key: some for key, one in images.items() if (some := one.images())}
     drawn = {key for one in files if one.drawn for key in (one.key, *one.images())}
     scans = _scans(images.keys() - bases.keys(), drawn.union(*bases.values()))
     beside = [images[key] for key, some in bases.items() if any(base in images or base in scans for base in some)]

@@ -32,8 +32,8 @@ def unread(folder: Path, known: Collection[Path]) -> list[str]:
     """
     others = sum(not is_nifti(entry.name) and Path(entry.path) not in known for entry in files_in(folder))
     inner = sum(folder / name not in known for name in folders_in(folder))
-    told = {"files that are not NIfTI, and are not read": others, "folders in it, whose files are not read": inner}
-    return [f"{folder}: {what}: {count:,}" for what, count in told.items() if count]
+    counts = {"files that are not NIfTI, and are not read": others, "folders in it, whose files are not read": inner}
+    return [f"{folder}: {what}: {count:,}" for what, count in counts.items() if count]
 
 
 class MaskFiles:
