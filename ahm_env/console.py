@@ -1,5 +1,7 @@
 """What a person sees in a terminal, or reads in a log: a console, and how far long work is."""
 
+import io
+from collections.abc import Sequence
 from functools import partial
 from math import isnan
 from time import monotonic
@@ -8,6 +10,8 @@ from typing import Self
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
 
 from ahm_env.errors import InterruptionError
 from ahm_env.images.dataset.image_set import ImageSet
@@ -93,3 +97,14 @@ def print_interruption(console: Console, error: InterruptionError, progress: str
 def number(value: float) -> str:
     """Format a number for people; NaN becomes a dash."""
     return "–" if isnan(value) else f"{value:.3f}"
+
+
+def table_text(title: str, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Format a table for a person, with a frame, at most 500 characters wide."""
+    table = Table(*map(escape, headings), title=Text(title))
+    for row in rows:
+        table.add_row(*map(escape, row))
+    console = Console(file=io.StringIO(), width=500, no_color=True)
+    with console.capture() as captured:
+        console.print(table)
+    return captured.get().rstrip("\n")

@@ -1,6 +1,5 @@
 """A directory that a run writes: settings, metrics, and the states from which it can go on."""
 
-import csv
 import json
 import signal
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,7 +14,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from ahm_env import CheckpointError, ImageSet, RunError, SettingsError
-from ahm_env.files import load_tensors, occupied, save_tensors, write_text
+from ahm_env.files import load_tensors, occupied, read_rows, save_tensors, write_rows, write_text
 from ahm_env.runs.flags import flag_name
 from ahm_env.runs.owned_directory import hold
 from ahm_env.runs.provenance import provenance
@@ -192,8 +191,7 @@ class Directory(Generic[S]):
         """
         path = self.path / "metrics.csv"
         try:
-            with path.open(encoding="utf-8", newline="") as file:
-                return {name: float(value) for name, value in list(csv.DictReader(file))[-1].items()}
+            return {name: float(value) for name, value in read_rows(path)[-1].items()}
         except (OSError, IndexError, ValueError, TypeError) as error:
             raise RunError(f"{path}: missing or damaged ({error}); go on with this run by --resume") from None
 
@@ -207,11 +205,10 @@ class Directory(Generic[S]):
             self._log(row)
 
     def _write_rows(self) -> None:
-        lines = [self.columns]
-        for row in self.rows:
-            numbers = [row[name] for name in self.columns]
-            lines.append([str(number) if isinstance(number, int) else f"{number:.6g}" for number in numbers])
-        write_text(self.path / "metrics.csv", "".join(",".join(line) + "\n" for line in lines))
+        shown = [
+            {name: one if isinstance(one, int) else f"{one:.6g}" for name, one in row.items()} for row in self.rows
+        ]
+        write_rows(self.path / "metrics.csv", shown, self.columns)
 
     def _log(self, row: Row) -> None:
         if self._writer is None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from agents.pretraining.settings import RunSettings
 from ahm_env import ImageSet, RunError, SettingsError
+from ahm_env.console import table_text
 from ahm_env.files import Saved, path_of
 from ahm_env.images.dataset.builder import Progress
 from ahm_env.model import ranks
@@ -19,7 +20,6 @@ from downstream.comparison.pool import Pool, last_line
 from downstream.comparison.results import RESULTS, Row, read_results
 from downstream.comparison.tables import tables_of, trends_of
 from downstream.evaluation.page import source_name
-from downstream.evaluation.tables import as_text
 from downstream.reports.report import TITLE, Table, Trend, make_report
 from downstream.sam.annotation import annotate
 from downstream.sam.prompts import find_prompts
@@ -47,7 +47,7 @@ class Comparison:
     def table(self) -> str:
         """All tables, with their notes."""
         return "\n".join(
-            line for one in self.tables for line in (as_text(one.title, one.headings, one.rows), *one.notes)
+            line for one in self.tables for line in (table_text(one.title, one.headings, one.rows), *one.notes)
         )
 
 

@@ -11,14 +11,13 @@ import typer
 from agents.pretraining.hardness import KINDS
 from agents.pretraining.settings import RunSettings
 from ahm_env import ImageSet
-from ahm_env.console import ProgressBar, make_console, number, warn_left_out
+from ahm_env.console import ProgressBar, make_console, number, table_text, warn_left_out
 from ahm_env.files import write_text
 from ahm_env.runs.flags import FlagsOf
 from downstream.comparison.compare import PAGE, compare, report
 from downstream.comparison.mask_evaluation import evaluate_masks
 from downstream.comparison.options import NOT_SHARED, Downstream
 from downstream.comparison.results import RESULTS
-from downstream.evaluation.tables import as_text
 
 LINE_SECONDS = 600.0  # between two lines about progress, outside a terminal
 
@@ -129,7 +128,7 @@ def evaluate_agents(
         )
         for one in found
     ]
-    make_console().print(as_text("", headings, rows), markup=False)
+    make_console().print(table_text("", headings, rows), markup=False)
     if out is not None:
         write_text(out, json.dumps(found, indent=2) + "\n")
     return 0

@@ -8,8 +8,7 @@ from agents.pretraining.hardness import KINDS
 from ahm_env.console import number
 from downstream.comparison.options import AgentConfig
 from downstream.comparison.results import Group
-from downstream.evaluation.statistics import Scores, holm, interquartile_mean, probability_of_improvement
-from downstream.evaluation.tables import interval, p_value
+from downstream.evaluation.statistics import Scores, holm, interquartile_mean, p_text, probability_of_improvement
 from downstream.reports.report import Table
 
 RANDOM = "random"
@@ -63,8 +62,8 @@ def hardness_tables(group: Group, data: str) -> list[Table]:
     for agent in agents:
         row = [agent, str(len(scores[agent, KINDS[0]].of_runs))]
         for key in ((agent, kind) for kind in KINDS):
-            row.append(interval(scores[key].mean))
-            row += [interval(gaps[key].interval, sign=True), p_value(ps[key])] if key in gaps else ["–", "–"]
+            row.append(scores[key].mean.text())
+            row += [gaps[key].interval.text(sign=True), p_text(ps[key])] if key in gaps else ["–", "–"]
         use, differ, lesion, rest, *own, speed = (
             group.mean(agent, "", name)
             for name in (
@@ -104,9 +103,9 @@ def _runs_table(scores: Mapping[tuple[str, str], Scores], base: str, data: str) 
     for agent in many:
         row = [agent, str(len(runs[agent, KINDS[0]]))]
         for kind in KINDS:
-            row.append(interval(interquartile_mean(runs[agent, kind])))
+            row.append(interquartile_mean(runs[agent, kind]).text())
             better = agent != base and base in many
-            row.append(interval(probability_of_improvement(runs[agent, kind], runs[base, kind])) if better else "–")
+            row.append(probability_of_improvement(runs[agent, kind], runs[base, kind]).text() if better else "–")
         rows.append(tuple(row))
     headings = [f"{kind}: {what} (95 %)" for kind in KINDS for what in ("interquartile mean", f"harder than {base}")]
     note = RUNS_NOTE.format(base=base)

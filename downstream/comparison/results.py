@@ -13,8 +13,8 @@ from typing import NamedTuple
 import numpy as np
 
 from ahm_env import RunError
+from ahm_env.files import write_rows
 from downstream.evaluation.statistics import Scores, Trial
-from downstream.evaluation.tables import write_rows
 
 RESULTS = "results.csv"
 MASKING = "masking"  # the task of a pretraining run: how hard the agent's masks are

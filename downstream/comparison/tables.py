@@ -11,11 +11,11 @@ import numpy as np
 
 from ahm_env import RunError
 from ahm_env.console import number
+from ahm_env.files import read_rows
 from downstream.comparison.hardness_tables import RANDOM, hardness_tables
 from downstream.comparison.results import MASKING, SCRATCH, Group, Row, grouped
 from downstream.evaluation.metrics import measure_name
-from downstream.evaluation.statistics import Interval, Scores, holm
-from downstream.evaluation.tables import interval, p_value, read_rows
+from downstream.evaluation.statistics import Interval, Scores, holm, p_text
 from downstream.reports.charts import COLOURS
 from downstream.reports.report import Table, Trend
 
@@ -85,11 +85,11 @@ def finetuning_table(group: Group, metric: str, data: str, zero_shot: Sequence[P
     rows = []
     for (agent, arm), one in scores.items():
         row = [agent, *([_took_part(group, agent, arm)] if len(arms) > 1 else [])]
-        row += [str(len(one.trials)), interval(one.mean)]
+        row += [str(len(one.trials)), one.mean.text()]
         gaps = {_kind(ours, base): (ours, base) for ours, base in found if ours == (agent, arm)}
         for kind in bases:
             pair = gaps.get(kind)
-            row += ["–", "–"] if pair is None else [interval(found[pair].interval, sign=True), p_value(ps[pair])]
+            row += ["–", "–"] if pair is None else [found[pair].interval.text(sign=True), p_text(ps[pair])]
         rows.append((*row, *(number(group.mean(agent, arm, name)) for name in further)))
     rest = ["–"] * (2 * len(bases) + len(further))
     blank = ["–"] * (len(arms) > 1)
@@ -98,7 +98,7 @@ def finetuning_table(group: Group, metric: str, data: str, zero_shot: Sequence[P
         rows.append((TRIVIAL[metric][1], *blank, "–", number(value), *rest))
     for path in zero_shot if metric in ("dice", "patient_dice") else ():
         if (dice := sam_dice(path)) is not None:  # a mean over images
-            row = [f"SAM, {path.name.removeprefix('sam-')}, no labels", *blank, "–", interval(dice), *rest]
+            row = [f"SAM, {path.name.removeprefix('sam-')}, no labels", *blank, "–", dice.text(), *rest]
             if metric == "patient_dice":
                 row[len(blank) + 2], row[len(row) - len(further) + further.index("dice")] = "–", number(dice.mean)
             rows.append(tuple(row))

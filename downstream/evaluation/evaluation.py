@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ahm_env import ImageError, ImageSet, SettingsError, load_images
-from ahm_env.console import number
+from ahm_env.console import number, table_text
 from ahm_env.files import Saved, path_of
 from ahm_env.images.dataset.annotated import annotated
 from ahm_env.images.dataset.builder import Progress
@@ -23,7 +23,6 @@ from downstream.evaluation.metrics import Measures, measure_name
 from downstream.evaluation.page import source_name, write_page
 from downstream.evaluation.segmentation import SegmentationAssessment, assess_segmenter
 from downstream.evaluation.statistics import Interval
-from downstream.evaluation.tables import as_text
 from downstream.evaluation.tested import usable, with_ignore
 from downstream.models.model import ModelSpec
 
@@ -78,7 +77,7 @@ class Evaluation:
             for name, one in self.measures.items()
         ]
         title = f"{self.data}{self._part}: {self.count:,} images{whose}"
-        return as_text(title, ("measure", "mean", "95 % interval"), rows)
+        return table_text(title, ("measure", "mean", "95 % interval"), rows)
 
     def as_dict(self) -> dict[str, Any]:
         """All numbers, as JSON can hold them."""
