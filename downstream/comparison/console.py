@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -55,7 +54,6 @@ def compare_agents(
     where a run failed; the others are compared all the same.
     """
     console = make_console()
-    log = partial(console.print, markup=False)
     with ProgressBar(console, "comparing", seconds=LINE_SECONDS) as progress:
 
         def load(settings: RunSettings) -> ImageSet:
@@ -72,18 +70,18 @@ def compare_agents(
             load=load,
             cluster=cluster,
             downstream=Downstream.asked(**asked),
-            log=log,
+            log=console.print,
             progress=progress,
             **given,
         )
     if found.rows:
-        log(found.table())
-        log(f"numbers      {out / RESULTS}")
-        log(f"page         {out / PAGE}")
+        console.print(found.table())
+        console.print(f"numbers      {out / RESULTS}")
+        console.print(f"page         {out / PAGE}")
     else:
-        log("No trial is done: there is nothing to compare.")
+        console.print("No trial is done: there is nothing to compare.")
     for name, reason in found.failed.items():
-        log(f"failed: {name}: {reason}")
+        console.print(f"failed: {name}: {reason}")
     return 1 if found.failed else 0
 
 
@@ -128,7 +126,7 @@ def evaluate_agents(
         )
         for one in found
     ]
-    make_console().print(table_text("", headings, rows), markup=False)
+    make_console().print(table_text("", headings, rows))
     if out is not None:
         write_text(out, json.dumps(found, indent=2) + "\n")
     return 0
@@ -141,5 +139,5 @@ def report_runs(
     ] = None,
 ) -> int:
     """Make one self-contained page of runs or experiments: tables, curves, and how masks evolved."""
-    make_console().print(f"page         {report(runs, out)}", markup=False)
+    make_console().print(f"page         {report(runs, out)}")
     return 0
