@@ -139,7 +139,7 @@ def main(data: str, out: Path, trials: int = TRIALS, images: int = IMAGES) -> No
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     common = {"data": data, "total_images": images, **RUN}
     with OwnedDirectory(out, "search.json", "a search") as directory:
-        directory.claim(common)
+        directory.write_or_check(common)
         search = Search(out, common)
         search.reference.work()
         for number in range(trials):

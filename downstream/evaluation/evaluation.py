@@ -80,11 +80,12 @@ class Evaluation:
         return table_text(title, ("measure", "mean", "95 % interval"), rows)
 
     def as_dict(self) -> dict[str, Any]:
-        """All numbers, as JSON can hold them."""
+        """All numbers, as JSON can hold them; None for what is not defined."""
         where = {"model": str(self.model), "data": self.data, "split": self.split, "tta": self.tta}
         counts = {"images": self.count, "patients": len(self.patients)}
         task = "segmentation" if isinstance(self.assessed, SegmentationAssessment) else "classification"
-        return {"task": task, **where, **counts, **as_json(self.assessed, self.measures)}
+        ends = {name: None if isnan(one.low) else [one.low, one.high] for name, one in self.measures.items()}
+        return {"task": task, **where, **counts, **self.assessed.summary, "intervals": ends}
 
     def write_page(self, path: Path) -> None:
         """Write all of it as an HTML page."""
@@ -240,11 +241,3 @@ def remarks(assessed: SegmentationAssessment | ClassificationAssessment, patient
         few = f"These are few {whose}: with fewer than {FEW}, intervals are too narrow."
         lines.append(one if len(patients) == 1 else few)
     return lines
-
-
-def as_json(
-    assessed: SegmentationAssessment | ClassificationAssessment, found: Mapping[str, Interval]
-) -> dict[str, Any]:
-    """Return the summary as in `test.json`, and the intervals; None for what is not defined."""
-    intervals = {name: None if isnan(one.low) else [one.low, one.high] for name, one in found.items()}
-    return {**assessed.summary, "intervals": intervals}

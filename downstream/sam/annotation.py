@@ -143,7 +143,9 @@ def annotate(
         prompts.check(source.index(), split)
         prompt = f"points {sha256(Path(prompt))}"
     with LabelledSource(Path(out)) as labelled:
-        labelled.claim({"data": data, "split": split, "prompt": prompt, "weights": sha256(weights_file(directory))})
+        labelled.write_or_check(
+            {"data": data, "split": split, "prompt": prompt, "weights": sha256(weights_file(directory))}
+        )
         # Until all is done the table lists no image, so that nobody trains on an unfinished source unawares.
         write_rows(labelled.path / "labels.csv", (), LABELS)
         return _annotate(model, prompts, index, labelled, split, ignore, progress or (lambda done, total: None))
