@@ -122,7 +122,7 @@ def _alike(group: Group) -> str:
 
 def unlike(group: Group) -> list[str]:
     """In what pretraining runs differ although they must not: images, U-Net updates, the share at the end."""
-    # whoever compares these says so; several workers end the batches that they have begun
+    # agents that differ in these say so; several workers end the batches that they have begun
     free = {"agent_share", "schedule", "batch_size", "total_images", "workers"}
     complaints = []
     for metric in ("images", "unet_updates", "agent_share"):

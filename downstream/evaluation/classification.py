@@ -26,7 +26,7 @@ class ClassificationAssessment:
     Attributes:
         classes: Names of the K classes.
         images: Names of the B images.
-        patients: `(B,)` numbers of those whom they show.
+        patients: `(B,)` numbers of their patients.
         truth: `(B,)` class numbers.
         probabilities: `(B, K)`.
         scores: What these come to.

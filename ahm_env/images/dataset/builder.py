@@ -63,7 +63,7 @@ def for_each(index: DatasetIndex, function: Callable[[Entry], T]) -> Iterator[T]
 
 
 def in_order(calls: Iterable[Callable[[], T]], most: int = AHEAD) -> Generator[T, None, None]:
-    """Results of calls of which a few threads make up to `most` ahead of whoever takes them, in their order."""
+    """Results of calls of which a few threads make up to `most` ahead of the caller, in their order."""
     pool = ThreadPoolExecutor(THREADS)
     ahead: deque[Future[T]] = deque()
     try:

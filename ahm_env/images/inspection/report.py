@@ -36,7 +36,7 @@ class SourceReport:
         source: As the user gave it.
         kind: "folder", "npz", "dicom", "nifti" or "phantom".
         images: Number of images that can be used.
-        patients: Number of patients whom these are known to show.
+        patients: Number of known patients.
         empty: Number of slices without content, which are left out.
         sizes: Images by (width, height) in pixels.
         channels: Images by number of channels, 1 or 3; three equal channels count as 1.

@@ -12,11 +12,11 @@ from pathlib import Path
 from ahm_env.errors import ImageError, SettingsError
 from ahm_env.files import write_rows
 from ahm_env.images.dataset.builder import Progress, in_order
-from ahm_env.images.public.archives import Found, Row, busi, downloaded, isic2018, lgg, npz
+from ahm_env.images.public.archives import PublicSet, Row, busi, downloaded, isic2018, lgg, npz
 from ahm_env.images.public.coco import coco
 from ahm_env.images.public.pairs import pairs
 
-Importer = Callable[[Path], Found]
+Importer = Callable[[Path], PublicSet]
 
 PACKAGES = ("medmnist", "medsegbench")  # that download
 AUTO = "auto"
@@ -39,7 +39,7 @@ class Imported:
         has_masks: Whether there are masks.
         splits: Images by split; empty where the data set has none.
         classes: Images by class.
-        patients: Number of patients whom images are known to show.
+        patients: Number of known patients.
         leaking: Number of patients with images in more than one split.
         notes: What was left out, one line each.
     """
@@ -117,7 +117,7 @@ def _write_table(path: Path, rows: Sequence[Row]) -> None:
     write_rows(path, map(asdict, rows), columns)
 
 
-def _summary(rows: Sequence[Row], found: Found) -> Imported:
+def _summary(rows: Sequence[Row], found: PublicSet) -> Imported:
     splits = Counter(row.split for row in rows)
     leaks: dict[str, set[str]] = {}
     for row in rows:
