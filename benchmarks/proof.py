@@ -26,8 +26,8 @@ from ahm_env.errors import InterruptionError
 from benchmarks.reproduction import as_markdown
 from downstream.comparison.experiment import Experiment
 from downstream.comparison.options import Downstream, count_name
-from downstream.comparison.results import Row, grouped, read_results, write_results
-from downstream.comparison.tables import compared, tables_of
+from downstream.comparison.results.rows import Row, grouped, read_results, write_results
+from downstream.comparison.results.tables import compared, tables_of
 from downstream.comparison.trials import FinetuneTrial, PretrainTrial, Trial
 from downstream.evaluation.statistics import holm, p_text
 

@@ -27,8 +27,8 @@ from filelock import FileLock, Timeout
 from agents.pretraining.console import train_agent
 from agents.pretraining.run_directory import RunDirectory
 from downstream.comparison.options import Arm
-from downstream.comparison.results import Row, write_results
-from downstream.comparison.tables import tables_of
+from downstream.comparison.results.rows import Row, write_results
+from downstream.comparison.results.tables import tables_of
 from downstream.comparison.trials import FinetuneTrial
 from downstream.finetuning.console import finetune
 from downstream.reports.report import Table

@@ -17,8 +17,8 @@ from downstream.comparison.cluster import Cluster
 from downstream.comparison.experiment import Experiment, data_of, is_experiment, pretrained_runs
 from downstream.comparison.options import NOT_SHARED, Downstream
 from downstream.comparison.pool import Pool, last_line
-from downstream.comparison.results import RESULTS, Row, read_results
-from downstream.comparison.tables import tables_of, trends_of
+from downstream.comparison.results.rows import RESULTS, Row, read_results
+from downstream.comparison.results.tables import tables_of, trends_of
 from downstream.evaluation.page import source_name
 from downstream.reports.report import TITLE, Table, Trend, make_report
 from downstream.sam.annotation import annotate

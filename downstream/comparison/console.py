@@ -16,7 +16,7 @@ from ahm_env.runs.flags import FlagsOf
 from downstream.comparison.compare import PAGE, compare, report
 from downstream.comparison.mask_evaluation import evaluate_masks
 from downstream.comparison.options import NOT_SHARED, Downstream
-from downstream.comparison.results import RESULTS
+from downstream.comparison.results.rows import RESULTS
 
 LINE_SECONDS = 600.0  # between two lines about progress, outside a terminal
 

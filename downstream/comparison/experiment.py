@@ -18,7 +18,7 @@ from ahm_env import ImageError, ImageSet, RunError, SettingsError
 from ahm_env.runs.flags import flag_name
 from ahm_env.runs.owned_directory import OwnedDirectory
 from downstream.comparison.options import AgentConfig, Arm, Downstream, count_name, once
-from downstream.comparison.results import MASKING, RESULTS, SCRATCH, Row, write_results
+from downstream.comparison.results.rows import MASKING, RESULTS, SCRATCH, Row, write_results
 from downstream.comparison.trials import FinetuneTrial, PretrainTrial, Trial
 from downstream.finetuning.labelled import Split, check_classes, only_labelled
 from downstream.finetuning.settings import FinetuneSettings

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from agents.pretraining.settings import RunSettings
 from ahm_env import SettingsError
 from ahm_env.runs.flags import Flag, pairs
-from downstream.comparison.results import SCRATCH
+from downstream.comparison.results.rows import SCRATCH
 from downstream.finetuning.mean_teacher import OWN
 from downstream.finetuning.settings import FinetuneSettings, TrainConfig
 from downstream.models.model import TASKS

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from ahm_env import RunError
-from downstream.comparison.results import Group, Row, grouped
-from downstream.comparison.tables import (
+from downstream.comparison.results.rows import Group, Row, grouped
+from downstream.comparison.results.tables import (
     NOTES,
     compared,
     finetuning_table,

@@ -12,8 +12,8 @@ import numpy as np
 from ahm_env import RunError
 from ahm_env.console import number
 from ahm_env.files import read_rows
-from downstream.comparison.hardness_tables import RANDOM, hardness_tables
-from downstream.comparison.results import MASKING, SCRATCH, Group, Row, grouped
+from downstream.comparison.results.hardness_tables import RANDOM, hardness_tables
+from downstream.comparison.results.rows import MASKING, SCRATCH, Group, Row, grouped
 from downstream.evaluation.metrics import measure_name
 from downstream.evaluation.statistics import Interval, Scores, holm, p_text
 from downstream.reports.charts import COLOURS

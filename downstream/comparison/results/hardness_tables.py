@@ -7,7 +7,7 @@ from math import isnan
 from agents.pretraining.hardness import KINDS
 from ahm_env.console import number
 from downstream.comparison.options import AgentConfig
-from downstream.comparison.results import Group
+from downstream.comparison.results.rows import Group
 from downstream.evaluation.statistics import Scores, holm, interquartile_mean, p_text, probability_of_improvement
 from downstream.reports.report import Table
 
