@@ -138,7 +138,8 @@ def show_data(
     check_name(out, ".png")
     console = make_console()
     with ProgressBar(console, "reading images") as report_progress:
-        sheet = make_contact_sheet(source, count, seed, window, axis, burned_in, skip_bad, progress=report_progress)
+        options = {"window": window, "axis": axis, "burned_in": burned_in, "skip_bad": skip_bad}
+        sheet = make_contact_sheet(source, count, seed, **options, progress=report_progress)
     warn_left_out(console, sheet.images)
     sheet.save(out)
     shown = f"{len(sheet.indices):,} of {len(sheet.images):,} images"

@@ -73,13 +73,11 @@ class Mark(NamedTuple):
 
 
 def make_report(
-    runs: Sequence[Path],
+    runs: Mapping[Path, str | None],
     out: Path,
-    title: str = TITLE,
     tables: Sequence[Table] = (),
-    images: ImageSet | None = None,
     trends: Sequence[Trend] = (),
-    names: Sequence[str] = (),
+    images: ImageSet | None = None,
 ) -> None:
     """Write a page that shows runs: tables, learning curves, and what the agents hide in the course of training.
 
@@ -87,14 +85,12 @@ def make_report(
     their names nor any path.
 
     Args:
-        runs: Run directories; those of one algorithm are its seeds.
+        runs: Run directories, and what the agent of each is called in tables and trends; where that is None, after its
+            algorithm, and the settings in which runs of one algorithm differ. Those of one name are its seeds.
         out: The HTML file.
-        title: Its heading.
         tables: Shown first; by default one of the last rows of the runs, of which there may be none beside tables.
-        images: The images of the first run, where they have been loaded already.
         trends: Drawn above the tables, where there are two numbers of labelled images or more.
-        names: What the agent of each run is called in tables and trends; by default after its algorithm, and the
-            settings in which runs of one algorithm differ.
+        images: The images of the first run, where they have been loaded already.
 
     Raises:
         RunError: A directory holds no run, or a damaged one, or its images have changed.
@@ -104,12 +100,11 @@ def make_report(
     """
     if not runs and not tables:
         raise RunError("there is no run to report on; name at least one directory that `ahm train-agent` made")
-    called = {path.resolve(): name for path, name in zip(runs, names, strict=True)} if names else {}
-    found = [read_run(path) for path in {path.resolve(): path for path in runs}.values()]
+    called = {path.resolve(): (path, name) for path, name in runs.items()}
+    found = [read_run(path) for path, _ in called.values()]
+    names = [name for _, name in called.values() if name is not None]
     own = {name: style for trend in trends for name, style in trend.styles.items()}
-    algorithms = [
-        replace(one, style=own.get(one.name, one.style)) for one in by_algorithm(found, list(called.values()))
-    ]
+    algorithms = [replace(one, style=own.get(one.name, one.style)) for one in by_algorithm(found, names)]
     gallery = _gallery(algorithms, images)
     on_reference = _has_reference(algorithms)
     hardness = "reference_hardness" if on_reference else "hardness"
@@ -129,7 +124,7 @@ def make_report(
         "gallery": gallery and gallery.data,
     }
     page = template(Path(__file__).with_name("report.html.jinja")).render(
-        title=title,
+        title=TITLE if runs else "Few labels, many images",
         algorithms=algorithms,
         styles={name: style for style, name in enumerate(STYLES)} | styles,
         hides=_hides(found) if found else "",
