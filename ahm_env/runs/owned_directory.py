@@ -1,7 +1,7 @@
 """A directory that says what made it: others are refused, and so is a second process."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -61,17 +61,20 @@ class OwnedDirectory:
         """Say what makes it."""
         write_text(self.file, json.dumps(dict(made_by), indent=2) + "\n")
 
-    def refuse_others(self, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    def refuse_others(
+        self, before: Mapping[str, Any], now: Mapping[str, Any], name: Callable[[str], str] = str
+    ) -> None:
         """Refuse to go on with other settings.
 
         Args:
             before: Settings that made it.
             now: Those of this command.
+            name: Names a setting as the user does.
 
         Raises:
             RunError: Some differ.
         """
-        odd = sorted(key for key in {*before, *now} if before.get(key) != now.get(key))
+        odd = sorted(name(key) for key in {*before, *now} if before.get(key) != now.get(key))
         if odd:
             raise RunError(
                 f"{self.path}: holds {self.holds} with another {', '.join(odd)}; give the same, or choose another --out"

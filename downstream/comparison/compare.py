@@ -1,6 +1,5 @@
 """Comparison as a function: agents in, an experiment's directory with tables and a page out."""
 
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -13,6 +12,7 @@ from ahm_env.console import table_text
 from ahm_env.files import Saved, path_of
 from ahm_env.images.dataset.builder import Progress
 from ahm_env.model import ranks
+from ahm_env.model.devices import count_cores
 from downstream.comparison.cluster import Cluster
 from downstream.comparison.experiment import Experiment, data_of, is_experiment, pretrained_runs
 from downstream.comparison.options import NOT_SHARED, Downstream
@@ -110,7 +110,7 @@ def compare(
         SegmentAnything.load(downstream.sam, shared.torch_device)
         find_prompts(downstream.prompt)
     on_cpu = shared.torch_device.type == "cpu"
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = count_cores()
     jobs = jobs or (cores if on_cpu else 1)
     pools = (
         partial(Pool, jobs, max(1, cores // jobs))
