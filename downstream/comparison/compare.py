@@ -8,7 +8,6 @@ from typing import Any
 
 from agents.pretraining.settings import RunSettings
 from ahm_env import ImageSet, RunError, SettingsError
-from ahm_env.console import table_text
 from ahm_env.files import Saved, path_of
 from ahm_env.images.dataset.builder import Progress
 from ahm_env.model import ranks
@@ -46,9 +45,7 @@ class Comparison:
 
     def table(self) -> str:
         """All tables, with their notes."""
-        return "\n".join(
-            line for one in self.tables for line in (table_text(one.title, one.headings, one.rows), *one.notes)
-        )
+        return "\n".join(one.text() for one in self.tables)
 
 
 def compare(

@@ -10,13 +10,14 @@ import typer
 from agents.pretraining.hardness import KINDS
 from agents.pretraining.settings import RunSettings
 from ahm_env import ImageSet
-from ahm_env.console import ProgressBar, make_console, number, table_text, warn_left_out
+from ahm_env.console import ProgressBar, make_console, number, warn_left_out
 from ahm_env.files import write_text
 from ahm_env.runs.flags import FlagsOf
 from downstream.comparison.compare import PAGE, compare, report
 from downstream.comparison.mask_evaluation import evaluate_masks
 from downstream.comparison.options import NOT_SHARED, Downstream
 from downstream.comparison.results.rows import RESULTS
+from downstream.reports.report import Table
 
 LINE_SECONDS = 600.0  # between two lines about progress, outside a terminal
 
@@ -110,23 +111,17 @@ def evaluate_agents(
 ) -> int:
     """Evaluate the agents of runs: how hard their masks are, how varied, and how much of the lesion they hide."""
     found = [evaluate_masks(path, reference_unet, data, algo, temperature, ignore).as_dict() for path in runs]
-    headings = (
-        *("run", "agent", "hardness, sampled", "hardness, likeliest", "loss, sampled", "loss, likeliest"),
-        *("hidden, least – most", "differ: images – draws", "lesion – rest"),
-    )
-    rows = [
-        (
-            one["run"],
-            one["agent"],
-            *(number(one[f"hardness_{kind}"]) for kind in KINDS),
-            *(f"{one[f'loss_{kind}']:.4f}" for kind in KINDS),
-            f"{one['least_hidden']:.2f} – {one['most_hidden']:.2f}",
-            f"{one['between_images']:.3f} – {one['within_images']:.3f}",
-            "–" if one["lesion_hidden"] is None else f"{one['lesion_hidden']:.2f} – {one['background_hidden']:.2f}",
-        )
-        for one in found
-    ]
-    make_console().print(table_text("", headings, rows))
+    rows = []
+    for one in found:
+        lesion = one["lesion_hidden"]
+        row = {"run": one["run"], "agent": one["agent"]}
+        row |= {f"hardness, {kind}": number(one[f"hardness_{kind}"]) for kind in KINDS}
+        row |= {f"loss, {kind}": f"{one[f'loss_{kind}']:.4f}" for kind in KINDS}
+        row["hidden, least – most"] = f"{one['least_hidden']:.2f} – {one['most_hidden']:.2f}"
+        row["differ: images – draws"] = f"{one['between_images']:.3f} – {one['within_images']:.3f}"
+        row["lesion – rest"] = "–" if lesion is None else f"{lesion:.2f} – {one['background_hidden']:.2f}"
+        rows.append(row)
+    make_console().print(Table.of("", rows).text())
     if out is not None:
         write_text(out, json.dumps(found, indent=2) + "\n")
     return 0

@@ -12,6 +12,7 @@ import numpy as np
 from agents.pretraining.hardness import KINDS
 from agents.pretraining.settings import RunSettings
 from ahm_env import ImageSet, RunError
+from ahm_env.console import table_text
 from ahm_env.files import write_text
 from downstream.evaluation.page import source_name, template
 from downstream.evaluation.statistics import Interval
@@ -39,6 +40,15 @@ class Table:
     headings: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     notes: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, title: str, rows: Sequence[Mapping[str, str]], notes: Sequence[str] = ()) -> "Table":
+        """Make a table of rows that map the same headings to cells; there must be one."""
+        return cls(title, tuple(rows[0]), tuple(tuple(row.values()) for row in rows), tuple(notes))
+
+    def text(self) -> str:
+        """Format it for a terminal, its notes below."""
+        return "\n".join((table_text(self.title, self.headings, self.rows), *self.notes))
 
     @property
     def numeric(self) -> tuple[bool, ...]:
@@ -155,17 +165,12 @@ def last_rows(algorithms: Sequence[Algorithm]) -> Table:
     ]
     columns += [("unet_loss", "U-Net loss", "{:.3f}"), ("images_per_second", "images/s", "{:.0f}")]
     columns += [("images", "images shown", "{:,.0f}")]
-    rows = tuple(
-        (
-            one.name,
-            *(_mean_and_range([run.rows[-1][key] for run in one.runs], form) for key, _, form in columns),
-            one.seeds,
-        )
-        for one in algorithms
-    )
+    rows = []
+    for one in algorithms:
+        ends = {name: _mean_and_range([run.rows[-1][key] for run in one.runs], form) for key, name, form in columns}
+        rows.append({"agent": one.name, **ends, "seeds": one.seeds})
     several = "mean over seeds, and their least – most" if any(len(one.runs) > 1 for one in algorithms) else "one seed"
-    notes = (f"The last row of every run: {several}.",)
-    return Table("At the end of training", ("agent", *(heading for _, heading, _ in columns), "seeds"), rows, notes)
+    return Table.of("At the end of training", rows, [f"The last row of every run: {several}."])
 
 
 def _draw_trend(trend: Trend, marks: Mapping[str, Mark]) -> Chart | None:
