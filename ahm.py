@@ -1,5 +1,6 @@
 """Adaptive hard masking: pretrain a U-Net on medical images without labels, by hiding what is worth learning."""
 
+import ast
 import signal
 import sys
 from importlib.util import find_spec
@@ -9,75 +10,40 @@ from typing import Annotated, Any
 import typer
 
 MARKER = "belongs to ahm-env"  # stands in `__init__.py` of packages with common names
-# Where each command is, and what it is for, in the order of the help; only what is called is imported
+# Where each command is, in the order of the help; only what is called is imported
 COMMANDS = {
-    "train-agent": (
-        "agents.pretraining.console:train_agent",
-        "Train an agent that hides patches, and the U-Net that reconstructs them.",
-    ),
-    "finetune": (
-        "downstream.finetuning.console:finetune",
-        "Fine-tune a U-Net, pretrained or not, on few labelled images, and test it once at the end.",
-    ),
-    "compare-agents": (
-        "downstream.comparison.console:compare_agents",
-        "Train agents with paired seeds, and evaluate their masks on the same U-Nets: tables, results.csv, a page.",
-    ),
-    "predict": (
-        "downstream.console:predict_images",
-        "Find masks, at the size of the images, or classes for images without labels.",
-    ),
-    "evaluate": (
-        "downstream.console:evaluate_model",
-        "Measure a fine-tuned model on labelled images: means with 95 % intervals over patients, at their own size.",
-    ),
-    "export": (
-        "downstream.console:export_model",
-        "Write a trained network for other programs, after checking that it computes the same there.",
-    ),
-    "annotate": (
-        "downstream.console:annotate_images",
-        "Let Segment Anything draw masks, for training; where the source has masks, measure its own against them.",
-    ),
-    "evaluate-agent": (
-        "downstream.comparison.console:evaluate_agents",
-        "Evaluate the agents of runs: how hard their masks are, how varied, and how much of the lesion they hide.",
-    ),
-    "report": (
-        "downstream.comparison.console:report_runs",
-        "Make one self-contained page of runs or experiments: tables, curves, and how masks evolved.",
-    ),
+    "train-agent": "agents.pretraining.console:train_agent",
+    "finetune": "downstream.finetuning.console:finetune",
+    "compare-agents": "downstream.comparison.console:compare_agents",
+    "predict": "downstream.console:predict_images",
+    "evaluate": "downstream.console:evaluate_model",
+    "export": "downstream.console:export_model",
+    "annotate": "downstream.console:annotate_images",
+    "evaluate-agent": "downstream.comparison.console:evaluate_agents",
+    "report": "downstream.comparison.console:report_runs",
 }
 DATA = {
-    "check": (
-        "ahm_env.images.console:check_data",
-        "Print what is there, what is likely wrong, and what is wrong with its files: then end with status 2.",
-    ),
-    "show": (
-        "ahm_env.images.console:show_data",
-        "Make a contact sheet: a fair sample of the images, with the contours of their masks.",
-    ),
-    "split": (
-        "ahm_env.images.console:split_data",
-        "Draw splits that keep each patient on one side, and write them into the folder's labels.csv.",
-    ),
-    "import": (
-        "ahm_env.images.console:import_into",
-        "Turn a data set as it is downloaded into a folder of images, masks and labels.csv.",
-    ),
-    "find": (
-        "ahm_env.images.console:find_data",
-        "Print which file it is that is shown under a pseudonym; or, as CSV, all pseudonyms and their files.",
-    ),
+    "check": "ahm_env.images.console:check_data",
+    "show": "ahm_env.images.console:show_data",
+    "split": "ahm_env.images.console:split_data",
+    "import": "ahm_env.images.console:import_into",
+    "find": "ahm_env.images.console:find_data",
 }
+
+
+def docstring(module: str, function: str) -> str:
+    """Read the docstring of a function without importing its module, which may take seconds."""
+    path = Path(__file__).parent.joinpath(*module.split(".")).with_suffix(".py")
+    functions = (one for one in ast.parse(path.read_bytes()).body if isinstance(one, ast.FunctionDef))
+    return next(ast.get_docstring(one) or "" for one in functions if one.name == function)
 
 
 class Command(typer.core.TyperCommand):
     """A command that is imported when it is called."""
 
-    def __init__(self, name: str, place: str, sentence: str) -> None:
-        super().__init__(name, help=sentence)
-        self.place = place
+    def __init__(self, name: str, place: str) -> None:
+        self.module, _, self.function = place.partition(":")
+        super().__init__(name, help=docstring(self.module, self.function).partition("\n\n")[0])
 
     def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
         """Import the command, and let it read its arguments."""
@@ -85,9 +51,8 @@ class Command(typer.core.TyperCommand):
 
         from ahm_env.runs.flags import command
 
-        module, _, function = self.place.partition(":")
         app = typer.Typer(pretty_exceptions_enable=False, add_completion=False)
-        app.command(self.name)(command(getattr(import_module(module), function)))
+        app.command(self.name)(command(getattr(import_module(self.module), self.function)))
         return typer.main.get_command(app).make_context(info_name, args, parent, **extra)
 
 
@@ -97,8 +62,8 @@ class Commands(typer.core.TyperGroup):
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
         data = typer.core.TyperGroup(name="data", help="Look at images, split and import them.", no_args_is_help=True)
-        data.commands = {name: Command(name, *about) for name, about in DATA.items()}
-        self.commands = {**{name: Command(name, *about) for name, about in COMMANDS.items()}, "data": data}
+        data.commands = {name: Command(name, place) for name, place in DATA.items()}
+        self.commands = {**{name: Command(name, place) for name, place in COMMANDS.items()}, "data": data}
 
 
 app = typer.Typer(

@@ -104,7 +104,7 @@ class Agent(Protocol):
     name: str  # by which `make_agent` and files know it; of a class that has none, package.module:Class
     parallel: bool = False  # whether several processes can train it at once
     temperature: float | None = None  # logits of sampled masks are divided by it; None: the agent draws from none
-    progress: float = 0.0  # how much of its learning is done, 0 to 1; set by whoever trains it
+    progress: float = 0.0  # how much of its learning is done, 0 to 1; set by the run that trains it
     settings_class: type[Any] | None = None  # a dataclass of numbers and strings; None: there is nothing to set
     problem: Problem
     settings: Any

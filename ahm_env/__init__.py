@@ -8,16 +8,11 @@ import gymnasium
 
 from ahm_env.env import PatchMaskEnv, PatchMaskVectorEnv
 from ahm_env.errors import ActionError, AHMError, CheckpointError, ImageError, RunError, SettingsError, TrainingError
-from ahm_env.images import (
-    DataWarning,
-    ImageSet,
-    SourceReport,
-    check_images,
-    find_file,
-    find_files,
-    load_images,
-)
+from ahm_env.images.dataset.image_set import ImageSet
+from ahm_env.images.dataset.loader import find_file, find_files, load_images
 from ahm_env.images.inspection.contact_sheet import ContactSheet, make_contact_sheet
+from ahm_env.images.inspection.report import SourceReport, check_images
+from ahm_env.images.source import DataWarning
 from ahm_env.masks import MaskRatio, PatchGrid
 from ahm_env.model.reconstruction import Reconstructor
 from ahm_env.model.unet import UNet

@@ -1,13 +1,16 @@
 """What a person sees in a terminal, or reads in a log: a console, and how far long work is."""
 
+import io
+from collections.abc import Sequence
 from functools import partial
 from math import isnan
 from time import monotonic
 from typing import Self
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
 
 from ahm_env.errors import InterruptionError
 from ahm_env.images.dataset.image_set import ImageSet
@@ -17,8 +20,11 @@ LINE_SECONDS = 30.0  # between two lines about progress, outside a terminal
 
 
 def make_console(stderr: bool = False) -> Console:
-    """Wide enough that lines which are not shown in a terminal are not broken; colours only in one. One rank speaks."""
-    plain = partial(Console, highlight=False, emoji=False, stderr=stderr, quiet=ranks.number() > 0)
+    """Make a console that prints texts as they are; lines are broken, and have colours, in a terminal only.
+
+    One rank speaks.
+    """
+    plain = partial(Console, markup=False, highlight=False, emoji=False, stderr=stderr, quiet=ranks.number() > 0)
     console = plain()
     return console if console.is_terminal else plain(width=500, no_color=True)
 
@@ -61,23 +67,28 @@ class ProgressBar:
         """Print a line with the same, outside a terminal."""
         self._last = monotonic()
         if not self._console.is_terminal:
-            self._console.print(f"{self._what}: {done:,} of {total:,} images  {numbers}".rstrip(), markup=False)
+            self._console.print(f"{self._what}: {done:,} of {total:,} images  {numbers}".rstrip())
 
     def on_warning(self, text: str) -> None:
         """Print a warning."""
-        self._console.print(f"[yellow]warning:[/] {escape(text)}")
+        warn(self._console, text)
+
+
+def warn(console: Console, text: str) -> None:
+    """Print a warning."""
+    console.print(Text.assemble(("warning:", "yellow"), f" {text}"))
 
 
 def warn_bad_masks(console: Console, count: int) -> None:
     """Say how many masks could not be used, where that is let pass."""
     if count:
-        console.print(f"[yellow]warning:[/] {count:,} bad masks were left out: their images count as unlabelled")
+        warn(console, f"{count:,} bad masks were left out: their images count as unlabelled")
 
 
 def warn_left_out(console: Console, images: ImageSet) -> None:
     """Say how many images of a source a set lacks."""
     if images.skipped:
-        console.print(f"[yellow]warning:[/] {images.skipped:,} bad images were left out; `ahm data check` lists them")
+        warn(console, f"{images.skipped:,} bad images were left out; `ahm data check` lists them")
     if images.empty:
         why = "they show nothing, or their headers say that text is burned in"
         console.print(f"images left out, for {why}: {images.empty:,}")
@@ -86,10 +97,21 @@ def warn_left_out(console: Console, images: ImageSet) -> None:
 def print_interruption(console: Console, error: InterruptionError, progress: str, command: str) -> int:
     """Say that a signal ended a run after so much of it, and how to go on; the exit status."""
     console.print(f"Stopped by {error.signal} after {progress}; all is saved. Go on with")
-    console.print(f"  ahm {command} --resume --out {error.path}", markup=False)
+    console.print(f"  ahm {command} --resume --out {error.path}")
     return error.status
 
 
 def number(value: float) -> str:
     """Format a number for people; NaN becomes a dash."""
     return "–" if isnan(value) else f"{value:.3f}"
+
+
+def table_text(title: str, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Format a table for a person, with a frame, at most 500 characters wide."""
+    table = Table(*headings, title=Text(title))
+    for row in rows:
+        table.add_row(*row)
+    console = Console(file=io.StringIO(), width=500, no_color=True, markup=False, emoji=False)
+    with console.capture() as captured:
+        console.print(table)
+    return captured.get().rstrip("\n")

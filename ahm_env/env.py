@@ -15,7 +15,8 @@ from gymnasium.vector.utils import batch_space
 from ahm_env.checks import PlainSpec, read_actions, read_images, read_reset_mask, refuse_a_unet_each, release
 from ahm_env.episodes import EnvIds, Episodes
 from ahm_env.errors import SettingsError
-from ahm_env.images import ImageSet, load_images
+from ahm_env.images.dataset.image_set import ImageSet
+from ahm_env.images.dataset.loader import load_images
 from ahm_env.masks import Bools, Ints, MaskRatio, PatchGrid
 from ahm_env.model.reconstruction import Reconstructor
 from ahm_env.model.weights import DEFAULT_UNET, Standardisation

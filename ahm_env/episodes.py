@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ahm_env.errors import SettingsError
-from ahm_env.images import ImageSet
+from ahm_env.images.dataset.image_set import ImageSet
 from ahm_env.masks import Bools, Ints, MaskRatio, fill_quota, mean_over, step_quota
 from ahm_env.model.reconstruction import Reconstructor
 

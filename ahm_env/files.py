@@ -1,11 +1,13 @@
-"""Files that are whole or absent, and tensors that cannot execute code."""
+"""Files that are whole or absent: texts, tables, and tensors that cannot execute code."""
 
+import csv
 import errno
 import hashlib
+import io
 import json
 import os
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
@@ -59,6 +61,37 @@ def write_text(path: Path, text: str) -> None:
     """Write a text file whole."""
     with atomic(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def write_rows(
+    path: Path, rows: Iterable[Mapping[str, Any]], columns: Sequence[str] | None = None, separator: str = ","
+) -> None:
+    """Write a table as a CSV file.
+
+    Args:
+        path: The file.
+        rows: Column to cell of each row.
+        columns: Which columns, in order; by default those of the first row, of which there must be one then.
+        separator: Between cells.
+    """
+    rows, text = list(rows), io.StringIO()
+    writer = csv.DictWriter(
+        text, columns or list(rows[0]), extrasaction="ignore", delimiter=separator, lineterminator="\n"
+    )
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, text.getvalue())
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """Read what `write_rows` wrote.
+
+    Raises:
+        OSError: It cannot be read.
+        csv.Error: It is no table.
+    """
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
 
 
 def occupied(path: Path) -> bool:

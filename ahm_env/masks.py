@@ -126,11 +126,6 @@ class MaskRatio:
     def __str__(self) -> str:
         return f"{self.low:g}" if self.low == self.high else f"{self.low:g}:{self.high:g}"
 
-    @property
-    def is_range(self) -> bool:
-        """Whether the agent decides how much is hidden."""
-        return self.low < self.high
-
     def quotas(self, patches: int) -> tuple[int, int]:
         """Smallest and largest number of hidden patches among `patches` (k = round(ratio x N)).
 

@@ -25,7 +25,7 @@ from benchmarks.memory import in_use
 SIDE = 256
 LOAD = """
 import sys, time
-from ahm_env.images import load_images
+from ahm_env.images.dataset.loader import load_images
 begin = time.perf_counter()
 load_images(sys.argv[1], 64)
 print(time.perf_counter() - begin)

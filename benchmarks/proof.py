@@ -23,13 +23,13 @@ import torch
 from filelock import FileLock, Timeout
 
 from ahm_env.errors import InterruptionError
+from benchmarks.reproduction import as_markdown
 from downstream.comparison.experiment import Experiment
 from downstream.comparison.options import Downstream, count_name
-from downstream.comparison.results import Row, grouped, read_results, write_results
-from downstream.comparison.tables import compared, tables_of
+from downstream.comparison.results.rows import Row, grouped, read_results, write_results
+from downstream.comparison.results.tables import compared, tables_of
 from downstream.comparison.trials import FinetuneTrial, PretrainTrial, Trial
-from downstream.evaluation.statistics import holm
-from downstream.evaluation.tables import as_markdown, interval, p_value
+from downstream.evaluation.statistics import holm, p_text
 
 PLAN: dict[str, Any] = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
@@ -132,10 +132,7 @@ def contrasts(rows: dict[str, list[Row]], which: str) -> list[tuple[str, ...]]:
                 if gap is not None:
                     found.append(((dataset, labels, f"{one} − {base}", str(gap.pairs)), gap))
     corrected = holm([gap.p for _, gap in found])
-    return [
-        (*names, interval(gap.interval, sign=True), p_value(p))
-        for (names, gap), p in zip(found, corrected, strict=True)
-    ]
+    return [(*names, gap.interval.text(sign=True), p_text(p)) for (names, gap), p in zip(found, corrected, strict=True)]
 
 
 def show() -> None:

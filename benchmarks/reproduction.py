@@ -17,6 +17,7 @@ processes may share the work. What is done is in `docs/results/reproduction.csv`
 import re
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +27,9 @@ from filelock import FileLock, Timeout
 from agents.pretraining.console import train_agent
 from agents.pretraining.run_directory import RunDirectory
 from downstream.comparison.options import Arm
-from downstream.comparison.results import Row, write_results
-from downstream.comparison.tables import tables_of
+from downstream.comparison.results.rows import Row, write_results
+from downstream.comparison.results.tables import tables_of
 from downstream.comparison.trials import FinetuneTrial
-from downstream.evaluation.tables import as_markdown
 from downstream.finetuning.console import finetune
 from downstream.reports.report import Table
 
@@ -93,6 +93,12 @@ def results(out: Path) -> list[Row]:
                     names = "hardness_sampled", "hardness_likeliest", "images", "unet_updates"
                     rows += [Row(*about, name, last[name]) for name in names]
     return rows
+
+
+def as_markdown(title: str, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Format a table as Markdown."""
+    lines = (headings, ["---"] * len(headings), *rows)
+    return "\n".join([f"### {title}", "", *(f"| {' | '.join(line)} |" for line in lines), ""])
 
 
 def markdown(table: Table) -> str:

@@ -25,10 +25,10 @@ from optuna.trial import TrialState
 
 from agents.registry import AGENTS
 from ahm_env import TrainingError
+from ahm_env.files import write_rows
 from ahm_env.runs.owned_directory import OwnedDirectory
 from downstream.comparison.options import AgentConfig
 from downstream.comparison.trials import PretrainTrial
-from downstream.evaluation.tables import write_rows
 
 TRIALS, IMAGES = 20, 8_000
 SEEDS, REFERENCE_SEED = (100, 101), 102
@@ -139,7 +139,7 @@ def main(data: str, out: Path, trials: int = TRIALS, images: int = IMAGES) -> No
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     common = {"data": data, "total_images": images, **RUN}
     with OwnedDirectory(out, "search.json", "a search") as directory:
-        directory.claim(common)
+        directory.write_or_check(common)
         search = Search(out, common)
         search.reference.work()
         for number in range(trials):

@@ -67,20 +67,20 @@ def evaluate_model(
     warn_left_out(console, found.images)
     warn_bad_masks(console, found.bad_masks)
     for line in (found.table(), *found.remarks):
-        console.print(line, markup=False)
+        console.print(line)
     if out is not None:
         write_text(out, json.dumps(found.as_dict(), indent=2) + "\n")
-        console.print(f"numbers      {out}", markup=False)
+        console.print(f"numbers      {out}")
     if page is not None:
         found.write_page(page)
-        console.print(f"page         {page}", markup=False)
+        console.print(f"page         {page}")
     if pictures is not None:
         found.assessed.write(pictures)
         segments = found.as_dict()["task"] == "segmentation"
-        console.print(f"picture      {pictures / ('cases.png' if segments else 'confusion.png')}", markup=False)
-        console.print(f"each image   {pictures / 'test.csv'}", markup=False)
+        console.print(f"picture      {pictures / ('cases.png' if segments else 'confusion.png')}")
+        console.print(f"each image   {pictures / 'test.csv'}")
         if segments and found.several:
-            console.print(f"each patient {pictures / 'patients.csv'}", markup=False)
+            console.print(f"each patient {pictures / 'patients.csv'}")
     return 0
 
 
@@ -111,11 +111,10 @@ def predict_images(
         stopped=lambda: interruption.signal is not None,
     )
     for note in found.notes:
-        console.print(f"note         {note}", markup=False)
+        console.print(f"note         {note}")
     task, where = found.spec.task, found.device
     console.print(
-        f"{task} with {model}: {found.total - found.before:,} images to predict, {found.before:,} done before; {where}",
-        markup=False,
+        f"{task} with {model}: {found.total - found.before:,} images to predict, {found.before:,} done before; {where}"
     )
     with ProgressBar(console, "predicting", found.total, found.before) as show, interruption.watch():
         for _ in found:
@@ -125,25 +124,25 @@ def predict_images(
         console.print(f"Stopped by {name}; all that was predicted is saved. The same command goes on where it was.")
         return 128 + interruption.signal
     for note in found.not_returned:
-        console.print(f"note         {note}", markup=False)
+        console.print(f"note         {note}")
     for _, problem in found.problems[:TOLD]:
-        console.print(f"problem      {problem}", markup=False)
+        console.print(f"problem      {problem}")
     if len(found.problems) > TOLD:
         console.print(f"problem      … and {len(found.problems) - TOLD:,} more")
     good = found.total - found.refused - found.empty
     empty = f"; {found.empty:,} show nothing or are left out" if found.empty else ""
-    console.print(f"table        {out / TABLE}: {good:,} of {found.total:,} images{empty}", markup=False)
+    console.print(f"table        {out / TABLE}: {good:,} of {found.total:,} images{empty}")
     if task == "segmentation":
-        console.print(f"masks        {out / MASKS}", markup=False)
+        console.print(f"masks        {out / MASKS}")
         if overlays:
-            console.print(f"overlays     {out / OVERLAYS}", markup=False)
+            console.print(f"overlays     {out / OVERLAYS}")
     if found.problems:
         what, count = ("image", found.refused) if found.refused else ("result", len(found.problems))
         bad = f"{count:,} {what}" + "s" * (count > 1)
-        console.print(f"problems     {out / PROBLEMS}: {bad}; mend, and the same command adds them", markup=False)
+        console.print(f"problems     {out / PROBLEMS}: {bad}; mend, and the same command adds them")
     if found.returned:
         what = "which file of masks/ has the mask of which image"
-        console.print(f"returned     {out / RETURNED}: {what}", markup=False)
+        console.print(f"returned     {out / RETURNED}: {what}")
     return 1 if found.problems else 0
 
 
@@ -171,16 +170,11 @@ def annotate_images(
     with ProgressBar(console, "segmenting") as progress:
         found = annotate(sam, data, out, prompt=prompt, split=split, ignore=ignore, device=device, progress=progress)
     for problem in found.problems:
-        console.print(f"skipped      {problem}", markup=False)
+        console.print(f"skipped      {problem}")
     confidence = f", mean predicted IoU {found.predicted_iou:.3f}" if found.made else ""
-    console.print(
-        f"masks        {out / 'masks'}: {found.done:,}, of them {found.made:,} made now{confidence}", markup=False
-    )
+    console.print(f"masks        {out / 'masks'}: {found.done:,}, of them {found.made:,} made now{confidence}")
     if found.scored:
-        console.print(
-            f"scores       {out / 'scores.csv'}: mean Dice {found.dice:.3f} against the masks of the source",
-            markup=False,
-        )
+        console.print(f"scores       {out / 'scores.csv'}: mean Dice {found.dice:.3f} against the masks of the source")
     count = len(found.problems)
     if count:
         console.print(f"{count:,} problem{'s' * (count > 1)}; mend, and the same command adds what is missing.")
@@ -201,5 +195,5 @@ def export_model(
     console = make_console()
     size = f"{found.path}: {found.path.stat().st_size / 1e6:,.1f} MB"
     for line in (size, found.accuracy, *found.usage):
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        console.print(line, soft_wrap=True)
     return 0

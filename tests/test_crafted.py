@@ -8,7 +8,7 @@ pytest.importorskip("pydicom")
 pytest.importorskip("nibabel")
 
 from ahm_env.errors import AHMError
-from ahm_env.images import load_images
+from ahm_env.images.dataset.loader import load_images
 from tests.crafted import make
 
 

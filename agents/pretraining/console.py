@@ -7,7 +7,6 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from agents.pretraining.hardness import Hardness
@@ -84,7 +83,7 @@ def train_agent(
 def _announce(run: Pretraining, console: Console) -> None:
     settings, workers = run.settings, run.processes
     console.print(
-        f"{settings.algo} on {escape(settings.data)}: {len(run.shown):,} images to learn from, {len(run.held_out):,} "
+        f"{settings.algo} on {settings.data}: {len(run.shown):,} images to learn from, {len(run.held_out):,} "
         f"held out; {settings.grid.side} x {settings.grid.side} patches, ratio {settings.mask_ratio}; {run.device}, "
         f"{describe_precision(settings.precision, run.device)}, "
         + (f"{ranks.count()} ranks" if ranks.count() > 1 else f"{workers} worker{'s' * (workers > 1)}")
@@ -114,12 +113,11 @@ def _conclude(run: Pretraining, hardness: Hardness, console: Console) -> None:
     for name, value in facts.items():
         table.add_row(name, value)
     console.print(table)
-    console.print(f"picture      {path / 'masks.png'}", markup=False)
-    console.print(f"U-Net        {path / 'unet.safetensors'}", markup=False)
-    console.print(f"agent        {path / 'agent'}", markup=False)
-    console.print(f"curves       {path / 'metrics.csv'}, or: tensorboard --logdir {path}", markup=False)
-    console.print(f"page         ahm report {path}", markup=False)
+    console.print(f"picture      {path / 'masks.png'}")
+    console.print(f"U-Net        {path / 'unet.safetensors'}")
+    console.print(f"agent        {path / 'agent'}")
+    console.print(f"curves       {path / 'metrics.csv'}, or: tensorboard --logdir {path}")
+    console.print(f"page         ahm report {path}")
     console.print(
-        f"Next: look at the picture; then, with a few labels: ahm finetune --from {path} --data FOLDER --labels 25",
-        markup=False,
+        f"Next: look at the picture; then, with a few labels: ahm finetune --from {path} --data FOLDER --labels 25"
     )

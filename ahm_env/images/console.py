@@ -13,7 +13,6 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from ahm_env.console import ProgressBar, make_console, warn_left_out
@@ -60,7 +59,7 @@ def check_data(
 
 def _print_report(console: Console, report: SourceReport, every: bool) -> None:
     source = os.fsencode(report.source).decode(errors="replace")
-    table = Table(title=escape(source), show_header=False)
+    table = Table(title=source, show_header=False)
     sizes = [f"{width} x {height} ({count:,})" for (width, height), count in report.sizes.most_common(4)]
     more = len(report.sizes) - len(sizes)
     table.add_row("kind", report.kind)
@@ -79,7 +78,7 @@ def _print_report(console: Console, report: SourceReport, every: bool) -> None:
     table.add_row("masks", f"{how_many}, with values {values}{empty}" if report.masks else "none")
     table.add_row("splits", ", ".join(f"{name} {count:,}" for name, count in report.splits.items()))
     for name, splits in sorted(report.classes.items()):
-        table.add_row(f"class {escape(name)}", ", ".join(f"{split} {splits[split]:,}" for split in report.splits))
+        table.add_row(f"class {name}", ", ".join(f"{split} {splits[split]:,}" for split in report.splits))
     console.print(table)
     for note in report.notes:
         _tell(f"note: {note}")
@@ -121,7 +120,7 @@ def split_data(
     console = make_console()
     counts = split_source(source, shares, stratify, seed, again, skip_bad)
     each = ", ".join(f"{name} {counts[name]:,}" for name in shares)
-    console.print(f"splits       {Path(source) / 'labels.csv'}: {each}; each patient in one", markup=False)
+    console.print(f"splits       {Path(source) / 'labels.csv'}: {each}; each patient in one")
     return 0
 
 
@@ -139,11 +138,12 @@ def show_data(
     check_name(out, ".png")
     console = make_console()
     with ProgressBar(console, "reading images") as report_progress:
-        sheet = make_contact_sheet(source, count, seed, window, axis, burned_in, skip_bad, progress=report_progress)
+        options = {"window": window, "axis": axis, "burned_in": burned_in, "skip_bad": skip_bad}
+        sheet = make_contact_sheet(source, count, seed, **options, progress=report_progress)
     warn_left_out(console, sheet.images)
     sheet.save(out)
     shown = f"{len(sheet.indices):,} of {len(sheet.images):,} images"
-    console.print(f"picture      {out}: {shown}", markup=False)
+    console.print(f"picture      {out}: {shown}")
     return 0
 
 
@@ -171,20 +171,20 @@ def import_into(
     folder = shlex.quote(str(out))
     masks = " with masks" if made.has_masks else ""
     patients = f", {made.patients:,} patients or lesions" if made.patients else ""
-    console.print(f"imported     {out}: {made.images:,} images{masks}{patients}", markup=False)
+    console.print(f"imported     {out}: {made.images:,} images{masks}{patients}")
     for what, counts in (("classes", made.classes), ("splits", made.splits)):
         if counts:
-            console.print(f"{what:<12} {_told(counts)}", markup=False)
+            console.print(f"{what:<12} {_told(counts)}")
     for note in made.notes:
-        console.print(f"note: {note}", markup=False)
+        console.print(f"note: {note}")
     steps = [f"ahm data check {folder}"]
     if made.leaking:
         cause = "have images in more than one split, which training refuses"
-        console.print(f"note: {made.leaking:,} patients or lesions {cause}; draw splits anew", markup=False)
+        console.print(f"note: {made.leaking:,} patients or lesions {cause}; draw splits anew")
         steps.insert(0, f"ahm data split {folder} --again")
     elif not made.splits:
         steps.append(f"ahm data split {folder}")
-    console.print(f"next         {'; '.join(steps)}", markup=False)
+    console.print(f"next         {'; '.join(steps)}")
     return 0
 
 

@@ -31,7 +31,7 @@ class Sample:
         mask: (H, W) uint8 class numbers, or None where it has no mask.
         label: Class number, or -1 if unknown.
         split: Index into `SPLITS`.
-        patient: Pseudonym of whom it shows; empty if unknown: the image then counts as a patient of its own.
+        patient: Pseudonym of the patient; empty if unknown: the image then counts as a patient of its own.
         remarks: What is worth knowing of its file, in words that count images.
         later: Reads the mask, where there is one that has not been read; raises `ImageError` where it cannot be used.
     """

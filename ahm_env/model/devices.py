@@ -31,6 +31,11 @@ def find_device(name: str | torch.device) -> torch.device:
         raise SettingsError(f"--device {name} is not on this machine; use cpu, or auto") from None
 
 
+def count_cores() -> int:
+    """Count the CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def find_precision(name: str, device: torch.device) -> str:
     """Choose the precision of a network's layers; `auto` is bf16 if the device has instructions for it, else fp32.
 

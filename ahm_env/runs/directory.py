@@ -1,7 +1,5 @@
 """A directory that a run writes: settings, metrics, and the states from which it can go on."""
 
-import csv
-import json
 import signal
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -10,14 +8,13 @@ from math import isnan
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
-from filelock import FileLock
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from ahm_env import CheckpointError, ImageSet, RunError, SettingsError
-from ahm_env.files import load_tensors, occupied, save_tensors, write_text
+from ahm_env.files import load_tensors, occupied, read_rows, save_tensors, write_rows
 from ahm_env.runs.flags import flag_name
-from ahm_env.runs.owned_directory import hold
+from ahm_env.runs.owned_directory import OwnedDirectory
 from ahm_env.runs.provenance import provenance
 from ahm_env.runs.settings import Settings
 
@@ -42,7 +39,7 @@ class Checkpoint:
         return {one.removeprefix(start): tensor for one, tensor in self.tensors.items() if one.startswith(start)}
 
 
-class Directory(Generic[S]):
+class Directory(OwnedDirectory, Generic[S]):
     """A run on disk, held by one process at a time. Use as a context manager.
 
     Args:
@@ -61,24 +58,19 @@ class Directory(Generic[S]):
     columns: ClassVar[Sequence[str]]
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        super().__init__(path, "config.json", "a run")
         if path.exists() and not path.is_dir():
             raise RunError(f"{path}: is a file, not a run directory; choose another --out")
         for parent in path.parents:
             if parent.exists() and not parent.is_dir():
                 raise RunError(f"{path}: {parent} is a file, so there can be no directory in it; choose another --out")
-        self.lock = FileLock(path / ".lock")
         self.rows: list[Row] = []
         self._writer: SummaryWriter | None = None
-
-    def __enter__(self) -> Self:
-        hold(self.path, self.lock, "on this run")
-        return self
 
     def __exit__(self, *_: object) -> None:
         if self._writer is not None:
             self._writer.close()
-        self.lock.release()
+        super().__exit__()
 
     def settings(self) -> S | None:
         """Read the settings of the run in this directory; return None if there is no run.
@@ -86,25 +78,18 @@ class Directory(Generic[S]):
         Raises:
             RunError: `config.json` is damaged.
         """
-        path = self.path / "config.json"
-        if not path.exists():
+        if not self.file.exists():
             return None
         try:
-            return self.settings_type.from_dict(json.loads(path.read_text(encoding="utf-8"))["settings"])
+            return self.settings_type.from_dict((self.read() or {})["settings"])
         except (ValueError, KeyError, TypeError) as error:
-            raise RunError(f"{path}: damaged ({error}); restore it, or choose another --out") from None
+            raise RunError(f"{self.file}: damaged ({error}); restore it, or choose another --out") from None
         except SettingsError as error:
-            raise RunError(f"{path}: {error}; choose another --out") from None
-
-    @property
-    def occupied(self) -> bool:
-        """Whether there is anything but a lock in the directory."""
-        return occupied(self.path)
+            raise RunError(f"{self.file}: {error}; choose another --out") from None
 
     def content_key(self) -> str:
         """Key of the images that the run began with."""
-        config = json.loads((self.path / "config.json").read_text(encoding="utf-8"))
-        return str(config["images"]["content_key"])
+        return str((self.read() or {})["images"]["content_key"])
 
     @classmethod
     def claim(cls, out: Path | None, stem: str, settings: S) -> Self:
@@ -125,7 +110,7 @@ class Directory(Generic[S]):
         if existing is not None:
             flags = ", ".join(flag_name(type(settings), name) for name in existing.changes(settings))
             raise RunError(f"{path}: holds a run with another {flags}; choose another --out")
-        if directory.occupied:
+        if occupied(path):
             raise RunError(f"{path}: is not empty and holds no run; choose another --out")
         return directory
 
@@ -175,8 +160,7 @@ class Directory(Generic[S]):
 
     def write_config(self, settings: S, images: Mapping[str, Any]) -> None:
         """Write `config.json`: settings, images, versions, git commit and command."""
-        config = {"settings": settings.as_dict(), "images": dict(images), **provenance()}
-        write_text(self.path / "config.json", json.dumps(config, indent=2) + "\n")
+        self.write({"settings": settings.as_dict(), "images": dict(images), **provenance()})
 
     def add(self, row: Row) -> None:
         """Add a row to `metrics.csv`, integers in full, and to TensorBoard, which has numbers without a column, too."""
@@ -192,8 +176,7 @@ class Directory(Generic[S]):
         """
         path = self.path / "metrics.csv"
         try:
-            with path.open(encoding="utf-8", newline="") as file:
-                return {name: float(value) for name, value in list(csv.DictReader(file))[-1].items()}
+            return {name: float(value) for name, value in read_rows(path)[-1].items()}
         except (OSError, IndexError, ValueError, TypeError) as error:
             raise RunError(f"{path}: missing or damaged ({error}); go on with this run by --resume") from None
 
@@ -207,11 +190,10 @@ class Directory(Generic[S]):
             self._log(row)
 
     def _write_rows(self) -> None:
-        lines = [self.columns]
-        for row in self.rows:
-            numbers = [row[name] for name in self.columns]
-            lines.append([str(number) if isinstance(number, int) else f"{number:.6g}" for number in numbers])
-        write_text(self.path / "metrics.csv", "".join(",".join(line) + "\n" for line in lines))
+        shown = [
+            {name: one if isinstance(one, int) else f"{one:.6g}" for name, one in row.items()} for row in self.rows
+        ]
+        write_rows(self.path / "metrics.csv", shown, self.columns)
 
     def _log(self, row: Row) -> None:
         if self._writer is None:

@@ -163,7 +163,7 @@ def check_kind(flag: str, value: Any, kind: Any) -> None:
 
 
 def pairs(texts: Iterable[str], flag: str) -> dict[str, Any]:
-    """Read settings that are written `KEY=VALUE`; a value that is a number, true, false or null is one.
+    """Read settings that are written `KEY=VALUE`; a value is a text, or a number, true, false or null.
 
     Raises:
         SettingsError: One is misspelt, or there twice.
@@ -173,19 +173,14 @@ def pairs(texts: Iterable[str], flag: str) -> dict[str, Any]:
         key, equals, value = text.partition("=")
         name = key.strip().replace("-", "_")
         if not equals or not name:
-            raise SettingsError(f"{flag} {text} is not KEY=VALUE; for example {flag} image_weight=2")
+            raise SettingsError(f"{flag} {text} is not KEY=VALUE, such as image_weight=2 or mix=none")
         if name in found:
             raise SettingsError(f"{flag} {key} is there twice; name each once")
-        found[name] = value_of(value)
+        try:
+            found[name] = json.loads(value)
+        except ValueError:
+            found[name] = value
     return found
-
-
-def value_of(text: str) -> Any:
-    """Read a number, true, false or null if the text is one, else return the text."""
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
 
 
 def with_config(settings: type, config: Path | None, preset: str | None, given: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from rich.console import Console
 
 from ahm_env.console import ProgressBar, warn_left_out
-from ahm_env.images import ImageSet
+from ahm_env.images.dataset.image_set import ImageSet
 from ahm_env.images.source import Source
 from ahm_env.runs.settings import ImageSettings
 

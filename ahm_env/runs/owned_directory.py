@@ -1,7 +1,7 @@
 """A directory that says what made it: others are refused, and so is a second process."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -30,7 +30,12 @@ class OwnedDirectory:
 
     def __enter__(self) -> Self:
         self.read()
-        hold(self.path, self._lock, "in it")
+        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            cause = "another process is working in it; wait for it"
+            raise RunError(f"{self.path}: {cause}, or choose another --out") from None
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -56,23 +61,26 @@ class OwnedDirectory:
         """Say what makes it."""
         write_text(self.file, json.dumps(dict(made_by), indent=2) + "\n")
 
-    def refuse_others(self, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    def refuse_others(
+        self, before: Mapping[str, Any], now: Mapping[str, Any], name: Callable[[str], str] = str
+    ) -> None:
         """Refuse to go on with other settings.
 
         Args:
             before: Settings that made it.
             now: Those of this command.
+            name: Names a setting as the user does.
 
         Raises:
             RunError: Some differ.
         """
-        odd = sorted(key for key in {*before, *now} if before.get(key) != now.get(key))
+        odd = sorted(name(key) for key in {*before, *now} if before.get(key) != now.get(key))
         if odd:
             raise RunError(
                 f"{self.path}: holds {self.holds} with another {', '.join(odd)}; give the same, or choose another --out"
             )
 
-    def claim(self, settings: Mapping[str, Any]) -> None:
+    def write_or_check(self, settings: Mapping[str, Any]) -> None:
         """Say that these settings make it; where something has made it before, they must be the same.
 
         Raises:
@@ -83,21 +91,3 @@ class OwnedDirectory:
             self.write(settings)
         else:
             self.refuse_others(before, settings)
-
-
-def hold(path: Path, lock: FileLock, where: str) -> None:
-    """Make a directory where it does not exist, and take its lock.
-
-    Args:
-        path: The directory.
-        lock: A lock of a file in it.
-        where: Where another process works that has the lock, such as `in it`.
-
-    Raises:
-        RunError: Another process has the lock.
-    """
-    path.mkdir(parents=True, exist_ok=True)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise RunError(f"{path}: another process is working {where}; wait for it, or choose another --out") from None

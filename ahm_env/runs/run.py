@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar
 from torch import Tensor
 
 from ahm_env.errors import AHMError, InterruptionError
-from ahm_env.images import ImageSet
+from ahm_env.images.dataset.image_set import ImageSet
 from ahm_env.model import ranks
 from ahm_env.runs.directory import Checkpoint, Directory, Interruption, Row, S
 from ahm_env.runs.observer import Observer, Silent

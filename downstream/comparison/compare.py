@@ -1,6 +1,5 @@
 """Comparison as a function: agents in, an experiment's directory with tables and a page out."""
 
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -12,15 +11,15 @@ from ahm_env import ImageSet, RunError, SettingsError
 from ahm_env.files import Saved, path_of
 from ahm_env.images.dataset.builder import Progress
 from ahm_env.model import ranks
+from ahm_env.model.devices import count_cores
 from downstream.comparison.cluster import Cluster
 from downstream.comparison.experiment import Experiment, data_of, is_experiment, pretrained_runs
 from downstream.comparison.options import NOT_SHARED, Downstream
 from downstream.comparison.pool import Pool, last_line
-from downstream.comparison.results import RESULTS, Row, read_results
-from downstream.comparison.tables import tables_of, trends_of
+from downstream.comparison.results.rows import RESULTS, Row, read_results
+from downstream.comparison.results.tables import tables_of, trends_of
 from downstream.evaluation.page import source_name
-from downstream.evaluation.tables import as_text
-from downstream.reports.report import TITLE, Table, Trend, make_report
+from downstream.reports.report import Table, Trend, make_report
 from downstream.sam.annotation import annotate
 from downstream.sam.prompts import find_prompts
 from downstream.sam.sam import SegmentAnything
@@ -46,9 +45,7 @@ class Comparison:
 
     def table(self) -> str:
         """All tables, with their notes."""
-        return "\n".join(
-            line for one in self.tables for line in (as_text(one.title, one.headings, one.rows), *one.notes)
-        )
+        return "\n".join(one.text() for one in self.tables)
 
 
 def compare(
@@ -110,7 +107,7 @@ def compare(
         SegmentAnything.load(downstream.sam, shared.torch_device)
         find_prompts(downstream.prompt)
     on_cpu = shared.torch_device.type == "cpu"
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = count_cores()
     jobs = jobs or (cores if on_cpu else 1)
     pools = (
         partial(Pool, jobs, max(1, cores // jobs))
@@ -146,7 +143,7 @@ def compare(
         rows = experiment.write()
         tables = tables_of(rows, source_name(data_of(experiment.out)), zero_shots(experiment.out)) if rows else []
         if rows:
-            write_page(experiment.out / PAGE, tables, trends_of(rows), pretrained_runs(experiment.out, rows))
+            make_report(pretrained_runs(experiment.out, rows), experiment.out / PAGE, tables, trends_of(rows))
     return Comparison(experiment.out, rows, tables, failed)
 
 
@@ -179,30 +176,17 @@ def report(runs: Sequence[str | Path | Saved], out: str | Path | None = None) ->
     if experiments and len(experiments) < len(paths):
         raise RunError(f"{experiments[0]}: is an experiment, others are runs; make a page of each kind")
     if not experiments:
-        make_report(paths, page)
+        make_report(dict.fromkeys(paths), page)
         return page
     tables, trends, several = list[Table](), list[Trend](), len(paths) > 1
     for path in paths:
         rows, data = read_results(path / RESULTS), source_name(data_of(path))
         tables += tables_of(rows, data, zero_shots(path))
         trends += trends_of(rows, data if several else "")
-    write_page(page, tables, trends, {} if several else pretrained_runs(paths[0], rows))
+    make_report({} if several else pretrained_runs(paths[0], rows), page, tables, trends)
     return page
 
 
 def zero_shots(path: Path) -> list[Path]:
     """Directories of an experiment with what Segment Anything found."""
     return sorted(path.glob("sam-*"))
-
-
-def write_page(out: Path, tables: Sequence[Table], trends: Sequence[Trend], runs: Mapping[Path, str]) -> None:
-    """Write the page of an experiment, or of several, of which no run is shown.
-
-    Args:
-        out: The HTML file.
-        tables: Of all.
-        trends: Of all.
-        runs: Runs to show the course of, and what the agent of each is called.
-    """
-    title = TITLE if runs else "Few labels, many images"
-    make_report(list(runs), out, title, tables, trends=trends, names=list(runs.values()))

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,8 +16,8 @@ from ahm_env.runs.flags import FlagsOf
 from downstream.comparison.compare import PAGE, compare, report
 from downstream.comparison.mask_evaluation import evaluate_masks
 from downstream.comparison.options import NOT_SHARED, Downstream
-from downstream.comparison.results import RESULTS
-from downstream.evaluation.tables import as_text
+from downstream.comparison.results.rows import RESULTS
+from downstream.reports.report import Table
 
 LINE_SECONDS = 600.0  # between two lines about progress, outside a terminal
 
@@ -56,7 +55,6 @@ def compare_agents(
     where a run failed; the others are compared all the same.
     """
     console = make_console()
-    log = partial(console.print, markup=False)
     with ProgressBar(console, "comparing", seconds=LINE_SECONDS) as progress:
 
         def load(settings: RunSettings) -> ImageSet:
@@ -73,18 +71,18 @@ def compare_agents(
             load=load,
             cluster=cluster,
             downstream=Downstream.asked(**asked),
-            log=log,
+            log=console.print,
             progress=progress,
             **given,
         )
     if found.rows:
-        log(found.table())
-        log(f"numbers      {out / RESULTS}")
-        log(f"page         {out / PAGE}")
+        console.print(found.table())
+        console.print(f"numbers      {out / RESULTS}")
+        console.print(f"page         {out / PAGE}")
     else:
-        log("No trial is done: there is nothing to compare.")
+        console.print("No trial is done: there is nothing to compare.")
     for name, reason in found.failed.items():
-        log(f"failed: {name}: {reason}")
+        console.print(f"failed: {name}: {reason}")
     return 1 if found.failed else 0
 
 
@@ -113,23 +111,17 @@ def evaluate_agents(
 ) -> int:
     """Evaluate the agents of runs: how hard their masks are, how varied, and how much of the lesion they hide."""
     found = [evaluate_masks(path, reference_unet, data, algo, temperature, ignore).as_dict() for path in runs]
-    headings = (
-        *("run", "agent", "hardness, sampled", "hardness, likeliest", "loss, sampled", "loss, likeliest"),
-        *("hidden, least – most", "differ: images – draws", "lesion – rest"),
-    )
-    rows = [
-        (
-            one["run"],
-            one["agent"],
-            *(number(one[f"hardness_{kind}"]) for kind in KINDS),
-            *(f"{one[f'loss_{kind}']:.4f}" for kind in KINDS),
-            f"{one['least_hidden']:.2f} – {one['most_hidden']:.2f}",
-            f"{one['between_images']:.3f} – {one['within_images']:.3f}",
-            "–" if one["lesion_hidden"] is None else f"{one['lesion_hidden']:.2f} – {one['background_hidden']:.2f}",
-        )
-        for one in found
-    ]
-    make_console().print(as_text("", headings, rows), markup=False)
+    rows = []
+    for one in found:
+        lesion = one["lesion_hidden"]
+        row = {"run": one["run"], "agent": one["agent"]}
+        row |= {f"hardness, {kind}": number(one[f"hardness_{kind}"]) for kind in KINDS}
+        row |= {f"loss, {kind}": f"{one[f'loss_{kind}']:.4f}" for kind in KINDS}
+        row["hidden, least – most"] = f"{one['least_hidden']:.2f} – {one['most_hidden']:.2f}"
+        row["differ: images – draws"] = f"{one['between_images']:.3f} – {one['within_images']:.3f}"
+        row["lesion – rest"] = "–" if lesion is None else f"{lesion:.2f} – {one['background_hidden']:.2f}"
+        rows.append(row)
+    make_console().print(Table.of("", rows).text())
     if out is not None:
         write_text(out, json.dumps(found, indent=2) + "\n")
     return 0
@@ -142,5 +134,5 @@ def report_runs(
     ] = None,
 ) -> int:
     """Make one self-contained page of runs or experiments: tables, curves, and how masks evolved."""
-    make_console().print(f"page         {report(runs, out)}", markup=False)
+    make_console().print(f"page         {report(runs, out)}")
     return 0

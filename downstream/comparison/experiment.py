@@ -6,7 +6,7 @@ alike.
 """
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import product
@@ -17,8 +17,8 @@ from agents.pretraining.settings import RunSettings
 from ahm_env import ImageError, ImageSet, RunError, SettingsError
 from ahm_env.runs.flags import flag_name
 from ahm_env.runs.owned_directory import OwnedDirectory
-from downstream.comparison.options import AgentConfig, Arm, Downstream, count_name, once
-from downstream.comparison.results import MASKING, RESULTS, SCRATCH, Row, write_results
+from downstream.comparison.options import AgentConfig, Downstream, count_name, once
+from downstream.comparison.results.rows import MASKING, RESULTS, SCRATCH, Row, write_results
 from downstream.comparison.trials import FinetuneTrial, PretrainTrial, Trial
 from downstream.finetuning.labelled import Split, check_classes, only_labelled
 from downstream.finetuning.settings import FinetuneSettings
@@ -151,22 +151,19 @@ class Experiment:
         asked = self.downstream
         assert asked is not None
         labels = [label for label in self.algos if label != SCRATCH or scratch]
-        for count, task, arm, label in product(asked.counts, asked.task_names, asked.arms, labels):
-            yield self._trial(asked, label, None if label == SCRATCH else run, draw, task, count, arm)
-
-    def _trial(
-        self, asked: Downstream, agent: str, run: int | None, draw: int, task: str, count: int | None, arm: Arm
-    ) -> FinetuneTrial:
-        names = ["data", "skip_bad", "burned_in", "device", "precision"]
-        if run is None:  # else the pretrained U-Net has decided
-            names += ["image_size", "channels", "fit", "window", "axis", "width", "norm"]
-        own = {"task": task, "labels": count, "seed": draw, "stratified": True}
-        given = {**{name: getattr(self.settings, name) for name in names}, **asked.given(arm), **own}
-        start = SCRATCH if run is None else str(self.out / "runs" / f"{_file_name(agent)}-{run}")
-        name = f"{_file_name(agent)}{'' if run is None else f'-run{run}'}-draw{draw}"
-        path = self.out / "finetuned" / f"{task}-{count_name(count)}" / _file_name(arm.label) / name
-        made = asked.made(arm)
-        return FinetuneTrial(agent, run, draw, task, count, arm, start, path, given, made.steps * made.batch_size)
+        for count, task, arm, agent in product(asked.counts, asked.task_names, asked.arms, labels):
+            names = ["data", "skip_bad", "burned_in", "device", "precision"]
+            name, start, known = _file_name(agent), SCRATCH, None
+            if agent == SCRATCH:  # else the pretrained U-Net has decided
+                names += ["image_size", "channels", "fit", "window", "axis", "width", "norm"]
+            else:
+                start, known, name = str(self.out / "runs" / f"{name}-{run}"), run, f"{name}-run{run}"
+            own = {"task": task, "labels": count, "seed": draw, "stratified": True}
+            given = {**{one: getattr(self.settings, one) for one in names}, **asked.given(arm), **own}
+            path = self.out / "finetuned" / f"{task}-{count_name(count)}" / _file_name(arm.label) / f"{name}-draw{draw}"
+            made = asked.made(arm)
+            total = made.steps * made.batch_size
+            yield FinetuneTrial(agent, known, draw, task, count, arm, start, path, given, total)
 
     @property
     def zero_shot(self) -> Path | None:
@@ -205,12 +202,10 @@ class Experiment:
         before: dict[str, Any] = {"common": self.shared, "finetune": None, "asked": []}
         if directory.read() is not None:
             before = _about(directory.file)
-        named = partial(flag_name, RunSettings)
-        directory.refuse_others(_named(before["common"], named), _named(self.shared, named))
+        directory.refuse_others(before["common"], self.shared, partial(flag_name, RunSettings))
         finetune = before["finetune"] if self.downstream is None else self.downstream.shared
         if before["finetune"] is not None:
-            name = "finetune {}".format
-            directory.refuse_others(_named(before["finetune"], name), _named(finetune, name))
+            directory.refuse_others(before["finetune"], finetune, "finetune {}".format)
         asked = [*before["asked"], *([] if self._asked in before["asked"] else [self._asked])]
         directory.write({"common": self.shared, "finetune": finetune, "asked": asked})
 
@@ -279,10 +274,6 @@ def _about(path: Path) -> dict[str, Any]:
         return {name: about[name] for name in ("common", "finetune", "asked")}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunError(f"{path}: damaged ({error}); restore it, or choose another --out") from None
-
-
-def _named(settings: Mapping[str, Any], name: Callable[[str], str]) -> dict[str, Any]:
-    return {name(key): value for key, value in settings.items()}
 
 
 def _file_name(label: str) -> str:

@@ -79,7 +79,7 @@ class MaskEvaluation:
         settings: Its settings.
         scores: Of its agent's masks.
         names: Of the images by which it was evaluated.
-        patients: `(images,)` numbers of those whom they show.
+        patients: `(images,)` numbers of their patients.
         temperature: At which masks were sampled; None where the agent draws from no logits.
     """
 

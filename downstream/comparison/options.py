@@ -4,12 +4,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any
 
 from agents.pretraining.settings import RunSettings
 from ahm_env import SettingsError
-from ahm_env.runs.flags import Flag, check_kind, value_of
-from downstream.comparison.results import SCRATCH
+from ahm_env.runs.flags import Flag, pairs
+from downstream.comparison.results.rows import SCRATCH
 from downstream.finetuning.mean_teacher import OWN
 from downstream.finetuning.settings import FinetuneSettings, TrainConfig
 from downstream.models.model import TASKS
@@ -43,18 +43,11 @@ class AgentConfig:
         Raises:
             SettingsError: Not of this form.
         """
-        algo, *pairs = label.split("+")
-        settings = {}
-        for pair in pairs:
-            key, equals, value = pair.partition("=")
-            if not equals or not key:
-                raise SettingsError(f"{label!r}: {pair!r} is not KEY=VALUE; for example a3c+image_weight=2")
-            name = key.replace("-", "_")
-            if name in NOT_OF_AN_AGENT:
-                hint = ", or write agent_learning_rate" if name == "learning_rate" else ""
-                raise SettingsError(f"{label!r}: {key} is the same for all agents of an experiment; leave it out{hint}")
-            # such as agent_share, a text that may look like a number
-            settings[name] = value if isinstance(getattr(RunSettings, name, None), str) else value_of(value)
+        algo, *texts = label.split("+")
+        settings = pairs(texts, f"agent {algo}:")
+        if odd := sorted(NOT_OF_AN_AGENT & settings.keys()):
+            hint = ", or write agent_learning_rate" if odd == ["learning_rate"] else ""
+            raise SettingsError(f"{label!r}: {odd[0]} is the same for all agents of an experiment; leave it out{hint}")
         return cls(label, algo, settings)
 
     def given(self, common: Mapping[str, Any]) -> dict[str, Any]:
@@ -84,10 +77,10 @@ class Arm:
         Raises:
             SettingsError: Not of this form, or unknown settings.
         """
-        unlabelled, *pairs = label.split("+")
+        unlabelled, *texts = label.split("+")
         if unlabelled not in OWN:
             raise SettingsError(f"--unlabelled {label}: an arm is none or auto, such as auto+mix=none")
-        return cls(label, {"unlabelled": unlabelled, **dict(finetune_setting(pair, "--unlabelled") for pair in pairs)})
+        return cls(label, {"unlabelled": unlabelled, **_finetune_settings(texts, "--unlabelled")})
 
 
 @dataclass(frozen=True)
@@ -172,10 +165,8 @@ class Downstream:
     @cached_property
     def shared(self) -> dict[str, Any]:
         """Settings of fine-tuning that all arms share."""
-        pairs = [finetune_setting(text, "--finetune") for text in _parts(self.settings)]
-        pairs += [("mix", self.mix)] if self.mix != FinetuneSettings.mix else []
-        once("--finetune", [key for key, _ in pairs])
-        return dict(pairs)
+        mix = [f"mix={self.mix}"] if self.mix != FinetuneSettings.mix else []
+        return _finetune_settings([*_parts(self.settings), *mix], "--finetune")
 
     def given(self, arm: Arm) -> dict[str, Any]:
         """Return the settings of fine-tuning in an arm."""
@@ -195,22 +186,6 @@ def count_name(count: int | None) -> str:
     return ALL if count is None else str(count)
 
 
-def finetune_setting(text: str, flag: str) -> tuple[str, Any]:
-    """Read a setting of fine-tuning, `KEY=VALUE`.
-
-    Raises:
-        SettingsError: It is misspelt.
-    """
-    key, equals, written = text.partition("=")
-    own = {"transfer", "val_fraction", "tta", "ignore"}
-    names = ({field.name for field in fields(TrainConfig)} | own) - {"unlabelled"}
-    if not equals or key not in names:
-        raise SettingsError(f"{flag} {text} is not KEY=VALUE with a KEY among {', '.join(sorted(names))}")
-    value = value_of(written)
-    check_kind(f"{flag} {key}", value, get_type_hints(FinetuneSettings)[key])
-    return key, value
-
-
 def once(what: str, names: Sequence[str]) -> None:
     """Refuse what is there twice.
 
@@ -219,6 +194,15 @@ def once(what: str, names: Sequence[str]) -> None:
     """
     if doubles := sorted({name for name in names if names.count(name) > 1}):
         raise SettingsError(f"{what} {doubles[0]} is there twice; name each once")
+
+
+def _finetune_settings(texts: Sequence[str], flag: str) -> dict[str, Any]:
+    """Read settings that fine-tuning may have in an experiment, each written `KEY=VALUE`."""
+    found, own = pairs(texts, flag), {"transfer", "val_fraction", "tta", "ignore"}
+    names = ({field.name for field in fields(TrainConfig)} | own) - {"unlabelled"}
+    if odd := sorted(found.keys() - names):
+        raise SettingsError(f"{flag} {odd[0]}: there is no such setting here; choose among {', '.join(sorted(names))}")
+    return found
 
 
 def _parts(text: str) -> list[str]:

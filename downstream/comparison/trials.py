@@ -12,11 +12,10 @@ from agents import pretrain
 from agents.pretraining.hardness import KINDS
 from agents.pretraining.settings import RunSettings
 from ahm_env import RunError
-from ahm_env.files import write_text
+from ahm_env.files import read_rows, write_text
 from downstream.comparison.mask_evaluation import evaluate_masks
 from downstream.comparison.options import AgentConfig, Arm, count_name
-from downstream.comparison.results import MASKING, Row
-from downstream.evaluation.tables import read_rows
+from downstream.comparison.results.rows import MASKING, Row
 from downstream.finetuning.finetune import finetune
 
 EVALUATION = "mask_evaluation.json"

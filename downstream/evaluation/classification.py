@@ -9,11 +9,11 @@ import numpy as np
 import numpy.typing as npt
 
 from ahm_env import ImageSet
+from ahm_env.files import write_rows
 from ahm_env.images.pixels.png import save_picture
 from ahm_env.masks import Ints
 from downstream.evaluation.metrics import ClassificationScores, Measures, score_labels
 from downstream.evaluation.pictures import draw_confusion
-from downstream.evaluation.tables import write_rows
 from downstream.models.model import Model
 
 BATCH = 64  # images at once
@@ -26,7 +26,7 @@ class ClassificationAssessment:
     Attributes:
         classes: Names of the K classes.
         images: Names of the B images.
-        patients: `(B,)` numbers of those whom they show.
+        patients: `(B,)` numbers of their patients.
         truth: `(B,)` class numbers.
         probabilities: `(B, K)`.
         scores: What these come to.

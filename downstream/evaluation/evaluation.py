@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ahm_env import ImageError, ImageSet, SettingsError, load_images
-from ahm_env.console import number
+from ahm_env.console import number, table_text
 from ahm_env.files import Saved, path_of
 from ahm_env.images.dataset.annotated import annotated
 from ahm_env.images.dataset.builder import Progress
@@ -23,7 +23,6 @@ from downstream.evaluation.metrics import Measures, measure_name
 from downstream.evaluation.page import source_name, write_page
 from downstream.evaluation.segmentation import SegmentationAssessment, assess_segmenter
 from downstream.evaluation.statistics import Interval
-from downstream.evaluation.tables import as_text
 from downstream.evaluation.tested import usable, with_ignore
 from downstream.models.model import ModelSpec
 
@@ -78,14 +77,15 @@ class Evaluation:
             for name, one in self.measures.items()
         ]
         title = f"{self.data}{self._part}: {self.count:,} images{whose}"
-        return as_text(title, ("measure", "mean", "95 % interval"), rows)
+        return table_text(title, ("measure", "mean", "95 % interval"), rows)
 
     def as_dict(self) -> dict[str, Any]:
-        """All numbers, as JSON can hold them."""
+        """All numbers, as JSON can hold them; None for what is not defined."""
         where = {"model": str(self.model), "data": self.data, "split": self.split, "tta": self.tta}
         counts = {"images": self.count, "patients": len(self.patients)}
         task = "segmentation" if isinstance(self.assessed, SegmentationAssessment) else "classification"
-        return {"task": task, **where, **counts, **as_json(self.assessed, self.measures)}
+        ends = {name: None if isnan(one.low) else [one.low, one.high] for name, one in self.measures.items()}
+        return {"task": task, **where, **counts, **self.assessed.summary, "intervals": ends}
 
     def write_page(self, path: Path) -> None:
         """Write all of it as an HTML page."""
@@ -241,11 +241,3 @@ def remarks(assessed: SegmentationAssessment | ClassificationAssessment, patient
         few = f"These are few {whose}: with fewer than {FEW}, intervals are too narrow."
         lines.append(one if len(patients) == 1 else few)
     return lines
-
-
-def as_json(
-    assessed: SegmentationAssessment | ClassificationAssessment, found: Mapping[str, Interval]
-) -> dict[str, Any]:
-    """Return the summary as in `test.json`, and the intervals; None for what is not defined."""
-    intervals = {name: None if isnan(one.low) else [one.low, one.high] for name, one in found.items()}
-    return {**assessed.summary, "intervals": intervals}

@@ -21,7 +21,7 @@ from downstream.evaluation.statistics import Interval
 
 BINS = 60  # of the dots, side by side
 HEIGHT, GAP = 112.0, 10.0
-THEIRS = "; whoever is drawn comes with all images."
+THEIRS = "; a patient who is drawn comes with all images."
 
 
 def write_page(

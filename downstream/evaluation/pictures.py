@@ -64,6 +64,27 @@ def draw_overlay(case: Case, largest: int = LARGEST, line: int = 2) -> Picture:
     return picture
 
 
+def lay_out(rows: Sequence[tuple[str, Sequence[tuple[Picture, str]]]], tile: int) -> Image.Image:
+    """Lay out rows of pictures, each row under its heading and each picture above its caption.
+
+    Args:
+        rows: Heading of each row, and its pictures with their captions.
+        tile: Room for a picture, pixels a side.
+    """
+    font, small = ImageFont.load_default(15), ImageFont.load_default(12)
+    columns, height = max(len(cells) for _, cells in rows), HEADER + tile + CAPTION
+    sheet = Image.new("RGB", (GAP + columns * (tile + GAP), len(rows) * height), PAPER)
+    draw = ImageDraw.Draw(sheet)
+    for row, (heading, cells) in enumerate(rows):
+        top = row * height + HEADER
+        draw.text((GAP, top - HEADER / 2), heading, INK, font, anchor="lm")
+        for column, (picture, caption) in enumerate(cells):
+            left, shown = GAP + column * (tile + GAP), Image.fromarray(picture)
+            sheet.paste(shown, (left + (tile - shown.width) // 2, top + (tile - shown.height) // 2))
+            draw.text((left, top + tile + CAPTION / 2), caption, INK, small, anchor="lm")
+    return sheet
+
+
 def draw_cases(rows: Sequence[tuple[str, Sequence[Case]]], classes: Sequence[str] = ("",)) -> Picture:
     """Rows of cases, such as best, median and worst, each under its heading.
 
@@ -71,22 +92,13 @@ def draw_cases(rows: Sequence[tuple[str, Sequence[Case]]], classes: Sequence[str
         rows: Headings and cases.
         classes: Names of the classes beside the background, for the legend; a single one is not named.
     """
-    font, small = ImageFont.load_default(15), ImageFont.load_default(12)
-    columns = max(len(cases) for _, cases in rows)
+    drawn = [(heading, [(draw_overlay(enlarged(case), TILE), case.caption) for case in some]) for heading, some in rows]
+    cases, small = lay_out(drawn, TILE), ImageFont.load_default(12)
     found = ["found"] if len(classes) == 1 else [f"found: {name}" for name in classes]
-    row_height = HEADER + TILE + CAPTION
-    width = max(columns * (TILE + GAP), 84 + sum(52 + int(small.getlength(text)) for text in found))
-    sheet = Image.new("RGB", (GAP + width, len(rows) * row_height + HEADER), PAPER)
-    draw = ImageDraw.Draw(sheet)
-    for row, (heading, cases) in enumerate(rows):
-        top = row * row_height
-        draw.text((GAP, top + HEADER / 2), heading, INK, font, anchor="lm")
-        for column, case in enumerate(cases):
-            left = GAP + column * (TILE + GAP)
-            tile = Image.fromarray(draw_overlay(enlarged(case), TILE))
-            sheet.paste(tile, (left + (TILE - tile.width) // 2, top + HEADER + (TILE - tile.height) // 2))
-            draw.text((left, top + HEADER + TILE + CAPTION / 2), case.caption, INK, small, anchor="lm")
-    legend = len(rows) * row_height + HEADER / 2
+    width = GAP + 84 + sum(52 + int(small.getlength(text)) for text in found)
+    sheet = Image.new("RGB", (max(cases.width, width), cases.height + HEADER), PAPER)
+    sheet.paste(cases)
+    draw, legend = ImageDraw.Draw(sheet), cases.height + HEADER / 2
     draw.rectangle((GAP, legend - 6, GAP + 24, legend + 6), fill=(90, 90, 98))
     draw.line((GAP + 3, legend, GAP + 21, legend), TRUTH, 2)
     draw.text((GAP + 32, legend), "truth", INK, small, anchor="lm")

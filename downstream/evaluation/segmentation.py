@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ahm_env import ImageError, ImageSet
+from ahm_env.files import write_rows
 from ahm_env.images.dataset.loader import originals
 from ahm_env.images.dataset.patients import Groups
 from ahm_env.images.pixels.png import save_picture
@@ -18,7 +19,6 @@ from ahm_env.images.source import Sample
 from ahm_env.masks import Ints
 from downstream.evaluation.metrics import Measures, Overlap, SegmentationScores, score_classes
 from downstream.evaluation.pictures import Case, draw_cases
-from downstream.evaluation.tables import write_rows
 from downstream.evaluation.tested import IGNORED, class_numbers
 from downstream.models.model import Model
 from downstream.models.resizing import to_original, to_square

@@ -12,7 +12,7 @@ and the degrees of freedom of its parts, runs, draws and patients (Welch, Satter
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import nan, sqrt
+from math import isnan, nan, sqrt
 
 import numpy as np
 import numpy.typing as npt
@@ -33,6 +33,12 @@ class Interval:
     mean: float
     low: float
     high: float
+
+    def text(self, sign: bool = False) -> str:
+        """Format it for people, such as `0.812 (0.790 to 0.834)`."""
+        form = "+.3f" if sign else ".3f"
+        between = "" if isnan(self.low) else f" ({self.low:{form}} to {self.high:{form}})"
+        return f"{self.mean:{form}}{between}"
 
 
 @dataclass(frozen=True)
@@ -118,6 +124,11 @@ def holm(ps: Sequence[float]) -> list[float]:
         largest = max(largest, min(1.0, (len(order) - rank) * ps[index]))
         corrected[index] = largest
     return corrected
+
+
+def p_text(p: float) -> str:
+    """Format a p value for people."""
+    return "–" if isnan(p) else "<0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def interquartile_mean(values: Floats) -> Interval:

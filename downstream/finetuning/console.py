@@ -7,10 +7,9 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
-from ahm_env.console import ProgressBar, make_console, number, print_interruption, warn_bad_masks
+from ahm_env.console import ProgressBar, make_console, number, print_interruption, warn, warn_bad_masks
 from ahm_env.errors import InterruptionError, SettingsError
 from ahm_env.model.devices import describe_precision
 from ahm_env.runs.directory import Row
@@ -77,7 +76,7 @@ def finetune(
         ) as run:
             settings = run.settings
             if run.finished:
-                console.print(f"{run.directory.path} is finished. There is nothing left to do.", markup=False)
+                console.print(f"{run.directory.path} is finished. There is nothing left to do.")
                 return 0
             _announce(run, console)
             with FinetuneDisplay(console, settings.steps * settings.batch_size, run.seen) as display:
@@ -93,19 +92,19 @@ def _announce(run: Finetuning, console: Console) -> None:
     start = settings.weights or settings.start
     aside = f", {len(split.select):,} to select by" if split.select.size else ""
     console.print(
-        f"{settings.task} from {escape(start)}, {escape(settings.data)}: {len(split.learn):,} labelled images "
+        f"{settings.task} from {start}, {settings.data}: {len(split.learn):,} labelled images "
         f"to learn from{aside}, {len(split.test):,} to test on; {settings.steps:,} steps of {settings.batch_size}; "
         f"{run.model.device}, {describe_precision(settings.precision, run.model.device)}"
     )
     if not split.test.size:
         what = "mask" if settings.task == "segmentation" else "label"
-        console.print(
-            f"[yellow]warning:[/] no test or val split with {what}s: nothing will be tested; "
-            f"`ahm data split {escape(settings.data)}` draws splits"
+        warn(
+            console,
+            f"no test or val split with {what}s: nothing will be tested; `ahm data split {settings.data}` draws splits",
         )
     if (teacher := run.trainer.teacher) is not None:
         console.print(
-            f"{len(teacher.unlabelled.indices):,} unlabelled images of {escape(teacher.unlabelled.images.source)} join "
+            f"{len(teacher.unlabelled.indices):,} unlabelled images of {teacher.unlabelled.images.source} join "
             f"after {settings.joins_after:,} steps; mixed: {settings.mix if teacher.mixes else 'none'}, "
             f"strong changes: {teacher.strong}"
         )
@@ -127,13 +126,13 @@ def _conclude(run: Finetuning, result: Mapping[str, Any], console: Console) -> N
     table.add_row("unlabelled images", f"{result['unlabelled']:,}")
     for name, value in result.items():
         if isinstance(value, float):
-            table.add_row(escape(measure_name(name)), number(value))
+            table.add_row(measure_name(name), number(value))
     console.print(table)
     picture = "cases.png" if task == "segmentation" else "confusion.png"
     if result["split"]:
-        console.print(f"picture      {path / picture}", markup=False)
-        console.print(f"each image   {path / 'test.csv'}", markup=False)
+        console.print(f"picture      {path / picture}")
+        console.print(f"each image   {path / 'test.csv'}")
     if run.trainer.joined is not None:
-        console.print(f"teacher      {path / MIXING_FILE}", markup=False)
-    console.print(f"model        {path / MODEL_FILE}", markup=False)
-    console.print(f"Next: ahm predict --from {path} YOUR_IMAGES --out predictions", markup=False)
+        console.print(f"teacher      {path / MIXING_FILE}")
+    console.print(f"model        {path / MODEL_FILE}")
+    console.print(f"Next: ahm predict --from {path} YOUR_IMAGES --out predictions")

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from ahm_env import ImageError, ImageSet
+from ahm_env import ImageError, ImageSet, Standardisation
 from ahm_env.files import write_text
 from ahm_env.images.pixels.png import save_picture
 from ahm_env.model.vgg import IMAGENET_MEAN, IMAGENET_STD
@@ -213,7 +213,6 @@ def make_spec(settings: FinetuneSettings, images: ImageSet, split: Split, start:
     Raises:
         ImageError: Masks or labels have one class only, or a mask holds a number that was not named.
     """
-    train = images.split("train")
     if settings.task == "segmentation":
         found = set(images.mask_values(np.union1d(split.learn, split.select))) - {images.ignore}
         named = settings.class_names
@@ -229,14 +228,8 @@ def make_spec(settings: FinetuneSettings, images: ImageSet, split: Split, start:
     if len(names) < 2:
         what = "its masks are all background" if values else "it has labels of fewer than two classes"
         raise ImageError(f"{images.source}: {what}; nothing can be learned from that")
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    if settings.model == "vgg16":
-        mean, std = IMAGENET_MEAN, IMAGENET_STD
-    elif start.standardisation is not None:
-        mean, std = start.standardisation.mean, start.standardisation.std
-    else:
-        mean, std = (tuple(numbers.tolist()) for numbers in images.standardisation(train))
+    by = Standardisation(IMAGENET_MEAN, IMAGENET_STD) if settings.model == "vgg16" else start.standardisation
+    by = by or Standardisation(*(tuple(numbers.tolist()) for numbers in images.standardisation(images.split("train"))))
     is_unet = settings.model == "unet"
     return ModelSpec(
         task=settings.task,
@@ -246,8 +239,8 @@ def make_spec(settings: FinetuneSettings, images: ImageSet, split: Split, start:
         image_size=images.image_size,
         channels=images.channels,
         fit=settings.fit,
-        mean=mean,
-        std=std,
+        mean=by.mean,
+        std=by.std,
         width=settings.width if is_unet else 0,
         norm=settings.norm if is_unet else "",
         bilinear=start.unet.bilinear if start.unet is not None else False,

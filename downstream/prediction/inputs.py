@@ -12,9 +12,9 @@ import numpy as np
 
 from ahm_env import ImageError
 from ahm_env.images.dataset.loader import find_source
-from ahm_env.images.formats.dicom import Dicom
+from ahm_env.images.formats.dicom.source import Dicom
 from ahm_env.images.formats.files import images_in, is_image
-from ahm_env.images.formats.nifti import Nifti
+from ahm_env.images.formats.nifti.source import Nifti
 from ahm_env.images.formats.pictures.folder import Folder
 from ahm_env.images.pixels.fit import PixelSettings
 from ahm_env.images.privacy import pseudonym

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 
 from ahm_env import ImageError
-from ahm_env.images.formats.dicom import Dicom
 from ahm_env.images.formats.dicom.seg_writer import (
     NoPlaceError,
     Series,
@@ -22,8 +21,11 @@ from ahm_env.images.formats.dicom.seg_writer import (
     without_copies,
     without_repeats,
 )
+from ahm_env.images.formats.dicom.source import Dicom
 from ahm_env.images.formats.files import is_image
-from ahm_env.images.formats.nifti import Nifti, nifti_stem, save_mask
+from ahm_env.images.formats.nifti.mask_volume import save_mask
+from ahm_env.images.formats.nifti.names import nifti_stem
+from ahm_env.images.formats.nifti.source import Nifti
 from ahm_env.images.formats.pictures.picture import read_mask
 from ahm_env.images.source import Entry, Sample
 from downstream.evaluation.segmentation import Mask

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ahm_env import ImageError
-from ahm_env.files import Saved, path_of, sha256
+from ahm_env.files import Saved, path_of, sha256, write_rows
 from ahm_env.images.dataset.builder import in_order
 from ahm_env.images.pixels.png import save_picture
 from ahm_env.images.source import Sample
@@ -20,7 +20,6 @@ from ahm_env.runs.owned_directory import OwnedDirectory
 from downstream.evaluation.cropping import SEGMENTER_FILE, crop, load_tuned
 from downstream.evaluation.pictures import Case, draw_overlay
 from downstream.evaluation.segmentation import BATCH, Mask, in_batches, segment
-from downstream.evaluation.tables import write_rows
 from downstream.models.model import MODEL_FILE, Model, ModelSpec
 from downstream.models.resizing import to_square
 from downstream.prediction.inputs import Incoming, Problem, find_images, stem

@@ -13,8 +13,8 @@ from agents.pretraining.run_directory import COLUMNS, RunDirectory
 from agents.pretraining.settings import RunSettings
 from agents.pretraining.snapshots import Frame
 from ahm_env import RunError
+from ahm_env.files import read_rows
 from ahm_env.runs.directory import Row
-from downstream.evaluation.tables import read_rows
 from downstream.reports.charts import COLOURS, Chart
 from downstream.reports.curves import Curve, Points, over_seeds
 

@@ -12,6 +12,7 @@ import numpy as np
 from agents.pretraining.hardness import KINDS
 from agents.pretraining.settings import RunSettings
 from ahm_env import ImageSet, RunError
+from ahm_env.console import table_text
 from ahm_env.files import write_text
 from downstream.evaluation.page import source_name, template
 from downstream.evaluation.statistics import Interval
@@ -39,6 +40,15 @@ class Table:
     headings: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     notes: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, title: str, rows: Sequence[Mapping[str, str]], notes: Sequence[str] = ()) -> "Table":
+        """Make a table of rows that map the same headings to cells; there must be one."""
+        return cls(title, tuple(rows[0]), tuple(tuple(row.values()) for row in rows), tuple(notes))
+
+    def text(self) -> str:
+        """Format it for a terminal, its notes below."""
+        return "\n".join((table_text(self.title, self.headings, self.rows), *self.notes))
 
     @property
     def numeric(self) -> tuple[bool, ...]:
@@ -73,13 +83,11 @@ class Mark(NamedTuple):
 
 
 def make_report(
-    runs: Sequence[Path],
+    runs: Mapping[Path, str | None],
     out: Path,
-    title: str = TITLE,
     tables: Sequence[Table] = (),
-    images: ImageSet | None = None,
     trends: Sequence[Trend] = (),
-    names: Sequence[str] = (),
+    images: ImageSet | None = None,
 ) -> None:
     """Write a page that shows runs: tables, learning curves, and what the agents hide in the course of training.
 
@@ -87,14 +95,12 @@ def make_report(
     their names nor any path.
 
     Args:
-        runs: Run directories; those of one algorithm are its seeds.
+        runs: Run directories, and what the agent of each is called in tables and trends; where that is None, after its
+            algorithm, and the settings in which runs of one algorithm differ. Those of one name are its seeds.
         out: The HTML file.
-        title: Its heading.
         tables: Shown first; by default one of the last rows of the runs, of which there may be none beside tables.
-        images: The images of the first run, where they have been loaded already.
         trends: Drawn above the tables, where there are two numbers of labelled images or more.
-        names: What the agent of each run is called in tables and trends; by default after its algorithm, and the
-            settings in which runs of one algorithm differ.
+        images: The images of the first run, where they have been loaded already.
 
     Raises:
         RunError: A directory holds no run, or a damaged one, or its images have changed.
@@ -104,12 +110,11 @@ def make_report(
     """
     if not runs and not tables:
         raise RunError("there is no run to report on; name at least one directory that `ahm train-agent` made")
-    called = {path.resolve(): name for path, name in zip(runs, names, strict=True)} if names else {}
-    found = [read_run(path) for path in {path.resolve(): path for path in runs}.values()]
+    called = {path.resolve(): (path, name) for path, name in runs.items()}
+    found = [read_run(path) for path, _ in called.values()]
+    names = [name for _, name in called.values() if name is not None]
     own = {name: style for trend in trends for name, style in trend.styles.items()}
-    algorithms = [
-        replace(one, style=own.get(one.name, one.style)) for one in by_algorithm(found, list(called.values()))
-    ]
+    algorithms = [replace(one, style=own.get(one.name, one.style)) for one in by_algorithm(found, names)]
     gallery = _gallery(algorithms, images)
     on_reference = _has_reference(algorithms)
     hardness = "reference_hardness" if on_reference else "hardness"
@@ -129,7 +134,7 @@ def make_report(
         "gallery": gallery and gallery.data,
     }
     page = template(Path(__file__).with_name("report.html.jinja")).render(
-        title=title,
+        title=TITLE if runs else "Few labels, many images",
         algorithms=algorithms,
         styles={name: style for style, name in enumerate(STYLES)} | styles,
         hides=_hides(found) if found else "",
@@ -160,17 +165,12 @@ def last_rows(algorithms: Sequence[Algorithm]) -> Table:
     ]
     columns += [("unet_loss", "U-Net loss", "{:.3f}"), ("images_per_second", "images/s", "{:.0f}")]
     columns += [("images", "images shown", "{:,.0f}")]
-    rows = tuple(
-        (
-            one.name,
-            *(_mean_and_range([run.rows[-1][key] for run in one.runs], form) for key, _, form in columns),
-            one.seeds,
-        )
-        for one in algorithms
-    )
+    rows = []
+    for one in algorithms:
+        ends = {name: _mean_and_range([run.rows[-1][key] for run in one.runs], form) for key, name, form in columns}
+        rows.append({"agent": one.name, **ends, "seeds": one.seeds})
     several = "mean over seeds, and their least – most" if any(len(one.runs) > 1 for one in algorithms) else "one seed"
-    notes = (f"The last row of every run: {several}.",)
-    return Table("At the end of training", ("agent", *(heading for _, heading, _ in columns), "seeds"), rows, notes)
+    return Table.of("At the end of training", rows, [f"The last row of every run: {several}."])
 
 
 def _draw_trend(trend: Trend, marks: Mapping[str, Mark]) -> Chart | None:

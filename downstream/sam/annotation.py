@@ -1,16 +1,13 @@
 """Segment Anything over a whole source: masks for a labelled source, and how good they are where the truth is known."""
 
-import csv
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import astuple, dataclass, field
+from dataclasses import asdict, dataclass, field
 from math import nan
 from pathlib import Path
 
 import numpy as np
 
 from ahm_env.errors import ImageError
-from ahm_env.files import atomic, sha256, write_text
+from ahm_env.files import atomic, sha256, write_rows
 from ahm_env.images.dataset.builder import Progress
 from ahm_env.images.dataset.loader import find_source
 from ahm_env.images.formats.files import is_image, readable
@@ -146,9 +143,11 @@ def annotate(
         prompts.check(source.index(), split)
         prompt = f"points {sha256(Path(prompt))}"
     with LabelledSource(Path(out)) as labelled:
-        labelled.claim({"data": data, "split": split, "prompt": prompt, "weights": sha256(weights_file(directory))})
+        labelled.write_or_check(
+            {"data": data, "split": split, "prompt": prompt, "weights": sha256(weights_file(directory))}
+        )
         # Until all is done the table lists no image, so that nobody trains on an unfinished source unawares.
-        write_text(labelled.path / "labels.csv", ",".join(LABELS) + "\n")
+        write_rows(labelled.path / "labels.csv", (), LABELS)
         return _annotate(model, prompts, index, labelled, split, ignore, progress or (lambda done, total: None))
 
 
@@ -164,47 +163,37 @@ def _annotate(
     """Go through the images, one at a time."""
     found = Annotation(labelled.path, problems=list(index.problems))
     overlaps, dices = list[float](), list[float]()
-    labels, scores = labelled.path / "labels.csv", labelled.path / "scores.csv" if index.has_masks else None
-    with _table(labels, LABELS) as add_label, _table(scores, ("image", "split", *MEASURES)) as add_score:
-        for place, entry in enumerate(index.samples):
-            progress(place, index.count)
-            try:
-                sample = entry()
-                if sample is None or split not in (ALL, SPLITS[entry.split]):
-                    continue
-                name, mask = labelled.image_name(sample), labelled.find_mask(sample)
-                if mask is None:
-                    mask, iou = sam.segment(_as_rgb(sample), prompts(sample.name, *sample.image.shape[:2]))
-                    labelled.add(sample, mask)
-                    overlaps.append(iou)
-            except ImageError as error:
-                found.problems.append(str(error))
+    labels, scores = list[dict[str, str]](), list[dict[str, str]]()
+    for place, entry in enumerate(index.samples):
+        progress(place, index.count)
+        try:
+            sample = entry()
+            if sample is None or split not in (ALL, SPLITS[entry.split]):
                 continue
-            found.done += 1
-            label = index.classes[sample.label] if sample.label >= 0 else ""
-            add_label((name, label, SPLITS[sample.split], sample.patient))
-            if sample.mask is not None:
-                score = score_mask(sample.mask != 0, mask, None if ignore is None else sample.mask != ignore)
-                dices.append(score.dice)
-                add_score((name, SPLITS[sample.split], *(f"{value:.6g}" for value in astuple(score))))
-        progress(index.count, index.count)
-        if not found.done:
-            raise ImageError(f"{labelled.path}: no image could be annotated (--split {split}); see `ahm data check`")
-    found.made, found.scored = len(overlaps), len(dices)
+            name, mask = labelled.image_name(sample), labelled.find_mask(sample)
+            if mask is None:
+                mask, iou = sam.segment(_as_rgb(sample), prompts(sample.name, *sample.image.shape[:2]))
+                labelled.add(sample, mask)
+                overlaps.append(iou)
+        except ImageError as error:
+            found.problems.append(str(error))
+            continue
+        about = {"image": name, "split": SPLITS[sample.split]}
+        label = index.classes[sample.label] if sample.label >= 0 else ""
+        labels.append({**about, "label": label, "patient": sample.patient})
+        if sample.mask is not None:
+            score = score_mask(sample.mask != 0, mask, None if ignore is None else sample.mask != ignore)
+            dices.append(score.dice)
+            scores.append(about | {measure: f"{value:.6g}" for measure, value in asdict(score).items()})
+    progress(index.count, index.count)
+    if not labels:
+        raise ImageError(f"{labelled.path}: no image could be annotated (--split {split}); see `ahm data check`")
+    if index.has_masks:
+        write_rows(labelled.path / "scores.csv", scores, ("image", "split", *MEASURES))
+    write_rows(labelled.path / "labels.csv", labels, LABELS)
+    found.done, found.made, found.scored = len(labels), len(overlaps), len(dices)
     found.predicted_iou, found.dice = (sum(some) / len(some) if some else nan for some in (overlaps, dices))
     return found
-
-
-@contextmanager
-def _table(path: Path | None, header: Sequence[str]) -> Iterator[Callable[[Sequence[str]], object]]:
-    """Give what adds a line to a new CSV file; the file is there when all is done. None is no file."""
-    if path is None:
-        yield lambda _: None
-        return
-    with atomic(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(header)
-        yield writer.writerow
 
 
 def _as_rgb(sample: Sample) -> Image8:

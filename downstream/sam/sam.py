@@ -192,12 +192,10 @@ def _read_standardisation(directory: Path) -> tuple[Floats, Floats]:
     path = directory / "preprocessor_config.json"
     config = _read_json(path) if path.exists() else {}
     try:
-        mean = np.asarray(config.get("image_mean", MEAN), np.float64)
-        std = np.asarray(config.get("image_std", DEVIATION), np.float64)
+        mean, std = np.array([config.get("image_mean", MEAN), config.get("image_std", DEVIATION)], np.float64)
     except (TypeError, ValueError):
         mean = std = np.zeros(0)
-    both = np.stack([mean, std]) if mean.shape == std.shape == (3,) else np.full((2, 3), np.nan)
-    if not np.isfinite(both).all() or (std <= 0).any():
+    if mean.shape != (3,) or not np.isfinite([mean, std]).all() or (std <= 0).any():
         raise CheckpointError(f"{path}: image_mean or image_std is not three numbers; copy it again, or delete it")
     return mean, std
 

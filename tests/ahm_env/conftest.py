@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from ahm_env.images import ImageSet, load_images
+from ahm_env.images.dataset.image_set import ImageSet
+from ahm_env.images.dataset.loader import load_images
 
 
 @pytest.fixture(scope="session")

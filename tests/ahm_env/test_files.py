@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from ahm_env.errors import AHMError, CheckpointError, explain
-from ahm_env.files import atomic, load_tensors, save_tensors, write_text
+from ahm_env.files import atomic, load_tensors, read_rows, save_tensors, write_rows, write_text
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 STEADY = settings(deadline=None, derandomize=True)
@@ -100,6 +100,16 @@ def test_a_reader_never_sees_a_part(tmp_path):
 def test_text_is_written_as_utf_8(tmp_path):
     write_text(tmp_path / "text", "größe · ×\n")
     assert (tmp_path / "text").read_bytes() == "größe · ×\n".encode()
+
+
+def test_a_table_comes_back_as_it_was_in_the_columns_that_are_asked_for(tmp_path):
+    rows = [{"name": "a,b", "note": "two\nlines", "other": 1}, {"name": '"', "note": "", "other": 2}]
+    write_rows(tmp_path / "table.csv", iter(rows), ("note", "name"))
+    assert read_rows(tmp_path / "table.csv") == [{"note": "two\nlines", "name": "a,b"}, {"note": "", "name": '"'}]
+    write_rows(tmp_path / "table.csv", rows[:1], separator=";")
+    assert (tmp_path / "table.csv").read_bytes() == b'name;note;other\na,b;"two\nlines";1\n'
+    write_rows(tmp_path / "table.csv", (), ("name",))
+    assert (tmp_path / "table.csv").read_bytes() == b"name\n"
 
 
 def test_a_writer_that_writes_nothing_is_an_error_and_keeps_the_old_file(tmp_path):

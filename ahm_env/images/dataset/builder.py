@@ -5,7 +5,7 @@ from array import array
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Self, TypeVar
@@ -19,7 +19,7 @@ from ahm_env.images.dataset.patients import Digests, digest, first_images, refus
 from ahm_env.images.pixels.fit import Image8, PixelSettings, fit_image, fit_mask, with_channels
 from ahm_env.images.pixels.opencv import cv2
 from ahm_env.images.privacy import refuse_path
-from ahm_env.images.source import DatasetIndex, Entry
+from ahm_env.images.source import DatasetIndex, Entry, Sample
 
 THREADS = min(4, os.cpu_count() or 1)
 AHEAD = 4 * THREADS
@@ -35,23 +35,13 @@ class Prepared:
     """A sample as the cache keeps it.
 
     Attributes:
-        name: Name within the source.
-        image: (C, S, S) uint8; C is 1 if it has no colour.
-        mask: (S, S) uint8 class numbers; None where there is none, or it was not read.
+        sample: Its image is (C, S, S) uint8, where C is 1 if it has no colour; its mask, if that was read, (S, S).
         masked: Whether there is a mask, read or not.
-        label: Class number, or -1.
-        split: Index into `SPLITS`.
-        patient: Pseudonym, or empty.
         mask_values: Class numbers in the mask before resizing.
     """
 
-    name: str
-    image: Image8
-    mask: Image8 | None
+    sample: Sample
     masked: bool
-    label: int
-    split: int
-    patient: str
     mask_values: frozenset[int]
 
 
@@ -73,7 +63,7 @@ def for_each(index: DatasetIndex, function: Callable[[Entry], T]) -> Iterator[T]
 
 
 def in_order(calls: Iterable[Callable[[], T]], most: int = AHEAD) -> Generator[T, None, None]:
-    """Results of calls of which a few threads make up to `most` ahead of whoever takes them, in their order."""
+    """Results of calls of which a few threads make up to `most` ahead of the caller, in their order."""
     pool = ThreadPoolExecutor(THREADS)
     ahead: deque[Future[T]] = deque()
     try:
@@ -204,21 +194,22 @@ class EntryWriter:
 
     def append(self, prepared: Prepared, position: int) -> None:
         """Append one sample, and its position in the index."""
-        if self._settings.channels is None and len(prepared.image) > self._channels:
+        sample = prepared.sample
+        if self._settings.channels is None and len(sample.image) > self._channels:
             self._widen()
-        self._arrays["images"].append(with_channels(prepared.image, self._channels))
+        self._arrays["images"].append(with_channels(sample.image, self._channels))
         self._arrays["masked"].append(prepared.masked)
         self._any_mask |= prepared.masked
         if "masks" in self._arrays:
             square = self._arrays["masks"].row_shape
-            self._arrays["masks"].append(np.zeros(square, np.uint8) if prepared.mask is None else prepared.mask)
-        if prepared.mask is not None:
+            self._arrays["masks"].append(np.zeros(square, np.uint8) if sample.mask is None else sample.mask)
+        if sample.mask is not None:
             self._binary_masks &= are_binary(prepared.mask_values)
-        self._arrays["labels"].append(prepared.label)
-        self._splits.append(prepared.split)
-        self._patients.append(digest(prepared.patient))
+        self._arrays["labels"].append(sample.label)
+        self._splits.append(sample.split)
+        self._patients.append(digest(sample.patient))
         self._arrays["positions"].append(position)
-        name = prepared.name.encode("utf-8", "surrogateescape")
+        name = sample.name.encode("utf-8", "surrogateescape")
         self._arrays["names"].append(np.frombuffer(name, np.uint8))
         self._arrays["name_ends"].append(self._arrays["names"].rows)
 
@@ -267,16 +258,7 @@ def _prepare(load: Entry, settings: PixelSettings) -> Prepared | ImageError | No
     mask, values = None, frozenset[int]()
     if sample.mask is not None:
         mask, values = fit_mask(sample.mask, settings), mask_values(sample.mask)
-    return Prepared(
-        name=sample.name,
-        image=image,
-        mask=mask,
-        masked=sample.masked,
-        label=sample.label,
-        split=sample.split,
-        patient=sample.patient,
-        mask_values=values,
-    )
+    return Prepared(replace(sample, image=image, mask=mask, later=None), sample.masked, values)
 
 
 def mask_values(mask: Image8) -> frozenset[int]:

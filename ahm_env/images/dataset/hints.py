@@ -35,7 +35,7 @@ def import_hint(source: Path, elsewhere: bool = False) -> str:
     try:
         if elsewhere and not _has_masks_elsewhere(source):
             return ""
-        paths, _ = image_files(source)
+        paths = image_files(source)[0]
     except ImageError as error:
         return str(error) if elsewhere else ""
     if known := next((name for name, words in KNOWN.items() if any(words.search(f"/{path}") for path in paths)), ""):

@@ -208,7 +208,7 @@ class ImageSet:
         return self._labels[_as_indices(indices)].astype(np.int64)
 
     def patients(self, indices: npt.ArrayLike) -> npt.NDArray[np.int64]:
-        """Whom images show: (B,) int64, equal for images of one patient; an image of nobody known has its own number.
+        """Patients of images: (B,) int64, equal for images of one; an image of an unknown patient has its own number.
 
         Raises:
             IndexError: An index is outside the set.

@@ -15,7 +15,7 @@ is an image.
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -69,12 +69,14 @@ class Layout:
         masks: Those of each image that has some.
         beside: How many masks lie among images.
         notes: What is left out, one line each.
+        tables: Names of the tables that lie among them, without `labels.csv`.
     """
 
     images: dict[Key, Path]
     masks: dict[Key, list[Path]] = field(default_factory=lambda: defaultdict(list))
     beside: int = 0
     notes: list[str] = field(default_factory=list)
+    tables: Sequence[str] = ()
 
     def __str__(self) -> str:
         """Say in a few words what is there."""
@@ -100,7 +102,7 @@ def find_layout(source: Path, scan: str | None = None) -> Layout:
         ImageError: There is no image, a mask has none, or two images could have the same mask.
         SettingsError: There is no such scan.
     """
-    paths, others = image_files(source)
+    paths, others, tables = image_files(source)
     files = _placed(paths)
     if all(one.drawn for one in files):
         files = [File(one.path, one.key, False) for one in files]
@@ -112,7 +114,9 @@ def find_layout(source: Path, scan: str | None = None) -> Layout:
     scans = _scans(images.keys() - bases.keys(), drawn.union(*bases.values()))
     beside = [images[key] for key, some in bases.items() if any(base in images or base in scans for base in some)]
     among = set(beside)
-    layout = Layout({key: one.path for key, one in images.items() if one not in among}, beside=len(beside))
+    layout = Layout(
+        {key: one.path for key, one in images.items() if one not in among}, beside=len(beside), tables=tables
+    )
     owners = _Owners(layout.images, scans)
     alone = []
     for mask in [*beside, *(one for one in files if one.drawn)]:
@@ -142,23 +146,24 @@ def find_layout(source: Path, scan: str | None = None) -> Layout:
     return layout
 
 
-def image_files(source: Path) -> tuple[list[Path], int]:
-    """Pictures, or volumes where these are more, below a folder, and how many of the other kind there are.
+def image_files(source: Path) -> tuple[list[Path], int, list[str]]:
+    """Pictures, or volumes where these are more, below a folder, how many of the other kind, and names of tables.
 
     Raises:
         ImageError: There is none, or a folder cannot be read.
     """
-    pictures, volumes = list[Path](), list[Path]()
+    pictures, volumes, tables = list[Path](), list[Path](), list[str]()
     for found in sorted(walk(source, source), key=lambda one: one.relative):
         if found.trouble and (is_image(found.path) or is_nifti(found.path) or os.path.isdir(found.path)):
             raise ImageError(f"{found.path}: {found.trouble}")
         if "__MACOSX" not in found.relative:
             pictures += [Path(found.path)] if is_image(found.path) else []
             volumes += [Path(found.path)] if is_nifti(found.path) else []
+            tables += [Path(found.path).name] if found.path.endswith(".csv") else []
     chosen, others = (volumes, pictures) if len(volumes) > len(pictures) else (pictures, volumes)
     if not chosen:
         raise ImageError(f"{source}: no image in it or in its sub-folders; give the folder that a set was unpacked in")
-    return chosen, len(others)
+    return chosen, len(others), [name for name in tables if name != "labels.csv"]
 
 
 def _placed(paths: Sequence[Path]) -> list[File]:
@@ -224,15 +229,14 @@ def _scans(images: Set[Key], masks: set[Key]) -> Mapping[Key, Mapping[str, Key]]
     Returns:
         By what they share, and by that word.
     """
-    scans, words, taken = defaultdict[Key, dict[str, Key]](dict), set[str](), set[Key]()
-    ways: list[Callable[[Key, str], bool]] = [lambda base, _: base in masks, lambda _, word: word in words]
-    for known in ways:
-        for key in sorted(images - masks - taken):
-            parts = (((*key[:2], stem), word) for stem, word in parts_of(key[2]))
-            if part := next((part for part in parts if known(*part)), None):
-                scans[part[0]].setdefault(part[1], key)
-                words.add(part[1])
-                taken.add(key)
+    ways = {key: [((*key[:2], stem), word) for stem, word in parts_of(key[2])] for key in sorted(images - masks)}
+    masked = {key: [way for way in some if way[0] in masks] for key, some in ways.items()}
+    words = {some[0][1] for some in masked.values() if some}
+    others = {key: [way for way in ways[key] if way[1] in words] for key, some in masked.items() if not some}
+    scans = defaultdict[Key, dict[str, Key]](dict)
+    for key, some in (*masked.items(), *others.items()):
+        if some:
+            scans[some[0][0]].setdefault(some[0][1], key)
     return {key: some for key, some in scans.items() if len(some) <= SCANS}
 
 

@@ -22,9 +22,11 @@ from ahm_env.images.dataset.cache import (
 )
 from ahm_env.images.dataset.hints import import_hint
 from ahm_env.images.dataset.image_set import ImageSet
-from ahm_env.images.formats.dicom import Dicom, holds_dicom, is_dicom
+from ahm_env.images.formats.dicom.index import holds_dicom, is_dicom
+from ahm_env.images.formats.dicom.source import Dicom
 from ahm_env.images.formats.files import EXTENSIONS, files_in, images_in, is_image
-from ahm_env.images.formats.nifti import Nifti, is_nifti
+from ahm_env.images.formats.nifti.names import is_nifti
+from ahm_env.images.formats.nifti.source import Nifti
 from ahm_env.images.formats.npz import Npz
 from ahm_env.images.formats.pictures.folder import Folder
 from ahm_env.images.phantom.source import Phantom

@@ -121,12 +121,12 @@ def first_patients(patients: Ints, order: Ints, count: int) -> Ints:
 
 
 def digest(patient: str) -> int:
-    """Make a number of 64 bits that stands for a patient; 0 for nobody known."""
+    """Make a number of 64 bits that stands for a patient; 0 for an unknown one."""
     return int.from_bytes(hashlib.blake2b(patient.encode(), digest_size=8).digest()) if patient else 0
 
 
 def first_images(patients: Digests) -> Ints:
-    """Find the first image of each image's patient, who goes by its number; of nobody known, the image itself."""
+    """Find, of each image, the first one of its patient; of an unknown patient the image itself."""
     _, first, inverse = np.unique(patients, return_index=True, return_inverse=True)
     return np.where(patients == 0, np.arange(len(patients)), first[inverse])
 

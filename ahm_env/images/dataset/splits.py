@@ -1,7 +1,5 @@
 """Draws splits, patients kept apart, and writes them into `labels.csv`."""
 
-import csv
-import io
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -11,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from ahm_env.errors import ImageError, SettingsError
-from ahm_env.files import write_text
+from ahm_env.files import write_rows, write_text
 from ahm_env.images.dataset.builder import with_remedy
 from ahm_env.images.dataset.loader import find_source
 from ahm_env.images.dataset.patients import fair_order, first_patients
@@ -119,13 +117,9 @@ def _write(table: Path, separator: str, rows: list[dict[str, str]], splits: Mapp
     rows = rows or [{"image": line} for line in splits]
     for row in rows:
         row["split"] = next((named[name] for name in (row["image"], *_shorter(row["image"])) if name in named), "")
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), delimiter=separator, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
     if table.is_file():
         write_text(_free(table.with_name(BEFORE)), table.read_text(encoding="utf-8-sig"))
-    write_text(table, text.getvalue())
+    write_rows(table, rows, separator=separator)
 
 
 def _free(path: Path) -> Path:

@@ -179,7 +179,7 @@ def readable(path: Path) -> Iterator[None]:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class FoundFile:
     """A file, or what is no file but must not be passed over in silence.
 
     Attributes:
@@ -219,7 +219,7 @@ def folders_in(folder: Path) -> list[str]:
         return sorted(entry.name for entry in entries if entry.is_dir() and not _ignored(entry.name))
 
 
-def walk(top: Path, within: Path) -> Iterator[Found]:
+def walk(top: Path, within: Path) -> Iterator[FoundFile]:
     """Everything in a folder and its sub-folders, in any order, without hidden ones; of a file, itself.
 
     Args:
@@ -231,7 +231,7 @@ def walk(top: Path, within: Path) -> Iterator[Found]:
     """
     boundary = Path(os.path.realpath(within))
     if top.is_file():
-        yield Found(str(top), top.name)
+        yield FoundFile(str(top), top.name)
         return
     if top.is_dir():
         with readable(top), os.scandir(top):
@@ -242,7 +242,7 @@ def walk(top: Path, within: Path) -> Iterator[Found]:
         try:
             entries = os.scandir(folder)
         except PermissionError:
-            yield Found(folder, prefix.removesuffix("/"), CLOSED)
+            yield FoundFile(folder, prefix.removesuffix("/"), CLOSED)
             continue
         with entries:
             for entry in entries:
@@ -252,9 +252,9 @@ def walk(top: Path, within: Path) -> Iterator[Found]:
                 if entry.is_dir(follow_symlinks=False):
                     folders.append((entry.path, relative + "/"))
                 elif entry.is_symlink() and not (os.path.isfile(entry.path) and inside(entry.path, boundary)):
-                    yield Found(entry.path, relative, ASTRAY)
+                    yield FoundFile(entry.path, relative, ASTRAY)
                 elif entry.is_file():
-                    yield Found(entry.path, relative)
+                    yield FoundFile(entry.path, relative)
 
 
 def _ignored(name: str) -> bool:

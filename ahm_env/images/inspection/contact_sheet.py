@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -10,7 +11,6 @@ from PIL import Image, ImageDraw, ImageFont
 
 from ahm_env.errors import SettingsError
 from ahm_env.files import check_name
-from ahm_env.images.dataset.builder import Progress
 from ahm_env.images.dataset.image_set import ImageSet
 from ahm_env.images.dataset.loader import load_images
 from ahm_env.images.dataset.patients import fair_order
@@ -57,29 +57,14 @@ class ContactSheet:
         save_picture(Path(path), self.picture)
 
 
-def make_contact_sheet(
-    source: str | Path | Source,
-    count: int = 24,
-    seed: int = 0,
-    window: str | None = None,
-    axis: str = "axial",
-    burned_in: bool = False,
-    skip_bad: bool = False,
-    cache_dir: Path | None = None,
-    progress: Progress | None = None,
-) -> ContactSheet:
+def make_contact_sheet(source: str | Path | Source, count: int = 24, seed: int = 0, **options: Any) -> ContactSheet:
     """Load a source and draw a fair sample of it.
 
     Args:
         source: As for `load_images`.
         count: Images on the sheet; fewer where there are fewer.
         seed: Decides which.
-        window: As for `load_images`.
-        axis: As for `load_images`.
-        burned_in: As for `load_images`.
-        skip_bad: As for `load_images`.
-        cache_dir: As for `load_images`.
-        progress: As for `load_images`.
+        **options: As for `load_images`: window, axis, burned_in, skip_bad, cache_dir and progress.
 
     Raises:
         ImageError: The source, or one of its images, cannot be used.
@@ -88,7 +73,7 @@ def make_contact_sheet(
     if count < 1:
         raise SettingsError(f"--count {count}: too few; give 1 or more")
     # Padded, so that everything has the shape that its readers know.
-    images = load_images(source, TILE, None, "pad", window, axis, burned_in, skip_bad, cache_dir, progress)
+    images = load_images(source, TILE, fit="pad", **options)
     chosen = fair_sample(images, count, seed)
     return ContactSheet(contact_sheet(images, chosen), images, chosen)
 

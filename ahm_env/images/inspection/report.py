@@ -3,7 +3,7 @@
 from array import array
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ class SourceReport:
         source: As the user gave it.
         kind: "folder", "npz", "dicom", "nifti" or "phantom".
         images: Number of images that can be used.
-        patients: Number of patients whom these are known to show.
+        patients: Number of known patients.
         empty: Number of slices without content, which are left out.
         sizes: Images by (width, height) in pixels.
         channels: Images by number of channels, 1 or 3; three equal channels count as 1.
@@ -77,33 +77,20 @@ class SourceReport:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the same as what JSON can hold: a list for what is counted by numbers, an object for names."""
-        return {
-            "source": self.source,
-            "kind": self.kind,
-            "images": self.images,
-            "patients": self.patients,
-            "empty": self.empty,
+        counted = {
             "sizes": [
                 {"width": width, "height": height, "images": count}
                 for (width, height), count in self.sizes.most_common()
             ],
             "channels": [{"channels": number, "images": count} for number, count in sorted(self.channels.items())],
-            "pixel_types": dict(self.pixel_types),
-            "masks": self.masks,
-            "empty_masks": self.empty_masks,
             "mask_values": [
                 {"value": value, "pixels": self.mask_pixels[value], "masks": self.mask_images[value]}
                 for value in self.mask_values
             ],
-            "classes": {name: dict(splits) for name, splits in self.classes.items()},
-            "splits": dict(self.splits),
-            "problems": self.problems,
-            "warnings": [
-                {"kind": one.kind, "text": one.text, "count": one.count, "images": list(one.images)}
-                for one in self.warnings
-            ],
-            "notes": self.notes,
+            "warnings": list(map(asdict, self.warnings)),
         }
+        own = {name: one for name, one in vars(self).items() if name not in ("mask_pixels", "mask_images")}
+        return own | counted
 
 
 def check_images(

@@ -35,7 +35,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Found:
+class PublicSet:
     """What a data set holds.
 
     Attributes:
@@ -54,7 +54,7 @@ class Found:
 Pair = tuple[Row, Path, Sequence[Path]]  # line, image, masks
 
 
-def isic2018(source: Path) -> Found:
+def isic2018(source: Path) -> PublicSet:
     """ISIC 2018, Tasks 1 and 3, or ISIC 2019; a lesion is a patient, so that its photographs stay together."""
     folders = {
         Path(directory).name: Path(directory)
@@ -94,7 +94,7 @@ def isic2018(source: Path) -> Found:
     if not pairs:
         expected = "ISIC2018_Task1-2_Training_Input beside ISIC2018_Task1_Training_GroundTruth, or ISIC2018_Task3_"
         raise _unexpected(source, f"folders such as {expected}Training_Input")
-    return _found(pairs, has_masks=any(truths.values()), notes=notes)
+    return _as_set(pairs, has_masks=any(truths.values()), notes=notes)
 
 
 def _isic_images(folder: Path | None) -> list[Path]:
@@ -122,7 +122,7 @@ def _isic_tables(source: Path) -> tuple[dict[str, str], dict[str, str]]:
     return labels, lesions
 
 
-def busi(source: Path) -> Found:
+def busi(source: Path) -> PublicSet:
     """Breast Ultrasound Images (Al-Dhabyani et al. 2020): `benign (1).png`, `benign (1)_mask.png`, `…_mask_1.png`."""
     root = source / "Dataset_BUSI_with_GT"
     root = root if root.is_dir() else source
@@ -142,10 +142,10 @@ def busi(source: Path) -> Found:
             pairs.append((Row(f"{label}_{int(number):03d}.png", label), images[number], masks[number]))
     if not pairs:
         raise _unexpected(source, f"folders {', '.join(TUMOURS)} with images such as `benign (1).png`")
-    return _found(pairs, has_masks=True)
+    return _as_set(pairs, has_masks=True)
 
 
-def lgg(source: Path) -> Found:
+def lgg(source: Path) -> PublicSet:
     """Lower-grade gliomas in MRI (Buda et al. 2019): `TCGA_XX_NNNN_DATE/TCGA_…_7.tif`, `…_7_mask.tif`."""
     root = source / "kaggle_3m"
     root = root if root.is_dir() else source
@@ -158,16 +158,16 @@ def lgg(source: Path) -> Found:
             pairs.append((Row(images[stem].name, patient=folder.name), images[stem], masks[stem]))
     if not pairs:
         raise _unexpected(source, "folders such as TCGA_CS_4941_19960909 with slices and their _mask.tif")
-    return _found(pairs, has_masks=True)
+    return _as_set(pairs, has_masks=True)
 
 
-def npz(source: Path) -> Found:
+def npz(source: Path) -> PublicSet:
     """Find the images of an .npz file of MedMNIST or MedSegBench."""
     if not source.is_file():
         raise ImageError(f"{source}: is a folder; give the .npz file itself")
     index = Npz(source).index()
     writes = (partial(_write_sample, load, index.classes) for load in index.samples)
-    return Found(index.count, writes, index.has_masks, index.notes)
+    return PublicSet(index.count, writes, index.has_masks, index.notes)
 
 
 def downloaded(kind: str, member: str, directory: Path) -> Path:
@@ -196,7 +196,7 @@ def _paired(images: Mapping[str, Path], masks: Mapping[str, Sequence[Path]]) -> 
     return list(images)
 
 
-def _found(pairs: Sequence[Pair], has_masks: bool, notes: Sequence[str] = ()) -> Found:
+def _as_set(pairs: Sequence[Pair], has_masks: bool, notes: Sequence[str] = ()) -> PublicSet:
     """Describe a data set of image files, each with its masks; refuse names that cannot go together in one folder."""
     seen: dict[str, Path] = {}
     for row, image, _ in pairs:
@@ -205,7 +205,7 @@ def _found(pairs: Sequence[Pair], has_masks: bool, notes: Sequence[str] = ()) ->
         other = seen.setdefault(Path(row.image).stem.casefold(), image)
         if other is not image:
             raise ImageError(f"{image}: has the same name as {other}; give a folder that holds one data set")
-    return Found(len(pairs), (partial(_copy, *pair) for pair in pairs), has_masks, list(notes))
+    return PublicSet(len(pairs), (partial(_copy, *pair) for pair in pairs), has_masks, list(notes))
 
 
 def _copy(row: Row, image: Path, masks: Sequence[Path], directory: Path) -> Row:

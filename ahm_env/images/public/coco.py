@@ -20,7 +20,7 @@ from ahm_env.images.dataset.layouts import image_files, named_split
 from ahm_env.images.formats.files import readable, refuse_link
 from ahm_env.images.formats.pictures.picture import read_picture
 from ahm_env.images.pixels.png import encode_png
-from ahm_env.images.public.archives import Found, Row
+from ahm_env.images.public.archives import PublicSet, Row
 
 NEEDED = {"images": ("id", "file_name"), "annotations": ("image_id", "category_id"), "categories": ("id", "name")}
 FARTHEST = 1e6  # pixels: what lies farther outside changes nothing
@@ -46,7 +46,7 @@ class Drawn:
     instances: Sequence[tuple[Any, Any]] | None
 
 
-def coco(source: Path) -> Found:
+def coco(source: Path) -> PublicSet:
     """Find the images of a set in COCO's format; masks hold the numbers of its categories, from 1, in their order.
 
     Where instances overlap, the smaller one is seen. An image without instances has an empty mask.
@@ -82,7 +82,7 @@ def coco(source: Path) -> Found:
     for one in images:
         name = "_".join(one.path.relative_to(source).parts) if alike else one.path.name
         writes.append(partial(_write, Row(name, split=one.split), one, numbers, source))
-    return Found(len(images), iter(writes), outlined > 0, notes)
+    return PublicSet(len(images), iter(writes), outlined > 0, notes)
 
 
 def _read(table: Path) -> dict[str, list[dict[str, Any]]]:

@@ -1,24 +1,22 @@
 """Brings public data sets into the layout of a folder: `images/`, `masks/`, `labels.csv`; whole, or not at all."""
 
-import csv
-import io
 import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
 from ahm_env.errors import ImageError, SettingsError
-from ahm_env.files import write_text
+from ahm_env.files import write_rows
 from ahm_env.images.dataset.builder import Progress, in_order
-from ahm_env.images.public.archives import Found, Row, busi, downloaded, isic2018, lgg, npz
+from ahm_env.images.public.archives import PublicSet, Row, busi, downloaded, isic2018, lgg, npz
 from ahm_env.images.public.coco import coco
 from ahm_env.images.public.pairs import pairs
 
-Importer = Callable[[Path], Found]
+Importer = Callable[[Path], PublicSet]
 
 PACKAGES = ("medmnist", "medsegbench")  # that download
 AUTO = "auto"
@@ -41,7 +39,7 @@ class Imported:
         has_masks: Whether there are masks.
         splits: Images by split; empty where the data set has none.
         classes: Images by class.
-        patients: Number of patients whom images are known to show.
+        patients: Number of known patients.
         leaking: Number of patients with images in more than one split.
         notes: What was left out, one line each.
     """
@@ -116,14 +114,10 @@ def _write_table(path: Path, rows: Sequence[Row]) -> None:
     columns += ["label"] if any(row.label for row in rows) else []
     columns += ["split"] if len({row.split for row in rows}) > 1 else []
     columns += ["patient"] if any(row.patient for row in rows) else []
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows([getattr(row, name) for name in columns] for row in rows)
-    write_text(path, text.getvalue())
+    write_rows(path, map(asdict, rows), columns)
 
 
-def _summary(rows: Sequence[Row], found: Found) -> Imported:
+def _summary(rows: Sequence[Row], found: PublicSet) -> Imported:
     splits = Counter(row.split for row in rows)
     leaks: dict[str, set[str]] = {}
     for row in rows:

@@ -17,12 +17,12 @@ from ahm_env.images.formats.labels import NO_IMAGE, table_lines
 from ahm_env.images.formats.nifti.names import is_nifti
 from ahm_env.images.formats.pictures.picture import read_mask
 from ahm_env.images.pixels.png import encode_png
-from ahm_env.images.public.archives import Found, Row
+from ahm_env.images.public.archives import PublicSet, Row
 
 FOLDERS = ("patient", "label")
 
 
-def pairs(source: Path, folders: str | None = None, scan: str | None = None) -> Found:
+def pairs(source: Path, folders: str | None = None, scan: str | None = None) -> PublicSet:
     """Find the images of a set and their masks by the names of files and folders; `labels.csv` is taken along.
 
     Args:
@@ -48,9 +48,8 @@ def pairs(source: Path, folders: str | None = None, scan: str | None = None) -> 
     notes = layout.notes + _classes(source)
     if unused:
         notes.append(f"{source}: lines of labels.csv that are about none of these images: {unused:,}")
-    tables = [path.name for path in sorted(source.rglob("*.csv")) if path.name != "labels.csv"]
-    if tables:
-        named = ", ".join(tables[:3]) + ", …" * (len(tables) > 3)
+    if layout.tables:
+        named = ", ".join(layout.tables[:3]) + ", …" * (len(layout.tables) > 3)
         notes.append(f"{source}: tables that are not read: {named}; bring what they tell into labels.csv")
     if len(places) > 1 and max(places.values()) > 1 and folders is None and not known:
         cause = f"{len(places):,} folders of images are taken neither for patients nor for classes"
@@ -59,7 +58,7 @@ def pairs(source: Path, folders: str | None = None, scan: str | None = None) -> 
         partial(_write, row, path, layout.masks.get(key, ()), source)
         for row, (key, path) in zip(rows, layout.images.items(), strict=True)
     )
-    return Found(len(rows), writes, bool(layout.masks), notes)
+    return PublicSet(len(rows), writes, bool(layout.masks), notes)
 
 
 def _lines(table: Path, images: Mapping[Key, Path]) -> tuple[dict[Key, dict[str, str]], int]:

@@ -15,6 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from agents.pretraining.run_directory import COLUMNS, RunDirectory
 from agents.pretraining.settings import RunSettings
 from ahm_env import CheckpointError, RunError
+from ahm_env.files import occupied
 from ahm_env.runs.directory import Checkpoint, Row, free_directory
 
 IMAGES = {"source": "phantom:40:0", "count": 40, "content_key": "abc"}
@@ -115,6 +116,7 @@ def test_a_large_number_of_images_is_written_in_full(path: Path) -> None:
 def test_tensorboard_shows_the_same_rows(path: Path) -> None:
     rows = [row(100), row(200), row(300)]
     with RunDirectory(path) as run:
+        run.write_config(RunSettings(), IMAGES)
         for one in rows:
             run.add(one)
     found = events(path)
@@ -141,6 +143,7 @@ def _steps(path: Path) -> tuple[list[int], list[int]]:
 def test_a_resumed_run_cuts_its_rows_back_and_goes_on(path: Path, kept: int) -> None:
     rows = [row(100), row(200), row(300)]
     with RunDirectory(path) as run:
+        run.write_config(RunSettings(), IMAGES)
         for one in rows:
             run.add(one)
     with RunDirectory(path) as run:
@@ -278,12 +281,12 @@ def test_a_kill_while_a_checkpoint_is_written_leaves_the_older_ones(
 
 
 def test_a_directory_is_made_with_its_parents(path: Path) -> None:
-    assert not RunDirectory(path).occupied
+    assert not occupied(path)
     with RunDirectory(path) as run:
         assert path.is_dir()
-        assert not run.occupied  # the lock does not count
+        assert not occupied(path)  # the lock does not count
         run.write_config(RunSettings(), IMAGES)
-        assert run.occupied
+        assert occupied(path)
 
 
 def test_a_directory_that_is_held_is_refused(path: Path) -> None:
@@ -303,7 +306,7 @@ def test_a_directory_that_another_process_holds_is_refused_until_that_is_gone(pa
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout is not None
         assert other.stdout.readline() == "held\n"
-        with pytest.raises(RunError, match=r"another process is working on this run"), RunDirectory(path):
+        with pytest.raises(RunError, match=r"another process is working in it"), RunDirectory(path):
             pass
         other.kill()
         other.wait()

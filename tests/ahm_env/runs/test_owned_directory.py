@@ -16,13 +16,13 @@ def make(path: Path) -> OwnedDirectory:
 def test_the_same_settings_go_on_and_others_are_named(tmp_path: Path) -> None:
     for _ in range(2):
         with make(tmp_path / "out") as directory:
-            directory.claim({"model": "a", "tta": False})
+            directory.write_or_check({"model": "a", "tta": False})
     assert make(tmp_path / "out").read() == {"model": "a", "tta": False}
     with (
         make(tmp_path / "out") as directory,
         pytest.raises(RunError, match="predictions with another model, tta; give"),
     ):
-        directory.claim({"model": "b", "tta": True})
+        directory.write_or_check({"model": "b", "tta": True})
     assert make(tmp_path / "out").read() == {"model": "a", "tta": False}
 
 

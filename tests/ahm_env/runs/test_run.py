@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ahm_env import RunError, SettingsError
 from ahm_env.errors import InterruptionError
+from ahm_env.files import occupied
 from ahm_env.runs import run as runs
 from ahm_env.runs.directory import Checkpoint, Directory
 from ahm_env.runs.observer import Silent
@@ -103,6 +104,7 @@ def terminate() -> None:
 def add_up(path: Path, observer: Silent | None = None) -> tuple[int, list[dict[str, float]]]:
     """The sum, and its rows without times."""
     with Sheet(path) as directory:
+        directory.write_config(Adding(), {})
         total = Sum(Adding(), directory).run(observer or Silent())
         return total, [{name: row[name] for name in ("images", "loss", "odd", "total")} for row in directory.rows]
 
@@ -161,7 +163,7 @@ def test_a_run_that_cannot_begin_leaves_its_place_free(tmp_path: Path) -> None:
     for directory in (Sheet(tmp_path), Sheet(tmp_path)):
         with pytest.raises(SettingsError), held_run(directory, Adding(), images, fail):
             pass
-        assert not directory.occupied
+        assert not occupied(directory.path)
     directory = Sheet(tmp_path)
     with held_run(directory, Adding(), images, lambda: Sum(Adding(), directory)) as run:
         run.run(Silent())

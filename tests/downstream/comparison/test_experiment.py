@@ -10,7 +10,7 @@ from agents.pretraining.settings import RunSettings
 from ahm_env import ImageError, ImageSet, RunError, SettingsError, UNet, load_images
 from downstream.comparison.experiment import ABOUT, REFERENCE_SEED, Experiment, pretrained_runs
 from downstream.comparison.options import AgentConfig, Downstream
-from downstream.comparison.results import read_results
+from downstream.comparison.results.rows import read_results
 from downstream.comparison.trials import FinetuneTrial
 from downstream.finetuning.labelled import Split
 from downstream.finetuning.settings import FinetuneSettings

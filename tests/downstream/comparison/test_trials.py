@@ -12,7 +12,7 @@ from ahm_env import RunError
 from downstream.comparison.experiment import Experiment
 from downstream.comparison.options import Downstream
 from downstream.comparison.pool import images_shown, run_logged
-from downstream.comparison.results import Row
+from downstream.comparison.results.rows import Row
 from downstream.comparison.trials import FinetuneTrial, PretrainTrial, Trial
 
 COMMON = {"data": "phantom:40:0", "image_size": 16, "patch_size": 4, "width": 2, "total_images": 24, "device": "cpu"}

@@ -11,7 +11,14 @@ from scipy.stats import norm
 from scipy.stats import t as student
 
 from ahm_env import RunError
-from downstream.evaluation.statistics import Scores, Trial, holm, interquartile_mean, probability_of_improvement
+from downstream.evaluation.statistics import (
+    Interval,
+    Scores,
+    Trial,
+    holm,
+    interquartile_mean,
+    probability_of_improvement,
+)
 
 Floats = npt.NDArray[np.float64]
 
@@ -25,6 +32,11 @@ def scores(values: npt.ArrayLike, trials: list[Trial] | None = None, counts: npt
 
 
 # Means and their intervals
+
+
+def test_an_interval_that_is_not_known_is_left_out():
+    assert Interval(0.5, nan, nan).text() == "0.500"
+    assert Interval(0.02, -0.01, 0.05).text(sign=True) == "+0.020 (-0.010 to +0.050)"
 
 
 def test_a_mean_is_the_ratio_of_sums():

@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 
 from ahm_env import SettingsError
-from ahm_env.images.formats.dicom import Dicom, seg_writer
+from ahm_env.images.formats.dicom import seg_writer
+from ahm_env.images.formats.dicom.source import Dicom
 from ahm_env.images.formats.nifti import source as nifti_source
 from ahm_env.images.pixels.fit import AXES
 from ahm_env.images.pixels.opencv import cv2

@@ -4,10 +4,10 @@ import base64
 import json
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from html.parser import HTMLParser
-from itertools import pairwise
+from itertools import pairwise, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -83,9 +83,9 @@ def write_run(
     return path
 
 
-def report(runs: list[Path], images: ImageSet | None, **keywords: Any) -> str:
+def report(runs: list[Path], images: ImageSet | None, names: Iterable[str] = (), **keywords: Any) -> str:
     out = runs[0].parent / "report.html"
-    make_report(runs, out, images=images, **keywords)
+    make_report(dict(zip_longest(runs, names)), out, images=images, **keywords)
     return out.read_text(encoding="utf-8")
 
 
@@ -328,12 +328,11 @@ def test_a_judge_decides_which_hardness_is_drawn(make_run: Maker, phantoms: Imag
 @pytest.mark.slow
 def test_given_tables_are_shown_instead(make_run: Maker, phantoms: ImageSet) -> None:
     table = Table("Paired differences", ("agent", "difference"), (("a3c", "+0.3"), ("a stranger", "–")), ("A note.",))
-    page = report([make_run()], phantoms, title="My title", tables=[table, table])
+    page = report([make_run()], phantoms, tables=[table, table])
     words = words_of(page)
     assert words.count("Paired differences") == 2
     assert words.count("A note.") == 2
     assert "At the end of training" not in words
-    assert "<h1>My title</h1>" in page
     assert re.search(r'<th scope="row"><svg class="mark[^>]*>.*?</svg>a3c</th>', page)
     assert '<th scope="row">a stranger</th>' in page
     assert '<td class="number">+0.3</td>' in page
@@ -553,7 +552,7 @@ def test_hostile_names_are_text(make_run: Maker, phantoms: ImageSet) -> None:
     config["versions"] = {EVIL: EVIL}
     config["git_commit"] = "<x-evil>abcdef"
     (run / "config.json").write_text(json.dumps(config))
-    page = report([run], phantoms, title=EVIL, tables=[table])
+    page = report([run], phantoms, names=[EVIL], tables=[table])
     tags = [tag for tag, _ in Tags(page).found]
     assert tags.count("script") == 2
     assert "x-evil" not in tags
@@ -663,7 +662,7 @@ def test_a_file_is_no_run(make_run: Maker, phantoms: ImageSet, tmp_path: Path) -
 
 def test_there_must_be_a_run(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="no run"):
-        make_report([], tmp_path / "report.html")
+        make_report({}, tmp_path / "report.html")
     assert not (tmp_path / "report.html").exists()
 
 
@@ -774,7 +773,7 @@ def page(tmp_path_factory: pytest.TempPathFactory, phantoms: ImageSet) -> Iterat
     ]
     wide = Table("A wide table", ("agent", *(f"column {number}" for number in range(12))), (("a3c", *["1.234"] * 12),))
     trends = [trend(agents="scratch random a3c ppo a3c+image_weight=2"), trend("Accuracy")]
-    make_report(runs, where / "report.html", tables=[wide], images=phantoms, trends=trends)
+    make_report(dict.fromkeys(runs), where / "report.html", tables=[wide], images=phantoms, trends=trends)
     options = webdriver.ChromeOptions()
     options.binary_location = str(CHROMIUM)
     for flag in (*FLAGS, f"--user-data-dir={where / 'profile'}"):
@@ -1056,7 +1055,7 @@ def test_the_browser_asks_the_network_for_nothing(page: Page) -> None:
 def test_hostile_names_do_nothing_in_a_browser(page: Page, make_run: Maker, phantoms: ImageSet) -> None:
     table = Table(EVIL, (EVIL,), ((EVIL,),), (EVIL,))
     out = page.path.with_name("evil.html")
-    make_report([make_run(EVIL, name="evil", data=EVIL)], out, EVIL, [table], phantoms)
+    make_report({make_run(EVIL, name="evil", data=EVIL): EVIL}, out, [table], images=phantoms)
     for width in (400, 1400):
         page.open(width, out)
         page.click("[name=view][value=all]")

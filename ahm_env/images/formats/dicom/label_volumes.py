@@ -13,7 +13,7 @@ import numpy.typing as npt
 from ahm_env.errors import ImageError
 from ahm_env.images.formats.nifti.intensities import class_numbers
 from ahm_env.images.formats.nifti.recent import LRUCache
-from ahm_env.images.formats.nifti.volume import Header, read_header, read_volume
+from ahm_env.images.formats.nifti.volume import VolumeHeader, read_header, read_volume
 from ahm_env.images.pixels.fit import Image8
 
 TOLERANCE = 0.1  # of a voxel: programs round the numbers of headers
@@ -90,7 +90,7 @@ def cut(path: Path, lies: Plane | None, shape: tuple[int, int]) -> Image8:
     return np.ascontiguousarray(labels[tuple(np.moveaxis(voxels, -1, 0))])
 
 
-def _read(header: Header) -> Image8 | str:
+def _read(header: VolumeHeader) -> Image8 | str:
     """Class numbers of a volume; or what is wrong with it, which its other slices need not find out again."""
     try:
         return class_numbers(header, read_volume(header))

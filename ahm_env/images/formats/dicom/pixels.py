@@ -79,8 +79,11 @@ def _decode(stream: BinaryIO, header: Header, index: int) -> tuple[Pixels, str]:
     syntax = header.options["transfer_syntax_uid"]
     decoder = _decoder(syntax)
     if not syntax.is_encapsulated:
-        array, found = decoder.as_array(stream, index=index, **_by_high_bit(header))
-        return _shifted(array, header), _kind(array, found)
+        options = dict(header.options)
+        if header.low_bits:  # of which pydicom does not know: they are taken for used ones, and cut off
+            options["bits_stored"] += header.low_bits
+        array, found = decoder.as_array(stream, index=index, **options)
+        return array >> header.low_bits if header.low_bits else array, _kind(array, found)
     options = header.options | {"number_of_frames": 1}
     count = header.options["number_of_frames"]
     frame = get_frame(stream, index, number_of_frames=count, extended_offsets=header.offsets)
@@ -104,17 +107,6 @@ def _decode(stream: BinaryIO, header: Header, index: int) -> tuple[Pixels, str]:
         if not _is_jpeg_ls_of(frame, array):
             raise
     return array, _kind(array, found)
-
-
-def _by_high_bit(header: Header) -> dict[str, Any]:
-    """Count the unused low bits of pixels as used in their properties, because pydicom does not know of such bits."""
-    if not header.low_bits:
-        return header.options
-    return header.options | {"bits_stored": header.options["bits_stored"] + header.low_bits}
-
-
-def _shifted(array: Pixels, header: Header) -> Pixels:
-    return array >> header.low_bits if header.low_bits else array
 
 
 def _is_jpeg_ls_of(frame: bytes, array: Pixels) -> bool:

@@ -107,9 +107,8 @@ def without_copies(series: Series) -> tuple[Series, int]:
                 f"{WRITING}: {shared:,} of its images have the same SOP Instance UID; their masks are PNGs only, give "
                 "each image a UID of its own for a SEG"
             )
-    return list(instances.values()), sum(len(source.names) for source in series) - sum(
-        len(source.names) for source in instances.values()
-    )
+    copies = sum(len(source.names) for source in series if instances[source.instance] is not source)
+    return list(instances.values()), copies
 
 
 def without_repeats(series: Series) -> list[Series]:

@@ -3,7 +3,7 @@
 import numpy as np
 
 from ahm_env.errors import ImageError
-from ahm_env.images.formats.nifti.volume import BLOCK, Header, undamaged
+from ahm_env.images.formats.nifti.volume import BLOCK, VolumeHeader, undamaged
 from ahm_env.images.formats.pictures.picture import as_class_numbers
 from ahm_env.images.pixels.fit import HIGH, LOW, Image8
 from ahm_env.images.pixels.window import Window
@@ -12,7 +12,7 @@ from ahm_env.images.source import Pixels
 SAMPLED = 2**20
 
 
-def shown(header: Header, stored: Pixels, window: Window | None) -> Image8:
+def shown(header: VolumeHeader, stored: Pixels, window: Window | None) -> Image8:
     """Scale a volume to uint8, all of its slices alike; colours stay as they are.
 
     Without a window, black and white are the 0.5 and 99.5 percentiles of the voxels that are brighter than the darkest:
@@ -42,7 +42,7 @@ def shown(header: Header, stored: Pixels, window: Window | None) -> Image8:
         return header.to_ras(scaled.reshape(stored.shape, order="F"))
 
 
-def class_numbers(header: Header, stored: Pixels) -> Image8:
+def class_numbers(header: VolumeHeader, stored: Pixels) -> Image8:
     """Convert a volume of labels, as `read_volume` gives it, to class numbers: (X, Y, Z) in RAS order.
 
     Raises:
@@ -54,7 +54,7 @@ def class_numbers(header: Header, stored: Pixels) -> Image8:
         return header.to_ras(as_class_numbers(_intensities(header, stored), str(header.path)))
 
 
-def _fitted(header: Header, flat: Pixels) -> Window:
+def _fitted(header: VolumeHeader, flat: Pixels) -> Window:
     """Choose the range that `shown` shows without a window."""
     chosen = np.random.default_rng(0).integers(0, flat.size, SAMPLED) if flat.size > SAMPLED else slice(None)
     for values in (flat[chosen], flat):
@@ -70,6 +70,6 @@ def _fitted(header: Header, flat: Pixels) -> Window:
     return Window(float(finite[0]) + 0.5, 1.0)
 
 
-def _intensities(header: Header, stored: Pixels) -> Pixels:
+def _intensities(header: VolumeHeader, stored: Pixels) -> Pixels:
     slope, inter = header.scale
     return stored if header.scale == (1.0, 0.0) else stored * np.float64(slope) + inter

@@ -14,7 +14,7 @@ from ahm_env.images.formats.nifti.volume import LONGEST, nibabel, parse_header, 
 from ahm_env.images.pixels.fit import AXES, Image8
 
 LEVEL = 6  # of compression
-# Of a header, the numbers that say where its volume lies; no text, which may tell whom it shows.
+# Of a header, the numbers that say where its volume lies; no text, which may tell who the patient is.
 PLACE = (
     *("pixdim", "xyzt_units", "qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d"),
     *("qoffset_x", "qoffset_y", "qoffset_z", "srow_x", "srow_y", "srow_z"),

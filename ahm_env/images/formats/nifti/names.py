@@ -24,7 +24,7 @@ def nifti_stem(name: str) -> str:
 
 
 def unread(folder: Path, known: Collection[Path]) -> list[str]:
-    """List what is in a folder and is not read, a line each; without names, which may tell whom a volume shows.
+    """List what is in a folder and is not read, a line each; without names, which may tell who a patient is.
 
     Args:
         folder: That of the volumes.

@@ -10,7 +10,7 @@ import numpy as np
 from ahm_env.errors import ImageError
 from ahm_env.images.formats.labels import Line
 from ahm_env.images.formats.limits import refuse_bomb
-from ahm_env.images.formats.nifti.volume import Header, is_compressed, read_header
+from ahm_env.images.formats.nifti.volume import VolumeHeader, is_compressed, read_header
 from ahm_env.images.formats.pictures.picture import mask_problem, read_mask
 from ahm_env.images.pixels.fit import Image8
 from ahm_env.images.source import Pixels
@@ -43,7 +43,7 @@ class Volume:
     known: Line
 
 
-def read_headers(path: Path, mask: Path | None) -> tuple[Header, Header | None]:
+def read_headers(path: Path, mask: Path | None) -> tuple[VolumeHeader, VolumeHeader | None]:
     """Headers of a volume and of its label volume, if it has one, which fit each other.
 
     Raises:

@@ -36,7 +36,7 @@ def to_slice(volume: Pixels, axis: str, index: int) -> Pixels:
 def from_slices(slices: Sequence[Pixels] | Pixels, axis: str) -> Pixels:
     """Undo `to_slice`: stack all slices, (N, H, W) or (N, H, W, 3), into a volume in RAS order.
 
-    `Header.from_ras` turns it to the order of its file, to be saved with the affine of that file.
+    `VolumeHeader.from_ras` turns it to the order of its file, to be saved with the affine of that file.
     """
     return np.moveaxis(np.stack([each.swapaxes(0, 1)[::-1, ::-1] for each in slices]), 0, AXES.index(axis))
 

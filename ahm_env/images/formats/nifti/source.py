@@ -32,7 +32,7 @@ class Nifti:
 
     Beside them may be `masks/`: for a volume a label volume of the same stem, shape and place, or PNGs of slices,
     `STEM_0012.png`, drawn on the slice as `to_slice` shows it, numbered from 0 along the axis. `labels.csv` has a line
-    a volume. A volume is a patient of its own where the table does not say whom it shows. A slice that shows nothing is
+    a volume. A volume is a patient of its own where the table names none. A slice that shows nothing is
     left out, unless something is marked in its mask. A volume one voxel thick, such as a 2-D image, is shown from its
     flat side, whatever the axis.
     """

@@ -36,7 +36,7 @@ Affine = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Header:
+class VolumeHeader:
     """What a file says of its volume.
 
     Attributes:
@@ -85,7 +85,7 @@ class Header:
         return [int(axis) for axis in np.argsort(self.orientation[:, 0])]
 
 
-def read_header(path: Path) -> Header:
+def read_header(path: Path) -> VolumeHeader:
     """Read the header of a file, and check whether the file can hold what it promises.
 
     Raises:
@@ -102,7 +102,7 @@ def read_header(path: Path) -> Header:
     if dtype.kind not in "iuf" and (dtype.names or ())[:3] != ("R", "G", "B"):
         raise ImageError(f"{path}: holds {dtype.name}, neither real numbers nor RGB; save its magnitude as float32")
     _check_size(path, shape, dtype.itemsize, offset)
-    return Header(
+    return VolumeHeader(
         path=path,
         shape=(width, height, depth),
         volumes=shape[3] if len(shape) == 4 else 1,
@@ -114,7 +114,7 @@ def read_header(path: Path) -> Header:
     )
 
 
-def read_volume(header: Header) -> Pixels:
+def read_volume(header: VolumeHeader) -> Pixels:
     """Read the first volume of a file as stored; read what follows it only to find damage.
 
     Returns:

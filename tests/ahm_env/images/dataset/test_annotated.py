@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from ahm_env.errors import ImageError
-from ahm_env.images import ImageSet, load_images
 from ahm_env.images.dataset.annotated import annotated
-from ahm_env.images.dataset.loader import originals
+from ahm_env.images.dataset.image_set import ImageSet
+from ahm_env.images.dataset.loader import load_images, originals
 from ahm_env.images.pixels.opencv import cv2
 
 SIDE, COUNT = 16, 6

@@ -54,7 +54,7 @@ def test_samples_are_prepared_in_order_whatever_the_thread() -> None:
 
     loads = (lambda index=index: wait_then(index) for index in range(100))
     prepared = list(prepare_all(DatasetIndex(100, loads), SETTINGS))
-    assert [each.label for each in prepared] == list(range(100))
+    assert [each.sample.label for each in prepared] == list(range(100))
 
 
 def test_only_a_few_samples_are_loaded_ahead() -> None:
@@ -77,7 +77,7 @@ def test_a_sample_keeps_what_is_known_of_its_original() -> None:
     mask[3, 4] = 7
     (prepared,) = prepare_all(index([sample(5, mask=mask)]), SETTINGS)
     assert prepared.mask_values == {0, 7}
-    assert (prepared.image.shape, prepared.mask.shape) == ((1, 8, 8), (8, 8))
+    assert (prepared.sample.image.shape, prepared.sample.mask.shape) == ((1, 8, 8), (8, 8))
 
 
 def test_an_image_without_a_finite_value_is_named() -> None:

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from ahm_env.errors import ImageError, SettingsError
 from ahm_env.files import cache_root
-from ahm_env.images import ImageSet, load_images
 from ahm_env.images.dataset.cache import Meta, new_entry, write_meta
+from ahm_env.images.dataset.image_set import ImageSet
+from ahm_env.images.dataset.loader import load_images
 from ahm_env.images.pixels.fit import PixelSettings
 from ahm_env.images.pixels.opencv import cv2
 from ahm_env.images.source import SPLITS

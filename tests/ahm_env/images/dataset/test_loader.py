@@ -12,9 +12,8 @@ import numpy as np
 import pytest
 
 from ahm_env.errors import ImageError, SettingsError
-from ahm_env.images import load_images
 from ahm_env.images.dataset import builder
-from ahm_env.images.dataset.loader import find_source, originals
+from ahm_env.images.dataset.loader import find_source, load_images, originals
 from ahm_env.images.formats.pictures.picture import Picture
 from ahm_env.images.pixels.fit import PixelSettings
 from ahm_env.images.pixels.opencv import cv2
@@ -185,7 +184,7 @@ def test_a_full_disk_is_told_as_it_is_and_leaves_nothing(make_folder, cache: Pat
 def test_processes_that_build_the_same_at_once_agree(make_folder, cache: Path) -> None:
     root = make_folder(40, masks=True)
     script = (
-        "import sys; from pathlib import Path; from ahm_env.images import load_images\n"
+        "import sys; from pathlib import Path; from ahm_env.images.dataset.loader import load_images\n"
         "images = load_images(sys.argv[1], 8, cache_dir=Path(sys.argv[2]))\n"
         "print(images.content_key, int(images.images(range(len(images))).sum()))"
     )

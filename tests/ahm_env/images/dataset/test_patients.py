@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ahm_env.errors import ImageError, SettingsError
-from ahm_env.images import load_images
+from ahm_env.images.dataset.loader import load_images
 from ahm_env.images.dataset.patients import Groups, digest, fair_order, first_patients, refuse_leaks, round_robin
 from ahm_env.images.privacy import SALT, pseudonym
 from ahm_env.images.source import DatasetIndex, Entry

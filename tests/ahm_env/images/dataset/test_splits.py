@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from ahm_env.errors import ImageError, SettingsError
-from ahm_env.images import load_images
+from ahm_env.images.dataset.loader import load_images
 from ahm_env.images.dataset.splits import BEFORE, split_source
 
 SHARES = {"train": 0.7, "val": 0.1, "test": 0.2}

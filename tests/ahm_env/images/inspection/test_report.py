@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from ahm_env.errors import ImageError, SettingsError
-from ahm_env.images import SourceReport, check_images
+from ahm_env.images.inspection.report import SourceReport, check_images
 from ahm_env.images.pixels.opencv import cv2
 
 TABLE = "image,label,split\n0000,A,train\n0001,B,val\n0002,A,train\n0003,,test\n"

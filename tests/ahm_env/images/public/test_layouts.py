@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from ahm_env.errors import ImageError, SettingsError
-from ahm_env.images import load_images
 from ahm_env.images.dataset.layouts import find_layout, named_split
+from ahm_env.images.dataset.loader import load_images
 from ahm_env.images.formats.pictures.picture import read_mask
 from ahm_env.images.inspection.report import check_images
 from ahm_env.images.pixels.opencv import cv2

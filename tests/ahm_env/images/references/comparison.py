@@ -16,7 +16,7 @@ import numpy as np
 from ahm_env.errors import AHMError
 from ahm_env.images.dataset.loader import find_source
 from ahm_env.images.formats.files import is_image
-from ahm_env.images.formats.nifti import is_nifti
+from ahm_env.images.formats.nifti.names import is_nifti
 from ahm_env.images.pixels.fit import AXES, PixelSettings, to_uint8
 from ahm_env.images.source import Sample
 from tests.ahm_env.images.references import dicom, nifti, pictures

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ahm_env.images.formats.dicom import Dicom
+from ahm_env.images.formats.dicom.source import Dicom
 from ahm_env.images.pixels.opencv import cv2
 from tests.ahm_env.images.samples import outcomes
 

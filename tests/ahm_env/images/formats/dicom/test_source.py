@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 
 from ahm_env.errors import ImageError, SettingsError
-from ahm_env.images import check_images
 from ahm_env.images.dataset.loader import load_images
-from ahm_env.images.formats.dicom import Dicom, holds_dicom, is_dicom
 from ahm_env.images.formats.dicom import index as dicom_index
 from ahm_env.images.formats.dicom import source as dicom_source
+from ahm_env.images.formats.dicom.index import holds_dicom, is_dicom
+from ahm_env.images.formats.dicom.source import Dicom
+from ahm_env.images.inspection.report import check_images
 from ahm_env.images.pixels.opencv import cv2
 from ahm_env.images.pixels.window import Window
 from ahm_env.images.privacy import pseudonym

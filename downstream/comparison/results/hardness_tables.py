@@ -7,9 +7,8 @@ from math import isnan
 from agents.pretraining.hardness import KINDS
 from ahm_env.console import number
 from downstream.comparison.options import AgentConfig
-from downstream.comparison.results import Group
-from downstream.evaluation.statistics import Scores, holm, interquartile_mean, probability_of_improvement
-from downstream.evaluation.tables import interval, p_value
+from downstream.comparison.results.rows import Group
+from downstream.evaluation.statistics import Scores, holm, interquartile_mean, p_text, probability_of_improvement
 from downstream.reports.report import Table
 
 RANDOM = "random"
@@ -54,17 +53,14 @@ def hardness_tables(group: Group, data: str) -> list[Table]:
         if agent != base and (gap := one.minus(scores[base, kind]))
     }
     ps = dict(zip(gaps, holm([gap.p for gap in gaps.values()]), strict=True))
-    headings = ["agent", "runs"]
-    for kind in KINDS:
-        headings += [f"hardness, {kind} masks (95 %)", f"{kind} against {base} (95 %)", f"p, {kind}"]
-    headings += ["likeliest masks: use of patches – images differ", "sampled masks hide: lesion – rest"]
-    headings += ["on its own U-Net: sampled – likeliest", "images/s"]
     rows = []
     for agent in agents:
-        row = [agent, str(len(scores[agent, KINDS[0]].of_runs))]
-        for key in ((agent, kind) for kind in KINDS):
-            row.append(interval(scores[key].mean))
-            row += [interval(gaps[key].interval, sign=True), p_value(ps[key])] if key in gaps else ["–", "–"]
+        row = {"agent": agent, "runs": str(len(scores[agent, KINDS[0]].of_runs))}
+        for kind in KINDS:
+            key = agent, kind
+            row[f"hardness, {kind} masks (95 %)"] = scores[key].mean.text()
+            row[f"{kind} against {base} (95 %)"] = gaps[key].interval.text(sign=True) if key in gaps else "–"
+            row[f"p, {kind}"] = p_text(ps[key]) if key in gaps else "–"
         use, differ, lesion, rest, *own, speed = (
             group.mean(agent, "", name)
             for name in (
@@ -72,15 +68,16 @@ def hardness_tables(group: Group, data: str) -> list[Table]:
                 *("own_hardness_sampled", "own_hardness_likeliest", "images_per_second"),
             )
         )
-        row.append("–" if isnan(use) else f"{use:.3f} – {differ:.0%}")
-        row += ["–" if isnan(lesion) else f"{lesion:.0%} – {rest:.0%}", " – ".join(map(number, own))]
-        rows.append((*row, "–" if isnan(speed) else f"{speed:.0f}"))
+        row["likeliest masks: use of patches – images differ"] = "–" if isnan(use) else f"{use:.3f} – {differ:.0%}"
+        row["sampled masks hide: lesion – rest"] = "–" if isnan(lesion) else f"{lesion:.0%} – {rest:.0%}"
+        row["on its own U-Net: sampled – likeliest"] = " – ".join(map(number, own))
+        row["images/s"] = "–" if isnan(speed) else f"{speed:.0f}"
+        rows.append(row)
     odd = unlike(group)
     about = f"NOT COMPARABLE: the runs differ in {'; '.join(odd)}" if odd else _alike(group)
     note = NOTE.format(count=count, s="s" if count > 1 else "")
     note += f" Left out, since some runs were not evaluated on them: reference U-Nets: {left_out}." * bool(left_out)
-    table = Table(f"Agents on {data}", tuple(headings), tuple(rows), (note, about))
-    return [table, *_runs_table(scores, base, data)]
+    return [Table.of(f"Agents on {data}", rows, (note, about)), *_runs_table(scores, base, data)]
 
 
 def _evaluated_alike(group: Group) -> tuple[Group, int, int]:
@@ -102,15 +99,15 @@ def _runs_table(scores: Mapping[tuple[str, str], Scores], base: str, data: str) 
         return []
     rows = []
     for agent in many:
-        row = [agent, str(len(runs[agent, KINDS[0]]))]
+        row = {"agent": agent, "runs": str(len(runs[agent, KINDS[0]]))}
         for kind in KINDS:
-            row.append(interval(interquartile_mean(runs[agent, kind])))
-            better = agent != base and base in many
-            row.append(interval(probability_of_improvement(runs[agent, kind], runs[base, kind])) if better else "–")
-        rows.append(tuple(row))
-    headings = [f"{kind}: {what} (95 %)" for kind in KINDS for what in ("interquartile mean", f"harder than {base}")]
-    note = RUNS_NOTE.format(base=base)
-    return [Table(f"Runs of agents on {data}", ("agent", "runs", *headings), tuple(rows), (note,))]
+            own, harder = runs[agent, kind], "–"
+            if agent != base and base in many:
+                harder = probability_of_improvement(own, runs[base, kind]).text()
+            row[f"{kind}: interquartile mean (95 %)"] = interquartile_mean(own).text()
+            row[f"{kind}: harder than {base} (95 %)"] = harder
+        rows.append(row)
+    return [Table.of(f"Runs of agents on {data}", rows, [RUNS_NOTE.format(base=base)])]
 
 
 def _alike(group: Group) -> str:
@@ -123,7 +120,7 @@ def _alike(group: Group) -> str:
 
 def unlike(group: Group) -> list[str]:
     """In what pretraining runs differ although they must not: images, U-Net updates, the share at the end."""
-    # whoever compares these says so; several workers end the batches that they have begun
+    # agents that differ in these say so; several workers end the batches that they have begun
     free = {"agent_share", "schedule", "batch_size", "total_images", "workers"}
     complaints = []
     for metric in ("images", "unet_updates", "agent_share"):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ahm_env import RunError
-from downstream.comparison.results import Group, Row, grouped, read_results, write_results
+from downstream.comparison.results.rows import Group, Row, grouped, read_results, write_results
 
 
 def row(metric: str, value: float, image: str = "", patient: str = "", agent: str = "a3c", draw: int = 0) -> Row:

@@ -13,8 +13,8 @@ from typing import NamedTuple
 import numpy as np
 
 from ahm_env import RunError
+from ahm_env.files import read_rows, write_rows
 from downstream.evaluation.statistics import Scores, Trial
-from downstream.evaluation.tables import write_rows
 
 RESULTS = "results.csv"
 MASKING = "masking"  # the task of a pretraining run: how hard the agent's masks are
@@ -152,10 +152,7 @@ def grouped(rows: Iterable[Row]) -> list[Group]:
 
 def write_results(path: Path, rows: Iterable[Row]) -> None:
     """Write `results.csv`, whole; nothing where there is no row."""
-    written = [
-        {**row._asdict(), "run": _text(row.run), "draw": _text(row.draw), "value": f"{row.value:.10g}"} for row in rows
-    ]
-    if written:
+    if written := [{**row._asdict(), "value": f"{row.value:.10g}"} for row in rows]:
         write_rows(path, written)
 
 
@@ -166,20 +163,15 @@ def read_results(path: Path) -> list[Row]:
         RunError: It is missing or damaged.
     """
     try:
-        with path.open(encoding="utf-8", newline="") as file:
-            reader = csv.DictReader(file)
-            if tuple(reader.fieldnames or ()) != Row._fields:
-                raise ValueError(f"its columns are not {','.join(Row._fields)}")
-            return [
-                Row(agent, _number(run), _number(draw), task, labels, arm, image, patient, metric, float(value))
-                for agent, run, draw, task, labels, arm, image, patient, metric, value in map(dict.values, reader)
-            ]
+        rows = read_rows(path)
+        if not rows or tuple(rows[0]) != Row._fields:
+            raise ValueError(f"it holds no row, or its columns are not {','.join(Row._fields)}")
+        return [
+            Row(agent, _number(run), _number(draw), task, labels, arm, image, patient, metric, float(value))
+            for agent, run, draw, task, labels, arm, image, patient, metric, value in map(dict.values, rows)
+        ]
     except (OSError, ValueError, TypeError, csv.Error) as error:
         raise RunError(f"{path}: missing or damaged ({error}); `ahm compare-agents` writes it again") from None
-
-
-def _text(number: int | None) -> str:
-    return "" if number is None else str(number)
 
 
 def _number(text: str) -> int | None:

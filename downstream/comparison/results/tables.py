@@ -11,11 +11,11 @@ import numpy as np
 
 from ahm_env import RunError
 from ahm_env.console import number
-from downstream.comparison.hardness_tables import RANDOM, hardness_tables
-from downstream.comparison.results import MASKING, SCRATCH, Group, Row, grouped
+from ahm_env.files import read_rows
+from downstream.comparison.results.hardness_tables import RANDOM, hardness_tables
+from downstream.comparison.results.rows import MASKING, SCRATCH, Group, Row, grouped
 from downstream.evaluation.metrics import measure_name
-from downstream.evaluation.statistics import Interval, Scores, holm
-from downstream.evaluation.tables import interval, p_value, read_rows
+from downstream.evaluation.statistics import Interval, Scores, holm, p_text
 from downstream.reports.charts import COLOURS
 from downstream.reports.report import Table, Trend
 
@@ -80,32 +80,27 @@ def finetuning_table(group: Group, metric: str, data: str, zero_shot: Sequence[P
     ps = dict(zip(found, holm([gap.p for gap in found.values()]), strict=True))
     bases = list(dict.fromkeys(_kind(one, base) for one, base in found))
     further = [name for name in FURTHER[metric] if name in group.metrics]
-    headings = ["pretraining", *(["unlabelled"] if len(arms) > 1 else []), "trials", f"{measure_name(metric)} (95 %)"]
-    headings += [heading for kind in bases for heading in (f"against {kind} (95 %)", "p")]
-    rows = []
+    main, rows = f"{measure_name(metric)} (95 %)", list[dict[str, str]]()
     for (agent, arm), one in scores.items():
-        row = [agent, *([_took_part(group, agent, arm)] if len(arms) > 1 else [])]
-        row += [str(len(one.trials)), interval(one.mean)]
+        row = {"pretraining": agent, **({"unlabelled": _took_part(group, agent, arm)} if len(arms) > 1 else {})}
+        row |= {"trials": str(len(one.trials)), main: one.mean.text()}
         gaps = {_kind(ours, base): (ours, base) for ours, base in found if ours == (agent, arm)}
         for kind in bases:
             pair = gaps.get(kind)
-            row += ["–", "–"] if pair is None else [interval(found[pair].interval, sign=True), p_value(ps[pair])]
-        rows.append((*row, *(number(group.mean(agent, arm, name)) for name in further)))
-    rest = ["–"] * (2 * len(bases) + len(further))
-    blank = ["–"] * (len(arms) > 1)
+            row[f"against {kind} (95 %)"] = "–" if pair is None else found[pair].interval.text(sign=True)
+            row[f"p, {kind}"] = "–" if pair is None else p_text(ps[pair])
+        rows.append(row | {measure_name(name): number(group.mean(agent, arm, name)) for name in further})
+    blank = dict.fromkeys(rows[0], "–")
     if metric in TRIVIAL and (name := TRIVIAL[metric][0]) in group.metrics:
         value = float(np.mean([row.value for row in group.rows if row.metric == name]))
-        rows.append((TRIVIAL[metric][1], *blank, "–", number(value), *rest))
+        rows.append(blank | {"pretraining": TRIVIAL[metric][1], main: number(value)})
     for path in zero_shot if metric in ("dice", "patient_dice") else ():
         if (dice := sam_dice(path)) is not None:  # a mean over images
-            row = [f"SAM, {path.name.removeprefix('sam-')}, no labels", *blank, "–", interval(dice), *rest]
-            if metric == "patient_dice":
-                row[len(blank) + 2], row[len(row) - len(further) + further.index("dice")] = "–", number(dice.mean)
-            rows.append(tuple(row))
+            named = {"pretraining": f"SAM, {path.name.removeprefix('sam-')}, no labels"}
+            measured = {main: dice.text()} if metric == "dice" else {measure_name("dice"): number(dice.mean)}
+            rows.append(blank | named | measured)
     title = f"{group.task.capitalize()} of {data} with {group.labels} labels"
-    headings += [measure_name(name) for name in further]
-    notes = (*_unbalanced(scores), *NOTES)
-    return Table(title if metric != "auroc" else f"{title}: AUROC", tuple(headings), tuple(rows), notes)
+    return Table.of(title if metric != "auroc" else f"{title}: AUROC", rows, (*_unbalanced(scores), *NOTES))
 
 
 def _took_part(group: Group, agent: str, arm: str) -> str:

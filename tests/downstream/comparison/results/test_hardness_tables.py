@@ -7,8 +7,8 @@ from math import isnan, nan
 import numpy as np
 import pytest
 
-from downstream.comparison.hardness_tables import hardness_tables, unlike
-from downstream.comparison.results import Group, Row, grouped
+from downstream.comparison.results.hardness_tables import hardness_tables, unlike
+from downstream.comparison.results.rows import Group, Row, grouped
 from downstream.reports.report import Table
 
 

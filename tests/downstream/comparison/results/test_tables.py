@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from ahm_env import RunError
-from downstream.comparison.results import Group, Row, grouped
-from downstream.comparison.tables import (
+from downstream.comparison.results.rows import Group, Row, grouped
+from downstream.comparison.results.tables import (
     NOTES,
     compared,
     finetuning_table,
@@ -79,7 +79,7 @@ def test_arms_are_compared_with_plain_fine_tuning_with_scratch_and_with_random_a
     assert table.headings[:4] == ("pretraining", "unlabelled", "trials", "Dice (95 %)")
     bases = table.headings[4:-1:2]
     assert set(bases) == {"against scratch (95 %)", "against random (95 %)", "against unlabelled none (95 %)"}
-    assert set(table.headings[5:-1:2]) == {"p"}
+    assert set(table.headings[5:-1:2]) == {"p, scratch", "p, random", "p, unlabelled none"}
     rows = {row[:2]: dict(zip(table.headings[4:-1:2], row[4:-1:2], strict=True)) for row in table.rows}
     told = {
         key: {heading.split(" (")[0]: float(cell.split()[0]) for heading, cell in cells.items() if cell != "–"}
@@ -137,7 +137,7 @@ def test_auroc_has_a_table_of_its_own():
     ]
     accuracy, auroc = tables_of(rows, "scans")
     assert auroc.title == "Classification of scans with 25 labels: AUROC"
-    assert auroc.headings == ("pretraining", "trials", "AUROC (95 %)", "against scratch (95 %)", "p")
+    assert auroc.headings == ("pretraining", "trials", "AUROC (95 %)", "against scratch (95 %)", "p, scratch")
     assert auroc.rows[1][2] == "0.720 (0.670 to 0.770)"  # Student's of three draws
     assert auroc.rows[1][3] == "+0.100 (+0.100 to +0.100)"
     assert accuracy.title == "Classification of scans with 25 labels"
