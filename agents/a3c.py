@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from agents.agent import Callback, Env, Infos, begin, summary
-from agents.annealing import LinearSchedule
+from agents.annealing import LinearSchedule, read_schedules
 from agents.mask_size import SizeChoice
 from agents.networks import Maps, MaskingNetwork, NetworkAgent
 from agents.subsets import OrderedSubset
@@ -64,9 +64,7 @@ class A3CSettings:
     """A file of torchvision's VGG16 weights."""
 
     def __post_init__(self) -> None:
-        for name, low in {"ent_coef": 0.0, "temperature": 0.01, "bound": 0.01}.items():
-            if name != "bound" or self.bound is not None:
-                object.__setattr__(self, name, LinearSchedule.parse(getattr(self, name), f"--set {name}", low))
+        read_schedules(self)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from math import inf
+from typing import Any
 
 from ahm_env.errors import SettingsError
 
@@ -51,3 +52,14 @@ class LinearSchedule:
     def at(self, progress: float) -> float:
         """Return the number after this part of the run, 0 to 1."""
         return self.start + (self.end - self.start) * min(1.0, progress)
+
+
+def read_schedules(settings: Any) -> None:
+    """Read what may change over a run in a frozen dataclass of settings: `ent_coef`, `temperature`, `bound` or None.
+
+    Raises:
+        SettingsError: One of them is no schedule, or out of range.
+    """
+    for name, low in {"ent_coef": 0.0, "temperature": 0.01, "bound": 0.01}.items():
+        if name != "bound" or settings.bound is not None:
+            object.__setattr__(settings, name, LinearSchedule.parse(getattr(settings, name), f"--set {name}", low))

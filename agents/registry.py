@@ -27,7 +27,8 @@ from agents.baselines import (
     UntrainedAgent,
 )
 from agents.loss_predictor import EasyPatchesAgent, HardPatchesAgent, LearningProgressAgent
-from agents.sb3.agent import A2CAgent, PPOAgent
+from agents.sb3.a2c import A2CAgent
+from agents.sb3.ppo import PPOAgent
 from ahm_env import CheckpointError, RunError, SettingsError
 from ahm_env.files import load_tensors
 from ahm_env.runs.flags import check_kind

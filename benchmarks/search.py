@@ -5,7 +5,7 @@ defaults, the rest are proposed by Optuna's TPE. A trial trains an agent with ea
 jointly with its own U-Net, and all with the same settings of the run and the same images. What is maximised is the
 hardness of the agent's masks, the mean of sampled and likeliest ones, on one reference U-Net, which was trained on
 random masks with a seed of its own; hardness on the agent's own U-Net is written down beside it. A trial that diverges
-counts. PPO and A2C are credited patch by patch, as a3c is, so that algorithms are compared and not pay.
+counts. PPO and A2C are credited, and change over a run, as a3c does, so that algorithms are compared and not pay.
 
 The studies lie in OUT/search.db, and the same command goes on with them, and with the trial in which it was stopped.
 All that is known is in `OUT/search.csv`; the last lines are what `ahm compare-agents --algos` takes.
@@ -33,19 +33,18 @@ from downstream.comparison.trials import PretrainTrial
 TRIALS, IMAGES = 20, 8_000
 SEEDS, REFERENCE_SEED = (100, 101), 102
 RUN = {"skip_connections": True, "agent_share": "0.5:1", "workers": 1, "device": "cpu"}
-RATE = (1e-4, 1e-2)
-ENTROPY, BOUND = (1e-3, 0.1), (1, 8)
+ACTOR_CRITIC = {
+    "learning_rate": (1e-4, 1e-2),
+    "ent_coef": (1e-3, 0.1),
+    "bound": (1, 8),
+    "image_weight": (0.25, 8),
+    "temperature": (0.1, 1),
+}
 SPACES: dict[str, dict[str, tuple[float, float]]] = {  # from, to, on a logarithmic scale
-    "a3c": {
-        "learning_rate": RATE,
-        "ent_coef": ENTROPY,
-        "bound": BOUND,
-        "image_weight": (0.25, 8),
-        "temperature": (0.1, 1),
-    },
-    "ppo+credit=own": {"learning_rate": RATE, "ent_coef": ENTROPY, "bound": BOUND, "target_kl": (0.01, 0.3)},
-    "a2c+credit=own": {"learning_rate": RATE, "ent_coef": ENTROPY, "bound": BOUND, "vf_coef": (0.1, 2)},
-    "hard-patches": {"learning_rate": RATE},  # there is nothing else to set
+    "a3c": ACTOR_CRITIC,
+    "ppo+own_weight=1": ACTOR_CRITIC,
+    "a2c+own_weight=1": ACTOR_CRITIC,
+    "hard-patches": {"learning_rate": ACTOR_CRITIC["learning_rate"]},  # there is nothing else to set
 }
 WRITTEN = {"learning_rate": "agent_learning_rate={}", "temperature": "temperature=1:{}"}  # falls over the run
 HARDNESS = ("hardness_sampled", "hardness_likeliest")

@@ -11,7 +11,7 @@ hides. The bounds at the end cheat: they look at the losses of the image itself,
 masks, `searched` by exchanging patches one after the other.
 
 Credit: a3c that hears of a drawn patch's own loss alone, of the losses from that draw on, of the image's reward, and of
-the mixture that is its default; and PPO and A2C that hear of the image's reward, or of the losses of hidden patches.
+the mixture that is its default; and PPO and A2C that hear of the image's reward, of hidden patches, or of both.
 
 Exploration: weights of the entropy, and what may change over a run.
 
@@ -50,12 +50,13 @@ COORDINATION: Contestants = [
     ("a3c", 4, {"image_weight": 2.0}),
     ("a3c", 4, {"image_weight": 0.0}),
 ]
+OWN = {"own_weight": 1.0, "image_weight": 0.0}
 CREDIT: Contestants = [
-    ("a3c", 1, {"own_weight": 1.0, "image_weight": 0.0}),
+    ("a3c", 1, OWN),
     ("a3c", 1, {"own_weight": 0.0, "image_weight": 0.0, "to_go_weight": 1.0}),
     ("a3c", 1, {"own_weight": 0.0, "image_weight": 1.0}),
     ("a3c", 1, {}),
-    *((name, 1, {"credit": credit}) for name in ("ppo", "a2c") for credit in ("image", "own")),
+    *((name, 1, weights) for name in ("ppo", "a2c") for weights in ({}, OWN, {**OWN, "image_weight": 2.0})),
 ]
 EXPLORATION: Contestants = [
     *(("a3c", 1, {"ent_coef": weight}) for weight in (0.005, 0.02, 0.05, 0.1)),

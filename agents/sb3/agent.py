@@ -1,7 +1,7 @@
 """Stable-Baselines3's A2C and PPO behind the Agent protocol.
 
 SB3 takes a mask for N independent bits, whose number the environment brings to the quota, and sees the scalar reward
-only, unless `credit=own`. Nothing is pickled: weights and moments are tensors, and the model is rebuilt from its
+only, unless `own_weight` is set. Nothing is pickled: weights and moments are tensors, and the model is rebuilt from its
 settings.
 """
 
@@ -15,7 +15,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from gymnasium.spaces import Box, MultiBinary
-from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import ActorCriticCnnPolicy, ActorCriticPolicy
@@ -26,13 +25,11 @@ from agents.agent import Agent, Callback, Env, Infos, hide_highest, summary
 from agents.moments import RunningMoments
 from agents.sb3.patch_credit import PatchRolloutBuffer
 from agents.sb3.policy import MapsPolicy
-from agents.sb3.settings import A2CSettings, PPOSettings, SB3Settings
+from agents.sb3.settings import SB3Settings
 from agents.sb3.vec_env import Returns, SB3VecEnv
 from ahm_env import SettingsError, TrainingError
 from ahm_env.model.devices import as_tensor
 
-POLICIES = ("maps", "cnn")
-CREDITS = ("image", "own")
 SMALLEST_CNN = 36  # pixels, of which NatureCNN leaves one cell
 SMALLEST_REWARD = 1e-6  # whose logarithm is taken
 NEVER = 10**9  # rollouts between two lines of SB3's own log
@@ -55,25 +52,15 @@ class SB3Agent(Agent):
         """Make the policy and its optimiser.
 
         Raises:
-            SettingsError: Settings that do not go together.
+            SettingsError: Images that are too small for the policy.
         """
         problem, settings = self.problem, self.settings
-        if settings.policy not in POLICIES:
-            raise SettingsError(f"policy {settings.policy!r} is unknown; choose {' or '.join(POLICIES)}")
-        if settings.credit not in CREDITS:
-            raise SettingsError(f"credit {settings.credit!r} is unknown; choose {' or '.join(CREDITS)}")
-        if settings.credit == "own" and settings.policy != "maps":
-            raise SettingsError("credit=own needs a policy with a logit for each patch: --set policy=maps")
-        if settings.n_steps < 1:
-            raise SettingsError(f"n_steps {settings.n_steps} must be 1 or more")
         shape = (problem.channels, problem.image_size, problem.image_size)
         spaces = Box(0, 255, shape, np.uint8), MultiBinary(problem.patches)
         common = {"lr_schedule": lambda _: settings.learning_rate, **self.optimiser}
         self.policy: ActorCriticPolicy
         if settings.policy == "maps":
-            network = {"backbone": settings.backbone, "backbone_weights": settings.backbone_weights}
-            special: dict[str, Any] = {"problem": problem, "bound": settings.bound, "network": network}
-            special |= {"generator": self.generator, "per_patch": settings.credit == "own"}
+            special: dict[str, Any] = {"problem": problem, "settings": settings, "generator": self.generator}
             self.policy = MapsPolicy(*spaces, **special, **common)
         elif problem.image_size < SMALLEST_CNN:
             raise SettingsError(f"SB3's CnnPolicy needs images of {SMALLEST_CNN} px or more; use --set policy=maps")
@@ -91,7 +78,8 @@ class SB3Agent(Agent):
         """Build the algorithm around our policy."""
         settings = self.settings
         make: Any = self.algorithm
-        own = {"rollout_buffer_class": PatchRolloutBuffer, "rollout_buffer_kwargs": {"infos": lambda: env.infos}}
+        buffer = {"infos": lambda: env.infos, "settings": settings}
+        bits = {"rollout_buffer_class": PatchRolloutBuffer, "rollout_buffer_kwargs": buffer}
         model: OnPolicyAlgorithm = make(
             lambda *_, **__: self.policy,  # where SB3 would make one
             env,
@@ -99,11 +87,11 @@ class SB3Agent(Agent):
             n_steps=settings.n_steps,
             gamma=settings.gamma,
             gae_lambda=settings.gae_lambda,
-            ent_coef=settings.ent_coef,
             vf_coef=settings.vf_coef,
             max_grad_norm=settings.max_grad_norm,
             device=self.device,
-            **(own if settings.credit == "own" else {}),
+            normalize_advantage=settings.normalize_advantage and settings.own_weight == 0,  # which the buffer does
+            **(bits if settings.own_weight else {}),
             **self._own_settings(env.num_envs),
         )
         return model
@@ -148,6 +136,9 @@ class SB3Agent(Agent):
 
     def _learn_rollout(self, model: OnPolicyAlgorithm, on_step: MaybeCallback) -> None:
         count = model.n_steps * model.n_envs
+        model.ent_coef = self.settings.ent_coef.at(self.progress)
+        if isinstance(self.policy, MapsPolicy):
+            self.policy.progress = self.progress
         try:
             model.learn(count, on_step, log_interval=NEVER, reset_num_timesteps=False)
         except (ValueError, RuntimeError):  # how PyTorch refuses to draw from what is not a number
@@ -193,7 +184,10 @@ class SB3Agent(Agent):
 
     @torch.no_grad()
     def _logits(self, observations: npt.NDArray[np.uint8]) -> Tensor:
-        distribution: Any = self.policy.get_distribution(as_tensor(observations, self.device)).distribution
+        shown = as_tensor(observations, self.device)
+        if isinstance(self.policy, MapsPolicy):
+            return self.policy.maps(shown, self.progress).logits.cpu()
+        distribution: Any = self.policy.get_distribution(shown).distribution
         return distribution.logits.cpu()  # type: ignore[no-any-return]
 
     def predict(
@@ -250,45 +244,3 @@ class SB3Agent(Agent):
         optimiser = self.policy.optimizer
         optimiser.load_state_dict({**optimiser.state_dict(), "state": moments})
         super().restore(state)
-
-
-class A2CAgent(SB3Agent):
-    """Stable-Baselines3's A2C (Mnih et al., ICML 2016, without the asynchrony)."""
-
-    name = "a2c"
-    algorithm = A2C
-    optimiser: ClassVar = {
-        "optimizer_class": torch.optim.RMSprop,
-        "optimizer_kwargs": {"alpha": 0.99, "eps": 1e-5, "weight_decay": 0},
-    }
-    settings_class = A2CSettings
-    settings: A2CSettings
-
-    def _own_settings(self, images: int) -> dict[str, Any]:
-        settings = self.settings
-        normalize = settings.normalize_advantage and settings.credit == "image"  # own ones are, within each image
-        if normalize and settings.n_steps * images < 2:
-            raise SettingsError("a2c needs 2 images or more an update to normalise advantages; raise --batch-size")
-        return {"normalize_advantage": normalize}
-
-
-class PPOAgent(SB3Agent):
-    """Stable-Baselines3's PPO (Schulman et al., 2017)."""
-
-    name = "ppo"
-    algorithm = PPO
-    settings_class = PPOSettings
-    settings: PPOSettings
-
-    def _own_settings(self, images: int) -> dict[str, Any]:
-        settings = self.settings
-        if settings.minibatches < 1 or settings.n_steps % settings.minibatches:
-            raise SettingsError(f"minibatches {settings.minibatches} must divide n_steps {settings.n_steps}")
-        if settings.n_epochs < 1:
-            raise SettingsError(f"epochs {settings.n_epochs} must be 1 or more")
-        minibatch = settings.n_steps * images // settings.minibatches
-        if minibatch < 2:
-            raise SettingsError("ppo needs 2 images or more a minibatch; raise --batch-size")
-        same = {"clip_range": settings.clip_range, "target_kl": settings.target_kl}
-        same |= {"normalize_advantage": settings.credit == "image"}  # own ones are, within each image
-        return {"batch_size": minibatch, "n_epochs": settings.n_epochs, **same}

@@ -1,5 +1,6 @@
 """A policy for Stable-Baselines3 that is made of our networks."""
 
+from dataclasses import replace
 from math import log
 from typing import Any
 
@@ -9,7 +10,8 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import Tensor
 
 from agents.agent import Problem
-from agents.networks import MaskingNetwork
+from agents.networks import Maps, MaskingNetwork
+from agents.sb3.settings import SB3Settings
 
 
 class MapsPolicy(ActorCriticPolicy):
@@ -22,34 +24,40 @@ class MapsPolicy(ActorCriticPolicy):
         self,
         *args: Any,
         problem: Problem,
-        bound: float | None,
-        network: dict[str, Any],
+        settings: SB3Settings,
         generator: torch.Generator,
-        per_patch: bool,
         **kwargs: Any,
     ) -> None:
-        self.bound, self._per_patch = bound, per_patch
-        self._problem, self._network, self._generator = problem, network, generator
+        self.settings, self._problem, self._generator = settings, problem, generator
+        self.progress = 0.0  # of the run, where the rollout began: within it, the odds of a mask must not change
         super().__init__(*args, **kwargs)
 
     def _build(self, lr_schedule: Any) -> None:
-        problem = self._problem
+        problem, settings = self._problem, self.settings
         size = problem.channels, problem.image_size, problem.side
-        self.network = MaskingNetwork(*size, **self._network, generator=self._generator)
+        backbone = settings.backbone, settings.backbone_weights
+        self.network = MaskingNetwork(*size, None, *backbone, self._generator)
         # at first, half as many ones as wanted: of too many, some are dropped, and the policy cannot tell which
         odds = 0.5 * problem.quotas[-1] / problem.patches
-        bias, most = self.network.policy.bias, 0.9 * (self.bound or 10.0)
+        bias, most = self.network.policy.bias, 0.9 * (settings.bound.start if settings.bound else 10.0)
         assert bias is not None
-        bias.data.fill_(float(np.clip(log(odds / (1 - odds)), -most, most)))
+        bias.data.fill_(float(np.clip(settings.temperature.start * log(odds / (1 - odds)), -most, most)))
         make: Any = self.optimizer_class
         self.optimizer = make(self.network.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)
 
+    def maps(self, observations: Tensor, progress: float) -> Maps:
+        """Compute the maps of observations `(B, C, S, S)`, with the bound and the temperature of this part of a run."""
+        bound, temperature = self.settings.bound, self.settings.temperature.at(progress)
+        maps: Maps = self.network(observations.float(), None if bound is None else bound.at(progress))
+        return replace(maps, logits=maps.logits / temperature)
+
     def _heads(self, observations: Any) -> tuple[Any, Tensor]:
-        maps = self.network(observations.float(), self.bound)
+        maps = self.maps(observations, self.progress)
         return self.action_dist.proba_distribution(maps.logits), maps.values.mean(1, keepdim=True) - 1
 
     def _log_prob(self, distribution: Any, actions: Tensor) -> Tensor:
-        return (distribution.distribution if self._per_patch else distribution).log_prob(actions)  # type: ignore[no-any-return]
+        bits = self.settings.own_weight != 0
+        return (distribution.distribution if bits else distribution).log_prob(actions)  # type: ignore[no-any-return]
 
     def forward(self, obs: Any, deterministic: bool = False) -> tuple[Tensor, Tensor, Tensor]:
         """Actions `(B, N)`, values `(B, 1)` and log-probabilities for observations `(B, C, S, S)`.

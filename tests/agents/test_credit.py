@@ -10,7 +10,7 @@ from gymnasium.spaces import Box, MultiBinary
 from torch import Tensor
 from torch.distributions import Bernoulli
 
-from agents import A3C, A3CSettings
+from agents import A3C, A2CSettings, A3CSettings
 from agents.a3c import Step
 from agents.agent import Problem
 from agents.networks import Maps
@@ -89,33 +89,47 @@ def outcomes() -> list[tuple[list[int], list[int], float]]:
     return found
 
 
-def gradient_of_bits(together: Tensor, own: bool) -> Tensor:
-    """The expected gradient in the logits of four independent bits: of the patches' own losses, or of the reward."""
+def gradients_of_bits(together: Tensor, **weights: float) -> tuple[Tensor, Tensor]:
+    """The expected gradient in the logits of four independent bits, of what is credited and of the reward itself."""
     bits, masks, odds = (torch.tensor(column, dtype=torch.float64) for column in zip(*outcomes(), strict=True))
     logits = LOGITS.clone().requires_grad_()
     log_prob = Bernoulli(logits=logits).log_prob(bits)
     losses = PLAIN + masks @ together.T
+    reward = (losses * masks).sum(1) / 2
     final = {"patch_loss": losses.numpy(), "mask": masks.numpy() == 1, "chosen": (masks * bits).numpy() == 1}
     space = Box(0, 255, (1, 2, 2), np.uint8), MultiBinary(4)
-    buffer = PatchRolloutBuffer(1, *space, n_envs=len(bits), infos=lambda: {"final_info": final})
-    flat = torch.zeros(len(bits))
-    shown = np.zeros((len(bits), 1, 2, 2))
-    buffer.add(shown, bits.numpy(), flat.numpy(), flat.numpy(), flat, log_prob.detach())
+    told: Any = {"infos": lambda: {"final_info": final}, "settings": A2CSettings(**weights)}
+    buffer = PatchRolloutBuffer(1, *space, n_envs=len(bits), **told)
+    flat, shown = torch.zeros(len(bits)), np.zeros((len(bits), 1, 2, 2))
+    buffer.add(shown, bits.numpy(), reward.numpy(), flat.numpy(), flat, log_prob.detach())
     buffer.compute_returns_and_advantage(flat, np.ones(len(bits)))
-    reward = (losses * masks).sum(1, keepdim=True) / 2
-    advantages = torch.from_numpy(buffer.advantages[0]) if own else reward
-    odds = odds * log_prob.detach().sum(1).exp()
+    odds = odds * log_prob.sum(1).exp()
     assert odds.sum().item() == pytest.approx(1)
-    (odds * (advantages * log_prob).sum(1)).sum().backward()  # type: ignore[no-untyped-call]
-    assert logits.grad is not None
-    return logits.grad
+    credited = (odds.detach() * (torch.from_numpy(buffer.advantages[0]) * log_prob).sum(1)).sum()
+    found = [torch.autograd.grad(one, logits, retain_graph=True)[0] for one in (credited, (odds * reward).sum())]
+    return found[0], found[1]
+
+
+@pytest.mark.parametrize("together", [torch.zeros_like(TOGETHER), TOGETHER])
+def test_bits_that_share_the_image_s_advantage_point_along_the_gradient_of_the_reward(together: Tensor) -> None:
+    found = gradients_of_bits(together, own_weight=0.0, image_weight=1.0)
+    assert torch.cosine_similarity(*found, 0).item() == pytest.approx(1, abs=1e-6)
 
 
 @pytest.mark.parametrize(
-    ("together", "draws", "reward"), [(torch.zeros_like(TOGETHER), 0.989, 0.967), (TOGETHER, 0.619, 0.363)]
+    ("together", "image_weight", "draws", "reward"),
+    [
+        (torch.zeros_like(TOGETHER), 0.0, 0.989, 0.967),
+        (TOGETHER, 0.0, 0.619, 0.363),
+        (torch.zeros_like(TOGETHER), 2.0, 0.985, 0.997),
+        (TOGETHER, 2.0, 0.969, 0.951),
+    ],
 )
-def test_own_credit_of_bits_points_where_that_of_draws_does(together: Tensor, draws: float, reward: float) -> None:
+def test_credit_of_bits_points_where_that_of_draws_does(
+    together: Tensor, image_weight: float, draws: float, reward: float
+) -> None:
     """Where losses add up, nearly; what two patches cost only together, the mean of the image takes off again."""
-    own, exact = gradient_of_bits(together, own=True), gradient_of_bits(together, own=False)
-    found = [torch.cosine_similarity(own, one, 0).item() for one in (policy_gradient(together, own_weight=1.0), exact)]
+    weights = {"own_weight": 1.0, "image_weight": image_weight}
+    credited, exact = gradients_of_bits(together, **weights)
+    found = [torch.cosine_similarity(credited, one, 0).item() for one in (policy_gradient(together, **weights), exact)]
     assert found == pytest.approx([draws, reward], abs=1e-3)

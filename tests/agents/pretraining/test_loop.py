@@ -121,9 +121,9 @@ ANNEALED = {"ent_coef": "0.1:0", "bound": "2:5", "temperature": "1:0.5"}
 KINDS = {
     "a3c": {"agent": ANNEALED},
     "a3c-staged": {"schedule": "staged", "horizon": 2, "agent": ANNEALED},
-    "ppo": {"algo": "ppo", "agent": {"n_steps": 4, "minibatches": 2}},
+    "ppo": {"algo": "ppo", "agent": {"n_steps": 4, "minibatches": 2, "own_weight": 1.0, **ANNEALED}},
     "ppo-2": {"algo": "ppo", "agent": {"n_steps": 4, "minibatches": 2}, "horizon": 2, "mask_ratio": "0.3:0.6"},
-    "a2c-staged": {"algo": "a2c", "agent": {"n_steps": 3}, "schedule": "staged"},
+    "a2c-staged": {"algo": "a2c", "agent": {"n_steps": 3, **ANNEALED}, "schedule": "staged"},
     "learning-progress": {"algo": "learning-progress"},
     "autoencoder": {"algo": "autoencoder"},
 }

@@ -2,6 +2,7 @@
 
 import random
 from collections import Counter
+from dataclasses import replace
 from math import log
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,10 @@ from torch import Tensor
 
 from agents import Problem, load_agent, make_agent, save_agent
 from agents.agent import Update, play
-from agents.sb3.agent import A2CAgent, PPOAgent, SB3Agent
+from agents.sb3.a2c import A2CAgent
+from agents.sb3.agent import SB3Agent
 from agents.sb3.policy import MapsPolicy
+from agents.sb3.ppo import PPOAgent
 from ahm_env import ImageSet, PatchMaskVectorEnv, Reconstructor, SettingsError, TrainingError, load_images
 from ahm_env.files import load_tensors, save_tensors
 from ahm_env.masks import fill_quota
@@ -81,7 +84,7 @@ def sharpen(agent: SB3Agent, images: Pixels) -> None:
     network = getattr(agent.policy, "network", None)
     last: Any = agent.policy.action_net if network is None else network.policy
     if network is not None:
-        agent.policy.bound = None
+        agent.policy.settings = replace(agent.settings, bound=None)
     last.weight.data.div_(float(agent.maps(images)[0].std()))
     last.bias.data.sub_(float(agent.maps(images)[0].mean()))
 
@@ -688,6 +691,42 @@ def test_settings_reach_sb3(toy_env: Toy, models: list[Any]) -> None:
     assert ppo_model.clip_range(1) == 0.1
 
 
+@both_algorithms
+def test_what_changes_over_a_run_changes_between_rollouts(toy_env: Toy, models: list[Any], name: str) -> None:
+    """32 batches in four rollouts, in each of which the policy that learns is the one that acted."""
+    env = toy_env(IMAGES, noisy)
+    ppo = {"n_epochs": 1, "minibatches": 1} if name == "ppo" else {}
+    agent = make(name, env, n_steps=8, ent_coef="0.4:0", bound="0.5:4", temperature="1:0.2", learning_rate=1e-8, **ppo)
+    agent.policy.network.policy.weight.data.mul_(1e6)  # type: ignore[union-attr, operator]
+    found: list[tuple[float, float]] = []
+
+    def after(update: Update) -> bool:
+        acting: Any = agent.policy.get_distribution(torch.from_numpy(IMAGES)).distribution
+        found.append((models[0].ent_coef, acting.logits.abs().max().item()))
+        agent.progress = len(found) / 32
+        agent.maps(IMAGES)  # which is of this moment, and changes nothing
+        assert update.extras.get("train/approx_kl", 0.0) == pytest.approx(0, abs=1e-6)
+        return True
+
+    agent.learn(env, 8 * 32, after)
+    expected = [(0.4, 0.5 / 1), (0.3, 1.375 / 0.8), (0.2, 2.25 / 0.6), (0.1, 3.125 / 0.4)]
+    assert np.array(found) == pytest.approx(np.repeat(expected, 8, 0), rel=1e-5)
+
+
+@both_algorithms
+@pytest.mark.parametrize(("progress", "bound", "temperature"), [(0.0, 2.0, 1.0), (0.5, 3.5, 0.75), (1.0, 5.0, 0.5)])
+def test_an_agent_that_was_saved_within_a_run_stays_as_it_was(
+    tmp_path: Path, name: str, progress: float, bound: float, temperature: float
+) -> None:
+    agent = make(name, Problem(1, 16, 4, (8, 8)), bound="2:5", temperature="1:0.5")
+    sharpen(agent, IMAGES)
+    free = agent.maps(IMAGES)[0] * agent.settings.temperature.at(agent.progress)
+    agent.policy.settings, agent.progress = agent.settings, progress
+    save_agent(agent, tmp_path)
+    found = load_agent(tmp_path).maps(IMAGES)[0]
+    assert found == pytest.approx(bound * np.tanh(free / bound) / temperature, rel=1e-4)
+
+
 @pytest.mark.slow
 def test_the_bound_holds_the_policy_map_and_none_lets_it_go(toy_env: Toy) -> None:
     largest = []
@@ -708,9 +747,14 @@ def test_the_bound_holds_the_policy_map_and_none_lets_it_go(toy_env: Toy) -> Non
         ("ppo", {"n_steps": 10}, 8, r"minibatches 4 must divide n_steps 10"),
         ("ppo", {"minibatches": 0}, 8, r"minibatches 0 must divide"),
         ("ppo", {"n_steps": 4, "minibatches": 4}, 1, r"2 images or more a minibatch; raise --batch-size"),
-        ("ppo", {"n_epochs": 0}, 8, r"epochs 0"),
+        ("ppo", {"n_epochs": 0}, 8, r"n_epochs 0"),
         ("a2c", {"n_steps": 1}, 1, r"2 images or more an update.*raise --batch-size"),
         ("a2c", {"backbone": "resnet"}, 8, r"backbone 'resnet' is unknown"),
+        ("a2c", {"n_steps": 1, "own_weight": 1.0}, 1, r"2 images or more an update.*raise --batch-size"),
+        ("ppo", {"image_weight": 2.0}, 8, r"image_weight 2 counts beside own_weight only"),
+        ("ppo", {"policy": "cnn", "own_weight": 1.0}, 8, r"own_weight needs .*: --set policy=maps"),
+        ("a2c", {"policy": "cnn", "bound": "2:5"}, 8, r"bound needs .*: --set policy=maps"),
+        ("a2c", {"ent_coef": "high"}, 8, r"--set ent_coef high is not a number, or START:END"),
     ],
 )
 def test_settings_that_do_not_go_together_are_refused_with_a_remedy(
