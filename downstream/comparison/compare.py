@@ -127,18 +127,11 @@ def compare(
             experiment.write()
             pool.work([trial for trial in finetuning if trial.ready and not trial.done])
             experiment.write()
-        if downstream is not None and downstream.sam is not None and experiment.zero_shot is not None:
+        if downstream is not None and downstream.sam is not None:
+            sam, prompt, ignore = downstream.sam, downstream.prompt, downstream.shared.get("ignore")
             split = "test" if images.split("test").size else "val"
-            zero_shot = experiment.zero_shot
-            annotate(
-                downstream.sam,
-                shared.data,
-                zero_shot,
-                prompt=downstream.prompt,
-                split=split,
-                ignore=downstream.shared.get("ignore"),
-                device=shared.device,
-            )
+            found = experiment.out / f"sam-{Path(prompt).stem}"
+            annotate(sam, shared.data, found, prompt=prompt, split=split, ignore=ignore, device=shared.device)
         failed = {trial.name: last_line(trial.path) for trial in pool.failed}
         rows = experiment.write()
         tables = tables_of(rows, source_name(data_of(experiment.out)), zero_shots(experiment.out)) if rows else []

@@ -165,11 +165,6 @@ class Experiment:
             total = made.steps * made.batch_size
             yield FinetuneTrial(agent, known, draw, task, count, arm, start, path, given, total)
 
-    @property
-    def zero_shot(self) -> Path | None:
-        """Where the masks of Segment Anything are, and their scores; None where it was not asked for."""
-        return self.out / f"sam-{Path(self.downstream.prompt).stem}" if self.downstream else None
-
     def check(self, images: ImageSet) -> None:
         """Refuse, before hours of training, what these images cannot give.
 
