@@ -19,7 +19,7 @@ from downstream.evaluation.statistics import Interval
 from downstream.reports.charts import Chart
 from downstream.reports.curves import Curve
 from downstream.reports.gallery import Gallery, make_gallery
-from downstream.reports.load_runs import STYLES, Algorithm, Run, by_algorithm, read_run, styles_of
+from downstream.reports.load_runs import STYLES, Algorithm, Run, by_algorithm, labelled, read_run, styles_of
 
 TITLE = "What the agents learned to hide"
 _OWN = ("algo", "seed", "agent", "agent_learning_rate", "agent_share", "workers", "device", "skip_bad")
@@ -112,7 +112,7 @@ def make_report(
         raise RunError("there is no run to report on; name at least one directory that `ahm train-agent` made")
     called = {path.resolve(): (path, name) for path, name in runs.items()}
     found = [read_run(path) for path, _ in called.values()]
-    names = [name for _, name in called.values() if name is not None]
+    names = [name or label for (_, name), label in zip(called.values(), labelled(found), strict=True)]
     own = {name: style for trend in trends for name, style in trend.styles.items()}
     algorithms = [replace(one, style=own.get(one.name, one.style)) for one in by_algorithm(found, names)]
     gallery = _gallery(algorithms, images)
