@@ -309,7 +309,7 @@ def test_agents_of_runs_are_judged_and_reported(call):
         (["compare-agents", *SMALL, "--downstream", "segmentation,detection"], "--downstream detection is unknown"),
         (["compare-agents", *SMALL, "--downstream", "segmentation", "--labels", "some"], "--labels some"),
         (["compare-agents", *SMALL, "--downstream", "segmentation", "--labels", "8,1000"], "--labels 1000"),
-        (["compare-agents", *SMALL, "--downstream", "segmentation", "--finetune", "epochs=3"], "--finetune epochs=3"),
+        (["compare-agents", *SMALL, "--downstream", "segmentation", "--finetune", "epochs=3"], "--finetune epochs"),
     ],
 )
 def test_what_cannot_be_used_is_one_line_and_status_2(call, words: list[str], text: str):
