@@ -61,48 +61,41 @@ def isic2018(source: Path) -> PublicSet:
         for directory, _, names in os.walk(source, onerror=_unreadable)
         if any(map(is_image, names))
     }
-    inputs = {split: folders.get(f"ISIC2018_Task1-2_{part}_Input") for part, split in PARTS.items()}
-    truths = {split: folders.get(f"ISIC2018_Task1_{part}_GroundTruth") for part, split in PARTS.items()}
-    photographs = [
-        (split, folders.get(name))
-        for part, split in PARTS.items()
-        for name in (f"ISIC2018_Task3_{part}_Input", f"ISIC_2019_{part}_Input")
-    ]
     labels, lesions = _isic_tables(source)
-    notes = []
+    pairs, notes, inputs = list[Pair](), list[str](), list[tuple[str, Path]]()
+
+    def files(folder: str, ending: str = ".jpg") -> list[Path]:
+        return sorted(folders[folder].glob(f"ISIC_*{ending}")) if folder in folders else []
 
     def row(image: Path, split: str) -> Row:
         return Row(image.name, labels.get(image.stem, ""), split, lesions.get(image.stem, ""))
 
-    pairs: list[Pair] = []
-    if any(truths.values()):
-        for split, folder in inputs.items():
-            images = {path.stem: path for path in _isic_images(folder)}
-            masks = {path.stem.removesuffix("_segmentation"): [path] for path in _isic_masks(truths[split])}
-            if images and truths[split] is None:
-                notes.append(f"{folder}: {len(images):,} images without masks are left out")
-            else:
-                for stem in _paired(images, masks):
-                    pairs.append((row(images[stem], split), images[stem], masks[stem]))
-        others = sum(len(_isic_images(folder)) for _, folder in photographs)
-        if others:
-            cause = "have no masks and are left out; import them from a folder of their own"
-            notes.append(f"{source}: {others:,} images of Task 3 and of 2019 {cause}")
-    else:
-        chosen = photographs if any(folder for _, folder in photographs) else list(inputs.items())
-        pairs += [(row(path, split), path, ()) for split, folder in chosen for path in _isic_images(folder)]
+    photographs = [
+        (split, path)
+        for part, split in PARTS.items()
+        for folder in (f"ISIC2018_Task3_{part}_Input", f"ISIC_2019_{part}_Input")
+        for path in files(folder)
+    ]
+    has_masks = any(f"ISIC2018_Task1_{part}_GroundTruth" in folders for part in PARTS)
+    for part, split in PARTS.items():
+        folder, truth = f"ISIC2018_Task1-2_{part}_Input", f"ISIC2018_Task1_{part}_GroundTruth"
+        images = {path.stem: path for path in files(folder)}
+        masks = {path.stem.removesuffix("_segmentation"): [path] for path in files(truth, "_segmentation.png")}
+        if not has_masks:
+            inputs += [(split, path) for path in images.values()]
+        elif images and truth not in folders:
+            notes.append(f"{folders[folder]}: {len(images):,} images without masks are left out")
+        else:
+            pairs += [(row(images[stem], split), images[stem], masks[stem]) for stem in _paired(images, masks)]
+    if not has_masks:
+        pairs = [(row(path, split), path, ()) for split, path in photographs or inputs]
+    elif photographs:
+        cause = "have no masks and are left out; import them from a folder of their own"
+        notes.append(f"{source}: {len(photographs):,} images of Task 3 and of 2019 {cause}")
     if not pairs:
         expected = "ISIC2018_Task1-2_Training_Input beside ISIC2018_Task1_Training_GroundTruth, or ISIC2018_Task3_"
         raise _unexpected(source, f"folders such as {expected}Training_Input")
-    return _as_set(pairs, has_masks=any(truths.values()), notes=notes)
-
-
-def _isic_images(folder: Path | None) -> list[Path]:
-    return sorted(folder.glob("ISIC_*.jpg")) if folder else []
-
-
-def _isic_masks(folder: Path | None) -> list[Path]:
-    return sorted(folder.glob("ISIC_*_segmentation.png")) if folder else []
+    return _as_set(pairs, has_masks, notes)
 
 
 def _isic_tables(source: Path) -> tuple[dict[str, str], dict[str, str]]:
