@@ -50,18 +50,23 @@ COORDINATION: Contestants = [
     ("a3c", 4, {"image_weight": 2.0}),
     ("a3c", 4, {"image_weight": 0.0}),
 ]
-OWN = {"own_weight": 1.0, "image_weight": 0.0}
+OWN, MIXED = {"own_weight": 1.0, "image_weight": 0.0}, {"own_weight": 1.0, "image_weight": 2.0}
 CREDIT: Contestants = [
     ("a3c", 1, OWN),
     ("a3c", 1, {"own_weight": 0.0, "image_weight": 0.0, "to_go_weight": 1.0}),
     ("a3c", 1, {"own_weight": 0.0, "image_weight": 1.0}),
     ("a3c", 1, {}),
-    *((name, 1, weights) for name in ("ppo", "a2c") for weights in ({}, OWN, {**OWN, "image_weight": 2.0})),
+    *((name, 1, weights) for name in ("ppo", "a2c") for weights in ({}, OWN, MIXED)),
 ]
 EXPLORATION: Contestants = [
     *(("a3c", 1, {"ent_coef": weight}) for weight in (0.005, 0.02, 0.05, 0.1)),
     ("a3c", 1, {"ent_coef": 0.05, "temperature": "1:0.5"}),
     *(("a3c", 1, {"ent_coef": weight, "bound": "2:5"}) for weight in ("0.02:0.002", "0.05:0.002")),
+    *(
+        (name, 1, {**weights, "ent_coef": "0.02:0.002", "bound": "2:5"})
+        for name in ("ppo", "a2c")
+        for weights in (OWN, MIXED)
+    ),
 ]
 
 

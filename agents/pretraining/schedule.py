@@ -112,11 +112,15 @@ def wrapped(env: PatchMaskVectorEnv, wrapper: str | None) -> Env:
     Masks are measured and pictured without it, so that hardness means the same for all.
 
     Raises:
-        SettingsError: It changes what an observation or an action is.
+        SettingsError: It refuses the environment, or changes what an observation or an action is.
     """
     if wrapper is None:
         return env
-    found: Any = import_class(wrapper, VectorWrapper, "--wrapper")(env)
+    make = import_class(wrapper, VectorWrapper, "--wrapper")
+    try:
+        found: Any = make(env)
+    except (TypeError, ValueError) as error:
+        raise SettingsError(f"--wrapper {wrapper}: cannot be put around the environment: {error}") from error
     for space in ("single_observation_space", "single_action_space"):
         if getattr(found, space) != getattr(env, space):
             raise SettingsError(f"--wrapper {wrapper}: changes the {space}; masks are measured without it")

@@ -130,7 +130,13 @@ class SB3Agent(Agent):
                     return
 
     def _pay(self, earned: Returns) -> Returns:
-        """Images differ in difficulty by factors, and the U-Net improves: logarithms, standardised, stay comparable."""
+        """Images differ in difficulty by factors, and the U-Net improves: logarithms, standardised, stay comparable.
+
+        Raises:
+            SettingsError: A reward below 0, as a wrapper may pay it.
+        """
+        if (earned < 0).any():
+            raise SettingsError(f"the reward {earned.min():.3g} has no logarithm: --set scale_reward=false")
         logs = torch.from_numpy(np.log(np.maximum(earned, SMALLEST_REWARD))).float()
         return np.asarray(self.rewards.standardise(logs), np.float64)
 

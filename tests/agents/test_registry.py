@@ -236,6 +236,10 @@ def test_a_wrapper_is_there_while_the_agent_learns_and_not_where_masks_are_measu
         pretrain("phantom:40", tmp_path / "other", algo="a3c", wrapper="guest:Cropped", **TINY)
     with pytest.raises(SettingsError, match=r"no subclass of gymnasium.vector.vector_env.VectorWrapper"):
         RunSettings.make(wrapper=GUEST)
+    for name, cause in (("FlattenObservation", "autoreset_mode"), ("TransformReward", "argument: 'func'")):
+        wrapper = f"gymnasium.wrappers.vector:{name}"
+        with pytest.raises(SettingsError, match=f"{name}: cannot be put around the environment: .*{cause}"):
+            pretrain("phantom:40", tmp_path / name, algo="a3c", wrapper=wrapper, **TINY)
 
 
 @pytest.mark.slow

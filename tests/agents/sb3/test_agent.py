@@ -410,6 +410,14 @@ def test_pay_does_not_depend_on_the_unit_of_the_loss_and_survives_zeros(toy_env:
 
 
 @both_algorithms
+def test_rewards_without_a_logarithm_are_refused(toy_env: Toy, name: str) -> None:
+    env = toy_env(IMAGES, lambda kinds, masks: -noisy(kinds, masks))
+    with pytest.raises(SettingsError, match=r"the reward -\d.* has no logarithm: --set scale_reward=false"):
+        make(name, env).learn(env, 8)
+    make(name, env, scale_reward=False).learn(env, 8)
+
+
+@both_algorithms
 def test_one_image_at_a_time_is_paid_for_too(toy_env: Toy, models: list[Any], name: str) -> None:
     env = toy_env(IMAGES, noisy, num_envs=1)
     make(name, env, n_steps=8).learn(env, 17)
