@@ -40,7 +40,10 @@ def read_actions(actions: npt.ArrayLike, shape: tuple[int, ...]) -> Bools:
     Raises:
         ActionError: Another shape, or anything but zeros and ones.
     """
-    numbers = np.asarray(actions)
+    try:
+        numbers = np.asarray(actions)
+    except ValueError:  # NumPy's, of lists
+        raise ActionError(f"an action must have the shape {shape}, not rows of different lengths") from None
     if numbers.shape != shape:
         raise ActionError(f"an action must have the shape {shape}, a 0 or 1 for each patch, not {numbers.shape}")
     numeric = numbers.dtype == bool or np.issubdtype(numbers.dtype, np.number)

@@ -22,7 +22,7 @@ class SB3Settings:
     learning_rate: float = 1e-3
     """Step size."""
     n_steps: int = 8
-    """Steps before an update, each of a batch of images; with a horizon, several are one batch."""
+    """Steps of the environment before an update; an episode takes as many as the horizon."""
     gamma: float = 0.95
     """Discount between the steps of an episode."""
     gae_lambda: float = 0.95

@@ -541,7 +541,7 @@ def test_an_action_that_is_refused_does_not_start_finished_environments_again():
     assert env.episodes.hidden.any()
 
 
-@pytest.mark.parametrize("action", [1, np.int64(5), np.ones(1, np.int8), np.ones(4, np.int8), np.ones(17, np.int8)])
+@pytest.mark.parametrize("action", [1, np.int64(5), np.ones(1, np.int8), np.ones(17, np.int8), [[1], [1, 0]], None])
 def test_an_action_of_another_size_is_refused(action):
     env = single()
     env.reset(seed=0)
