@@ -58,8 +58,10 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def train(path: Path, source: ImageSet, observer: Silent | None = None, **settings: object) -> Pretraining:
+    made = RunSettings(**{**TINY, **settings})
     with RunDirectory(path) as directory:
-        run = Pretraining(RunSettings(**{**TINY, **settings}), source, directory)
+        directory.write_or_check_config(made, source)
+        run = Pretraining(made, source, directory)
         with suppress(InterruptionError):
             run.run(observer or Silent())
     return run
