@@ -1,28 +1,18 @@
-"""The machines of a Ray cluster, each at work on trials; what one of them had done outlives it.
+"""The machines of a Ray cluster, each at work on trials; what one of them had done outlives it."""
 
-Ray is a way to execute code on other machines: whoever reaches its ports is let in.
-"""
-
-import logging
-import os
-import sys
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
-from socket import create_connection
 from typing import Any
 
 from ahm_env import AHMError, RunError, SettingsError
 from ahm_env.errors import InterruptionError, explain
 from ahm_env.files import first_line
 from ahm_env.images.dataset.builder import Progress
+from ahm_env.runs.cluster import connect, here
 from downstream.comparison.pool import POLL, Pool, images_shown, log_of
 from downstream.comparison.remote import Files, Lent, Needs, keep, pack, pack_images, pack_start, train
 from downstream.comparison.trials import Trial
 
-AUTO = "auto"
-LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"  # 0 when Ray is imported: it listens on the loopback interface alone
-CONNECT_SECONDS = 10.0
 TRIES = 3  # machines that may die under a trial
 
 
@@ -47,13 +37,10 @@ class Cluster:
     """
 
     def __init__(self, address: str, threads: int, gpu: bool, log: Callable[[str], object], progress: Progress) -> None:
-        self._ray = ray = _connect(address)
+        self._ray = ray = connect(address)
         self.threads, self.log, self.progress = threads, log, progress
         self._here = Pool(1, threads, log, lambda done, total: None)
-        here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
-            ray.get_runtime_context().get_node_id(), soft=False
-        )
-        self._newest = ray.remote(_Newest).options(num_cpus=0, scheduling_strategy=here).remote()
+        self._newest = ray.remote(_Newest).options(num_cpus=0, scheduling_strategy=here(ray)).remote()
         cpus, gpus = (ray.cluster_resources().get(kind, 0) for kind in ("CPU", "GPU"))
         gpu &= gpus > 0
         self.size = int(gpus if gpu else cpus // threads)
@@ -174,30 +161,3 @@ def _train(
         return Elsewhere(explain(error))
     except AHMError as error:
         return str(error)
-
-
-def _connect(address: str) -> Any:
-    """Import Ray, and connect to a cluster, or start one on this machine."""
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    if address == AUTO:
-        if sys.modules.get("ray") is not None and os.environ.get(LOOPBACK) != "0":
-            raise SettingsError(f"--cluster {AUTO}: Ray was imported before; set {LOOPBACK}=0 before that")
-        os.environ[LOOPBACK] = "0"
-    try:
-        import ray
-        import ray.util.scheduling_strategies
-    except ImportError:
-        raise SettingsError("--cluster needs Ray: pip install 'ahm-env[cluster]'") from None
-    connect = partial(ray.init, log_to_driver=False, logging_level=logging.ERROR)
-    try:
-        if address == AUTO:
-            connect("local", include_dashboard=False)
-        else:
-            host, _, port = address.removeprefix("ray://").rpartition(":")
-            create_connection((host, int(port)), CONNECT_SECONDS).close()  # Ray itself would try for minutes
-            connect(address)
-    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
-        raise SettingsError(
-            f"--cluster {address}: no Ray cluster answers ({first_line(error)}); start one with `ray start --head`"
-        ) from None
-    return ray

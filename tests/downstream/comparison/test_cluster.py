@@ -13,6 +13,7 @@ import torch
 
 from ahm_env import SettingsError
 from ahm_env.files import load_tensors
+from ahm_env.runs.cluster import LOOPBACK
 from downstream.comparison import cluster, remote
 from downstream.comparison.cluster import Cluster
 from downstream.comparison.experiment import Experiment
@@ -20,7 +21,7 @@ from downstream.comparison.experiment import Experiment
 COMMON = {"data": "phantom:48:0", "image_size": 16, "patch_size": 4, "width": 2, "batch_size": 8, "device": "cpu"}
 
 # before Ray is imported: on loopback, without telemetry, and its processes not behind all others of the machine
-os.environ.update(dict.fromkeys((cluster.LOOPBACK, "RAY_USAGE_STATS_ENABLED", "RAY_worker_niceness"), "0"))
+os.environ.update(dict.fromkeys((LOOPBACK, "RAY_USAGE_STATS_ENABLED", "RAY_worker_niceness"), "0"))
 
 
 def silent(done: int, total: int) -> None:
@@ -35,7 +36,7 @@ def test_without_ray_a_line_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_ray_that_would_listen_on_every_interface_is_not_started(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", sys)
-    monkeypatch.delenv(cluster.LOOPBACK, raising=False)
+    monkeypatch.delenv(LOOPBACK, raising=False)
     with pytest.raises(SettingsError, match="Ray was imported before"):
         Cluster("auto", 1, False, print, silent)
 
