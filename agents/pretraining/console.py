@@ -50,6 +50,14 @@ def train_agent(
         typer.Option(help="Directory of the run.", show_default="runs/ALGO-DATA-NUMBER", rich_help_panel="Run"),
     ] = None,
     resume: Resume = False,
+    cluster: Annotated[
+        str | None,
+        typer.Option(
+            help="Train on a Ray cluster, a worker a CPU: its address, or auto for one on this machine.",
+            show_default="none: in processes",
+            rich_help_panel="Run",
+        ),
+    ] = None,
     config: Config = None,
     changes: Set = None,
 ) -> int:
@@ -66,7 +74,7 @@ def train_agent(
     if changes:
         given["agent"] = {**(given.get("agent") or {}), **pairs(changes, "--set")}
     try:
-        with open_run(given, preset, out, resume, lambda settings: load(settings, console)) as run:
+        with open_run(given, preset, out, resume, lambda settings: load(settings, console), cluster) as run:
             path, total = run.directory.path, run.settings.total_images
             if run.finished:
                 console.print(f"{path} is finished: {run.seen:,} images shown. There is nothing left to do.")

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor, multiprocessing
+from torch import Tensor
 
 from agents.agent import Update, save_agent
 from agents.pretraining.hardness import KINDS, Hardness, Measurement, measure
+from agents.pretraining.nodes import Nodes, count_workers
 from agents.pretraining.run_directory import RunDirectory
 from agents.pretraining.schedule import (
     Stage,
@@ -49,6 +50,7 @@ class Pretraining(Run[RunSettings, Hardness]):
         settings: What to compute.
         images: The images; those of the `train` split are used.
         directory: The run directory, held by this process.
+        ray: The module `ray`, connected to the cluster that has the other workers; None: they are on this machine.
 
     Raises:
         SettingsError: Too few images, or settings that do not fit.
@@ -57,11 +59,11 @@ class Pretraining(Run[RunSettings, Hardness]):
 
     directory: RunDirectory
 
-    def __init__(self, settings: RunSettings, images: ImageSet, directory: RunDirectory) -> None:
+    def __init__(self, settings: RunSettings, images: ImageSet, directory: RunDirectory, ray: Any = None) -> None:
         super().__init__(settings, directory)
         self.images = images
         self.device = settings.torch_device
-        self.processes = settings.processes
+        self.processes = settings.processes if ray is None else count_workers(ray, settings)
         torch.set_num_threads(1 if self.processes > 1 else torch.get_num_threads())
         self.shown, self.held_out = split_held_out(images)
         self.reconstructor = make_reconstructor(settings, images, self.shown)
@@ -84,9 +86,16 @@ class Pretraining(Run[RunSettings, Hardness]):
         self._env_state = self.env.episodes.state()
         self.restore()
         set_curriculum(self.env, self.agent, settings, self.seen)
+        work = Work(settings, images, self.shown, self.reconstructor, self.agent)
+        self.workers = (
+            Workers(self.processes, work, self.seen)
+            if ray is None
+            else Nodes(ray, self.processes, work, self.seen, lambda text: self.observer.on_warning(text))
+        )
 
     def state(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
         """All that learning changes, and where the environment is."""
+        self.workers.fetch()
         parts = {"agent": self.agent.state(), "reconstructor": self.reconstructor.state()}
         return parts, {"env": self._env_state}
 
@@ -108,17 +117,15 @@ class Pretraining(Run[RunSettings, Hardness]):
         Raises:
             TrainingError: A loss is not finite, or a worker died; the last checkpoint stays as it is.
         """
-        counter: Any = multiprocessing.get_context("spawn").Value("q", self.seen)
-        work = Work(self.settings, self.images, self.shown, self.reconstructor, self.agent, counter)
-        with Workers(self.processes, work) as workers:
+        with self.workers:
             if self.seen == 0:
                 self._picture(self.measure(PAIRS[1]).sampled)
                 self.start_clock()
             for stage in stages(self.settings):
                 if self.seen < stage.until and self.stopped_by is None:
-                    self._play(stage, work, workers)
-            workers.join()
-        self.seen = counter.value
+                    self._play(stage)
+            self.workers.join()
+        self.seen = self.workers.shared.seen
 
     def conclude(self) -> Hardness:
         """Add the last row, and write what belongs to it.
@@ -129,15 +136,16 @@ class Pretraining(Run[RunSettings, Hardness]):
         self.record()
         return self.hardness
 
-    def _play(self, stage: Stage, work: Work, workers: Workers) -> None:
+    def _play(self, stage: Stage) -> None:
         set_curriculum(self.env, self.agent, self.settings, self.seen)
         self.env.episodes.restore(self._env_state)  # go on with the images that come next, resumed or not
 
         def after(update: Update) -> bool:
-            workers.check()
-            self.seen = work.count(update.images)
+            self.workers.check()
+            self.seen = self.workers.shared.add(update.images)
             self._env_state = self.env.episodes.state()
-            self.tally({name: getattr(update, name) for name in _AVERAGED} | dict(update.extras))
+            numbers = {name: getattr(update, name) for name in _AVERAGED}
+            self.tally({**numbers, **update.extras, **self.workers.measured})
             set_curriculum(self.env, self.agent, self.settings, self.seen)
             row_due = self._next_row() <= self.seen < self.settings.total_images
             self.after_step(update.unet_loss, row_due, update.resumable)
@@ -160,6 +168,7 @@ class Pretraining(Run[RunSettings, Hardness]):
         Raises:
             TrainingError: The loss on held-out images is not finite.
         """
+        self.workers.fetch()
         last = self.seen >= self.settings.total_images
         (least, most), part = (FINAL_PAIRS, FINAL_PART) if last else (PAIRS, PART)
         pairs = min(most, max(least, self.settings.total_images // part))

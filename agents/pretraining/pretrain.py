@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,8 @@ from agents.pretraining.run_directory import RunDirectory
 from agents.pretraining.settings import RunSettings
 from agents.registry import load_agent, refuse_code
 from ahm_env import ImageSet, SettingsError
+from ahm_env.model import ranks
+from ahm_env.runs.cluster import connected
 from ahm_env.runs.directory import Row
 from ahm_env.runs.following import following
 from ahm_env.runs.observer import Observer, Silent
@@ -55,6 +57,7 @@ def pretrain(
     *,
     preset: str | None = None,
     resume: bool = False,
+    cluster: str | None = None,
     observer: Observer | None = None,
     **settings: Any,
 ) -> PretrainedRun:
@@ -66,7 +69,9 @@ def pretrain(
         out: The run directory; by default a new one under `runs`.
         preset: `demo` or `paper`.
         resume: Go on with the run in `out`; no other setting is needed, but `algo` and `wrapper` where they are
-            classes of your own, which no file may name. A run that is finished stays as it is.
+            classes of your own, which no file may name; `workers` may be others. A run that is finished stays as it is.
+        cluster: Address of a Ray cluster on whose nodes all workers but the first are; `auto` starts one on this
+            machine. None: they are processes of this machine.
         observer: Told of every update, row and warning; None for none.
         **settings: Fields of `RunSettings`, such as `algo="a3c"` and `total_images=20_000`.
 
@@ -89,7 +94,7 @@ def pretrain(
     def load(settings: RunSettings) -> ImageSet:
         return settings.load_images() if images is None else images
 
-    with open_run(settings, preset, None if out is None else Path(out), resume, load) as run:
+    with open_run(settings, preset, None if out is None else Path(out), resume, load, cluster) as run:
         if not run.finished:
             run.run(observer or Silent())
         return PretrainedRun(run.directory.path, run.settings)
@@ -102,6 +107,7 @@ def open_run(
     out: Path | None,
     resume: bool,
     load: Callable[[RunSettings], ImageSet] = RunSettings.load_images,
+    cluster: str | None = None,
 ) -> Iterator[Pretraining]:
     """Open a new run, or one to resume, in its directory, which no other process can use meanwhile.
 
@@ -111,6 +117,7 @@ def open_run(
         out: The run directory; by default a new one under `runs`.
         resume: Go on with the run in `out`.
         load: Loads the images.
+        cluster: Address of the Ray cluster that has the other workers.
 
     Raises:
         AHMError: Anything that the user can mend.
@@ -122,11 +129,19 @@ def open_run(
         if resume:
             directory, settings = RunDirectory.resume(out, RunSettings.asked(preset, given))
             refuse_code(vars(settings), given, directory.path)
+            if (workers := given.get("workers")) is not None:
+                settings = replace(settings, workers=workers)
+                settings.check_workers()
         else:
             settings = RunSettings.make(preset, **given).on_this_machine()
             source = Path(settings.data).stem if Path(settings.data).exists() else settings.data.partition(":")[0]
             directory = RunDirectory.claim(out, f"{settings.algo.replace(':', '-')}-{source}", settings)
         settings.check_ranks()
+        if cluster is not None and ranks.count() > 1:
+            raise SettingsError("--cluster: a cluster has workers, not ranks; leave torchrun out")
         images = load(settings)
-        with held_run(directory, settings, images, lambda: Pretraining(settings, images, directory)) as run:
+        with (
+            connected(cluster, settings.processes) as ray,
+            held_run(directory, settings, images, lambda: Pretraining(settings, images, directory, ray)) as run,
+        ):
             yield run

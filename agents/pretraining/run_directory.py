@@ -20,6 +20,8 @@ COLUMNS = (
     "unet_updates",
     "reference_hardness_sampled",
     "reference_hardness_likeliest",
+    "staleness",
+    "refused",
 )
 
 

@@ -115,8 +115,7 @@ class RunSettings(ImageSettings):
             asked.pop("agent_learning_rate", None)  # the preset's
         settings = cls(**asked)
         check_settings(settings.algo, settings.agent)
-        if settings.workers > 1 and not agent_class(settings.algo).parallel:
-            raise SettingsError(f"{settings.algo} trains in one process; use --workers 1")
+        settings.check_workers()
         if settings.wrapper is not None:
             import_class(settings.wrapper, VectorWrapper, "--wrapper")
         return settings
@@ -147,6 +146,15 @@ class RunSettings(ImageSettings):
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         return cores if self.torch_device.type == "cpu" else 1
 
+    def check_workers(self) -> None:
+        """Refuse several workers where the agent cannot have them.
+
+        Raises:
+            SettingsError: It trains in one process.
+        """
+        if self.workers > 1 and not agent_class(self.algo).parallel:
+            raise SettingsError(f"{self.algo} trains in one process; use --workers 1")
+
     def check_ranks(self) -> None:
         """Refuse what several ranks cannot do together.
 
@@ -165,8 +173,11 @@ class RunSettings(ImageSettings):
         return sorted([*found, *(key for key in {*own, *others} if own.get(key) != others.get(key))])
 
     def differences(self, given: Mapping[str, Any]) -> list[str]:
-        """Names of those given settings that are not this run's; `agent` settings by their own names."""
+        """Names of those given settings that are not this run's; `agent` settings by their own names.
+
+        Whatever the number of workers, it is the same run.
+        """
         own = self.agent
         asked = {key: value for key, value in (given.get("agent") or {}).items() if value is not None}
-        others = {key: value for key, value in given.items() if key != "agent"}
+        others = {key: value for key, value in given.items() if key not in ("agent", "workers")}
         return sorted([*super().differences(others), *(key for key, value in asked.items() if own.get(key) != value)])

@@ -1,4 +1,4 @@
-"""Worker processes that train the same agent and the same U-Net at once, over shared memory (Hogwild).
+"""Workers that train the same agent and the same U-Net at once; here as processes over shared memory (Hogwild).
 
 Processes are spawned (a forked PyTorch process deadlocks) and compute with one thread each.
 """
@@ -7,10 +7,11 @@ import os
 import signal
 import time
 import traceback
+from collections.abc import Callable, Mapping
 from copy import copy
 from dataclasses import dataclass, replace
 from multiprocessing.synchronize import Event
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import multiprocessing
@@ -26,15 +27,14 @@ _PATIENCE = 120.0  # seconds that a worker has to end its batch
 
 @dataclass(frozen=True)
 class Work:
-    """What all workers share.
+    """What all workers have.
 
     Attributes:
         settings: Of the run.
         images: The images.
         shown: Which of them are learned from.
-        reconstructor: Moved to shared memory, where there is more than one worker.
+        reconstructor: Its weights are those of all workers.
         agent: The same.
-        counter: A number of images in shared memory, on which all count.
     """
 
     settings: RunSettings
@@ -42,13 +42,41 @@ class Work:
     shown: Ints
     reconstructor: Reconstructor
     agent: Agent
-    counter: Any
 
-    def count(self, images: int) -> int:
-        """Add images to those of all workers; returns how many there are then."""
-        with self.counter.get_lock():
-            self.counter.value += images
-            return int(self.counter.value)
+    def lent(self) -> "Work":
+        """Return what another process is given: the generator does not survive the way, and each has its own."""
+        agent = copy(self.agent)
+        del agent.generator
+        return replace(self, agent=agent)
+
+
+class Shared(Protocol):
+    """Holds the weights of the workers together, and counts the images that they have learned from."""
+
+    @property
+    def seen(self) -> int:
+        """Images of all workers so far."""
+
+    def add(self, images: int) -> int:
+        """Count the images of a step that this worker has taken; returns how many there are of all then."""
+
+
+class Memory:
+    """Shared memory, in which all workers of a machine step on the same weights (Hogwild)."""
+
+    def __init__(self, seen: int) -> None:
+        self._counter: Any = multiprocessing.get_context("spawn").Value("q", seen)
+
+    @property
+    def seen(self) -> int:
+        """Images of all workers so far."""
+        return int(self._counter.value)
+
+    def add(self, images: int) -> int:
+        """Count images; returns how many there are of all then."""
+        with self._counter.get_lock():
+            self._counter.value += images
+            return int(self._counter.value)
 
 
 class Workers:
@@ -56,21 +84,25 @@ class Workers:
 
     Args:
         count: Number of workers, the calling process included.
-        work: What they share.
+        work: What they have.
+        seen: Images that were shown before.
+
+    Attributes:
+        shared: Holds their weights together.
+        measured: Further numbers for the next row of `metrics.csv`.
     """
 
-    def __init__(self, count: int, work: Work) -> None:
+    def __init__(self, count: int, work: Work, seen: int) -> None:
         context = multiprocessing.get_context("spawn")
+        self.shared: Shared = Memory(seen)
+        self.measured: Mapping[str, float] = {}
         self._stop, self._failures = context.Event(), context.SimpleQueue()
         self._processes: list[Any] = []
         if count > 1:
             work.agent.share_memory()
             work.reconstructor.share_memory()
-        lent = copy(work.agent)
-        del lent.generator  # does not survive the way to another process; each worker has its own
-        work = replace(work, agent=lent)
         for number in range(1, count):
-            args = number, work, self._stop, self._failures
+            args = number, work.lent(), self.shared, self._stop, self._failures
             self._processes.append(context.Process(target=_work, args=args, daemon=True))
 
     def __enter__(self) -> "Workers":
@@ -116,30 +148,45 @@ class Workers:
             time.sleep(0.02)
         self.check()
 
+    def fetch(self) -> None:
+        """Bring here what is held elsewhere of the state: nothing."""
 
-def _work(number: int, work: Work, stop: Event, failures: Any) -> None:
-    """Run a worker: the same stages as the first worker's, on images of its own."""
+
+def train(number: int, work: Work, shared: Shared, stopped: Callable[[], bool]) -> None:
+    """Be a worker: the same stages as the first worker's, on images of its own.
+
+    Args:
+        number: Of the worker; the first one's is 0.
+        work: What all workers have.
+        shared: Holds their weights together.
+        stopped: Whether to end before all images were shown.
+    """
+    settings, agent = work.settings, work.agent
+    torch.set_num_threads(1)
+    work.reconstructor.own_statistics()
+    env = make_env(settings, work.images, work.shown, work.reconstructor)
+    seed = int(torch.randint(2**40, (1,), generator=torch.Generator().manual_seed(settings.seed))) + number
+    env.reset(seed=seed + shared.seen)
+    agent.generator = torch.Generator().manual_seed(seed + shared.seen)
+    for stage in stages(settings):
+
+        def after(update: Update, until: int = stage.until) -> bool:
+            seen = shared.add(update.images)
+            set_curriculum(env, agent, settings, seen)
+            return seen < until and not stopped()
+
+        set_curriculum(env, agent, settings, shared.seen)
+        if shared.seen < stage.until and not stopped():
+            play_stage(stage, agent, env, stage.until, after, settings.wrapper)
+
+
+def _work(number: int, work: Work, shared: Shared, stop: Event, failures: Any) -> None:
+    """Be a worker in a process of its own."""
     for signal_number in (signal.SIGINT, signal.SIGTERM):  # may go to all; the first worker decides when to stop
         signal.signal(signal_number, signal.SIG_IGN)
-    settings, agent, counter = work.settings, work.agent, work.counter
-    torch.set_num_threads(1)
     parent = os.getppid()
     try:
-        work.reconstructor.own_statistics()
-        env = make_env(settings, work.images, work.shown, work.reconstructor)
-        seed = int(torch.randint(2**40, (1,), generator=torch.Generator().manual_seed(settings.seed))) + number
-        env.reset(seed=seed + counter.value)
-        agent.generator = torch.Generator().manual_seed(seed + counter.value)
-        for stage in stages(settings):
-
-            def after(update: Update, until: int = stage.until) -> bool:
-                seen = work.count(update.images)
-                set_curriculum(env, agent, settings, seen)
-                return seen < until and not stop.is_set() and os.getppid() == parent
-
-            set_curriculum(env, agent, settings, counter.value)
-            if counter.value < stage.until and not stop.is_set():
-                play_stage(stage, agent, env, stage.until, after, settings.wrapper)
+        train(number, work, shared, lambda: stop.is_set() or os.getppid() != parent)
     except AHMError as error:
         failures.put(f"worker {number}: {error}")
         raise SystemExit(1) from None

@@ -1,6 +1,7 @@
 """Adam whose state is plain tensors from the start: saved without pickle, shared between processes."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,7 +14,13 @@ class SharedAdam(torch.optim.Adam):
     """Adam (Kingma, Ba, ICLR 2015), its moments allocated at once and in a fixed order.
 
     Weight decay is apart from the moments, as in AdamW (Loshchilov, Hutter, ICLR 2019).
+
+    Attributes:
+        on_step: Called instead of a step, to take it elsewhere with the gradients that the weights have; None: it is
+            taken here.
     """
+
+    on_step: Callable[[], object] | None = None
 
     def __init__(self, parameters: Iterable[Parameter], learning_rate: float, weight_decay: float = 0.0) -> None:
         weights = list(parameters)
@@ -29,6 +36,23 @@ class SharedAdam(torch.optim.Adam):
             moments = (torch.zeros_like(weight, memory_format=torch.preserve_format) for _ in range(2))
             self.state[weight] = dict(zip(_STATE, (step, *moments), strict=True))
 
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """Take a step."""
+        if self.on_step is None:
+            super().step(closure)
+        else:
+            self.on_step()
+
+    @property
+    def weights(self) -> list[Parameter]:
+        """The weights that it moves."""
+        return list(self.param_groups[0]["params"])
+
+    @property
+    def learning_rate(self) -> float:
+        """The step size."""
+        return float(self.param_groups[0]["lr"])
+
     def set_learning_rate(self, learning_rate: float) -> None:
         """Set the step size from here on."""
         for group in self.param_groups:
@@ -36,13 +60,12 @@ class SharedAdam(torch.optim.Adam):
 
     def is_finite(self, loss: Tensor) -> bool:
         """Whether a loss and its gradient are finite, so that a step may be taken."""
-        gradients = [weight.grad for weight in self.param_groups[0]["params"] if weight.grad is not None]
+        gradients = [weight.grad for weight in self.weights if weight.grad is not None]
         return bool(torch.isfinite(torch.nn.utils.get_total_norm(gradients) + loss))
 
     def tensors(self) -> dict[str, Tensor]:
         """Every tensor of the state, by the number of its weight; not copies."""
-        weights = self.param_groups[0]["params"]
-        return {f"{i}.{name}": self.state[weight][name] for i, weight in enumerate(weights) for name in _STATE}
+        return {f"{i}.{name}": self.state[weight][name] for i, weight in enumerate(self.weights) for name in _STATE}
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
         """Copy in what `tensors` returned."""

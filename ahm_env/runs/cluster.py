@@ -7,6 +7,8 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from socket import create_connection
 from typing import Any
@@ -60,6 +62,19 @@ def connect(address: str, cpus: int | None = None) -> Any:
         if signal.getsignal(signal.SIGTERM) is not terminate:  # Ray's own would end a run before it is saved
             signal.signal(signal.SIGTERM, terminate)
     return ray
+
+
+@contextmanager
+def connected(address: str | None, cpus: int | None = None) -> Iterator[Any]:
+    """Connect to a cluster until the block ends: see `connect`; yields None where there is no address."""
+    if address is None:
+        yield None
+        return
+    ray = connect(address, cpus)
+    try:
+        yield ray
+    finally:
+        ray.shutdown()
 
 
 def here(ray: Any) -> Any:

@@ -95,13 +95,16 @@ def test_rows_are_written_under_the_agreed_header(path: Path) -> None:
     lines = (path / "metrics.csv").read_text().splitlines()
     assert lines[0] == (
         "images,seconds,images_per_second,unet_loss,reward,hardness_sampled,hardness_likeliest,entropy,agent_share,"
-        "mask_ratio,policy_loss,value_loss,unet_updates,reference_hardness_sampled,reference_hardness_likeliest"
+        "mask_ratio,policy_loss,value_loss,unet_updates,reference_hardness_sampled,reference_hardness_likeliest,"
+        "staleness,refused"
     )
     assert lines[1] == (
-        "100,100.125,100.25,100.375,100.5,100.625,100.75,100.875,101,101.125,101.25,101.375,101,101.625,101.75"
+        "100,100.125,100.25,100.375,100.5,100.625,100.75,100.875,101,101.125,101.25,101.375,101,101.625,101.75,101.875,"
+        "102"
     )
     assert lines[2] == (
-        "200,0.333333,200.25,200.375,123457,nan,200.75,200.875,201,201.125,201.25,201.375,201,201.625,201.75"
+        "200,0.333333,200.25,200.375,123457,nan,200.75,200.875,201,201.125,201.25,201.375,201,201.625,201.75,201.875,"
+        "202"
     )
     assert len(lines) == 3
 
@@ -187,7 +190,7 @@ def test_rows_without_a_number_come_back_from_a_checkpoint(path: Path) -> None:
         found = run.latest()
         assert found is not None
         run.restore(found.about["rows"], 100)
-    assert (path / "metrics.csv").read_text().splitlines()[1].endswith(",nan,101.375,101,101.625,101.75")
+    assert (path / "metrics.csv").read_text().splitlines()[1].endswith(",nan,101.375,101,101.625,101.75,101.875,102")
 
 
 def test_two_checkpoints_are_kept(path: Path) -> None:
