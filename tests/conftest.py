@@ -4,14 +4,21 @@ The last lines of a run say what tests have counted, and which were left out for
 """
 
 import os
+import shutil
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 # before PyTorch looks, so that no machine computes in bf16 unasked
 os.environ.setdefault("ATEN_CPU_CAPABILITY", "avx2")
+# before Ray is imported: on loopback, without telemetry, and its processes not behind all others of the machine
+os.environ.update(
+    dict.fromkeys(("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "RAY_USAGE_STATS_ENABLED", "RAY_worker_niceness"), "0")
+)
 
 import torch
 
@@ -34,6 +41,24 @@ def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
         return int(ended.value.code or 0), captured.out, captured.err
 
     return call
+
+
+@pytest.fixture(scope="module")
+def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, Path]]:
+    """A Ray cluster of two nodes of one CPU, the first this process's own; and the second one's temporary folder."""
+    pytest.importorskip("ray")
+    from ray.cluster_utils import Cluster
+
+    folders = [tmp_path_factory.mktemp(name) for name in ("first", "second")]
+    common = {"num_cpus": 1, "include_dashboard": False, "object_store_memory": 2**27}
+    one, other = ({**common, "env_vars": {"TMPDIR": str(folder)}} for folder in folders)
+    found = Cluster(initialize_head=True, head_node_args=one)
+    found.add_node(**other)
+    found.wait_for_nodes()
+    yield found, folders[1]
+    found.shutdown()
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 class Stopping:

@@ -95,9 +95,14 @@ class Pretraining(Run[RunSettings, Hardness]):
 
     def state(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
         """All that learning changes, and where the environment is."""
-        self.workers.fetch()
+        self._fetch()
         parts = {"agent": self.agent.state(), "reconstructor": self.reconstructor.state()}
         return parts, {"env": self._env_state}
+
+    def _fetch(self) -> None:
+        """Bring what other workers have learned, and their number of images, to the same moment."""
+        self.workers.fetch()
+        self.seen = self.workers.shared.seen
 
     def load_state(self, checkpoint: Checkpoint) -> None:
         """Go back to a checkpoint."""
@@ -133,7 +138,8 @@ class Pretraining(Run[RunSettings, Hardness]):
         Returns:
             What was measured for it.
         """
-        self.record()
+        if not self.finished:  # other workers may have come to the end while a row was made
+            self.record()
         return self.hardness
 
     def _play(self, stage: Stage) -> None:
@@ -168,7 +174,7 @@ class Pretraining(Run[RunSettings, Hardness]):
         Raises:
             TrainingError: The loss on held-out images is not finite.
         """
-        self.workers.fetch()
+        self._fetch()
         last = self.seen >= self.settings.total_images
         (least, most), part = (FINAL_PAIRS, FINAL_PART) if last else (PAIRS, PART)
         pairs = min(most, max(least, self.settings.total_images // part))

@@ -83,12 +83,12 @@ class Nodes:
             except self._ray.exceptions.RayTaskError as error:
                 failure = f"worker {number} failed; the last checkpoint is intact, go on with --resume\n{error}"
             except self._ray.exceptions.RayError as error:
-                failure = None
-                died = f"worker {number} has died ({first_line(error)})"
-                if tries == TRIES:
-                    raise TrainingError(f"{died}, {TRIES} times by now; go on with --resume") from None
-                self._warn(f"{died}; another one takes its place")
-                self._start(number, tries + 1)
+                failure = f"worker {number} has died ({first_line(error)})"
+                if tries < TRIES:
+                    self._warn(f"{failure}; another one takes its place")
+                    self._start(number, tries + 1)
+                    continue
+                failure += f", {TRIES} times by now; go on with --resume"
             if failure is not None:
                 raise TrainingError(failure)
 

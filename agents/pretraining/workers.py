@@ -61,8 +61,8 @@ class Shared(Protocol):
         """Count the images of a step that this worker has taken; returns how many there are of all then."""
 
 
-class Memory:
-    """Shared memory, in which all workers of a machine step on the same weights (Hogwild)."""
+class SharedMemory:
+    """Memory in which all workers of a machine step on the same weights (Hogwild)."""
 
     def __init__(self, seen: int) -> None:
         self._counter: Any = multiprocessing.get_context("spawn").Value("q", seen)
@@ -94,7 +94,7 @@ class Workers:
 
     def __init__(self, count: int, work: Work, seen: int) -> None:
         context = multiprocessing.get_context("spawn")
-        self.shared: Shared = Memory(seen)
+        self.shared: Shared = SharedMemory(seen)
         self.measured: Mapping[str, float] = {}
         self._stop, self._failures = context.Event(), context.SimpleQueue()
         self._processes: list[Any] = []

@@ -7,7 +7,7 @@ worker took its weights, others have stepped; so many steps are the staleness of
 The server may live in another process, as an actor of Ray.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -68,10 +68,12 @@ class ParameterServer:
         for _, optimiser in learners:
             for weight in optimiser.weights:
                 weight.grad = torch.zeros_like(weight)
+        self._packed = [_empty(optimiser) for _, optimiser in learners]
 
     def pull(self) -> Weights:
-        """Return the weights."""
-        weights = [_pack(optimiser.weights) for _, optimiser in self.learners]
+        """Return the weights; the arrays are the same each time."""
+        pairs = zip(self.learners, self._packed, strict=True)
+        weights = [_pack(optimiser.weights, array) for (_, optimiser), array in pairs]
         buffers = [_buffers(network) for network, _ in self.learners]
         return Weights(self.version, self.seen, weights, buffers, self.totals.copy())
 
@@ -91,7 +93,7 @@ class ParameterServer:
         if not refused:
             for number, one in found.items():
                 network, optimiser = self.learners[number]
-                _unpack(one.gradients, (weight.grad for weight in optimiser.weights if weight.grad is not None))
+                _unpack(_gradients(optimiser), one.gradients)
                 _set_buffers(network, one.buffers)
                 optimiser.set_learning_rate(one.learning_rate)
                 optimiser.step()
@@ -119,6 +121,7 @@ class Link:
     def __init__(self, ray: Any, server: Any, learners: Sequence[Learner]) -> None:
         self._ray, self._server, self._learners = ray, server, learners
         self._found: dict[int, Gradients] = {}
+        self._packed = [_empty(optimiser) for _, optimiser in learners]
         self.seen, self.measured = 0, dict[str, float]()
         self._take(self._ask("pull"))
         for number, (_, optimiser) in enumerate(learners):
@@ -165,34 +168,47 @@ class Link:
     def _take(self, new: Weights) -> None:
         self._version, self._totals, self.seen = new.version, new.totals, new.seen
         for (network, optimiser), weights, buffers in zip(self._learners, new.weights, new.buffers, strict=True):
-            _unpack(weights, optimiser.weights)
+            _unpack(optimiser.weights, weights)
             _set_buffers(network, buffers)
 
     def _keep(self, number: int) -> None:
         if number in self._found:
             raise TrainingError("an agent that takes several steps a batch cannot be trained on a cluster")
         network, optimiser = self._learners[number]
-        gradients = [torch.zeros_like(one) if one.grad is None else one.grad for one in optimiser.weights]
-        self._found[number] = Gradients(_pack(gradients), _buffers(network), optimiser.learning_rate)
+        packed = _pack(_gradients(optimiser), self._packed[number])
+        self._found[number] = Gradients(packed, _buffers(network), optimiser.learning_rate)
 
 
-def _pack(tensors: Iterable[Tensor]) -> Floats:
-    """Copy tensors into one array, in the order in which they lie in memory, which is several times as fast."""
-    return torch.cat([_as_laid(one.detach()).flatten() for one in tensors]).numpy()
+def _gradients(optimiser: SharedAdam) -> list[Tensor]:
+    return [torch.zeros_like(weight) if weight.grad is None else weight.grad for weight in optimiser.weights]
 
 
-@torch.no_grad()
-def _unpack(array: Floats, tensors: Iterable[Tensor]) -> None:
-    """Copy into tensors what `_pack` has made of such."""
+def _empty(optimiser: SharedAdam) -> Floats:
+    """Make an array for the weights of an optimiser, to be written again and again: a new one takes longer to fill."""
+    return np.empty(sum(weight.numel() for weight in optimiser.weights), optimiser.weights[0].detach().numpy().dtype)
+
+
+def _pack(tensors: Iterable[Tensor], array: Floats) -> Floats:
+    """Copy tensors into an array, and return it."""
+    for tensor, part in _parts(tensors, array):
+        part[...] = tensor
+    return array
+
+
+def _unpack(tensors: Iterable[Tensor], array: Floats) -> None:
+    """Copy an array into the tensors."""
+    for tensor, part in _parts(tensors, array):
+        tensor[...] = part
+
+
+def _parts(tensors: Iterable[Tensor], array: Floats) -> Iterator[tuple[Floats, Floats]]:
+    """Pair tensors, their channels last, as they lie in memory, with their parts of an array."""
     start = 0
     for one in tensors:
-        laid = _as_laid(one)
-        laid.copy_(torch.tensor(array[start : start + one.numel()]).view(laid.shape))
-        start += one.numel()
-
-
-def _as_laid(tensor: Tensor) -> Tensor:
-    return tensor.permute(0, 2, 3, 1) if tensor.ndim == 4 else tensor  # channels last
+        own = one.detach().numpy()
+        own = own.transpose(0, 2, 3, 1) if own.ndim == 4 else own
+        yield own, array[start : start + own.size].reshape(own.shape)
+        start += own.size
 
 
 def _buffers(network: nn.Module) -> list[Floats]:

@@ -131,6 +131,13 @@ def test_workers_are_as_many_as_asked_for_or_as_there_are_cores() -> None:
     assert 1 <= RunSettings(workers=0, device="cpu").processes <= (os.cpu_count() or 1)
 
 
+def test_a_run_goes_on_with_other_numbers_of_workers_where_its_agent_can() -> None:
+    assert RunSettings(workers=1).differences({"workers": 3, "seed": 1}) == ["seed"]
+    RunSettings(algo="a3c", workers=2, device="cpu").check_workers()
+    with pytest.raises(SettingsError, match="ppo trains in one process; use --workers 1"):
+        RunSettings(algo="ppo", workers=2, device="cpu").check_workers()
+
+
 def test_cores_are_counted_where_python_knows_no_affinity(monkeypatch: pytest.MonkeyPatch) -> None:
     """As on macOS and Windows."""
     monkeypatch.delattr(os, "sched_getaffinity", raising=False)
