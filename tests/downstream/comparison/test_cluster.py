@@ -4,7 +4,6 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +16,19 @@ from ahm_env.runs.cluster import LOOPBACK
 from downstream.comparison import cluster, remote
 from downstream.comparison.cluster import Cluster
 from downstream.comparison.experiment import Experiment
+from downstream.comparison.pool import images_shown
+from tests.killed import kill_once
 
 COMMON = {"data": "phantom:48:0", "image_size": 16, "patch_size": 4, "width": 2, "batch_size": 8, "device": "cpu"}
-
-# before Ray is imported: on loopback, without telemetry, and its processes not behind all others of the machine
-os.environ.update(dict.fromkeys((LOOPBACK, "RAY_USAGE_STATS_ENABLED", "RAY_worker_niceness"), "0"))
 
 
 def silent(done: int, total: int) -> None:
     assert 0 <= done <= total
+
+
+def assert_same_weights(trial: Any, other: Any) -> None:
+    one, two = (load_tensors(each.path / "unet.safetensors")[0] for each in (trial, other))
+    assert all(torch.equal(one[name], two[name]) for name in one)
 
 
 def test_without_ray_a_line_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -46,23 +49,6 @@ def test_a_cluster_that_is_not_there_is_one_line(address: str) -> None:
     pytest.importorskip("ray")
     with pytest.raises(SettingsError, match=f"--cluster {address}: no Ray cluster answers .*`ray start --head`"):
         Cluster(address, 1, False, print, silent)
-
-
-@pytest.fixture(scope="module")
-def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """A cluster whose first node is this process's, with one CPU, and a second one; each with a temporary folder."""
-    pytest.importorskip("ray")
-    from ray.cluster_utils import Cluster as Nodes
-
-    folders = [tmp_path_factory.mktemp(name) for name in ("first", "second")]
-    one, other = (
-        {"num_cpus": 1, "include_dashboard": False, "env_vars": {"TMPDIR": str(folder)}} for folder in folders
-    )
-    found = Nodes(initialize_head=True, head_node_args=one)
-    found.add_node(**other)
-    found.wait_for_nodes()
-    yield found, folders[1]
-    found.shutdown()
 
 
 @pytest.mark.slow
@@ -96,8 +82,30 @@ def test_trials_are_spread_and_outlive_a_node(nodes: Any, tmp_path: Path, monkey
     for mine, theirs in zip(here.pretraining, there.pretraining, strict=True):
         assert theirs.done
         mine.work()
-        one, two = (load_tensors(trial.path / "unet.safetensors")[0] for trial in (mine, theirs))
-        assert all(torch.equal(one[name], two[name]) for name in one)
+        assert_same_weights(mine, theirs)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("own_cache")
+@pytest.mark.skipif(not Path("/proc").exists(), reason="the kernel does not tell which process has started which")
+def test_kill_9_of_the_command_loses_no_row_of_a_trial(nodes: Any, call: Any, tmp_path: Path) -> None:
+    """The same command goes on, here on another cluster; trials end bit for bit like those that nothing disturbed."""
+    common = {**COMMON, "total_images": 480, "precision": "fp32"}
+    here, there = (Experiment(tmp_path / name, ("random", "a3c"), 1, common, None, 1) for name in ("here", "there"))
+    flags = [word for key, value in common.items() for word in (f"--{key.replace('_', '-')}", str(value))]
+    words = ["compare-agents", "--algos", "random,a3c", "--seeds", "1", "--reference-unets", "1", *flags]
+    words += ["--out", str(tmp_path / "there"), "--cluster"]
+    kill_once(lambda: any(images_shown(trial.path) for trial in there.pretraining), *words, "auto")
+    assert not all(trial.done for trial in there.pretraining)
+    tables = [trial.path / "metrics.csv" for trial in there.pretraining]
+    kept = {table: table.read_text() for table in tables if table.exists()}
+    assert call(*words, nodes[0].address)[0] == 0
+    assert all(table.read_text().startswith(text) for table, text in kept.items())  # also their seconds
+    here.references[0].work()
+    for mine, theirs in zip(here.pretraining, there.pretraining, strict=True):
+        assert theirs.done
+        mine.work()
+        assert_same_weights(mine, theirs)
 
 
 # Says which addresses the processes of a cluster that was started here listen on, as the kernel tells them
