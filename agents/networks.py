@@ -44,10 +44,10 @@ class SmallConv(nn.Module):
         depth = max(1, round(log2(patch_size)))
         layers: list[nn.Module] = []
         for level in range(depth):
-            layers += [nn.Conv2d(channels, width * min(2, level + 1), 3, stride=2, padding=1), nn.ReLU()]
+            layers += [nn.Conv2d(channels, width * min(2, level + 1), 3, stride=2, padding=1), nn.ReLU(inplace=True)]
             channels = width * min(2, level + 1)
         for dilation in (1, 2):
-            layers += [nn.Conv2d(channels, 2 * width, 3, padding=dilation, dilation=dilation), nn.ReLU()]
+            layers += [nn.Conv2d(channels, 2 * width, 3, padding=dilation, dilation=dilation), nn.ReLU(inplace=True)]
             channels = 2 * width
         self.features = nn.Sequential(*layers)
         self.channels = channels

@@ -10,7 +10,6 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 from torch import Tensor
-from torch.nn import functional
 
 from ahm_env.errors import SettingsError
 
@@ -72,7 +71,7 @@ class PatchGrid:
         """Blow up a patch map `(B, N)` to pixels `(B, 1, S, S)`."""
         grid = patch_map.reshape(-1, 1, self.side, self.side)
         if isinstance(grid, Tensor):
-            return functional.interpolate(grid, scale_factor=self.patch_size, mode="nearest-exact")
+            return grid.repeat_interleave(self.patch_size, 2).repeat_interleave(self.patch_size, 3)
         return grid.repeat(self.patch_size, 2).repeat(self.patch_size, 3)
 
     def patch_means(self, pixel_map: Array) -> Array:

@@ -1,7 +1,8 @@
-"""Measure what the environment, the agent, the workers and the command line cost: `python -m benchmarks`.
+"""Measure what the environment, the agent, the workers and the command line cost: `python -m benchmarks [PART …]`.
 
-64 px, patch 8, ratio 0.5, U-Net of width 16, batches of 12, on phantom images. Each figure is a ratio of two things
-timed in turn, A B A B …, and the median over the pairs, so that it holds where the machine's speed drifts.
+64 px, patch 8, ratio 0.5, U-Net of width 16, batches of 12, one thread, on phantom images. Each figure is a ratio of
+the CPU time of two things that are timed in turn, A B A B …: the median over 20 pairs, and its 95 % interval. Parts:
+start, environment, training, agents, precision, workers; by default all.
 """
 
 import csv
@@ -9,7 +10,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,148 +17,128 @@ import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor
 
 from agents import A3C, Agent, make_agent
-from ahm_env import PatchGrid, PatchMaskVectorEnv, Reconstructor, Standardisation, load_images
-from ahm_env.masks import random_masks
+from ahm_env import PatchMaskVectorEnv
 from ahm_env.model.devices import describe_precision, has_bf16
+from benchmarks.loops import (
+    BATCH,
+    WIDTH,
+    bare_training,
+    draw_masks,
+    joint_training,
+    learning,
+    make_env,
+    make_reconstructor,
+    random_steps,
+    times,
+    train_images,
+)
+from benchmarks.timing import commands_in_turn, in_turn, shown
 
-BATCH, WIDTH, GRID = 12, 16, PatchGrid(64, 8)
-PAIRS, STEPS = 7, 12  # pairs of timings, and batches in each
+ROLLOUTS = 288  # images: three rollouts of PPO
 AHM = [sys.executable, "-m", "ahm"]
 
 
 def main() -> None:
     """Measure and print."""
-    images = load_images("phantom:500", GRID.image_size)
-    train = images.split("train")
-    mean, std = images.standardisation(train)
-    standardisation = Standardisation(tuple(mean.tolist()), tuple(std.tolist()))
-
-    def make(co_train: bool) -> tuple[PatchMaskVectorEnv, Reconstructor]:
-        reconstructor = Reconstructor.create(GRID, standardisation, WIDTH, precision="fp32")
-        env = PatchMaskVectorEnv(BATCH, data=images, unet=reconstructor, co_train=co_train)
-        env.reset(seed=0)
-        return env, reconstructor
-
     torch.set_num_threads(1)
-    table = Table(title="A / B, median (least – most)")
+    table = Table(title="A / B, median (95 % interval)")
     for heading in ("A", "B", "ratio", "goal"):
         table.add_column(heading, justify="right" if heading in ("ratio", "goal") else "left")
-
-    env, reconstructor = make(co_train=False)
-    action = random_masks(BATCH, GRID.patches, 32, np.random.default_rng(0)).astype(np.int8)
-    batch = reconstructor.standardise(images.images(train[:BATCH]))
-    reconstructor.unet.eval()
-
-    def steps() -> None:
-        for _ in range(STEPS):
-            env.step(action)
-
-    @torch.inference_mode()
-    def forward() -> None:
-        for _ in range(STEPS):
-            reconstructor.unet(batch)
-
-    add(table, "environment step, frozen", "bare U-Net forward", steps, forward, "≤ 1.10")
-
-    joint, _ = make(co_train=True)
-    agent = A3C(joint)
-    plain = bare_training(images.images(train), Reconstructor.create(GRID, standardisation, WIDTH))
-
-    def learn() -> None:
-        agent.learn(joint, BATCH * STEPS)
-
-    add(table, "joint training, per image", "bare random-mask training", learn, plain, "≤ 1.15")
-
-    for name in ("ppo", "a2c"):
-        other_env, _ = make(co_train=True)
-        other = make_agent(name, other_env)
-
-        def learn_both(who: Agent = other, where: PatchMaskVectorEnv = other_env) -> None:
-            who.learn(where, 2 * BATCH * STEPS)  # three rollouts of PPO
-
-        add(
-            table,
-            "a3c, time for so many images",
-            f"{name}, time for as many",
-            lambda: (learn(), learn()),
-            learn_both,
-            "≥ 0.8",
-        )
-
-    cpu = torch.device("cpu")
-    if has_bf16(cpu):
-        fp32, bf16 = (
-            learning(images.images(train), Reconstructor.create(GRID, standardisation, WIDTH, precision=precision))
-            for precision in ("fp32", "bf16")
-        )
-        add(table, "U-Net training in fp32", "in bf16", fp32, bf16, "≥ 1.4")
-    else:
-        table.add_row("U-Net training in fp32", "in bf16", describe_precision("fp32", cpu), "≥ 1.4")
-
-    speeds = [[images_per_second(workers) for workers in (2, 1)] for _ in range(3)]
-    ratios = sorted(two / one for two, one in speeds)
-    table.add_row("two workers, images/s", "one worker with two threads", shown(ratios), "≥ 1.0")
-    seconds = sorted(help_seconds() for _ in range(5))
-    table.add_row("ahm --help, seconds", "", shown(seconds), "≤ 0.5")
+    parts = {
+        "start": start,
+        "environment": environment,
+        "training": training,
+        "agents": agents,
+        "precision": precision,
+        "workers": workers,
+    }
+    for name in sys.argv[1:] or parts:
+        parts[name](table)
     Console().print(table)
 
 
-def learning(pixels: np.ndarray, reconstructor: Reconstructor) -> Callable[[], None]:
-    """Return a function that trains a Reconstructor for `STEPS` steps with random masks."""
-    generator = np.random.default_rng(0)
-
-    def train() -> None:
-        for _ in range(STEPS):
-            shown = pixels[generator.integers(len(pixels), size=BATCH)]
-            reconstructor.learn(shown, random_masks(BATCH, GRID.patches, 32, generator))
-
-    return train
+def start(table: Table) -> None:
+    """Time what a user waits for before anything happens."""
+    imports = commands_in_turn(*([sys.executable, "-c", f"import {name}"] for name in ("ahm_env", "torch")))
+    table.add_row("import ahm_env", "import torch", shown(imports[:, 0] / imports[:, 1]), "≤ 2.0")
+    table.add_row("ahm --help, seconds", "", shown(commands_in_turn([*AHM, "--help"])[:, 0]), "≤ 0.5")
 
 
-def bare_training(pixels: np.ndarray, reconstructor: Reconstructor) -> Callable[[], None]:
-    """Return a plain training loop with random masks, written without the environment."""
-    unet, optimiser = reconstructor.unet.train(), torch.optim.Adam(reconstructor.unet.parameters(), 5e-4, fused=True)
-    generator = np.random.default_rng(0)
+def environment(table: Table) -> None:
+    """Time a step, and what it computes with the U-Net, against the forward pass alone."""
+    env = make_env(co_train=False)
+    reconstructor = env.reconstructor
+    masks = draw_masks(reconstructor.grid, np.random.default_rng(0))
+    action = masks.astype(np.int8)
+    pixels = train_images()[:BATCH]
+    batch = reconstructor.standardise(pixels)
 
-    def step() -> None:
-        shown = torch.from_numpy(pixels[generator.integers(len(pixels), size=BATCH)]).float()
-        targets = (shown - reconstructor.mean) / reconstructor.std
-        targets = targets.contiguous(memory_format=torch.channels_last)
-        masks = torch.from_numpy(random_masks(BATCH, GRID.patches, 32, generator)).float()
-        hidden: Tensor = GRID.to_pixels(masks)
-        output = unet(targets * (1 - hidden))
-        loss = ((output - targets).square() * hidden).sum() / hidden.sum() / 3
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
+    @torch.inference_mode()
+    def forward() -> None:
+        reconstructor.unet(batch)
 
-    def train() -> None:
-        for _ in range(STEPS):
-            step()
-
-    return train
+    bare = times(forward)
+    add(
+        table,
+        "environment step, frozen U-Net",
+        "bare forward pass",
+        times(lambda: env.step(action)),
+        bare,
+        "≤ 1.05",
+    )
+    losses = times(lambda: reconstructor.patch_losses(pixels, masks))
+    add(table, "  of which: patch losses", "bare forward pass", losses, bare)
 
 
-def add(table: Table, name: str, other: str, a: Callable[[], object], b: Callable[[], object], goal: str) -> None:
+def training(table: Table) -> None:
+    """Time training with a3c's masks, and its parts, against a plain training loop with random masks."""
+    other, bare = "bare random-mask training", bare_training()
+    env = make_env(co_train=True)
+    add(table, "joint training", other, joint_training(env), bare, "≤ 1.10")
+    add(table, "  of which: environment, random masks", other, random_steps(env), bare)
+    add(table, "  of which: U-Net", other, learning(env.reconstructor), bare)
+    wide = make_env(co_train=True, width=2 * WIDTH)
+    add(table, "joint training, width 32", other, joint_training(wide), bare_training(2 * WIDTH), "≤ 1.10")
+
+
+def agents(table: Table) -> None:
+    """Time a3c against other agents."""
+    env = make_env(co_train=True)
+    agent = A3C(env)
+    for name in ("ppo", "a2c"):
+        other_env = make_env(co_train=True)
+        other = make_agent(name, other_env)
+
+        def learn(who: Agent = other, where: PatchMaskVectorEnv = other_env) -> None:
+            who.learn(where, ROLLOUTS)
+
+        row = "a3c, time for so many images", f"{name}, time for as many"
+        add(table, *row, lambda: agent.learn(env, ROLLOUTS), learn, "≥ 0.8")
+
+
+def precision(table: Table) -> None:
+    """Time the training of the U-Net in fp32 against that in bf16."""
+    cpu = torch.device("cpu")
+    row = "U-Net training in fp32", "in bf16"
+    if has_bf16(cpu):
+        fp32, bf16 = (learning(make_reconstructor(precision=name)) for name in ("fp32", "bf16"))
+        add(table, *row, fp32, bf16, "≥ 1.4")
+    else:
+        table.add_row(*row, describe_precision("fp32", cpu), "≥ 1.4")
+
+
+def workers(table: Table) -> None:
+    """Compare the speed of whole runs, by the clock: other cores have to be free."""
+    speeds = np.array([[images_per_second(count) for count in (2, 1)] for _ in range(3)])
+    table.add_row("two workers, images/s", "one worker with two threads", shown(speeds[:, 0] / speeds[:, 1]), "≥ 1.0")
+
+
+def add(table: Table, name: str, other: str, a: Callable[[], object], b: Callable[[], object], goal: str = "") -> None:
     """Time A and B in turn, and add the ratio of their times."""
-    a(), b()
-    ratios = []
-    for _ in range(PAIRS):
-        times = []
-        for function in (a, b):
-            start = time.perf_counter()
-            function()
-            times.append(time.perf_counter() - start)
-        ratios.append(times[0] / times[1])
-    table.add_row(name, other, shown(sorted(ratios)), goal)
-
-
-def shown(ordered: list[float]) -> str:
-    """Median (least – most)."""
-    return f"{statistics.median(ordered):.2f} ({ordered[0]:.2f} – {ordered[-1]:.2f})"
+    seconds = in_turn(a, b)
+    table.add_row(name, other, shown(seconds[:, 0] / seconds[:, 1]), goal)
 
 
 def images_per_second(workers: int) -> float:
@@ -170,13 +150,6 @@ def images_per_second(workers: int) -> float:
         with (out / "metrics.csv").open() as file:
             speeds = [float(row["images_per_second"]) for row in csv.DictReader(file)]
     return statistics.median(speeds[len(speeds) // 3 :])
-
-
-def help_seconds() -> float:
-    """Time of `ahm --help`, as a whole process."""
-    start = time.perf_counter()
-    subprocess.run([*AHM, "--help"], check=True, capture_output=True)
-    return time.perf_counter() - start
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from functools import cached_property
+from functools import cached_property, partial
 from math import isnan, nan
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from ahm_env import ImageError, ImageSet
 from ahm_env.files import write_rows
+from ahm_env.images.dataset.builder import in_order
 from ahm_env.images.dataset.loader import originals
 from ahm_env.images.dataset.patients import Groups
 from ahm_env.images.pixels.png import save_picture
@@ -83,12 +84,14 @@ def segment(model: Model, samples: Iterable[Sample], tta: bool = False) -> Itera
     Raises:
         ImageError: An image holds no finite value.
     """
-    for some in in_batches(samples, BATCH):
-        squares = np.stack([_square(sample, model) for sample in some])
-        for sample, maps in zip(some, model.probabilities(squares, tta), strict=True):
-            height, width = sample.image.shape[:2]
-            wide = to_original(maps, height, width, model.spec)
-            yield Segmented(sample, wide.argmax(0).astype(np.uint8), wide.mean((1, 2)))
+
+    def calls() -> Iterator[Callable[[], Segmented]]:
+        for some in in_batches(samples, BATCH):
+            squares = np.stack([_square(sample, model) for sample in some])
+            for sample, maps in zip(some, model.probabilities(squares, tta), strict=True):
+                yield partial(_at_its_size, sample, maps, model)
+
+    yield from in_order(calls(), BATCH)  # while the network is at work on the next images
 
 
 def _square(sample: Sample, model: Model) -> npt.NDArray[np.uint8]:
@@ -97,6 +100,13 @@ def _square(sample: Sample, model: Model) -> npt.NDArray[np.uint8]:
         return to_square(sample.image, model.spec)
     except ImageError as error:
         raise ImageError(f"{sample.path}: {error}") from None
+
+
+def _at_its_size(sample: Sample, maps: npt.NDArray[np.float32], model: Model) -> Segmented:
+    """Bring the maps of a square back to the size of its image."""
+    height, width = sample.image.shape[:2]
+    wide = to_original(maps, height, width, model.spec)
+    return Segmented(sample, wide.argmax(0).astype(np.uint8), wide.mean((1, 2)))
 
 
 def evaluate(model: Model, images: ImageSet, indices: Ints, tta: bool = False) -> Iterator[tuple[Segmented, Score]]:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from ahm_env import ImageError
 from ahm_env.files import Saved, path_of, sha256, write_rows
-from ahm_env.images.dataset.builder import in_order
+from ahm_env.images.dataset.builder import THREADS, in_order
 from ahm_env.images.pixels.png import save_picture
 from ahm_env.images.source import Sample
 from ahm_env.runs.owned_directory import OwnedDirectory
@@ -190,7 +190,8 @@ class Predictions:
                         (out.path / file).unlink(missing_ok=True)
 
     def _samples(self, done: set[str], returning: Returning | None) -> Iterator[Sample]:
-        for entry, loaded in in_order(self._images.loads(done), BATCH):
+        # more than a batch ahead, so that the network never waits for the last of the next one
+        for entry, loaded in in_order(self._images.loads(done), BATCH + THREADS):
             if self._stopped():
                 return
             if returning is not None:

@@ -1,6 +1,7 @@
 """Segmentation at the images' own size: masks in place, honest scores, and memory that stays flat."""
 
 import csv
+import threading
 import weakref
 from dataclasses import replace
 from math import isnan
@@ -14,6 +15,7 @@ import pytest
 from ahm_env import ImageError, load_images
 from ahm_env.images.pixels.opencv import cv2
 from ahm_env.images.source import Sample
+from downstream.evaluation import segmentation
 from downstream.evaluation.metrics import Overlap, SegmentationScores, score_mask
 from downstream.evaluation.segmentation import (
     BATCH,
@@ -99,6 +101,31 @@ def test_images_are_let_go_once_they_are_segmented(spec: ModelSpec):
         del found
     assert len(references) == count
     assert most <= 2 * BATCH + 1
+
+
+def test_masks_are_made_beside_the_network_which_goes_no_further_than_a_batch_ahead(
+    spec: ModelSpec, monkeypatch: pytest.MonkeyPatch
+):
+    threads, drawn = set[int](), 0
+
+    def resize(*arguments: Any) -> np.ndarray:
+        threads.add(threading.get_ident())
+        return to_original(*arguments)
+
+    def samples():
+        nonlocal drawn
+        for drawn in range(1, 5 * BATCH):
+            yield banded((24, 24), slice(drawn % 20, 22))
+
+    monkeypatch.setattr(segmentation, "to_original", resize)
+    results = segment(Bright(spec), samples())
+    next(results)
+    assert drawn == BATCH
+    next(results)
+    assert drawn == 2 * BATCH
+    results.close()
+    assert drawn == 2 * BATCH
+    assert threading.get_ident() not in threads
 
 
 @pytest.mark.parametrize(("count", "sizes"), [(0, []), (3, [3]), (4, [4]), (9, [4, 4, 1])])

@@ -498,8 +498,8 @@ def test_memory_is_flat_in_the_number_of_images(call, model: Model, monkeypatch:
     monkeypatch.setattr(folder, "read_picture", read)
     assert call("scans", "--out", "out", "--no-overlays")[0] == 0
     assert len(rows()) == 300
-    # decoded ahead, in the network, in the next batch, and on the way to the disk
-    assert AHEAD <= most <= 2 * (AHEAD + THREADS) + 2 * BATCH
+    # decoded ahead, in the network, on the way back to their size, and on the way to the disk
+    assert BATCH <= most <= 4 * BATCH + 3 * THREADS
 
 
 def test_calls_are_made_ahead_but_not_far_and_their_results_keep_their_order():

@@ -1,0 +1,49 @@
+"""CPU time of functions and commands, taken in turn, so that ratios hold where a machine is busy or its speed drifts.
+
+In one thread CPU time is the time that a thing would take on a core of its own.
+"""
+
+import resource
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from ahm_env.masks import Floats
+
+PAIRS = 20
+
+
+def in_turn(*functions: Callable[[], object], rounds: int = PAIRS) -> Floats:
+    """Call functions A B A B …; gives their seconds of CPU, `(rounds, len(functions))`, after a first call of each."""
+    seconds = np.empty((rounds + 1, len(functions)))
+    for row in seconds:
+        for column, function in enumerate(functions):
+            start = time.process_time()
+            function()
+            row[column] = time.process_time() - start
+    return seconds[1:]
+
+
+def commands_in_turn(*commands: Sequence[str], rounds: int = PAIRS) -> Floats:
+    """As `in_turn`, of processes that run commands."""
+    seconds = np.empty((rounds + 1, len(commands)))
+    for row in seconds:
+        for column, command in enumerate(commands):
+            before = _of_children()
+            subprocess.run(command, check=True, capture_output=True)
+            row[column] = _of_children() - before
+    return seconds[1:]
+
+
+def shown(values: Floats) -> str:
+    """Median, and the 95 % interval of the median: between two of the values, by rank."""
+    ordered = np.sort(values)
+    edge = max(0, int((len(ordered) - 1.96 * len(ordered) ** 0.5) / 2))
+    return f"{np.median(ordered):.2f} ({ordered[edge]:.2f} – {ordered[-1 - edge]:.2f})"
+
+
+def _of_children() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
