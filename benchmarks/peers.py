@@ -43,7 +43,7 @@ def main() -> None:
         "ours, a3c's masks": joint_training(make_env(co_train=True, patch_size=PATCH)),
         "ours, random masks": learning(make_reconstructor(patch_size=PATCH)),
     }
-    loops |= {clone: training(find_model(Path(clone))) for clone in sys.argv[1:]}
+    loops |= {clone: training(find_model(Path(clone).resolve())) for clone in sys.argv[1:]}
     seconds = in_turn(*loops.values())
     table = Table("training", "images/s", "ours with a3c's masks / this")
     for name, own in zip(loops, seconds.T, strict=True):
@@ -118,8 +118,8 @@ def training(model: nn.Module) -> Callable[[], None]:
     pixels, generator = train_images(), np.random.default_rng(0)
 
     def step() -> None:
-        shown = torch.from_numpy(pixels[generator.integers(len(pixels), size=BATCH)]).float()
-        loss = model((shown - mean) / std)
+        batch = torch.from_numpy(pixels[generator.integers(len(pixels), size=BATCH)]).float()
+        loss = model((batch - mean) / std)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
