@@ -63,14 +63,14 @@ def find_model(clone: Path) -> nn.Module:
 @contextmanager
 def imports_from(folder: Path) -> Iterator[None]:
     """Import from a folder until the block ends, and forget what came from there: others may have the same names."""
-    before = set(sys.modules)
+    before, own = set(sys.modules), {path.stem for path in folder.iterdir()}
     sys.path.insert(0, str(folder))
     try:
         yield
     finally:
         sys.path.remove(str(folder))
         for name in set(sys.modules) - before:
-            if folder in Path(getattr(sys.modules[name], "__file__", None) or "/").parents:
+            if name.partition(".")[0] in own:
                 del sys.modules[name]
 
 
