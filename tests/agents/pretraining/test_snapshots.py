@@ -196,6 +196,7 @@ def test_the_history_comes_back_in_order(tmp_path: Path) -> None:
 def test_a_resumed_run_cuts_its_history_back_and_goes_on(tmp_path: Path, images: int, kept: Any) -> None:
     every = [0, 90, 1_000, 2_000]
     with RunDirectory(tmp_path / "run") as run:
+        run.write({})
         for one in every:
             run.save_frame(frame(one))
     with RunDirectory(tmp_path / "run") as run:
