@@ -1,6 +1,5 @@
 """Everything that decides what a run computes, with defaults and presets."""
 
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -13,7 +12,7 @@ from agents.annealing import LinearSchedule
 from agents.registry import AGENTS, agent_class, check_settings, import_class
 from ahm_env import MaskRatio, PatchGrid, SettingsError
 from ahm_env.model import ranks
-from ahm_env.model.devices import find_device
+from ahm_env.model.devices import count_cores, find_device
 from ahm_env.runs.flags import Flag
 from ahm_env.runs.settings import IMAGES, ImageSettings, Settings
 
@@ -143,8 +142,7 @@ class RunSettings(ImageSettings):
         """Number of processes that train at once."""
         if self.workers or not agent_class(self.algo).parallel or ranks.count() > 1:
             return self.workers or 1
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        return cores if self.torch_device.type == "cpu" else 1
+        return count_cores() if self.torch_device.type == "cpu" else 1
 
     def check_workers(self) -> None:
         """Refuse several workers where the agent cannot have them.
