@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from multiprocessing.synchronize import Event
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import multiprocessing
 
@@ -165,9 +166,10 @@ def train(number: int, work: Work, shared: Shared, stopped: Callable[[], bool]) 
     torch.set_num_threads(1)
     work.reconstructor.own_statistics()
     env = make_env(settings, work.images, work.shown, work.reconstructor)
-    seed = int(torch.randint(2**40, (1,), generator=torch.Generator().manual_seed(settings.seed))) + number
-    env.reset(seed=seed + shared.seen)
-    agent.generator = torch.Generator().manual_seed(seed + shared.seen)
+    # not number after number: each of its environments begins with the next one, and would have another worker's
+    seed = int(np.random.SeedSequence((settings.seed, number, shared.seen)).generate_state(1, np.uint64)[0] >> 1)
+    env.reset(seed=seed)
+    agent.generator = torch.Generator().manual_seed(seed)
     for stage in stages(settings):
 
         def after(update: Update, until: int = stage.until) -> bool:
