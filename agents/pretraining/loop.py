@@ -150,8 +150,7 @@ class Pretraining(Run[RunSettings, Hardness]):
             self.workers.check()
             self.seen = self.workers.shared.add(update.images)
             self._env_state = self.env.episodes.state()
-            numbers = {name: getattr(update, name) for name in _AVERAGED}
-            self.tally({**numbers, **update.extras, **self.workers.measured})
+            self.tally({name: getattr(update, name) for name in _AVERAGED} | dict(update.extras))
             set_curriculum(self.env, self.agent, self.settings, self.seen)
             row_due = self._next_row() <= self.seen < self.settings.total_images
             self.after_step(update.unet_loss, row_due, update.resumable)
@@ -195,6 +194,7 @@ class Pretraining(Run[RunSettings, Hardness]):
             "agent_share": self.settings.agent_share.at(self.seen / self.settings.total_images),
             "mask_ratio": float(sampled.masks.mean()),
             "unet_updates": self.reconstructor.updates,
+            **self.workers.measure(),
             **reference,
         }
 

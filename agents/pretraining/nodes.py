@@ -63,10 +63,9 @@ class Nodes:
         self._server = None
         self.shared.close()
 
-    @property
-    def measured(self) -> Mapping[str, float]:
-        """Further numbers for the next row of `metrics.csv`."""
-        return self.shared.measured
+    def measure(self) -> Mapping[str, float]:
+        """Give further numbers for a row of `metrics.csv`, over all batches since the last row."""
+        return self.shared.measure()
 
     def check(self) -> None:
         """See whether all are well; one that has died is replaced.

@@ -90,13 +90,11 @@ class Workers:
 
     Attributes:
         shared: Holds their weights together.
-        measured: Further numbers for the next row of `metrics.csv`.
     """
 
     def __init__(self, count: int, work: Work, seen: int) -> None:
         context = multiprocessing.get_context("spawn")
         self.shared: Shared = SharedMemory(seen)
-        self.measured: Mapping[str, float] = {}
         self._stop, self._failures = context.Event(), context.SimpleQueue()
         self._processes: list[Any] = []
         if count > 1:
@@ -123,6 +121,10 @@ class Workers:
             process.join(_PATIENCE)
             if process.is_alive():
                 process.kill()
+
+    def measure(self) -> Mapping[str, float]:
+        """Give further numbers for a row of `metrics.csv`: none."""
+        return {}
 
     def check(self) -> None:
         """See whether all are well.

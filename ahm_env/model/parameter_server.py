@@ -115,15 +115,15 @@ class Link:
 
     Attributes:
         seen: Images that all workers have learned from.
-        measured: Mean staleness of all gradients that came since this worker's last ones, and which share was refused.
     """
 
     def __init__(self, ray: Any, server: Any, learners: Sequence[Learner]) -> None:
         self._ray, self._server, self._learners = ray, server, learners
         self._found: dict[int, Gradients] = {}
         self._packed = [_empty(optimiser) for _, optimiser in learners]
-        self.seen, self.measured = 0, dict[str, float]()
+        self.seen, self._totals = 0, np.zeros(3, np.int64)
         self._take(self._ask("pull"))
+        self._measured = self._totals
         for number, (_, optimiser) in enumerate(learners):
             optimiser.on_step = partial(self._keep, number)
 
@@ -134,11 +134,14 @@ class Link:
             TrainingError: The server has died.
         """
         found, self._found = self._found, {}
-        before = self._totals
         self._take(self._ask("push", self._version, images, found))
-        came, staleness, refused = (self._totals - before).tolist()
-        self.measured = {"staleness": staleness / came, "refused": refused / came}
         return self.seen
+
+    def measure(self) -> dict[str, float]:
+        """Mean staleness of all gradients that came since the last call, and which share of them was refused."""
+        came, staleness, refused = (self._totals - self._measured).tolist()
+        self._measured = self._totals
+        return {"staleness": staleness / came, "refused": refused / came} if came else {}
 
     def fetch(self) -> None:
         """Take the weights, and the state of the optimisers.

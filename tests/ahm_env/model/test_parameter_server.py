@@ -90,22 +90,28 @@ def test_gradients_are_refused_once_they_are_too_stale() -> None:
     assert fast.add(10) == 10
     assert quick[0].weight.item() == pytest.approx(-0.1)
     assert late[0].weight.item() == 0
-    assert fast.measured == {"staleness": 0, "refused": 0}
+    assert fast.measure() == {"staleness": 0, "refused": 0}
     step(*quick, 5.0)
     fast.add(10)
     step(*late, 5.0)
     assert slow.add(10) == 30  # two steps behind is taken
-    assert slow.measured == {"staleness": 2 / 3, "refused": 0}  # since its last: 0, 0 and 2
+    assert slow.measure() == {"staleness": 2 / 3, "refused": 0}  # of 0, 0 and 2
     assert late[0].weight.item() == theirs[0].weight.item() == pytest.approx(-0.3)
     for _ in range(3):
         step(*quick, 5.0)
         fast.add(10)
     step(*late, -1000.0)
     assert slow.add(10) == 60  # three are not: its images do not count
-    assert slow.measured == {"staleness": (1 + 0 + 0 + 3) / 4, "refused": 1 / 4}
+    assert slow.measure() == {"staleness": (1 + 0 + 0 + 3) / 4, "refused": 1 / 4}
     assert late[0].weight.item() == theirs[0].weight.item() == pytest.approx(-0.6)
     step(*late, 5.0)
     assert slow.add(10) == 70  # it goes on with the new weights
+    step(*quick, 5.0)
+    fast.add(10)
+    slow.fetch()  # as it does before a row and after it
+    slow.fetch()
+    assert slow.measure() == {"staleness": 1 / 2, "refused": 0}  # its own 0 and the other's 1, each counted once
+    assert slow.measure() == {}
 
 
 def test_only_what_has_learned_is_moved() -> None:
