@@ -70,6 +70,7 @@ class _Masking:
                 grid, standardisation, width, norm, seed, learning_rate=learning_rate, device=device
             )
         self.episodes = Episodes(data, shown, unet, ratio, horizon, agent_share, co_train, self._count)
+        self._all = np.arange(self._count)
         self.render_mode = render_mode
         shape = (data.channels, grid.image_size, grid.image_size)
         self.observation_space, self.action_space = Box(0, 255, shape, np.uint8), MultiBinary(int(grid.patches))
@@ -136,9 +137,9 @@ class PatchMaskEnv(_Masking, gym.Env[Pixels, npt.NDArray[np.int8]]):
         super().reset(seed=seed)
         if seed is not None or self.episodes.generators[0] is not self.np_random:
             self.episodes.seed(0, self.np_random)
-        self.episodes.begin(_FIRST, images)
+        self.episodes.begin(self._all, images)
         self._running = True
-        return self.episodes.observations(_FIRST)[0], _info(self.episodes, 0)
+        return self.episodes.observations(self._all)[0], _info(self.episodes, 0)
 
     def step(self, action: npt.NDArray[np.int8]) -> tuple[Pixels, float, bool, bool, Info]:
         """Hide patches; exactly the quota of this step is hidden, whatever the number of ones."""
@@ -146,14 +147,14 @@ class PatchMaskEnv(_Masking, gym.Env[Pixels, npt.NDArray[np.int8]]):
             raise gym.error.ResetNeeded("call reset() first: no episode has begun, or the last one has ended")
         if self.episodes.co_train:
             refuse_a_unet_each(self.reconstructor)
-        outcome = self.episodes.step(_FIRST, read_actions(action, self.action_space.shape)[None])
+        outcome = self.episodes.step(self._all, read_actions(action, self.action_space.shape)[None])
         reward, terminated = float(outcome.rewards[0]), bool(outcome.terminated[0])
         self._running = not terminated
-        return self.episodes.observations(_FIRST)[0], reward, terminated, False, _info(self.episodes, 0)
+        return self.episodes.observations(self._all)[0], reward, terminated, False, _info(self.episodes, 0)
 
     def render(self) -> Pixels | None:
         """Panel `(H, W, 3)`: image, masked image, reconstruction, patch losses."""
-        return None if self.render_mode is None else episode_panel(self.episodes, _FIRST)
+        return None if self.render_mode is None else episode_panel(self.episodes, self._all)
 
     def close(self) -> None:
         """Close the environment; another one may train its U-Net."""
@@ -205,7 +206,7 @@ class PatchMaskVectorEnv(_Masking, VectorEnv[Pixels, npt.NDArray[np.int8], npt.N
         self.single_observation_space, self.single_action_space = self.observation_space, self.action_space
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
-        self._all, self._finished = np.arange(num_envs), np.zeros(num_envs, bool)
+        self._finished = np.zeros(num_envs, bool)
         self._started = False
 
     def reset(
@@ -287,9 +288,6 @@ class PatchMaskVectorEnv(_Masking, VectorEnv[Pixels, npt.NDArray[np.int8], npt.N
             rows[~which] = 0
             infos |= {key: rows, f"_{key}": which.copy()}
         return infos
-
-
-_FIRST = np.array([0])
 
 
 def _info(episodes: Episodes, env_ids: int | EnvIds) -> Info:
