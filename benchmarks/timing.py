@@ -38,7 +38,7 @@ def commands_in_turn(*commands: Sequence[str], rounds: int = PAIRS) -> Floats:
 
 
 def shown(values: Floats) -> str:
-    """Median, and the 95 % interval of the median: between two of the values, by rank."""
+    """Median, and its 95 % interval between two of the values, by rank; of up to five, the least and the most."""
     ordered = np.sort(values)
     edge = max(0, int((len(ordered) - 1.96 * len(ordered) ** 0.5) / 2))
     return f"{np.median(ordered):.2f} ({ordered[edge]:.2f} – {ordered[-1 - edge]:.2f})"
