@@ -54,7 +54,7 @@ def connect(address: str, cpus: int | None = None) -> Any:
             host, _, port = address.removeprefix("ray://").rpartition(":")
             create_connection((host, int(port)), CONNECT_SECONDS).close()  # Ray itself would try for minutes
             start(address)
-    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+    except (RuntimeError, ValueError, OSError) as error:
         raise SettingsError(
             f"--cluster {address}: no Ray cluster answers ({first_line(error)}); start one with `ray start --head`"
         ) from None

@@ -26,7 +26,7 @@ from downstream.models.resizing import to_original, to_square
 
 Mask = npt.NDArray[np.uint8]
 
-BATCH = 8  # images in memory at once: they may be large
+BATCH = 8  # images at once; a few times as many are in memory, and they may be large
 PICTURED = 5  # images of a row of cases.png
 MEASURES = tuple(field.name for field in fields(SegmentationScores))
 
