@@ -25,7 +25,7 @@ from agents.pretraining.schedule import (
 )
 from agents.pretraining.settings import RunSettings
 from agents.pretraining.snapshots import Frame, draw_frame, take_frame
-from agents.pretraining.workers import Work, Workers
+from agents.pretraining.workers import Work, Workers, seed_of
 from agents.registry import learns, make_agent
 from ahm_env import ImageSet, Reconstructor, TrainingError
 from ahm_env.files import atomic
@@ -73,7 +73,7 @@ class Pretraining(Run[RunSettings, Hardness]):
             extra["learning_rate"] = settings.agent_learning_rate
         self.agent = make_agent(settings.algo, self.env, settings.seed, self.device, **extra)
         set_curriculum(self.env, self.agent, settings, 0)
-        self.env.reset(seed=settings.seed)
+        self.env.reset(seed=seed_of(settings.seed, 0, 0))
         self.reference_unet = (
             None
             if settings.reference_unet is None

@@ -155,6 +155,15 @@ class Workers:
         """Bring here what is held elsewhere of the state: nothing."""
 
 
+def seed_of(run: int, number: int, seen: int) -> int:
+    """Return the seed of a worker's environments, where it begins after so many images in a run of this seed.
+
+    Not number after number: each of the environments begins with the next one, and would walk through the images as
+    another worker's, or another run's, does.
+    """
+    return int(np.random.SeedSequence((run, number, seen)).generate_state(1, np.uint64)[0] >> 1)
+
+
 def train(number: int, work: Work, shared: Shared, stopped: Callable[[], bool]) -> None:
     """Be a worker: the same stages as the first worker's, on images of its own.
 
@@ -168,8 +177,7 @@ def train(number: int, work: Work, shared: Shared, stopped: Callable[[], bool]) 
     torch.set_num_threads(1)
     work.reconstructor.own_statistics()
     env = make_env(settings, work.images, work.shown, work.reconstructor)
-    # not number after number: each of its environments begins with the next one, and would have another worker's
-    seed = int(np.random.SeedSequence((settings.seed, number, shared.seen)).generate_state(1, np.uint64)[0] >> 1)
+    seed = seed_of(settings.seed, number, shared.seen)
     env.reset(seed=seed)
     agent.generator = torch.Generator().manual_seed(seed)
     for stage in stages(settings):

@@ -469,3 +469,12 @@ def test_the_history_begins_with_the_untrained_agent_and_has_a_frame_for_each_ro
     assert all(np.array_equal(frame.shown, found[0].shown) for frame in found)
     assert not np.array_equal(found[0].reconstructions, found[-1].reconstructions)
     assert set(found[0].shown.tolist()) <= set(split_held_out(images)[1].tolist())
+
+
+def test_no_two_runs_walk_through_the_images_alike(tmp_path, images):
+    walks = list[int]()
+    for seed in range(3):
+        made = RunSettings(**{**TINY, "seed": seed})
+        with RunDirectory(tmp_path / str(seed)) as directory:
+            walks += [order.seed for order in Pretraining(made, images, directory).env.episodes.orders]
+    assert len(walks) == len(set(walks))
