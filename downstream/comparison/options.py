@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_type_hints
 
 from agents.pretraining.settings import RunSettings
 from ahm_env import SettingsError
-from ahm_env.runs.flags import Flag, pairs
+from ahm_env.runs.flags import Flag, check_kind, pairs
 from downstream.comparison.results.rows import SCRATCH
 from downstream.finetuning.mean_teacher import OWN
 from downstream.finetuning.settings import FinetuneSettings, TrainConfig
@@ -202,6 +202,9 @@ def _finetune_settings(texts: Sequence[str], flag: str) -> dict[str, Any]:
     names = ({field.name for field in fields(TrainConfig)} | own) - {"unlabelled"}
     if odd := sorted(found.keys() - names):
         raise SettingsError(f"{flag} {odd[0]}: there is no such setting here; choose among {', '.join(sorted(names))}")
+    kinds = get_type_hints(FinetuneSettings)
+    for name, value in found.items():
+        check_kind(f"{flag} {name}", value, kinds[name])
     return found
 
 
