@@ -43,7 +43,7 @@ AHM = [sys.executable, "-m", "ahm"]
 def main() -> None:
     """Measure and print."""
     torch.set_num_threads(1)
-    table = Table(title="A / B, median (95 % interval)")
+    table = Table(title="A / B, median (95 % interval; of workers, least – most of three pairs)")
     for heading in ("A", "B", "ratio", "goal"):
         table.add_column(heading, justify="right" if heading in ("ratio", "goal") else "left")
     parts = {

@@ -55,6 +55,8 @@ def connect(address: str, cpus: int | None = None) -> Any:
             create_connection((host, int(port)), CONNECT_SECONDS).close()  # Ray itself would try for minutes
             start(address)
     except (RuntimeError, ValueError, OSError) as error:
+        if address == AUTO:
+            raise SettingsError(f"--cluster {AUTO}: Ray does not start here ({first_line(error)})") from None
         raise SettingsError(
             f"--cluster {address}: no Ray cluster answers ({first_line(error)}); start one with `ray start --head`"
         ) from None

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -41,6 +42,17 @@ def test_ray_that_would_listen_on_every_interface_is_not_started(monkeypatch: py
     monkeypatch.setitem(sys.modules, "ray", sys)
     monkeypatch.delenv(LOOPBACK, raising=False)
     with pytest.raises(SettingsError, match="Ray was imported before"):
+        Cluster("auto", 1, False, print, silent)
+
+
+def test_ray_that_does_not_start_here_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def init(*_: Any, **__: Any) -> None:
+        raise RuntimeError("no room in /dev/shm\nand more")
+
+    for name in ("ray", "ray.util", "ray.util.scheduling_strategies"):
+        monkeypatch.setitem(sys.modules, name, SimpleNamespace(init=init))  # type: ignore[misc]
+    monkeypatch.setenv(LOOPBACK, "0")
+    with pytest.raises(SettingsError, match=r"^--cluster auto: Ray does not start here .no room in /dev/shm.$"):
         Cluster("auto", 1, False, print, silent)
 
 
