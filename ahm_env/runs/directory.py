@@ -190,9 +190,7 @@ class Directory(OwnedDirectory, Generic[S]):
             self._log(row)
 
     def _write_rows(self) -> None:
-        shown = [
-            {name: one if isinstance(one, int) else f"{one:.6g}" for name, one in row.items()} for row in self.rows
-        ]
+        shown = [{name: _written(row[name]) for name in self.columns} for row in self.rows]
         write_rows(self.path / "metrics.csv", shown, self.columns)
 
     def _log(self, row: Row) -> None:
@@ -265,3 +263,7 @@ def free_directory(root: Path, stem: str) -> Path:
     while (root / f"{stem}-{number}").exists():
         number += 1
     return root / f"{stem}-{number}"
+
+
+def _written(number: float) -> str:
+    return str(number) if isinstance(number, int) else f"{number:.6g}"

@@ -337,3 +337,13 @@ def test_the_first_free_number_is_taken(tmp_path: Path) -> None:
     for name in ("a3c-phantom-1", "a3c-phantom-2", "a3c-phantom-4"):
         (tmp_path / name).mkdir()
     assert free_directory(tmp_path, "a3c-phantom") == tmp_path / "a3c-phantom-3"
+
+
+def test_a_row_that_lacks_a_column_is_not_written(tmp_path: Path) -> None:
+    row = dict.fromkeys(COLUMNS, 1.0)
+    with RunDirectory(tmp_path / "run") as run:
+        run.add(row)
+        before = (tmp_path / "run" / "metrics.csv").read_text()
+        with pytest.raises(KeyError, match="reward"):
+            run.add({name: one for name, one in row.items() if name != "reward"})
+        assert (tmp_path / "run" / "metrics.csv").read_text() == before
