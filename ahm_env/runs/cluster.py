@@ -25,7 +25,7 @@ def connect(address: str, cpus: int | None = None) -> Any:
     """Import Ray, and connect to a cluster, or start one on this machine.
 
     Args:
-        address: Of a cluster; `auto` starts one, which nobody else can reach.
+        address: Of a cluster; `auto` starts one, which no other machine can reach.
         cpus: How many CPUs a cluster that is started counts; by default those that there are.
 
     Returns:

@@ -23,7 +23,7 @@ class Cluster:
     directory comes here; one whose node dies goes on elsewhere from there.
 
     Args:
-        address: Of a cluster; `auto` starts one on this machine, which nobody else can reach.
+        address: Of a cluster; `auto` starts one on this machine, which no other machine can reach.
         threads: CPUs of each trial.
         gpu: Whether each trial takes a GPU, where the cluster has any.
         log: Called for each trial that ends, in a line.
