@@ -1,11 +1,12 @@
 """Search for settings of agents, all with the same budget: `python -m benchmarks.search DATA OUT [TRIALS [IMAGES]]`.
 
 Needs Optuna (`pip install optuna`). Each agent of `SPACES` has a study with as many trials; the first one is its
-defaults, the rest are proposed by Optuna's TPE. A trial trains an agent with each of `SEEDS`, which no comparison uses,
-jointly with its own U-Net, and all with the same settings of the run and the same images. What is maximised is the
-hardness of the agent's masks, the mean of sampled and likeliest ones, on one reference U-Net, which was trained on
-random masks with a seed of its own; hardness on the agent's own U-Net is written down beside it. A trial that diverges
-counts. PPO and A2C are credited, and change over a run, as a3c does, so that algorithms are compared and not pay.
+defaults, a few more are drawn at random, the rest are proposed by Optuna's TPE. A trial trains an agent with each of
+`SEEDS`, which no comparison uses, jointly with its own U-Net, and all with the same settings of the run and the same
+images. What is maximised is the hardness of the agent's masks, the mean of sampled and likeliest ones, on one reference
+U-Net, which was trained on random masks with a seed of its own; hardness on the agent's own U-Net is written down
+beside it. A trial that diverges counts. The seeds of a trial run at once, each in a process of one thread. PPO and A2C
+are credited, and change over a run, as a3c does, so that algorithms are compared and not pay.
 
 The studies lie in OUT/search.db, and the same command goes on with them, and with the trial in which it was stopped.
 All that is known is in `OUT/search.csv`; the last lines are what `ahm compare-agents --algos` takes.
@@ -14,7 +15,9 @@ All that is known is in `OUT/search.csv`; the last lines are what `ahm compare-a
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from math import isnan
+from multiprocessing import get_context
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -31,6 +34,7 @@ from downstream.comparison.options import AgentConfig
 from downstream.comparison.trials import PretrainTrial
 
 TRIALS, IMAGES = 20, 8_000
+DRAWN = 4  # trials after which TPE has something to go by
 SEEDS, REFERENCE_SEED = (100, 101), 102
 RUN = {"skip_connections": True, "agent_share": "0.5:1", "workers": 1, "device": "cpu"}
 ACTOR_CRITIC = {
@@ -58,10 +62,11 @@ class Search:
     Args:
         out: Where they are.
         common: Settings of all runs.
+        pool: Processes that train.
     """
 
-    def __init__(self, out: Path, common: dict[str, Any]) -> None:
-        self.out, self.common = out, common
+    def __init__(self, out: Path, common: dict[str, Any], pool: ProcessPoolExecutor) -> None:
+        self.out, self.common, self.pool = out, common, pool
         self.reference = self._run("random", REFERENCE_SEED)
         storage = f"sqlite:///{out / 'search.db'}"
         self.studies = {
@@ -88,7 +93,7 @@ class Search:
             kind: Any = AGENTS[agent.partition("+")[0]].settings_class
             study.enqueue_trial({name: float(str(getattr(kind(), name))) for name in space})
         # a seed for each trial: after an interruption, the same settings are proposed as without
-        study.sampler = optuna.samplers.TPESampler(seed=len(study.get_trials(states=FINISHED)))
+        study.sampler = optuna.samplers.TPESampler(n_startup_trials=DRAWN, seed=len(study.get_trials(states=FINISHED)))
         trial = study.ask()
         found = {name: f"{trial.suggest_float(name, *ends, log=True):.3g}" for name, ends in space.items()}
         pairs = [WRITTEN.get(name, f"{name}={{}}").format(value) for name, value in found.items()]
@@ -100,8 +105,7 @@ class Search:
         trial = self.ask(agent)
         label = trial.user_attrs["label"]
         try:
-            for run in self.runs(label):
-                run.work()
+            list(self.pool.map(PretrainTrial.work, self.runs(label)))
         except TrainingError as error:
             print(time.strftime("%H:%M"), trial.number, label, error, flush=True)
             self.studies[agent].tell(trial, state=TrialState.PRUNED)
@@ -137,9 +141,12 @@ def main(data: str, out: Path, trials: int = TRIALS, images: int = IMAGES) -> No
     torch.set_num_threads(1)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     common = {"data": data, "total_images": images, **RUN}
-    with OwnedDirectory(out, "search.json", "a search") as directory:
+    with (
+        OwnedDirectory(out, "search.json", "a search") as directory,
+        ProcessPoolExecutor(len(SEEDS), get_context("spawn"), torch.set_num_threads, (1,)) as pool,
+    ):
         directory.write_or_check(common)
-        search = Search(out, common)
+        search = Search(out, common, pool)
         search.reference.work()
         for number in range(trials):
             for agent, study in search.studies.items():
