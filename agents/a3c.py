@@ -20,9 +20,9 @@ from torch import Tensor
 
 from agents.agent import Callback, Env, Infos, begin, summary
 from agents.annealing import LinearSchedule, read_schedules
-from agents.mask_size import SizeChoice
-from agents.networks import Maps, MaskingNetwork, NetworkAgent
-from agents.subsets import OrderedSubset
+from agents.policy.mask_size import SizeChoice
+from agents.policy.networks import Maps, MaskingNetwork, NetworkAgent
+from agents.policy.subsets import OrderedSubset
 from ahm_env.masks import mean_over
 from ahm_env.model.devices import as_tensor
 from ahm_env.model.optimiser import SharedAdam

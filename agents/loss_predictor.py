@@ -10,7 +10,7 @@ from torch import Tensor
 
 from agents.agent import Callback, Env, begin, summary
 from agents.baselines import Pixels, Scores, ScoringAgent, unet_of
-from agents.networks import NetworkAgent
+from agents.policy.networks import NetworkAgent
 from ahm_env import Reconstructor
 from ahm_env.masks import mean_over
 from ahm_env.model.devices import as_tensor

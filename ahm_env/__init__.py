@@ -6,7 +6,8 @@ learns from the masks.
 
 import gymnasium
 
-from ahm_env.env import PatchMaskEnv, PatchMaskVectorEnv
+from ahm_env.environment.env import PatchMaskEnv, PatchMaskVectorEnv
+from ahm_env.environment.wrappers import MultiDiscreteActions, ScoreActions, VectorScoreActions
 from ahm_env.errors import ActionError, AHMError, CheckpointError, ImageError, RunError, SettingsError, TrainingError
 from ahm_env.images.dataset.image_set import ImageSet
 from ahm_env.images.dataset.loader import find_file, find_files, load_images
@@ -17,7 +18,6 @@ from ahm_env.masks import MaskRatio, PatchGrid
 from ahm_env.model.reconstruction import Reconstructor
 from ahm_env.model.unet import UNet
 from ahm_env.model.weights import Standardisation
-from ahm_env.wrappers import MultiDiscreteActions, ScoreActions, VectorScoreActions
 
 __all__ = [
     "AHMError",
@@ -51,8 +51,8 @@ __all__ = [
 for _id, _co_train in (("AHM/PatchMask-v0", False), ("AHM/PatchMaskCoTrain-v0", True)):
     gymnasium.register(
         id=_id,
-        entry_point="ahm_env.env:PatchMaskEnv",
-        vector_entry_point="ahm_env.env:PatchMaskVectorEnv",
+        entry_point="ahm_env.environment.env:PatchMaskEnv",
+        vector_entry_point="ahm_env.environment.env:PatchMaskVectorEnv",
         nondeterministic=_co_train,
         kwargs={"co_train": _co_train},
     )

@@ -6,7 +6,6 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
-from ahm_env.episodes import EnvIds, Episodes
 from ahm_env.images.pixels.opencv import cv2
 from ahm_env.masks import Bools, PatchGrid
 
@@ -132,11 +131,3 @@ def reconstruction_columns(images: Pixels, masks: Bools, reconstructions: Pixels
         "reconstruction": np.where(pixels, made, shown),
         "patch loss": loss.astype(np.uint8),
     }
-
-
-def episode_panel(episodes: Episodes, env_ids: EnvIds) -> Pixels:
-    """Panel of episodes as they stand: image, masked image, reconstruction and patch losses."""
-    images, masks = episodes.images.images(episodes.image[env_ids]), episodes.hidden[env_ids]
-    made = episodes.reconstructor.reconstruct(images, masks)
-    losses = episodes.patch_loss[env_ids]
-    return panel({"image": as_rgb(images), **reconstruction_columns(images, masks, made, losses)})

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from agents.networks import NetworkAgent
+from agents.policy.networks import NetworkAgent
 from agents.pretraining.settings import RunSettings
 from agents.pretraining.workers import Work, train
 from agents.registry import agent_class
@@ -41,7 +41,7 @@ class Nodes:
         if not isinstance(work.agent, NetworkAgent) and work.agent.state().keys() != {"generator"}:
             raise SettingsError(
                 f"{work.agent.name} keeps what it learns in a way of its own; on a cluster only an agent of "
-                f"agents.networks:NetworkAgent can be trained: leave out --cluster"
+                f"agents.policy.networks:NetworkAgent can be trained: leave out --cluster"
             )
         self._ray, self._count, self._warn = ray, count, warn
         server = ray.remote(ParameterServer).options(num_cpus=0, scheduling_strategy=here(ray))

@@ -10,7 +10,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import Tensor
 
 from agents.agent import Problem
-from agents.networks import Maps, MaskingNetwork
+from agents.policy.networks import Maps, MaskingNetwork
 from agents.sb3.settings import SB3Settings
 
 

@@ -11,8 +11,9 @@ from typing import Any, ClassVar, Generic, Self, TypeVar
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
-from ahm_env import CheckpointError, ImageSet, RunError, SettingsError
+from ahm_env.errors import CheckpointError, RunError, SettingsError
 from ahm_env.files import load_tensors, occupied, read_rows, save_tensors, write_rows
+from ahm_env.images.dataset.image_set import ImageSet
 from ahm_env.runs.flags import flag_name
 from ahm_env.runs.owned_directory import OwnedDirectory
 from ahm_env.runs.provenance import provenance

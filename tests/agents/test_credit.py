@@ -13,9 +13,9 @@ from torch.distributions import Bernoulli
 from agents import A3C, A2CSettings, A3CSettings
 from agents.a3c import Step
 from agents.agent import Problem
-from agents.networks import Maps
+from agents.policy.networks import Maps
+from agents.policy.subsets import OrderedSubset
 from agents.sb3.patch_credit import PatchRolloutBuffer
-from agents.subsets import OrderedSubset
 
 PLAIN = torch.tensor([0.3, 2.0, 1.1, 0.6], dtype=torch.float64)  # what four patches cost if nothing else is hidden
 TOGETHER = torch.tensor([[0, 3, 0, 0], [2, 0, 0, 0], [0, 0, 0, 0], [0, 1, 0, 0]], dtype=torch.float64)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from agents.subsets import OrderedSubset
+from agents.policy.subsets import OrderedSubset
 
 LOGITS = torch.tensor([0.3, -1.2, 2.0, 0.0, 0.9], dtype=torch.float64)
 REWARDS = torch.tensor([1.0, 3.0, -0.5, 2.0, 0.7], dtype=torch.float64)

@@ -20,7 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import ahm_env
-from ahm_env.env import PatchMaskEnv, PatchMaskVectorEnv
+from ahm_env.environment.env import PatchMaskEnv, PatchMaskVectorEnv
 from ahm_env.errors import ActionError, AHMError, CheckpointError, ImageError, SettingsError
 from ahm_env.masks import PatchGrid
 from ahm_env.model.reconstruction import Reconstructor
@@ -127,8 +127,8 @@ def test_both_environments_are_registered_on_import():
     assert not frozen.nondeterministic
     assert co_train.nondeterministic
     for spec in (frozen, co_train):
-        assert spec.entry_point == "ahm_env.env:PatchMaskEnv"
-        assert spec.vector_entry_point == "ahm_env.env:PatchMaskVectorEnv"
+        assert spec.entry_point == "ahm_env.environment.env:PatchMaskEnv"
+        assert spec.vector_entry_point == "ahm_env.environment.env:PatchMaskVectorEnv"
         assert spec.max_episode_steps is None
         assert spec.additional_wrappers == ()
 

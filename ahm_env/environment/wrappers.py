@@ -10,10 +10,11 @@ from gymnasium.utils import RecordConstructorArgs
 from gymnasium.vector import VectorActionWrapper, VectorEnv
 from gymnasium.vector.utils import batch_space
 
-from ahm_env.env import PatchMaskEnv, PatchMaskVectorEnv, Pixels
-from ahm_env.episodes import EnvIds, Episodes
+from ahm_env.environment.env import PatchMaskEnv, PatchMaskVectorEnv
+from ahm_env.environment.episodes import EnvIds, Episodes
 from ahm_env.errors import ActionError, SettingsError
 from ahm_env.masks import highest
+from ahm_env.rendering import Pixels
 
 Scores = npt.NDArray[np.floating[Any]]
 Actions = npt.NDArray[np.int8]

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ahm_env.episodes import Episodes, EpochSampler
+from ahm_env.environment.episodes import Episodes, EpochSampler
 from ahm_env.errors import SettingsError
 from ahm_env.masks import MaskRatio, PatchGrid, rounded
 from ahm_env.model.reconstruction import Reconstructor
@@ -93,7 +93,7 @@ def test_every_epoch_and_every_seed_has_an_order_of_its_own():
 
 
 def test_of_a_long_order_a_part_is_known_at_a_time(monkeypatch):
-    monkeypatch.setattr("ahm_env.episodes.AHEAD", 7)
+    monkeypatch.setattr("ahm_env.environment.episodes.AHEAD", 7)
     whole = [image for epoch in range(2) for image in np.random.default_rng((1, epoch)).permutation(20)]
     order = EpochSampler(20, 1)
     assert [order.next() for _ in range(40)] == whole

@@ -12,17 +12,23 @@ from gymnasium.utils import seeding
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
-from ahm_env.checks import PlainSpec, read_actions, read_images, read_reset_mask, refuse_a_unet_each, release
-from ahm_env.episodes import EnvIds, Episodes
+from ahm_env.environment.checks import (
+    PlainSpec,
+    read_actions,
+    read_images,
+    read_reset_mask,
+    refuse_a_unet_each,
+    release,
+)
+from ahm_env.environment.episodes import EnvIds, Episodes
 from ahm_env.errors import SettingsError
 from ahm_env.images.dataset.image_set import ImageSet
 from ahm_env.images.dataset.loader import load_images
 from ahm_env.masks import Bools, Ints, MaskRatio, PatchGrid
 from ahm_env.model.reconstruction import Reconstructor
 from ahm_env.model.weights import DEFAULT_UNET, Standardisation
-from ahm_env.rendering import episode_panel
+from ahm_env.rendering import Pixels
 
-Pixels = npt.NDArray[np.uint8]
 Info = dict[str, Any]
 
 
@@ -154,7 +160,7 @@ class PatchMaskEnv(_Masking, gym.Env[Pixels, npt.NDArray[np.int8]]):
 
     def render(self) -> Pixels | None:
         """Panel `(H, W, 3)`: image, masked image, reconstruction, patch losses."""
-        return None if self.render_mode is None else episode_panel(self.episodes, self._all)
+        return None if self.render_mode is None else self.episodes.panel(self._all)
 
     def close(self) -> None:
         """Close the environment; another one may train its U-Net."""
@@ -279,7 +285,7 @@ class PatchMaskVectorEnv(_Masking, VectorEnv[Pixels, npt.NDArray[np.int8], npt.N
         """Draw one panel for each environment; return None without a render mode."""
         if self.render_mode is None:
             return None
-        return tuple(episode_panel(self.episodes, env_ids) for env_ids in self._all[:, None])
+        return tuple(self.episodes.panel(env_ids) for env_ids in self._all[:, None])
 
     def _infos(self, which: Bools) -> Info:
         """Infos in Gymnasium's vector form: rows of environments that have none are zero, `_key` says which have."""

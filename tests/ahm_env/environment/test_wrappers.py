@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from ahm_env import MultiDiscreteActions, ScoreActions, VectorScoreActions
-from ahm_env.env import PatchMaskEnv, PatchMaskVectorEnv
+from ahm_env.environment.env import PatchMaskEnv, PatchMaskVectorEnv
+from ahm_env.environment.wrappers import hide_highest
 from ahm_env.errors import ActionError, SettingsError
-from ahm_env.wrappers import hide_highest
 
 pytestmark = pytest.mark.usefixtures("one_thread", "own_cache")
 

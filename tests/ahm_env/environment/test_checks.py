@@ -12,7 +12,7 @@ from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv
 from stable_baselines3.common.env_util import make_vec_env
 
 from ahm_env import ActionError, PatchGrid, PatchMaskEnv, PatchMaskVectorEnv, Reconstructor, SettingsError
-from ahm_env.checks import read_actions
+from ahm_env.environment.checks import read_actions
 from ahm_env.model.weights import Standardisation
 
 pytestmark = pytest.mark.usefixtures("one_thread", "own_cache")

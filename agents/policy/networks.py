@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn import Parameter, functional
 
 from agents.agent import Agent
-from agents.mask_size import SizeHead
 from agents.moments import RunningMoments
+from agents.policy.mask_size import SizeHead
 from ahm_env.errors import SettingsError, TrainingError
 from ahm_env.model.optimiser import SharedAdam
 from ahm_env.model.ranks import gather, share, sum_gradients

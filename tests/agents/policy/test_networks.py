@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from agents.networks import MaskingNetwork, SmallConv, VGG16Blocks
+from agents.policy.networks import MaskingNetwork, SmallConv, VGG16Blocks
 from ahm_env import CheckpointError, ImageSet, SettingsError
 
 ONE_SIZE, THREE_SIZES = None, torch.tensor([4, 8, 12])

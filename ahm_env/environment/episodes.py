@@ -14,6 +14,7 @@ from ahm_env.errors import SettingsError
 from ahm_env.images.dataset.image_set import ImageSet
 from ahm_env.masks import Bools, Ints, MaskRatio, fill_quota, mean_over, step_quota
 from ahm_env.model.reconstruction import Reconstructor
+from ahm_env.rendering import Pixels, as_rgb, panel, reconstruction_columns
 
 EnvIds = Ints  # numbers of episodes
 AHEAD = 4096  # images that a walk knows at a time
@@ -202,6 +203,13 @@ class Episodes:
             images, masks = self.images.images(self.image[env_ids]), self.hidden[env_ids]
             score = self.reconstructor.learn if self.co_train else self.reconstructor.patch_losses
             self.patch_loss[env_ids] = score(images, masks)
+
+    def panel(self, env_ids: EnvIds) -> Pixels:
+        """Draw episodes as they stand, a row each: image, masked image, reconstruction and patch losses."""
+        images, masks = self.images.images(self.image[env_ids]), self.hidden[env_ids]
+        made = self.reconstructor.reconstruct(images, masks)
+        columns = reconstruction_columns(images, masks, made, self.patch_loss[env_ids])
+        return panel({"image": as_rgb(images), **columns})
 
     def state(self) -> list[dict[str, Any]]:
         """State, as JSON can hold it, from which `begin` starts the current episodes once more."""

@@ -5,7 +5,7 @@ from math import exp, log
 import pytest
 import torch
 
-from agents.mask_size import SizeChoice, SizeHead
+from agents.policy.mask_size import SizeChoice, SizeHead
 
 QUOTAS = torch.tensor([4, 8, 12])
 

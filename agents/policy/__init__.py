@@ -1,0 +1,1 @@
+"""The policy network, and the masks that it draws: which patches, and how many."""
