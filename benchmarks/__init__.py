@@ -1,1 +1,1 @@
-"""Measured ratios, each within one run of this machine. `python -m benchmarks` prints them as a table."""
+"""Measurements and experiments. `python -m benchmarks` prints ratios, each taken within one run, as a table."""

@@ -21,7 +21,7 @@ from rich.table import Table
 from agents import A3C, Agent, make_agent
 from ahm_env import PatchMaskVectorEnv
 from ahm_env.model.devices import describe_precision, has_bf16
-from benchmarks.loops import (
+from benchmarks.speed.loops import (
     BATCH,
     WIDTH,
     bare_training,
@@ -34,7 +34,7 @@ from benchmarks.loops import (
     times,
     train_images,
 )
-from benchmarks.timing import commands_in_turn, in_turn, shown
+from benchmarks.speed.timing import commands_in_turn, in_turn, shown
 
 ROLLOUTS = 288  # images: three rollouts of PPO
 AHM = [sys.executable, "-m", "ahm"]

@@ -80,7 +80,7 @@ def write_sources(folder: Path) -> None:
     """Draw small sources of each format."""
     import cv2
 
-    from benchmarks.dicom import write
+    from benchmarks.reading.dicom import write
 
     rng = np.random.default_rng(0)
     images = rng.integers(0, 255, (6, 40, 32, 3), np.uint8)

@@ -1,4 +1,4 @@
-"""Files made to harm are refused; how soon, `python -m benchmarks.crafted` measures."""
+"""Files made to harm are refused; how soon, `python -m benchmarks.reading.crafted` measures."""
 
 from pathlib import Path
 

@@ -1,6 +1,6 @@
 """Real files that come with packages, read as others read them, or refused, or on a list with the reason.
 
-`python -m benchmarks.references` prints the counts as a table, of other folders, too.
+`python -m benchmarks.reading.references` prints the counts as a table, of other folders, too.
 """
 
 from collections.abc import Callable

@@ -1,12 +1,13 @@
-"""Search for settings of agents, all with the same budget: `python -m benchmarks.search DATA OUT [TRIALS [IMAGES]]`.
+"""Search for settings of agents, all with the same budget.
 
-Needs Optuna (`pip install optuna`). Each agent of `SPACES` has a study with as many trials; the first one is its
-defaults, a few more are drawn at random, the rest are proposed by Optuna's TPE. A trial trains an agent with each of
-`SEEDS`, which no comparison uses, jointly with its own U-Net, and all with the same settings of the run and the same
-images. What is maximised is the hardness of the agent's masks, the mean of sampled and likeliest ones, on one reference
-U-Net, which was trained on random masks with a seed of its own; hardness on the agent's own U-Net is written down
-beside it. A trial that diverges counts. The seeds of a trial run at once, each in a process of one thread. PPO and A2C
-are credited, and change over a run, as a3c does, so that algorithms are compared and not pay.
+Called by `python -m benchmarks.experiments.search DATA OUT [TRIALS [IMAGES]]`. Needs Optuna (`pip install optuna`).
+Each agent of `SPACES` has a study with as many trials; the first one is its defaults, a few more are drawn at random,
+the rest are proposed by Optuna's TPE. A trial trains an agent with each of `SEEDS`, which no comparison uses, jointly
+with its own U-Net, and all with the same settings of the run and the same images. What is maximised is the hardness of
+the agent's masks, the mean of sampled and likeliest ones, on one reference U-Net, which was trained on random masks
+with a seed of its own; hardness on the agent's own U-Net is written down beside it. A trial that diverges counts. The
+seeds of a trial run at once, each in a process of one thread. PPO and A2C are credited, and change over a run, as a3c
+does, so that algorithms are compared and not pay.
 
 The studies lie in OUT/search.db, and the same command goes on with them, and with the trial in which it was stopped.
 All that is known is in `OUT/search.csv`; the last lines are what `ahm compare-agents --algos` takes.

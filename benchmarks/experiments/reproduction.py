@@ -1,9 +1,10 @@
-"""The original publication's table under its protocol: `python -m benchmarks.reproduction DATA OUT [PATTERN]`.
+"""The original publication's table under its protocol.
 
-DATA is a folder with the set `isic2018`. A U-Net, directly or after pretraining on random or on the agent's masks,
-learns to segment; then VGG16 learns to classify the lesions that this U-Net cuts out. Pretraining has `--preset paper`
-and the three stages of the published code, both ways of fine-tuning have `--preset paper`. All labels of the train
-split are learned from, the last state is kept, and it is tested once on `val`, of which training sees nothing.
+Called by `python -m benchmarks.experiments.reproduction DATA OUT [PATTERN]`. DATA is a folder with the set `isic2018`.
+A U-Net, directly or after pretraining on random or on the agent's masks, learns to segment; then VGG16 learns to
+classify the lesions that this U-Net cuts out. Pretraining has `--preset paper` and the three stages of the published
+code, both ways of fine-tuning have `--preset paper`. All labels of the train split are learned from, the last state is
+kept, and it is tested once on `val`, of which training sees nothing.
 
 Unlike the original: public images; 64 px and a U-Net of width 16 instead of 320 px and 64; patches of 4 px, which makes
 a grid of 16 x 16 (there 20 x 20); crops of 32 px, and no published weights for VGG16. The original's numbers of images
@@ -45,7 +46,7 @@ PRETRAINING: dict[str, Any] = {"image_size": 64, "patch_size": 4, "width": 16, "
 SEGMENTATION: dict[str, Any] = {"steps": 1_600}  # four epochs
 CLASSIFICATION: dict[str, Any] = {"model": "vgg16", "image_size": 32, "class_weights": False, "steps": 1_200}  # three
 
-RESULTS = Path(__file__).parents[1] / "docs" / "results" / "reproduction.csv"
+RESULTS = Path(__file__).parents[2] / "docs" / "results" / "reproduction.csv"
 
 
 def run_stage(stage: str, data: Path, path: Path, seed: int, arm: str) -> int:

@@ -1,11 +1,12 @@
-"""What unlabelled images and pretraining are worth with few labels: `python -m benchmarks.proof DATA OUT [PATTERN]`.
+"""What unlabelled images and pretraining are worth with few labels.
 
-DATA is a folder with the sets that `benchmarks/proof.toml` names: it says which arms are compared, on how many draws,
-and by which tests. A cell is one fine-tuning, or the pretraining that it starts from, in a directory of its own, so
-that the same command goes on where it was stopped; PATTERN, a regular expression, chooses cells by their names,
-SET/LABELS/ARM/DRAW, and several processes may share the work. What is done is in `docs/results/proof-SET.csv`, and is
-not done again where OUT is lost. Instead of DATA OUT, `tables` prints the tables as Markdown, and `figure FILE` draws
-what is known of the supervised arms and of the unlabelled images.
+Called by `python -m benchmarks.experiments.proof DATA OUT [PATTERN]`. DATA is a folder with the sets that
+`benchmarks/experiments/proof.toml` names: it says which arms are compared, on how many draws, and by which tests. A
+cell is one fine-tuning, or the pretraining that it starts from, in a directory of its own, so that the same command
+goes on where it was stopped; PATTERN, a regular expression, chooses cells by their names, SET/LABELS/ARM/DRAW, and
+several processes may share the work. What is done is in `docs/results/proof-SET.csv`, and is not done again where OUT
+is lost. Instead of DATA OUT, `tables` prints the tables as Markdown, and `figure FILE` draws what is known of the
+supervised arms and of the unlabelled images.
 """
 
 import os
@@ -23,7 +24,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from ahm_env.errors import InterruptionError
-from benchmarks.reproduction import as_markdown
+from benchmarks.experiments.reproduction import as_markdown
 from downstream.comparison.experiment import Experiment
 from downstream.comparison.options import Downstream, count_name
 from downstream.comparison.results.rows import Row, grouped, read_results, write_results
@@ -32,7 +33,7 @@ from downstream.comparison.trials import FinetuneTrial, PretrainTrial, Trial
 from downstream.evaluation.statistics import holm, p_text
 
 PLAN: dict[str, Any] = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
-RESULTS = Path(__file__).parents[1] / "docs" / "results"
+RESULTS = Path(__file__).parents[2] / "docs" / "results"
 RUNS = 3  # pretraining runs of an agent
 TASK = "segmentation"
 KEY = 6  # columns of a row that name its trial

@@ -1,4 +1,4 @@
-"""Damaged files: `python -m benchmarks.fuzzing [COUNT] [SEED]` (needs the extra `medical`).
+"""Damaged files: `python -m benchmarks.reading.fuzzing [COUNT] [SEED]` (needs the extra `medical`).
 
 Makes small files of every kind that is read – PNG, JPEG, TIFF, BMP, .npz, NIfTI, DICOM in several transfer syntaxes,
 masks of DICOM images, labels.csv, checkpoints – changes some bytes of them COUNT times (by default 100,000), and reads

@@ -1,9 +1,10 @@
-"""Private memory of training, predicting, checking: `python -m benchmarks.memory [million|predict|check]` (Linux).
+"""Private memory of training, predicting, checking.
 
-Training: writes two `.npz` files of 1,000 and 100,000 images of noise at 64 px into a temporary folder (0.4 GB), trains
-on each, and prints the largest private memory (RssAnon) of the process, once while the images are decoded and once from
-the cache; `million`: of 1,000 and 1,000,000 (4 GB, and as much for the cache). Predicting: 1,000 and 10,000 files, with
-overlays. Checking: 1,000 and 100,000 files with masks and splits.
+Called by `python -m benchmarks.speed.memory [million|predict|check]` (Linux). Training: writes two `.npz` files of
+1,000 and 100,000 images of noise at 64 px into a temporary folder (0.4 GB), trains on each, and prints the largest
+private memory (RssAnon) of the process, once while the images are decoded and once from the cache; `million`: of 1,000
+and 1,000,000 (4 GB, and as much for the cache). Predicting: 1,000 and 10,000 files, with overlays. Checking: 1,000 and
+100,000 files with masks and splits.
 """
 
 import os

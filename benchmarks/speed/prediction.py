@@ -1,4 +1,4 @@
-"""How close prediction comes to what its slowest part takes alone: `python -m benchmarks.prediction [COUNT]`.
+"""How close prediction comes to what its slowest part takes alone: `python -m benchmarks.speed.prediction [COUNT]`.
 
 COUNT (64) PNGs of 512 px are predicted by a segmenter of width 32 at 128 px, in one thread, while threads of its own
 decode and write. In turn, by the clock, which needs free cores; and by CPU of the main thread, where the network
@@ -20,7 +20,7 @@ from ahm_env import load_images
 from ahm_env.images.dataset.builder import in_order
 from ahm_env.images.pixels.png import save_picture
 from ahm_env.images.source import Sample
-from benchmarks.timing import shown
+from benchmarks.speed.timing import shown
 from downstream import predict
 from downstream.evaluation.segmentation import BATCH
 from downstream.models.model import MODEL_FILE, Model, ModelSpec

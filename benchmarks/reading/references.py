@@ -1,4 +1,4 @@
-"""Read real files with our readers and with others: `python -m benchmarks.references [FOLDER …]`.
+"""Read real files with our readers and with others: `python -m benchmarks.reading.references [FOLDER …]`.
 
 Without folders, all files that come with the packages that are installed; SimpleITK and scikit-image come with the
 extra `dev`. Prints a table, what is listed and why, and what differs without being listed.

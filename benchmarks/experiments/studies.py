@@ -1,7 +1,7 @@
-"""What agents can learn on one frozen U-Net: `python -m benchmarks.studies STUDY UNET DATA [IMAGES [SEEDS [FIRST]]]`.
+"""What agents can learn on one frozen U-Net.
 
-IMAGES are shown to each agent, with so many SEEDS from the FIRST on (0). Studies are `coordination`, `credit`,
-`exploration` and `size`.
+Called by `python -m benchmarks.experiments.studies STUDY UNET DATA [IMAGES [SEEDS [FIRST]]]`. IMAGES are shown to each
+agent, with so many SEEDS from the FIRST on (0). Studies are `coordination`, `credit`, `exploration` and `size`.
 
 Coordination: does hiding neighbours together pay? `hard-patches` regresses every patch's loss on its own, so it can
 only rank patches (half of its masks are random in training, as in HPM, or it would never learn of patches that it does

@@ -1,4 +1,4 @@
-"""Choosing how to fine-tune, without a test image: `python -m benchmarks.recipes DATA OUT [PATTERN]`.
+"""Choosing how to fine-tune, without a test image: `python -m benchmarks.experiments.recipes DATA OUT [PATTERN]`.
 
 DATA is a folder with the sets `isic2018` and `kvasir`. Of the train split of each, some images are set aside by a seed
 (320 and 150); they are neither labelled nor unlabelled nor pretrained on here, and recipes are compared by the Dice on
@@ -35,7 +35,7 @@ from downstream.models.pretrained import PretrainedWeights
 SETS = {"isic2018": 320, "kvasir": 150}
 SEED = 2026  # of what is set aside
 LABELS = 25
-RESULTS = Path(__file__).parents[1] / "docs" / "results" / "recipes.csv"
+RESULTS = Path(__file__).parents[2] / "docs" / "results" / "recipes.csv"
 COLUMNS = ("set", "recipe", "draw", "labels", "set_aside", "dice", "loss", "unlabelled_loss", "confident", "seconds")
 
 # What is tried, most wanted first

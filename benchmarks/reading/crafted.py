@@ -1,4 +1,4 @@
-"""Crafted files: `python -m benchmarks.crafted` (Linux; needs the extra `medical`).
+"""Crafted files: `python -m benchmarks.reading.crafted` (Linux; needs the extra `medical`).
 
 Makes files that ask for more than there is, or for what they must not have – bombs, sizes of 100,000 x 100,000,
 pickles, links that lead out of the folder – and reads each as the product does. Each must be refused, within a second
@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ahm_env.errors import AHMError
-from benchmarks.memory import in_use
+from benchmarks.speed.memory import in_use
 from tests.crafted import make, read_source
 
 SECONDS, MEGABYTES = 1.0, 500

@@ -1,4 +1,4 @@
-"""Reading DICOM: `python -m benchmarks.dicom` (Linux; needs the extra `medical`).
+"""Reading DICOM: `python -m benchmarks.reading.dicom` (Linux; needs the extra `medical`).
 
 Writes trees of 1,000 and 20,000 CT slices of 256 x 256 into a temporary folder (2.8 GB), half of them compressed (RLE),
 and loads each twice, in new processes: images/s and the largest private memory (RssAnon) of all processes while
@@ -20,7 +20,7 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, RLELossless, gen
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.memory import in_use
+from benchmarks.speed.memory import in_use
 
 SIDE = 256
 LOAD = """

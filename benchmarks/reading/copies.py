@@ -1,4 +1,4 @@
-"""How well copies are told from other images: `python -m benchmarks.copies ../shared/data/*`.
+"""How well copies are told from other images: `python -m benchmarks.reading.copies ../shared/data/*`.
 
 Of each set: the highest correlations between images of different patients that are below the threshold, and the pairs
 above it, to be looked at; then, of the changed copies of a hundred images, how many lie above the threshold and how

@@ -1,6 +1,7 @@
-"""What workers on a cluster cost, and how many a parameter server can serve: `python -m benchmarks.nodes [PART …]`.
+"""What workers on a cluster cost, and how many a parameter server can serve.
 
-Parts are `speed`, `server`, `hardness`; by default the first two. All of it runs on this machine, patch 8, a3c.
+Called by `python -m benchmarks.speed.nodes [PART …]`. Parts are `speed`, `server`, `hardness`; by default the first
+two. All of it runs on this machine, patch 8, a3c.
 
 `speed`: images a second of two workers on a cluster (`--cluster auto`) over those of two processes, in turn, in the
 second half of their runs, and images a second of CPU, which other processes disturb less; medians over three pairs,

@@ -1,4 +1,4 @@
-"""Images a second of others' masked pretraining beside ours: `python -m benchmarks.peers CLONE…`.
+"""Images a second of others' masked pretraining beside ours: `python -m benchmarks.speed.peers CLONE…`.
 
 Each CLONE is a folder with code of others, which this runs: SparK (github.com/keyu-tian/SparK; it needs timm). All have
 images of 64 px in batches of 12, patches of 16, half of them hidden, an encoder of width 16, and Adam; in one thread,
@@ -18,7 +18,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from ahm_env.model.unet import UNet
-from benchmarks.loops import (
+from benchmarks.speed.loops import (
     BATCH,
     SIZE,
     STEPS,
@@ -30,7 +30,7 @@ from benchmarks.loops import (
     times,
     train_images,
 )
-from benchmarks.timing import in_turn, shown
+from benchmarks.speed.timing import in_turn, shown
 from downstream.models.model import ENCODER
 
 PATCH = 16  # what a patch has to be where it is a cell of the deepest level

@@ -1,0 +1,1 @@
+"""What unlabelled images, pretraining and agents are worth: experiments that survive an interruption."""

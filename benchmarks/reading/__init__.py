@@ -1,0 +1,1 @@
+"""What reading files takes, and whether they are read right, also damaged and crafted ones."""

@@ -1,0 +1,1 @@
+"""Seconds, images a second and memory, measured as ratios in one run."""
