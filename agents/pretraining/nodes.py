@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from time import monotonic
 from typing import Any
 
 from agents.policy.networks import NetworkAgent
@@ -16,6 +17,7 @@ from ahm_env.runs.cluster import here
 
 STALEST = 4  # times the number of workers is the staleness that is taken: of a worker four times as slow as the others
 TRIES = 3  # times that a worker is started
+PATIENCE = 60.0  # seconds for a worker to find a CPU, until the user is told
 
 
 class Nodes:
@@ -50,6 +52,7 @@ class Nodes:
         self._work = ray.put(replace(work.lent(), settings=settings, images=LentImages(work.images)))
         self.shared = Link(ray, self._server, learners(work))
         self._running: dict[Any, tuple[int, int, Any]] = {}
+        self._waiting: dict[Any, tuple[int, float]] = {}
 
     def __enter__(self) -> "Nodes":
         for number in range(1, self._count):
@@ -73,9 +76,13 @@ class Nodes:
         Raises:
             TrainingError: A worker failed, or has died several times.
         """
-        running = list(self._running)
-        ended = self._ray.wait(running, num_returns=len(running), timeout=0)[0] if running else []
-        for task in ended:
+        for task in self._ended(self._waiting):
+            self._waiting.pop(task)
+        for task, (number, since) in list(self._waiting.items()):
+            if monotonic() - since > PATIENCE:
+                self._warn(f"worker {number} waits for a CPU, as something else uses the cluster; the others go on")
+                self._waiting.pop(task)
+        for task in self._ended(self._running):
             number, tries, _ = self._running.pop(task)
             try:
                 failure = self._ray.get(task)
@@ -100,8 +107,12 @@ class Nodes:
         if self._server is not None:
             self.shared.fetch()
 
+    def _ended(self, tasks: Mapping[Any, object]) -> list[Any]:
+        return list(self._ray.wait(list(tasks), num_returns=len(tasks), timeout=0)[0]) if tasks else []
+
     def _start(self, number: int, tries: int) -> None:
         worker = self._ray.remote(Worker).options(num_cpus=1, scheduling_strategy="SPREAD").remote()
+        self._waiting[worker.__ray_ready__.remote()] = number, monotonic()
         self._running[worker.train.remote(number, self._work, self._server)] = number, tries, worker
 
 

@@ -45,6 +45,7 @@ class Cluster:
         gpu &= gpus > 0
         self.size = int(gpus if gpu else cpus // threads)
         if not self.size:
+            ray.shutdown()
             raise SettingsError(f"--cluster {address}: has no CPU to train on; start its nodes with some")
         self._largest = int(max(node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]))
         self._train, self._gpus = ray.remote(_train), int(gpu)

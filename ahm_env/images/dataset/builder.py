@@ -1,6 +1,5 @@
 """Decodes an index into a cache entry: in a few threads, in order, in flat memory."""
 
-import os
 from array import array
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -20,8 +19,9 @@ from ahm_env.images.pixels.fit import Image8, PixelSettings, fit_image, fit_mask
 from ahm_env.images.pixels.opencv import cv2
 from ahm_env.images.privacy import refuse_path
 from ahm_env.images.source import DatasetIndex, Entry, Sample
+from ahm_env.model.devices import count_cores
 
-THREADS = min(4, os.cpu_count() or 1)
+THREADS = min(4, count_cores())
 AHEAD = 4 * THREADS
 MANY = 256  # images from which it pays to start processes
 BATCH = 16  # images a process is given at once: slices of one volume, mostly

@@ -193,6 +193,41 @@ def test_what_dies_again_and_again_ends_the_run_which_goes_on_without_a_cluster(
     assert pretrain(out=out, resume=True, workers=1).metrics["images"] == 96
 
 
+@pytest.mark.slow
+def test_a_worker_that_waits_for_a_cpu_is_told_once(
+    nodes: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Something else has one of the two CPUs; the run ends without that worker."""
+    import ray
+
+    def one_is_there() -> bool:
+        run.workers.check()
+        return len(run.workers._waiting) == 1
+
+    def act(_: int) -> None:
+        if not waited:
+            wait_for(one_is_there)
+            monkeypatch.setattr("agents.pretraining.nodes.PATIENCE", 0.0)
+            waited.append(True)
+
+    waited, watching = list[bool](), Watching(act)
+    with open_run(
+        {**SHAPE, "workers": 3, "total_images": 120}, None, tmp_path / "run", False, cluster=nodes[0].address
+    ) as run:
+        other = ray.remote(Busy).options(num_cpus=1).remote()
+        ray.get(other.__ray_ready__.remote())
+        run.run(watching)
+        ray.kill(other)
+    assert [re.sub(r"\d", "", text) for text in watching.warnings] == [
+        "worker  waits for a CPU, as something else uses the cluster; the others go on"
+    ]
+    assert rows(tmp_path / "run")[-1]["images"] >= 120
+
+
+class Busy:
+    """An actor of somebody else."""
+
+
 def seen(run: Path) -> int:
     return max((int(path.stem) for path in run.glob("checkpoints/[0-9]*.safetensors")), default=0)
 
