@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from ahm_env.errors import CheckpointError, RunError, SettingsError
-from ahm_env.files import load_tensors, occupied, read_rows, save_tensors, write_rows
+from ahm_env.files import load_tensors, read_rows, save_tensors, write_rows
 from ahm_env.images.dataset.image_set import ImageSet
 from ahm_env.runs.flags import flag_name
 from ahm_env.runs.owned_directory import OwnedDirectory
@@ -111,8 +111,7 @@ class Directory(OwnedDirectory, Generic[S]):
         if existing is not None:
             flags = ", ".join(flag_name(type(settings), name) for name in existing.changes(settings))
             raise RunError(f"{path}: holds a run with another {flags}; choose another --out")
-        if occupied(path):
-            raise RunError(f"{path}: is not empty and holds no run; choose another --out")
+        directory.read()  # refuses one that holds something else
         return directory
 
     @classmethod

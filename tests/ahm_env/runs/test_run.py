@@ -197,7 +197,7 @@ def test_a_new_run_takes_no_place_that_is_taken(tmp_path: Path, monkeypatch: pyt
         Sheet.claim(Path("taken"), "sum", Adding(steps=1, start=1))
     Path("full").mkdir()
     Path("full/notes.txt").write_text("mine")
-    with pytest.raises(RunError, match="full: is not empty and holds no run"):
+    with pytest.raises(RunError, match="full: is not an empty directory and holds no run"):
         Sheet.claim(Path("full"), "sum", Adding())
 
 

@@ -195,7 +195,7 @@ def test_a_place_that_is_taken_is_refused(call, pretrained: Path):
     for out, words, text in (
         ("run", [], "holds this run already; add --resume"),
         ("run", ["--seed", "1"], "holds a run with another --seed; choose another --out"),
-        ("full", [], "is not empty and holds no run"),
+        ("full", [], "is not an empty directory and holds no run"),
         ("file", [], "is a file"),
         (str(pretrained), [], "choose another --out"),
     ):
