@@ -20,7 +20,8 @@ from ahm_env.runs.owned_directory import OwnedDirectory
 from downstream.comparison.options import AgentConfig, Downstream, count_name, once
 from downstream.comparison.results.rows import MASKING, RESULTS, SCRATCH, Row, write_results
 from downstream.comparison.trials import FinetuneTrial, PretrainTrial, Trial
-from downstream.finetuning.labelled import Split, check_classes, only_labelled
+from downstream.finetuning.labelled import Split, only_labelled
+from downstream.finetuning.run import check_labels, make_spec
 from downstream.finetuning.settings import FinetuneSettings
 from downstream.models.pretrained import PretrainedWeights
 
@@ -158,10 +159,10 @@ class Experiment:
                 names += ["image_size", "channels", "fit", "window", "axis", "width", "norm"]
             else:
                 start, known, name = str(self.out / "runs" / f"{name}-{run}"), run, f"{name}-run{run}"
-            own = {"task": task, "labels": count, "seed": draw, "stratified": True}
-            given = {**{one: getattr(self.settings, one) for one in names}, **asked.given(arm), **own}
+            own = {"labels": count, "seed": draw, "stratified": True}
+            given = {**{one: getattr(self.settings, one) for one in names}, **asked.given(arm, task), **own}
             path = self.out / "finetuned" / f"{task}-{count_name(count)}" / _file_name(arm.label) / f"{name}-draw{draw}"
-            made = asked.made(arm)
+            made = asked.made(arm, task)
             total = made.steps * made.batch_size
             yield FinetuneTrial(agent, known, draw, task, count, arm, start, path, given, total)
 
@@ -170,14 +171,15 @@ class Experiment:
 
         Raises:
             SettingsError: Fewer labelled images than asked for, or none of a class among them.
-            ImageError: There are no masks or labels, or there is no image to test on.
+            ImageError: There are no masks or labels, those to learn from and to test on do not go together, or there is
+                no image to test on.
         """
+        scratch = PretrainedWeights(SCRATCH, None, None, {})
         for trial in {(one.task, one.labels, one.draw): one for one in self.finetuning}.values():
-            settings = FinetuneSettings.make(PretrainedWeights(SCRATCH, None, None, {}), **trial.given)
+            settings = FinetuneSettings.make(scratch, **trial.given)
             known = only_labelled(settings, images)
             split = Split.make(settings, known)
-            if trial.task == "classification":
-                check_classes(known, split.learn, known.classes)
+            check_labels(settings, known, split, make_spec(settings, known, split, scratch))
             if not split.test.size:
                 what = "mask" if trial.task == "segmentation" else "label"
                 raise ImageError(f"{images.source}: no image of a test or val split has a {what}; add such a split")

@@ -1,8 +1,10 @@
 """What a person asks an experiment for, as it is written: agents, tasks, numbers of labels, and arms."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
@@ -11,7 +13,7 @@ from ahm_env import SettingsError
 from ahm_env.runs.flags import Flag, check_kind, pairs
 from downstream.comparison.results.rows import SCRATCH
 from downstream.finetuning.mean_teacher import OWN
-from downstream.finetuning.settings import FinetuneSettings, TrainConfig
+from downstream.finetuning.settings import OF_TASK, FinetuneSettings, TrainConfig
 from downstream.models.model import TASKS
 from downstream.models.pretrained import PretrainedWeights
 
@@ -144,8 +146,8 @@ class Downstream:
             raise SettingsError(f"--draws {self.draws} must be 1 or more")
         if self.sam is not None and "segmentation" not in self.task_names:
             raise SettingsError("--sam segments; add segmentation to --downstream, or leave it out")
-        for arm in self.arms:
-            self.made(arm)
+        for arm, task in product(self.arms, self.task_names):
+            self.made(arm, task)
 
     @cached_property
     def task_names(self) -> list[str]:
@@ -166,19 +168,22 @@ class Downstream:
     def shared(self) -> dict[str, Any]:
         """Settings of fine-tuning that all arms share."""
         mix = [f"mix={self.mix}"] if self.mix != FinetuneSettings.mix else []
-        return _finetune_settings([*_parts(self.settings), *mix], "--finetune")
+        given = re.split(r",(?=\s*\w+=)", self.settings)  # values may hold commas, such as classes=0,1,2
+        return _finetune_settings([*filter(None, map(str.strip, given)), *mix], "--finetune")
 
-    def given(self, arm: Arm) -> dict[str, Any]:
-        """Return the settings of fine-tuning in an arm."""
-        return {**self.shared, **arm.settings}
+    def given(self, arm: Arm, task: str) -> dict[str, Any]:
+        """Return the settings of fine-tuning in an arm, without those of another task of these."""
+        others = {name for name, one in OF_TASK.items() if one != task and one in self.task_names}
+        found = {name: value for name, value in {**self.shared, **arm.settings}.items() if name not in others}
+        return {**found, "task": task}
 
-    def made(self, arm: Arm) -> FinetuneSettings:
+    def made(self, arm: Arm, task: str) -> FinetuneSettings:
         """Make the settings of fine-tuning in an arm, with all defaults, from scratch.
 
         Raises:
             SettingsError: One is out of range.
         """
-        return FinetuneSettings.make(PretrainedWeights(SCRATCH, None, None, {}), **self.given(arm))
+        return FinetuneSettings.make(PretrainedWeights(SCRATCH, None, None, {}), **self.given(arm, task))
 
 
 def count_name(count: int | None) -> str:
@@ -198,7 +203,7 @@ def once(what: str, names: Sequence[str]) -> None:
 
 def _finetune_settings(texts: Sequence[str], flag: str) -> dict[str, Any]:
     """Read settings that fine-tuning may have in an experiment, each written `KEY=VALUE`."""
-    found, own = pairs(texts, flag), {"transfer", "val_fraction", "tta", "ignore"}
+    found, own = pairs(texts, flag), {"transfer", "val_fraction", "tta", "ignore", "classes"}
     names = ({field.name for field in fields(TrainConfig)} | own) - {"unlabelled"}
     if odd := sorted(found.keys() - names):
         raise SettingsError(f"{flag} {odd[0]}: there is no such setting here; choose among {', '.join(sorted(names))}")

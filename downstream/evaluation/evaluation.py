@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from math import isnan
+from math import isnan, nan
 from pathlib import Path
 from typing import Any
 
@@ -202,7 +202,8 @@ def with_intervals(measure: Callable[[Ints], Measures], patients: Sequence[Ints]
         draws: Number of resamples; one in which a measure is not defined does not count for that measure.
 
     Returns:
-        Name to interval; NaN where a measure is not defined, and the ends where there is but one patient.
+        Name to interval; NaN where a measure is not defined, and the ends where there is but one patient, or all
+        resamples are alike.
     """
     generator = np.random.default_rng(0)
     drawn = [
@@ -215,7 +216,9 @@ def with_intervals(measure: Callable[[Ints], Measures], patients: Sequence[Ints]
     for name, value in measure(np.sort(np.concatenate(patients))).items():
         values = [one[name] for one in drawn if not isnan(one[name])]
         none = isnan(value) or len(patients) < 2  # of one, nothing is known of others
-        low, high = (float("nan"),) * 2 if none else np.quantile(values, (0.025, 0.975)).tolist()
+        low, high = (nan, nan) if none else np.quantile(values, (0.025, 0.975)).tolist()
+        if low == high:  # what holds of all of a few, as that everything was found, need not hold of others
+            low = high = nan
         found[name] = Interval(value, low, high)
     return found
 
@@ -235,6 +238,11 @@ def remarks(assessed: SegmentationAssessment | ClassificationAssessment, patient
             lines.append(
                 f"In {blank:,} of {images:,} images nothing is marked: there, Dice is 1 where nothing is found."
             )
+    else:
+        classes = [assessed.truth[images[0]] for images in patients]
+        rare = [name for number, name in enumerate(assessed.classes) if 0 < classes.count(number) < FEW]
+        if rare and len(patients) >= FEW:
+            lines.append(f"Of class {', '.join(rare)} there are fewer than {FEW}: intervals of it are too narrow.")
     if len(patients) < FEW:
         whose = "patients" if several else "images"
         one = f"This is one {whose[:-1]}, which says nothing of others: there is no interval."

@@ -47,7 +47,8 @@ class Contrast:
 
     Attributes:
         interval: The mean difference, with its interval.
-        p: Two-sided, that there is no difference. NaN where all are equal, or nothing can be resampled.
+        p: Two-sided, that there is no difference. NaN where all are equal, nothing can be resampled, or there is one
+            run or one draw, whose luck the difference may be.
         pairs: How many pairs of trials there are.
     """
 
@@ -108,7 +109,8 @@ class Scores:
         leaks = [(one.sums[rows], one.counts[rows]) for one, rows in ((self, ours), (base, theirs))]
         left, right = (float(sums.sum() / counts.sum()) for sums, counts in leaks)
         spread = Spread.of(trials, leaks)
-        return Contrast(spread.interval(left - right), spread.p(left - right), len(pairs))
+        lucky = any(len(set(levels)) == 1 and levels[0] is not None for levels in zip(*trials, strict=True))
+        return Contrast(spread.interval(left - right), nan if lucky else spread.p(left - right), len(pairs))
 
 
 def _first(one: int | None, other: int | None) -> int | None:
@@ -194,19 +196,19 @@ class Spread:
         return cls(sqrt(whole), freedom)
 
     def interval(self, mean: float) -> Interval:
-        """Of 95 % about a mean."""
+        """Of 95 % about a mean; NaN ends where nothing varies: what is the same in a few need not be so in others."""
         from scipy.stats import t as student
 
-        half = float(student.ppf(0.975, self.freedom)) * self.error if self.freedom > 0 else nan
+        half = float(student.ppf(0.975, self.freedom)) * self.error if self.freedom > 0 and self.error > SAME else nan
         return Interval(mean, mean - half, mean + half)
 
     def p(self, difference: float) -> float:
-        """Two-sided p that there is no difference; NaN where all are equal, or nothing varies."""
+        """Two-sided p that there is no difference; NaN where nothing varies."""
         from scipy.stats import t as student
 
-        if not self.freedom > 0 or (self.error < SAME and abs(difference) < SAME):
+        if not self.freedom > 0 or not self.error > SAME:
             return nan
-        return float(2 * student.sf(abs(difference) / max(self.error, SAME), self.freedom))
+        return float(2 * student.sf(abs(difference) / self.error, self.freedom))
 
 
 def _variance(

@@ -96,7 +96,9 @@ def choose_unlabelled(
     if source is None:
         raise SettingsError(f"--unlabelled {settings.unlabelled}: the images of that source are not given")
     candidates = source.split("train")
-    candidates = np.setdiff1d(candidates, labelled) if source is images else candidates
+    if source is images:
+        selects = images.patients(split.select)  # by whose images the best state is selected
+        candidates = np.setdiff1d(candidates[~np.isin(images.patients(candidates), selects)], labelled)
     tested = {_digest(images, index) for index in split.test.tolist()}
     rest = np.array([index for index in candidates.tolist() if _digest(source, index) not in tested], np.int64)
     if source is images:

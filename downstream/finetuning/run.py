@@ -79,10 +79,7 @@ class Finetuning(Run[FinetuneSettings, dict[str, Any]]):
         if settings.weights is not None and isinstance(network, VGG16):
             network.features.load_published(Path(settings.weights))
         start.transfer(self.model, settings.transfer == "encoder")
-        if settings.task == "classification":
-            check_classes(images, self.split.learn, self.model.spec.classes)
-        elif self.split.test.size:
-            check_values(images, self.split.test, self.model.spec.values)
+        check_labels(settings, images, self.split, spec)
         self.unlabelled = choose_unlabelled(settings, images, self.split, unlabelled)
         self.trainer = Trainer(self.model, images, self.split.learn, settings, settings.seed, self.unlabelled)
         self._best: tuple[float, dict[str, Tensor]] = (-1.0, {})
@@ -94,8 +91,13 @@ class Finetuning(Run[FinetuneSettings, dict[str, Any]]):
         """Whether there is nothing left to learn: all steps are done, or selection has stopped the run."""
         if self.trainer.step >= self.settings.steps:
             return True
-        values = [row["selection"] for row in self.directory.rows]
-        return bool(self.settings.val_fraction and len(values) > PATIENCE and max(values[-PATIENCE:]) < max(values))
+        rows = self.directory.rows
+        values = [row["selection"] for row in rows]
+        waited = len(rows)
+        if self.unlabelled is not None and self.trainer.gave_up is None:  # these need time
+            begin = (self.settings.joins_after + self.settings.ramp) * self.settings.batch_size
+            waited = sum(row["images"] > begin for row in rows)
+        return bool(self.settings.val_fraction and waited > PATIENCE and max(values[-PATIENCE:]) < max(values))
 
     @property
     def finished(self) -> bool:
@@ -159,7 +161,11 @@ class Finetuning(Run[FinetuneSettings, dict[str, Any]]):
         candidate = Model.create(self.model.spec, 0, self.model.device, self.model.precision)
         candidate.network.load_state_dict(self.trainer.result())
         summary = self._assess(candidate, self.images, self.split.select).summary
-        value = float(summary["dice" if self.settings.task == "segmentation" else "balanced_accuracy"])
+        if self.settings.task == "classification":
+            value = float(summary["balanced_accuracy"])
+        else:  # a mean over images would be best where nothing is found, if most of them show nothing
+            found = next(summary[name] for name in ("patient_dice", "marked_dice", "dice") if name in summary)
+            value = nan if found is None else float(found)
         if value > self._best[0]:
             self._best = value, {name: one.clone() for name, one in candidate.network.state_dict().items()}
         return value
@@ -186,11 +192,19 @@ class Finetuning(Run[FinetuneSettings, dict[str, Any]]):
             "split": self.split.test_name if self.split.test.size else None,
             "images": len(self.split.test),
             "labels": len(self.split.learn) + len(self.split.select),
-            "unlabelled": len(self.unlabelled.indices) if self.trainer.joined is not None and self.unlabelled else 0,
+            "unlabelled": len(self.unlabelled.indices) if self.unlabelled and self._kept_mixed else 0,
             **summary,
         }
         write_text(path / "test.json", json.dumps(about, indent=2) + "\n")
         return about
+
+    @property
+    def _kept_mixed(self) -> bool:
+        """Whether the state that is kept has learned from unlabelled images."""
+        if self.trainer.joined is None:
+            return False
+        best = [row["images"] for row in self.directory.rows if row["selection"] == self._best[0]]
+        return not best or best[0] > self.trainer.joined * self.settings.batch_size
 
     def state(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
         """All that learning changes, the best state, and what to come back to."""
@@ -205,6 +219,19 @@ class Finetuning(Run[FinetuneSettings, dict[str, Any]]):
         self.trainer.restore(checkpoint.part("trainer"), about["trainer"])
         self._best = about["best"], checkpoint.part("best")
         self._at_join = (about["best_at_join"], checkpoint.part("best_at_join")), about["sums_at_join"]
+
+
+def check_labels(settings: FinetuneSettings, images: ImageSet, split: Split, spec: ModelSpec) -> None:
+    """Check, before learning begins, that every class is learned from, and that what is tested on was.
+
+    Raises:
+        SettingsError: A class has no labelled image.
+        ImageError: A mask to test on holds a number that is unknown.
+    """
+    if settings.task == "classification":
+        check_classes(images, split.learn, spec.classes)
+    else:
+        check_values(images, split.test, spec.values)
 
 
 def make_spec(settings: FinetuneSettings, images: ImageSet, split: Split, start: PretrainedWeights) -> ModelSpec:

@@ -32,6 +32,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "unlabelled": "none",
     },
 }
+# Settings that one task alone has.
+OF_TASK = {"freeze": "classification", "ignore": "segmentation", "transfer": "segmentation"}
 # What a start decides, and how a run and a fine-tuned model call it.
 FROM_RUN = frozenset(("image_size", "width", "norm", "channels", "fit", "window", "axis"))
 
@@ -172,6 +174,13 @@ class FinetuneSettings(TrainConfig, ImageSettings):
             raise SettingsError("--model vgg16 needs --channels 3 and --image-size 32 or more")
         if self.weights is not None and self.model != "vgg16":
             raise SettingsError("--weights is for --model vgg16; a pretrained U-Net is given by --from")
+        if self.freeze and (self.task, self.model) != ("classification", "unet"):
+            raise SettingsError("--freeze is for the encoder of a U-Net that classifies; leave it out")
+        if self.task == "classification" and (self.ignore is not None or self.transfer == "all"):
+            flag = "--transfer all" if self.transfer == "all" else f"--ignore {self.ignore}"
+            raise SettingsError(f"{flag} is for --task segmentation; leave it out")
+        if (self.task, self.model) == ("classification", "unet") and self.batch_size == 1:
+            raise SettingsError("--batch-size 1 has no batch by which a classifier normalises; use 2 or more")
         if self.crop_with is not None and self.task != "classification":
             raise SettingsError("--crop-with is for --task classification")
 

@@ -113,7 +113,10 @@ def _shorter(name: str) -> Iterator[str]:
 
 
 def _write(table: Path, separator: str, rows: list[dict[str, str]], splits: Mapping[str, str]) -> None:
-    named = {name: split for line, split in splits.items() for name in (line, *_shorter(line))}
+    named = dict[str, str]()
+    for names in reversed(list(zip(*((line, *_shorter(line)) for line in splits), strict=True))):
+        lines = Counter(names)  # a longer name wins: a.b.png is a.b before it is a, and a.png is a
+        named |= {name: split for name, split in zip(names, splits.values(), strict=True) if lines[name] == 1}
     rows = rows or [{"image": line} for line in splits]
     for row in rows:
         row["split"] = next((named[name] for name in (row["image"], *_shorter(row["image"])) if name in named), "")

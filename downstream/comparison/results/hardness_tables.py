@@ -18,9 +18,9 @@ NOTE = (
     "held-out images and the same {count} reference U-Net{s}, trained on random masks; of masks as an agent samples "
     "them, and of its likeliest. Intervals, and p: bootstrap over runs, reference U-Nets and patients (images, where "
     "no patient has several), with Student's t for few of them; differences are paired. Of one run or one U-Net "
-    "nothing is known of others: its luck is in no interval. p is two-sided, and corrected after Holm within the "
-    "table. Use of patches: entropy of how often each is hidden, 1 where all are equally often; images differ: in so "
-    "many patches, of the masks of two; where both are low, all images get the same mask."
+    "nothing is known of others: its luck is in no interval, and there is no p. p is two-sided, and corrected after "
+    "Holm within the table. Use of patches: entropy of how often each is hidden, 1 where all are equally often; images "
+    "differ: in so many patches, of the masks of two; where both are low, all images get the same mask."
 )
 RUNS_NOTE = (
     "A run counts as one number. Interquartile mean: of the middle half of the runs, which no single run can move; "

@@ -37,8 +37,8 @@ TRIVIAL = {
 NOTES = (
     "Intervals, and p: one bootstrap over pretraining runs, draws of the labelled images, and patients (images, where "
     "no patient has several), the same for both sides of a difference, with Student's t for few of them; of AUROC over "
-    "runs and draws alone. Of one run or one draw nothing is known of others: its luck is in no interval. p is "
-    "two-sided, and corrected after Holm within each table.",
+    "runs and draws alone. Of one run or one draw nothing is known of others: its luck is in no interval, and there is "
+    "no p. p is two-sided, and corrected after Holm within each table.",
 )
 
 
@@ -83,7 +83,8 @@ def finetuning_table(group: Group, metric: str, data: str, zero_shot: Sequence[P
     main, rows = f"{measure_name(metric)} (95 %)", list[dict[str, str]]()
     for (agent, arm), one in scores.items():
         row = {"pretraining": agent, **({"unlabelled": _took_part(group, agent, arm)} if len(arms) > 1 else {})}
-        row |= {"trials": str(len(one.trials)), main: one.mean.text()}
+        runs, draws = (set(levels) - {None} for levels in zip(*one.trials, strict=True))
+        row |= {"runs": str(len(runs) or "–"), "draws": str(len(draws)), main: one.mean.text()}
         gaps = {_kind(ours, base): (ours, base) for ours, base in found if ours == (agent, arm)}
         for kind in bases:
             pair = gaps.get(kind)

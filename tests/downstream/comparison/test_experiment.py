@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
 import pytest
 
 from agents.pretraining.settings import RunSettings
@@ -252,6 +254,13 @@ def test_images_that_cannot_give_what_is_asked_for_are_refused_at_once(
     def images(name: str, **how: Any) -> ImageSet:
         return load_images(str(write_source(name, **how)), 16, cache_dir=tmp_path / "cache")
 
+    rare = images("rare", splits=("train",) * 6 + ("test",) * 2, values=(0, 1))
+    mask = str(tmp_path / "rare" / "masks" / "07.png")
+    cv2.imwrite(mask, np.where(cv2.imread(mask, cv2.IMREAD_GRAYSCALE) > 0, 2, 0).astype(np.uint8))
+    rare = load_images(str(tmp_path / "rare"), 16, cache_dir=tmp_path / "cache")
+    with pytest.raises(ImageError, match=r"mask of .*07.*, to test on, holds 2, but those to learn from hold 0, 1"):
+        make(tmp_path, labels="2", tasks="segmentation").check(rare)
+    make(tmp_path, labels="2", tasks="segmentation", settings=f"classes=0,1,2,{QUICK}").check(rare)
     given = {"labels": "all", "runs": 1}
     plain = images("plain", masks=False)
     with pytest.raises(ImageError, match="no image of its train split has a mask"):

@@ -102,5 +102,17 @@ def test_what_is_asked_for_is_read() -> None:
     assert (asked.task_names, asked.counts) == (["segmentation", "classification"], [25, None])
     assert asked.shared == {"steps": 7, "learning_rate": 1, "tta": True, "augment": "flips"}
     assert [arm.label for arm in asked.arms] == ["none", "auto"]
-    assert asked.given(Arm.parse("auto+steps=9")) == {**asked.shared, "unlabelled": "auto", "steps": 9}
-    assert asked.made(asked.arms[1]).unlabelled == "auto"
+    given = asked.given(Arm.parse("auto+steps=9"), "segmentation")
+    assert given == {**asked.shared, "unlabelled": "auto", "steps": 9, "task": "segmentation"}
+    assert asked.made(asked.arms[1], "classification").unlabelled == "auto"
+
+
+def test_a_setting_of_one_task_is_left_out_of_the_other_and_refused_alone():
+    both = Downstream("segmentation,classification", settings="freeze=true,ignore=255,transfer=all")
+    (arm,) = both.arms
+    assert both.given(arm, "segmentation").keys() == {"ignore", "transfer", "unlabelled", "task"}
+    assert both.given(arm, "classification").keys() == {"freeze", "unlabelled", "task"}
+    with pytest.raises(SettingsError, match="--freeze is for the encoder of a U-Net that classifies"):
+        Downstream("segmentation", settings="freeze=true")
+    with pytest.raises(SettingsError, match="--ignore 255 is for --task segmentation"):
+        Downstream("classification", settings="ignore=255")

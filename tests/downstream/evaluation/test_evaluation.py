@@ -243,9 +243,11 @@ def test_intervals_repeat_and_leave_out_what_is_not_defined():
         return {"constant": 0.5, "never": nan, "sometimes": 1.0 if 0 in chosen else nan}
 
     found = with_intervals(measure, alone(3), draws=50)
-    assert (found["constant"].low, found["constant"].mean, found["constant"].high) == (0.5, 0.5, 0.5)
+    assert found["constant"].mean == 0.5
+    assert isnan(found["constant"].low)  # the same in all resamples: it says nothing of how much it varies
+    assert isnan(found["constant"].high)
     assert all(isnan(value) for value in (found["never"].low, found["never"].mean, found["never"].high))
-    assert (found["sometimes"].low, found["sometimes"].high) == (1, 1)
+    assert isnan(found["sometimes"].low)
     many = np.random.default_rng(0).random(30)
     first, second = (
         with_intervals(lambda chosen: {"m": float(many[chosen].mean())}, alone(30), draws=50) for _ in range(2)

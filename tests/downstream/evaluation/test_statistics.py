@@ -46,12 +46,11 @@ def test_a_mean_is_the_ratio_of_sums():
 
 
 def test_without_variation_there_is_no_width_and_of_one_nothing_is_known():
-    found = scores(np.full((3, 5), 0.25)).mean
-    assert (found.mean, found.low, found.high) == pytest.approx((0.25, 0.25, 0.25))
-    alone = scores([[0.25]]).mean
-    assert alone.mean == 0.25
-    assert isnan(alone.low)
-    assert isnan(alone.high)
+    for same in (np.full((3, 5), 0.25), [[0.25]]):
+        found = scores(same).mean
+        assert found.mean == pytest.approx(0.25)
+        assert isnan(found.low)
+        assert isnan(found.high)
 
 
 @pytest.mark.parametrize("count", [2, 3, 5, 400])
@@ -113,12 +112,25 @@ def test_intervals_cover_the_truth_about_as_often_as_they_say(draws: int, patien
 
 def test_pairs_stay_pairs():
     hard = np.random.default_rng(0).lognormal(0, 1, (4, 60))
-    gap = scores(hard + 0.1).minus(scores(hard))
+    better = hard + np.random.default_rng(1).normal(0.1, 0.001, (4, 60))
+    gap = scores(better).minus(scores(hard))
     assert gap is not None
-    assert (gap.interval.low, gap.interval.mean, gap.interval.high) == pytest.approx((0.1, 0.1, 0.1))
+    assert (gap.interval.low, gap.interval.mean, gap.interval.high) == pytest.approx((0.1, 0.1, 0.1), abs=1e-3)
     assert gap.pairs == 4
     own = scores(hard).mean
     assert own.high - own.low > 0.5  # patients and draws differ a lot, the pairs do not
+
+
+@pytest.mark.parametrize(("runs", "draws", "known"), [(1, 5, False), (5, 1, False), (2, 2, True), (None, 2, True)])
+def test_one_run_or_one_draw_has_no_p(runs: int | None, draws: int, known: bool):
+    """Its luck is the same in all pairs, and would be taken for a difference."""
+    trials: list[Trial] = [(run, draw) for run in range(runs or 1) for draw in range(draws)]
+    trials = [(None, draw) for _, draw in trials] if runs is None else trials
+    values = np.random.default_rng(0).normal(0, 1, (2, len(trials), 40))
+    gap = scores(values[0], trials).minus(scores(values[1], trials))
+    assert gap is not None
+    assert isnan(gap.p) != known
+    assert gap.interval.low < gap.interval.mean < gap.interval.high
 
 
 def test_only_what_both_have_is_compared():

@@ -279,6 +279,23 @@ def test_the_rest_of_the_train_split_is_unlabelled(drawn: ImageSet):
     assert choose_unlabelled(even, drawn, Split.make(even, drawn), None) is not None
 
 
+def test_images_of_a_patient_by_whom_the_state_is_selected_take_no_part(write_source):
+    root = write_source(splits=("train",) * 12 + ("test",))
+    lines = [f"{number:02},{'test' if number == 12 else 'train'},P{number // 3}" for number in range(13)]
+    (root / "labels.csv").write_text("\n".join(["image,split,patient", *lines]) + "\n")
+    images = load_images(root, 16)
+    settings = FinetuneSettings(labels=4, val_fraction=0.3, unlabelled="auto")
+    split = Split.make(settings, images)
+    found = choose_unlabelled(settings, images, split, None)
+    assert found is not None
+    learned, selects, others = (
+        set(images.patients(part).tolist()) for part in (split.learn, split.select, found.indices)
+    )
+    assert selects
+    assert others == learned
+    assert not selects & others
+
+
 def test_another_source_takes_part_but_for_images_that_are_tested_on(drawn: ImageSet, write_source):
     settings = FinetuneSettings(labels=4, unlabelled="elsewhere")
     split = Split.make(settings, drawn)
@@ -508,7 +525,7 @@ def script(
         state = {name: tensor.clone() for name, tensor in model.network.state_dict().items()}
         seen.append((state, indices.tolist()))
         value = values[len(seen) - 1] if len(seen) <= len(values) else 0.0
-        return SimpleNamespace(summary={"dice": value}, write=lambda _: None)
+        return SimpleNamespace(summary={"dice": 1 - value, "marked_dice": value}, write=lambda _: None)
 
     monkeypatch.setattr(finetuning, "assess_segmenter", assess)
     return seen
@@ -542,6 +559,19 @@ def test_a_run_that_was_stopped_by_selection_is_learned_when_it_goes_on(drawn: I
     tune(tmp_path / "run", drawn, val_fraction=0.25, steps=20, observer=rest)
     assert rest.steps == 1  # the one that was lost
     assert len(table(tmp_path / "run" / "metrics.csv")) == PATIENCE + 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("ramp", "rows"), [(2, 10 + PATIENCE + 1), (300, 20)])
+def test_no_run_stops_before_the_unlabelled_images_have_had_their_time(
+    drawn: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ramp: int, rows: int
+):
+    """They join after 8 of 20 steps, and their weight rises for so many more."""
+    script(monkeypatch, drawn, [0.5] + [0.4] * 30)
+    given = {"labels": 8, "val_fraction": 0.25, "steps": 20, "unlabelled": "auto", "ramp": ramp}
+    tested = tune(tmp_path / "run", drawn, **given)
+    assert len(table(tmp_path / "run" / "metrics.csv")) == rows
+    assert tested["unlabelled"] == 0  # the state that is kept is the first one
 
 
 @pytest.mark.slow

@@ -85,6 +85,18 @@ def test_a_leaking_table_can_be_split_anew(make_folder) -> None:
     assert len(load_images(root, 8).split("train")) == 8
 
 
+def test_names_without_an_ending_that_begin_alike_keep_their_own_splits(make_folder) -> None:
+    """`0003.b` must not be taken for `0003` with an ending."""
+    root = make_folder(8)
+    for number in range(4, 8):
+        (root / "images" / f"{number:04d}.png").rename(root / "images" / f"{number - 4:04d}.b.png")
+    names = [f"{number:04d}{ending}" for number in range(4) for ending in ("", ".b")]
+    (root / "labels.csv").write_text("image,patient\n" + "".join(f"{name},{name}\n" for name in names))
+    counts = split_source(str(root), {"train": 0.5, "val": 0.25, "test": 0.25})
+    images = load_images(root, 8)
+    assert {name: len(images.split(name)) for name in counts} == counts == {"train": 4, "val": 2, "test": 2}
+
+
 @pytest.mark.parametrize(
     "shares",
     [{"train": 0.7, "val": 0.1, "test": 0.1}, {"train": 1.2, "val": -0.2, "test": 0}, {"train": np.nan, "val": 0}],

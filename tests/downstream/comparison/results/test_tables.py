@@ -36,6 +36,11 @@ def fine_tuned(
             yield Row(*about, "", "", name, number)
 
 
+def uneven(rows: Iterator[Row]) -> Iterator[Row]:
+    """The same rows, but differences are not the same in all patients."""
+    return (row._replace(value=row.value * (1 + 0.001 * int(row.patient or 0))) for row in rows)
+
+
 def group(*parts: Iterator[Row]) -> Group:
     (found,) = grouped(row for part in parts for row in part)
     return found
@@ -60,27 +65,27 @@ def test_a_table_for_each_task_and_number_of_labels():
         "Classification of scans with 25 labels",
     ]
     assert [table.notes for table in tables] == [(), (), NOTES]
-    assert tables[0].headings == ("pretraining", "trials", "Dice (95 %)", "HD95, pixels")
+    assert tables[0].headings == ("pretraining", "runs", "draws", "Dice (95 %)", "HD95, pixels")
     first, nothing = tables[0].rows
-    assert (first[0], first[1], first[3]) == ("scratch", "2", "12.346")
-    assert first[2].startswith(f"{0.5 + MEAN:.3f} (")
-    assert nothing == ("predicting nothing", "–", "0.125", "–")
-    assert tables[2].rows[-1][:3] == ("the most frequent class", "–", "0.125")
+    assert (*first[:3], first[4]) == ("scratch", "–", "2", "12.346")
+    assert first[3].startswith(f"{0.5 + MEAN:.3f} (")
+    assert nothing == ("predicting nothing", "–", "–", "0.125", "–")
+    assert tables[2].rows[-1][:4] == ("the most frequent class", "–", "–", "0.125")
     assert tables_of([], "scans") == []
 
 
 def test_arms_are_compared_with_plain_fine_tuning_with_scratch_and_with_random_and_corrected_together():
     dice = {"scratch": 0.5, "random": 0.52, "a3c": 0.54}
     found = group(
-        *(fine_tuned(agent, value) for agent, value in dice.items()),
-        *(fine_tuned(agent, value + 0.1, "auto") for agent, value in dice.items()),
+        *(uneven(fine_tuned(agent, value)) for agent, value in dice.items()),
+        *(uneven(fine_tuned(agent, value + 0.1, "auto")) for agent, value in dice.items()),
     )
     table = finetuning_table(found, "dice", "scans")
-    assert table.headings[:4] == ("pretraining", "unlabelled", "trials", "Dice (95 %)")
-    bases = table.headings[4:-1:2]
+    assert table.headings[:5] == ("pretraining", "unlabelled", "runs", "draws", "Dice (95 %)")
+    bases = table.headings[5:-1:2]
     assert set(bases) == {"against scratch (95 %)", "against random (95 %)", "against unlabelled none (95 %)"}
-    assert set(table.headings[5:-1:2]) == {"p, scratch", "p, random", "p, unlabelled none"}
-    rows = {row[:2]: dict(zip(table.headings[4:-1:2], row[4:-1:2], strict=True)) for row in table.rows}
+    assert set(table.headings[6:-1:2]) == {"p, scratch", "p, random", "p, unlabelled none"}
+    rows = {row[:2]: dict(zip(table.headings[5:-1:2], row[5:-1:2], strict=True)) for row in table.rows}
     told = {
         key: {heading.split(" (")[0]: float(cell.split()[0]) for heading, cell in cells.items() if cell != "–"}
         for key, cells in rows.items()
@@ -95,7 +100,7 @@ def test_arms_are_compared_with_plain_fine_tuning_with_scratch_and_with_random_a
         "against unlabelled none": 0.1,
     }
     assert told[("predicting nothing", "–")] == {}
-    assert {row[5] for row in table.rows} == {"–", "<0.001"}
+    assert {row[6] for row in table.rows} == {"–", "<0.001"}
     assert all(len(row) == len(table.headings) for row in table.rows)
 
 
@@ -118,14 +123,15 @@ def test_where_patients_have_several_images_their_dice_is_what_is_compared():
     (table,) = tables_of(rows, "scans")
     assert table.headings == (
         "pretraining",
-        "trials",
+        "runs",
+        "draws",
         "Dice of a patient (95 %)",
         "Dice",
         "Dice where something is marked",
         "HD95, pixels",
     )
-    assert table.rows[0] == ("scratch", "2", "0.400 (-0.871 to 1.671)", "0.500", "0.300", "12.346")
-    assert table.rows[1] == ("predicting nothing", "–", "0.000", "–", "–", "–")
+    assert table.rows[0] == ("scratch", "–", "2", "0.400 (-0.871 to 1.671)", "0.500", "0.300", "12.346")
+    assert table.rows[1] == ("predicting nothing", "–", "–", "0.000", "–", "–", "–")
 
 
 def test_auroc_has_a_table_of_its_own():
@@ -137,9 +143,9 @@ def test_auroc_has_a_table_of_its_own():
     ]
     accuracy, auroc = tables_of(rows, "scans")
     assert auroc.title == "Classification of scans with 25 labels: AUROC"
-    assert auroc.headings == ("pretraining", "trials", "AUROC (95 %)", "against scratch (95 %)", "p, scratch")
-    assert auroc.rows[1][2] == "0.720 (0.670 to 0.770)"  # Student's of three draws
-    assert auroc.rows[1][3] == "+0.100 (+0.100 to +0.100)"
+    assert auroc.headings == ("pretraining", "runs", "draws", "AUROC (95 %)", "against scratch (95 %)", "p, scratch")
+    assert auroc.rows[1][1:4] == ("3", "3", "0.720 (0.670 to 0.770)")  # Student's of three draws
+    assert auroc.rows[1][4:] == ("+0.100", "–")  # the same in all: it says nothing of how much it varies
     assert accuracy.title == "Classification of scans with 25 labels"
 
 
@@ -156,8 +162,8 @@ def test_segment_anything_has_a_row_where_it_was_tried(tmp_path: Path):
     assert dice.low < 0.8 < dice.high
     row = finetuning_table(found, "dice", "scans", [where]).rows[-1]
     assert row[:2] == ("SAM, points, no labels", "–")
-    assert row[2].startswith("0.800 (")
-    assert set(row[3:]) == {"–"}
+    assert row[3].startswith("0.800 (")
+    assert set(row[4:]) == {"–"}
     patients = [Row(*one[:6], "", "1", "patient_dice", 0.3) for one in found.rows if one.image]
     volumes = group(iter((*found.rows, *patients)))
     table = finetuning_table(volumes, "patient_dice", "scans", [where])
