@@ -2,7 +2,10 @@
 
 import csv
 import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -218,6 +221,31 @@ def test_an_export_tells_how_exact_it_is(model: FinetunedModel) -> None:
 def test_what_an_experiment_or_an_agent_sets_cannot_be_given(name: str) -> None:
     with pytest.raises(SettingsError, match=f"{name} is no setting of an experiment"):
         compare("random", "phantom:40", "cmp", **{name: 1})
+
+
+SCRIPT = """
+import torch
+from agents import pretrain
+from downstream import compare
+
+print("begins")
+torch.set_num_threads(3)
+given = dict(image_size=16, patch_size=4, width=2, batch_size=4, total_images=64, device="cpu")
+run = pretrain("phantom:40", "run", algo="a3c", workers=2, **given)
+found = compare("random,hard-patches", "phantom:40", "cmp", seeds=1, reference_unets=1, jobs=2, **given)
+print(run.metrics["images"] >= 64, len(found.tables), torch.get_num_threads())
+"""
+
+
+@pytest.mark.slow
+def test_a_script_that_starts_processes_needs_no_guard(tmp_path: Path) -> None:
+    """Processes that are spawned would run a script once more."""
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT, encoding="utf-8")
+    env = {**os.environ, "PYTHONPATH": str(Path(agents.__file__).parents[1])}
+    done = subprocess.run([sys.executable, script], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=540)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == ["begins", "True 1 3"]
 
 
 @pytest.mark.slow

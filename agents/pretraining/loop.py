@@ -16,6 +16,7 @@ from agents.pretraining.nodes import Nodes, count_workers
 from agents.pretraining.run_directory import RunDirectory
 from agents.pretraining.schedule import (
     Stage,
+    load_reference,
     make_env,
     make_reconstructor,
     play_stage,
@@ -64,7 +65,6 @@ class Pretraining(Run[RunSettings, Hardness]):
         self.images = images
         self.device = settings.torch_device
         self.processes = settings.processes if ray is None else count_workers(ray, settings)
-        torch.set_num_threads(1 if self.processes > 1 else torch.get_num_threads())
         self.shown, self.held_out = split_held_out(images)
         self.reconstructor = make_reconstructor(settings, images, self.shown)
         self.env = make_env(settings, images, self.shown, self.reconstructor)
@@ -77,7 +77,7 @@ class Pretraining(Run[RunSettings, Hardness]):
         self.reference_unet = (
             None
             if settings.reference_unet is None
-            else Reconstructor.load(Path(settings.reference_unet), settings.grid)
+            else load_reference(Path(settings.reference_unet), settings, images.channels, settings.torch_device)
         )
         self.pictured = self.held_out[
             np.linspace(0, len(self.held_out) - 1, min(PICTURED, len(self.held_out))).astype(int)
@@ -122,14 +122,19 @@ class Pretraining(Run[RunSettings, Hardness]):
         Raises:
             TrainingError: A loss is not finite, or a worker died; the last checkpoint stays as it is.
         """
-        with self.workers:
-            if self.seen == 0:
-                self._picture(self.measure(PAIRS[1]).sampled)
-                self.start_clock()
-            for stage in stages(self.settings):
-                if self.seen < stage.until and self.stopped_by is None:
-                    self._play(stage)
-            self.workers.join()
+        threads = torch.get_num_threads()
+        try:
+            torch.set_num_threads(1 if self.processes > 1 else threads)
+            with self.workers:
+                if self.seen == 0:
+                    self._picture(self.measure(PAIRS[1]).sampled)
+                    self.start_clock()
+                for stage in stages(self.settings):
+                    if self.seen < stage.until and self.stopped_by is None:
+                        self._play(stage)
+                self.workers.join()
+        finally:
+            torch.set_num_threads(threads)
         self.seen = self.workers.shared.seen
 
     def conclude(self) -> Hardness:

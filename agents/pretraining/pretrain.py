@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -129,9 +129,7 @@ def open_run(
         if resume:
             directory, settings = RunDirectory.resume(out, RunSettings.asked(preset, given))
             refuse_code(vars(settings), given, directory.path)
-            if (workers := given.get("workers")) is not None:
-                settings = replace(settings, workers=workers)
-                settings.check_workers()
+            settings.check_workers()
         else:
             settings = RunSettings.make(preset, **given).on_this_machine()
             source = Path(settings.data).stem if Path(settings.data).exists() else settings.data.partition(":")[0]

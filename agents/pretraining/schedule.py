@@ -1,9 +1,11 @@
 """What a run is made of: its images, its U-Net, its environment, and the stages and the curriculum it goes through."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from gymnasium.vector import VectorWrapper
 
 from agents.agent import Agent, Callback, Env, play
@@ -80,6 +82,22 @@ def make_reconstructor(settings: RunSettings, images: ImageSet, shown: Ints) -> 
         loss_on=settings.loss_on,
         device=settings.torch_device,
     )
+
+
+def load_reference(path: Path, settings: RunSettings, channels: int, device: torch.device) -> Reconstructor:
+    """Read the U-Net on which the masks of a run's agent are evaluated.
+
+    Raises:
+        SettingsError: It is for images of other channels.
+        CheckpointError: It is damaged, or no U-Net.
+    """
+    reconstructor = Reconstructor.load(path, settings.grid, precision=settings.precision, device=device)
+    if len(reconstructor.fill) != channels:
+        raise SettingsError(
+            f"{path}: a U-Net for {len(reconstructor.fill)} channels cannot evaluate an agent for {channels}; choose "
+            f"another --reference-unet"
+        )
+    return reconstructor
 
 
 def make_env(settings: RunSettings, images: ImageSet, shown: Ints, reconstructor: Reconstructor) -> PatchMaskVectorEnv:

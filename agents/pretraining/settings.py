@@ -75,6 +75,7 @@ class RunSettings(ImageSettings):
     agent: Mapping[str, Any] = field(default_factory=dict)
     """Further settings of the agent, such as ent_coef."""
     presets = PRESETS
+    free = frozenset(("device", "workers"))
     parsers: ClassVar[Mapping[str, Callable[[Any], Any]]] = {
         "mask_ratio": MaskRatio.parse,
         "agent_share": partial(LinearSchedule.parse, flag="--agent-share", high=1),
@@ -171,11 +172,8 @@ class RunSettings(ImageSettings):
         return sorted([*found, *(key for key in {*own, *others} if own.get(key) != others.get(key))])
 
     def differences(self, given: Mapping[str, Any]) -> list[str]:
-        """Names of those given settings that are not this run's; `agent` settings by their own names.
-
-        Whatever the number of workers, it is the same run.
-        """
+        """Names of those given settings that are not this run's; `agent` settings by their own names."""
         own = self.agent
         asked = {key: value for key, value in (given.get("agent") or {}).items() if value is not None}
-        others = {key: value for key, value in given.items() if key not in ("agent", "workers")}
+        others = {key: value for key, value in given.items() if key != "agent"}
         return sorted([*super().differences(others), *(key for key, value in asked.items() if own.get(key) != value)])

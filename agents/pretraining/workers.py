@@ -22,6 +22,7 @@ from agents.pretraining.schedule import make_env, play_stage, set_curriculum, st
 from agents.pretraining.settings import RunSettings
 from ahm_env import AHMError, ImageSet, Reconstructor, TrainingError
 from ahm_env.masks import Ints
+from ahm_env.model.devices import without_script
 
 _PATIENCE = 120.0  # seconds that a worker has to end its batch
 
@@ -97,6 +98,7 @@ class Workers:
         self.shared: Shared = SharedMemory(seen)
         self._stop, self._failures = context.Event(), context.SimpleQueue()
         self._processes: list[Any] = []
+        self._classes = work.settings.algo, work.settings.wrapper
         if count > 1:
             work.agent.share_memory()
             work.reconstructor.share_memory()
@@ -108,8 +110,9 @@ class Workers:
         # a signal goes to workers, too, perhaps before they can turn it off: they are born with it turned off
         before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
-            for process in self._processes:
-                process.start()
+            with without_script(*self._classes):
+                for process in self._processes:
+                    process.start()
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)

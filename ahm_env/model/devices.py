@@ -1,6 +1,9 @@
 """Where to compute, and in which precision."""
 
 import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +32,25 @@ def find_device(name: str | torch.device) -> torch.device:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError, NotImplementedError):
         raise SettingsError(f"--device {name} is not on this machine; use cpu, or auto") from None
+
+
+@contextmanager
+def without_script(*classes: str | None) -> Iterator[None]:
+    """Start processes that do not run the user's script once more, which would begin again what it has begun.
+
+    What they are given comes from modules that they import; only where one of these classes is of the script itself,
+    written `__main__:Class`, do they need it.
+    """
+    script = sys.modules["__main__"]
+    if any(name is not None and name.startswith("__main__:") for name in classes):
+        yield
+        return
+    known = {name: vars(script)[name] for name in ("__file__", "__spec__") if name in vars(script)}
+    try:
+        vars(script).update(dict.fromkeys(known))  # by these a process would find it
+        yield
+    finally:
+        vars(script).update(known)
 
 
 def count_cores() -> int:

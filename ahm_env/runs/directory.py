@@ -3,7 +3,7 @@
 import signal
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isnan
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Self, TypeVar
@@ -120,7 +120,7 @@ class Directory(OwnedDirectory, Generic[S]):
 
         Args:
             out: Where it is.
-            given: Settings that are asked for; None is not given.
+            given: Settings that are asked for; None is not given. Those that are `free` replace the run's.
 
         Raises:
             RunError: There is no run, or it has other settings than these.
@@ -131,6 +131,7 @@ class Directory(OwnedDirectory, Generic[S]):
         settings = directory.settings()
         if settings is None:
             raise RunError(f"{out}: holds no run to resume; check --out, or leave out --resume to start one")
+        settings = replace(settings, **{name: given[name] for name in settings.free if given.get(name) is not None})
         if others := settings.differences(given):
             flags = ", ".join(flag_name(type(settings), name) for name in others)
             raise RunError(f"{out}: this run has other settings than {flags}; leave them out to resume it")

@@ -24,6 +24,8 @@ class Settings:
     precision: Annotated[str, Flag("fp32, bf16, or auto: bf16 where there are instructions for it.")] = "auto"
 
     presets: ClassVar[Mapping[str, dict[str, Any]]] = {}
+    free: ClassVar[frozenset[str]] = frozenset(("device",))
+    """Settings that may be others when a run goes on."""
     parsers: ClassVar[Mapping[str, Callable[[Any], Any]]] = {}
     """Settings that may be given as text, such as `0.3:0.7`, and what reads them; `str` writes them again."""
 
@@ -57,8 +59,12 @@ class Settings:
         return {**asdict(self), **{name: str(one) for name, one in own.items() if is_dataclass(one)}}
 
     def differences(self, given: Mapping[str, Any]) -> list[str]:
-        """Names of those given settings that are not this run's; None is not given, nor is a precision of auto."""
+        """Names of those given settings that are not this run's; None is not given, nor is a precision of auto.
+
+        A run may go on elsewhere: what is `free` does not count.
+        """
         asked = {key: value for key, value in given.items() if value is not None and (key, value) != AUTO_PRECISION}
+        asked = {key: value for key, value in asked.items() if key not in self.free}
         asked |= {key: parse(asked[key]) for key, parse in self.parsers.items() if key in asked}
         return sorted(key for key, value in asked.items() if getattr(self, key, None) != value)
 

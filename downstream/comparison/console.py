@@ -107,10 +107,11 @@ def evaluate_agents(
     ignore: Annotated[
         int | None, typer.Option(help="Number in masks that is neither lesion nor rest.", show_default="none")
     ] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, mps, or auto: the best there is.")] = "auto",
     out: Annotated[Path | None, typer.Option(help="JSON file for the numbers.")] = None,
 ) -> int:
     """Evaluate the agents of runs: how hard their masks are, how varied, and how much of the lesion they hide."""
-    found = [evaluate_masks(path, reference_unet, data, algo, temperature, ignore).as_dict() for path in runs]
+    found = [evaluate_masks(path, reference_unet, data, algo, temperature, ignore, device).as_dict() for path in runs]
     rows = []
     for one in found:
         lesion = one["lesion_hidden"]

@@ -9,12 +9,13 @@ from agents import load_agent
 from agents.agent import Agent
 from agents.pretraining.hardness import KINDS, Hardness, measure
 from agents.pretraining.run_directory import RunDirectory
-from agents.pretraining.schedule import split_held_out
+from agents.pretraining.schedule import load_reference, split_held_out
 from agents.pretraining.settings import RunSettings
 from ahm_env import ImageSet, MaskRatio, Reconstructor, RunError, SettingsError
 from ahm_env.files import Saved, path_of
 from ahm_env.images.dataset.annotated import annotated
 from ahm_env.masks import Ints
+from ahm_env.model.devices import find_device
 from downstream.evaluation.tested import check_ignore
 
 PAIRS = 1024  # image and mask pairs by which an agent is evaluated
@@ -117,6 +118,7 @@ def evaluate_masks(
     algo: str | None = None,
     temperature: float | None = None,
     ignore: int | None = None,
+    device: str = "auto",
 ) -> MaskEvaluation:
     """Evaluate the masks of a run's agent.
 
@@ -129,6 +131,7 @@ def evaluate_masks(
         temperature: What the logits of sampled masks are divided by: below 1, masks come closer to the likeliest. By
             default the agent's own, with which it was trained.
         ignore: Number in masks that is no class: such pixels are neither lesion nor rest; None for none.
+        device: Where to compute, wherever the run did; `auto`: the best there is.
 
     Raises:
         AHMError: No run, damaged files, a U-Net or images that do not fit the agent, or a temperature for an agent
@@ -143,21 +146,16 @@ def evaluate_masks(
     settings = RunDirectory(path).settings()
     if settings is None:
         raise RunError(f"{path}: holds no run; give the directory that `ahm train-agent` wrote")
-    agent = load_agent(path / "agent", settings.torch_device, algo)
+    where = find_device(device)
+    agent = load_agent(path / "agent", where, algo)
     if temperature is not None:
         if agent.temperature is None:
             raise SettingsError(f"{path}: its agent, {agent.name}, draws from no logits; leave out --temperature")
         if not 0 < temperature < inf:
             raise SettingsError(f"--temperature {temperature:g} must be a positive number")
         agent.temperature = temperature
-    reconstructor = Reconstructor.load(unet, settings.grid, device=settings.torch_device)
-    channels = len(reconstructor.fill)
-    if channels != agent.problem.channels:
-        raise SettingsError(
-            f"{unet}: a U-Net for {channels} channels cannot evaluate an agent for {agent.problem.channels}; "
-            f"choose another --reference-unet"
-        )
-    images = replace(settings, data=data or settings.data, channels=channels).load_images()
+    reconstructor = load_reference(unet, settings, agent.problem.channels, where)
+    images = replace(settings, data=data or settings.data, channels=agent.problem.channels).load_images()
     indices = evaluation_images(images, data)
     images = annotated(images, indices, skip_bad=settings.skip_bad, ignore=ignore)
     scores = score_masks(agent, reconstructor, images, indices, settings.mask_ratio, settings.horizon)

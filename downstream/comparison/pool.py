@@ -14,6 +14,7 @@ from torch import multiprocessing
 from ahm_env import AHMError, RunError
 from ahm_env.errors import explain
 from ahm_env.images.dataset.builder import Progress
+from ahm_env.model.devices import without_script
 from downstream.comparison.trials import Trial
 from downstream.finetuning.run import FinetuneDirectory
 
@@ -57,7 +58,8 @@ class Pool:
             while waiting and self._fits(waiting[0]):
                 trial = waiting.pop(0)
                 process = context.Process(target=run_logged, args=(trial, self.threads))
-                process.start()
+                with without_script(trial.given.get("algo"), trial.given.get("wrapper")):
+                    process.start()
                 self._running[process] = trial
             time.sleep(POLL)
             for process in [one for one in self._running if not one.is_alive()]:

@@ -112,7 +112,8 @@ class PretrainTrial:
         if not self._fits(found):
             found |= {"references": []}
         for unet in self.references[len(found["references"]) :]:
-            evaluated = evaluate_masks(self.path, unet, algo=self.agent.algo, ignore=self.ignore)
+            device = self.given.get("device", "auto")
+            evaluated = evaluate_masks(self.path, unet, algo=self.agent.algo, ignore=self.ignore, device=device)
             found |= {"lesion_hidden": evaluated.scores.lesion, "background_hidden": evaluated.scores.background}
             found |= {"ignored": self._ignored}
             found |= {"shown": list(evaluated.names), "patients": evaluated.patients.tolist()}

@@ -1,12 +1,16 @@
 """Devices and precisions: what is asked for, and what the machine decides."""
 
+import sys
+from multiprocessing.spawn import get_preparation_data
+from types import ModuleType
+
 import numpy as np
 import pytest
 import torch
 
 from ahm_env import SettingsError
 from ahm_env.model import devices
-from ahm_env.model.devices import as_tensor, describe_precision, find_device, find_precision, has_bf16
+from ahm_env.model.devices import as_tensor, describe_precision, find_device, find_precision, has_bf16, without_script
 
 CPU = torch.device("cpu")
 
@@ -48,6 +52,17 @@ def test_pytorch_is_asked(monkeypatch, capability: str, avx512_bf16: bool, amx: 
 
 def test_the_tests_are_not_computed_in_bf16_unasked():
     assert not has_bf16(CPU)
+
+
+def test_a_process_does_not_find_the_script_unless_a_class_is_in_it(monkeypatch: pytest.MonkeyPatch):
+    script = ModuleType("__main__")
+    script.__file__ = "script.py"
+    monkeypatch.setitem(sys.modules, "__main__", script)
+    with without_script("a3c", None):
+        assert get_preparation_data("child").keys() & {"init_main_from_path", "init_main_from_name"} == set()
+    assert get_preparation_data("child")["init_main_from_path"].endswith("script.py")
+    with without_script(None, "__main__:Mine"):
+        assert get_preparation_data("child")["init_main_from_path"].endswith("script.py")
 
 
 @pytest.mark.parametrize(

@@ -158,3 +158,10 @@ def test_the_lower_the_temperature_the_closer_sampled_masks_are_to_the_likeliest
         evaluate_masks(made["hard-patches"], temperature=0.5)
     with pytest.raises(SettingsError, match="--temperature 0 must be a positive number"):
         evaluate_masks(made["a3c"], temperature=0)
+    config = made["a3c"].path / "config.json"
+    config.write_text(config.read_text().replace('"device": "cpu"', '"device": "cuda:7"'))  # of another machine
+    assert evaluate_masks(made["a3c"], temperature=1e-4).scores.hardness.likeliest.masks.shape == likeliest.shape
+    with pytest.raises(SettingsError, match="--device cuda:7 is not on this machine; use cpu, or auto"):
+        evaluate_masks(made["a3c"], device="cuda:7")
+    finished = pretrain(out=made["a3c"].path, resume=True, device="cpu")
+    assert finished.metrics["images"] == 32

@@ -29,6 +29,10 @@ class Trial:
     processes: int = 1
 
     @property
+    def given(self):
+        return {}
+
+    @property
     def name(self):
         return self.path.name
 
