@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -45,7 +46,7 @@ def without_script(*classes: str | None) -> Iterator[None]:
     if any(name is not None and name.startswith("__main__:") for name in classes):
         yield
         return
-    known = {name: vars(script)[name] for name in ("__file__", "__spec__") if name in vars(script)}
+    known: dict[str, Any] = {name: vars(script)[name] for name in ("__file__", "__spec__") if name in vars(script)}
     try:
         vars(script).update(dict.fromkeys(known))  # by these a process would find it
         yield
