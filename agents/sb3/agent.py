@@ -205,13 +205,15 @@ class SB3Agent(Agent):
     ) -> npt.NDArray[np.int8]:
         """Masks `(B, N)` for images `(B, C, S, S)`: see the Agent protocol.
 
-        Of too many ones a random subset is kept, too few are filled up at random, as the environment would do it.
+        Of too many ones a random subset is kept, too few are filled up at random, as the environment would do it. The
+        likeliest mask hides what scores highest: of a ratio range, as many as bits are likelier 1 than 0.
         """
         logits, generator = self._logits(observations), generator or self.generator
         if deterministic:
-            return hide_highest(logits.numpy(), self.problem, infos)
-        bits = torch.bernoulli((logits / self.temperature).sigmoid(), generator=generator)
-        scores = bits + torch.rand(bits.shape, generator=generator)
+            bits, scores = logits > 0, logits
+        else:
+            bits = torch.bernoulli((logits / self.temperature).sigmoid(), generator=generator)
+            scores = bits + torch.rand(bits.shape, generator=generator)
         counts = bits.sum(1).clamp(*self.problem.quotas).long()
         return hide_highest(scores.numpy(), self.problem, infos, counts.numpy())
 

@@ -508,6 +508,25 @@ def test_the_likeliest_mask_of_a_fresh_image_holds_the_quota_and_repeats(
     assert not np.array_equal(masks[0], masks[1])
 
 
+@both_policies
+@pytest.mark.parametrize(("likely", "size"), [(0, 3), (3, 3), (7, 7), (12, 12), (15, 12)])
+def test_of_a_range_the_likeliest_mask_hides_as_many_as_bits_are_likelier_one(
+    monkeypatch: pytest.MonkeyPatch, policy: str, likely: int, size: int
+) -> None:
+    """The mode of independent bits, where the environment leaves it as it is."""
+    images = SHOWN[policy]
+    agent = make("ppo", Problem(1, images.shape[2], 4, (3, 12)), policy=policy)
+    logits = torch.linspace(1, 2, 16) - (torch.arange(16) >= likely) * 3.0
+    monkeypatch.setattr(agent, "_logits", lambda shown: logits.repeat(len(shown), 1))
+    best = set(logits.argsort(descending=True)[:size].tolist())
+    fresh = {"mask": np.zeros((2, 4, 4), bool), "choosable": np.array([12, 12])}
+    for infos in (None, fresh):
+        for mask in agent.predict(images, deterministic=True, infos=infos):
+            assert set(np.flatnonzero(mask).tolist()) == best
+    later = {"mask": fresh["mask"] | (np.arange(16) == 15).reshape(4, 4), "choosable": np.array([2, 5])}
+    assert agent.predict(images, deterministic=True, infos=later).sum(1).tolist() == [2, 5]
+
+
 @pytest.mark.slow
 @both_algorithms
 @pytest.mark.parametrize(("ratio", "horizon", "share"), [(0.5, 2, 1.0), (0.5, 2, 0.5), ("0.25:0.75", 3, 1.0)])
@@ -521,7 +540,9 @@ def test_the_likeliest_masks_are_done_as_they_are(
     wanted = np.zeros((4, 16), bool)
     for _ in range(horizon):
         action = agent.predict(observations, deterministic=True, infos=infos)
-        assert action.sum(1).tolist() == infos["choosable"].tolist()
+        decides_size = ratio != 0.5 and not infos["mask"].any()
+        likely = (agent.maps(observations)[0] > 0).sum(1).clip(4, 12)
+        assert action.sum(1).tolist() == (likely if decides_size else infos["choosable"]).tolist()
         assert not (action.astype(bool) & infos["mask"].reshape(4, 16)).any()
         wanted |= action.astype(bool)
         observations, _, _, _, infos = env.step(action)
