@@ -23,6 +23,7 @@ from agents.annealing import LinearSchedule, read_schedules
 from agents.policy.mask_size import SizeChoice
 from agents.policy.networks import Maps, MaskingNetwork, NetworkAgent
 from agents.policy.subsets import OrderedSubset
+from agents.ranges import check_ranges
 from ahm_env.masks import mean_over
 from ahm_env.model.devices import as_tensor
 from ahm_env.model.optimiser import SharedAdam
@@ -65,6 +66,7 @@ class A3CSettings:
 
     def __post_init__(self) -> None:
         read_schedules(self)
+        check_ranges(self)
 
 
 @dataclass(frozen=True)

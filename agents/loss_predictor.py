@@ -11,6 +11,7 @@ from torch import Tensor
 from agents.agent import Callback, Env, begin, summary
 from agents.baselines import Pixels, Scores, ScoringAgent, unet_of
 from agents.policy.networks import NetworkAgent
+from agents.ranges import check_ranges
 from ahm_env import Reconstructor
 from ahm_env.masks import mean_over
 from ahm_env.model.devices import as_tensor
@@ -27,6 +28,9 @@ class HardPatchesSettings:
     """Feature extraction: `conv` (small) or `vgg16` (its first three blocks)."""
     backbone_weights: str | None = None
     """A file of torchvision's VGG16 weights."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
 
 
 class HardPatchesAgent(NetworkAgent, ScoringAgent):
