@@ -187,9 +187,9 @@ class A3C(NetworkAgent):
         spread = mean_over((returns - reward[:, None]).square(), hidden).sqrt()[:, None]
         own = (returns - baseline) / spread.clamp(min=0.25)  # r̂_i − b
 
-        new = hidden & ~step.hidden  # of which each draw is credited with what was not drawn before it
-        loss_left = (returns * new).sum(1, keepdim=True) - policy.sum_before(returns, step.ranking)
-        left = new.sum(1, keepdim=True) - policy.sum_before(torch.ones_like(returns), step.ranking)
+        new = hidden & ~step.hidden  # of which each draw is credited with what was not chosen before it
+        loss_left = (returns * new).sum(1, keepdim=True) - policy.sum_before(returns * step.chosen, step.ranking)
+        left = new.sum(1, keepdim=True) - policy.sum_before(step.chosen.float(), step.ranking)
         to_go = network.to_go.standardise(loss_left - left * baseline, step.chosen)
 
         state_value = (policy.first_draw().detach() * values).sum(1)  # V̄ = Σ π_j V_j
