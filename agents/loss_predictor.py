@@ -2,6 +2,7 @@
 
 from copy import deepcopy
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -125,14 +126,16 @@ class LearningProgressAgent(HardPatchesAgent):
         fast = unet_of(env)
         if self._slow is None:
             unet = deepcopy(fast.unet)
-            self._slow = Reconstructor(unet, fast.grid, fast.standardisation, loss_on="all", device=fast.device)
+            same: dict[str, Any] = {"device": fast.device, "precision": fast.precision}
+            self._slow = Reconstructor(unet, fast.grid, fast.standardisation, loss_on="all", **same)
         self._fast = fast
 
     @torch.no_grad()
     def targets(self, images: Pixels, hidden: npt.NDArray[np.bool_], losses: Scores) -> Scores:
         """How much better the U-Net reconstructs these patches `(B, N)` than its slow copy; then moves the copy on."""
         assert self._slow is not None
-        progress = self._slow.patch_losses(images, hidden) - losses
+        # in the mode in which the U-Net was just scored, or what is found is how the modes differ
+        progress = self._slow.patch_losses(images, hidden, self._fast.unet.training) - losses
         fast = self._fast.unet.state_dict()
         for name, slow in self._slow.unet.state_dict().items():
             if slow.is_floating_point():
