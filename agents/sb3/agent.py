@@ -99,6 +99,8 @@ class SB3Agent(Agent):
     def learn(self, env: Env, images: int, callback: Callback | None = None) -> None:
         """Play `images` episodes (rounded up to whole batches), and learn after every full rollout.
 
+        Where `callback` returns False, the rollout that is under way is the last, though it may end within an episode.
+
         Raises:
             SettingsError: The environment does not start again in the same step, or rollouts are too small.
             TrainingError: The policy is no longer finite.
@@ -126,8 +128,8 @@ class SB3Agent(Agent):
             if held is not None:
                 update = replace(held, **self._numbers(model.logger.name_to_value))
                 going &= callback is None or callback(update)
-                if not going:
-                    return
+            if not going:
+                return
 
     def _pay(self, earned: Returns) -> Returns:
         """Images differ in difficulty by factors, and the U-Net improves: logarithms, standardised, stay comparable.

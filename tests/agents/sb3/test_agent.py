@@ -447,12 +447,16 @@ def test_false_ends_learning_as_soon_as_the_state_is_whole(toy_env: Toy, name: s
     assert moved(agent, before)
 
 
-def test_false_in_the_middle_of_an_episode_waits_for_its_end(toy_env: Toy) -> None:
-    env = toy_env(IMAGES, noisy, num_envs=4, horizon=2)
-    found: list[Update] = []
-    make("a2c", env).learn(env, 4 * 100, lambda update: found.append(update) is not None)
-    assert len(env.actions) == 10  # the first rollout of 5 steps ends within an episode, the second does not
-    assert [update.resumable for update in found] == [False] * 4 + [True]
+@pytest.mark.parametrize(("horizon", "ends"), [(2, [2, 4]), (3, [3])])
+def test_false_ends_learning_with_the_rollout_though_that_ends_within_an_episode(
+    toy_env: Toy, horizon: int, ends: list[int]
+) -> None:
+    env = toy_env(IMAGES, noisy, num_envs=4, horizon=horizon)
+    agent, found = make("a2c", env), list[int]()
+    before = snapshot(agent)
+    agent.learn(env, 4 * 100, lambda _: found.append(len(env.actions)) is not None)
+    assert (len(env.actions), found) == (5, ends)
+    assert moved(agent, before)
 
 
 def test_episodes_that_are_cut_short_count_and_end(toy_env: Toy) -> None:
