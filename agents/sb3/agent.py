@@ -180,15 +180,19 @@ class SB3Agent(Agent):
     @contextmanager
     def _randomness(self) -> Iterator[None]:
         """SB3 draws from the global generators: lend them our state, and give them back theirs."""
-        others = torch.get_rng_state(), np.random.get_state()
-        torch.set_rng_state(self.generator.get_state())
-        np.random.seed(int(torch.randint(2**31, ())))
-        try:
-            yield
-        finally:
-            self.generator.set_state(torch.get_rng_state())
-            torch.set_rng_state(others[0])
-            np.random.set_state(others[1])
+        others, device = np.random.get_state(), self.device
+        elsewhere = [] if device.type == "cpu" else [device]  # it has a generator of its own, which masks are drawn by
+        with torch.random.fork_rng(elsewhere, device_type=device.type):
+            torch.set_rng_state(self.generator.get_state())
+            np.random.seed(int(torch.randint(2**31, ())))
+            for one in elsewhere:
+                own = torch.Generator(one).manual_seed(int(torch.randint(2**31, ())))
+                torch.get_device_module(one).set_rng_state(own.get_state(), one)
+            try:
+                yield
+            finally:
+                self.generator.set_state(torch.get_rng_state())
+                np.random.set_state(others)
 
     @torch.no_grad()
     def _logits(self, observations: npt.NDArray[np.uint8]) -> Tensor:

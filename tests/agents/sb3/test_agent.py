@@ -5,6 +5,7 @@ from collections import Counter
 from dataclasses import replace
 from math import log
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -228,6 +229,37 @@ def test_an_error_in_the_middle_gives_the_global_generators_back(toy_env: Toy, n
     with pytest.raises(KeyboardInterrupt):
         agent.learn(env, 800, fail)
     assert world() == before
+
+
+def test_the_generator_of_another_device_is_lent_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A made-up device: SB3 draws masks where the policy is, by the one generator that this device has."""
+    made, theirs = torch.Generator, torch.Generator().manual_seed(99)
+    module = SimpleNamespace(
+        get_rng_state=lambda _: theirs.get_state(), set_rng_state=lambda state, _: theirs.set_state(state)
+    )
+    agents, before, drawn = [make("a2c", Problem(1, 16, 4, (4, 4)), seed) for seed in (1, 1, 2)], theirs.get_state(), []
+    monkeypatch.setattr(torch, "get_device_module", lambda _: module)
+    monkeypatch.setattr(torch, "Generator", lambda _: made())
+    for agent in agents:
+        agent.device = torch.device("cuda", 1)
+        for _ in range(2):
+            with agent._randomness():
+                drawn.append(torch.rand((), generator=theirs).item())
+            assert torch.equal(theirs.get_state(), before)
+    assert drawn[:2] == drawn[2:4]
+    assert len(set(drawn)) == 4
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU is here")
+def test_on_a_gpu_the_same_seed_draws_the_same_masks_and_leaves_its_generator_alone(toy_env: Toy) -> None:
+    found = []
+    for number in range(2):
+        torch.cuda.manual_seed(number)
+        before, env = torch.cuda.get_rng_state(), toy_env(IMAGES, noisy)
+        make_agent("a2c", env, device="cuda").learn(env, 8 * 4)
+        assert torch.equal(torch.cuda.get_rng_state(), before)
+        found.append(env.actions[0])
+    assert np.array_equal(*found)
 
 
 def test_masks_drawn_with_a_generator_repeat_and_leave_the_agent_s_own_alone() -> None:
