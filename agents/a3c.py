@@ -19,10 +19,10 @@ import torch
 from torch import Tensor
 
 from agents.agent import Callback, Env, Infos, begin, summary
-from agents.annealing import LinearSchedule, read_schedules
 from agents.policy.mask_size import SizeChoice
 from agents.policy.networks import Maps, MaskingNetwork, NetworkAgent
 from agents.policy.subsets import OrderedSubset
+from agents.settings import LinearSchedule, check_ranges, read_schedules
 from ahm_env.masks import mean_over
 from ahm_env.model.devices import as_tensor
 from ahm_env.model.optimiser import SharedAdam
@@ -65,6 +65,7 @@ class A3CSettings:
 
     def __post_init__(self) -> None:
         read_schedules(self)
+        check_ranges(self)
 
 
 @dataclass(frozen=True)
@@ -185,9 +186,9 @@ class A3C(NetworkAgent):
         spread = mean_over((returns - reward[:, None]).square(), hidden).sqrt()[:, None]
         own = (returns - baseline) / spread.clamp(min=0.25)  # r̂_i − b
 
-        new = hidden & ~step.hidden  # of which each draw is credited with what was not drawn before it
-        loss_left = (returns * new).sum(1, keepdim=True) - policy.sum_before(returns, step.ranking)
-        left = new.sum(1, keepdim=True) - policy.sum_before(torch.ones_like(returns), step.ranking)
+        new = hidden & ~step.hidden  # of which each draw is credited with what was not chosen before it
+        loss_left = (returns * new).sum(1, keepdim=True) - policy.sum_before(returns * step.chosen, step.ranking)
+        left = new.sum(1, keepdim=True) - policy.sum_before(step.chosen.float(), step.ranking)
         to_go = network.to_go.standardise(loss_left - left * baseline, step.chosen)
 
         state_value = (policy.first_draw().detach() * values).sum(1)  # V̄ = Σ π_j V_j

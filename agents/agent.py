@@ -2,7 +2,7 @@
 
 import json
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,7 +13,7 @@ import torch
 from gymnasium.vector import AutoresetMode, VectorEnv
 from torch import Tensor
 
-from agents.annealing import LinearSchedule
+from agents.settings import LinearSchedule
 from ahm_env import SettingsError
 from ahm_env.files import save_tensors, write_text
 from ahm_env.masks import PatchGrid, highest, mean_over
@@ -219,15 +219,23 @@ def save_agent(agent: Agent, directory: Path) -> None:
     write_text(directory / "agent.json", json.dumps(about, indent=2) + "\n")
 
 
-def begin(env: Env) -> tuple[npt.NDArray[np.uint8], Infos]:
+def begin(
+    env: Env, seeds: Sequence[int | None] | None = None, options: dict[str, Any] | None = None
+) -> tuple[npt.NDArray[np.uint8], Infos]:
     """Reset a vector environment.
+
+    Args:
+        env: The environment.
+        seeds: One for each of its environments.
+        options: As its `reset` takes them.
 
     Raises:
         SettingsError: Its autoreset mode is not SAME_STEP.
     """
     if env.metadata.get("autoreset_mode") is not AutoresetMode.SAME_STEP:
         raise SettingsError("agents learn in environments with autoreset_mode SAME_STEP; make the environment so")
-    return env.reset()
+    given: Any = seeds
+    return env.reset(seed=given, options=options)
 
 
 def summary(final: Infos, **numbers: Any) -> Update:

@@ -2,6 +2,7 @@
 
 from copy import deepcopy
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +12,7 @@ from torch import Tensor
 from agents.agent import Callback, Env, begin, summary
 from agents.baselines import Pixels, Scores, ScoringAgent, unet_of
 from agents.policy.networks import NetworkAgent
+from agents.settings import check_ranges
 from ahm_env import Reconstructor
 from ahm_env.masks import mean_over
 from ahm_env.model.devices import as_tensor
@@ -27,6 +29,9 @@ class HardPatchesSettings:
     """Feature extraction: `conv` (small) or `vgg16` (its first three blocks)."""
     backbone_weights: str | None = None
     """A file of torchvision's VGG16 weights."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
 
 
 class HardPatchesAgent(NetworkAgent, ScoringAgent):
@@ -121,14 +126,16 @@ class LearningProgressAgent(HardPatchesAgent):
         fast = unet_of(env)
         if self._slow is None:
             unet = deepcopy(fast.unet)
-            self._slow = Reconstructor(unet, fast.grid, fast.standardisation, loss_on="all", device=fast.device)
+            same: dict[str, Any] = {"device": fast.device, "precision": fast.precision}
+            self._slow = Reconstructor(unet, fast.grid, fast.standardisation, loss_on="all", **same)
         self._fast = fast
 
     @torch.no_grad()
     def targets(self, images: Pixels, hidden: npt.NDArray[np.bool_], losses: Scores) -> Scores:
         """How much better the U-Net reconstructs these patches `(B, N)` than its slow copy; then moves the copy on."""
         assert self._slow is not None
-        progress = self._slow.patch_losses(images, hidden) - losses
+        # in the mode in which the U-Net was just scored, or what is found is how the modes differ
+        progress = self._slow.patch_losses(images, hidden, self._fast.unet.training) - losses
         fast = self._fast.unet.state_dict()
         for name, slow in self._slow.unet.state_dict().items():
             if slow.is_floating_point():

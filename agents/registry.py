@@ -16,7 +16,6 @@ import torch
 
 from agents.a3c import A3C
 from agents.agent import Agent, Env, Problem
-from agents.annealing import LinearSchedule
 from agents.baselines import (
     AutoencoderAgent,
     BlocksAgent,
@@ -29,6 +28,7 @@ from agents.baselines import (
 from agents.loss_predictor import EasyPatchesAgent, HardPatchesAgent, LearningProgressAgent
 from agents.sb3.a2c import A2CAgent
 from agents.sb3.ppo import PPOAgent
+from agents.settings import LinearSchedule
 from ahm_env import CheckpointError, RunError, SettingsError
 from ahm_env.files import load_tensors
 from ahm_env.runs.flags import check_kind

@@ -203,6 +203,7 @@ def test_a_run_is_repeated_from_its_config(call):
         (["--set", "vf_coef"], "--set vf_coef is not KEY=VALUE"),
         (["--config", "missing.json"], "missing.json"),
         (["--set", "vf_coef=abc"], "--set vf_coef abc must be a number"),
+        (["--set", "max_grad_norm=-1"], "--set max_grad_norm -1 must be more than 0"),
         (["--set", "vf_coef=null"], "--set vf_coef None must be a number"),
         (["--config", "missing.json", "--preset", "demo"], "give one of them"),
         (["--set", "backbone=vgg16", "--set", "backbone_weights=missing.pth"], "missing.pth"),

@@ -41,6 +41,8 @@ PAIRS, FINAL_PAIRS = (32, 128), (64, 4096)
 PART, FINAL_PART = 64, 4
 RANDOM_DRAWS = 4  # random masks an image, at least
 PICTURED = 8  # rows of masks.png
+# of a collapse, by the setting of an agent that it needs
+REMEDIES = {"ent_coef": "raise its ent_coef (--set)", "learning_rate": "lower --agent-learning-rate"}
 _AVERAGED = ("reward", "unet_loss", "entropy", "policy_loss", "value_loss")  # over the batches of a row that have one
 
 
@@ -225,10 +227,8 @@ class Pretraining(Run[RunSettings, Hardness]):
         collapse = measurement.collapse
         if settled and collapse and not self._warned:
             self._warned = True
-            self.observer.on_warning(
-                f"the agent's masks are collapsing: {collapse}; raise its ent_coef (--set), or lower "
-                f"--agent-learning-rate"
-            )
+            advice = ", or ".join(text for name, text in REMEDIES.items() if hasattr(self.agent.settings, name))
+            self.observer.on_warning(f"the agent's masks are collapsing: {collapse}" + (advice and f"; {advice}"))
 
     def write_results(self) -> None:
         """Write the U-Net, the agent and the pictures as they are now."""

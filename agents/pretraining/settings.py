@@ -8,8 +8,8 @@ from typing import Annotated, Any, ClassVar
 import torch
 from gymnasium.vector import VectorWrapper
 
-from agents.annealing import LinearSchedule
 from agents.registry import AGENTS, agent_class, check_settings, import_class
+from agents.settings import LinearSchedule
 from ahm_env import MaskRatio, PatchGrid, SettingsError
 from ahm_env.model import ranks
 from ahm_env.model.devices import count_cores, find_device

@@ -23,6 +23,7 @@ from agents.pretraining.settings import RunSettings
 from ahm_env import AHMError, ImageSet, Reconstructor, TrainingError
 from ahm_env.masks import Ints
 from ahm_env.model.devices import without_script
+from ahm_env.runs.directory import signals_to
 
 _PATIENCE = 120.0  # seconds that a worker has to end its batch
 
@@ -108,14 +109,9 @@ class Workers:
 
     def __enter__(self) -> "Workers":
         # a signal goes to workers, too, perhaps before they can turn it off: they are born with it turned off
-        before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            with without_script(*self._classes):
-                for process in self._processes:
-                    process.start()
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+        with signals_to(signal.SIG_IGN), without_script(*self._classes):
+            for process in self._processes:
+                process.start()
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -99,6 +99,8 @@ class SB3Agent(Agent):
     def learn(self, env: Env, images: int, callback: Callback | None = None) -> None:
         """Play `images` episodes (rounded up to whole batches), and learn after every full rollout.
 
+        Where `callback` returns False, the rollout that is under way is the last, though it may end within an episode.
+
         Raises:
             SettingsError: The environment does not start again in the same step, or rollouts are too small.
             TrainingError: The policy is no longer finite.
@@ -126,8 +128,8 @@ class SB3Agent(Agent):
             if held is not None:
                 update = replace(held, **self._numbers(model.logger.name_to_value))
                 going &= callback is None or callback(update)
-                if not going:
-                    return
+            if not going:
+                return
 
     def _pay(self, earned: Returns) -> Returns:
         """Images differ in difficulty by factors, and the U-Net improves: logarithms, standardised, stay comparable.
@@ -178,15 +180,19 @@ class SB3Agent(Agent):
     @contextmanager
     def _randomness(self) -> Iterator[None]:
         """SB3 draws from the global generators: lend them our state, and give them back theirs."""
-        others = torch.get_rng_state(), np.random.get_state()
-        torch.set_rng_state(self.generator.get_state())
-        np.random.seed(int(torch.randint(2**31, ())))
-        try:
-            yield
-        finally:
-            self.generator.set_state(torch.get_rng_state())
-            torch.set_rng_state(others[0])
-            np.random.set_state(others[1])
+        others, device = np.random.get_state(), self.device
+        elsewhere = [] if device.type == "cpu" else [device]  # it has a generator of its own, which masks are drawn by
+        with torch.random.fork_rng(elsewhere, device_type=device.type):
+            torch.set_rng_state(self.generator.get_state())
+            np.random.seed(int(torch.randint(2**31, ())))
+            for one in elsewhere:
+                own = torch.Generator(one).manual_seed(int(torch.randint(2**31, ())))
+                torch.get_device_module(one).set_rng_state(own.get_state(), one)
+            try:
+                yield
+            finally:
+                self.generator.set_state(torch.get_rng_state())
+                np.random.set_state(others)
 
     @torch.no_grad()
     def _logits(self, observations: npt.NDArray[np.uint8]) -> Tensor:
@@ -205,13 +211,15 @@ class SB3Agent(Agent):
     ) -> npt.NDArray[np.int8]:
         """Masks `(B, N)` for images `(B, C, S, S)`: see the Agent protocol.
 
-        Of too many ones a random subset is kept, too few are filled up at random, as the environment would do it.
+        Of too many ones a random subset is kept, too few are filled up at random, as the environment would do it. The
+        likeliest mask hides what scores highest: of a ratio range, as many as bits are likelier 1 than 0.
         """
         logits, generator = self._logits(observations), generator or self.generator
         if deterministic:
-            return hide_highest(logits.numpy(), self.problem, infos)
-        bits = torch.bernoulli((logits / self.temperature).sigmoid(), generator=generator)
-        scores = bits + torch.rand(bits.shape, generator=generator)
+            bits, scores = logits > 0, logits
+        else:
+            bits = torch.bernoulli((logits / self.temperature).sigmoid(), generator=generator)
+            scores = bits + torch.rand(bits.shape, generator=generator)
         counts = bits.sum(1).clamp(*self.problem.quotas).long()
         return hide_highest(scores.numpy(), self.problem, infos, counts.numpy())
 

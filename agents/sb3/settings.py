@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from agents.annealing import LinearSchedule, read_schedules
+from agents.settings import LinearSchedule, check_ranges, read_schedules
 from ahm_env.errors import SettingsError
 
 POLICIES = ("maps", "cnn")
@@ -16,7 +16,7 @@ class SB3Settings:
     Sizes of steps and of rollouts come from a search.
 
     Raises:
-        SettingsError: Settings that do not go together.
+        SettingsError: A number out of range, or settings that do not go together.
     """
 
     learning_rate: float = 1e-3
@@ -54,6 +54,7 @@ class SB3Settings:
 
     def __post_init__(self) -> None:
         read_schedules(self)
+        check_ranges(self)
         if self.policy not in POLICIES:
             raise SettingsError(f"policy {self.policy!r} is unknown; choose {' or '.join(POLICIES)}")
         for name in OF_MAPS:
@@ -63,8 +64,6 @@ class SB3Settings:
             raise SettingsError(
                 f"image_weight {self.image_weight:g} counts beside own_weight only; give that, too, or leave it at 1"
             )
-        if self.n_steps < 1:
-            raise SettingsError(f"n_steps {self.n_steps} must be 1 or more")
 
 
 @dataclass(frozen=True)
@@ -90,7 +89,5 @@ class PPOSettings(SB3Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.minibatches < 1 or self.n_steps % self.minibatches:
+        if self.n_steps % self.minibatches:
             raise SettingsError(f"minibatches {self.minibatches} must divide n_steps {self.n_steps}")
-        if self.n_epochs < 1:
-            raise SettingsError(f"n_epochs {self.n_epochs} must be 1 or more")

@@ -29,13 +29,15 @@ class SB3VecEnv(VecEnv):
         super().__init__(env.num_envs, env.single_observation_space, env.single_action_space)
 
     def reset(self) -> npt.NDArray[np.uint8]:
-        """Show new images."""
-        if any(seed is not None for seed in self._seeds):
-            seeds: Any = self._seeds
-            observations, infos = self.env.reset(seed=seeds)
-        else:
-            observations, infos = begin(self.env)
+        """Show new images; seeds and options that were set before hold for this reset.
+
+        Raises:
+            SettingsError: The environment does not start again in the same step, or refuses the options.
+        """
+        seeds = self._seeds if any(seed is not None for seed in self._seeds) else None
+        observations, infos = begin(self.env, seeds, _of_all(self._options))
         self._reset_seeds()
+        self._reset_options()
         self._returns[:], self._lengths[:] = 0, 0
         self.reset_infos = [_one(infos, env_id) for env_id in range(self.num_envs)]
         return np.asarray(observations, np.uint8)
@@ -98,6 +100,13 @@ class SB3VecEnv(VecEnv):
         """Pictures of all environments."""
         frames: Any = self.env.render()
         return [None] * self.num_envs if frames is None else list(frames)
+
+
+def _of_all(options: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """Turn the options of each environment into those of a vector of them: what differs becomes a list."""
+    if all(one == options[0] for one in options):
+        return options[0] or None
+    return {name: [one.get(name) for one in options] for name in {name for one in options for name in one}}
 
 
 def _one(infos: Infos, env_id: int) -> dict[str, Any]:

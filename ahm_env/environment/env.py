@@ -220,11 +220,11 @@ class PatchMaskVectorEnv(_Masking, VectorEnv[Pixels, npt.NDArray[np.int8], npt.N
     ) -> tuple[Pixels, Info]:
         """Show new images; `seed` gives environment i the seed `seed + i`, or the i-th of a list.
 
-        `options["reset_mask"]` limits it to some environments; `options["image_index"]` names the image, or the
-        image of each environment.
+        `options["reset_mask"]` limits it to some environments, but for the first reset, with which all begin;
+        `options["image_index"]` names the image, or the image of each environment.
         """
         images = read_images(options, self.num_envs, len(self.episodes.images), "reset_mask")
-        reset = read_reset_mask(options, self.num_envs)
+        reset = read_reset_mask(options, self.num_envs) | (not self._started)
         if isinstance(seed, int | np.integer):
             super().reset(seed=int(seed))
             seed = [int(seed) + env_id for env_id in range(self.num_envs)]

@@ -88,9 +88,10 @@ class Episodes:
         self.low, self.high = ratio.quotas(grid.patches)
         if count < 1:
             raise SettingsError(f"{count} environments were asked for; ask for 1 or more")
-        if not 1 <= horizon <= self.low:
+        if not (isinstance(horizon, int | np.integer) and 1 <= horizon <= self.low):
             raise SettingsError(
-                f"horizon {horizon} must be 1 or more, and at most the {self.low} hidden patches of an image"
+                f"horizon {horizon} must be a whole number of 1 or more, and at most the {self.low} hidden patches of "
+                f"an image"
             )
         indices = np.asarray(indices, np.int64)
         if len(indices) == 0:

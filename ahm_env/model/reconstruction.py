@@ -58,7 +58,7 @@ class Reconstructor:
         if not 0 < learning_rate < float("inf"):
             raise SettingsError(f"learning_rate {learning_rate} must be a positive number")
         self.device = find_device(device)
-        self._half = find_precision(precision, self.device) == "bf16"
+        self.precision = find_precision(precision, self.device)
         self.unet = unet.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.grid = grid
         self.standardisation = standardisation
@@ -107,19 +107,25 @@ class Reconstructor:
             pixels = gather(output, len(images)) * self.std + self.mean
         return pixels.clamp(0, 255).round().to(torch.uint8).contiguous().cpu().numpy()
 
-    def patch_losses(self, images: npt.NDArray[np.uint8], masks: Bools) -> npt.NDArray[np.float32]:
+    def patch_losses(
+        self, images: npt.NDArray[np.uint8], masks: Bools, training: bool = False
+    ) -> npt.NDArray[np.float32]:
         """Patch loss ℓ of every patch, hidden or not, without learning.
 
         Args:
             images: `(B, C, S, S)` uint8.
             masks: `(B, N)` bool, 1 hides.
+            training: As `learn` finds it: BatchNorm takes the statistics of these images, and keeps its own.
 
         Returns:
             `(B, N)` mean squared error over the pixels and channels of each patch, in standardised intensities.
         """
-        self._switch(training=False)
+        self._switch(training)
+        statistics = self._statistics() if training else None
         with torch.inference_mode():
             _, losses, _ = self._forward(images, masks)
+        if statistics is not None:
+            self._put_back(statistics)
         return losses.cpu().numpy()
 
     def learn(self, images: npt.NDArray[np.uint8], masks: Bools) -> npt.NDArray[np.float32]:
@@ -136,7 +142,7 @@ class Reconstructor:
             TrainingError: The loss or its gradient is not finite; weights and statistics are left as they were.
         """
         self._switch(training=True)
-        statistics = [buffer.clone() for buffer in self.unet.buffers()]
+        statistics = self._statistics()
         _, losses, hidden = self._forward(images, masks)
         everything = self.loss_on == "all" or not masks.any()  # an autoencoder hides nothing
         loss = losses.mean() if everything else (losses * hidden).sum() / hidden.sum()
@@ -144,8 +150,7 @@ class Reconstructor:
         loss.backward()  # type: ignore[no-untyped-call]
         sum_gradients(self.unet.parameters())
         if not self.optimiser.is_finite(loss):
-            for buffer, before in zip(self.unet.buffers(), statistics, strict=True):
-                buffer.copy_(before)
+            self._put_back(statistics)
             raise TrainingError(
                 f"the U-Net's loss is no longer finite ({loss.item():.3g}); the step size is probably too large: "
                 f"lower --learning-rate"
@@ -156,11 +161,19 @@ class Reconstructor:
     def _forward(self, images: npt.NDArray[np.uint8], masks: Bools) -> tuple[Tensor, Tensor, Tensor]:
         """Reconstruct this rank's share `(B, C, S, S)`; patch losses and masks `(B, N)` of all; in full precision."""
         targets, hidden = self.standardise(share(images)), as_tensor(masks, self.device)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self._half):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             output = self.unet(self.hide(targets, share(hidden)))
         output = output.to(targets.dtype)
         losses = self.grid.patch_means((output - targets).square())
         return output, gather(losses, len(images)), hidden
+
+    def _statistics(self) -> list[Tensor]:
+        """Copy BatchNorm's statistics, which a pass in training mode changes."""
+        return [buffer.clone() for buffer in self.unet.buffers()]
+
+    def _put_back(self, statistics: list[Tensor]) -> None:
+        for buffer, before in zip(self.unet.buffers(), statistics, strict=True):
+            buffer.copy_(before)
 
     def _switch(self, training: bool) -> None:
         """Set the U-Net's mode, where it has another: to go through all its layers takes time."""

@@ -1,6 +1,7 @@
 """A directory that a run writes: settings, metrics, and the states from which it can go on."""
 
 import signal
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -233,6 +234,18 @@ class Directory(OwnedDirectory, Generic[S]):
             raise CheckpointError(f"{paths[-1]}: {reason}; delete this file {rest}, then resume") from None
 
 
+@contextmanager
+def signals_to(handler: Any) -> Iterator[None]:
+    """Have Ctrl-C and SIGTERM handled otherwise until the block ends, where they can be: in the main thread."""
+    main = threading.current_thread() is threading.main_thread()
+    before = {number: signal.signal(number, handler) for number in ((signal.SIGINT, signal.SIGTERM) if main else ())}
+    try:
+        yield
+    finally:
+        for number, known in before.items():
+            signal.signal(number, known)
+
+
 class Interruption:
     """Lets Ctrl-C and SIGTERM end a run after the step that is under way.
 
@@ -245,17 +258,13 @@ class Interruption:
 
     @contextmanager
     def watch(self) -> Iterator[None]:
-        """Take these signals, until the block ends."""
+        """Take these signals, until the block ends; only in the main thread."""
 
         def stop(number: int, _: Any) -> None:
             self.signal = number
 
-        before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
+        with signals_to(stop):
             yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
 
 def free_directory(root: Path, stem: str) -> Path:

@@ -16,9 +16,11 @@ from agents.agent import Problem
 from agents.policy.networks import Maps
 from agents.policy.subsets import OrderedSubset
 from agents.sb3.patch_credit import PatchRolloutBuffer
+from ahm_env.masks import mean_over
 
 PLAIN = torch.tensor([0.3, 2.0, 1.1, 0.6], dtype=torch.float64)  # what four patches cost if nothing else is hidden
 TOGETHER = torch.tensor([[0, 3, 0, 0], [2, 0, 0, 0], [0, 0, 0, 0], [0, 1, 0, 0]], dtype=torch.float64)
+NONE = dict.fromkeys(("own_weight", "to_go_weight", "image_weight"), 0.0)
 LOGITS = torch.tensor([0.4, -0.3, 1.0, -0.8], dtype=torch.float64)
 
 
@@ -34,8 +36,7 @@ def policy_gradient(together: Tensor, **weights: float) -> Tensor:
     policy = OrderedSubset(logits, torch.full((12,), 2))
     hidden = policy.subset(rankings)
     losses = PLAIN + hidden.double() @ together.T
-    settings = {name: weights.get(name, 0.0) for name in ("own_weight", "to_go_weight", "image_weight")}
-    agent = A3C(Problem(1, 32, 2, (2, 2)), A3CSettings(**settings))
+    agent = A3C(Problem(1, 32, 2, (2, 2)), A3CSettings(**{**NONE, **weights}))
     agent.network.double()
     values = torch.tensor([0.7, 1.4, 0.2, 1.0], dtype=torch.float64).repeat(12, 1)  # any will do
     nothing = torch.zeros_like(hidden)
@@ -77,6 +78,65 @@ def test_where_patches_affect_each_other_only_the_image_s_reward_does() -> None:
     others = {name: cosine(TOGETHER, **{name: 1.0}) for name in ("own_weight", "to_go_weight")}
     assert others == pytest.approx({"own_weight": 0.946, "to_go_weight": 0.994}, abs=1e-3)
     assert cosine(torch.zeros_like(TOGETHER), own_weight=1.0) == pytest.approx(0.938, abs=1e-3)
+
+
+def gradients_of_draws(together: Tensor, drawn: int, kept: int, **weights: float) -> tuple[Tensor, Tensor]:
+    """The expected gradient of so many draws, of what is credited and of the reward itself.
+
+    Of the draws the environment keeps `kept` at random, and hides random patches in place of the others, as it does
+    with a range of mask ratios and a share below 1.
+    """
+    rankings, chosen, hidden, odds = [], [], [], []
+    for order in itertools.permutations(range(4)):
+        keeps = list(itertools.combinations(order[:drawn], kept))
+        for keep in keeps if list(order[drawn:]) == sorted(order[drawn:]) else []:
+            fills = list(itertools.combinations(set(range(4)) - set(keep), drawn - kept))
+            rankings += [order] * len(fills)
+            chosen += [[i in keep for i in range(4)]] * len(fills)
+            hidden += [[i in keep or i in fill for i in range(4)] for fill in fills]
+            odds += [1 / len(keeps) / len(fills)] * len(fills)
+    ranking, mask, count = torch.tensor(rankings), torch.tensor(hidden), len(odds)
+    logits = LOGITS.clone().requires_grad_()
+    policy = OrderedSubset(logits.repeat(count, 1), torch.full((count,), drawn))
+    log_pi = policy.patch_log_prob(ranking)
+    chance = torch.tensor(odds, dtype=torch.float64) * log_pi.sum(1).exp()
+    assert chance.sum().item() == pytest.approx(1)
+    agent = A3C(Problem(1, 32, 2, (drawn, drawn)), A3CSettings(**{**NONE, **weights}))
+    agent.network.double()
+    values = torch.tensor([0.7, 1.4, 0.2, 1.0], dtype=torch.float64).repeat(count, 1)  # any will do
+    maps = Maps(policy.logits, values, None)
+    step = Step(maps, policy, ranking, torch.zeros_like(mask), torch.tensor(chosen), None)
+    losses = PLAIN + mask.double() @ together.T
+    advantages = agent._advantages(step, losses, mask).detach()
+    credited = (chance.detach() * mean_over(advantages * log_pi, step.chosen)).sum()
+    reward = (chance * mean_over(losses, mask)).sum()
+    found = [torch.autograd.grad(one, logits, retain_graph=True)[0] for one in (credited, reward)]
+    return found[0], found[1]
+
+
+@pytest.mark.parametrize(
+    ("drawn", "kept", "image", "to_go"), [(3, 3, 1, 1), (3, 2, 0.951, 0.946), (3, 1, 0.871, 0.871)]
+)
+def test_of_draws_that_are_partly_dropped_credit_points_nearly_along_the_gradient_of_the_reward(
+    drawn: int, kept: int, image: float, to_go: float
+) -> None:
+    for weight, cosine in (("image_weight", image), ("to_go_weight", to_go)):
+        found = gradients_of_draws(TOGETHER, drawn, kept, **{weight: 1.0})
+        assert torch.cosine_similarity(*found, 0).item() == pytest.approx(cosine, abs=1e-3)
+
+
+def test_a_draw_is_credited_with_all_that_is_hidden_but_what_was_chosen_before_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Patches 0, 1 and 2 are drawn in this order; 1 is dropped, and 3 is hidden at random."""
+    agent = A3C(Problem(1, 32, 2, (3, 3)), A3CSettings(**{**NONE, "to_go_weight": 1.0}))
+    monkeypatch.setattr(agent.network.to_go, "standardise", lambda numbers, counted: numbers)
+    policy = OrderedSubset(torch.zeros(1, 4), torch.tensor([3]))
+    hidden, chosen = torch.tensor([[True, False, True, True]]), torch.tensor([[True, False, True, False]])
+    maps = Maps(policy.logits, torch.ones(1, 4), None)  # of every patch, a loss of 1 is expected
+    step = Step(maps, policy, torch.arange(4)[None], torch.zeros_like(hidden), chosen, None)
+    credit = agent._advantages(step, torch.tensor([[5.0, 70.0, 11.0, 2.0]]), hidden)
+    assert credit[chosen].tolist() == pytest.approx([5 + 11 + 2 - 3, 11 + 2 - 2])
 
 
 def outcomes() -> list[tuple[list[int], list[int], float]]:

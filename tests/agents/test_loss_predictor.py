@@ -269,6 +269,35 @@ def test_without_any_progress_there_is_nothing_to_expect(
     assert not found.any()
 
 
+@pytest.mark.parametrize("norm", ["batch", "group"])
+@pytest.mark.parametrize("learns", [True, False])
+def test_of_a_unet_that_stands_still_there_is_no_progress_to_expect(
+    phantoms: ImageSet, monkeypatch: pytest.MonkeyPatch, norm: str, learns: bool
+) -> None:
+    """Its BatchNorm statistics move on where it learns, though its weights do not; a frozen one has learned before."""
+    env = PatchMaskVectorEnv(4, data=phantoms, unet="new", width=4, image_size=32, norm=norm, co_train=True)
+    unet, rng = env.episodes.reconstructor, np.random.default_rng(0)
+    for _ in range(5):
+        unet.learn(phantoms.images(np.arange(8)), rng.random((8, 16)) < 0.5)
+    unet.optimiser.set_learning_rate(0.0)
+    env.episodes.co_train = learns
+    env.reset(seed=3)
+    agent = LearningProgressAgent(env)
+    found, targets = [], agent.targets
+    monkeypatch.setattr(agent, "targets", lambda *what: found.append(targets(*what)) or found[-1])
+    agent.learn(env, 4 * 10)
+    assert len(found) == 10
+    assert np.abs(found).max() < 1e-6
+
+
+def test_the_slow_copy_computes_in_the_precision_of_the_unet(reconstructor: Reconstructor, phantoms: ImageSet) -> None:
+    for precision in ("fp32", "bf16"):
+        unet = Reconstructor(reconstructor.unet, reconstructor.grid, reconstructor.standardisation, precision=precision)
+        agent = LearningProgressAgent(PatchMaskVectorEnv(2, data=phantoms, unet=unet))
+        assert agent._slow is not None
+        assert agent._slow.precision == precision
+
+
 def test_following_progress_leaves_the_unet_alone(
     native: PatchMaskVectorEnv, reconstructor: Reconstructor, phantoms: ImageSet
 ) -> None:

@@ -5,6 +5,7 @@ import signal
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -327,6 +328,22 @@ def test_a_destabilised_agent_raises_the_warning_once_and_a_random_one_does_not(
     assert "collapsing" in loose.warnings[0]
     train(tmp_path / "random", images, random, algo="random")
     assert random.warnings == []
+
+
+@pytest.mark.parametrize(
+    ("algo", "advice"),
+    [
+        ("a3c", "; raise its ent_coef (--set), or lower --agent-learning-rate"),
+        ("hard-patches", "; lower --agent-learning-rate"),
+        ("edges", ""),
+    ],
+)
+def test_what_helps_against_a_collapse_is_said_of_settings_that_the_agent_has(tmp_path, images, algo, advice):
+    with RunDirectory(tmp_path / "run") as directory:
+        run = Pretraining(RunSettings(**TINY, algo=algo), images, directory)
+    run.observer, run.seen = Silent(), 96
+    run._warn_of_collapse(SimpleNamespace(collapse="all images get the same mask"))
+    assert run.observer.warnings == [f"the agent's masks are collapsing: all images get the same mask{advice}"]
 
 
 def test_measuring_and_drawing_leave_no_trace(tmp_path, images):

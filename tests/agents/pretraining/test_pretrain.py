@@ -1,6 +1,7 @@
 """Pretraining from Python: what a call gives back, and what it raises."""
 
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,12 @@ def test_an_interruption_is_raised_and_saved(tmp_path: Path, stopping: Any) -> N
     with pytest.raises(RunError, match="stopped by SIGINT; all is saved"):
         pretrain("phantom:40", tmp_path / "run", algo="random", device="cpu", observer=stopping, **TINY)
     assert pretrain(out=tmp_path / "run", resume=True).metrics["images"] == 16
+
+
+def test_a_run_in_a_thread_is_one_like_any_other(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(1) as threads:
+        run = threads.submit(pretrain, "phantom:40", tmp_path / "run", **TINY).result()
+    assert run.metrics["images"] == 16
 
 
 def test_the_registry_is_what_the_package_shows() -> None:

@@ -5,6 +5,7 @@ from collections import Counter
 from dataclasses import replace
 from math import log
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -230,6 +231,37 @@ def test_an_error_in_the_middle_gives_the_global_generators_back(toy_env: Toy, n
     assert world() == before
 
 
+def test_the_generator_of_another_device_is_lent_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A made-up device: SB3 draws masks where the policy is, by the one generator that this device has."""
+    made, theirs = torch.Generator, torch.Generator().manual_seed(99)
+    module = SimpleNamespace(
+        get_rng_state=lambda _: theirs.get_state(), set_rng_state=lambda state, _: theirs.set_state(state)
+    )
+    agents, before, drawn = [make("a2c", Problem(1, 16, 4, (4, 4)), seed) for seed in (1, 1, 2)], theirs.get_state(), []
+    monkeypatch.setattr(torch, "get_device_module", lambda _: module)
+    monkeypatch.setattr(torch, "Generator", lambda _: made())
+    for agent in agents:
+        agent.device = torch.device("cuda", 1)
+        for _ in range(2):
+            with agent._randomness():
+                drawn.append(torch.rand((), generator=theirs).item())
+            assert torch.equal(theirs.get_state(), before)
+    assert drawn[:2] == drawn[2:4]
+    assert len(set(drawn)) == 4
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU is here")
+def test_on_a_gpu_the_same_seed_draws_the_same_masks_and_leaves_its_generator_alone(toy_env: Toy) -> None:
+    found = []
+    for number in range(2):
+        torch.cuda.manual_seed(number)
+        before, env = torch.cuda.get_rng_state(), toy_env(IMAGES, noisy)
+        make_agent("a2c", env, device="cuda").learn(env, 8 * 4)
+        assert torch.equal(torch.cuda.get_rng_state(), before)
+        found.append(env.actions[0])
+    assert np.array_equal(*found)
+
+
 def test_masks_drawn_with_a_generator_repeat_and_leave_the_agent_s_own_alone() -> None:
     agent = make("ppo", Problem(1, 16, 4, (8, 8)))
     images, before = np.repeat(IMAGES, 20, 0), agent.generator.get_state()
@@ -447,12 +479,16 @@ def test_false_ends_learning_as_soon_as_the_state_is_whole(toy_env: Toy, name: s
     assert moved(agent, before)
 
 
-def test_false_in_the_middle_of_an_episode_waits_for_its_end(toy_env: Toy) -> None:
-    env = toy_env(IMAGES, noisy, num_envs=4, horizon=2)
-    found: list[Update] = []
-    make("a2c", env).learn(env, 4 * 100, lambda update: found.append(update) is not None)
-    assert len(env.actions) == 10  # the first rollout of 5 steps ends within an episode, the second does not
-    assert [update.resumable for update in found] == [False] * 4 + [True]
+@pytest.mark.parametrize(("horizon", "ends"), [(2, [2, 4]), (3, [3])])
+def test_false_ends_learning_with_the_rollout_though_that_ends_within_an_episode(
+    toy_env: Toy, horizon: int, ends: list[int]
+) -> None:
+    env = toy_env(IMAGES, noisy, num_envs=4, horizon=horizon)
+    agent, found = make("a2c", env), list[int]()
+    before = snapshot(agent)
+    agent.learn(env, 4 * 100, lambda _: found.append(len(env.actions)) is not None)
+    assert (len(env.actions), found) == (5, ends)
+    assert moved(agent, before)
 
 
 def test_episodes_that_are_cut_short_count_and_end(toy_env: Toy) -> None:
@@ -508,6 +544,25 @@ def test_the_likeliest_mask_of_a_fresh_image_holds_the_quota_and_repeats(
     assert not np.array_equal(masks[0], masks[1])
 
 
+@both_policies
+@pytest.mark.parametrize(("likely", "size"), [(0, 3), (3, 3), (7, 7), (12, 12), (15, 12)])
+def test_of_a_range_the_likeliest_mask_hides_as_many_as_bits_are_likelier_one(
+    monkeypatch: pytest.MonkeyPatch, policy: str, likely: int, size: int
+) -> None:
+    """The mode of independent bits, where the environment leaves it as it is."""
+    images = SHOWN[policy]
+    agent = make("ppo", Problem(1, images.shape[2], 4, (3, 12)), policy=policy)
+    logits = torch.linspace(1, 2, 16) - (torch.arange(16) >= likely) * 3.0
+    monkeypatch.setattr(agent, "_logits", lambda shown: logits.repeat(len(shown), 1))
+    best = set(logits.argsort(descending=True)[:size].tolist())
+    fresh = {"mask": np.zeros((2, 4, 4), bool), "choosable": np.array([12, 12])}
+    for infos in (None, fresh):
+        for mask in agent.predict(images, deterministic=True, infos=infos):
+            assert set(np.flatnonzero(mask).tolist()) == best
+    later = {"mask": fresh["mask"] | (np.arange(16) == 15).reshape(4, 4), "choosable": np.array([2, 5])}
+    assert agent.predict(images, deterministic=True, infos=later).sum(1).tolist() == [2, 5]
+
+
 @pytest.mark.slow
 @both_algorithms
 @pytest.mark.parametrize(("ratio", "horizon", "share"), [(0.5, 2, 1.0), (0.5, 2, 0.5), ("0.25:0.75", 3, 1.0)])
@@ -521,7 +576,9 @@ def test_the_likeliest_masks_are_done_as_they_are(
     wanted = np.zeros((4, 16), bool)
     for _ in range(horizon):
         action = agent.predict(observations, deterministic=True, infos=infos)
-        assert action.sum(1).tolist() == infos["choosable"].tolist()
+        decides_size = ratio != 0.5 and not infos["mask"].any()
+        likely = (agent.maps(observations)[0] > 0).sum(1).clip(4, 12)
+        assert action.sum(1).tolist() == (likely if decides_size else infos["choosable"]).tolist()
         assert not (action.astype(bool) & infos["mask"].reshape(4, 16)).any()
         wanted |= action.astype(bool)
         observations, _, _, _, infos = env.step(action)
@@ -751,11 +808,11 @@ def test_the_bound_holds_the_policy_map_and_none_lets_it_go(toy_env: Toy) -> Non
     ("name", "settings", "num_envs", "text"),
     [
         ("ppo", {"policy": "mlp"}, 8, r"policy 'mlp' is unknown; choose maps or cnn"),
-        ("a2c", {"n_steps": 0}, 8, r"n_steps 0 must be 1 or more"),
+        ("a2c", {"n_steps": 0}, 8, r"--set n_steps 0 must be 1 or more"),
         ("ppo", {"n_steps": 10}, 8, r"minibatches 4 must divide n_steps 10"),
-        ("ppo", {"minibatches": 0}, 8, r"minibatches 0 must divide"),
+        ("ppo", {"minibatches": 0}, 8, r"--set minibatches 0 must be 1 or more"),
         ("ppo", {"n_steps": 4, "minibatches": 4}, 1, r"2 images or more a minibatch; raise --batch-size"),
-        ("ppo", {"n_epochs": 0}, 8, r"n_epochs 0"),
+        ("ppo", {"n_epochs": 0}, 8, r"--set n_epochs 0 must be 1 or more"),
         ("a2c", {"n_steps": 1}, 1, r"2 images or more an update.*raise --batch-size"),
         ("a2c", {"backbone": "resnet"}, 8, r"backbone 'resnet' is unknown"),
         ("a2c", {"n_steps": 1, "own_weight": 1.0}, 1, r"2 images or more an update.*raise --batch-size"),

@@ -104,9 +104,12 @@ def test_what_is_returned_is_not_overwritten_by_the_next_step(make: Any) -> None
 
 
 def test_an_environment_that_does_not_start_again_in_the_same_step_is_refused(make: Any) -> None:
-    adapter = SB3VecEnv(make(autoreset_mode=AutoresetMode.NEXT_STEP))
-    with pytest.raises(SettingsError, match="SAME_STEP"):
-        adapter.reset()
+    for seed in (None, 0):
+        adapter = SB3VecEnv(make(autoreset_mode=AutoresetMode.NEXT_STEP))
+        if seed is not None:
+            adapter.seed(seed)
+        with pytest.raises(SettingsError, match="SAME_STEP"):
+            adapter.reset()
 
 
 # ---------------------------------------------------------------- ends of episodes
@@ -289,6 +292,32 @@ def test_a_seed_is_that_of_the_first_and_counts_up_and_holds_for_one_reset(make:
     walk = make()
     walk.reset(seed=7)
     assert np.array_equal(adapter.reset(), walk.reset()[0])  # goes on, and does not start afresh
+
+
+@pytest.mark.parametrize(
+    ("options", "shown"),
+    [
+        ({"image_index": 5}, [5, 5, 5]),
+        ([{"image_index": 5}, {"image_index": 2}, {"image_index": 7}], [5, 2, 7]),
+        ([{}, {"image_index": 2}, {}], [None, 2, None]),
+        (None, [None] * 3),
+    ],
+)
+def test_options_reach_the_environment_and_hold_for_one_reset(make: Any, options: Any, shown: list[int | None]) -> None:
+    adapter, walk = seeded(make()), make()
+    adapter.set_options(options)
+    adapter.reset()
+    expected = walk.reset(seed=4, options={"image_index": shown})[1]["image_index"].tolist()
+    assert [info["image_index"] for info in adapter.reset_infos] == expected
+    adapter.reset()
+    assert [info["image_index"] for info in adapter.reset_infos] == walk.reset()[1]["image_index"].tolist()
+
+
+def test_options_that_the_environment_does_not_have_are_refused(make: Any) -> None:
+    adapter = SB3VecEnv(make())
+    adapter.set_options([{"image_index": 1}, {"colour": 1}, {}])
+    with pytest.raises(SettingsError, match="colour"):
+        adapter.reset()
 
 
 def test_the_same_seed_repeats_and_another_does_not(make: Any) -> None:

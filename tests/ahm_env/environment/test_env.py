@@ -871,6 +871,18 @@ def test_images_are_asked_for_in_a_vector():
         env.reset(options={"image_index": [0, 10, 0]})
 
 
+def test_the_first_reset_is_of_all_environments_whatever_its_mask():
+    env, same = vector(indices=[5, 6]), vector(indices=[5, 6])
+    observations, infos = env.reset(seed=3, options={"reset_mask": np.array([True, False, False])})
+    expected, others = same.reset(seed=3)
+    assert np.array_equal(observations, expected)
+    assert infos["_image_index"].all()
+    assert infos["image_index"].tolist() == others["image_index"].tolist()
+    assert set(infos["image_index"]) <= {5, 6}
+    after = env.reset(options={"reset_mask": np.array([False, True, False])})[1]
+    assert after["_image_index"].tolist() == [False, True, False]
+
+
 def test_options_are_left_alone():
     env, options = vector(), {"reset_mask": np.array([True, False, True]), "image_index": 3}
     env.reset(seed=0)

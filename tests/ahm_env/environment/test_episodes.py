@@ -459,7 +459,8 @@ def test_an_image_that_was_asked_for_does_not_set_the_walk_back(make):
     ("change", "says"),
     [
         ({"count": 0}, "0 environments were asked for"),
-        ({"horizon": 0}, "horizon 0 must be 1 or more"),
+        ({"horizon": 0}, "horizon 0 must be a whole number of 1 or more"),
+        ({"horizon": 1.5}, r"horizon 1\.5 must be a whole number"),
         ({"horizon": 9}, "at most the 8 hidden patches"),
         ({"horizon": 6, "ratio": "0.3:0.7"}, "at most the 5 hidden patches"),
         ({"ratio": 0.01}, "hides 0 of them"),

@@ -137,16 +137,25 @@ def test_losses_differ_between_images_and_between_masks():
     assert len(np.unique(reconstructor.patch_losses(same, masks).sum(1).round(5))) == 4
 
 
-def test_patch_losses_leave_everything_as_it_was():
+@pytest.mark.parametrize("training", [False, True])
+def test_patch_losses_leave_everything_as_it_was(training):
     reconstructor = make()
     images, masks = pictures(), masks_for(reconstructor)
     reconstructor.learn(images, masks)
     before, rng = frozen_copy(reconstructor), torch.random.get_rng_state()
-    first = reconstructor.patch_losses(images, masks)
+    first = reconstructor.patch_losses(images, masks, training)
     reconstructor.reconstruct(images, masks)
-    assert np.array_equal(reconstructor.patch_losses(images, masks), first)
+    assert np.array_equal(reconstructor.patch_losses(images, masks, training), first)
     assert changed(before, reconstructor) == []
     assert torch.equal(torch.random.get_rng_state(), rng)
+
+
+@pytest.mark.parametrize("norm", ["batch", "group"])
+def test_patch_losses_in_training_mode_are_those_that_learning_finds(norm):
+    reconstructor = make(norm=norm)
+    images, masks = pictures(), masks_for(reconstructor)
+    found = reconstructor.patch_losses(images, masks, training=True)
+    np.testing.assert_allclose(found, reconstructor.learn(images, masks), rtol=1e-4, atol=1e-5)
 
 
 def test_inputs_are_left_alone():

@@ -2,6 +2,7 @@
 
 import os
 import signal
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from math import isnan
 from pathlib import Path
@@ -54,6 +55,15 @@ def test_without_a_last_row_the_remedy_is_told(tmp_path: Path, text: str | None)
     with pytest.raises(RunError, match=r"metrics\.csv: missing or damaged .*--resume") as refusal:
         pot.last_row()
     assert "\n" not in str(refusal.value)
+
+
+def test_outside_of_the_main_thread_there_is_nothing_to_watch() -> None:
+    def watch() -> str:
+        with Interruption().watch():
+            return "done"
+
+    with ThreadPoolExecutor(1) as threads:
+        assert threads.submit(watch).result() == "done"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from agents.annealing import LinearSchedule
 from agents.pretraining.settings import RunSettings
+from agents.settings import LinearSchedule
 from ahm_env import SettingsError
 from downstream.comparison.options import AgentConfig, Arm, Downstream
 
