@@ -12,14 +12,7 @@ from gymnasium.utils import seeding
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
-from ahm_env.environment.checks import (
-    PlainSpec,
-    read_actions,
-    read_images,
-    read_reset_mask,
-    refuse_a_unet_each,
-    release,
-)
+from ahm_env.environment import checks
 from ahm_env.environment.episodes import EnvIds, Episodes
 from ahm_env.errors import SettingsError
 from ahm_env.images.dataset.image_set import ImageSet
@@ -37,7 +30,7 @@ class _Masking:
 
     observation_space: Any
     action_space: Any
-    spec: Any = PlainSpec()
+    spec: Any = checks.PlainSpec()
     _count = 1  # episodes side by side
 
     def __init__(
@@ -139,7 +132,7 @@ class PatchMaskEnv(_Masking, gym.Env[Pixels, npt.NDArray[np.int8]]):
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Pixels, Info]:
         """Show the next image, or the one that `options["image_index"]` names, with nothing hidden."""
-        images = read_images(options, 1, len(self.episodes.images))
+        images = checks.read_images(options, 1, len(self.episodes.images))
         super().reset(seed=seed)
         if seed is not None or self.episodes.generators[0] is not self.np_random:
             self.episodes.seed(0, self.np_random)
@@ -152,8 +145,8 @@ class PatchMaskEnv(_Masking, gym.Env[Pixels, npt.NDArray[np.int8]]):
         if not self._running:
             raise gym.error.ResetNeeded("call reset() first: no episode has begun, or the last one has ended")
         if self.episodes.co_train:
-            refuse_a_unet_each(self.reconstructor)
-        outcome = self.episodes.step(self._all, read_actions(action, self.action_space.shape)[None])
+            checks.refuse_a_unet_each(self.reconstructor)
+        outcome = self.episodes.step(self._all, checks.read_actions(action, self.action_space.shape)[None])
         reward, terminated = float(outcome.rewards[0]), bool(outcome.terminated[0])
         self._running = not terminated
         return self.episodes.observations(self._all)[0], reward, terminated, False, _info(self.episodes, 0)
@@ -164,7 +157,7 @@ class PatchMaskEnv(_Masking, gym.Env[Pixels, npt.NDArray[np.int8]]):
 
     def close(self) -> None:
         """Close the environment; another one may train its U-Net."""
-        release(self.reconstructor)
+        checks.release(self.reconstructor)
 
 
 class PatchMaskVectorEnv(_Masking, VectorEnv[Pixels, npt.NDArray[np.int8], npt.NDArray[Any]]):
@@ -223,8 +216,8 @@ class PatchMaskVectorEnv(_Masking, VectorEnv[Pixels, npt.NDArray[np.int8], npt.N
         `options["reset_mask"]` limits it to some environments, but for the first reset, with which all begin;
         `options["image_index"]` names the image, or the image of each environment.
         """
-        images = read_images(options, self.num_envs, len(self.episodes.images), "reset_mask")
-        reset = read_reset_mask(options, self.num_envs) | (not self._started)
+        images = checks.read_images(options, self.num_envs, len(self.episodes.images), "reset_mask")
+        reset = checks.read_reset_mask(options, self.num_envs) | (not self._started)
         if isinstance(seed, int | np.integer):
             super().reset(seed=int(seed))
             seed = [int(seed) + env_id for env_id in range(self.num_envs)]
@@ -243,7 +236,7 @@ class PatchMaskVectorEnv(_Masking, VectorEnv[Pixels, npt.NDArray[np.int8], npt.N
         """Step all environments; finished ones start again as `autoreset_mode` says."""
         if not self._started:
             raise gym.error.ResetNeeded("call reset() before step()")
-        wanted, again = read_actions(actions, self.action_space.shape), self._finished.copy()
+        wanted, again = checks.read_actions(actions, self.action_space.shape), self._finished.copy()
         if again.any() and self.autoreset_mode is AutoresetMode.DISABLED:
             raise gym.error.ResetNeeded("an environment has finished; call reset(options={'reset_mask': ...})")
         rewards, terminated = np.zeros(self.num_envs), np.zeros(self.num_envs, bool)
