@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from agents.pretraining.settings import RunSettings
-from ahm_env import ImageError, ImageSet, RunError, SettingsError
+from ahm_env import ImageError, ImageSet, RunError, SettingsError, Standardisation
 from ahm_env.runs.flags import flag_name
 from ahm_env.runs.owned_directory import OwnedDirectory
 from downstream.comparison.options import AgentConfig, Downstream, count_name, once
@@ -174,7 +174,7 @@ class Experiment:
             ImageError: There are no masks or labels, those to learn from and to test on do not go together, or there is
                 no image to test on.
         """
-        scratch = PretrainedWeights(SCRATCH, None, None, {})
+        scratch = PretrainedWeights(SCRATCH, None, Standardisation((0.0,), (1.0,)), {})  # whose numbers do not matter
         for trial in {(one.task, one.labels, one.draw): one for one in self.finetuning}.values():
             settings = FinetuneSettings.make(scratch, **trial.given)
             known = only_labelled(settings, images)
