@@ -76,11 +76,10 @@ class Pretraining(Run[RunSettings, Hardness]):
         self.agent = make_agent(settings.algo, self.env, settings.seed, self.device, **extra)
         set_curriculum(self.env, self.agent, settings, 0)
         self.env.reset(seed=seed_of(settings.seed, 0, 0))
-        self.reference_unet = (
-            None
-            if settings.reference_unet is None
-            else load_reference(Path(settings.reference_unet), settings, images.channels, settings.torch_device)
-        )
+        self.reference_unet: Reconstructor | None = None
+        if settings.reference_unet is not None:
+            how = {"device": self.device, "precision": settings.precision}
+            self.reference_unet = load_reference(Path(settings.reference_unet), settings.grid, images.channels, **how)
         self.pictured = self.held_out[
             np.linspace(0, len(self.held_out) - 1, min(PICTURED, len(self.held_out))).astype(int)
         ]

@@ -69,7 +69,8 @@ def pretrain(
         out: The run directory; by default a new one under `runs`.
         preset: `demo` or `paper`.
         resume: Go on with the run in `out`; no other setting is needed, but `algo` and `wrapper` where they are
-            classes of your own, which no file may name; `workers` may be others. A run that is finished stays as it is.
+            classes of your own, which no file may name; `workers` and `device` may be others. A run that is finished
+            stays as it is.
         cluster: Address of a Ray cluster on whose nodes all workers but the first are; `auto` starts one on this
             machine. None: they are processes of this machine.
         observer: Told of every update, row and warning; None for none.
@@ -125,7 +126,7 @@ def open_run(
     with following() as copy:
         if copy is not None:
             preset, out, resume = None, copy, True
-            given = {name: given.get(name) for name in ("algo", "wrapper")}
+            given = {name: given.get(name) for name in ("algo", "wrapper", *RunSettings.free)}
         if resume:
             directory, settings = RunDirectory.resume(out, RunSettings.asked(preset, given))
             refuse_code(vars(settings), given, directory.path)

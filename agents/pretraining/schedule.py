@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from gymnasium.vector import VectorWrapper
 
 from agents.agent import Agent, Callback, Env, play
@@ -13,7 +12,7 @@ from agents.pretraining.settings import RunSettings
 from agents.registry import import_class, make_agent
 from ahm_env import ImageSet, PatchMaskVectorEnv, Reconstructor, SettingsError, Standardisation
 from ahm_env.images.dataset.patients import Groups
-from ahm_env.masks import Ints
+from ahm_env.masks import Ints, PatchGrid
 
 
 @dataclass(frozen=True)
@@ -84,14 +83,14 @@ def make_reconstructor(settings: RunSettings, images: ImageSet, shown: Ints) -> 
     )
 
 
-def load_reference(path: Path, settings: RunSettings, channels: int, device: torch.device) -> Reconstructor:
-    """Read the U-Net on which the masks of a run's agent are evaluated.
+def load_reference(path: Path, grid: PatchGrid, channels: int, **settings: Any) -> Reconstructor:
+    """Read the U-Net on which an agent's masks are evaluated.
 
     Raises:
         SettingsError: It is for images of other channels.
         CheckpointError: It is damaged, or no U-Net.
     """
-    reconstructor = Reconstructor.load(path, settings.grid, precision=settings.precision, device=device)
+    reconstructor = Reconstructor.load(path, grid, **settings)
     if len(reconstructor.fill) != channels:
         raise SettingsError(
             f"{path}: a U-Net for {len(reconstructor.fill)} channels cannot evaluate an agent for {channels}; choose "

@@ -99,7 +99,7 @@ class Workers:
         self.shared: Shared = SharedMemory(seen)
         self._stop, self._failures = context.Event(), context.SimpleQueue()
         self._processes: list[Any] = []
-        self._classes = work.settings.algo, work.settings.wrapper
+        self._parts = work.settings.algo, work.settings.wrapper, *work.images.functions
         if count > 1:
             work.agent.share_memory()
             work.reconstructor.share_memory()
@@ -109,7 +109,7 @@ class Workers:
 
     def __enter__(self) -> "Workers":
         # a signal goes to workers, too, perhaps before they can turn it off: they are born with it turned off
-        with signals_to(signal.SIG_IGN), without_script(*self._classes):
+        with signals_to(signal.SIG_IGN), without_script(*self._parts):
             for process in self._processes:
                 process.start()
         return self

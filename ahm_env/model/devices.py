@@ -2,6 +2,7 @@
 
 import os
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -14,6 +15,8 @@ from torch import Tensor
 from ahm_env.errors import SettingsError
 
 PRECISIONS = ("auto", "fp32", "bf16")
+
+_starting = threading.Lock()  # one thread at a time hides the script
 
 # A forked process has PyTorch's pool of threads, but not the threads: without this it would wait for them for ever.
 if hasattr(os, "register_at_fork"):  # not on Windows, where nothing is forked
@@ -36,22 +39,29 @@ def find_device(name: str | torch.device) -> torch.device:
 
 
 @contextmanager
-def without_script(*classes: str | None) -> Iterator[None]:
+def without_script(*parts: object) -> Iterator[None]:
     """Start processes that do not run the user's script once more, which would begin again what it has begun.
 
-    What they are given comes from modules that they import; only where one of these classes is of the script itself,
-    written `__main__:Class`, do they need it.
+    Args:
+        parts: What they need that may be of the script itself, and not of a module that they import: functions, or
+            names of classes, `__main__:Class`. Where one is, they do run the script, which then needs a guard.
     """
-    script = sys.modules["__main__"]
-    if any(name is not None and name.startswith("__main__:") for name in classes):
-        yield
-        return
-    known: dict[str, Any] = {name: vars(script)[name] for name in ("__file__", "__spec__") if name in vars(script)}
-    try:
-        vars(script).update(dict.fromkeys(known))  # by these a process would find it
-        yield
-    finally:
-        vars(script).update(known)
+    with _starting:
+        script = sys.modules["__main__"]
+        known: dict[str, Any] = {name: vars(script)[name] for name in ("__file__", "__spec__") if name in vars(script)}
+        try:
+            if not any(map(_is_of_script, parts)):
+                vars(script).update(dict.fromkeys(known))  # by these a process would find it
+            yield
+        finally:
+            vars(script).update(known)
+
+
+def _is_of_script(part: object) -> bool:
+    if isinstance(part, str):
+        return part.startswith("__main__:")
+    part = getattr(part, "func", part)  # of a partial
+    return "__main__" in (getattr(part, "__module__", None), type(part).__module__)
 
 
 def count_cores() -> int:

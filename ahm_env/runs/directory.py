@@ -158,6 +158,8 @@ class Directory(OwnedDirectory, Generic[S]):
                 f"{self.path}: the images of {sources} have changed since this run began; bring them back, or "
                 f"choose another --out"
             )
+        if self.settings() != settings:  # it goes on elsewhere
+            self.write({**(self.read() or {}), "settings": settings.as_dict()})
         return False
 
     def write_config(self, settings: S, images: Mapping[str, Any]) -> None:

@@ -104,7 +104,8 @@ def as_markdown(title: str, headings: Sequence[str], rows: Sequence[Sequence[str
 
 def markdown(table: Table) -> str:
     """Format a table as Markdown, with the published figures where there are any."""
-    known = PUBLISHED.get(table.headings[2].split(" (")[0], {})
+    metric = next(heading for heading in table.headings if heading.endswith("(95 %)")).split(" (")[0]
+    known = PUBLISHED.get(metric, {})
     rows = [(ARMS.get(row[0], row[0]), *row[1:], known.get(row[0], "–")) for row in table.rows]
     return as_markdown(table.title, (*table.headings, "published"), rows)
 

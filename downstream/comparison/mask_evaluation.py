@@ -154,7 +154,7 @@ def evaluate_masks(
         if not 0 < temperature < inf:
             raise SettingsError(f"--temperature {temperature:g} must be a positive number")
         agent.temperature = temperature
-    reconstructor = load_reference(unet, settings, agent.problem.channels, where)
+    reconstructor = load_reference(unet, settings.grid, agent.problem.channels, device=where)
     images = replace(settings, data=data or settings.data, channels=agent.problem.channels).load_images()
     indices = evaluation_images(images, data)
     images = annotated(images, indices, skip_bad=settings.skip_bad, ignore=ignore)

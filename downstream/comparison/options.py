@@ -142,6 +142,8 @@ class Downstream:
             raise SettingsError(f"--downstream {odd[0]} is unknown; choose among {', '.join(TASKS)}")
         if not all(names.values()) or 0 in self.counts:
             raise SettingsError("--downstream needs a task, --labels a number from 1 or all, and --unlabelled an arm")
+        if "classes" in self.shared and len(self.task_names) > 1:
+            raise SettingsError("--finetune classes: the tasks have other classes; compare one task at a time with it")
         if self.draws < 0:
             raise SettingsError(f"--draws {self.draws} must be 1 or more")
         if self.sam is not None and "segmentation" not in self.task_names:

@@ -113,7 +113,8 @@ def open_run(
     """
     with following() as copy:
         if copy is not None:
-            given, start, preset, out, resume = {}, None, None, copy, True
+            given = {name: given.get(name) for name in FinetuneSettings.free}
+            start, preset, out, resume = None, None, copy, True
         if resume:
             asked = FinetuneSettings.asked(preset, {**given, "start": start})
             directory, settings = FinetuneDirectory.resume(out, asked)

@@ -1,6 +1,9 @@
 """Devices and precisions: what is asked for, and what the machine decides."""
 
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from multiprocessing.spawn import get_preparation_data
 from types import ModuleType
 
@@ -61,8 +64,29 @@ def test_a_process_does_not_find_the_script_unless_a_class_is_in_it(monkeypatch:
     with without_script("a3c", None):
         assert get_preparation_data("child").keys() & {"init_main_from_path", "init_main_from_name"} == set()
     assert get_preparation_data("child")["init_main_from_path"].endswith("script.py")
-    with without_script(None, "__main__:Mine"):
-        assert get_preparation_data("child")["init_main_from_path"].endswith("script.py")
+
+    def mine() -> None: ...
+
+    with without_script(partial(mine), len):
+        assert "init_main_from_path" not in get_preparation_data("child")
+    mine.__module__ = "__main__"
+    for part in ("__main__:Mine", mine, partial(mine)):
+        with without_script(None, part):
+            assert get_preparation_data("child")["init_main_from_path"].endswith("script.py")
+
+
+def test_threads_that_start_processes_at_once_leave_the_script_as_it_was(monkeypatch: pytest.MonkeyPatch):
+    script = ModuleType("__main__")
+    script.__file__ = "script.py"
+    monkeypatch.setitem(sys.modules, "__main__", script)
+
+    def start(_: int) -> None:
+        with without_script():
+            time.sleep(0.01)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(start, range(8)))
+    assert script.__file__ == "script.py"
 
 
 @pytest.mark.parametrize(

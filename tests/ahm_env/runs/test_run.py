@@ -205,7 +205,8 @@ def test_a_run_goes_on_by_the_settings_it_has(tmp_path: Path) -> None:
     with Sheet(tmp_path) as directory:
         directory.write_config(Adding(steps=5), {})
     assert Sheet.resume(tmp_path, {"steps": 5, "start": None})[1] == Adding(steps=5)
-    assert Sheet.resume(tmp_path, {"device": "cpu"})[1] == Adding(steps=5, device="cpu")  # on another machine
+    directory, elsewhere = Sheet.resume(tmp_path, {"device": "cpu"})  # on another machine
+    assert elsewhere == Adding(steps=5, device="cpu")
     with pytest.raises(RunError, match="this run has other settings than --steps; leave them out to resume it"):
         Sheet.resume(tmp_path, {"steps": 6, "start": 3})
     with pytest.raises(RunError, match="holds no run to resume"):

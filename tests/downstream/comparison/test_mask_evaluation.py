@@ -165,3 +165,4 @@ def test_the_lower_the_temperature_the_closer_sampled_masks_are_to_the_likeliest
         evaluate_masks(made["a3c"], device="cuda:7")
     finished = pretrain(out=made["a3c"].path, resume=True, device="cpu")
     assert finished.metrics["images"] == 32
+    assert '"device": "cpu"' in config.read_text()

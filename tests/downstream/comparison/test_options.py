@@ -112,6 +112,8 @@ def test_a_setting_of_one_task_is_left_out_of_the_other_and_refused_alone():
     (arm,) = both.arms
     assert both.given(arm, "segmentation").keys() == {"ignore", "transfer", "unlabelled", "task"}
     assert both.given(arm, "classification").keys() == {"freeze", "unlabelled", "task"}
+    with pytest.raises(SettingsError, match="--finetune classes: the tasks have other classes"):
+        Downstream("segmentation,classification", settings="classes=0,1")
     with pytest.raises(SettingsError, match="--freeze is for the encoder of a U-Net that classifies"):
         Downstream("segmentation", settings="freeze=true")
     with pytest.raises(SettingsError, match="--ignore 255 is for --task segmentation"):
