@@ -107,10 +107,11 @@ class Directory(OwnedDirectory, Generic[S]):
         """
         directory = cls(out or free_directory(Path("runs"), stem))
         existing, path = directory.settings(), directory.path
-        if existing == settings:
-            raise RunError(f"{path}: holds this run already; add --resume to go on, or choose another --out")
         if existing is not None:
-            flags = ", ".join(flag_name(type(settings), name) for name in existing.changes(settings))
+            changes = [name for name in existing.changes(settings) if name not in settings.free]
+            if not changes:
+                raise RunError(f"{path}: holds this run already; add --resume to go on, or choose another --out")
+            flags = ", ".join(flag_name(type(settings), name) for name in changes)
             raise RunError(f"{path}: holds a run with another {flags}; choose another --out")
         directory.read()  # refuses one that holds something else
         return directory

@@ -193,6 +193,8 @@ def test_a_new_run_takes_no_place_that_is_taken(tmp_path: Path, monkeypatch: pyt
         directory.write_config(Adding(), {})
     with pytest.raises(RunError, match="taken: holds this run already; add --resume"):
         Sheet.claim(Path("taken"), "sum", Adding())
+    with pytest.raises(RunError, match="taken: holds this run already; add --resume"):
+        Sheet.claim(Path("taken"), "sum", Adding(device="cpu"))  # on another machine
     with pytest.raises(RunError, match="taken: holds a run with another --start, --steps; choose another --out"):
         Sheet.claim(Path("taken"), "sum", Adding(steps=1, start=1))
     Path("full").mkdir()
