@@ -149,7 +149,8 @@ class Directory(OwnedDirectory, Generic[S]):
             RunError: The images have changed.
         """
         key = "+".join(some.content_key for some in (images, others) if some is not None)
-        if self.settings() is None:
+        before = self.settings()
+        if before is None:
             facts = {"count": len(images), "channels": images.channels, "skipped": images.skipped}
             self.write_config(settings, {**facts, "content_key": key})
             return True
@@ -159,7 +160,7 @@ class Directory(OwnedDirectory, Generic[S]):
                 f"{self.path}: the images of {sources} have changed since this run began; bring them back, or "
                 f"choose another --out"
             )
-        if self.settings() != settings:  # it goes on elsewhere
+        if before != settings:  # it goes on elsewhere
             self.write({**(self.read() or {}), "settings": settings.as_dict()})
         return False
 

@@ -12,7 +12,6 @@ from ahm_env.images.source import Source
 from ahm_env.model.devices import find_device, find_precision
 from ahm_env.runs.flags import Flag, check_kind, flag_name
 
-AUTO_PRECISION = ("precision", "auto")
 IMAGES = "Images and masks"
 
 
@@ -63,8 +62,9 @@ class Settings:
 
         A run may go on elsewhere: what is `free` does not count.
         """
-        asked = {key: value for key, value in given.items() if value is not None and (key, value) != AUTO_PRECISION}
-        asked = {key: value for key, value in asked.items() if key not in self.free}
+        asked = {key: value for key, value in given.items() if value is not None and key not in self.free}
+        if asked.get("precision") == "auto":
+            del asked["precision"]
         asked |= {key: parse(asked[key]) for key, parse in self.parsers.items() if key in asked}
         return sorted(key for key, value in asked.items() if getattr(self, key, None) != value)
 
