@@ -3,10 +3,10 @@
 Called by `python -m benchmarks.experiments.proof DATA OUT [PATTERN]`. DATA is a folder with the sets that
 `benchmarks/experiments/proof.toml` names: it says which arms are compared, on how many draws, and by which tests. A
 cell is one fine-tuning, or the pretraining that it starts from, in a directory of its own, so that the same command
-goes on where it was stopped; PATTERN, a regular expression, chooses cells by their names, SET/LABELS/ARM/DRAW, and
-several processes may share the work. What is done is in `docs/results/proof-SET.csv`, and is not done again where OUT
-is lost. Instead of DATA OUT, `tables` prints the tables as Markdown, and `figure FILE` draws what is known of the
-supervised arms and of the unlabelled images.
+goes on where it was stopped; PATTERN, a regular expression, chooses cells by their names, SET/LABELS/ARM/DRAW, and for
+a pretrained arm /RUN, and several processes may share the work. What is done is in `docs/results/proof-SET.csv`, and is
+not done again where OUT is lost. Instead of DATA OUT, `tables` prints the tables as Markdown, and `figure FILE` draws
+what is known of the supervised arms and of the unlabelled images.
 """
 
 import os
@@ -58,8 +58,9 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """Its name, SET/LABELS/ARM/DRAW."""
-        return f"{self.dataset}/{count_name(self.trial.labels)}/{self.arm}/{self.trial.draw}"
+        """Its name, SET/LABELS/ARM/DRAW, and /RUN where it is pretrained."""
+        name = f"{self.dataset}/{count_name(self.trial.labels)}/{self.arm}/{self.trial.draw}"
+        return name if self.trial.run is None else f"{name}/{self.trial.run}"
 
     @property
     def file(self) -> Path:
@@ -94,7 +95,7 @@ def cells(data: Path, out: Path) -> Iterator[Cell]:
             common = {"data": str(data / ask["set"]), "device": "cpu", **PLAN["pretraining"]}
             experiment = Experiment(out / ask["set"], (agent,), RUNS, common, downstream)
             for trial in experiment.finetuning:
-                if trial.run in (None, trial.draw % RUNS):
+                if ask.get("crossed") or trial.run in (None, trial.draw % RUNS):
                     runs = [one for one in experiment.pretraining if one.run == trial.run]
                     found.append(Cell(ask["set"], arm, trial, (*experiment.references, *runs) if runs else ()))
         yield from sorted(found, key=lambda cell: cell.trial.draw)
