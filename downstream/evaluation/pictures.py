@@ -37,30 +37,29 @@ class Case:
     found: Mask
 
 
-def draw_overlay(case: Case, largest: int = LARGEST, line: int = 2) -> Picture:
+def draw_overlay(case: Case, largest: int = LARGEST, smallest: int = 1) -> Picture:
     """Draw an image with the contours of what is true (white) and what was found (in colour).
 
     Args:
         case: The image; its caption is not drawn.
         largest: The longest side is made this long if it is longer.
-        line: Width of a contour, pixels.
+        smallest: Likewise if it is shorter, so that contours are fine.
 
     Returns:
         `(h, w, 3)` uint8 RGB.
     """
     height, width = case.image.shape[:2]
-    scale = min(1.0, largest / max(height, width))
+    longest = max(height, width)
+    scale = min(max(1.0, smallest / longest), largest / longest)
     size = max(1, round(width * scale)), max(1, round(height * scale))
-    small = np.asarray(cv2.resize(to_uint8(case.image), size, interpolation=cv2.INTER_AREA), np.uint8)
-    found = _resized(case.found, size)
-    picture = np.repeat(small[..., None], 3, 2) if small.ndim == 2 else small.copy()
-    for number in range(1, int(found.max(initial=0)) + 1):
-        colour = COLOURS[(number - 1) % len(COLOURS)]
-        draw_contour(picture, found == number, colour, line)
-    if case.truth is not None:
-        truth = _resized(case.truth, size)
-        for number in range(1, int(truth.max(initial=0)) + 1):
-            draw_contour(picture, truth == number, TRUTH, max(1, line // 2))
+    way = cv2.INTER_LINEAR if scale > 1 else cv2.INTER_AREA
+    resized = np.asarray(cv2.resize(to_uint8(case.image), size, interpolation=way), np.uint8)
+    picture = np.repeat(resized[..., None], 3, 2) if resized.ndim == 2 else resized
+    for mask, colours, line in ((case.found, COLOURS, 2), (case.truth, (TRUTH,), 1)):
+        if mask is not None:
+            numbers = cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST_EXACT)
+            for number in range(1, int(numbers.max(initial=0)) + 1):
+                draw_contour(picture, numbers == number, colours[(number - 1) % len(colours)], line)
     return picture
 
 
@@ -92,7 +91,7 @@ def draw_cases(rows: Sequence[tuple[str, Sequence[Case]]], classes: Sequence[str
         rows: Headings and cases.
         classes: Names of the classes beside the background, for the legend; a single one is not named.
     """
-    drawn = [(heading, [(draw_overlay(enlarged(case), TILE), case.caption) for case in some]) for heading, some in rows]
+    drawn = [(heading, [(draw_overlay(case, TILE, TILE), case.caption) for case in some]) for heading, some in rows]
     cases, small = lay_out(drawn, TILE), ImageFont.load_default(12)
     found = ["found"] if len(classes) == 1 else [f"found: {name}" for name in classes]
     width = GAP + 84 + sum(52 + int(small.getlength(text)) for text in found)
@@ -138,19 +137,3 @@ def draw_confusion(confusion: npt.NDArray[np.int64], classes: Sequence[str]) -> 
             draw.text((middle[0], middle[1] - 9), f"{confusion[i, j]:,}", ink, large, anchor="mm")
             draw.text((middle[0], middle[1] + 14), f"{share:.0%}", ink, small, anchor="mm")
     return np.asarray(sheet)
-
-
-def enlarged(case: Case, tile: int = TILE) -> Case:
-    """Enlarge a case to at least the size of a tile, so that contours are fine."""
-    height, width = case.image.shape[:2]
-    scale = tile / max(height, width)
-    if scale <= 1:
-        return case
-    size = max(1, round(width * scale)), max(1, round(height * scale))
-    image = cv2.resize(to_uint8(case.image), size, interpolation=cv2.INTER_LINEAR)
-    truth = None if case.truth is None else _resized(case.truth, size)
-    return Case(case.caption, np.asarray(image, np.uint8), truth, _resized(case.found, size))
-
-
-def _resized(mask: Mask, size: tuple[int, int]) -> Mask:
-    return np.asarray(cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST_EXACT), np.uint8)

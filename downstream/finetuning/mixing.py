@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ahm_env.rendering import as_rgb
-from downstream.evaluation.pictures import Case, Picture, draw_overlay, enlarged, lay_out
+from downstream.evaluation.pictures import Case, Picture, draw_overlay, lay_out
 
 MIXES = ("none", "box", "patches")
 BOX_AREA = (0.25, 0.5)  # of the image
@@ -99,6 +99,6 @@ def draw_mixing(rows: Mapping[str, MixedBatch], classes: Sequence[str]) -> Pictu
                 picture, found = image, np.zeros(image.shape[:2], np.uint8)
                 name = classes[labels[column]]
                 caption = name if confident[column] else f"({name})"
-            cells.append((draw_overlay(enlarged(Case("", picture, None, found), MIXED_TILE), MIXED_TILE), caption))
+            cells.append((draw_overlay(Case("", picture, None, found), MIXED_TILE, MIXED_TILE), caption))
         drawn.append((f"{heading}: {sure}", cells))
     return np.asarray(lay_out(drawn, MIXED_TILE))
