@@ -21,7 +21,7 @@ from downstream.comparison.options import AgentConfig, Downstream, count_name, o
 from downstream.comparison.results.rows import MASKING, RESULTS, SCRATCH, Row, write_results
 from downstream.comparison.trials import FinetuneTrial, PretrainTrial, Trial
 from downstream.finetuning.labelled import Split, only_labelled
-from downstream.finetuning.run import check_labels, make_spec
+from downstream.finetuning.run import make_spec
 from downstream.finetuning.settings import FinetuneSettings
 from downstream.models.pretrained import PretrainedWeights
 
@@ -179,7 +179,7 @@ class Experiment:
             settings = FinetuneSettings.make(scratch, **trial.given)
             known = only_labelled(settings, images)
             split = Split.make(settings, known)
-            check_labels(settings, known, split, make_spec(settings, known, split, scratch))
+            make_spec(settings, known, split, scratch)
             if not split.test.size:
                 what = "mask" if trial.task == "segmentation" else "label"
                 raise ImageError(f"{images.source}: no image of a test or val split has a {what}; add such a split")

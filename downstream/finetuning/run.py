@@ -79,7 +79,6 @@ class Finetuning(Run[FinetuneSettings, dict[str, Any]]):
         if settings.weights is not None and isinstance(network, VGG16):
             network.features.load_published(Path(settings.weights))
         start.transfer(self.model, settings.transfer == "encoder")
-        check_labels(settings, images, self.split, spec)
         self.unlabelled = choose_unlabelled(settings, images, self.split, unlabelled)
         self.trainer = Trainer(self.model, images, self.split.learn, settings, settings.seed, self.unlabelled)
         self._best: tuple[float, dict[str, Tensor]] = (-1.0, {})
@@ -221,24 +220,12 @@ class Finetuning(Run[FinetuneSettings, dict[str, Any]]):
         self._at_join = (about["best_at_join"], checkpoint.part("best_at_join")), about["sums_at_join"]
 
 
-def check_labels(settings: FinetuneSettings, images: ImageSet, split: Split, spec: ModelSpec) -> None:
-    """Check, before learning begins, that every class is learned from, and that what is tested on was.
-
-    Raises:
-        SettingsError: A class has no labelled image.
-        ImageError: A mask to test on holds a number that is unknown.
-    """
-    if settings.task == "classification":
-        check_classes(images, split.learn, spec.classes)
-    else:
-        check_values(images, split.test, spec.values)
-
-
 def make_spec(settings: FinetuneSettings, images: ImageSet, split: Split, start: PretrainedWeights) -> ModelSpec:
     """Describe the model of a run; its classes are those of the labelled images, or those that were named.
 
     Raises:
-        ImageError: Masks or labels have one class only, or a mask holds a number that was not named.
+        SettingsError: A class has no labelled image.
+        ImageError: Masks or labels have one class only, or a mask, maybe one to test on, holds an unknown number.
     """
     if settings.task == "segmentation":
         found = set(images.mask_values(np.union1d(split.learn, split.select))) - {images.ignore}
@@ -255,6 +242,10 @@ def make_spec(settings: FinetuneSettings, images: ImageSet, split: Split, start:
     if len(names) < 2:
         what = "its masks are all background" if values else "it has labels of fewer than two classes"
         raise ImageError(f"{images.source}: {what}; nothing can be learned from that")
+    if values:
+        check_values(images, split.test, values)
+    else:
+        check_classes(images, split.learn, names)
     by = Standardisation(IMAGENET_MEAN, IMAGENET_STD) if settings.model == "vgg16" else start.standardisation
     by = by or Standardisation(*(tuple(numbers.tolist()) for numbers in images.standardisation(images.split("train"))))
     is_unet = settings.model == "unet"
