@@ -1,12 +1,11 @@
 """Prediction: masks or classes for new images, in flat memory, whatever is wrong with some of them."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, closing, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import takewhile
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +15,6 @@ from ahm_env.files import Saved, path_of, sha256, write_rows
 from ahm_env.images.dataset.builder import THREADS, in_order
 from ahm_env.images.pixels.png import save_picture
 from ahm_env.images.source import Sample
-from ahm_env.runs.owned_directory import OwnedDirectory
 from downstream.evaluation.cropping import SEGMENTER_FILE, crop, load_tuned
 from downstream.evaluation.pictures import Case, draw_overlay
 from downstream.evaluation.segmentation import BATCH, Mask, in_batches, segment
@@ -24,7 +22,7 @@ from downstream.models.model import MODEL_FILE, Model, ModelSpec
 from downstream.models.resizing import to_square
 from downstream.prediction.inputs import Incoming, Problem, find_images, stem
 from downstream.prediction.mask_export import MASKS, Returning
-from downstream.prediction.prediction_table import GrowingTable, growing_table, read_table
+from downstream.prediction.prediction_table import PredictionDirectory
 
 PROBLEMS, RETURNED, OVERLAYS = "problems.csv", "returned.csv", "overlays"
 
@@ -141,13 +139,13 @@ class Predictions:
         segmenter: Model | None,
         images: Incoming,
         tta: bool,
-        out: "_Output | None",
+        out: PredictionDirectory | None,
         stopped: Callable[[], bool],
     ) -> None:
         self.spec, self.device, self.total, self.notes = model.spec, model.device, len(images.names), images.notes
         self._model, self._segmenter, self._images, self._tta, self._out = model, segmenter, images, tta, out
         self._stopped = stopped
-        self.before = out.before if out is not None else 0
+        self.before = len(out.rows()) - 1 if out is not None else 0
         self._start()
 
     def _start(self) -> None:
@@ -164,10 +162,10 @@ class Predictions:
             OSError: The disk is full; what was written is whole.
         """
         out = self._out
-        with out.open() if out is not None else nullcontext((None, set[str]())) as (table, done):
+        with out.growing_table() if out is not None else nullcontext((None, set[str]())) as (table, done):
             self.before = len(done)
             self._start()
-            returning = None if out is None else Returning(out.path, self.spec, out.digest, self._images)
+            returning = None if out is None else Returning(out.path, self.spec, out.about["model"], self._images)
             samples = self._samples(done, returning)
             found = predict_samples(self._model, self._segmenter, samples, self._refuse, self._tta)
             saved = in_order((partial(self._save, one) for one in found), BATCH)
@@ -206,7 +204,7 @@ class Predictions:
 
     def _save(self, prediction: Prediction) -> tuple[Prediction, list[str]]:
         out = self._out
-        return prediction, [] if out is None else prediction.save(out.path, self.spec, out.overlays)
+        return prediction, [] if out is None else prediction.save(out.path, self.spec, out.about["overlays"])
 
     def _refuse(self, name: str, error: ImageError) -> None:
         """Count an image that cannot be used."""
@@ -223,26 +221,6 @@ class Predictions:
         for problem in found:
             if problem is not None:
                 self._note(*problem)
-
-
-class _Output:
-    """The directory that predictions are written to.
-
-    Args:
-        path: The directory.
-        about: What decides what is predicted.
-        header: Columns of its table.
-        names: Of all images.
-    """
-
-    def __init__(self, path: Path, about: Mapping[str, Any], header: Sequence[str], names: set[str]) -> None:
-        self.path, self.digest, self.overlays = path, str(about["model"]), bool(about["overlays"])
-        self._of_table = OwnedDirectory(path, "predictions.json", "predictions"), about, header, names
-        self.before = len(read_table(*self._of_table)) - 1
-
-    def open(self) -> AbstractContextManager[tuple[GrowingTable, set[str]]]:
-        """Its table, to grow, and the images that are in it."""
-        return growing_table(*self._of_table)
 
 
 def predict(
@@ -291,5 +269,5 @@ def predict(
             "overlays": overlays and spec.task == "segmentation",
             "folder": images.folders,
         }
-        output = _Output(Path(out), about, columns(spec), images.names)
+        output = PredictionDirectory(Path(out), about, columns(spec), images.names)
     return Predictions(tuned, segmenter, images, tta, output, stopped)

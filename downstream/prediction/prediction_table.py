@@ -7,7 +7,6 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from ahm_env import RunError
@@ -17,7 +16,7 @@ from ahm_env.runs.owned_directory import OwnedDirectory
 TABLE = "predictions.csv"
 
 
-class GrowingTable:
+class GrowingTable(io.FileIO):
     """A CSV file that grows by whole rows only, each on the disk as soon as it is added. Use as a context manager.
 
     Args:
@@ -25,16 +24,7 @@ class GrowingTable:
     """
 
     def __init__(self, path: Path) -> None:
-        self._path = path
-        self._file = path.open("ab", buffering=0)
-
-    def __enter__(self) -> "GrowingTable":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._file.close()
+        super().__init__(path, "ab")
 
     def append(self, row: Sequence[str]) -> None:
         """Add a row.
@@ -42,55 +32,57 @@ class GrowingTable:
         Raises:
             OSError: The disk is full; the file is as it was.
         """
-        content, end = _as_csv([row]).encode(), self._file.tell()
+        content, end = _as_csv([row]).encode(), self.tell()
         try:
-            if self._file.write(content) != len(content):
+            if self.write(content) != len(content):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
-            self._file.truncate(end)
-            error.filename = str(self._path)
+            self.truncate(end)
+            error.filename = str(self.name)
             raise
 
 
-def read_table(
-    directory: OwnedDirectory, about: Mapping[str, Any], header: Sequence[str], names: set[str]
-) -> list[list[str]]:
-    """Read the header and the rows that are in a directory of predictions already.
+class PredictionDirectory(OwnedDirectory):
+    """A directory that predictions are written to.
 
     Args:
-        directory: The directory.
+        path: The directory.
         about: What decides what is predicted.
-        header: Columns of the table.
+        header: Columns of its table.
         names: Of all the images.
-
-    Raises:
-        RunError: The directory holds something else, or other predictions.
     """
-    directory.refuse_others(directory.read() or about, about)
-    rows = _read_rows(directory.path / TABLE, header)
-    if not {row[0] for row in rows[1:]} <= names:
-        raise RunError(f"{directory.path / TABLE}: has a row of an image that is not given now; choose another --out")
-    return rows
 
+    def __init__(self, path: Path, about: Mapping[str, Any], header: Sequence[str], names: set[str]) -> None:
+        super().__init__(path, "predictions.json", "predictions")
+        self.about, self._header, self._names = about, header, names
 
-@contextmanager
-def growing_table(
-    directory: OwnedDirectory, about: Mapping[str, Any], header: Sequence[str], names: set[str]
-) -> Iterator[tuple[GrowingTable, set[str]]]:
-    """Open the `predictions.csv` of a directory, for one process at a time, and tell which images have a row in it.
+    def rows(self) -> list[list[str]]:
+        """Read the header and the rows that are in its table already.
 
-    Raises:
-        RunError: As of `read_table`, or the directory is in use.
-    """
-    out = directory.path
-    with directory:
-        rows = read_table(directory, about, header, names)
-        directory.write(about)
-        write_text(out / TABLE, _as_csv(rows))
-        for torn in (*out.glob(".*.tmp"), *out.glob("*/.*.tmp")):
-            torn.unlink()
-        with GrowingTable(out / TABLE) as table:
-            yield table, {row[0] for row in rows[1:]}
+        Raises:
+            RunError: It holds something else, or other predictions.
+        """
+        self.refuse_others(self.read() or self.about, self.about)
+        rows = _read_rows(self.path / TABLE, self._header)
+        if not {row[0] for row in rows[1:]} <= self._names:
+            raise RunError(f"{self.path / TABLE}: has a row of an image that is not given now; choose another --out")
+        return rows
+
+    @contextmanager
+    def growing_table(self) -> Iterator[tuple[GrowingTable, set[str]]]:
+        """Open its table, for one process at a time, and tell which images have a row in it.
+
+        Raises:
+            RunError: As of `rows`, or the directory is in use.
+        """
+        with self:
+            rows = self.rows()
+            self.write(self.about)
+            write_text(self.path / TABLE, _as_csv(rows))
+            for torn in (*self.path.glob(".*.tmp"), *self.path.glob("*/.*.tmp")):
+                torn.unlink()
+            with GrowingTable(self.path / TABLE) as table:
+                yield table, {row[0] for row in rows[1:]}
 
 
 def _read_rows(path: Path, header: Sequence[str]) -> list[list[str]]:
