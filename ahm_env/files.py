@@ -10,6 +10,7 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from secrets import token_hex
 from typing import Any, Protocol
 
 import platformdirs
@@ -43,7 +44,7 @@ def atomic(path: Path) -> Iterator[Path]:
     Whoever reads `path`, even after a power cut, finds the old file or the new one, never a part.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{os.getpid()}.{token_hex(4)}.tmp")  # short: the name may be as long as names can be
     try:
         yield temporary
         with temporary.open("rb+") as file:

@@ -57,6 +57,8 @@ def evaluate_model(
     }
     if out is not None:
         check_name(out, ".json")
+        if out.name == "test.json" and (out.parent / "config.json").exists():
+            raise SettingsError(f"--out {out} is the result of a run, which would be lost; give another name")
     if page is not None:
         check_name(page, ".html", "--page")
     if pictures is not None and (pictures / "config.json").exists():
@@ -110,6 +112,7 @@ def predict_images(
         precision=precision,
         stopped=lambda: interruption.signal is not None,
     )
+    before = len(found.notes)
     for note in found.notes:
         console.print(f"note         {note}")
     task, where = found.spec.task, found.device
@@ -123,7 +126,7 @@ def predict_images(
         name = signal.Signals(interruption.signal).name
         console.print(f"Stopped by {name}; all that was predicted is saved. The same command goes on where it was.")
         return 128 + interruption.signal
-    for note in found.not_returned:
+    for note in (*found.notes[before:], *found.not_returned):
         console.print(f"note         {note}")
     for _, problem in found.problems[:TOLD]:
         console.print(f"problem      {problem}")

@@ -101,6 +101,8 @@ class Entry:
         found = self.decode()  # what is wrong with the file itself comes first
         if self.trouble:
             raise ImageError(self.trouble)
+        if not _is_text(self.name):
+            raise ImageError(f"{self.path!a}: its name is not UTF-8, so that no table can hold it; rename the file")
         if found is None:
             return None
         sample = Sample(
@@ -114,6 +116,13 @@ class Entry:
             later=found.later,
         )
         return sample.with_mask() if self.masks else sample
+
+
+def _is_text(name: str) -> bool:
+    try:
+        return bool(name.encode())
+    except UnicodeEncodeError:
+        return False
 
 
 class Entries(Iterable[Entry]):

@@ -8,7 +8,7 @@ from typing import Any
 
 from agents.pretraining.settings import RunSettings
 from ahm_env import ImageSet, RunError, SettingsError
-from ahm_env.files import Saved, path_of
+from ahm_env.files import Saved, check_name, path_of
 from ahm_env.images.dataset.builder import Progress
 from ahm_env.model import ranks
 from ahm_env.model.devices import count_cores
@@ -165,6 +165,7 @@ def report(runs: Sequence[str | Path | Saved], out: str | Path | None = None) ->
     """
     paths = [path_of(run) for run in runs]
     page = Path(out) if out is not None else paths[0] / PAGE if len(paths) == 1 else Path(PAGE)
+    check_name(page, ".html")
     experiments = [path for path in paths if is_experiment(path)]
     if experiments and len(experiments) < len(paths):
         raise RunError(f"{experiments[0]}: is an experiment, others are runs; make a page of each kind")

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from math import isnan, nan
 from pathlib import Path
 from typing import Any
@@ -136,7 +137,10 @@ def evaluate(
     spec = tuned.spec = with_ignore(tuned.spec, ignore)
     pixels = replace(spec.pixels, burned_in=burned_in)
     source = data if segmenter is None else Cropped(find_source(data, pixels), segmenter, data)
-    whole = load_images(source, skip_bad=skip_bad, progress=progress, masks=False, **asdict(pixels))
+    load = partial(load_images, source, skip_bad=skip_bad, progress=progress, **asdict(pixels))
+    whole = load(masks=False)
+    if spec.task == "segmentation" and whole.empty and whole.has_masks:
+        whole = load(masks=True)  # what is marked counts, also in a slice that shows nothing
     indices = of_split(whole, spec.task, split)
     assess: Callable[..., SegmentationAssessment | ClassificationAssessment]
     if spec.task == "classification":

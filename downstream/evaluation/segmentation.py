@@ -252,6 +252,7 @@ class SegmentationAssessment:
             for one, patient in zip(self.scores, self.images.patients(self.indices), strict=True)
         ]
         write_rows(directory / "test.csv", rows)
+        (directory / "patients.csv").unlink(missing_ok=True)
         if len(self.patients) < len(self.scores):
             write_rows(directory / "patients.csv", self._rows_of_patients())
         save_picture(directory / "cases.png", self.picture)

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 
 from ahm_env import ImageError, ImageSet, SettingsError
-from ahm_env.images.dataset.builder import mask_values
+from ahm_env.images.dataset.builder import are_binary, mask_values
 from ahm_env.images.pixels.fit import Image8
 from ahm_env.images.source import Sample
 from ahm_env.masks import Ints
@@ -42,16 +42,15 @@ def class_numbers(sample: Sample, values: tuple[int, ...], ignore: int | None = 
     """
     if sample.mask is None:
         raise ImageError(f"{sample.path}: has no mask to compare with; put one in masks/, with the stem of its image")
-    numbers = {value: number for number, value in enumerate(values)}
-    if values == BINARY:
+    numbers, found = {value: number for number, value in enumerate(values)}, mask_values(sample.mask)
+    if values == BINARY and are_binary(found - {ignore}):
         numbers[255] = 1  # as most programs store a mask of two values
     if ignore is not None:
         numbers[ignore] = IGNORED
-    if odd := sorted(mask_values(sample.mask) - numbers.keys()):
+    if odd := sorted(found - numbers.keys()):
         known = ", ".join(map(str, values))
-        raise ImageError(
-            f"{sample.path}: its mask holds {odd[0]}, but the model knows {known}; renumber the mask's classes"
-        )
+        remedy = "renumber the mask's classes" + (", or leave 255 out with --ignore 255" if odd == [255] else "")
+        raise ImageError(f"{sample.path}: its mask holds {odd[0]}, but the model knows {known}; {remedy}")
     table = np.zeros(256, np.uint8)
     table[list(numbers)] = list(numbers.values())
     return table[sample.mask]

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ahm_env import CheckpointError, SettingsError, Standardisation, UNet
 from ahm_env.files import Saved, atomic, check_name, first_line, path_of
+from downstream.evaluation.cropping import SEGMENTER_FILE
 from downstream.exporters.fold_normalization import fold, fold_differences
 from downstream.models.model import MODEL_FILE, Model
 from downstream.models.pretrained import PretrainedWeights
@@ -74,6 +75,7 @@ def export_onnx(model: Model, out: Path) -> float:
             f"--format onnx needs the packages {', '.join(_PACKAGES)} ({first_line(error)}): "
             f"pip install 'ahm-env[onnx]'"
         ) from None
+    model = Model(model.spec, model.network, precision="fp32")  # in which the file computes
     try:
         content = _trace(model)
         with atomic(out) as temporary:
@@ -178,12 +180,19 @@ def _export_model(model: Model, form: str, out: Path) -> Exported:
     if form == "onnx":
         difference = export_onnx(model, out)
         images = f"(B, {spec.channels}, {spec.image_size}, {spec.image_size})"
-        lines = (
+        lines: tuple[str, ...] = (
             f"Use it with images {images} float32 in 0..255:",
             f"  session = onnxruntime.InferenceSession({str(out)!r})",
             '  spec = json.loads(session.get_modelmeta().custom_metadata_map["spec"])',
             '  probabilities = session.run(None, {"images": images})[0]',
         )
+        if spec.cropped:
+            lines = (
+                "This classifier looks at parts of images, squares around what its segmenter finds:",
+                f"  export {SEGMENTER_FILE}, beside it, too, and cut images as lesion_box does in",
+                "  downstream/evaluation/cropping.py.",
+                *lines,
+            )
         accuracy = f"largest difference from PyTorch's probabilities: {difference:.1e}"
         return Exported(out, (difference,), accuracy, lines)
     if not isinstance(model.network, UNet):

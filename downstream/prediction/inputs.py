@@ -64,6 +64,11 @@ class Incoming:
             if entry.name not in done:
                 yield partial(_load, entry)
 
+    def changed(self, some: Collection[str], since: float) -> list[str]:
+        """Name those of some images whose files were written after a time."""
+        files = ((entry.name, entry.file) for entry in self.entries() if entry.name in some)
+        return [name for name, file in files if file is not None and file.exists() and file.stat().st_mtime > since]
+
 
 def find_images(paths: Sequence[Path], pixels: PixelSettings) -> Incoming:
     """Find the images of files and of folders: in `images/` where there is one, else in the folder, DICOM also below.
@@ -81,7 +86,7 @@ def find_images(paths: Sequence[Path], pixels: PixelSettings) -> Incoming:
         index = source.index()
         found.inputs.append(Input(path, source, index))
         found.problems.extend((str(path), problem) for problem in index.problems)
-        found.notes.extend(index.notes)
+        found.notes.extend([*index.notes, *(warning.text for warning in index.warnings)])
     found.inputs.sort(key=lambda one: KINDS.index(one.source.kind))
     found.names.update(_names(found.inputs))
     found.folders.extend(sorted({_folder(one) for one in found.inputs}))
@@ -95,10 +100,7 @@ def stem(name: str) -> str:
 
 def _load(entry: Entry) -> Loaded:
     try:
-        entry.name.encode()
         sample = entry()
-    except UnicodeEncodeError:
-        return entry, ImageError(f"{str(entry.file)!a}: its name is not UTF-8; rename the file")
     except ImageError as error:
         return entry, error
     if sample is not None and sample.image.dtype.kind == "f" and not np.isfinite(sample.image).any():

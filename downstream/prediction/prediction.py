@@ -1,5 +1,6 @@
 """Prediction: masks or classes for new images, in flat memory, whatever is wrong with some of them."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
@@ -128,7 +129,6 @@ class Predictions:
         refused: Number of images that could not be used.
         empty: Number of images that show nothing.
         problems: What is wrong, each with the image or file that it was found at.
-        notes: What is worth knowing but is no fault.
         returned: Of each image the volume or series in which its mask was given back; complete at the end.
         not_returned: What could not be given back, but for no fault.
     """
@@ -142,7 +142,7 @@ class Predictions:
         out: PredictionDirectory | None,
         stopped: Callable[[], bool],
     ) -> None:
-        self.spec, self.device, self.total, self.notes = model.spec, model.device, len(images.names), images.notes
+        self.spec, self.device, self.total = model.spec, model.device, len(images.names)
         self._model, self._segmenter, self._images, self._tta, self._out = model, segmenter, images, tta, out
         self._stopped = stopped
         self.before = len(out.rows()) - 1 if out is not None else 0
@@ -151,8 +151,14 @@ class Predictions:
     def _start(self) -> None:
         self.done, self.refused, self.empty = self.before, 0, 0
         self.problems: list[Problem] = list(self._images.problems)
+        self._remarks = Counter[str]()
         self.returned: list[dict[str, str]] = []
         self.not_returned: list[str] = []
+
+    @property
+    def notes(self) -> list[str]:
+        """What is worth knowing but is no fault; of the images' files it is what those gone through so far have."""
+        return [*self._images.notes, *(f"{count:,} {remark}" for remark, count in self._remarks.items())]
 
     def __iter__(self) -> Iterator[Prediction]:
         """Go through the images.
@@ -195,6 +201,7 @@ class Predictions:
             if returning is not None:
                 returning.loaded(entry, loaded)
             if isinstance(loaded, Sample):
+                self._remarks.update(loaded.remarks)
                 yield loaded
             elif loaded is None:
                 self.empty += 1
@@ -269,5 +276,5 @@ def predict(
             "overlays": overlays and spec.task == "segmentation",
             "folder": images.folders,
         }
-        output = PredictionDirectory(Path(out), about, columns(spec), images.names)
+        output = PredictionDirectory(Path(out), about, columns(spec), images)
     return Predictions(tuned, segmenter, images, tta, output, stopped)

@@ -12,6 +12,7 @@ from typing import Any
 from ahm_env import RunError
 from ahm_env.files import write_text
 from ahm_env.runs.owned_directory import OwnedDirectory
+from downstream.prediction.inputs import Incoming
 
 TABLE = "predictions.csv"
 
@@ -49,23 +50,27 @@ class PredictionDirectory(OwnedDirectory):
         path: The directory.
         about: What decides what is predicted.
         header: Columns of its table.
-        names: Of all the images.
+        images: All of them.
     """
 
-    def __init__(self, path: Path, about: Mapping[str, Any], header: Sequence[str], names: set[str]) -> None:
+    def __init__(self, path: Path, about: Mapping[str, Any], header: Sequence[str], images: Incoming) -> None:
         super().__init__(path, "predictions.json", "predictions")
-        self.about, self._header, self._names = about, header, names
+        self.about, self._header, self._images = about, header, images
 
     def rows(self) -> list[list[str]]:
         """Read the header and the rows that are in its table already.
 
         Raises:
-            RunError: It holds something else, or other predictions.
+            RunError: It holds something else, or other predictions, or an image has changed since.
         """
         self.refuse_others(self.read() or self.about, self.about)
-        rows = _read_rows(self.path / TABLE, self._header)
-        if not {row[0] for row in rows[1:]} <= self._names:
-            raise RunError(f"{self.path / TABLE}: has a row of an image that is not given now; choose another --out")
+        rows, table = _read_rows(self.path / TABLE, self._header), self.path / TABLE
+        if done := {row[0] for row in rows[1:]}:
+            if not done <= self._images.names:
+                raise RunError(f"{table}: has a row of an image that is not given now; choose another --out")
+            if changed := self._images.changed(done, table.stat().st_mtime):
+                count = f"{len(changed):,} images have" if len(changed) > 1 else "an image has"
+                raise RunError(f"{table}: {count} changed since, the first is {changed[0]}; choose another --out")
         return rows
 
     @contextmanager

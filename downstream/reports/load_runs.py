@@ -24,7 +24,7 @@ STYLES = (
     *("edges", "foreground", "blocks", "easy-patches", "autoencoder", "untrained", "scratch"),
 )
 # Settings that do not make another agent; an agent's own settings are compared one by one.
-_NO_LABEL = {"algo", "agent", "seed", "workers", "device", "data", "reference_unet", "total_images", "skip_bad"}
+_NO_LABEL = {"algo", "agent", "seed", "workers", "device", "reference_unet", "total_images", "skip_bad"}
 
 
 @dataclass(frozen=True)

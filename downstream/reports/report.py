@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -149,6 +150,7 @@ def make_report(
         shown=[one for one in algorithms if gallery and one.number in gallery.agents],
         seeds=sorted({run.settings.seed for run in found}),
         differences=_differences(found),
+        twice=_twice(algorithms),
         versions=_versions(found),
         data=data,
     )
@@ -244,6 +246,12 @@ def _facts(algorithms: Sequence[Algorithm], runs: Sequence[Run]) -> list[tuple[s
         ("agents", str(len(algorithms))),
         ("seeds", ", ".join(str(seed) for seed in sorted({run.settings.seed for run in runs}))),
     ]
+
+
+def _twice(algorithms: Sequence[Algorithm]) -> list[str]:
+    """List the agents that have two runs of one seed, with these seeds."""
+    seeds = ((one.name, Counter(run.settings.seed for run in one.runs)) for one in algorithms)
+    return [f"{name} {seed}" for name, counts in seeds for seed, count in counts.items() if count > 1]
 
 
 def _differences(runs: Sequence[Run]) -> list[str]:

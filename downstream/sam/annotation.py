@@ -1,6 +1,7 @@
 """Segment Anything over a whole source: masks for a labelled source, and how good they are where the truth is known."""
 
 from dataclasses import asdict, dataclass, field
+from itertools import chain
 from math import nan
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from ahm_env.files import atomic, sha256, write_rows
 from ahm_env.images.dataset.builder import Progress
 from ahm_env.images.dataset.loader import find_source
 from ahm_env.images.formats.files import is_image, readable
+from ahm_env.images.formats.labels import table_lines
 from ahm_env.images.formats.pictures.picture import read_mask
 from ahm_env.images.pixels.fit import Image8, PixelSettings, to_uint8
 from ahm_env.images.pixels.png import save_picture
@@ -62,16 +64,21 @@ class LabelledSource(OwnedDirectory):
     def __init__(self, path: Path) -> None:
         super().__init__(path, "annotation.json", "an annotation")
 
-    def image_name(self, sample: Sample) -> str:
-        """Return the name of the image in this directory.
+    @property
+    def table(self) -> Path:
+        """The file with the split, label and patient of each image."""
+        return self.path / "labels.csv"
+
+    def lines(self) -> dict[str, dict[str, str]]:
+        """Image to its line of the table, which may have been changed since it was written.
 
         Raises:
-            ImageError: A table cannot hold the name.
+            ImageError: It is no table of images any more.
         """
-        try:
-            sample.name.encode()
-        except UnicodeEncodeError:
-            raise ImageError(f"{sample.path!a}: its name is not UTF-8; rename the file") from None
+        return {line["image"]: line for _, line in table_lines(self.table, LABELS[:1], "has no column image")}
+
+    def image_name(self, sample: Sample) -> str:
+        """Return the name of the image in this directory."""
         return sample.name if _has_file(sample) else f"{stem(sample.name)}.png"
 
     def mask_path(self, sample: Sample) -> Path:
@@ -146,8 +153,9 @@ def annotate(
         labelled.write_or_check(
             {"data": data, "split": split, "prompt": prompt, "weights": sha256(weights_file(directory))}
         )
-        # Until all is done the table lists no image, so that nobody trains on an unfinished source unawares.
-        write_rows(labelled.path / "labels.csv", (), LABELS)
+        if not labelled.table.exists():
+            # Until all is done it lists no image, so that nobody trains on an unfinished source unawares.
+            write_rows(labelled.table, (), LABELS)
         return _annotate(model, prompts, index, labelled, split, ignore, progress or (lambda done, total: None))
 
 
@@ -163,7 +171,7 @@ def _annotate(
     """Go through the images, one at a time."""
     found = Annotation(labelled.path, problems=list(index.problems))
     overlaps, dices = list[float](), list[float]()
-    labels, scores = list[dict[str, str]](), list[dict[str, str]]()
+    labels, scores, marked = dict[str, dict[str, str]](), list[dict[str, str]](), False
     for place, entry in enumerate(index.samples):
         progress(place, index.count)
         try:
@@ -180,9 +188,11 @@ def _annotate(
             continue
         about = {"image": name, "split": SPLITS[sample.split]}
         label = index.classes[sample.label] if sample.label >= 0 else ""
-        labels.append({**about, "label": label, "patient": sample.patient})
+        labels[name] = {**about, "label": label, "patient": sample.patient}
         if sample.mask is not None:
-            score = score_mask(sample.mask != 0, mask, None if ignore is None else sample.mask != ignore)
+            truth, counted = sample.mask != 0, None if ignore is None else sample.mask != ignore
+            marked = marked or bool((truth if counted is None else truth & counted).any())
+            score = score_mask(truth, mask, counted)
             dices.append(score.dice)
             scores.append(about | {measure: f"{value:.6g}" for measure, value in asdict(score).items()})
     progress(index.count, index.count)
@@ -190,7 +200,12 @@ def _annotate(
         raise ImageError(f"{labelled.path}: no image could be annotated (--split {split}); see `ahm data check`")
     if index.has_masks:
         write_rows(labelled.path / "scores.csv", scores, ("image", "split", *MEASURES))
-    write_rows(labelled.path / "labels.csv", labels, LABELS)
+    if scores and not marked and ignore is not None:
+        found.problems.append(
+            f"but 0 and {ignore} the masks hold nothing, so the scores say nothing: leave out --ignore"
+        )
+    lines = labels | labelled.lines()  # what somebody has written there since stays
+    write_rows(labelled.table, lines.values(), list(dict.fromkeys((*LABELS, *chain(*lines.values())))))
     found.done, found.made, found.scored = len(labels), len(overlaps), len(dices)
     found.predicted_iou, found.dice = (sum(some) / len(some) if some else nan for some in (overlaps, dices))
     return found

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 import ahm
-from ahm_env import load_images
+from ahm_env import ImageError, load_images
 from ahm_env.images.dataset.loader import find_source
 from ahm_env.images.pixels.fit import PixelSettings
 from downstream.evaluation import evaluation
@@ -276,10 +276,50 @@ def test_classes_must_be_those_of_the_classifier(call):
     assert not Path("e.json").exists()
 
 
+def test_what_is_marked_in_slices_that_show_nothing_is_missed(call):
+    nibabel = pytest.importorskip("nibabel")
+    make_model("model.safetensors")
+    generator = np.random.default_rng(0)
+    for number in range(2):
+        volume = generator.integers(1, 200, (16, 16, 6)).astype(np.uint8)
+        volume[..., 3:] = 0
+        for folder, pixels in (("images", volume), ("masks", np.ones_like(volume))):
+            path = Path("data") / folder / f"{number}.nii.gz"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            nibabel.save(nibabel.Nifti1Image(pixels, np.eye(4)), path)
+    found = evaluation.evaluate("tuned", Path("data"), "all", device="cpu")
+    assert len(found.assessed.scores) == 12
+    assert sum(one.found + one.missed for score in found.assessed.scores for one in score.overlaps.values()) == 12 * 256
+
+
+def test_no_result_of_a_run_and_no_patients_of_others_are_left(call):
+    make_model("model.safetensors")
+    data = write_source(Path("data"))
+    Path("tuned/config.json").write_text("{}")
+    refused(call("--data", "data", "--out", "tuned/test.json"), "is the result of a run", "give another name")
+    Path("shown").mkdir()
+    Path("shown/patients.csv").write_text("of others")
+    assert call("--data", str(data), "--pictures", "shown")[0] == 0
+    assert not Path("shown/patients.csv").exists()
+
+
 def test_masks_must_hold_what_the_segmenter_knows(call):
     make_model("model.safetensors")
     write_source(Path("data"), masks=4)
     refused(call("--data", "data"), "its mask holds", "knows 0, 1")
+
+
+def test_255_beside_1_is_no_lesion(call):
+    make_model("model.safetensors")
+    data = write_source(Path("data"))
+    path = next((data / "masks").iterdir())
+    truth = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    assert truth.max() == 1
+    truth[:3] = 255
+    cv2.imwrite(str(path), truth)
+    arguments = ("--data", "data", "--split", "all")
+    refused(call(*arguments), path.name, "its mask holds 255", "leave 255 out with --ignore 255")
+    assert call(*arguments, "--ignore", "255")[0] == 0
 
 
 @pytest.mark.slow
@@ -306,8 +346,8 @@ def test_pixels_to_be_ignored_are_not_scored(call):
     # the model remembers what it was taught with
     Model(replace(model.spec, ignore=255), model.network).save(Path("tuned/model.safetensors"))
     assert evaluation.evaluate("tuned", data, device="cpu").as_dict() == found.as_dict()
-    wrong = evaluation.evaluate("tuned", data, ignore="none", device="cpu")  # 255 is what is marked
-    assert wrong.measures["dice"].mean != found.measures["dice"].mean
+    with pytest.raises(ImageError, match="its mask holds 255, but the model knows 0, 1"):
+        evaluation.evaluate("tuned", data, ignore="none", device="cpu")
 
 
 def test_what_cannot_be_ignored(call):

@@ -16,6 +16,7 @@ from torch import nn
 from agents.pretraining.run_directory import RunDirectory
 from agents.pretraining.settings import RunSettings
 from ahm_env import CheckpointError, SettingsError, Standardisation, UNet
+from ahm_env.model import devices
 from ahm_env.model.weights import load_unet, save_unet
 from downstream.exporters import export
 from downstream.exporters.fold_normalization import fold
@@ -99,6 +100,25 @@ def exported(
 
 def session_of(path: Path):
     return import_module("onnxruntime").InferenceSession(str(path), providers=["CPUExecutionProvider"])
+
+
+@pytest.mark.slow
+def test_where_auto_is_bf16_the_file_is_that_of_fp32(tmp_path, monkeypatch, onnx_packages):
+    make(next(iter(CARDS.values()))).save(tmp_path / "model.safetensors")
+    monkeypatch.setattr(devices, "has_bf16", lambda device: True)
+    model = Model.load(tmp_path / "model.safetensors")
+    assert model.precision == "bf16"
+    assert export.export_onnx(model, tmp_path / "own.onnx") <= 1e-4
+    assert export.export(tmp_path / "model.safetensors", tmp_path / "model.onnx").differences[0] <= 1e-4
+
+
+@pytest.mark.slow
+def test_of_a_classifier_of_lesions_the_segmenter_is_asked_for(tmp_path, onnx_packages):
+    spec = next(spec for spec in CARDS.values() if spec.task == "classification")
+    make(replace(spec, cropped=True)).save(tmp_path / "model.safetensors")
+    assert "segmenter.safetensors" in " ".join(export.export(tmp_path, tmp_path / "model.onnx").usage)
+    make(spec).save(tmp_path / "model.safetensors")
+    assert "segmenter.safetensors" not in " ".join(export.export(tmp_path, tmp_path / "model.onnx").usage)
 
 
 @pytest.mark.slow

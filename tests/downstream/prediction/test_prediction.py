@@ -15,6 +15,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import tifffile
 import torch
 from filelock import FileLock
 
@@ -394,6 +395,38 @@ def test_a_folder_may_grow(call, scans: Path, model: Model):
     assert status == 0
     assert "1 images to predict, 5 done before" in out
     assert len(rows()) == 6
+
+
+@pytest.mark.slow
+def test_an_image_that_has_changed_since_is_not_taken_for_predicted(call, scans: Path, model: Model):
+    assert call("scans", "--out", "out")[0] == 0
+    table = rows()
+    write_image(scans / "b.jpg", (50, 90), 9)
+    later = Path("out/predictions.csv").stat().st_mtime + 2
+    os.utime(scans / "b.jpg", (later, later))
+    status, _, error = call("scans", "--out", "out")
+    assert (status, rows()) == (2, table)
+    assert "an image has changed since, the first is b.jpg; choose another --out" in error
+    assert call("scans", "--out", "other")[0] == 0
+
+
+@pytest.mark.slow
+def test_the_longest_of_names_is_predicted(call, model: Model):
+    name = "c" * 246 + ".png"
+    write_image(Path("scans") / name, (10, 10), 0)
+    assert call("scans", "--out", "out")[0] == 0
+    assert Path("out/masks", name).is_file()
+
+
+@pytest.mark.slow
+def test_what_is_not_predicted_of_a_file_is_told(call, model: Model):
+    pages = [np.full((8, 8), shade, np.uint8) for shade in (10, 200)]
+    Path("scans").mkdir()
+    tifffile.imwrite("scans/pages.tif", pages[0])
+    tifffile.imwrite("scans/pages.tif", pages[1], append=True)
+    status, out, _ = call("scans", "--out", "out")
+    assert status == 0
+    assert "note         1 images of several pages, of which the first is read" in out
 
 
 @pytest.mark.slow

@@ -301,6 +301,15 @@ def test_variants_of_an_agent_are_told_apart_by_what_differs(make_run: Maker) ->
     assert names == ["a3c+horizon=1", "a3c+horizon=2+image_weight=0", "hard-patches"]
 
 
+def test_runs_on_other_images_and_of_one_seed_are_no_seeds_of_one_agent(make_run: Maker, phantoms: ImageSet) -> None:
+    others = [make_run("a3c", 0), make_run("a3c", 0, name="other", data="phantom:41:0")]
+    names = [one.name for one in by_algorithm([read_run(path) for path in others])]
+    assert names == ["a3c+data=phantom:40:0", "a3c+data=phantom:41:0"]
+    twice = [others[0], make_run("a3c", 0, name="copy"), make_run("a3c", 1)]
+    assert "intervals are too narrow for a3c 0." in words_of(report(twice, phantoms))
+    assert "too narrow" not in words_of(report([twice[0], twice[2]], phantoms))
+
+
 def test_the_default_table_has_the_mean_and_range_of_last_rows(make_run: Maker) -> None:
     runs = [make_run("a3c", 0, (1, 1.5)), make_run("a3c", 1, (1, 2.5)), make_run("random", 0, (1, float("nan")))]
     table = last_rows(by_algorithm([read_run(run) for run in runs]))

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 import ahm
 from ahm_env import CheckpointError, ImageError, RunError, SettingsError, load_images
+from ahm_env.files import write_rows
 from ahm_env.images.dataset.loader import find_source
 from ahm_env.images.pixels.fit import PixelSettings
 from downstream.evaluation.metrics import score_mask
@@ -447,6 +448,30 @@ def test_pixels_to_be_ignored_are_not_scored(tiny: Path):
         [row] = rows(Path(out) / "scores.csv")
         assert float(row["dice"]) == pytest.approx(expected.dice, rel=1e-5)
         assert float(row["specificity"]) == pytest.approx(expected.specificity, rel=1e-5)
+
+
+def test_masks_that_hold_but_what_is_ignored_are_told(tiny: Path):
+    data = write_folder(Path("data"), [(32, 32)])
+    [file] = (data / "masks").iterdir()
+    cv2.imwrite(str(file), np.pad(np.full((16, 16), 255, np.uint8), 8))
+    assert not draw(tiny, "data", Path("plain"), device="cpu").problems
+    [problem] = draw(tiny, "data", Path("out"), ignore=255, device="cpu").problems
+    assert "hold only 255" in problem
+
+
+def test_what_somebody_has_written_in_the_table_stays(tiny: Path):
+    write_folder(Path("data"), [(20, 30), (30, 20)])
+    table = Path("out/labels.csv")
+    annotate(tiny, "center", "data", Path("out"))
+    first, second = rows(table)
+    changed = [{**first, "split": "val", "label": "benign", "site": "A"}, {**second, "site": "B"}]
+    write_rows(table, changed)
+    assert annotate(tiny, "center", "data", Path("out")).made == 0
+    assert rows(table) == changed
+    write_folder(Path("data"), [(20, 30), (30, 20), (25, 25)])
+    assert annotate(tiny, "center", "data", Path("out")).made == 1
+    assert rows(table)[:2] == changed
+    assert rows(table)[2]["image"] == "scan2.jpg"
 
 
 @pytest.mark.slow
