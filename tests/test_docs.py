@@ -83,6 +83,8 @@ def test_every_module_script_and_target_is_there(whole: bool):
                 assert all(re.search(rf"^{one}:", text, re.MULTILINE) for one in targets), f"{page}: {line}"
             elif second == "-m":
                 assert rest[0].split(".")[0] in FOREIGN or find_spec(rest[0]) is not None, f"{page}: {line}"
+                for word in rest[1:] if rest[0] == "pytest" else ():
+                    assert not word.startswith("tests") or (ROOT / word).exists(), f"{page}: {line}"
             elif second.endswith(".py"):
                 assert (ROOT / second).is_file(), f"{page}: {line}"
 

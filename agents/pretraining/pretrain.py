@@ -39,7 +39,7 @@ class PretrainedRun:
 
     @property
     def metrics(self) -> Row:
-        """The last row of `metrics.csv`, such as `hardness` and `unet_loss`."""
+        """The last row of `metrics.csv`, such as `hardness_sampled` and `unet_loss`."""
         return RunDirectory(self.path).last_row()
 
     def load_agent(self, device: str = "cpu") -> Agent:

@@ -51,7 +51,7 @@ class RunSettings(ImageSettings):
         str, Flag("joint, or staged: the U-Net on random masks, then the agent, then the U-Net on the agent's masks.")
     ] = "joint"
     reference_unet: Annotated[
-        str | None, Flag("File of a U-Net on which the masks are evaluated, too: reference_hardness in metrics.csv.")
+        str | None, Flag("File of a U-Net on which the masks are evaluated, too: reference_hardness_… in metrics.csv.")
     ] = None
     patch_size: Annotated[int, Flag("Side of a patch in pixels.", IMAGES)] = 8
     mask_ratio: Annotated[

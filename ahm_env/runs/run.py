@@ -43,6 +43,7 @@ class Run(ABC, Generic[S, R]):
         self.observer: Observer = Silent()
         self.seen, self.seconds = 0, 0.0
         self.sums: dict[str, tuple[float, int]] = {}
+        self._means: dict[str, float] = {}
         self.row_start = (0, 0.0)
         self.start_clock()
         self._interruption = Interruption()
@@ -146,11 +147,14 @@ class Run(ABC, Generic[S, R]):
             TrainingError: The ranks do not compute the same any more.
         """
         ranks.check_same(self._tensors())
+        self.seconds = time.monotonic() - self._began
         measured = self.measure_row()
         images, seconds = self.row_start
+        if self.sums:  # else other workers took all steps since the last row, whose means stand for theirs
+            self._means = {name: total / count for name, (total, count) in self.sums.items()}
         row: Row = {
             **dict.fromkeys(self.directory.columns, nan),
-            **{name: total / count for name, (total, count) in self.sums.items()},
+            **self._means,
             "images": self.seen,
             "seconds": self.seconds,
             "images_per_second": (self.seen - images) / max(1e-9, self.seconds - seconds),

@@ -2,6 +2,7 @@
 
 import json
 import signal
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import isnan, nan
@@ -116,6 +117,20 @@ def test_rows_are_means_over_their_steps_and_what_is_measured(tmp_path: Path) ->
     assert [(row["images"], row["loss"], row["total"]) for row in rows] == [(2, 1.5, 6), (4, 3.5, 13), (8, 6.5, 39)]
     assert [row["odd"] for row in rows if not isnan(row["odd"])] == [3]
     assert (tmp_path / "metrics.csv").read_text().splitlines()[0] == ",".join(Sheet.columns)
+
+
+def test_a_row_of_others_steps_alone_has_the_means_before_it_and_the_time_since(tmp_path: Path) -> None:
+    with Sheet(tmp_path) as directory:
+        directory.write_config(Adding(), {})
+        run = Sum(Adding(), directory)
+        run.run(Silent())
+        run.seen += 100  # by other workers
+        time.sleep(0.01)
+        run.record()
+        last = directory.rows[-1]
+    assert last["loss"] == 6.5
+    assert 0 < last["images_per_second"] <= 100 / 0.01
+
 
 
 @pytest.mark.parametrize("at", range(1, 9))
