@@ -17,8 +17,7 @@ from ahm_env.images.formats.files import Files, files_in, readable, refuse_link
 from ahm_env.images.privacy import pseudonym
 from ahm_env.images.source import SPLITS, UNLABELLED, DataWarning, class_order
 
-ABSENT = -2
-UNKNOWN = -1
+ABSENT = -1
 NO_IMAGE = "no column `image` in its first line; it needs image,label,split"
 
 
@@ -70,60 +69,45 @@ class Labels:
         """
         self.problems: list[str] = []
         self.warnings: list[DataWarning] = []
-        self._table, self._images, self._quoted = table, images, quoted
-        self._labels = array("i", [ABSENT]) * len(images)
-        self._splits = bytearray(len(images))
-        self._unknown_splits: dict[int, str] = {}
-        self._patients = array("i", [UNKNOWN]) * len(images)
-        self._pseudonyms: list[str] = []
-        patients: dict[str, int] = {}
-        numbers = {"": UNLABELLED}
+        self._table, self._quoted = table, quoted
+        said: dict[tuple[str, str, str], int] = {}  # label, split and patient
+        self._places = array("i", [ABSENT]) * len(images)
         for line, cells in table_lines(table, ("image",), NO_IMAGE):
             position = images.position(cells["image"])
             named = f"names {cells['image']!r}" if quoted else "names an image"
             if position is None:
                 cause = f"{named}, which is not there; add the image or delete the line"
                 self.problems.append(f"{table}: line {line} {cause}")
-            elif self._labels[position] != ABSENT:
+            elif self._places[position] != ABSENT:
                 self.problems.append(f"{table}: line {line} {named} again; keep one line")
             else:
-                self._labels[position] = numbers.setdefault(plain(cells.get("label", "")), len(numbers) - 1)
-                self._set_split(position, plain(cells.get("split", "")).lower() or SPLITS[0])
-                if patient := plain(cells.get("patient", "")):
-                    if patient not in patients:
-                        self._pseudonyms.append(pseudonym(patient))
-                    self._patients[position] = patients.setdefault(patient, len(patients))
-        self.classes = class_order(set(numbers) - {""})
+                label, split, patient = (plain(cells.get(column, "")) for column in ("label", "split", "patient"))
+                self._places[position] = said.setdefault((label, split.lower() or SPLITS[0], patient), len(said))
+        self.classes = class_order({label for label, _, _ in said} - {""})
+        numbers = {"": UNLABELLED} | {name: number for number, name in enumerate(self.classes)}
+        self._lines = [self._line(numbers[label], split, patient) for label, split, patient in said]
         if alike := spelt_alike(self.classes):
             names = f" ({', '.join(alike)})" if quoted else ""
             cause = f"labels differ only in case or in how letters or numbers are written{names}"
             self.problems.append(f"{table}: {cause}; spell each class in one way")
-        if alike := spelt_alike(patients):
+        if alike := spelt_alike({patient for _, _, patient in said} - {""}):
             cause = f"{len(alike):,} patients differ from others only in case or in how letters or numbers are written"
             text = f"{table}: {cause}; where they are the same, spell them in one way"
             self.warnings.append(DataWarning("patients", text, len(alike)))
-        self._order = {numbers[name]: index for index, name in enumerate(self.classes)}
 
     def find(self, position: int) -> Line:
         """Look up the line of an image."""
-        trouble, patient = "", self._patients[position]
-        if self._labels[position] == ABSENT:
-            trouble = f"not in {self._table}; add a line for it, or take the image out"
-        elif position in self._unknown_splits:
-            split = repr(self._unknown_splits[position]) if self._quoted else "unknown"
-            trouble = f"split is {split} in {self._table}; use one of: {', '.join(SPLITS)}"
-        return Line(
-            self._order.get(self._labels[position], UNLABELLED),
-            self._splits[position],
-            self._pseudonyms[patient] if patient != UNKNOWN else "",
-            trouble,
-        )
+        place = self._places[position]
+        if place == ABSENT:
+            return Line(trouble=f"not in {self._table}; add a line for it, or take the image out")
+        return self._lines[place]
 
-    def _set_split(self, position: int, split: str) -> None:
+    def _line(self, label: int, split: str, patient: str) -> Line:
+        whose = pseudonym(patient) if patient else ""
         if split in SPLITS:
-            self._splits[position] = SPLITS.index(split)
-        else:
-            self._unknown_splits[position] = split
+            return Line(label, SPLITS.index(split), whose)
+        shown = repr(split) if self._quoted else "unknown"
+        return Line(label, 0, whose, f"split is {shown} in {self._table}; use one of: {', '.join(SPLITS)}")
 
 
 def plain(cell: str) -> str:
