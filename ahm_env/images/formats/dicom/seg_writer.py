@@ -8,8 +8,7 @@ import hashlib
 import logging
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from importlib.util import find_spec
@@ -153,7 +152,8 @@ def save_segmentation(
     """
     from ahm_env.images.formats.dicom.dicom_file import understood
 
-    with _silent(), understood(WRITING):
+    logging.getLogger("highdicom").setLevel(logging.CRITICAL + 1)
+    with warnings.catch_warnings(action="ignore"), understood(WRITING):
         with unnamed(WRITING):
             sources = [_read(source.path) for source in series]
         sizes = {mask.shape for mask in masks} | {(source.Rows, source.Columns) for source in sources}
@@ -243,15 +243,3 @@ def _version() -> str:
         return metadata.version(PACKAGE)
     except metadata.PackageNotFoundError:
         return "unknown"
-
-
-@contextmanager
-def _silent() -> Iterator[None]:
-    logger = logging.getLogger("highdicom")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL + 1)
-    try:
-        with warnings.catch_warnings(action="ignore"):
-            yield
-    finally:
-        logger.setLevel(level)
