@@ -3,7 +3,9 @@
 This module needs pydicom: import it where it is used.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -52,43 +54,19 @@ class Table:
         return full_range(self.apply(values), self.bits)
 
 
-@dataclass(frozen=True, slots=True)
-class Sigmoid:
-    """A window without edges (PS3.3 C.11.2.1.3.1)."""
-
-    centre: float
-    width: float
-
-    def shown(self, values: Pixels) -> Pixels:
-        """Any shape to the same, uint8."""
-        exponent = -4 * (values.astype(np.float64) - self.centre) / self.width
-        return np.asarray(np.nan_to_num(255 / (1 + np.exp(exponent))).round(), np.uint8)
-
-
-@dataclass(frozen=True, slots=True)
-class Linear:
-    """A window of the file."""
-
-    window: Window
-
-    def shown(self, values: Pixels) -> Pixels:
-        """Any shape to the same, uint8."""
-        return self.window.apply(values)
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class Display:
     """How values of a frame are shown.
 
     Attributes:
         modality: Turns stored values into the modality's units.
-        look: What the file says of the range that is shown.
+        look: What the file says of the range that is shown: values of any shape to the same, uint8.
         palette: Colours.
         padding: Stored values from the first to the second show nothing (PS3.3 C.7.5.1.1.2); None if all do.
     """
 
     modality: Rescale | Table | None = None
-    look: Table | Sigmoid | Linear | None = None
+    look: Callable[[Pixels], Pixels] | None = None
     palette: Table | None = None
     padding: tuple[int, int] | None = None
 
@@ -108,7 +86,7 @@ class Display:
         if window:
             values = window.apply(values)
         elif self.look:
-            values = self.look.shown(values)
+            values = self.look(values)
         elif values.dtype == np.uint8:
             values = full_range(values, self.modality.bits if isinstance(self.modality, Table) else bits)
         elif self.padding:  # its own range is that of what shows something
@@ -187,20 +165,26 @@ def _modality(dataset: Dataset) -> Rescale | Table | None:
     return Rescale(slope, intercept) if (slope, intercept) != (1, 0) else None
 
 
-def _look(dataset: Dataset, whole: Dataset) -> Table | Sigmoid | Linear | None:
+def _look(dataset: Dataset, whole: Dataset) -> Callable[[Pixels], Pixels] | None:
     if found := first_item(dataset, "VOILUTSequence"):
-        return _table(found, whole)
+        return _table(found, whole).shown
     centre, width = _number(dataset, "WindowCenter", np.nan), _number(dataset, "WindowWidth", np.nan)
     if not (np.isfinite((centre, width)).all() and width > 0):
         # Some devices write a width of 0 where they know of none.
         return None
     function = str(dataset.get("VOILUTFunction") or "LINEAR").upper()
     if function == "SIGMOID":
-        return Sigmoid(centre, width)
+        return partial(_sigmoid, centre, width)
     # PS3.3 C.11.2.1.2.1; a linear window narrower than 1, which that excludes, is meant exactly.
     if function == "LINEAR" and width >= 1:
-        return Linear(Window(centre - 0.5, max(width - 1, NARROWEST)))
-    return Linear(Window(centre, width))
+        return Window(centre - 0.5, max(width - 1, NARROWEST)).apply
+    return Window(centre, width).apply
+
+
+def _sigmoid(centre: float, width: float, values: Pixels) -> Pixels:
+    """Show a window without edges (PS3.3 C.11.2.1.3.1): any shape to the same, uint8."""
+    exponent = -4 * (values.astype(np.float64) - centre) / width
+    return np.asarray(np.nan_to_num(255 / (1 + np.exp(exponent))).round(), np.uint8)
 
 
 def _number(dataset: Dataset, keyword: str, otherwise: float) -> float:
