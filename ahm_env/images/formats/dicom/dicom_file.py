@@ -17,7 +17,6 @@ from typing import Any, BinaryIO, Literal
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.filereader import read_dataset, read_preamble
-from pydicom.tag import BaseTag, Tag
 from pydicom.uid import (
     UID,
     DeflatedExplicitVRLittleEndian,
@@ -50,34 +49,31 @@ PLACE = {
     "PlaneOrientationSequence": "ImageOrientationPatient",
     "PixelMeasuresSequence": "PixelSpacing",
 }
-TAGS = [
-    int(Tag(keyword))
-    for keyword in (
-        *OPTIONS.values(),
-        *(f"{palette}{part}" for palette in PALETTES for part in ("Descriptor", "Data")),
-        *(f"Segmented{palette}Data" for palette in PALETTES),
-        "SOPClassUID",
-        "SOPInstanceUID",
-        *NAMES,
-        *NUMBERS,
-        DATE,
-        "HighBit",
-        *PADDING,
-        "BurnedInAnnotation",
-        "NumberOfFrames",
-        "RescaleSlope",
-        "RescaleIntercept",
-        "ModalityLUTSequence",
-        "VOILUTSequence",
-        "WindowCenter",
-        "WindowWidth",
-        "VOILUTFunction",
-        *PLACE.values(),
-        "SharedFunctionalGroupsSequence",
-        "PerFrameFunctionalGroupsSequence",
-        "ExtendedOffsetTable",
-        "ExtendedOffsetTableLengths",
-    )
+KEYWORDS = [
+    *OPTIONS.values(),
+    *(f"{palette}{part}" for palette in PALETTES for part in ("Descriptor", "Data")),
+    *(f"Segmented{palette}Data" for palette in PALETTES),
+    "SOPClassUID",
+    "SOPInstanceUID",
+    *NAMES,
+    *NUMBERS,
+    DATE,
+    "HighBit",
+    *PADDING,
+    "BurnedInAnnotation",
+    "NumberOfFrames",
+    "RescaleSlope",
+    "RescaleIntercept",
+    "ModalityLUTSequence",
+    "VOILUTSequence",
+    "WindowCenter",
+    "WindowWidth",
+    "VOILUTFunction",
+    *PLACE.values(),
+    "SharedFunctionalGroupsSequence",
+    "PerFrameFunctionalGroupsSequence",
+    "ExtendedOffsetTable",
+    "ExtendedOffsetTableLengths",
 ]
 
 
@@ -87,7 +83,7 @@ class Opened:
 
     Attributes:
         stream: The file, or what it holds inflated, at the first byte of the pixels.
-        dataset: Its header: the elements in `TAGS`.
+        dataset: Its header: the elements in `KEYWORDS`.
         syntax: How the dataset is encoded.
         keyword: Name of the element of the pixels; empty where there is none.
         options: The element's and the image's properties, as pydicom's decoders take them.
@@ -173,16 +169,14 @@ def dataset_stream(file: BinaryIO) -> BinaryIO:
 def _read(file: BinaryIO) -> tuple[BinaryIO, Dataset, UID]:
     """Read the header; return a stream at the pixels, or at the end if there are none, the header and the syntax."""
     stream = dataset_stream(file)
+    dataset = dcmread(stream, stop_before_pixels=True, force=True, specific_tags=list(KEYWORDS))
     if stream is not file:
-        tags: list[BaseTag | int] = [Tag(tag) for tag in TAGS]
-        dataset = read_dataset(stream, False, True, stop_when=lambda tag, *_: tag in PIXEL_ELEMENTS, specific_tags=tags)
         return stream, dataset, DeflatedExplicitVRLittleEndian
-    dataset = dcmread(file, stop_before_pixels=True, force=True, specific_tags=list(TAGS))
     if syntax := dataset.file_meta.get("TransferSyntaxUID"):
-        return file, dataset, UID(syntax)
+        return stream, dataset, UID(syntax)
     implicit, little = dataset.original_encoding
     explicit = ExplicitVRLittleEndian if little else ExplicitVRBigEndian
-    return file, dataset, ImplicitVRLittleEndian if implicit else explicit
+    return stream, dataset, ImplicitVRLittleEndian if implicit else explicit
 
 
 def _pixel_element(stream: BinaryIO, dataset: Dataset) -> tuple[str, str]:
