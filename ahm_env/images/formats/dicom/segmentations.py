@@ -46,9 +46,8 @@ def is_segmentation(path: Path) -> bool:
     Raises:
         ImageError: Its header cannot be read.
     """
-    with understood(HEADER):
-        found = dcmread(path, stop_before_pixels=True, force=True, specific_tags=["SOPClassUID"])
-        return str(found.get("SOPClassUID") or "") in SEGMENTATIONS
+    with opened(path) as file:
+        return str(file.dataset.get("SOPClassUID") or "") in SEGMENTATIONS
 
 
 @once_a_file

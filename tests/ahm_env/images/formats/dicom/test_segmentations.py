@@ -1,5 +1,6 @@
 """DICOM SEG as masks, made here element by element."""
 
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,8 @@ from tests.ahm_env.images.samples import outcomes
 pydicom = pytest.importorskip("pydicom")
 
 from pydicom.pixels.utils import pack_bits  # noqa: E402
+
+from ahm_env.images.formats.dicom import dicom_file  # noqa: E402
 
 SEGMENTATION, LABEL_MAP = "1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7"
 ROWS, COLUMNS = 4, 6
@@ -115,6 +118,17 @@ def test_what_cannot_be_used_is_told_without_names(tmp_path: Path, make_dicom) -
         assert sum(part in problem for problem in index.problems) == 1
     assert not any("Gerda" in text or "\n" in text for text in index.problems)
     assert [sample.mask for sample in outcomes(Dicom(tmp_path))] == [None] * 3
+
+
+def test_a_bomb_among_the_masks_is_not_inflated(tmp_path: Path, make_dicom, monkeypatch) -> None:
+    monkeypatch.setattr(dicom_file, "MOST_INFLATED", 2**20)
+    write_images(make_dicom, tmp_path, 1)
+    path = make_dicom(tmp_path / "masks" / "bomb", marks(1), pydicom.uid.DeflatedExplicitVRLittleEndian)
+    content = path.read_bytes()
+    start = 144 + int.from_bytes(content[140:144], "little")
+    path.write_bytes(content[:start] + zlib.compress(bytes(3 * 2**20), 9, -zlib.MAX_WBITS))
+    (problem,) = Dicom(tmp_path).index().problems
+    assert "inflates to more than 1,048,576 bytes; export it without compression" in problem
 
 
 def test_of_two_masks_none_is_taken(tmp_path: Path, make_dicom) -> None:
