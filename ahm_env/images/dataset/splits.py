@@ -1,8 +1,7 @@
 """Draws splits, patients kept apart, and writes them into `labels.csv`."""
 
-import os
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from itertools import count
 from pathlib import Path
 
@@ -13,7 +12,11 @@ from ahm_env.files import write_rows, write_text
 from ahm_env.images.dataset.builder import with_remedy
 from ahm_env.images.dataset.loader import find_source
 from ahm_env.images.dataset.patients import fair_order, first_patients
+from ahm_env.images.formats.dicom.source import Dicom
+from ahm_env.images.formats.files import Files
 from ahm_env.images.formats.labels import NO_IMAGE, has_table, plain, separator_of, table_lines
+from ahm_env.images.formats.nifti.source import Nifti
+from ahm_env.images.formats.pictures.folder import Folder
 from ahm_env.images.pixels.fit import PixelSettings
 from ahm_env.masks import Ints
 
@@ -51,9 +54,9 @@ def split_source(
     if stratify not in (None, "label"):
         raise SettingsError(f"--stratify {stratify} is unknown; give label, or leave it out")
     found = find_source(source, PixelSettings(burned_in=True))
-    table = getattr(found, "table", None)
-    if table is None:
+    if not isinstance(found, Folder | Nifti | Dicom):
         raise SettingsError(f"{source}: a source of kind {found.kind} has splits of its own; give a folder")
+    table = found.table
     separator, rows = _read(table)
     if any(plain(row.get("split", "")) for row in rows) and not again:
         raise SettingsError(f"{table}: has splits already; --again draws new ones and keeps the table as {BEFORE}")
@@ -74,7 +77,8 @@ def split_source(
     if not lines:
         raise ImageError(f"{source}: no image of it can be used; `ahm data check {source}` says why")
     splits = _draw(np.array(classes), np.array(patients), shares, seed, source)
-    _write(table, separator, rows, dict(zip(lines, splits, strict=True)))
+    of_lines = dict(zip(lines, splits, strict=True))
+    _write(table, separator, rows, Files(of_lines, found.stem_of), of_lines)
     return Counter(splits)
 
 
@@ -105,21 +109,12 @@ def _read(table: Path) -> tuple[str, list[dict[str, str]]]:
     return separator, [cells for _, cells in table_lines(table, ("image",), NO_IMAGE)]
 
 
-def _shorter(name: str) -> Iterator[str]:
-    """Yield a name without its extension, then without two of them, as of `.nii.gz`."""
-    for _ in range(2):
-        name = os.path.splitext(name)[0]
-        yield name
-
-
-def _write(table: Path, separator: str, rows: list[dict[str, str]], splits: Mapping[str, str]) -> None:
-    named = dict[str, str]()
-    for names in reversed(list(zip(*((line, *_shorter(line)) for line in splits), strict=True))):
-        lines = Counter(names)  # a longer name wins: a.b.png is a.b before it is a, and a.png is a
-        named |= {name: split for name, split in zip(names, splits.values(), strict=True) if lines[name] == 1}
+def _write(table: Path, separator: str, rows: list[dict[str, str]], files: Files, splits: Mapping[str, str]) -> None:
+    names = list(files)
     rows = rows or [{"image": line} for line in splits]
     for row in rows:
-        row["split"] = next((named[name] for name in (row["image"], *_shorter(row["image"])) if name in named), "")
+        position = files.position(row["image"])
+        row["split"] = "" if position is None else splits[names[position]]
     if table.is_file():
         write_text(_free(table.with_name(BEFORE)), table.read_text(encoding="utf-8-sig"))
     write_rows(table, rows, separator=separator)

@@ -35,6 +35,7 @@ class Dicom:
     """
 
     kind = "dicom"
+    stem_of = staticmethod(stem_of)
 
     def __init__(self, path: Path, window: Window | None = None, burned_in: bool = False, bare: bool = False) -> None:
         """Take a folder or a file.

@@ -38,6 +38,7 @@ class Nifti:
     """
 
     kind = "nifti"
+    stem_of = staticmethod(nifti_stem)
 
     def __init__(
         self,

@@ -31,6 +31,7 @@ class Folder:
     """Images in the `images/` of a folder, or else directly in it; further sub-folders are not read."""
 
     kind = "folder"
+    stem_of = staticmethod(stem_of)
 
     def __init__(self, path: Path, bare: bool = False, hint: Hint = no_hint) -> None:
         """Take a folder, or a file.

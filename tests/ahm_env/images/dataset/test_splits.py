@@ -147,6 +147,15 @@ def test_volumes_are_split_whole_and_counted_by_their_slices(tmp_path: Path) -> 
     assert len(counts) == 2
 
 
+def test_lines_that_name_files_as_windows_does_get_splits(tmp_path: Path, make_dicom) -> None:
+    for name in "abcd":
+        make_dicom(tmp_path / "images" / name / "1.dcm", np.eye(4, dtype=np.uint8))
+    table = tmp_path / "labels.csv"
+    table.write_text("image,patient\n" + "".join(f"{name}\\1.dcm,{name}\n" for name in "abcd"))
+    split_source(str(tmp_path), {"train": 0.5, "val": 0, "test": 0.5})
+    assert Counter(line.rpartition(",")[2] for line in table.read_text().splitlines()[1:]) == {"train": 2, "test": 2}
+
+
 def test_an_image_without_a_line_stops_it_unless_it_may_be_left_out(make_folder) -> None:
     root = make_folder(4, table="image,label\n0000,a\n0001,b\n0002,a\n")
     with pytest.raises(ImageError, match=r"0003\.png: not in .*labels\.csv; .*--skip-bad"):
