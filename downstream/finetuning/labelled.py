@@ -125,7 +125,7 @@ def draw_labelled(settings: FinetuneSettings, images: ImageSet) -> Ints:
     if not train.size:
         what = "mask" if settings.task == "segmentation" else "label"
         raise ImageError(f"{images.source}: no image of its train split has a {what}; check with `ahm data check`")
-    if images.is_annotated:
+    if images.annotations is not None:
         return train
     return choose_labelled(images, train, settings.labels, settings.seed, settings.stratified)
 
@@ -141,7 +141,7 @@ def only_labelled(settings: FinetuneSettings, images: ImageSet) -> ImageSet:
         SettingsError: Fewer labelled images than asked for.
         ImageError: A mask cannot be used, or an image to test on is of a class of which none is labelled.
     """
-    if images.is_annotated:
+    if images.annotations is not None:
         return images
     labelled = draw_labelled(settings, images)
     tested = find_tested(settings.task, images)[1]

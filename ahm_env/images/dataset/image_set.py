@@ -41,6 +41,7 @@ class ImageSet:
     """Images of one size, with their masks, labels and splits where the source has them.
 
     Attributes:
+        entry: Where it lies in the cache.
         source: As the user gave it.
         pixels: How the images were asked for.
         image_size: S, in pixels.
@@ -51,7 +52,8 @@ class ImageSet:
         masks_read: Whether masks were read with their images; if not, `masks` knows those only that `annotated` read.
         skipped: How many bad images were left out, and bad masks.
         empty: How many were left out that show nothing, or say that text is burned in.
-        annotations: The masks and labels that are known, where those of some images only are; else None.
+        annotations: The masks and labels that are known, where those of some images only are, see `annotated`; else
+            None.
         functions: Through which images are passed when they are asked for; see `mapped`.
         content_key: Hex digest of pixels, masks, labels, splits and patients: the same for a copy.
     """
@@ -66,7 +68,7 @@ class ImageSet:
         meta = read_meta(entry)
         if meta is None:
             raise ImageError(f"{entry}: cached images are gone or damaged; load {source} again")
-        self._entry, self.annotations, self.functions = entry, annotations, functions
+        self.entry, self.annotations, self.functions = entry, annotations, functions
         self.source = source
         self.pixels, self.image_size, self.channels = meta.pixels, meta.pixels.image_size, meta.channels
         self.classes, self.has_masks = meta.classes, meta.has_masks
@@ -94,7 +96,7 @@ class ImageSet:
         Args:
             function: Of a module, so that other processes find it: `(B, C, S, S)` uint8 to the same shape and type.
         """
-        return type(self)(self._entry, self.source, self.annotations, (*self.functions, function))
+        return type(self)(self.entry, self.source, self.annotations, (*self.functions, function))
 
     def _annotate(self, annotations: "Annotations", images_content: str) -> None:
         """Know these masks and labels only."""
@@ -119,7 +121,7 @@ class ImageSet:
 
     def __reduce__(self) -> tuple[type[Self], tuple[Any, ...]]:
         """Pickle the path only: another process maps the same files."""
-        return type(self), (self._entry, self.source, self.annotations, self.functions)
+        return type(self), (self.entry, self.source, self.annotations, self.functions)
 
     def __len__(self) -> int:
         """Count the images."""
@@ -185,19 +187,9 @@ class ImageSet:
         return tuple(np.flatnonzero(found).tolist())
 
     @property
-    def is_annotated(self) -> bool:
-        """Whether masks and labels of some images only are known, see `annotated`."""
-        return self.annotations is not None
-
-    @property
     def ignore(self) -> int | None:
         """The number in masks that is no class, of which nothing is to be learned; None if all are."""
         return None if self.annotations is None else self.annotations.ignore
-
-    @property
-    def entry(self) -> Path:
-        """Where it lies in the cache."""
-        return self._entry
 
     def labels(self, indices: npt.ArrayLike) -> npt.NDArray[np.int64]:
         """Class numbers, indices into `classes`: (B,) int64, -1 where unknown.
