@@ -3,7 +3,6 @@
 DICOM counts millimetres to the patient's left, back and top, NIfTI to the right, front and top.
 """
 
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +12,13 @@ import numpy.typing as npt
 from ahm_env.errors import ImageError
 from ahm_env.images.formats.nifti.intensities import class_numbers
 from ahm_env.images.formats.nifti.recent import LRUCache
-from ahm_env.images.formats.nifti.volume import VolumeHeader, read_header, read_volume
+from ahm_env.images.formats.nifti.volume import read_header, read_volume
 from ahm_env.images.pixels.fit import Image8
 
 TOLERANCE = 0.1  # of a voxel: programs round the numbers of headers
 GRID = "save it on the grid of the whole series (where DICOM counts to the left and back, NIfTI counts right and front)"
 # Images of a series come one after another.
-_kept: LRUCache[Image8 | str] = LRUCache(1)
+_kept: LRUCache[Image8] = LRUCache(1)
 TO_RAS = np.array([-1.0, -1.0, 1.0])
 
 # (3, 3), a column each: a step to the next column of pixels, one to the next row, and where the first pixel is; in
@@ -83,16 +82,7 @@ def cut(path: Path, lies: Plane | None, shape: tuple[int, int]) -> Image8:
     if (grid < 0).any() or (grid >= header.ras_shape).any():
         raise ImageError(f"{path}: does not reach to this image; {GRID}")
     status = path.stat()
-    labels = _kept.get((path, status.st_size, status.st_mtime_ns), partial(_read, header))
-    if isinstance(labels, str):
-        raise ImageError(labels)
+    key = path, status.st_size, status.st_mtime_ns
+    labels = _kept.get(key, lambda: class_numbers(header, read_volume(header)))
     voxels = start + np.arange(columns)[None, :, None] * across + np.arange(rows)[:, None, None] * along
     return np.ascontiguousarray(labels[tuple(np.moveaxis(voxels, -1, 0))])
-
-
-def _read(header: VolumeHeader) -> Image8 | str:
-    """Class numbers of a volume; or what is wrong with it, which its other slices need not find out again."""
-    try:
-        return class_numbers(header, read_volume(header))
-    except ImageError as error:
-        return str(error)

@@ -71,7 +71,7 @@ class Nifti:
         self._images = images_in(folder) if self._file is None else folder
         self._masks = folder / "masks"
         self.table = folder / "labels.csv"
-        self._recent: LRUCache[tuple[Image8, Image8 | None] | str] = LRUCache(KEPT)
+        self._recent: LRUCache[tuple[Image8, Image8 | None]] = LRUCache(KEPT)
 
     def fingerprint(self) -> str:
         """Names, sizes and times of all files, the content of `labels.csv`, and how volumes are shown."""
@@ -241,21 +241,15 @@ class Nifti:
     def _whole(self, volume: Volume, masks: bool) -> tuple[Image8, Image8 | None]:
         """Return a volume, decoded once for all slices, with its label volume if `masks` asks for it."""
         mask = volume.mask if masks else None
-        whole = self._recent.get((volume.path, mask), partial(self._decode_whole, volume, mask))
-        if isinstance(whole, str):
-            raise ImageError(whole)
-        return whole
+        return self._recent.get((volume.path, mask), partial(self._decode_whole, volume, mask))
 
-    def _decode_whole(self, volume: Volume, mask: Path | None) -> tuple[Image8, Image8 | None] | str:
-        """Decode a volume, or return what is wrong with it, so that its other slices need not find out again."""
-        try:
-            header, labels = read_headers(volume.path, mask)
-            if header.ras_shape[AXES.index(volume.axis)] != volume.slices:
-                raise ImageError(f"{volume.path}: has changed while it was read; start again")
-            image = shown(header, read_volume(header), self._window)
-            return image, class_numbers(labels, read_volume(labels)) if labels else None
-        except ImageError as error:
-            return str(error)
+    def _decode_whole(self, volume: Volume, mask: Path | None) -> tuple[Image8, Image8 | None]:
+        """Decode a volume, and its label volume if it has one."""
+        header, labels = read_headers(volume.path, mask)
+        if header.ras_shape[AXES.index(volume.axis)] != volume.slices:
+            raise ImageError(f"{volume.path}: has changed while it was read; start again")
+        image = shown(header, read_volume(header), self._window)
+        return image, class_numbers(labels, read_volume(labels)) if labels else None
 
     def names(self) -> Iterator[tuple[str, Path]]:
         """Pseudonym and path of each file that may be named."""
