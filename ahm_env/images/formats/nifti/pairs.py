@@ -11,9 +11,6 @@ from ahm_env.errors import ImageError
 from ahm_env.images.formats.labels import Line
 from ahm_env.images.formats.limits import refuse_bomb
 from ahm_env.images.formats.nifti.volume import VolumeHeader, is_compressed, read_header
-from ahm_env.images.formats.pictures.picture import mask_problem, read_mask
-from ahm_env.images.pixels.fit import Image8
-from ahm_env.images.source import Pixels
 
 TOLERANCE = 1e-3  # mm
 
@@ -65,15 +62,3 @@ def read_headers(path: Path, mask: Path | None) -> tuple[VolumeHeader, VolumeHea
         places = f"mask and image are {sizes} voxels, but their affines differ by up to {apart:g}"
         raise ImageError(f"{path}: {places}; re-export one of them")
     return header, labels
-
-
-def drawn_mask(file: Path, path: str, image: Pixels) -> Image8:
-    """Read the mask that is drawn on a slice; `path` names the slice in errors.
-
-    Raises:
-        ImageError: It cannot be read, or has another size.
-    """
-    mask = read_mask(file)
-    if wrong := mask_problem(mask, image, "slice"):
-        raise ImageError(f"{path}: {wrong}")
-    return mask

@@ -15,10 +15,11 @@ from ahm_env.images.formats.files import AMONG, Files, Hint, digest, files_in, i
 from ahm_env.images.formats.labels import NO_IMAGE, Labels, Line, has_table, table_digest, table_lines
 from ahm_env.images.formats.nifti.intensities import class_numbers, shown
 from ahm_env.images.formats.nifti.names import MaskFiles, alone, is_nifti, nifti_stem, unread
-from ahm_env.images.formats.nifti.pairs import Volume, drawn_mask, read_headers
+from ahm_env.images.formats.nifti.pairs import Volume, read_headers
 from ahm_env.images.formats.nifti.recent import LRUCache
 from ahm_env.images.formats.nifti.slices import axis_of, shows_nothing, to_slice
 from ahm_env.images.formats.nifti.volume import read_volume
+from ahm_env.images.formats.pictures.picture import mask_problem, read_mask
 from ahm_env.images.pixels.fit import AXES, Image8
 from ahm_env.images.pixels.window import Window
 from ahm_env.images.privacy import hint, pseudonym, unnamed
@@ -200,15 +201,13 @@ class Nifti:
     def _decode(self, volume: Volume, index: int, masks: bool) -> Decoded | None:
         """Decode a slice; None where it shows nothing."""
         with self._explained(volume, index):
-            whole = self._whole(volume, masks)
-            image = np.ascontiguousarray(to_slice(whole[0], volume.axis, index))
-            has_mask = volume.mask is not None or self._drawn(volume, index) is not None
-            mask = self._mask(volume, index, image) if masks and has_mask else None
-        if shows_nothing(image) and (mask is None or not mask.any()):
+            whole, labels = self._whole(volume, masks)
+            image = np.ascontiguousarray(to_slice(whole, volume.axis, index))
+        has_mask = volume.mask is not None or self._drawn(volume, index) is not None
+        later = partial(self._mask, volume, index, image, labels) if has_mask else None
+        if shows_nothing(image) and not (masks and later and later().any()):
             return None
-        if mask is not None:
-            return Decoded(image, partial(np.asarray, mask))
-        return Decoded(image, partial(self._later, volume, index, image) if has_mask else None)
+        return Decoded(image, later)
 
     @contextmanager
     def _explained(self, volume: Volume, index: int) -> Iterator[None]:
@@ -224,19 +223,19 @@ class Nifti:
         """File of the mask that is drawn on a slice."""
         return self._masks / volume.drawn[index] if volume.drawn and index in volume.drawn else None
 
-    def _later(self, volume: Volume, index: int, image: Pixels) -> Image8:
+    def _mask(self, volume: Volume, index: int, image: Pixels, labels: Image8 | None) -> Image8:
+        """Read the mask of a slice that has one, if it is not among the labels that were read with the image."""
         with self._explained(volume, index):
-            return self._mask(volume, index, image)
-
-    def _mask(self, volume: Volume, index: int, image: Pixels) -> Image8:
-        """Read the mask of a slice that has one."""
-        drawn = self._drawn(volume, index)
-        if drawn is not None:
+            drawn = self._drawn(volume, index)
+            if drawn is None:
+                labels = self._whole(volume, masks=True)[1] if labels is None else labels
+                assert labels is not None
+                return np.ascontiguousarray(to_slice(labels, volume.axis, index))
             refuse_link(drawn, self._masks.parent)
-            return drawn_mask(drawn, f"{volume.path}[{volume.axis} slice {index}]", image)
-        mask = self._whole(volume, masks=True)[1]
-        assert mask is not None
-        return np.ascontiguousarray(to_slice(mask, volume.axis, index))
+            mask = read_mask(drawn)
+            if wrong := mask_problem(mask, image, "slice"):
+                raise ImageError(f"{volume.path}[{volume.axis} slice {index}]: {wrong}")
+            return mask
 
     def _whole(self, volume: Volume, masks: bool) -> tuple[Image8, Image8 | None]:
         """Return a volume, decoded once for all slices, with its label volume if `masks` asks for it."""
