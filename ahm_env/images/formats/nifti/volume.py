@@ -93,7 +93,12 @@ def read_header(path: Path) -> VolumeHeader:
         SettingsError: nibabel is not installed.
     """
     with undamaged(path), _opened(path) as stream:
-        shape, dtype, offset, scale, affine = _fields(stream.read(LONGEST), path)
+        header = parse_header(stream.read(LONGEST), path)
+        slope, inter = header.get_slope_inter()
+        affine = np.asarray(header.get_best_affine(), np.float64)
+        shape = [int(side) for side in header.get_data_shape()]
+        dtype = np.dtype(header.get_data_dtype())
+        offset = max(header.get_data_offset(), header.single_vox_offset)
     while len(shape) > 3 and shape[-1] == 1:
         shape.pop()
     if len(shape) not in (2, 3, 4) or min(shape) < 1:
@@ -108,7 +113,7 @@ def read_header(path: Path) -> VolumeHeader:
         volumes=shape[3] if len(shape) == 4 else 1,
         dtype=dtype,
         offset=offset,
-        scale=scale,
+        scale=(1.0, 0.0) if slope is None else (slope, inter),
         affine=affine,
         orientation=_orientation(path, affine, (width, height, depth)),
     )
@@ -145,31 +150,15 @@ def parse_header(block: bytes, path: Path) -> Any:
 
     Raises:
         ImageError: It is not that of a file in one piece.
-        ValueError: It is damaged.
+        HeaderDataError: It is damaged.
     """
     for kind in (nibabel("nifti1").Nifti1Header, nibabel("nifti2").Nifti2Header):
         if kind.may_contain_header(block):
             header = kind(block[: kind.sizeof_hdr], check=False)
             if header["magic"].item() == kind.single_magic and header["sizeof_hdr"] == kind.sizeof_hdr:
-                try:
-                    header.check_fix(logger=QUIET, error_level=logging.ERROR)
-                except nibabel("spatialimages").HeaderDataError as error:
-                    raise ValueError from error
+                header.check_fix(logger=QUIET, error_level=logging.ERROR)
                 return header
     raise ImageError(f"{path}: no NIfTI-1 or NIfTI-2 file in one piece (.hdr with .img is not read); convert it")
-
-
-def _fields(block: bytes, path: Path) -> tuple[list[int], np.dtype[Any], int, tuple[float, float], Affine]:
-    """Shape, type, offset, slope with intercept, and affine, of the header that these bytes are."""
-    header = parse_header(block, path)
-    try:
-        slope, inter = header.get_slope_inter()
-        affine = np.asarray(header.get_best_affine(), np.float64)
-    except nibabel("spatialimages").HeaderDataError as error:
-        raise ValueError from error
-    shape = [int(side) for side in header.get_data_shape()]
-    offset = max(header.get_data_offset(), header.single_vox_offset)
-    return shape, np.dtype(header.get_data_dtype()), offset, (1.0, 0.0) if slope is None else (slope, inter), affine
 
 
 def _check_size(path: Path, shape: list[int], item: int, offset: int) -> None:
@@ -241,7 +230,7 @@ def undamaged(path: Path) -> Iterator[None]:
     try:
         with readable(path), np.errstate(all="ignore"):
             yield
-    except DAMAGE as error:
+    except (*DAMAGE, nibabel("spatialimages").HeaderDataError) as error:
         raise ImageError(f"{path}: truncated, damaged or no NIfTI file; copy or export it again") from error
     except MemoryError as error:
         raise ImageError(f"{path}: too large for the memory that is left; crop it, or end other programs") from error
