@@ -46,21 +46,20 @@ class MaskFiles:
 
     def __init__(self, entries: Iterable[os.DirEntry[str]]) -> None:
         """Take what a folder of masks has in it."""
-        self._volumes: dict[str, list[str]] = defaultdict(list)
+        names = [entry.name for entry in entries if is_nifti(entry.name) or is_image(entry.name)]
+        self.count = len(names)
+        self._volumes = Files(filter(is_nifti, names), nifti_stem)
         self._strangers: list[str] = []
         self.drawn: dict[str, dict[int, str]] = defaultdict(dict)
-        for name in sorted(entry.name for entry in entries):
-            if is_nifti(name):
-                self._volumes[nifti_stem(name)].append(name)
-            elif found := DRAWN.fullmatch(name):
+        for name in names:
+            if found := DRAWN.fullmatch(name):
                 self.drawn[found[1]][int(found[2])] = name
-            elif is_image(name):
+            elif not is_nifti(name):
                 self._strangers.append(name)
-        self.count = sum(map(len, self._volumes.values())) + sum(map(len, self.drawn.values())) + len(self._strangers)
 
     def named(self, stem: str) -> list[str]:
         """List the masks of a volume: names of label volumes, and one name that stands for all PNGs."""
-        return self._volumes.get(stem, []) + [f"{stem}_0000.png"][: stem in self.drawn]
+        return self._volumes.named(stem) + [f"{stem}_0000.png"][: stem in self.drawn]
 
     def without_volume(self, files: Files, slices: Mapping[str, int]) -> list[str]:
         """Sorted names of masks that belong to nothing.
@@ -69,7 +68,7 @@ class MaskFiles:
             files: The volumes.
             slices: Number of slices of each that can be read, by stem.
         """
-        alone = [name for stem, names in self._volumes.items() if not files.named(stem) for name in names]
+        alone = self._volumes.not_in(files)
         for stem, drawn in self.drawn.items():
             most = slices.get(stem, max(drawn) + 1) if files.named(stem) else 0
             alone += [name for index, name in drawn.items() if index >= most]
