@@ -199,12 +199,7 @@ def files_in(folder: Path) -> Iterator[os.DirEntry[str]]:
     Raises:
         ImageError: The folder cannot be read.
     """
-    if not folder.is_dir():
-        return
-    with readable(folder), os.scandir(folder) as entries:
-        for entry in entries:
-            if not _ignored(entry.name) and not entry.is_dir():
-                yield entry
+    return _listed(folder, folders=False)
 
 
 def folders_in(folder: Path) -> list[str]:
@@ -213,10 +208,13 @@ def folders_in(folder: Path) -> list[str]:
     Raises:
         ImageError: The folder cannot be read.
     """
-    if not folder.is_dir():
-        return []
-    with readable(folder), os.scandir(folder) as entries:
-        return sorted(entry.name for entry in entries if entry.is_dir() and not _ignored(entry.name))
+    return sorted(entry.name for entry in _listed(folder, folders=True))
+
+
+def _listed(folder: Path, folders: bool) -> Iterator[os.DirEntry[str]]:
+    if folder.is_dir():
+        with readable(folder), os.scandir(folder) as entries:
+            yield from (entry for entry in entries if entry.is_dir() == folders and not _ignored(entry.name))
 
 
 def walk(top: Path, within: Path) -> Iterator[FoundFile]:
