@@ -117,11 +117,14 @@ def find_layout(source: Path, scan: str | None = None) -> Layout:
     layout = Layout(
         {key: one.path for key, one in images.items() if one not in among}, beside=len(beside), tables=tables
     )
-    owners = _Owners(layout.images, scans)
-    alone = []
+    stems = defaultdict[str, list[Key]](list)
+    for key in layout.images:
+        stems[key[2]].append(key)
+    alone, by_scan = list[Path](), False
     for mask in [*beside, *(one for one in files if one.drawn)]:
-        owner = owners.of(mask)
+        owner = _owner(mask, layout.images.keys(), scans.keys(), stems)
         alone += [mask.path] if owner is None else []
+        by_scan |= owner in scans and owner not in layout.images
         layout.masks[owner or mask.key].append(mask.path)
     strays = [path for (_, _, stem), path in layout.images.items() if images_of_mask(stem)]
     if beside:  # then one whose image is lacking is none, either
@@ -133,7 +136,7 @@ def find_layout(source: Path, scan: str | None = None) -> Layout:
         such = "" if is_nifti(alone[0].name) else f", such as {alone[0].relative_to(source)}"
         cause = f"masks without an image: {len(alone):,}{such}; the set is incomplete, or its names differ"
         raise ImageError(f"{source}: {cause}; unpack it again, or rename them")
-    if owners.by_scan:
+    if by_scan:
         _choose_scan(layout, scans, scan, source)
     elif scan is not None:
         raise SettingsError(f"--scan {scan}: {source} does not have several scans of a patient; leave it out")
@@ -240,36 +243,26 @@ def _scans(images: Set[Key], masks: set[Key]) -> Mapping[Key, Mapping[str, Key]]
     return {key: some for key, some in scans.items() if len(some) <= SCANS}
 
 
-class _Owners:
-    """Finds the image that a mask belongs to.
+def _owner(mask: File, images: Set[Key], scans: Set[Key], stems: Mapping[str, Sequence[Key]]) -> Key | None:
+    """Key of the image of a mask, or of all its scans; None if there is none.
 
-    Attributes:
-        by_scan: Whether one was found by the stem that several scans share.
+    In another place it is found by its stem, where just one image has that, and no other split is named.
+
+    Args:
+        mask: The mask.
+        images: Keys of all images.
+        scans: Keys of what several scans share.
+        stems: Keys of the images that have a stem.
     """
-
-    def __init__(self, images: Mapping[Key, Path], scans: Mapping[Key, Mapping[str, Key]]) -> None:
-        self._images, self._scans, self.by_scan = images, scans, False
-        self._elsewhere = defaultdict[str, list[Key]](list)
-        for key in images:
-            self._elsewhere[key[2]].append(key)
-
-    def of(self, mask: File) -> Key | None:
-        """Key of the image of a mask, or of all its scans; None if there is none.
-
-        In another place it is found by its stem, where just one image has that, and no other split is named.
-        """
-        for key in (mask.key, *mask.images()):
-            if key in self._images:
-                return key
-            if key in self._scans:
-                self.by_scan = True
-                return key
-            split = mask.key[0]
-            found = [key for key in self._elsewhere[key[2]] if split in ("", key[0]) or not key[0]]
-            same = [key for key in found if key[0] == split] or found
-            if len(same) == 1:
-                return same[0]
-        return None
+    split = mask.key[0]
+    for key in (mask.key, *mask.images()):
+        if key in images or key in scans:
+            return key
+        found = [key for key in stems.get(key[2], ()) if split in ("", key[0]) or not key[0]]
+        same = [key for key in found if key[0] == split] or found
+        if len(same) == 1:
+            return same[0]
+    return None
 
 
 def _choose_scan(layout: Layout, scans: Mapping[Key, Mapping[str, Key]], asked: str | None, source: Path) -> None:
