@@ -188,41 +188,40 @@ def _read(path: Path) -> bytes:
 
 def _decode(path: Path, content: bytes, numbers: bool = False) -> Picture:
     """Decode a file; `numbers` asks for the numbers of its palette, if it has one, not for the colours."""
+    try:
+        return _decode_content(content, numbers)
+    except ImageError as error:
+        raise ImageError(f"{path}: {error}") from None
+
+
+def _decode_content(content: bytes, numbers: bool) -> Picture:
     if content.startswith(STARTS):
-        try:
-            tiff = read_tiff(content, numbers)
-        except ImageError as error:
-            raise ImageError(f"{path}: {error}") from None
+        tiff = read_tiff(content, numbers)
         return Picture(turned(tiff.pixels, tiff.orientation), 2 <= tiff.orientation <= 8, tiff.several)
     # Some versions of OpenCV silently fill what is missing with grey, others let libpng write to stderr.
     if _truncated(content):
-        raise ImageError(f"{path}: truncated or damaged, its end is missing; copy or export it again")
-    if content.startswith(JPEG_START):
-        try:
-            pixels = decode_jpeg(content)
-        except ImageError as error:
-            raise ImageError(f"{path}: {error}") from None
-        if pixels is not None:
-            return Picture(turned(pixels, orientation := _orientation(content)), 2 <= orientation <= 8)
+        raise ImageError("truncated or damaged, its end is missing; copy or export it again")
+    if content.startswith(JPEG_START) and (pixels := decode_jpeg(content)) is not None:
+        return Picture(turned(pixels, orientation := _orientation(content)), 2 <= orientation <= 8)
     # Of an animation OpenCV gives another frame than the one that viewers without animation show.
     if moving := content.startswith(PNG_START) and ANIMATION[0] in content[: content.find(b"IDAT")]:
         content = _without_animation(content)
     palette = content.startswith(PNG_START) and content[25] == PNG_PALETTE
     if content.startswith(GIF_OR_BMP) or (numbers and palette):
-        return _decode_with_pillow(path, content, numbers, moving)
+        return _decode_with_pillow(content, numbers, moving)
     try:
         image = cv2.imdecode(np.frombuffer(content, np.uint8), KEEP_DEPTH)
     except cv2.error as error:
-        raise ImageError(f"{path}: too large or damaged ({error.err}); export it again") from error
+        raise ImageError(f"too large or damaged ({error.err}); export it again") from error
     if image is None:
-        raise ImageError(f"{path}: not an image, or a damaged one; open it in a viewer and export it again")
+        raise ImageError("not an image, or a damaged one; open it in a viewer and export it again")
     if image.ndim == 3 and image.shape[2] != 3:
-        raise ImageError(f"{path}: has {image.shape[2]} channels; export it in grey or in RGB")
+        raise ImageError(f"has {image.shape[2]} channels; export it in grey or in RGB")
     image = image if image.ndim == 2 else np.ascontiguousarray(image[..., ::-1])
     return Picture(image, 2 <= _orientation(content) <= 8, moving)
 
 
-def _decode_with_pillow(path: Path, content: bytes, numbers: bool, moving: bool) -> Picture:
+def _decode_with_pillow(content: bytes, numbers: bool, moving: bool) -> Picture:
     """Decode what OpenCV does not: the numbers of palettes, GIF as it is, and the colours of some kinds of BMP."""
     try:
         with Image.open(io.BytesIO(content), formats=("GIF", "BMP", "PNG")) as image:
@@ -234,11 +233,11 @@ def _decode_with_pillow(path: Path, content: bytes, numbers: bool, moving: bool)
             if kept and image.mode == "P":
                 refuse_inverted(pixels, np.reshape(image.getpalette() or (), (-1, 3)))
             return Picture(turned(pixels, orientation := _orientation(content)), 2 <= orientation <= 8, several)
-    except ImageError as error:
-        raise ImageError(f"{path}: {error}") from None
+    except ImageError:
+        raise
     except Exception as error:  # Pillow's readers raise whatever they like
         cause = f"too large, truncated or damaged ({type(error).__name__})"
-        raise ImageError(f"{path}: {cause}; export it again as PNG") from None
+        raise ImageError(f"{cause}; export it again as PNG") from None
 
 
 def _orientation(content: bytes) -> int:
