@@ -2,6 +2,8 @@
 
 import errno
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -11,6 +13,15 @@ class AHMError(Exception):
 
 class ImageError(AHMError):
     """An image, a mask, a label or their folder cannot be used."""
+
+
+@contextmanager
+def about(path: str | Path) -> Iterator[None]:
+    """Name the file in an error about what is in it."""
+    try:
+        yield
+    except ImageError as error:
+        raise ImageError(f"{path}: {error}") from None
 
 
 class SettingsError(AHMError):

@@ -21,7 +21,7 @@ from ahm_env.images.inspection.copies import NEAR, Copies, fine_structure, unit
 from ahm_env.images.inspection.inspected import Inspected, inspect_image
 from ahm_env.images.pixels.fit import Image8, PixelSettings, to_uint8
 from ahm_env.images.pixels.opencv import cv2
-from ahm_env.images.source import Entry, Pixels, Sample
+from ahm_env.images.source import DatasetIndex, Entry, Pixels, Sample
 
 COPIED = 100  # images of a set
 CHANGES = {
@@ -71,7 +71,7 @@ def print_copies(console: Console, images: list[Inspected], samples: list[Entry]
     table = Table("copies", "made", f"correlation {NEAR} or more", "found")
     fine = unit(fine_structure(np.stack([image.thumbnail for image in images])))
     for name, change in CHANGES.items():
-        copies = [inspect_image(partial(_copy, load, change)) for load in samples]
+        copies = for_each(DatasetIndex(len(samples), [partial(_copy, load, change) for load in samples]), inspect_image)
         made = [copy for copy in copies if isinstance(copy, Inspected)]
         thumbnails = np.stack([copy.thumbnail for copy in made])
         above = (unit(fine_structure(thumbnails)) @ fine.T).max(axis=1) >= NEAR

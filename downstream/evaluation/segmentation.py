@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ahm_env import ImageError, ImageSet
+from ahm_env import ImageSet
+from ahm_env.errors import about
 from ahm_env.files import write_rows
 from ahm_env.images.dataset.builder import in_order
 from ahm_env.images.dataset.loader import originals
@@ -96,10 +97,8 @@ def segment(model: Model, samples: Iterable[Sample], tta: bool = False) -> Itera
 
 def _square(sample: Sample, model: Model) -> npt.NDArray[np.uint8]:
     """Convert an image to the square that the model sees."""
-    try:
+    with about(sample.path):
         return to_square(sample.image, model.spec)
-    except ImageError as error:
-        raise ImageError(f"{sample.path}: {error}") from None
 
 
 def _at_its_size(sample: Sample, maps: npt.NDArray[np.float32], model: Model) -> Segmented:

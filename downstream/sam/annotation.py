@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ahm_env.errors import ImageError
+from ahm_env.errors import ImageError, about
 from ahm_env.files import atomic, sha256, write_rows
 from ahm_env.images.dataset.builder import Progress
 from ahm_env.images.dataset.loader import find_source
@@ -213,10 +213,8 @@ def _annotate(
 
 def _as_rgb(sample: Sample) -> Image8:
     """Convert the image to `(H, W, 3)` uint8."""
-    try:
+    with about(sample.path):
         image = to_uint8(sample.image)
-    except ImageError as error:
-        raise ImageError(f"{sample.path}: {error}") from None
     return image if image.ndim == 3 else np.repeat(image[..., None], 3, axis=2)
 
 

@@ -12,7 +12,7 @@ from typing import Self, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from ahm_env.errors import ImageError
+from ahm_env.errors import ImageError, about
 from ahm_env.images.dataset.cache import IDENTITIES, ArrayWriter, Meta, content_digest, images_digest, write_meta
 from ahm_env.images.dataset.patients import Digests, digest, first_images, refuse_leaks
 from ahm_env.images.pixels.fit import Image8, PixelSettings, fit_image, fit_mask, with_channels
@@ -46,20 +46,30 @@ class Prepared:
 
 
 def prepare_all(index: DatasetIndex, settings: PixelSettings) -> Iterator[Prepared | ImageError | None]:
-    """Decode, scale and resize every sample, in the order of the index.
-
-    A bad sample gives its error, a sample without content gives None.
-    """
+    """Decode, scale and resize every sample, as `for_each` does."""
     return for_each(index, partial(_prepare, settings=settings))
 
 
-def for_each(index: DatasetIndex, function: Callable[[Entry], T]) -> Iterator[T]:
+def for_each(index: DatasetIndex, function: Callable[[Sample], T]) -> Iterator[T | ImageError | None]:
     """Call a function for every sample and give its results in the order of the index.
+
+    A bad sample gives its error, a sample without content gives None.
 
     The function runs in threads, or in processes where decoding is mostly Python: it must then be picklable.
     """
-    calls = (partial(function, load) for load in index.samples)
+    calls = (partial(_call, function, load) for load in index.samples)
     return _in_processes(calls) if index.slow and index.count >= MANY else in_order(calls)
+
+
+def _call(function: Callable[[Sample], T], load: Entry) -> T | ImageError | None:
+    try:
+        sample = load()
+        if sample is None:
+            return None
+        with about(sample.path):
+            return function(sample)
+    except ImageError as error:
+        return error
 
 
 def in_order(calls: Iterable[Callable[[], T]], most: int = AHEAD) -> Generator[T, None, None]:
@@ -244,17 +254,8 @@ class EntryWriter:
         narrow.unlink()
 
 
-def _prepare(load: Entry, settings: PixelSettings) -> Prepared | ImageError | None:
-    try:
-        sample = load()
-    except ImageError as error:
-        return error
-    if sample is None:
-        return None
-    try:
-        image = fit_image(sample.image, settings)
-    except ImageError as error:
-        return ImageError(f"{sample.path}: {error}")
+def _prepare(sample: Sample, settings: PixelSettings) -> Prepared:
+    image = fit_image(sample.image, settings)
     mask, values = None, frozenset[int]()
     if sample.mask is not None:
         mask, values = fit_mask(sample.mask, settings), mask_values(sample.mask)

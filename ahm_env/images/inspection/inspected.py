@@ -5,10 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ahm_env.errors import ImageError
 from ahm_env.images.pixels.fit import Image8, to_uint8
 from ahm_env.images.pixels.opencv import cv2
-from ahm_env.images.source import Entry, Pixels
+from ahm_env.images.source import Pixels, Sample
 
 SIDE = 32  # of a thumbnail, pixels
 SHADES = 8  # that a mask may have; of 635 images of four real sets the least has 56
@@ -49,18 +48,13 @@ class Inspected:
     remarks: tuple[str, ...]
 
 
-def inspect_image(load: Entry) -> Inspected | ImageError | None:
-    """Decode an image and its mask and look at them; give the error of a bad one, None where there is no content."""
-    try:
-        sample = load()
-    except ImageError as error:
-        return error
-    if sample is None:
-        return None
-    try:
-        image = to_uint8(sample.image)
-    except ImageError as error:
-        return ImageError(f"{sample.path}: {error}")
+def inspect_image(sample: Sample) -> Inspected:
+    """Look at an image and its mask.
+
+    Raises:
+        ImageError: No value is finite.
+    """
+    image = to_uint8(sample.image)
     height, width = image.shape[:2]
     grey = np.asarray(image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), np.uint8)
     colour = image.ndim == 3 and not (image[..., :1] == image).all()

@@ -18,9 +18,7 @@ def scene(seed: int, size: int = 96) -> Pixels:
 
 
 def inspected(image: Pixels, name: str, split: int = TRAIN) -> Inspected:
-    found = inspect_image(lambda: Sample(name, name, image, split=split))
-    assert isinstance(found, Inspected)
-    return found
+    return inspect_image(Sample(name, name, image, split=split))
 
 
 def compare(*images: tuple[Pixels, str, int]) -> tuple[Twins, Twins, Twins]:
