@@ -13,7 +13,7 @@ from array import array
 from contextlib import ExitStack
 from dataclasses import dataclass
 from tempfile import TemporaryFile
-from typing import Self, SupportsInt
+from typing import SupportsInt
 
 import numpy as np
 import numpy.typing as npt
@@ -47,7 +47,7 @@ class Twins:
     pairs: tuple[tuple[str, str], ...]
 
 
-class Copies:
+class Copies(ExitStack):
     """What of all images is compared; on disk but for some bytes an image. Close it, or use it in a `with` block.
 
     Args:
@@ -55,20 +55,13 @@ class Copies:
     """
 
     def __init__(self, most: int = 5) -> None:
+        super().__init__()
         self._most = most
-        with ExitStack() as files:
-            self._thumbnails = files.enter_context(TemporaryFile())
-            self._names = files.enter_context(TemporaryFile())
-            self._files = files.pop_all()
+        self._thumbnails = self.enter_context(TemporaryFile())  # noqa: SIM115 (it is entered)
+        self._names = self.enter_context(TemporaryFile())  # noqa: SIM115
         self._ends = array("Q", [0])
         self._digests, self._stems = array("Q"), array("Q")
         self._splits, self._plain = bytearray(), bytearray()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._files.close()
 
     def add(self, image: Inspected) -> None:
         """Take in one more image."""
