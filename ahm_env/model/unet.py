@@ -14,8 +14,8 @@ from ahm_env.model.ranks import BatchNorm2d
 NORMS = ("batch", "group")
 
 
-class DoubleConv(nn.Module):
-    """Twice: 3x3 convolution, normalisation, ReLU."""
+class DoubleConv(nn.Sequential):
+    """Twice 3x3 convolution, normalisation, ReLU: maps `(B, channels_in, H, W)` to `(B, channels_out, H, W)`."""
 
     def __init__(self, channels_in: int, channels_out: int, norm: str, channels_mid: int | None = None) -> None:
         super().__init__()
@@ -29,21 +29,13 @@ class DoubleConv(nn.Module):
             nn.ReLU(inplace=True),
         )
 
-    def forward(self, features: Tensor) -> Tensor:
-        """Map `(B, channels_in, H, W)` to `(B, channels_out, H, W)`."""
-        return self.double_conv(features)  # type: ignore[no-any-return]
 
-
-class Down(nn.Module):
-    """Halve the resolution, then DoubleConv."""
+class Down(nn.Sequential):
+    """Halve the resolution, then DoubleConv: maps `(B, channels_in, H, W)` to `(B, channels_out, H // 2, W // 2)`."""
 
     def __init__(self, channels_in: int, channels_out: int, norm: str) -> None:
         super().__init__()
         self.maxpool_conv = nn.Sequential(nn.MaxPool2d(2), DoubleConv(channels_in, channels_out, norm))
-
-    def forward(self, features: Tensor) -> Tensor:
-        """Map `(B, channels_in, H, W)` to `(B, channels_out, H // 2, W // 2)`."""
-        return self.maxpool_conv(features)  # type: ignore[no-any-return]
 
 
 class Up(nn.Module):
@@ -69,16 +61,12 @@ class Up(nn.Module):
         return self.conv(torch.cat([skip, deep], dim=1))  # type: ignore[no-any-return]
 
 
-class OutConv(nn.Module):
-    """1x1 convolution to the outputs."""
+class OutConv(nn.Sequential):
+    """1x1 convolution to the outputs: maps `(B, channels_in, H, W)` to `(B, channels_out, H, W)`."""
 
     def __init__(self, channels_in: int, channels_out: int) -> None:
         super().__init__()
         self.conv = nn.Conv2d(channels_in, channels_out, 1)
-
-    def forward(self, features: Tensor) -> Tensor:
-        """Map `(B, channels_in, H, W)` to `(B, channels_out, H, W)`."""
-        return self.conv(features)  # type: ignore[no-any-return]
 
 
 class UNet(nn.Module):
