@@ -120,9 +120,11 @@ def first_patients(patients: Ints, order: Ints, count: int) -> Ints:
     return order[: ends[np.abs(ends - count).argmin()]]
 
 
-def digest(patient: str) -> int:
-    """Make a number of 64 bits that stands for a patient; 0 for an unknown one."""
-    return int.from_bytes(hashlib.blake2b(patient.encode(), digest_size=8).digest()) if patient else 0
+def digest(name: str) -> int:
+    """Make a number of 64 bits that stands for a patient, or another name; 0 for an unknown one, which is empty."""
+    return (
+        int.from_bytes(hashlib.blake2b(name.encode("utf-8", "surrogateescape"), digest_size=8).digest()) if name else 0
+    )
 
 
 def first_images(patients: Digests) -> Ints:

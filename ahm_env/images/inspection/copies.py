@@ -6,7 +6,6 @@ compared one by one: an image is compared with its neighbours among the others i
 with the bits in other orders (Charikar, STOC 2002), which takes a time that grows with n log n.
 """
 
-import hashlib
 import os
 import unicodedata
 from array import array
@@ -18,6 +17,7 @@ from typing import SupportsInt
 import numpy as np
 import numpy.typing as npt
 
+from ahm_env.images.dataset.patients import digest
 from ahm_env.images.inspection.inspected import SIDE, Inspected
 from ahm_env.images.pixels.fit import Image8
 from ahm_env.images.pixels.opencv import cv2
@@ -70,7 +70,7 @@ class Copies(ExitStack):
         self._ends.append(self._ends[-1] + len(name))
         self._thumbnails.write(image.thumbnail.tobytes())
         self._digests.append(image.digest)
-        self._stems.append(_number(_folded(os.path.splitext(image.name)[0])))
+        self._stems.append(digest(unicodedata.normalize("NFKC", os.path.splitext(image.name)[0]).casefold()))
         self._splits.append(image.split)
         self._plain.append(image.plain)
 
@@ -192,11 +192,3 @@ def _turned(hashes: Words, bits: int) -> Words:
     word, shift = divmod(bits, 64)
     first, second = hashes[:, word], hashes[:, (word + 1) % hashes.shape[1]]
     return first << np.uint64(shift) | second >> np.uint64(64 - shift) if shift else first
-
-
-def _folded(name: str) -> bytes:
-    return unicodedata.normalize("NFKC", name).casefold().encode("utf-8", "surrogateescape")
-
-
-def _number(content: bytes) -> int:
-    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest())
