@@ -84,14 +84,14 @@ class Copies(ExitStack):
     def same(self) -> tuple[Twins, Twins]:
         """Images with the very pixels of another: of another split, and of their own; plain ones left out."""
         found, first, before = self._same()
-        splits = self._split_numbers()
+        splits = self.splits
         across = splits[found] != splits[first]
         within = splits[found] == splits[before]
         return self._twins(found[across], first[across]), self._twins(found[within], before[within])
 
     def near(self) -> Twins:
         """Images nearly the same as one of another split, but not to the pixel; plain ones left out."""
-        splits = self._split_numbers()
+        splits = self.splits
         if len(np.unique(splits)) < 2:
             return Twins(0, ())
         hashes, compared = self._hashes()
@@ -107,14 +107,16 @@ class Copies(ExitStack):
         images, twins = np.array(pairs, np.int64).reshape(-1, 2).T
         return self._twins(images, twins)
 
-    def _split_numbers(self) -> npt.NDArray[np.uint8]:
+    @property
+    def splits(self) -> npt.NDArray[np.uint8]:
+        """Splits of all images, `(N,)` indices into `SPLITS`."""
         return np.frombuffer(self._splits, np.uint8)
 
     def _same(self) -> tuple[Indices, Indices, Indices]:
         """Images of the pixels of an earlier one (of an earlier split, too), the first, and the one before them."""
         digests = np.frombuffer(self._digests, np.uint64)
         kept = np.flatnonzero(np.frombuffer(self._plain, np.uint8) == 0)
-        order = kept[np.lexsort((self._split_numbers()[kept], digests[kept]))]
+        order = kept[np.lexsort((self.splits[kept], digests[kept]))]
         new = np.diff(digests[order], prepend=~digests[order[:1]]) != 0
         first = order[np.maximum.accumulate(np.where(new, np.arange(len(order)), 0))]
         again = np.flatnonzero(~new)

@@ -121,7 +121,7 @@ def check_images(
     """
     found = find_source(source, PixelSettings(window=window, axis=axis, burned_in=burned_in))
     report = SourceReport(str(source), found.kind)
-    patients, splits, remarks = array("Q"), bytearray(), dict[str, tuple[int, list[str]]]()
+    patients, remarks = array("Q"), dict[str, tuple[int, list[str]]]()
     with Copies(NAMED) as copies:
         try:
             index = found.index()
@@ -131,7 +131,6 @@ def check_images(
                     _count(report, image, index)
                     copies.add(image)
                     patients.append(digest(image.patient))
-                    splits.append(image.split)
                     for remark in (*image.remarks, *(PLAIN,) * image.plain):
                         count, names = remarks.get(remark, (0, []))
                         remarks[remark] = count + 1, names + [image.name] * (count < NAMED)
@@ -144,7 +143,7 @@ def check_images(
                     progress(done, index.count)
             found_patients = np.frombuffer(patients, np.uint64)
             report.patients = len(np.unique(found_patients[found_patients != 0]))
-            refuse_leaks(str(source), index, found_patients, np.frombuffer(splits, np.uint8))
+            refuse_leaks(str(source), index, found_patients, copies.splits)
         except ImageError as error:
             report.problems.append(str(error))
         for remark, (count, names) in sorted(remarks.items()):
