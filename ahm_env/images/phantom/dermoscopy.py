@@ -100,11 +100,8 @@ def _bubbles(canvas: Canvas) -> None:
         x, y = rng.uniform(-0.95, 0.95, 2)
         distance = np.hypot(canvas.x - np.float32(x), canvas.y - np.float32(y)) / np.float32(radius)
         rim = smoothstep(np.abs(distance - 1), 0.28, 0.0)
-        glint = smoothstep(
-            np.hypot(canvas.x - x + radius * 0.4, canvas.y - y + radius * 0.4).astype(np.float32),
-            radius * 0.35,
-            0,
-        )
+        from_glint = np.hypot(canvas.x - x + radius * 0.4, canvas.y - y + radius * 0.4).astype(np.float32)
+        glint = smoothstep(from_glint, radius * 0.35, 0)
         canvas.lay((120, 100, 92), rim * 0.4)
         canvas.lay((252, 250, 248), np.maximum(smoothstep(distance, 1.0, 0.2) * 0.22, glint * 0.9))
 
@@ -112,10 +109,8 @@ def _bubbles(canvas: Canvas) -> None:
 def _ruler(canvas: Canvas) -> None:
     rng = canvas.rng
     heading = rng.normal(0, 0.25) + rng.integers(2) * np.pi / 2
-    direction, normal = (
-        np.array([np.cos(heading), np.sin(heading)]),
-        np.array([-np.sin(heading), np.cos(heading)]),
-    )
+    direction = np.array([np.cos(heading), np.sin(heading)])
+    normal = np.array([-np.sin(heading), np.cos(heading)])
     side = rng.choice([-1, 1])
     middle = normal * side * rng.uniform(0.72, 0.9) + direction * rng.uniform(-0.3, 0.3)
     ticks = np.linspace(-1, 1, 21) * rng.uniform(0.35, 0.7)

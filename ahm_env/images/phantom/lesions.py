@@ -70,9 +70,8 @@ def melanoma(canvas: Canvas) -> Lesion:
     canvas.lay(_brown(canvas, rng.uniform(0.05, 0.6)), inside * 0.93)
     # A slant through the lesion puts each colour on one side: asymmetry is the point.
     slant = rng.uniform(0, 2 * np.pi)
-    across = (
-        (canvas.x - lesion.centre[0]) * np.cos(slant) + (canvas.y - lesion.centre[1]) * np.sin(slant)
-    ) / lesion.radius
+    dx, dy = canvas.x - lesion.centre[0], canvas.y - lesion.centre[1]
+    across = (dx * np.cos(slant) + dy * np.sin(slant)) / lesion.radius
     blue_grey, red, white = (98, 104, 122), (168, 72, 66), (206, 178, 166)
     canvas.lay(_brown(canvas, 0.9), inside * smoothstep(canvas.fractal(4) + 1.1 * across, 0.0, 0.9) * 0.9)
     canvas.lay((32, 22, 22), inside * smoothstep(canvas.fractal(5) + across, 0.7, 1.4) * 0.9)
@@ -144,9 +143,8 @@ def _network(canvas: Canvas, period: float, disorder: float) -> Field:
     holes = np.zeros_like(canvas.x)
     for k in range(3):
         angle = turn + k * np.pi / 3
-        holes += np.cos(
-            (bent_x * np.float32(np.cos(angle)) + bent_y * np.float32(np.sin(angle))) * (2 * np.pi / period)
-        )
+        along = bent_x * np.float32(np.cos(angle)) + bent_y * np.float32(np.sin(angle))
+        holes += np.cos(along * (2 * np.pi / period))
     return smoothstep(holes, 0.7, -0.9)
 
 
