@@ -146,10 +146,11 @@ class PatchMaskEnv(_Masking, gym.Env[Pixels, npt.NDArray[np.int8]]):
             raise gym.error.ResetNeeded("call reset() first: no episode has begun, or the last one has ended")
         if self.episodes.co_train:
             checks.refuse_a_unet_each(self.reconstructor)
-        outcome = self.episodes.step(self._all, checks.read_actions(action, self.action_space.shape)[None])
-        reward, terminated = float(outcome.rewards[0]), bool(outcome.terminated[0])
+        wanted = checks.read_actions(action, self.action_space.shape)
+        (reward,), (terminated,) = self.episodes.step(self._all, wanted[None])
         self._running = not terminated
-        return self.episodes.observations(self._all)[0], reward, terminated, False, _info(self.episodes, 0)
+        observation, info = self.episodes.observations(self._all)[0], _info(self.episodes, 0)
+        return observation, float(reward), bool(terminated), False, info
 
     def render(self) -> Pixels | None:
         """Panel `(H, W, 3)`: image, masked image, reconstruction, patch losses."""
@@ -244,8 +245,7 @@ class PatchMaskVectorEnv(_Masking, VectorEnv[Pixels, npt.NDArray[np.int8], npt.N
             self.episodes.begin(self._all[again])
         stepped = self._all[~again]
         if len(stepped):
-            outcome = self.episodes.step(stepped, wanted[stepped])
-            rewards[stepped], terminated[stepped] = outcome.rewards, outcome.terminated
+            rewards[stepped], terminated[stepped] = self.episodes.step(stepped, wanted[stepped])
         truncated = ~again & (self.episodes.steps >= (self.max_episode_steps or np.inf))
         finished = terminated | truncated
         infos: Info = {}

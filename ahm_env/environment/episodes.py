@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from ahm_env.errors import SettingsError
 from ahm_env.images.dataset.image_set import ImageSet
-from ahm_env.masks import Bools, Ints, MaskRatio, fill_quota, mean_over, step_quota
+from ahm_env.masks import Bools, Floats, Ints, MaskRatio, fill_quota, mean_over, step_quota
 from ahm_env.model.reconstruction import Reconstructor
 from ahm_env.rendering import Pixels, as_rgb, panel, reconstruction_columns
 
@@ -43,17 +43,6 @@ class EpochSampler:
             order = np.random.default_rng((self.seed, self.epoch)).permutation(self.count)
             self._ahead = order[self.position - within :][:AHEAD].copy()
         return int(self._ahead[within])
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a step of some episodes led to; every array has a row for each episode."""
-
-    rewards: npt.NDArray[np.float64]
-    terminated: Bools
-    mask: Bools
-    chosen: Bools
-    patch_loss: npt.NDArray[np.float32]
 
 
 class Episodes:
@@ -176,12 +165,15 @@ class Episodes:
         decides_size = (steps == 0) & (self.low < self.high)  # the first action also says how much to hide
         return np.where(steps < self.horizon, np.where(decides_size, self.high, chosen), 0)
 
-    def step(self, env_ids: EnvIds, wanted: Bools) -> Outcome:
+    def step(self, env_ids: EnvIds, wanted: Bools) -> tuple[Floats, Bools]:
         """Hide patches in these episodes; after the last step of an episode, reconstruct and reward it.
 
         Args:
             env_ids: Numbers of the episodes.
             wanted: `(len(env_ids), N)`, what the agent wants to hide.
+
+        Returns:
+            Rewards, and which of the episodes have ended, each `(len(env_ids),)`.
         """
         if self.low < self.high:  # the first action's number of ones decides how much is hidden
             first = self.steps[env_ids] == 0
@@ -195,9 +187,7 @@ class Episodes:
         self.steps[env_ids] += 1
         terminated = self.steps[env_ids] == self.horizon
         self._reconstruct(env_ids[terminated])
-        losses, hidden = self.patch_loss[env_ids], self.hidden[env_ids]
-        rewards = mean_over(losses.astype(np.float64), hidden)
-        return Outcome(rewards, terminated, hidden, self.chosen[env_ids], losses)
+        return mean_over(self.patch_loss[env_ids].astype(np.float64), self.hidden[env_ids]), terminated
 
     def _reconstruct(self, env_ids: EnvIds) -> None:
         if len(env_ids):

@@ -46,6 +46,15 @@ def trainable(images):
     return Reconstructor.create(PatchGrid(32, 8), standardisation(images), width=4, learning_rate=0.01)
 
 
+def masks_of_steps(episodes, seeds):
+    """Masks of all episodes after each of some steps."""
+    masks = []
+    for seed in seeds:
+        episodes.step(everyone(episodes), actions(seed=seed))
+        masks.append(episodes.hidden.copy())
+    return masks
+
+
 def everyone(episodes):
     return np.arange(len(episodes.image))
 
@@ -58,10 +67,10 @@ def play(episodes, steps, seed=0):
     """Images, masks and rewards of some steps with random actions; finished episodes begin again."""
     rng, env_ids, story = np.random.default_rng(seed), everyone(episodes), []
     for _ in range(steps):
-        outcome = episodes.step(env_ids, rng.random((len(env_ids), PATCHES)) < 0.5)
-        story.append((episodes.image.copy(), outcome.mask.copy(), outcome.chosen.copy(), outcome.rewards.copy()))
-        if outcome.terminated.any():
-            episodes.begin(env_ids[outcome.terminated])
+        rewards, terminated = episodes.step(env_ids, rng.random((len(env_ids), PATCHES)) < 0.5)
+        story.append((episodes.image.copy(), episodes.hidden.copy(), episodes.chosen.copy(), rewards))
+        if terminated.any():
+            episodes.begin(env_ids[terminated])
     return story
 
 
@@ -173,14 +182,15 @@ def test_the_quota_is_exact_whatever_the_agent_does(make, ratio, horizon, share,
         }[kinds[step]]
         if step == 0:
             quota = quota_of(episodes, wanted)
-        outcome = episodes.step(env_ids, wanted)
-        assert outcome.mask.sum(1).tolist() == [rounded(k * (step + 1) / horizon) for k in quota]
-        assert (outcome.mask >= before).all()
-        assert not (outcome.chosen & ~outcome.mask).any()
-        assert not ((outcome.chosen & ~before) & ~wanted).any()
-        assert (outcome.chosen.sum(1) <= [rounded(share * rounded(k * (step + 1) / horizon)) for k in quota]).all()
-        assert outcome.terminated.all() == (step == horizon - 1)
-        before = outcome.mask.copy()
+        _, terminated = episodes.step(env_ids, wanted)
+        mask, chosen = episodes.hidden.copy(), episodes.chosen
+        assert mask.sum(1).tolist() == [rounded(k * (step + 1) / horizon) for k in quota]
+        assert (mask >= before).all()
+        assert not (chosen & ~mask).any()
+        assert not ((chosen & ~before) & ~wanted).any()
+        assert (chosen.sum(1) <= [rounded(share * rounded(k * (step + 1) / horizon)) for k in quota]).all()
+        assert terminated.all() == (step == horizon - 1)
+        before = mask
     assert before.sum(1).tolist() == quota.tolist()
 
 
@@ -194,9 +204,9 @@ def test_an_agent_that_emits_as_many_ones_as_are_choosable_gets_exactly_these(ma
     for _ in range(horizon):
         for env_id, count in enumerate(episodes.choosable(env_ids)):
             emitted[env_id, rng.choice(np.flatnonzero(~episodes.hidden[env_id]), count, replace=False)] = True
-        outcome = episodes.step(env_ids, emitted)  # ones on hidden patches, those of earlier steps, are ignored
-        assert np.array_equal(outcome.chosen, emitted)
-    assert outcome.chosen.sum(1).tolist() == [rounded(share * 8)] * 3
+        episodes.step(env_ids, emitted)  # ones on hidden patches, those of earlier steps, are ignored
+        assert np.array_equal(episodes.chosen, emitted)
+    assert episodes.chosen.sum(1).tolist() == [rounded(share * 8)] * 3
     assert episodes.choosable(env_ids).tolist() == [0, 0, 0]
 
 
@@ -232,10 +242,10 @@ def test_the_number_of_ones_decides_how_much_is_hidden(make):
     wanted = np.zeros((6, PATCHES), bool)
     for env_id, ones in enumerate([0, 4, 5, 8, 11, 16]):
         wanted[env_id, :ones] = True
-    outcome = episodes.step(everyone(episodes), wanted)
-    assert outcome.mask.sum(1).tolist() == [5, 5, 5, 8, 11, 11]
-    assert np.array_equal(outcome.mask[3], wanted[3])
-    assert np.array_equal(outcome.mask[4], wanted[4])
+    episodes.step(everyone(episodes), wanted)
+    assert episodes.hidden.sum(1).tolist() == [5, 5, 5, 8, 11, 11]
+    assert np.array_equal(episodes.hidden[3], wanted[3])
+    assert np.array_equal(episodes.hidden[4], wanted[4])
 
 
 @pytest.mark.parametrize("ratio", [0.5, "0.3:0.7"])
@@ -246,18 +256,19 @@ def test_the_reward_is_the_mean_loss_of_the_hidden_patches_at_the_end_and_nothin
     episodes.begin(env_ids)
     for step in range(horizon):
         assert not episodes.patch_loss.any()
-        outcome = episodes.step(env_ids, actions(seed=step))
+        rewards, terminated = episodes.step(env_ids, actions(seed=step))
         if step < horizon - 1:
-            assert outcome.rewards.tolist() == [0, 0, 0]
-            assert not outcome.terminated.any()
-    assert outcome.terminated.all()
-    losses = episodes.reconstructor.patch_losses(episodes.images.images(episodes.image), outcome.mask)
-    np.testing.assert_allclose(outcome.patch_loss, losses, rtol=1e-5, atol=1e-6)
+            assert rewards.tolist() == [0, 0, 0]
+            assert not terminated.any()
+    assert terminated.all()
+    masks = episodes.hidden
+    losses = episodes.reconstructor.patch_losses(episodes.images.images(episodes.image), masks)
+    np.testing.assert_allclose(episodes.patch_loss, losses, rtol=1e-5, atol=1e-6)
     for env_id in env_ids:
-        expected = np.mean([loss for loss, hidden in zip(losses[env_id], outcome.mask[env_id], strict=True) if hidden])
-        assert outcome.rewards[env_id] == pytest.approx(expected, rel=1e-4)
-    assert outcome.rewards.dtype == np.float64
-    assert len(np.unique(outcome.rewards.round(6))) == 3  # every image its own
+        expected = np.mean([loss for loss, hidden in zip(losses[env_id], masks[env_id], strict=True) if hidden])
+        assert rewards[env_id] == pytest.approx(expected, rel=1e-4)
+    assert rewards.dtype == np.float64
+    assert len(np.unique(rewards.round(6))) == 3  # every image its own
 
 
 def test_a_step_of_some_episodes_leaves_the_others_alone(make):
@@ -267,8 +278,8 @@ def test_a_step_of_some_episodes_leaves_the_others_alone(make):
         both.step(everyone(both), actions())
     few = np.array([0, 2])
     before = {name: getattr(episodes, name)[1].copy() for name in ("image", "steps", "hidden", "chosen", "patch_loss")}
-    outcome = episodes.step(few, actions(2, seed=5))
-    assert outcome.rewards.shape == (2,)
+    rewards, _ = episodes.step(few, actions(2, seed=5))
+    assert rewards.shape == (2,)
     for name, expected in before.items():
         assert np.array_equal(getattr(episodes, name)[1], expected)
     # and they do not even lose a random number
@@ -297,7 +308,7 @@ def test_hidden_patches_are_shown_filled_with_the_mean_colour(make):
     assert shown.dtype == np.uint8
 
 
-def test_observations_and_outcomes_are_copies(make):
+def test_observations_are_copies(make):
     episodes = make(horizon=3)
     env_ids = everyone(episodes)
     episodes.begin(env_ids)
@@ -305,11 +316,6 @@ def test_observations_and_outcomes_are_copies(make):
     expected = first.copy()
     first[:] = 0
     assert np.array_equal(episodes.observations(env_ids), expected)
-    outcome = episodes.step(env_ids, actions())
-    hidden = episodes.hidden.copy()
-    outcome.mask[:], outcome.chosen[:], outcome.patch_loss[:] = True, True, 5
-    assert np.array_equal(episodes.hidden, hidden)
-    assert not episodes.patch_loss.any()
 
 
 def test_a_chosen_share_that_is_set_counts_for_episodes_that_begin_after(make):
@@ -320,11 +326,11 @@ def test_a_chosen_share_that_is_set_counts_for_episodes_that_begin_after(make):
     episodes.agent_share = 0.5
     episodes.begin(env_ids[:1])
     assert episodes.choosable(env_ids).tolist() == [2, 4, 4]
-    outcome = episodes.step(env_ids, everything)
-    assert outcome.mask.sum(1).tolist() == [4, 8, 8]
-    assert outcome.chosen.sum(1).tolist() == [2, 8, 8]
-    outcome = episodes.step(env_ids[:1], everything[:1])
-    assert (outcome.mask.sum(), outcome.chosen.sum()) == (8, 4)
+    episodes.step(env_ids, everything)
+    assert episodes.hidden.sum(1).tolist() == [4, 8, 8]
+    assert episodes.chosen.sum(1).tolist() == [2, 8, 8]
+    episodes.step(env_ids[:1], everything[:1])
+    assert (episodes.hidden[0].sum(), episodes.chosen[0].sum()) == (8, 4)
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.1, float("nan")])
@@ -357,10 +363,10 @@ def test_in_co_training_the_pass_that_scores_the_masks_also_trains(make, trainab
         before = {name: tensor.clone() for name, tensor in trainable.state().items()}
         episodes.step(env_ids, actions(seed=number))
         assert all(torch.equal(tensor, before[name]) for name, tensor in trainable.state().items())
-        outcome = episodes.step(env_ids, actions(seed=10 + number))
+        episodes.step(env_ids, actions(seed=10 + number))
         assert not any(torch.equal(tensor, before[name]) for name, tensor in trainable.state().items())
-        expected = twin.learn(images.images(episodes.image), outcome.mask)
-        assert np.array_equal(outcome.patch_loss, expected)
+        expected = twin.learn(images.images(episodes.image), episodes.hidden)
+        assert np.array_equal(episodes.patch_loss, expected)
     assert all(torch.equal(tensor, twin.state()[name]) for name, tensor in trainable.state().items())
 
 
@@ -392,12 +398,12 @@ def test_the_current_episodes_start_once_more_even_from_their_middle(make, middl
         episodes.begin(env_ids)
         episodes.step(env_ids, actions(seed=number))
     shown = episodes.image.copy()
-    masks = [episodes.step(env_ids, actions(seed=step)).mask for step in range(1, middle)]
+    masks = masks_of_steps(episodes, range(1, middle))
     episodes.restore(episodes.state())
     episodes.begin(env_ids)
     assert np.array_equal(episodes.image, shown)
     episodes.step(env_ids, actions(seed=4))
-    assert np.array_equal([episodes.step(env_ids, actions(seed=step)).mask for step in range(1, middle)], masks)
+    assert np.array_equal(masks_of_steps(episodes, range(1, middle)), masks)
 
 
 @pytest.mark.slow
@@ -430,9 +436,10 @@ def test_restored_episodes_start_once_more_with_the_share_they_had(make):
     other.begin(env_ids)
     for expected in ([8, 2, 2], [8, 8, 8]):
         assert one.choosable(env_ids).tolist() == other.choosable(env_ids).tolist() == expected
-        mine, theirs = (episodes.step(env_ids, np.ones((3, PATCHES), bool)) for episodes in (one, other))
-        assert np.array_equal(mine.chosen, theirs.chosen)
-        assert np.array_equal(mine.mask, theirs.mask)
+        for episodes in (one, other):
+            episodes.step(env_ids, np.ones((3, PATCHES), bool))
+        assert np.array_equal(one.chosen, other.chosen)
+        assert np.array_equal(one.hidden, other.hidden)
         for episodes in (one, other):
             episodes.begin(env_ids)
 
@@ -485,7 +492,6 @@ def test_images_that_do_not_fit_the_unet_are_refused(make, grid, channels):
 
 def test_the_longest_horizon_hides_a_patch_a_step(make):
     episodes = make(horizon=8)
-    env_ids = everyone(episodes)
-    episodes.begin(env_ids)
-    counts = [episodes.step(env_ids, actions(seed=step)).mask.sum(1).tolist() for step in range(8)]
+    episodes.begin(everyone(episodes))
+    counts = [mask.sum(1).tolist() for mask in masks_of_steps(episodes, range(8))]
     assert counts == [[step] * 3 for step in range(1, 9)]
