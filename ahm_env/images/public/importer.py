@@ -119,17 +119,14 @@ def _write_table(path: Path, rows: Sequence[Row]) -> None:
 
 def _summary(rows: Sequence[Row], found: PublicSet) -> Imported:
     splits = Counter(row.split for row in rows)
-    leaks: dict[str, set[str]] = {}
-    for row in rows:
-        if row.patient:
-            leaks.setdefault(row.patient, set()).add(row.split)
+    patients = Counter(patient for patient, _ in {(row.patient, row.split) for row in rows} if patient)
     return Imported(
         images=len(rows),
         has_masks=found.has_masks,
         splits=splits if len(splits) > 1 else Counter(),
         classes=Counter(row.label for row in rows if row.label),
-        patients=len(leaks),
-        leaking=sum(len(side) > 1 for side in leaks.values()),
+        patients=len(patients),
+        leaking=sum(sides > 1 for sides in patients.values()),
         notes=found.notes,
     )
 
