@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 
 from ahm_env.images.pixels.opencv import cv2
+from tests.dicom_file import write_dicom
 
 MakeFolder = Callable[..., Path]
 MakeDicom = Callable[..., Path]
-
-CT = "1.2.840.10008.5.1.4.1.1.2"
 
 
 @pytest.fixture
@@ -46,39 +45,11 @@ def make_folder(tmp_path: Path) -> MakeFolder:
 @pytest.fixture
 def make_dicom(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> MakeDicom:
     """Writes a DICOM file of (H, W), (N, H, W) or, for colours, (H, W, 3); an element that is None is left out."""
-    pydicom = pytest.importorskip("pydicom")
+    pytest.importorskip("pydicom")
     monkeypatch.setenv("AHM_CACHE", str(tmp_path / "cache"))
 
-    def make(
-        path: Path, pixels: np.ndarray, syntax: str = "1.2.840.10008.1.2.1", little: bool = True, **elements: Any
-    ) -> Path:
-        samples = elements.get("SamplesPerPixel", 1)
-        rows, columns = pixels.shape[-3:-1] if samples > 1 else pixels.shape[-2:]
-        dataset = pydicom.Dataset()
-        dataset.file_meta = pydicom.dataset.FileMetaDataset()
-        dataset.file_meta.TransferSyntaxUID = syntax
-        described = {
-            "SOPClassUID": CT,
-            "SOPInstanceUID": "1.2.3.4",
-            "SamplesPerPixel": 1,
-            "PhotometricInterpretation": "MONOCHROME2",
-            "PlanarConfiguration": 0 if samples > 1 else None,
-            "NumberOfFrames": None if pixels.ndim == (3 if samples > 1 else 2) else len(pixels),
-            "Rows": rows,
-            "Columns": columns,
-            "BitsAllocated": 8 * pixels.dtype.itemsize,
-            "BitsStored": 8 * pixels.dtype.itemsize,
-            "HighBit": 8 * pixels.dtype.itemsize - 1,
-            "PixelRepresentation": int(pixels.dtype.kind == "i"),
-            "PixelData": pixels.tobytes() + b"\0" * (pixels.nbytes % 2),
-        }
-        for keyword, value in (described | elements).items():
-            if value is not None:
-                setattr(dataset, keyword, value)
-        if "PixelData" in dataset:
-            dataset["PixelData"].VR = "OB" if "PixelData" in elements else "OW"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        dataset.save_as(path, implicit_vr=False, little_endian=little, enforce_file_format=True)
+    def make(path: Path, pixels: np.ndarray, *syntax: Any, **elements: Any) -> Path:
+        write_dicom(path, pixels, *syntax, **elements)
         return path
 
     return make

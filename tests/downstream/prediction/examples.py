@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 
 from downstream.models.model import ModelSpec
+from tests.dicom_file import write_dicom
 
 Run = Callable[..., int]
 
-CT = "1.2.840.10008.5.1.4.1.1.2"
 NAME, NUMBER, BORN, SPOKEN = "Zwiebelfisch^Kunigunde", "PID7791904", "19310117", "Quacksalber^Ottokar"
 
 
@@ -30,14 +30,10 @@ class Bands:
 
 def make_dicom(path: str, pixels: np.ndarray, **elements: Any) -> Any:
     """Writes a CT slice, or what the elements make of it; None leaves one out."""
-    import pydicom
+    from pydicom.uid import generate_uid
 
-    dataset = pydicom.Dataset()
-    dataset.file_meta = pydicom.dataset.FileMetaDataset()
-    dataset.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2.1"
     described = {
-        "SOPClassUID": CT,
-        "SOPInstanceUID": pydicom.uid.generate_uid(),
+        "SOPInstanceUID": generate_uid(),
         "StudyInstanceUID": "1.2.3",
         "SeriesInstanceUID": "1.2.3.4",
         "FrameOfReferenceUID": "1.2.3.5",
@@ -50,19 +46,5 @@ def make_dicom(path: str, pixels: np.ndarray, **elements: Any) -> Any:
         "ImageOrientationPatient": [1, 0, 0, 0, 1, 0],
         "PixelSpacing": [1, 1],
         "SliceThickness": 2,
-        "SamplesPerPixel": 1,
-        "PhotometricInterpretation": "MONOCHROME2",
-        "Rows": pixels.shape[-2],
-        "Columns": pixels.shape[-1],
-        "BitsAllocated": 16,
-        "BitsStored": 16,
-        "HighBit": 15,
-        "PixelRepresentation": 1,
-        "PixelData": pixels.astype(np.int16).tobytes(),
     }
-    for keyword, value in (described | elements).items():
-        if value is not None:
-            setattr(dataset, keyword, value)
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    dataset.save_as(path, enforce_file_format=True)
-    return dataset
+    return write_dicom(Path(path), pixels.astype(np.int16), **(described | elements))
