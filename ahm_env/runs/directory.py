@@ -3,8 +3,9 @@
 import signal
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
+from itertools import count
 from math import isnan
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Self, TypeVar
@@ -260,23 +261,19 @@ class Interruption:
     def __init__(self) -> None:
         self.signal: int | None = None
 
-    @contextmanager
-    def watch(self) -> Iterator[None]:
+    def watch(self) -> AbstractContextManager[None]:
         """Take these signals, until the block ends; only in the main thread."""
 
         def stop(number: int, _: Any) -> None:
             self.signal = number
 
-        with signals_to(stop):
-            yield
+        return signals_to(stop)
 
 
 def free_directory(root: Path, stem: str) -> Path:
     """Find the first of `root/stem-1`, `root/stem-2`, … that does not exist."""
-    number = 1
-    while (root / f"{stem}-{number}").exists():
-        number += 1
-    return root / f"{stem}-{number}"
+    paths = (root / f"{stem}-{number}" for number in count(1))
+    return next(path for path in paths if not path.exists())
 
 
 def _written(number: float) -> str:
