@@ -16,6 +16,7 @@ from ahm_env.files import load_tensors
 from ahm_env.images.dataset.loader import find_source
 from ahm_env.images.pixels.fit import PixelSettings, fit_image
 from ahm_env.images.pixels.opencv import cv2
+from tests.dicom_file import write_dicom
 
 SIDE = 100_000
 BOMB = 300_000_000
@@ -148,23 +149,14 @@ def nifti(path: Path, shape: tuple[int, int, int], zeros: int) -> None:
 
 def dicom(path: Path, syntax: str, pixels: np.ndarray | None = None) -> None:
     """An image; without pixels one of the largest sides there are, or, where it is deflated, of many zeros."""
-    from pydicom.dataset import FileDataset, FileMetaDataset
     from pydicom.encaps import encapsulate
-    from pydicom.uid import CTImageStorage, generate_uid
+    from pydicom.uid import UID
 
-    meta = FileMetaDataset()
-    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = CTImageStorage, generate_uid()
-    meta.TransferSyntaxUID = syntax
-    one = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
-    one.SOPClassUID, one.SOPInstanceUID, one.Modality = CTImageStorage, meta.MediaStorageSOPInstanceUID, "CT"
-    one.Rows = one.Columns = 65_535 if pixels is None else len(pixels)
-    one.PhotometricInterpretation, one.SamplesPerPixel, one.PixelRepresentation = "MONOCHROME2", 1, 0
-    one.BitsAllocated, one.BitsStored, one.HighBit = 8, 8, 7
+    side = 65_535 if pixels is None else len(pixels)
     values = bytes(BOMB) if syntax.endswith(".99") else bytes(1000) if pixels is None else pixels.tobytes()
-    one.PixelData = encapsulate([values]) if one.file_meta.TransferSyntaxUID.is_encapsulated else values
-    if one.file_meta.TransferSyntaxUID.is_encapsulated:
-        one["PixelData"].is_undefined_length = True
-    one.save_as(path, enforce_file_format=True)
+    content = encapsulate([values]) if UID(syntax).is_encapsulated else values
+    about = {"Modality": "CT", "Rows": side, "Columns": side, "PixelData": content}
+    write_dicom(path, np.zeros((1, 1), np.uint8), syntax, **about)
 
 
 def checkpoint(path: Path) -> None:
