@@ -8,17 +8,24 @@ import numpy as np
 CT = "1.2.840.10008.5.1.4.1.1.2"
 
 
+def item(**elements: Any) -> Any:
+    """A data set of these elements, such as an item of a sequence."""
+    import pydicom
+
+    made = pydicom.Dataset()
+    for keyword, value in elements.items():
+        setattr(made, keyword, value)
+    return made
+
+
 def write_dicom(
     path: Path, pixels: np.ndarray, syntax: str = "1.2.840.10008.1.2.1", little: bool = True, **elements: Any
 ) -> Any:
     """Writes (H, W), (N, H, W) or, for colours, (H, W, 3), and returns its elements; one that is None is left out."""
-    import pydicom
+    from pydicom.dataset import FileMetaDataset
 
     samples = elements.get("SamplesPerPixel", 1)
     rows, columns = pixels.shape[-3:-1] if samples > 1 else pixels.shape[-2:]
-    dataset = pydicom.Dataset()
-    dataset.file_meta = pydicom.dataset.FileMetaDataset()
-    dataset.file_meta.TransferSyntaxUID = syntax
     described = {
         "SOPClassUID": CT,
         "SOPInstanceUID": "1.2.3.4",
@@ -34,9 +41,9 @@ def write_dicom(
         "PixelRepresentation": int(pixels.dtype.kind == "i"),
         "PixelData": pixels.tobytes() + b"\0" * (pixels.nbytes % 2),
     }
-    for keyword, value in (described | elements).items():
-        if value is not None:
-            setattr(dataset, keyword, value)
+    dataset = item(**{keyword: value for keyword, value in (described | elements).items() if value is not None})
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = syntax
     if "PixelData" in dataset:
         dataset["PixelData"].VR = "OB" if "PixelData" in elements else "OW"
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -3,11 +3,10 @@ from pathlib import Path
 import pytest
 
 from ahm_env.errors import SettingsError
-from ahm_env.images.privacy import digests, part_that_tells, refuse_path, words
+from ahm_env.images.privacy import digests, identity, part_that_tells, refuse_path, words
+from tests.dicom_file import item
 
-pydicom = pytest.importorskip("pydicom")
-
-from ahm_env.images.privacy import identity  # noqa: E402
+pytest.importorskip("pydicom")
 
 HEADER = {
     "PatientName": "Mu\u0308ller^Gerda^^Dr=M^G",
@@ -26,10 +25,7 @@ def own_salt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def known(**header: object) -> frozenset[int]:
-    dataset = pydicom.Dataset()
-    for keyword, value in header.items():
-        setattr(dataset, keyword, value)
-    return digests(identity(dataset))
+    return digests(identity(item(**header)))
 
 
 @pytest.mark.parametrize(

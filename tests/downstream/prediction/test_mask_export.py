@@ -25,6 +25,7 @@ from ahm_env.images.privacy import pseudonym
 from downstream.console import predict_images
 from downstream.models.model import MODEL_FILE, ModelSpec
 from downstream.prediction import prediction
+from tests.dicom_file import item
 from tests.downstream.prediction.examples import BORN, NAME, NUMBER, SPOKEN, Bands, Run, make_dicom
 
 nibabel = pytest.importorskip("nibabel")
@@ -352,12 +353,6 @@ def test_frames_that_lie_nowhere_keep_their_pngs_and_are_told(run: Run, capsys: 
 
 
 def test_an_enhanced_object_of_several_frames_comes_back(run: Run):
-    def item(**elements: Any) -> Any:
-        dataset = pydicom.Dataset()
-        for keyword, value in elements.items():
-            setattr(dataset, keyword, value)
-        return dataset
-
     spacing = item(PixelSpacing=[1, 1], SliceThickness=2)
     shared = item(
         PixelMeasuresSequence=[spacing],

@@ -12,6 +12,7 @@ from ahm_env.images.formats.nifti.volume import read_volume
 from ahm_env.images.pixels.opencv import cv2
 from ahm_env.images.source import Sample
 from tests.ahm_env.images.samples import outcomes
+from tests.dicom_file import item
 
 nibabel = pytest.importorskip("nibabel")
 
@@ -103,15 +104,7 @@ def test_a_volume_is_for_the_file_or_the_folder_of_its_name(tmp_path: Path, make
 
 
 def test_frames_of_an_enhanced_object_have_planes_of_their_own(tmp_path: Path, make_dicom) -> None:
-    pydicom = pytest.importorskip("pydicom")
     affine = series_affine(AXIAL, (0.5, 0.75), 2.5)
-
-    def item(**elements: object) -> object:
-        made = pydicom.Dataset()
-        for keyword, value in elements.items():
-            setattr(made, keyword, value)
-        return made
-
     frames = [
         item(PlanePositionSequence=[item(ImagePositionPatient=[-31, 17.25, 40 + 2.5 * number])]) for number in (2, 0, 1)
     ]

@@ -9,23 +9,17 @@ import pytest
 from ahm_env.images.formats.dicom.source import Dicom
 from ahm_env.images.pixels.opencv import cv2
 from tests.ahm_env.images.samples import outcomes
+from tests.dicom_file import item
 
-pydicom = pytest.importorskip("pydicom")
+pytest.importorskip("pydicom")
 
-from pydicom.pixels.utils import pack_bits  # noqa: E402
+from pydicom.pixels.utils import pack_bits
 
 from ahm_env.images.formats.dicom import dicom_file  # noqa: E402
 
 SEGMENTATION, LABEL_MAP = "1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7"
 ROWS, COLUMNS = 4, 6
 Frame = tuple[str, int, int, np.ndarray]  # UID of the image, number of its frame, segment, values
-
-
-def item(**elements: object) -> object:
-    made = pydicom.Dataset()
-    for keyword, value in elements.items():
-        setattr(made, keyword, value)
-    return made
 
 
 def marks(*numbers: int) -> np.ndarray:
