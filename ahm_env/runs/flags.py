@@ -93,12 +93,8 @@ class FlagsOf:
 def flags_of(settings: type) -> dict[str, Flag]:
     """Name of each setting that is a flag, and how that is shown."""
     hints = get_type_hints(settings, include_extras=True)
-    found = {}
-    for field in fields(settings):
-        for extra in get_args(hints[field.name])[1:] if get_origin(hints[field.name]) is Annotated else ():
-            if isinstance(extra, Flag):
-                found[field.name] = extra
-    return found
+    extras = ((field.name, extra) for field in fields(settings) for extra in get_args(hints[field.name]))
+    return {name: extra for name, extra in extras if isinstance(extra, Flag)}
 
 
 def command(function: Callable[..., int | None]) -> Callable[..., None]:
@@ -107,13 +103,12 @@ def command(function: Callable[..., int | None]) -> Callable[..., None]:
     The result of the function is the exit status.
     """
     signature = inspect.signature(function, eval_str=True)
-    groups = {
-        name: extra
+    flags = {
+        name: extra.parameters()
         for name, parameter in signature.parameters.items()
-        for extra in get_args(parameter.annotation)[1:]
+        for extra in get_args(parameter.annotation)
         if isinstance(extra, FlagsOf)
     }
-    flags = {name: group.parameters() for name, group in groups.items()}
 
     def run(**values: Any) -> None:
         for name, some in flags.items():
@@ -125,7 +120,7 @@ def command(function: Callable[..., int | None]) -> Callable[..., None]:
             status = 128 + signal.SIGINT
         raise typer.Exit(status)
 
-    own = [one for name, one in signature.parameters.items() if name not in groups]
+    own = [one for name, one in signature.parameters.items() if name not in flags]
     run.__doc__ = function.__doc__
     every = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in own]
     run.__signature__ = inspect.Signature([*every, *(one for some in flags.values() for one in some)])  # type: ignore[attr-defined]
