@@ -14,8 +14,10 @@ MakeFolder = Callable[..., Path]
 MakeDicom = Callable[..., Path]
 
 
-@pytest.fixture
-def cache(tmp_path: Path) -> Path:
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache, with the salt of pseudonyms, that nobody else uses."""
+    monkeypatch.setenv("AHM_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
 
 
@@ -43,10 +45,9 @@ def make_folder(tmp_path: Path) -> MakeFolder:
 
 
 @pytest.fixture
-def make_dicom(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> MakeDicom:
+def make_dicom() -> MakeDicom:
     """Writes a DICOM file of (H, W), (N, H, W) or, for colours, (H, W, 3); an element that is None is left out."""
     pytest.importorskip("pydicom")
-    monkeypatch.setenv("AHM_CACHE", str(tmp_path / "cache"))
 
     def make(path: Path, pixels: np.ndarray, *syntax: Any, **elements: Any) -> Path:
         write_dicom(path, pixels, *syntax, **elements)

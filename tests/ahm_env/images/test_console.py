@@ -15,11 +15,6 @@ from ahm_env.images.console import check_data, find_data, import_into, show_data
 from ahm_env.images.pixels.opencv import cv2
 
 
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AHM_CACHE", str(tmp_path / "cache"))
-
-
 def npz(path: Path, **arrays: np.ndarray) -> Path:
     np.savez(path, train_images=np.zeros((3, 8, 8), np.uint8), **arrays)
     return path

@@ -19,11 +19,6 @@ HEADER = {
 }
 
 
-@pytest.fixture(autouse=True)
-def own_salt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AHM_CACHE", str(tmp_path / "cache"))
-
-
 def known(**header: object) -> frozenset[int]:
     return digests(identity(item(**header)))
 

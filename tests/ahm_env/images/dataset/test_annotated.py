@@ -68,11 +68,6 @@ def dicom(root: Path, make_dicom: Callable[..., Path]) -> list[Path]:
 KINDS = [folder, slices, drawn_slices, dicom]
 
 
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AHM_CACHE", str(tmp_path / "cache"))
-
-
 @pytest.mark.parametrize("make", KINDS)
 def test_only_the_masks_that_are_asked_for_are_read(make, make_dicom, tmp_path: Path):
     paths = make(tmp_path / "scans", make_dicom)

@@ -16,12 +16,6 @@ from ahm_env.images.source import DatasetIndex, Entry
 NUMBERS = st.lists(st.integers(0, 8), min_size=1, max_size=40).map(np.array)
 
 
-@pytest.fixture
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("AHM_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
-
-
 # Pseudonyms
 
 

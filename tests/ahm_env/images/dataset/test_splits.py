@@ -11,11 +11,6 @@ from ahm_env.images.dataset.splits import BEFORE, split_source
 SHARES = {"train": 0.7, "val": 0.1, "test": 0.2}
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AHM_CACHE", str(tmp_path / "cache"))
-
-
 def of_patients(count: int, patients: int, classes: int = 2) -> str:
     rows = [f"{index:04d},{'abc'[index % patients % classes]},P{index % patients}" for index in range(count)]
     return "\n".join(["image,label,patient", *rows]) + "\n"

@@ -86,10 +86,7 @@ def test_what_is_not_csv_in_utf8_is_refused_in_one_line(tmp_path: Path, images: 
     assert "\n" not in str(caught.value)
 
 
-def test_patients_get_pseudonyms_that_are_the_same_for_the_same_number(
-    tmp_path: Path, images: Files, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("AHM_CACHE", str(tmp_path / "cache"))
+def test_patients_get_pseudonyms_that_are_the_same_for_the_same_number(tmp_path: Path, images: Files) -> None:
     labels = read(tmp_path, images, "image,patient\na,MUELLER\nb, \nc,MUELLER\n")
     first, none, second = (labels.find(position).patient for position in range(len(NAMES)))
     assert (first, none) == (second, "")

@@ -26,11 +26,6 @@ from ahm_env.rendering import COLOURS, PAPER
 TOP = MARGIN + HEADER
 
 
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AHM_CACHE", str(tmp_path / "cache"))
-
-
 def grey_set(tmp_path: Path, count: int, table: str = "", masks: list[np.ndarray] | None = None) -> ImageSet:
     """Images of one grey each, 20, 30, 40 …, of 32 x 32 pixels."""
     root = tmp_path / "set"

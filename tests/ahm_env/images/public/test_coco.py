@@ -24,7 +24,6 @@ CATEGORIES = [{"id": 3, "name": "tool"}, {"id": 7, "name": "polyp"}, {"id": 9, "
 
 @pytest.fixture(autouse=True)
 def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AHM_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
 
 

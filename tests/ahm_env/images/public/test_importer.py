@@ -19,11 +19,6 @@ from ahm_env.images.public.importer import IMPORTERS, import_data
 CLASSES = ("MEL", "NV", "BCC", "AKIEC", "BKL", "DF", "VASC")
 
 
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AHM_CACHE", str(tmp_path / "cache"))
-
-
 def picture(path: Path, seed: int = 0) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     assert cv2.imwrite(str(path), np.random.default_rng(seed).integers(0, 256, (12, 16, 3), dtype=np.uint8))

@@ -22,7 +22,6 @@ ROWS, COLUMNS = 12, 16
 
 @pytest.fixture(autouse=True)
 def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AHM_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
 
 

@@ -36,11 +36,6 @@ PLANTED = "Doe^Jane"
 MakeVolumes = Callable[..., Path]
 
 
-@pytest.fixture(autouse=True)
-def own_salt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AHM_CACHE", str(tmp_path / "cache"))
-
-
 def save(path: Path, values: np.ndarray, affine: Any = None) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     image = nibabel.Nifti1Image(values, np.eye(4) if affine is None else np.array(affine, float))
