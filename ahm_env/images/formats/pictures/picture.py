@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from ahm_env.errors import ImageError
+from ahm_env.errors import ImageError, about
 from ahm_env.images.formats.files import readable
 from ahm_env.images.formats.limits import MOST_PACKED, MOST_PIXELS
 from ahm_env.images.formats.pictures.codestreams import decode_jpeg
@@ -188,10 +188,8 @@ def _read(path: Path) -> bytes:
 
 def _decode(path: Path, content: bytes, numbers: bool = False) -> Picture:
     """Decode a file; `numbers` asks for the numbers of its palette, if it has one, not for the colours."""
-    try:
+    with about(path):
         return _decode_content(content, numbers)
-    except ImageError as error:
-        raise ImageError(f"{path}: {error}") from None
 
 
 def _decode_content(content: bytes, numbers: bool) -> Picture:
