@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property, partial
+from itertools import islice
 from math import isnan, nan
 from pathlib import Path
 from typing import Any
@@ -143,14 +144,8 @@ def together(scores: Iterable[Score]) -> dict[str, float]:
 
 def in_batches(samples: Iterable[Sample], size: int) -> Iterator[list[Sample]]:
     """Cut a stream into lists of up to `size`."""
-    batch: list[Sample] = []
-    for sample in samples:
-        batch.append(sample)
-        if len(batch) == size:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
+    stream = iter(samples)
+    return iter(lambda: list(islice(stream, size)), [])
 
 
 @dataclass(frozen=True)
