@@ -163,7 +163,7 @@ class Spread:
     """How much a mean, or a difference, varies.
 
     Attributes:
-        error: Its standard error; NaN where nothing can be resampled.
+        error: Its standard error; NaN where nothing varies: what is the same in a few need not be so in others.
         freedom: Degrees of freedom of that.
     """
 
@@ -193,21 +193,19 @@ class Spread:
         whole = _variance(factors, set(varying), leaks) if len(varying) > 1 else next(iter(alone.values()))
         below = sum(alone[name] ** 2 / freedom for name, freedom in varying.items())
         freedom = sum(alone.values()) ** 2 / below if below > 0 else float(min(varying.values()))
-        return cls(sqrt(whole), freedom)
+        return cls(sqrt(whole) if sqrt(whole) > SAME else nan, freedom)
 
     def interval(self, mean: float) -> Interval:
-        """Of 95 % about a mean; NaN ends where nothing varies: what is the same in a few need not be so in others."""
+        """Of 95 % about a mean; NaN ends where nothing varies."""
         from scipy.stats import t as student
 
-        half = float(student.ppf(0.975, self.freedom)) * self.error if self.freedom > 0 and self.error > SAME else nan
+        half = float(student.ppf(0.975, self.freedom)) * self.error
         return Interval(mean, mean - half, mean + half)
 
     def p(self, difference: float) -> float:
         """Two-sided p that there is no difference; NaN where nothing varies."""
         from scipy.stats import t as student
 
-        if not self.freedom > 0 or not self.error > SAME:
-            return nan
         return float(2 * student.sf(abs(difference) / self.error, self.freedom))
 
 
