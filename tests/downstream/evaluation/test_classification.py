@@ -1,6 +1,5 @@
 """Classification of labelled images: what is compared with what, and what is written."""
 
-import csv
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +8,7 @@ import numpy as np
 import pytest
 
 from ahm_env import ImageSet
+from ahm_env.files import read_rows
 from ahm_env.images.pixels.opencv import cv2
 from downstream.evaluation import classification
 from downstream.evaluation.classification import ClassificationAssessment, assess_classifier
@@ -49,8 +49,7 @@ def test_what_is_not_defined_is_none_in_json(model: Model, drawn: ImageSet):
 def test_a_table_of_images_and_the_confusion_are_written(model: Model, drawn: ImageSet, tmp_path: Path):
     found = assess_classifier(model, drawn, drawn.split("test"))
     found.write(tmp_path)
-    with (tmp_path / "test.csv").open(newline="") as file:
-        table = list(csv.DictReader(file))
+    table = read_rows(tmp_path / "test.csv")
     assert list(table[0]) == ["image", "patient", "label", "prediction", *(f"p {name}" for name in drawn.classes)]
     for row, index, shares in zip(table, drawn.split("test"), found.probabilities, strict=True):
         assert row["image"] == drawn.names[index]

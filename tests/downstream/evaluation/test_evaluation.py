@@ -1,11 +1,10 @@
 """Evaluation of a fine-tuned model, as a person asks for it: the numbers, how sure they are, and what is refused."""
 
-import csv
 import json
 import re
-import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from math import isnan, nan, sqrt
 from pathlib import Path
 
@@ -14,8 +13,8 @@ import numpy as np
 import pytest
 import torch
 
-import ahm
 from ahm_env import ImageError, load_images
+from ahm_env.files import read_rows
 from ahm_env.images.dataset.loader import find_source
 from ahm_env.images.pixels.fit import PixelSettings
 from downstream.evaluation import evaluation
@@ -31,24 +30,13 @@ SIDE = 16
 SPLIT = ("train", "val", "test", "test")
 
 
-@pytest.fixture(autouse=True)
-def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AHM_CACHE", str(tmp_path / "cache"))
-    monkeypatch.chdir(tmp_path)
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 @pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
-    """Run `ahm evaluate --from tuned … --device cpu` in this process: status, output, errors."""
-
-    def call(*words: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["ahm", "evaluate", "--from", "tuned", *words, "--device", "cpu"])
-        with pytest.raises(SystemExit) as ended:
-            ahm.main()
-        captured = capsys.readouterr()
-        return int(ended.value.code or 0), captured.out, captured.err
-
-    return call
+def call(call: Callable[..., tuple[int, str, str]]) -> Callable[..., tuple[int, str, str]]:
+    """Run `ahm evaluate --from tuned --device cpu …` in this process: status, output, errors."""
+    return partial(call, "evaluate", "--from", "tuned", "--device", "cpu")
 
 
 def make_model(
@@ -121,10 +109,8 @@ def test_the_numbers_of_a_segmenter_are_means_over_the_images_of_the_split(call)
         low, high = found["intervals"][measure]
         assert min(values) <= low <= found[measure] <= high <= max(values)
     assert f"{found['dice']:.3f}" in out
-    with Path("shown/test.csv").open(newline="") as file:
-        assert [float(row["dice"]) for row in csv.DictReader(file)] == pytest.approx(
-            [one.dice for one in scores], rel=1e-5
-        )
+    table = read_rows(Path("shown/test.csv"))
+    assert [float(row["dice"]) for row in table] == pytest.approx([one.dice for one in scores], rel=1e-5)
     assert cv2.imread("shown/cases.png") is not None
 
 
@@ -420,8 +406,7 @@ def test_dice_of_a_patient_is_that_of_all_pixels_together(call):
         scores = score_classes(truth, predicted, range(3))
         expected.append(np.mean([scores[1].dice, scores[2].dice]))
         of_discs.append(scores[1].dice)
-    with Path("shown/patients.csv").open(newline="") as file:
-        table = list(csv.DictReader(file))
+    table = read_rows(Path("shown/patients.csv"))
     assert [float(row["dice"]) for row in table] == pytest.approx(expected, rel=1e-5)
     assert [float(row["dice disc"]) for row in table] == pytest.approx(of_discs, rel=1e-5)
     assert [int(row["images"]) for row in table] == [len(pairs) for pairs in pixels.values()]
@@ -467,8 +452,7 @@ def test_only_images_with_a_mask_are_measured_and_blank_ones_are_told(call):
     assert (status, json.loads(Path("e.json").read_text())["images"]) == (0, 16)
     told = " ".join(out.split())
     assert re.search(r"In [12] of 16 images nothing is marked: there, Dice is 1 where nothing is found", told)
-    with Path("shown/test.csv").open(newline="") as file:
-        names = [row["image"] for row in csv.DictReader(file)]
+    names = [row["image"] for row in read_rows(Path("shown/test.csv"))]
     assert names == [f"{number:02}.png" for number in range(24) if number % 3]
 
 

@@ -1,6 +1,5 @@
 """Segmentation at the images' own size: masks in place, honest scores, and memory that stays flat."""
 
-import csv
 import threading
 import weakref
 from dataclasses import replace
@@ -13,6 +12,7 @@ import numpy as np
 import pytest
 
 from ahm_env import ImageError, load_images
+from ahm_env.files import read_rows
 from ahm_env.images.pixels.opencv import cv2
 from ahm_env.images.source import Sample
 from downstream.evaluation import segmentation
@@ -202,8 +202,7 @@ def test_the_best_the_median_and_the_worst_are_pictured(write_source, spec: Mode
     for name in found.scores[0].row():
         assert found.summary[name] == pytest.approx(np.mean([score.row()[name] for score in found.scores]))
     found.write(tmp_path / "shown")
-    with (tmp_path / "shown" / "test.csv").open(newline="") as file:
-        table = list(csv.DictReader(file))
+    table = read_rows(tmp_path / "shown" / "test.csv")
     assert [row["image"] for row in table] == list(dice)
     assert [int(row["patient"]) for row in table] == found.images.patients(found.indices).tolist()
     assert [float(row["dice"]) for row in table] == pytest.approx(list(dice.values()), rel=1e-5)

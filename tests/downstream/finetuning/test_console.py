@@ -4,13 +4,12 @@ import json
 import os
 import shutil
 import signal
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-import ahm
 from ahm_env.files import load_tensors
 from ahm_env.images.pixels.opencv import cv2
 from downstream.evaluation.metrics import measure_name
@@ -25,21 +24,11 @@ SMALL = ["--image-size", "16", "--width", "2"]
 
 
 @pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+def call(call: Callable[..., tuple[int, str, str]]) -> Iterator[Callable[..., tuple[int, str, str]]]:
     """Run `ahm finetune` in this process: status, output, errors."""
-
-    def call(*words: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["ahm", "finetune", *words])
-        before = signal.getsignal(signal.SIGTERM)
-        try:
-            with pytest.raises(SystemExit) as ended:
-                ahm.main()
-        finally:
-            signal.signal(signal.SIGTERM, before)
-        captured = capsys.readouterr()
-        return int(ended.value.code or 0), captured.out, captured.err
-
-    return call
+    before = signal.getsignal(signal.SIGTERM)
+    yield partial(call, "finetune")
+    signal.signal(signal.SIGTERM, before)
 
 
 def files(path: str) -> set[str]:

@@ -1,6 +1,5 @@
 """The run of fine-tuning: who learns and who tests, that a kill changes nothing, and that numbers are what they say."""
 
-import csv
 import json
 import os
 import shutil
@@ -18,7 +17,7 @@ import torch
 
 from ahm_env import CheckpointError, ImageError, ImageSet, SettingsError, TrainingError, load_images
 from ahm_env.errors import InterruptionError
-from ahm_env.files import load_tensors
+from ahm_env.files import load_tensors, read_rows
 from ahm_env.images.pixels.opencv import cv2
 from ahm_env.runs import run as runs
 from downstream.evaluation.metrics import score_mask
@@ -94,13 +93,9 @@ def tune(path: Path, images: ImageSet, start: str = "scratch", observer: Observe
             return None
 
 
-def table(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
 def timeless(path: Path) -> list[dict[str, str]]:
-    return [{key: value for key, value in row.items() if "second" not in key} for row in table(path / "metrics.csv")]
+    table = read_rows(path / "metrics.csv")
+    return [{key: value for key, value in row.items() if "second" not in key} for row in table]
 
 
 def assert_same(ours: Path, theirs: Path) -> None:
@@ -199,10 +194,10 @@ def test_a_run_that_was_stopped_and_killed_is_one_run_bit_for_bit(
     path = tmp_path / "parts"
     assert tune(path, drawn, observer=Observer(4, terminate), **given) is None
     assert not (path / MODEL_FILE).exists()
-    assert len(table(path / "metrics.csv")) == 1
+    assert len(read_rows(path / "metrics.csv")) == 1
     with pytest.raises(KilledError):
         tune(path, drawn, observer=Observer(10, die), **given)  # steps 13 and 14 are lost
-    assert len(table(path / "metrics.csv")) == 4
+    assert len(read_rows(path / "metrics.csv")) == 4
     assert tune(path, drawn, observer=Observer(1, terminate), **given) is None
     rest = Observer()
     assert tune(path, drawn, observer=rest, **given) is not None
@@ -334,7 +329,7 @@ def test_a_copy_of_a_tested_image_in_the_train_split_takes_no_part(write_source)
 def test_what_is_written_tells_of_the_unlabelled_images(drawn: ImageSet, tmp_path: Path):
     result = tune(tmp_path / "run", drawn, labels=8, unlabelled="auto", steps=20, confidence=0.5)
     assert (result["labels"], result["unlabelled"]) == (8, 24)
-    rows = table(tmp_path / "run" / "metrics.csv")
+    rows = read_rows(tmp_path / "run" / "metrics.csv")
     assert [isnan(float(row["confident"])) for row in rows] == [True] * 8 + [False] * 12
     assert all(0 <= float(row["confident"]) <= 1 for row in rows[8:])
     assert cv2.imread(str(tmp_path / "run" / "mixing.png")).shape[1] > 1000
@@ -506,7 +501,7 @@ def test_classes_that_are_named_are_the_model_s(write_source):
 def test_rows_say_how_it_went(drawn: ImageSet, tmp_path: Path):
     observer = Observer()
     tune(tmp_path / "run", drawn, observer=observer, steps=21)
-    rows = table(tmp_path / "run" / "metrics.csv")
+    rows = read_rows(tmp_path / "run" / "metrics.csv")
     assert list(rows[0]) == ["images", "seconds", "images_per_second", "loss", "learning_rate", "selection", *TEACHER]
     assert [int(row["images"]) for row in rows] == [*range(8, 84, 8), 84]
     assert [row["images"] for row in observer.rows] == [float(row["images"]) for row in rows]
@@ -539,7 +534,7 @@ def test_the_best_state_is_kept_and_the_run_stops_once_it_gets_no_better(
     seen = script(monkeypatch, drawn, [0.2, 0.5, 0.4, 0.6, 0.6, 0.5, 0.4, 0.5, 0.3, 0.2, 0.1, 0.9])
     tune(tmp_path / "run", drawn, val_fraction=0.25, steps=20, ema_decay=average)
     # the second 0.6 is as good as the first, and the six after it are worse
-    assert len(table(tmp_path / "run" / "metrics.csv")) == 5 + PATIENCE
+    assert len(read_rows(tmp_path / "run" / "metrics.csv")) == 5 + PATIENCE
     weights = load_tensors(tmp_path / "run" / MODEL_FILE)[0]
     assert all(torch.equal(tensor, weights[name]) for name, tensor in seen[3][0].items())  # the first 0.6
     assert any(not torch.equal(tensor, weights[name]) for name, tensor in seen[4][0].items())
@@ -558,7 +553,7 @@ def test_a_run_that_was_stopped_by_selection_is_learned_when_it_goes_on(drawn: I
     rest = Observer()
     tune(tmp_path / "run", drawn, val_fraction=0.25, steps=20, observer=rest)
     assert rest.steps == 1  # the one that was lost
-    assert len(table(tmp_path / "run" / "metrics.csv")) == PATIENCE + 1
+    assert len(read_rows(tmp_path / "run" / "metrics.csv")) == PATIENCE + 1
 
 
 @pytest.mark.slow
@@ -570,7 +565,7 @@ def test_no_run_stops_before_the_unlabelled_images_have_had_their_time(
     script(monkeypatch, drawn, [0.5] + [0.4] * 30)
     given = {"labels": 8, "val_fraction": 0.25, "steps": 20, "unlabelled": "auto", "ramp": ramp}
     tested = tune(tmp_path / "run", drawn, **given)
-    assert len(table(tmp_path / "run" / "metrics.csv")) == rows
+    assert len(read_rows(tmp_path / "run" / "metrics.csv")) == rows
     assert tested["unlabelled"] == 0  # the state that is kept is the first one
 
 
@@ -612,7 +607,7 @@ def test_the_scores_of_every_image_are_those_at_its_own_size(write_source, fit: 
         wide = [cv2.resize(np.ascontiguousarray(one), (width, height)) for one in maps]
         truth = cv2.imread(str(root / "masks" / path.name), cv2.IMREAD_UNCHANGED) == 255
         expected.append(score_mask(truth, wide[1] > wide[0]))
-    rows = table(Path("run/test.csv"))
+    rows = read_rows(Path("run/test.csv"))
     assert [row["image"] for row in rows] == [path.name for path in paths]
     for measure in ("dice", "iou", "hd95", "sensitivity", "specificity"):
         values = [getattr(one, measure) for one in expected]
@@ -646,7 +641,7 @@ def test_masks_of_several_classes_are_learned_and_told_apart(write_source):
     result = tune(Path("run"), images)
     model = Model.load(Path("run"))
     assert (model.spec.classes, model.spec.values) == (("background", "2", "5"), (0, 2, 5))
-    rows = table(Path("run/test.csv"))
+    rows = read_rows(Path("run/test.csv"))
     assert {"dice", "dice 2", "dice 5", "hd95 2"} <= set(rows[0])
     for row in rows:
         assert float(row["dice"]) == pytest.approx((float(row["dice 2"]) + float(row["dice 5"])) / 2, rel=1e-4)
@@ -675,7 +670,7 @@ def test_a_classifier_is_tested_on_labels(drawn: ImageSet, tmp_path: Path):
     right = shares.argmax(1) == drawn.labels(drawn.split("test"))
     assert result["accuracy"] == pytest.approx(right.mean())
     assert np.sum(result["confusion"]) == 4
-    assert [row["image"] for row in table(tmp_path / "run" / "test.csv")] == [
+    assert [row["image"] for row in read_rows(tmp_path / "run" / "test.csv")] == [
         drawn.names[index] for index in drawn.split("test")
     ]
 

@@ -6,12 +6,17 @@ from typing import Any
 
 import numpy as np
 
+from ahm_env.files import read_rows
 from downstream.models.model import ModelSpec
 from tests.dicom_file import write_dicom
 
 Run = Callable[..., int]
 
 NAME, NUMBER, BORN, SPOKEN = "Zwiebelfisch^Kunigunde", "PID7791904", "19310117", "Quacksalber^Ottokar"
+
+
+def rows(path: str = "out/predictions.csv") -> list[dict[str, str]]:
+    return read_rows(Path(path))
 
 
 class Bands:

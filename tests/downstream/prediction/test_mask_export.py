@@ -1,6 +1,5 @@
 """Results come back in the form of the images: volumes voxel on voxel, DICOM SEG on its images, and nobody's name."""
 
-import csv
 import gzip
 import json
 import os
@@ -26,7 +25,7 @@ from downstream.console import predict_images
 from downstream.models.model import MODEL_FILE, ModelSpec
 from downstream.prediction import prediction
 from tests.dicom_file import item
-from tests.downstream.prediction.examples import BORN, NAME, NUMBER, SPOKEN, Bands, Run, make_dicom
+from tests.downstream.prediction.examples import BORN, NAME, NUMBER, SPOKEN, Bands, Run, make_dicom, rows
 
 nibabel = pytest.importorskip("nibabel")
 pydicom = pytest.importorskip("pydicom")
@@ -60,11 +59,6 @@ def save(path: str, values: np.ndarray, affine: np.ndarray, kind: Any = nibabel.
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     nibabel.save(image, path)
     return Path(path)
-
-
-def rows(path: str = "out/predictions.csv") -> list[dict[str, str]]:
-    with Path(path).open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
 
 
 def problems() -> dict[str, str]:
@@ -479,8 +473,7 @@ def test_a_table_says_where_the_mask_of_an_image_went(run: Run):
     images = make_series("archive", 4)
     save("scans/v.nii.gz", noise(1, 16, 12, 3), np.eye(4))
     assert run("archive", "scans") == 0
-    with Path("out/returned.csv").open(newline="") as file:
-        table = {row["image"]: row["file"] for row in csv.DictReader(file)}
+    table = {row["image"]: row["file"] for row in rows("out/returned.csv")}
     (seg,) = Path("out/masks").glob("*.seg.dcm")
     assert sorted(table) == sorted(row["image"] for row in rows())
     assert sum(name == f"masks/{seg.name}" for name in table.values()) == len(images)

@@ -1,11 +1,9 @@
 """Predictions for new images, as a person asks for them: what is written, and what is not lost."""
 
-import csv
 import errno
 import os
 import resource
 import signal
-import sys
 import time
 import weakref
 from collections.abc import Callable
@@ -19,7 +17,6 @@ import tifffile
 import torch
 from filelock import FileLock
 
-import ahm
 from ahm_env.files import atomic
 from ahm_env.images.dataset.builder import AHEAD, THREADS, in_order
 from ahm_env.images.formats.pictures import folder
@@ -31,28 +28,19 @@ from downstream.models.model import Model, ModelSpec
 from downstream.models.resizing import to_original, to_square
 from downstream.prediction import prediction
 from downstream.prediction.prediction_table import GrowingTable
+from tests.downstream.prediction.examples import rows
 
 SIDE = 16
 SIZES = {"a.png": (20, 30, 3), "b.jpg": (48, 33, 3), "c.tif": (25, 40), "d.bmp": (16, 16, 3), "e.png": (1, 50)}
 
 
-@pytest.fixture(autouse=True)
-def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 @pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
-    """Run `ahm predict --from tuned … --device cpu` in this process: status, output, errors."""
-
-    def call(*words: str, tuned: str = "tuned") -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["ahm", "predict", "--from", tuned, *words, "--device", "cpu"])
-        with pytest.raises(SystemExit) as ended:
-            ahm.main()
-        captured = capsys.readouterr()
-        return int(ended.value.code or 0), captured.out, captured.err
-
-    return call
+def call(call: Callable[..., tuple[int, str, str]]) -> Callable[..., tuple[int, str, str]]:
+    """Run `ahm predict --from tuned --device cpu …` in this process: status, output, errors."""
+    return lambda *words, tuned="tuned": call("predict", "--from", tuned, "--device", "cpu", *words)
 
 
 def make_model(
@@ -101,11 +89,6 @@ def scans() -> Path:
     for seed, (name, shape) in enumerate(SIZES.items()):
         write_image(Path("scans") / name, shape, seed)
     return Path("scans")
-
-
-def rows(path: str = "out/predictions.csv") -> list[dict[str, str]]:
-    with Path(path).open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
 
 
 def read_png(path: Path | str) -> np.ndarray:

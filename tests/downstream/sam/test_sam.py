@@ -1,10 +1,11 @@
 """Segment Anything as an annotator: geometry, prompts, weights, and the labelled source that comes of it."""
 
-import csv
 import json
 import shutil
 import socket
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,9 +16,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import ahm
 from ahm_env import CheckpointError, ImageError, RunError, SettingsError, load_images
-from ahm_env.files import write_rows
+from ahm_env.files import read_rows, write_rows
 from ahm_env.images.dataset.loader import find_source
 from ahm_env.images.pixels.fit import PixelSettings
 from downstream.evaluation.metrics import score_mask
@@ -129,11 +129,6 @@ def write_folder(path: Path, sizes: list[tuple[int, int]], masks: bool = True) -
         lines.append(f"scan{index},{('naevus', 'melanoma', '')[index % 3]},{('train', 'val', 'test')[index % 3]}")
     (path / "labels.csv").write_text("\n".join(lines) + "\n")
     return path
-
-
-def rows(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
 
 
 # Geometry
@@ -258,7 +253,7 @@ def test_a_table_may_be_of_one_split_and_of_a_bad_image_too(tiny: Path, capsys: 
     write_folder(Path("data"), [(20, 30), (20, 40), (20, 20)])
     Path("points.csv").write_text("image,x,y\nscan1,1,1\n")
     assert not annotate(tiny, "points.csv", "data", Path("out"), "val").problems
-    assert [row["image"] for row in rows(Path("out/labels.csv"))] == ["scan1.jpg"]
+    assert [row["image"] for row in read_rows(Path("out/labels.csv"))] == ["scan1.jpg"]
     Path("data/images/scan0.png").write_bytes(b"no image")
     Path("points.csv").write_text("image,x,y\nscan1,1,1\nscan0,1,1\n")
     (problem,) = annotate(tiny, "points.csv", "data", Path("out2"), "val").problems
@@ -420,7 +415,7 @@ def test_a_folder_becomes_a_labelled_source(tiny: Path, capsys: pytest.CaptureFi
     square = list(after.names).index("scan2.png")  # 32 x 32: nothing was resized
     assert np.array_equal(after.masks(square)[0], masks["scan2.png"])
 
-    scores = {row["image"]: row for row in rows(out / "scores.csv")}
+    scores = {row["image"]: row for row in read_rows(out / "scores.csv")}
     assert scores.keys() == masks.keys()
     for name, row in scores.items():
         expected = score_mask(samples[name].mask != 0, masks[name])
@@ -445,7 +440,7 @@ def test_pixels_to_be_ignored_are_not_scored(tiny: Path):
         "plain": score_mask(truth > 0, found),
         "out": score_mask(truth == 1, found, truth != 255),
     }.items():
-        [row] = rows(Path(out) / "scores.csv")
+        [row] = read_rows(Path(out) / "scores.csv")
         assert float(row["dice"]) == pytest.approx(expected.dice, rel=1e-5)
         assert float(row["specificity"]) == pytest.approx(expected.specificity, rel=1e-5)
 
@@ -463,15 +458,15 @@ def test_what_somebody_has_written_in_the_table_stays(tiny: Path):
     write_folder(Path("data"), [(20, 30), (30, 20)])
     table = Path("out/labels.csv")
     annotate(tiny, "center", "data", Path("out"))
-    first, second = rows(table)
+    first, second = read_rows(table)
     changed = [{**first, "split": "val", "label": "benign", "site": "A"}, {**second, "site": "B"}]
     write_rows(table, changed)
     assert annotate(tiny, "center", "data", Path("out")).made == 0
-    assert rows(table) == changed
+    assert read_rows(table) == changed
     write_folder(Path("data"), [(20, 30), (30, 20), (25, 25)])
     assert annotate(tiny, "center", "data", Path("out")).made == 1
-    assert rows(table)[:2] == changed
-    assert rows(table)[2]["image"] == "scan2.jpg"
+    assert read_rows(table)[:2] == changed
+    assert read_rows(table)[2]["image"] == "scan2.jpg"
 
 
 @pytest.mark.slow
@@ -487,7 +482,7 @@ def test_a_phantom_is_written_as_png_with_its_masks_measured(tiny: Path, prompt:
     sam = SegmentAnything.load(tiny, CPU)
     image = before.images(test[1])[0].transpose(1, 2, 0).copy()
     assert np.array_equal(after.masks(1)[0], sam.segment(image, find_prompts(prompt)("", 64, 64))[0])
-    assert [row["split"] for row in rows(Path("out/scores.csv"))] == ["test", "test"]
+    assert [row["split"] for row in read_rows(Path("out/scores.csv"))] == ["test", "test"]
 
 
 def test_deep_grey_images_keep_their_depth_and_without_masks_nothing_is_measured(tiny: Path):
@@ -558,16 +553,12 @@ def test_an_empty_split_is_an_error(tiny: Path):
         annotate(tiny, "center", "data", Path("out"), "test")
 
 
-def test_the_command(tiny: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
-    def call(*words: str) -> tuple[int, str]:
-        monkeypatch.setattr(sys, "argv", ["ahm", "annotate", "--sam", str(tiny), *words])
-        with pytest.raises(SystemExit) as ended:
-            ahm.main()
-        return int(ended.value.code or 0), capsys.readouterr().err
-
-    assert call("--data", "phantom:10", "--out", "out", "--split", "val", "--prompt", "box") == (0, "")
+def test_the_command(tiny: Path, call: Callable[..., tuple[int, str, str]]):
+    annotated = partial(call, "annotate", "--sam", str(tiny), "--data", "phantom:10")
+    status, _, err = annotated("--out", "out", "--split", "val", "--prompt", "box")
+    assert (status, err) == (0, "")
     assert len(load_images("out", 64)) == 1
     for words, text in ((["--split", "some"], "--split some"), (["--prompt", "dot"], "--prompt dot")):
-        status, err = call("--data", "phantom:10", "--out", "out2", *words)
+        status, _, err = annotated("--out", "out2", *words)
         assert (status, err.count("\n")) == (2, 1)
         assert text in err
