@@ -11,67 +11,27 @@ al., BMVC 2020).
                            loss(student(u), argmax p) on the pixels with max p >= confidence
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ahm_env import ImageSet, SettingsError
+from ahm_env import ImageSet
 from ahm_env.masks import Ints
-from ahm_env.runs.flags import Flag
-from downstream.finetuning.augmentation import STRONG, Augmentation, strong_kind
+from downstream.finetuning.augmentation import Augmentation, strong_kind
 from downstream.finetuning.losses import classification_loss, segmentation_loss
-from downstream.finetuning.mixing import MIXES, MixedBatch, mixing_masks
+from downstream.finetuning.mixing import MixedBatch, mixing_masks
+from downstream.finetuning.settings import TrainConfig
 from downstream.models.model import Model
 
-UNLABELLED = "Unlabelled images"
 OWN = ("none", "auto")  # not another source
 WATCHED_STEPS = 200  # for so long the teacher's foreground may lie outside
 FOREGROUND = (0.2, 5.0)  # times the foreground of the labelled images
 FORGOTTEN = 2.0  # times its loss on clean labelled images at the start, and
 FORGOTTEN_LOSS = 0.05  # more: twice nearly nothing is nothing
 _KEY = 2  # of the random numbers here, beside those of the labelled images
-
-
-@dataclass(frozen=True)
-class UnlabelledSettings:
-    """How the unlabelled images take part."""
-
-    unlabelled: Annotated[
-        str,
-        Flag(
-            "Images that take part without labels: auto (the rest of train), none, or a source.",
-            UNLABELLED,
-            "auto to segment, none to classify",
-        ),
-    ] = "none"
-    join: Annotated[float, Flag("Share of the steps after which they take part.", UNLABELLED)] = 0.4
-    mix: Annotated[str, Flag("Parts of two unlabelled images that make one: box, patches, or none.", UNLABELLED)] = (
-        "box"
-    )
-    strong: Annotated[str, Flag("Strong changes of colour: colour (photographs), grey, or auto.", UNLABELLED)] = "auto"
-    confidence: Annotated[float, Flag("Probability from which a label of the teacher counts.", UNLABELLED)] = 0.9
-    unlabelled_batch: Annotated[int, Flag("Number of mixed images a step.", UNLABELLED)] = 8
-    unlabelled_weight: Annotated[float, Flag("Weight of their loss.", UNLABELLED)] = 1.0
-    ramp: Annotated[int, Flag("Number of steps over which that weight rises from 0.", UNLABELLED)] = 300
-    teacher_tta: Annotated[bool, Flag("The teacher averages over mirror images.", UNLABELLED)] = False
-
-    def __post_init__(self) -> None:
-        for name, value, known in (("mix", self.mix, MIXES), ("strong", self.strong, ("auto", *STRONG))):
-            if value not in known:
-                raise SettingsError(f"--{name} {value} is unknown; choose one of {', '.join(known)}")
-        if not 0 <= self.join < 1:
-            raise SettingsError(f"--join {self.join} must be a share of the steps, from 0 to below 1")
-        if self.unlabelled_batch < 1 or self.ramp < 0:
-            raise SettingsError("--unlabelled-batch must be 1 or more, and --ramp 0 or more")
-        if not 0 <= self.confidence < 1:
-            raise SettingsError(f"--confidence {self.confidence} must be a probability, from 0 to below 1")
-        if not 0 < self.unlabelled_weight < math.inf:
-            raise SettingsError(f"--unlabelled-weight {self.unlabelled_weight} must be a positive number")
 
 
 @dataclass(frozen=True)
@@ -98,7 +58,7 @@ class MeanTeacher:
         model: Model,
         average: Mapping[str, Tensor],
         unlabelled: Unlabelled,
-        settings: UnlabelledSettings,
+        settings: TrainConfig,
         seed: int,
     ) -> None:
         self.model, self.average, self.unlabelled, self.settings, self.seed = model, average, unlabelled, settings, seed

@@ -11,13 +11,13 @@ from ahm_env.model.reconstruction import SMALLEST_IMAGE
 from ahm_env.runs.flags import Flag
 from ahm_env.runs.settings import ImageSettings, Settings
 from downstream.evaluation.tested import check_ignore
-from downstream.finetuning.augmentation import Augmentation
-from downstream.finetuning.mean_teacher import UnlabelledSettings
+from downstream.finetuning.augmentation import STRONG, Augmentation
+from downstream.finetuning.mixing import MIXES
 from downstream.models.model import MODELS, TASKS
 from downstream.models.pretrained import PretrainedWeights
 
 SCHEDULES = ("cosine", "steps")
-LEARNING, MODEL = "Learning", "Model"
+LEARNING, MODEL, UNLABELLED = "Learning", "Model", "Unlabelled images"
 TRANSFERS = ("all", "encoder")
 PRESETS: dict[str, dict[str, Any]] = {
     # A tenth of the time; a U-Net from scratch is then not yet trained out.
@@ -57,9 +57,27 @@ def path_name(start: str) -> str:
 
 
 @dataclass(frozen=True)
-class TrainConfig(UnlabelledSettings):
+class TrainConfig:
     """How a model learns from labelled images, and from unlabelled ones."""
 
+    unlabelled: Annotated[
+        str,
+        Flag(
+            "Images that take part without labels: auto (the rest of train), none, or a source.",
+            UNLABELLED,
+            "auto to segment, none to classify",
+        ),
+    ] = "none"
+    join: Annotated[float, Flag("Share of the steps after which they take part.", UNLABELLED)] = 0.4
+    mix: Annotated[str, Flag("Parts of two unlabelled images that make one: box, patches, or none.", UNLABELLED)] = (
+        "box"
+    )
+    strong: Annotated[str, Flag("Strong changes of colour: colour (photographs), grey, or auto.", UNLABELLED)] = "auto"
+    confidence: Annotated[float, Flag("Probability from which a label of the teacher counts.", UNLABELLED)] = 0.9
+    unlabelled_batch: Annotated[int, Flag("Number of mixed images a step.", UNLABELLED)] = 8
+    unlabelled_weight: Annotated[float, Flag("Weight of their loss.", UNLABELLED)] = 1.0
+    ramp: Annotated[int, Flag("Number of steps over which that weight rises from 0.", UNLABELLED)] = 300
+    teacher_tta: Annotated[bool, Flag("The teacher averages over mirror images.", UNLABELLED)] = False
     steps: Annotated[int, Flag("Number of optimiser steps.", LEARNING)] = 2800
     batch_size: Annotated[int, Flag("Number of labelled images a step.", LEARNING)] = 8
     learning_rate: Annotated[float, Flag("Highest learning rate of Adam.", LEARNING)] = 1e-3
@@ -86,7 +104,17 @@ class TrainConfig(UnlabelledSettings):
         return math.ceil(self.join * self.steps)
 
     def __post_init__(self) -> None:
-        super().__post_init__()
+        for name, value, known in (("mix", self.mix, MIXES), ("strong", self.strong, ("auto", *STRONG))):
+            if value not in known:
+                raise SettingsError(f"--{name} {value} is unknown; choose one of {', '.join(known)}")
+        if not 0 <= self.join < 1:
+            raise SettingsError(f"--join {self.join} must be a share of the steps, from 0 to below 1")
+        if self.unlabelled_batch < 1 or self.ramp < 0:
+            raise SettingsError("--unlabelled-batch must be 1 or more, and --ramp 0 or more")
+        if not 0 <= self.confidence < 1:
+            raise SettingsError(f"--confidence {self.confidence} must be a probability, from 0 to below 1")
+        if not 0 < self.unlabelled_weight < math.inf:
+            raise SettingsError(f"--unlabelled-weight {self.unlabelled_weight} must be a positive number")
         for name in ("steps", "batch_size"):
             if getattr(self, name) < 1:
                 raise SettingsError(f"--{name.replace('_', '-')} {getattr(self, name)} must be 1 or more")

@@ -10,7 +10,7 @@ from torch.nn import functional
 from ahm_env import ImageSet, SettingsError
 from downstream.finetuning import mean_teacher, training
 from downstream.finetuning.losses import segmentation_loss, soft_dice_loss
-from downstream.finetuning.mean_teacher import MeanTeacher, SafetyNet, Unlabelled, UnlabelledSettings, epoch_batch
+from downstream.finetuning.mean_teacher import MeanTeacher, SafetyNet, Unlabelled, epoch_batch
 from downstream.finetuning.mixing import mixing_masks
 from downstream.finetuning.settings import TrainConfig
 from downstream.finetuning.training import Trainer
@@ -89,7 +89,7 @@ def test_pixels_that_do_not_count_have_no_gradient():
 
 def test_labels_are_mixed_by_the_mask_that_mixes_the_images(spec: ModelSpec, drawn: ImageSet):
     model = Model.create(spec, 1)
-    settings = UnlabelledSettings(unlabelled="auto", unlabelled_batch=6, confidence=0.7)
+    settings = TrainConfig(unlabelled="auto", unlabelled_batch=6, confidence=0.7)
     teacher = Marked(model, {}, Unlabelled(drawn, UNLABELLED), settings, 3)
     turned = []
     teacher._turn = lambda images, masks, seed: (turned.append(images) or images, masks)  # type: ignore[assignment]
@@ -107,7 +107,7 @@ def test_labels_are_mixed_by_the_mask_that_mixes_the_images(spec: ModelSpec, dra
 
 
 def test_nothing_mixed_shows_whole_images(spec: ModelSpec, drawn: ImageSet):
-    settings = UnlabelledSettings(unlabelled="auto", unlabelled_batch=4, mix="none")
+    settings = TrainConfig(unlabelled="auto", unlabelled_batch=4, mix="none")
     teacher = MeanTeacher(Model.create(spec, 1), {}, Unlabelled(drawn, UNLABELLED), settings, 3)
     teacher._turn = lambda images, masks, seed: (images, masks)  # type: ignore[assignment]
     teacher._recolour = lambda images, masks, seed: (images, masks)  # type: ignore[assignment]
@@ -119,9 +119,7 @@ def test_nothing_mixed_shows_whole_images(spec: ModelSpec, drawn: ImageSet):
 
 
 def test_the_teacher_sees_colours_as_they_are_and_the_student_does_not(spec: ModelSpec, drawn: ImageSet):
-    teacher = MeanTeacher(
-        Model.create(spec, 1), {}, Unlabelled(drawn, UNLABELLED), UnlabelledSettings(strong="colour"), 0
-    )
+    teacher = MeanTeacher(Model.create(spec, 1), {}, Unlabelled(drawn, UNLABELLED), TrainConfig(strong="colour"), 0)
     seen = []
     predict = teacher.model.predict
     teacher.model.predict = lambda images, *more: (seen.append(images), predict(images, *more))[1]  # type: ignore
@@ -237,7 +235,7 @@ def test_no_teacher_without_a_running_mean():
 )
 def test_a_setting_out_of_range_is_named(name: str, value: object):
     with pytest.raises(SettingsError, match=f"--{name.replace('_', '-')} "):
-        UnlabelledSettings(**{name: value})
+        TrainConfig(**{name: value})
 
 
 # When the teacher goes astray
