@@ -7,11 +7,11 @@ from dataclasses import replace
 from functools import partial
 from math import isnan, nan, sqrt
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
-import torch
 
 from ahm_env import ImageError, load_images
 from ahm_env.files import read_rows
@@ -24,7 +24,8 @@ from downstream.evaluation.evaluation import with_intervals
 from downstream.evaluation.metrics import score_classes, score_labels
 from downstream.evaluation.page import stacked
 from downstream.evaluation.segmentation import segment
-from downstream.models.model import MODEL_FILE, Model, ModelSpec
+from downstream.models.model import MODEL_FILE, Model
+from tests.downstream import tiny
 
 SIDE = 16
 SPLIT = ("train", "val", "test", "test")
@@ -39,30 +40,8 @@ def call(call: Callable[..., tuple[int, str, str]]) -> Callable[..., tuple[int, 
     return partial(call, "evaluate", "--from", "tuned", "--device", "cpu")
 
 
-def make_model(
-    name: str,
-    task: str = "segmentation",
-    classes: tuple[str, ...] = ("background", "foreground"),
-    seed: int = 0,
-    background: float = 0.0,
-    cropped: bool = False,
-) -> Model:
-    """An untrained model whose last layer is scaled so that its predictions differ."""
-    values = tuple(range(len(classes))) if task == "segmentation" else ()
-    spec = ModelSpec(
-        task, "unet", classes, values, SIDE, 3, "stretch", (127.0,) * 3, (60.0,) * 3, 2, "batch", False, cropped
-    )
-    model = Model.create(spec, seed)
-    last = model.network.outc.conv if task == "segmentation" else model.network.head
-    squares = np.random.default_rng(0).integers(0, 256, (32, 3, 4, 4)).repeat(4, 2).repeat(4, 3)
-    pixels = torch.from_numpy(squares).float()
-    model.network.eval()
-    with torch.no_grad():
-        last.weight /= model.logits(pixels).transpose(0, 1).flatten(1).std(1).view(-1, *(1,) * (last.weight.ndim - 1))
-        last.bias -= model.logits(pixels).transpose(0, 1).flatten(1).mean(1)
-        last.bias[0] += background
-    model.save(Path("tuned") / name)
-    return Model.load(Path("tuned") / name)
+def make_model(name: str, *about: Any, **more: Any) -> Model:
+    return tiny.make_model(Path("tuned") / name, *about, fit="stretch", normalises=False, **more)
 
 
 def write_source(path: Path, count: int = 24, masks: int = 2, classes: tuple[str, ...] = ("mel", "nev")) -> Path:

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 from agents.pretraining.run_directory import RunDirectory
 from agents.pretraining.settings import RunSettings
@@ -21,6 +20,7 @@ from ahm_env.model.weights import load_unet, save_unet
 from downstream.exporters import export
 from downstream.exporters.fold_normalization import fold
 from downstream.models.model import MODEL_FILE, Model, ModelSpec
+from tests.downstream.tiny import shake
 
 RGB = Standardisation((150.0, 110.0, 70.0), (30.0, 45.0, 60.0))
 ON_BLACK = Standardisation((0.0, 0.0, 0.0), (30.0, 45.0, 60.0))
@@ -48,16 +48,6 @@ CARDS = {
     "encoder": CLASSIFIER,
     "vgg16": replace(CLASSIFIER, model="vgg16", width=0, norm=""),
 }
-
-
-def shake(network: nn.Module) -> None:
-    """Statistics and scales as training might leave them: none is 0 or 1."""
-    generator = torch.Generator().manual_seed(1)
-    for name, tensor in network.state_dict().items():
-        if name.endswith("running_var"):
-            tensor.uniform_(0.1, 0.5, generator=generator)
-        elif tensor.ndim == 1:
-            tensor.add_(torch.empty_like(tensor).uniform_(-0.3, 0.3, generator=generator))
 
 
 def make(spec: ModelSpec) -> Model:

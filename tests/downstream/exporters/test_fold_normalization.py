@@ -10,6 +10,7 @@ import torch
 from ahm_env import PatchGrid, Reconstructor, Standardisation, UNet
 from ahm_env.model.unet import initialise
 from downstream.exporters.fold_normalization import fold, fold_differences
+from tests.downstream.tiny import shake
 
 RGB = Standardisation((150.0, 110.0, 70.0), (30.0, 45.0, 60.0))
 ON_BLACK = Standardisation((0.0, 0.0, 0.0), (30.0, 45.0, 60.0))
@@ -19,13 +20,9 @@ IMAGES = torch.from_numpy(SOME).float()
 
 def make_unet(width: int, bilinear: bool = False) -> UNet:
     """A U-Net with statistics and scales as training might leave them: none is 0 or 1."""
-    unet, generator = UNet(3, 3, width, bilinear=bilinear), torch.Generator().manual_seed(1)
-    initialise(unet, generator)
-    for name, tensor in unet.state_dict().items():
-        if name.endswith("running_var"):
-            tensor.uniform_(0.1, 0.5, generator=generator)
-        elif tensor.ndim == 1:
-            tensor.add_(torch.empty_like(tensor).uniform_(-0.3, 0.3, generator=generator))
+    unet = UNet(3, 3, width, bilinear=bilinear)
+    initialise(unet, torch.Generator().manual_seed(1))
+    shake(unet)
     return unet.eval()
 
 

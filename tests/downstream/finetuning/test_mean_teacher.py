@@ -15,6 +15,7 @@ from downstream.finetuning.mixing import mixing_masks
 from downstream.finetuning.settings import TrainConfig
 from downstream.finetuning.training import Trainer
 from downstream.models.model import Model, ModelSpec
+from tests.downstream.tiny import assert_equal, copies
 
 LABELLED, UNLABELLED = np.arange(4), np.arange(4, 20)
 QUICK = TrainConfig(
@@ -44,15 +45,6 @@ def make_trainer(
 
 def of_task(spec: ModelSpec, drawn: ImageSet, task: str) -> ModelSpec:
     return spec if task == "segmentation" else replace(spec, **CLASSIFIER, classes=drawn.classes)
-
-
-def copies(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {name: tensor.detach().clone() for name, tensor in tensors.items()}
-
-
-def assert_equal(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> None:
-    assert ours.keys() == theirs.keys()
-    assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == []
 
 
 # Losses

@@ -16,6 +16,7 @@ from downstream.finetuning.losses import IGNORED, segmentation_loss, soft_dice_l
 from downstream.finetuning.settings import TrainConfig
 from downstream.finetuning.training import Trainer
 from downstream.models.model import Model, ModelSpec
+from tests.downstream.tiny import assert_equal, copies
 
 
 class Few:
@@ -49,16 +50,6 @@ def make_trainer(spec: ModelSpec, config: TrainConfig = QUICK, images=None, labe
     images = images or Few()
     labelled = np.arange(8) if labelled is None else labelled
     return Trainer(Model.create(spec, 1), images, labelled, config, seed)
-
-
-def copies(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {name: tensor.detach().clone() for name, tensor in tensors.items()}
-
-
-def assert_equal(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> None:
-    assert ours.keys() == theirs.keys()
-    odd = [name for name in ours if not torch.equal(ours[name], theirs[name])]
-    assert odd == []
 
 
 # Losses

@@ -14,7 +14,6 @@ import cv2
 import numpy as np
 import pytest
 import tifffile
-import torch
 from filelock import FileLock
 
 from ahm_env.files import atomic
@@ -24,13 +23,13 @@ from ahm_env.images.formats.pictures.picture import Picture, read_picture
 from ahm_env.images.source import Sample
 from downstream.evaluation.cropping import crop
 from downstream.evaluation.segmentation import BATCH, segment
-from downstream.models.model import Model, ModelSpec
+from downstream.models.model import Model
 from downstream.models.resizing import to_original, to_square
 from downstream.prediction import prediction
 from downstream.prediction.prediction_table import GrowingTable
 from tests.downstream.prediction.examples import rows
+from tests.downstream.tiny import make_model
 
-SIDE = 16
 SIZES = {"a.png": (20, 30, 3), "b.jpg": (48, 33, 3), "c.tif": (25, 40), "d.bmp": (16, 16, 3), "e.png": (1, 50)}
 
 
@@ -41,36 +40,6 @@ pytestmark = pytest.mark.usefixtures("own_cache")
 def call(call: Callable[..., tuple[int, str, str]]) -> Callable[..., tuple[int, str, str]]:
     """Run `ahm predict --from tuned --device cpu …` in this process: status, output, errors."""
     return lambda *words, tuned="tuned": call("predict", "--from", tuned, "--device", "cpu", *words)
-
-
-def make_model(
-    path: Path,
-    task: str = "segmentation",
-    classes: tuple[str, ...] = ("background", "foreground"),
-    values: tuple[int, ...] = (0, 1),
-    seed: int = 0,
-    background: float = 0.0,
-    cropped: bool = False,
-) -> Model:
-    """A tiny model whose predictions differ between images, and within them."""
-    spec = ModelSpec(
-        task, "unet", classes, values, SIDE, 3, "pad", (127.0,) * 3, (60.0,) * 3, 2, "batch", False, cropped
-    )
-    model = Model.create(spec, seed)
-    generator = np.random.default_rng(seed)
-    squares = generator.integers(0, 256, (32, 3, 4, 4)).repeat(SIDE // 4, 2).repeat(SIDE // 4, 3)
-    model.network.train()
-    pixels = torch.from_numpy(squares).float()
-    with torch.no_grad():
-        for _ in range(20):  # the running means of its normalisation; without them it sees nearly the same everywhere
-            model.logits(pixels)
-        model.network.eval()
-        last = model.network.outc.conv if task == "segmentation" else model.network.head
-        last.weight /= model.logits(pixels).transpose(0, 1).flatten(1).std(1).view(-1, *(1,) * (last.weight.ndim - 1))
-        last.bias -= model.logits(pixels).transpose(0, 1).flatten(1).mean(1)
-        last.bias[0] += background
-    model.save(path)
-    return Model.load(path)
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from ahm_env.images.pixels.opencv import cv2
 from tests.ahm_env.images.samples import outcomes
 from tests.dicom_file import item
 
-pytest.importorskip("pydicom")
+pydicom = pytest.importorskip("pydicom")
 
 from pydicom.pixels.utils import pack_bits
 
