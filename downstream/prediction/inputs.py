@@ -13,7 +13,7 @@ import numpy as np
 from ahm_env import ImageError
 from ahm_env.images.dataset.loader import find_source
 from ahm_env.images.formats.dicom.source import Dicom
-from ahm_env.images.formats.files import images_in, is_image
+from ahm_env.images.formats.files import image_stem, images_in
 from ahm_env.images.formats.nifti.source import Nifti
 from ahm_env.images.formats.pictures.folder import Folder
 from ahm_env.images.pixels.fit import PixelSettings
@@ -93,11 +93,6 @@ def find_images(paths: Sequence[Path], pixels: PixelSettings) -> Incoming:
     return found
 
 
-def stem(name: str) -> str:
-    """Name the files made of an image: its name without the extension, if it has one of an image."""
-    return Path(name).stem if is_image(name) else name
-
-
 def _load(entry: Entry) -> Loaded:
     try:
         sample = entry()
@@ -149,7 +144,7 @@ def _names(inputs: Sequence[Input]) -> Iterator[str]:
 
 def _key(entry: Entry) -> str:
     # some file systems take names for the same that differ in case only
-    return stem(entry.name).casefold()
+    return image_stem(entry.name).casefold()
 
 
 def _clash(one: Input, entry: Entry, rival: tuple[Input, Entry]) -> str:

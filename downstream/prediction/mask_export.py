@@ -22,7 +22,7 @@ from ahm_env.images.formats.dicom.seg_writer import (
     without_repeats,
 )
 from ahm_env.images.formats.dicom.source import Dicom
-from ahm_env.images.formats.files import is_image
+from ahm_env.images.formats.files import image_stem, is_image
 from ahm_env.images.formats.nifti.mask_volume import save_mask
 from ahm_env.images.formats.nifti.names import nifti_stem
 from ahm_env.images.formats.nifti.source import Nifti
@@ -31,7 +31,7 @@ from ahm_env.images.source import Entry, Sample
 from downstream.evaluation.segmentation import Mask
 from downstream.evaluation.tested import class_numbers
 from downstream.models.model import ModelSpec
-from downstream.prediction.inputs import Incoming, Problem, stem
+from downstream.prediction.inputs import Incoming, Problem
 
 MASKS = "masks"
 BAD = "some of its images could not be used; mend them, and the same command adds it"
@@ -151,6 +151,6 @@ class Returning:
         """Class numbers of an image; None where it shows nothing."""
         if name in self._empty:
             return None
-        path = self._masks / f"{stem(name)}.png"
+        path = self._masks / f"{image_stem(name)}.png"
         mask = read_mask(path)
         return class_numbers(Sample(name, str(path), mask, mask), self._spec.values)

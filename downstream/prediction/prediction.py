@@ -14,6 +14,7 @@ import numpy.typing as npt
 from ahm_env import ImageError
 from ahm_env.files import Saved, path_of, sha256, write_rows
 from ahm_env.images.dataset.builder import THREADS, in_order
+from ahm_env.images.formats.files import image_stem
 from ahm_env.images.pixels.png import save_picture
 from ahm_env.images.source import Sample
 from downstream.evaluation.cropping import SEGMENTER_FILE, crop, load_tuned
@@ -21,7 +22,7 @@ from downstream.evaluation.pictures import Case, draw_overlay
 from downstream.evaluation.segmentation import BATCH, Mask, in_batches, segment
 from downstream.models.model import MODEL_FILE, Model, ModelSpec
 from downstream.models.resizing import to_square
-from downstream.prediction.inputs import Incoming, Problem, find_images, stem
+from downstream.prediction.inputs import Incoming, Problem, find_images
 from downstream.prediction.mask_export import MASKS, Returning
 from downstream.prediction.prediction_table import PredictionDirectory
 
@@ -61,7 +62,7 @@ class Prediction:
     def save(self, out: Path, spec: ModelSpec, overlays: bool) -> list[str]:
         """Write its mask and overlay, if it has a mask; gives its row."""
         if self.mask is not None:
-            name = f"{stem(self.sample.name)}.png"
+            name = f"{image_stem(self.sample.name)}.png"
             numbers = np.array((0, 255) if spec.values == (0, 1) else spec.values, np.uint8)
             save_picture(out / MASKS / name, numbers[self.mask])
             if overlays:

@@ -11,7 +11,7 @@ from ahm_env.errors import ImageError, about
 from ahm_env.files import atomic, sha256, write_rows
 from ahm_env.images.dataset.builder import Progress
 from ahm_env.images.dataset.loader import find_source
-from ahm_env.images.formats.files import is_image, readable
+from ahm_env.images.formats.files import image_stem, is_image, readable
 from ahm_env.images.formats.labels import table_lines
 from ahm_env.images.formats.pictures.picture import read_mask
 from ahm_env.images.pixels.fit import Image8, PixelSettings, to_uint8
@@ -25,7 +25,7 @@ from downstream.evaluation.evaluation import check_split
 from downstream.evaluation.metrics import score_mask
 from downstream.evaluation.segmentation import MEASURES
 from downstream.evaluation.tested import check_ignore
-from downstream.sam.prompts import ALL, PointTable, Prompts, find_prompts, stem
+from downstream.sam.prompts import ALL, PointTable, Prompts, find_prompts
 from downstream.sam.sam import SegmentAnything, weights_file
 
 LABELS = ("image", "label", "split", "patient")
@@ -79,11 +79,11 @@ class LabelledSource(OwnedDirectory):
 
     def image_name(self, sample: Sample) -> str:
         """Return the name of the image in this directory."""
-        return sample.name if _has_file(sample) else f"{stem(sample.name)}.png"
+        return sample.name if _has_file(sample) else f"{image_stem(sample.name)}.png"
 
     def mask_path(self, sample: Sample) -> Path:
         """Return the path of the image's mask."""
-        return self.path / "masks" / f"{stem(sample.name)}.png"
+        return self.path / "masks" / f"{image_stem(sample.name)}.png"
 
     def find_mask(self, sample: Sample) -> Bools | None:
         """Read the mask that an earlier command made, `(H, W)` bool; None if there is none that fits."""

@@ -1,7 +1,6 @@
 """What Segment Anything is asked: the centre, a box, a grid of points, or points of a CSV file."""
 
 import math
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ahm_env.errors import ImageError, SettingsError
-from ahm_env.images.formats.files import is_image
+from ahm_env.images.formats.files import image_stem
 from ahm_env.images.formats.labels import table_lines
 from ahm_env.images.source import SPLITS, DatasetIndex
 from ahm_env.masks import Floats, Ints
@@ -96,7 +95,7 @@ class PointTable:
         Raises:
             ImageError: It has no line, or a point outside of it.
         """
-        found = sorted(point for spelling in {name, stem(name)} for point in self._points.get(spelling, ()))
+        found = sorted(point for spelling in {name, image_stem(name)} for point in self._points.get(spelling, ()))
         if not found:
             raise ImageError(f"{self._path}: no line names {name}; add one, or take the image out")
         for line, x, y, _ in found:
@@ -116,7 +115,7 @@ class PointTable:
         """
         unnamed, bad = set(self._points), bool(index.problems)
         for entry in index.samples:
-            unnamed -= {entry.name, stem(entry.name)}
+            unnamed -= {entry.name, image_stem(entry.name)}
             if split not in (ALL, SPLITS[entry.split]):
                 continue
             try:
@@ -143,8 +142,3 @@ def find_prompts(name: str) -> Prompts:
     if name.lower().endswith(".csv"):
         return PointTable(Path(name))
     raise SettingsError(f"--prompt {name} is unknown; choose one of: {', '.join(PROMPTS)}, or a .csv file with points")
-
-
-def stem(name: str) -> str:
-    """Return an image's name without the extension of its file, if it has one."""
-    return os.path.splitext(name)[0] if is_image(name) else name

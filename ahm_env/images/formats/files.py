@@ -145,6 +145,11 @@ def is_image(name: str) -> bool:
     return name.lower().endswith(EXTENSIONS)
 
 
+def image_stem(name: str) -> str:
+    """Name the files made of an image: its name without the extension, if it has one of an image."""
+    return stem_of(name) if is_image(name) else name
+
+
 def images_of_mask(stem: str) -> list[str]:
     """List the stems that a mask's image may have, by the mask's name, likeliest first; none if it is not such a name.
 

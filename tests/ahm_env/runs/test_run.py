@@ -132,7 +132,6 @@ def test_a_row_of_others_steps_alone_has_the_means_before_it_and_the_time_since(
     assert 0 < last["images_per_second"] <= 100 / 0.01
 
 
-
 @pytest.mark.parametrize("at", range(1, 9))
 @pytest.mark.parametrize("end", ["killed", "stopped"])
 def test_a_run_that_was_ended_goes_on_as_if_it_had_not_been(tmp_path: Path, at: int, end: str) -> None:
