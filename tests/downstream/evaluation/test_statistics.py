@@ -20,8 +20,6 @@ from downstream.evaluation.statistics import (
     probability_of_improvement,
 )
 
-Floats = npt.NDArray[np.float64]
-
 
 def scores(values: npt.ArrayLike, trials: list[Trial] | None = None, counts: npt.ArrayLike | None = None) -> Scores:
     """Of values `(T, U)`; without trials, each is a draw of its own."""

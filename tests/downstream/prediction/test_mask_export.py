@@ -33,7 +33,6 @@ highdicom = pytest.importorskip("highdicom")
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
-SIDE = 16
 ENHANCED_CT = "1.2.840.10008.5.1.4.1.1.2.1"
 XRAY, ULTRASOUND = "1.2.840.10008.5.1.4.1.1.1", "1.2.840.10008.5.1.4.1.1.3.1"
 TURNED = np.array([[0.8, -0.6, 0.1, 3], [0.5, 0.7, -0.4, -7], [0.2, 0.3, 0.9, 11], [0, 0, 0, 1]])
