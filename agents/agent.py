@@ -2,7 +2,7 @@
 
 import json
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -175,16 +175,27 @@ class Agent(Protocol):
         """Let several processes learn at once, on the same weights."""
 
 
+def batches(agent: Agent, env: Env, images: int) -> Iterator[tuple[npt.NDArray[np.uint8], Infos, bool]]:
+    """Let the agent act for `images` episodes, rounded up to whole batches.
+
+    Yields:
+        After each batch its images `(B, C, S, S)`, the infos of its last step, and whether the episodes came to their
+        end; else they were cut off before anything was reconstructed.
+    """
+    observations, infos = begin(env)
+    for _ in range(0, images, env.num_envs):
+        shown, ended = observations, False
+        while not ended:
+            observations, _, terminated, truncated, infos = env.step(agent.predict(observations, infos=infos))
+            ended = bool((terminated | truncated).all())
+        yield shown, infos["final_info"], bool(terminated.all())
+
+
 def play(agent: Agent, env: Env, images: int, callback: Callback | None = None) -> None:
     """Play `images` episodes without learning: the agent acts, the environment does what it does."""
-    observations, infos = begin(env)
-    played = 0
-    while played < images:
-        observations, _, terminated, truncated, infos = env.step(agent.predict(observations, infos=infos))
-        if (terminated | truncated).all():
-            played += env.num_envs
-            if callback is not None and not callback(summary(infos["final_info"])):
-                return
+    for _, final, _ in batches(agent, env, images):
+        if callback is not None and not callback(summary(final)):
+            return
 
 
 def hide_highest(

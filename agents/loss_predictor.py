@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from agents.agent import Callback, Env, begin, summary
+from agents.agent import Callback, Env, batches, summary
 from agents.baselines import Pixels, Scores, ScoringAgent, unet_of
 from agents.policy.networks import NetworkAgent
 from agents.settings import check_ranges
@@ -71,22 +71,13 @@ class HardPatchesAgent(NetworkAgent, ScoringAgent):
             TrainingError: The loss is no longer finite.
         """
         self.attach(env)
-        seen, infos = begin(env)
-        observations, played = seen, 0
-        while played < images:
-            observations, _, terminated, truncated, infos = env.step(self.predict(observations, infos=infos))
-            if not (terminated | truncated).all():
-                continue
-            final, played = infos["final_info"], played + env.num_envs
-            if not terminated.all():
-                seen = observations  # cut off before anything was reconstructed: nothing to learn from
-                continue
-            hidden = final["mask"].reshape(env.num_envs, -1)
-            targets = self.targets(seen, hidden, final["patch_loss"].reshape(hidden.shape))
-            loss = self._regress(seen, hidden, targets)
-            seen = observations
-            if callback is not None and not callback(summary(final, value_loss=loss)):
-                return
+        for shown, final, whole in batches(self, env, images):
+            if whole:  # else there is nothing to learn from
+                hidden = final["mask"].reshape(env.num_envs, -1)
+                targets = self.targets(shown, hidden, final["patch_loss"].reshape(hidden.shape))
+                loss = self._regress(shown, hidden, targets)
+                if callback is not None and not callback(summary(final, value_loss=loss)):
+                    return
 
     def targets(self, images: Pixels, hidden: npt.NDArray[np.bool_], losses: Scores) -> Scores:
         """Return the values to regress: the patch losses `(B, N)`."""

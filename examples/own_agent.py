@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from agents.agent import Agent, begin, hide_highest, summary
+from agents.agent import Agent, batches, hide_highest, summary
 from ahm_env.masks import mean_over
 
 
@@ -38,19 +38,14 @@ class MomentsAgent(Agent):
 
     def learn(self, env, images, callback=None):
         """Hide patches, see their losses, and move the weights towards the correlations."""
-        (seen, infos), played = begin(env), 0
-        while played < images:
-            observations, _, terminated, truncated, infos = env.step(self.predict(seen, infos=infos))
-            if (terminated | truncated).all():
-                final, played = infos["final_info"], played + env.num_envs
-                mask, losses = (final[key].reshape(env.num_envs, -1) for key in ("mask", "patch_loss"))
-                above = (losses - mean_over(losses, mask)[:, None]) * mask
-                above /= above.std(1, keepdims=True) + 1e-6
-                correlations = torch.as_tensor((above[..., None] * self.features(seen)).mean((0, 1)))
-                self.weights.lerp_(correlations.float(), self.settings.learning_rate)
-                if callback is not None and not callback(summary(final)):
-                    return
-            seen = observations
+        for shown, final, _ in batches(self, env, images):
+            mask, losses = (final[key].reshape(env.num_envs, -1) for key in ("mask", "patch_loss"))
+            above = (losses - mean_over(losses, mask)[:, None]) * mask
+            above /= above.std(1, keepdims=True) + 1e-6
+            correlations = torch.as_tensor((above[..., None] * self.features(shown)).mean((0, 1)))
+            self.weights.lerp_(correlations.float(), self.settings.learning_rate)
+            if callback is not None and not callback(summary(final)):
+                return
 
     def maps(self, observations):
         """Return the scores as the policy map, and no value map."""
