@@ -146,20 +146,20 @@ def make_agent(
     Raises:
         SettingsError: Unknown name, or a setting that this agent does not have.
     """
-    check_settings(name, settings)
-    found = agent_class(name)
-    kind = found.settings_class
-    agent = found(env, kind(**settings) if kind else None, seed, device)
+    agent = agent_class(name)(env, read_settings(name, settings), seed, device)
     agent.name = name
     return agent
 
 
-def check_settings(name: str, settings: Mapping[str, Any]) -> None:
-    """Refuse what an agent does not have.
+def read_settings(name: str, settings: Mapping[str, Any]) -> Any:
+    """Read the settings of an agent, and refuse what it does not have.
 
     Args:
         name: Of the agent.
         settings: Settings by their names.
+
+    Returns:
+        Of its `settings_class`; None where there is nothing to set.
 
     Raises:
         SettingsError: Unknown agent, a setting that it does not have, or a value of the wrong type or out of range.
@@ -174,8 +174,7 @@ def check_settings(name: str, settings: Mapping[str, Any]) -> None:
     for setting, value in settings.items():
         if LinearSchedule not in (kinds[setting], *get_args(kinds[setting])):  # which reads itself
             check_kind(f"--set {setting}", value, kinds[setting])
-    if kind:
-        kind(**settings)
+    return kind(**settings) if kind else None
 
 
 def learns(name: str) -> bool:

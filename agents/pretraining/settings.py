@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar
 import torch
 from gymnasium.vector import VectorWrapper
 
-from agents.registry import AGENTS, agent_class, check_settings, import_class
+from agents.registry import AGENTS, agent_class, import_class, read_settings
 from agents.settings import LinearSchedule
 from ahm_env import MaskRatio, PatchGrid, SettingsError
 from ahm_env.model import ranks
@@ -114,7 +114,7 @@ class RunSettings(ImageSettings):
         if "learning_rate" in asked.get("agent", {}) and given.get("agent_learning_rate") is None:
             asked.pop("agent_learning_rate", None)  # the preset's
         settings = cls(**asked)
-        check_settings(settings.algo, settings.agent)
+        read_settings(settings.algo, settings.agent)
         settings.check_workers()
         if settings.wrapper is not None:
             import_class(settings.wrapper, VectorWrapper, "--wrapper")

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from agents import AGENTS, pretrain
-from agents.registry import check_settings
+from agents.registry import read_settings
 from agents.settings import RANGES, LinearSchedule
 from ahm_env import SettingsError
 
@@ -60,10 +60,10 @@ CASES = [(algo, name, words) for words, _, names in RANGES for name in names for
 def test_what_is_out_of_range_is_refused_with_its_range(algo: str, name: str, words: str) -> None:
     for number in OUTSIDE[words]:
         with pytest.raises(SettingsError, match=rf"^--set {name} {number} must be {words}$"):
-            check_settings(algo, {name: number})
+            read_settings(algo, {name: number})
     for number in () if whole(name) else ENDLESS:
         with pytest.raises(SettingsError, match=rf"^--set {name} {number} must be finite$"):
-            check_settings(algo, {name: number})
+            read_settings(algo, {name: number})
 
 
 @pytest.mark.parametrize(("algo", "name", "words"), CASES)
@@ -71,7 +71,7 @@ def test_the_borders_of_a_range_are_within_it(algo: str, name: str, words: str) 
     others = {"own_weight": 1.0} if name == "image_weight" else {}
     others |= {"minibatches": 1} if name == "n_steps" and algo == "ppo" else {}
     for number in BORDERS.get(words, ()):
-        check_settings(algo, {name: number, **others})
+        read_settings(algo, {name: number, **others})
 
 
 def test_every_number_that_an_agent_of_ours_has_is_in_one_range_or_changes_over_the_run() -> None:
