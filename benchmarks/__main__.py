@@ -5,7 +5,6 @@ the CPU time of two things that are timed in turn, A B A B …: the median over 
 start, environment, training, agents, precision, workers; by default all.
 """
 
-import csv
 import statistics
 import subprocess
 import sys
@@ -20,6 +19,7 @@ from rich.table import Table
 
 from agents import A3C, Agent, make_agent
 from ahm_env import PatchMaskVectorEnv
+from ahm_env.files import read_rows
 from ahm_env.model.devices import describe_precision, has_bf16
 from benchmarks.speed.loops import (
     BATCH,
@@ -147,8 +147,7 @@ def images_per_second(workers: int) -> float:
         out = Path(folder) / "run"
         command = [*AHM, "train-agent", "--workers", str(workers), "--total-images", "4000", "--out", str(out)]
         subprocess.run(command, check=True, capture_output=True)
-        with (out / "metrics.csv").open() as file:
-            speeds = [float(row["images_per_second"]) for row in csv.DictReader(file)]
+        speeds = [float(row["images_per_second"]) for row in read_rows(out / "metrics.csv")]
     return statistics.median(speeds[len(speeds) // 3 :])
 
 

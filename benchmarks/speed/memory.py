@@ -8,7 +8,6 @@ and 1,000,000 (4 GB, and as much for the cache). Predicting: 1,000 and 10,000 fi
 """
 
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -19,6 +18,8 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 from rich.table import Table
+
+from benchmarks.speed.timing import cpu_of_children
 
 
 def main() -> None:
@@ -105,12 +106,6 @@ def checking() -> None:
             table.add_row(f"{count:,}", f"{figures[-1]:.0f}", f"{cpu_of_children() - before:.0f}")
     table.add_row("ratio", f"{figures[1] / figures[0]:.3f}")
     Console().print(table)
-
-
-def cpu_of_children() -> float:
-    """Seconds of processors that the processes took that this one started and that have ended."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
 
 
 def private_memory(source: Path, folder: Path, turn: int) -> float:

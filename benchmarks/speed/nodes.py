@@ -12,7 +12,6 @@ its own is full with so many workers as its time goes into one's batch, if the n
 `hardness`: of the masks after as many images by 1, 2 and 4 workers on a cluster.
 """
 
-import csv
 import os
 import statistics
 import subprocess
@@ -34,6 +33,7 @@ from agents.pretraining.nodes import learners
 from agents.pretraining.schedule import make_env, make_reconstructor, split_held_out
 from agents.pretraining.settings import RunSettings
 from agents.pretraining.workers import Work
+from ahm_env.files import read_rows
 from ahm_env.model.parameter_server import Link, ParameterServer
 from ahm_env.runs.cluster import AUTO, connected
 
@@ -68,16 +68,17 @@ def speeds(*words: str) -> tuple[float, float]:
     """Images a second, and a second of CPU of all processes, in the second half of a run."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "run"
+        table = path / "metrics.csv"
         marks = list[tuple[int, float, float]]()
         with subprocess.Popen([*AHM, *words, "--total-images", str(IMAGES), "--out", str(path)], stdout=DEVNULL) as run:
             while run.poll() is None:
-                rows = read_rows(path)
+                rows = read_rows(table) if table.exists() else []
                 if len(rows) > len(marks) and int(rows[-1]["images"]) < IMAGES:  # of the last, all others have ended
                     marks += [(int(rows[-1]["images"]), time.monotonic(), cpu_seconds(run.pid))]
                 time.sleep(0.05)
         assert run.returncode == 0
         half = len(marks) // 2
-        assert "--cluster" not in words or float(read_rows(path)[half]["staleness"]) > 0, "too short: one was alone"
+        assert "--cluster" not in words or float(read_rows(table)[half]["staleness"]) > 0, "too short: one was alone"
         images, seconds, cpu = np.subtract(marks[-1], marks[half])
     return images / seconds, images / cpu
 
@@ -106,18 +107,12 @@ def hardness() -> Table:
                 path = Path(folder) / "run"
                 words = ["--workers", str(workers), "--cluster", AUTO, "--seed", str(seed), "--out", str(path)]
                 subprocess.run([*AHM, *words, "--total-images", str(HARDNESS_IMAGES)], check=True, stdout=DEVNULL)
-                rows = read_rows(path)
+                rows = read_rows(path / "metrics.csv")
             last.append(rows[-1])
             stale += [float(row["staleness"]) for row in rows]
         found = ", ".join(f"{float(row['hardness_sampled']):.3f}" for row in last)
         table.add_row(str(workers), found, f"{statistics.mean(stale):.1f}")
     return table
-
-
-def read_rows(path: Path) -> list[dict[str, str]]:
-    """Read `metrics.csv` of a run."""
-    table = path / "metrics.csv"
-    return list(csv.DictReader(table.read_text().splitlines())) if table.exists() else []
 
 
 class Measured(ParameterServer):

@@ -31,9 +31,9 @@ def commands_in_turn(*commands: Sequence[str], rounds: int = PAIRS) -> Floats:
     seconds = np.empty((rounds + 1, len(commands)))
     for row in seconds:
         for column, command in enumerate(commands):
-            before = _of_children()
+            before = cpu_of_children()
             subprocess.run(command, check=True, capture_output=True)
-            row[column] = _of_children() - before
+            row[column] = cpu_of_children() - before
     return seconds[1:]
 
 
@@ -44,6 +44,7 @@ def shown(values: Floats) -> str:
     return f"{np.median(ordered):.2f} ({ordered[edge]:.2f} – {ordered[-1 - edge]:.2f})"
 
 
-def _of_children() -> float:
+def cpu_of_children() -> float:
+    """Seconds of processors that the processes took that this one started and that have ended."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime

@@ -1,6 +1,5 @@
 """The run: repeatable, resumable, interruptible; and what its parts do and leave alone."""
 
-import csv
 import signal
 from collections.abc import Callable
 from contextlib import suppress
@@ -23,7 +22,7 @@ from agents.pretraining.settings import RunSettings
 from agents.pretraining.snapshots import Frame
 from ahm_env import ImageSet, Reconstructor, SettingsError, TrainingError, load_images
 from ahm_env.errors import InterruptionError
-from ahm_env.files import load_tensors
+from ahm_env.files import load_tensors, read_rows
 from ahm_env.runs import run as runs
 
 TINY = {"data": "phantom:80:3", "image_size": 32, "width": 4, "batch_size": 4, "total_images": 96, "workers": 1}
@@ -73,8 +72,7 @@ def checkpoint(path: Path) -> dict[str, torch.Tensor]:
 
 
 def rows(path: Path) -> list[dict[str, str]]:
-    with (path / "metrics.csv").open() as file:
-        return list(csv.DictReader(file))
+    return read_rows(path / "metrics.csv")
 
 
 def timeless(path: Path) -> list[dict[str, str]]:

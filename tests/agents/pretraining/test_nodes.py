@@ -1,6 +1,5 @@
 """Workers on a Ray cluster of two nodes on this machine: a run like a local one, whatever dies, wherever it goes on."""
 
-import csv
 import re
 import sys
 from collections.abc import Callable
@@ -22,7 +21,7 @@ from agents.pretraining.settings import RunSettings
 from agents.pretraining.workers import Work
 from ahm_env import ImageSet, Reconstructor, SettingsError, TrainingError
 from ahm_env.errors import InterruptionError
-from ahm_env.files import load_tensors
+from ahm_env.files import load_tensors, read_rows
 from ahm_env.runs.observer import Silent
 from tests.killed import kill_once, wait_for
 
@@ -50,8 +49,7 @@ class Watching(Silent):
 
 
 def rows(path: Path) -> list[dict[str, float]]:
-    with (path / "metrics.csv").open() as file:
-        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+    return [{name: float(value) for name, value in row.items()} for row in read_rows(path / "metrics.csv")]
 
 
 def files(path: Path) -> set[str]:

@@ -1,6 +1,5 @@
 """The run directory: what is written, what is read back, and who may hold it."""
 
-import csv
 import json
 import re
 import subprocess
@@ -15,7 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from agents.pretraining.run_directory import COLUMNS, RunDirectory
 from agents.pretraining.settings import RunSettings
 from ahm_env import CheckpointError, RunError
-from ahm_env.files import occupied
+from ahm_env.files import occupied, read_rows, save_tensors
 from ahm_env.runs.directory import Checkpoint, Row, free_directory
 
 IMAGES = {"source": "phantom:40:0", "count": 40, "content_key": "abc"}
@@ -112,8 +111,7 @@ def test_rows_are_written_under_the_agreed_header(path: Path) -> None:
 def test_a_large_number_of_images_is_written_in_full(path: Path) -> None:
     with RunDirectory(path) as run:
         run.add(row(123_456_789))
-    with (path / "metrics.csv").open() as file:
-        assert [read["images"] for read in csv.DictReader(file)] == ["123456789"]
+    assert [read["images"] for read in read_rows(path / "metrics.csv")] == ["123456789"]
 
 
 def test_tensorboard_shows_the_same_rows(path: Path) -> None:
@@ -137,8 +135,7 @@ def test_rows_are_there_before_the_run_ends(path: Path) -> None:
 
 
 def _steps(path: Path) -> tuple[list[int], list[int]]:
-    with (path / "metrics.csv").open() as file:
-        written = [int(read["images"]) for read in csv.DictReader(file)]
+    written = [int(read["images"]) for read in read_rows(path / "metrics.csv")]
     return written, [step for step, _ in events(path).get("reward", [])]
 
 
@@ -237,7 +234,6 @@ def test_a_damaged_checkpoint_that_is_the_only_one_means_to_start_again(path: Pa
 
 
 def test_a_file_that_is_no_checkpoint_is_refused(path: Path) -> None:
-    from ahm_env.files import save_tensors
 
     with RunDirectory(path) as run:
         save_tensors(path / "checkpoints" / "000000000100.safetensors", {"weight": torch.zeros(1)}, {})
