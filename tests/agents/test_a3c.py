@@ -27,14 +27,11 @@ from ahm_env import (
     SettingsError,
     TrainingError,
 )
+from tests.agents.toys import HARD, hard_three_times, snapshot, updates
 
 Pixels = npt.NDArray[np.uint8]
 Toy = Any  # the class ToyEnv of conftest.py
 Losses = Callable[[Any, Any], Any]
-
-# of two kinds of images, the patches that are hard; four of sixteen, none hard in both
-HARD = np.zeros((2, 16), bool)
-HARD[0, [0, 5, 10, 15]] = HARD[1, [3, 6, 8, 13]] = True
 
 
 class noisy:  # noqa: N801 (reads as a function)
@@ -47,20 +44,12 @@ class noisy:  # noqa: N801 (reads as a function)
         return self.losses(kinds, masks) * self.rng.uniform(0.8, 1.2, masks.shape)
 
 
-def hard_three_times(kinds: Any, masks: Any) -> Any:
-    return np.where(HARD[kinds], 3.0, 1.0)
-
-
 def equal_losses(kinds: Any, masks: Any) -> Any:
     return np.ones(masks.shape)
 
 
 def weights(agent: A3C) -> Tensor:
     return torch.cat([weight.flatten() for weight in agent.network.parameters()]).detach().clone()
-
-
-def snapshot(agent: A3C) -> dict[str, Tensor]:
-    return {name: tensor.clone() for name, tensor in agent.state().items()}
 
 
 def policy_of(agent: A3C, images: Pixels) -> Tensor:
@@ -85,13 +74,6 @@ def sharpen(agent: A3C, images: Pixels) -> None:
     """Bring the policy map far from uniform."""
     agent.settings = replace(agent.settings, bound=None)
     agent.network.policy.weight.data.div_(policy_of(agent, images).std())
-
-
-def updates(agent: A3C, env: Any, images: int) -> list[Update]:
-    """Learn; what was reported."""
-    found: list[Update] = []
-    agent.learn(env, images, lambda update: found.append(update) is None)
-    return found
 
 
 # ---------------------------------------------------------------- gradients reach the networks

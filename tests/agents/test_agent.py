@@ -16,13 +16,10 @@ from agents import AGENTS, A3CSettings, Agent, Problem, load_agent, make_agent, 
 from agents.agent import Update, play, summary
 from ahm_env import CheckpointError, ImageSet, PatchMaskEnv, PatchMaskVectorEnv, Reconstructor, SettingsError
 from ahm_env.files import load_tensors, save_tensors
+from tests.agents.toys import position_costs
 
 Toy = Any  # the class ToyEnv of conftest.py
 Pixels = npt.NDArray[np.uint8]
-
-
-def costs(kinds: Any, masks: Any) -> Any:
-    return np.broadcast_to(1 + np.arange(16) / 4, masks.shape)
 
 
 @pytest.fixture(params=sorted(AGENTS))
@@ -33,7 +30,7 @@ def env(
     if request.param in ("oracle", "learning-progress", "autoencoder"):
         made: Any = PatchMaskVectorEnv(8, data=phantoms, unet=reconstructor, mask_ratio="0.25:0.75")
     else:
-        made = toy_env(textures, costs, quota=(4, 12))
+        made = toy_env(textures, position_costs, quota=(4, 12))
     made.agent = request.param
     return made
 
@@ -89,7 +86,7 @@ def test_summary_of_a_case_small_enough_for_paper() -> None:
 
 @pytest.mark.parametrize("horizon", [1, 3])
 def test_play_plays_whole_batches_and_reports_each(toy_env: Toy, textures: Pixels, horizon: int) -> None:
-    env = toy_env(textures, costs, quota=6, horizon=horizon, num_envs=4)
+    env = toy_env(textures, position_costs, quota=6, horizon=horizon, num_envs=4)
     found: list[Update] = []
     play(make_agent("random", env), env, 9, lambda update: found.append(update) is None)
     assert [update.images for update in found] == [4, 4, 4]
@@ -98,7 +95,7 @@ def test_play_plays_whole_batches_and_reports_each(toy_env: Toy, textures: Pixel
 
 
 def test_play_stops_when_told(toy_env: Toy, textures: Pixels) -> None:
-    env = toy_env(textures, costs)
+    env = toy_env(textures, position_costs)
     answers = iter([True, False, True])
     play(make_agent("random", env), env, 800, lambda _: next(answers))
     assert len(env.rewards) == 2
@@ -113,7 +110,7 @@ def test_play_refuses_environments_that_do_not_start_again_in_the_same_step(
 
 
 def test_play_counts_episodes_that_are_cut_short(toy_env: Toy, textures: Pixels) -> None:
-    env = toy_env(textures, costs, horizon=2, truncate_after=1)
+    env = toy_env(textures, position_costs, horizon=2, truncate_after=1)
 
     def not_for_ever(_: Any) -> None:
         assert len(env.actions) < 20
@@ -128,17 +125,17 @@ def test_play_counts_episodes_that_are_cut_short(toy_env: Toy, textures: Pixels)
 
 def test_an_unknown_agent_is_refused_by_name(toy_env: Toy, textures: Pixels) -> None:
     with pytest.raises(SettingsError, match=r"'dqn' is unknown; choose one of .*a3c"):
-        make_agent("dqn", toy_env(textures, costs))
+        make_agent("dqn", toy_env(textures, position_costs))
 
 
 @pytest.mark.parametrize("name", ["a3c", "random"])
 def test_an_unknown_setting_is_refused_by_name(toy_env: Toy, textures: Pixels, name: str) -> None:
     with pytest.raises(SettingsError, match=r"no setting 'gama'"):
-        make_agent(name, toy_env(textures, costs), gama=0.9)
+        make_agent(name, toy_env(textures, position_costs), gama=0.9)
 
 
 def test_settings_reach_the_agent(toy_env: Toy, textures: Pixels) -> None:
-    made = make_agent("a3c", toy_env(textures, costs), vf_coef=0.7, bound=None)
+    made = make_agent("a3c", toy_env(textures, position_costs), vf_coef=0.7, bound=None)
     assert made.settings == A3CSettings(vf_coef=0.7, bound=None)
 
 
@@ -231,7 +228,7 @@ def _seeded() -> torch.Generator:
 
 
 def test_settings_of_an_agent_are_saved_with_it(toy_env: Toy, textures: Pixels, tmp_path: Path) -> None:
-    made = make_agent("a3c", toy_env(textures, costs), bound=None, ent_coef="0.02:0.002", image_weight=3.0)
+    made = make_agent("a3c", toy_env(textures, position_costs), bound=None, ent_coef="0.02:0.002", image_weight=3.0)
     made.progress = 0.75
     save_agent(made, tmp_path)
     loaded = load_agent(tmp_path)
@@ -254,7 +251,7 @@ def test_an_agent_with_published_weights_loads_without_their_file(tmp_path: Path
 
 
 def test_the_optimiser_stays_behind(toy_env: Toy, textures: Pixels, tmp_path: Path) -> None:
-    save_agent(make_agent("a3c", toy_env(textures, costs)), tmp_path)
+    save_agent(make_agent("a3c", toy_env(textures, position_costs)), tmp_path)
     tensors, _ = load_tensors(tmp_path / "agent.safetensors")
     assert tensors
     assert not [name for name in tensors if name.startswith("optimiser.")]
@@ -263,7 +260,7 @@ def test_the_optimiser_stays_behind(toy_env: Toy, textures: Pixels, tmp_path: Pa
 @pytest.fixture
 def saved(toy_env: Toy, textures: Pixels, tmp_path: Path) -> Path:
     """The directory of a saved A3C agent."""
-    save_agent(make_agent("a3c", toy_env(textures, costs)), tmp_path / "agent")
+    save_agent(make_agent("a3c", toy_env(textures, position_costs)), tmp_path / "agent")
     return tmp_path / "agent"
 
 

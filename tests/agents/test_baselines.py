@@ -26,13 +26,10 @@ from agents.baselines import (
 )
 from agents.pretraining.hardness import measure
 from ahm_env import ImageSet, MaskRatio, PatchGrid, PatchMaskVectorEnv, Reconstructor, SettingsError
+from tests.agents.toys import position_costs
 
 Toy = Any  # the class ToyEnv of conftest.py
 Pixels = npt.NDArray[np.uint8]
-
-
-def costs(kinds: Any, masks: Any) -> Any:
-    return np.broadcast_to(1 + np.arange(16) / 4, masks.shape)
 
 
 RULES = sorted(name for name, kind in AGENTS.items() if issubclass(kind, ScoringAgent))  # those that learn, among them
@@ -187,7 +184,7 @@ def test_a_rule_is_saved_and_its_maps_repeat(
 def test_every_step_has_exactly_the_ones_that_may_be_chosen(
     toy_env: Toy, textures: Pixels, kind: Any, quota: int, share: float, horizon: int
 ) -> None:
-    env = toy_env(textures, costs, quota=quota, horizon=min(horizon, quota), agent_share=share)
+    env = toy_env(textures, position_costs, quota=quota, horizon=min(horizon, quota), agent_share=share)
     kind(env).learn(env, 24)
     assert all(masks.sum(1).tolist() == [quota] * 8 for masks in env.masks)
     per_episode = np.sum(env.actions, axis=(0, 2)) / len(env.masks)
@@ -195,7 +192,7 @@ def test_every_step_has_exactly_the_ones_that_may_be_chosen(
 
 
 def test_random_masks_hide_every_patch_equally_often(toy_env: Toy, textures: Pixels) -> None:
-    agent = RandomAgent(toy_env(textures, costs, quota=6))
+    agent = RandomAgent(toy_env(textures, position_costs, quota=6))
     masks = agent.predict(np.repeat(textures[:1], 8000, 0)).astype(float)
     assert np.abs(masks.mean(0) - 6 / 16).max() < 4.5 * np.sqrt(6 / 16 * 10 / 16 / 8000)
     together = masks.T @ masks / len(masks)
@@ -204,7 +201,7 @@ def test_random_masks_hide_every_patch_equally_often(toy_env: Toy, textures: Pix
 
 
 def test_random_sizes_are_uniform_between_the_smallest_and_the_largest(toy_env: Toy, textures: Pixels) -> None:
-    env = toy_env(textures, costs, quota=(4, 8), num_envs=500)
+    env = toy_env(textures, position_costs, quota=(4, 8), num_envs=500)
     agent = RandomAgent(env)
     agent.learn(env, 4000)
     for masks in (np.concatenate(env.masks), agent.predict(np.repeat(textures[:1], 4000, 0))):
@@ -214,7 +211,7 @@ def test_random_sizes_are_uniform_between_the_smallest_and_the_largest(toy_env: 
 
 
 def test_random_sizes_hold_over_several_steps(toy_env: Toy, textures: Pixels) -> None:
-    env = toy_env(textures, costs, quota=(4, 8), horizon=3, num_envs=100)
+    env = toy_env(textures, position_costs, quota=(4, 8), horizon=3, num_envs=100)
     RandomAgent(env).learn(env, 400)
     sizes = np.concatenate(env.masks).sum(1)
     assert set(sizes.tolist()) == {4, 5, 6, 7, 8}
@@ -223,14 +220,14 @@ def test_random_sizes_hold_over_several_steps(toy_env: Toy, textures: Pixels) ->
 
 @pytest.mark.slow
 def test_the_frozen_policy_is_an_a3c_that_is_nearly_uniform(toy_env: Toy, textures: Pixels) -> None:
-    agent = UntrainedAgent(toy_env(textures, costs, quota=6))
+    agent = UntrainedAgent(toy_env(textures, position_costs, quota=6))
     masks = agent.predict(np.repeat(textures[:1], 4000, 0))
     assert np.abs(masks.mean(0) - 6 / 16).max() < 0.03
     assert np.ptp(agent.maps(textures)[0]) > 0  # nearly: it is a policy all the same
 
 
 def test_frozen_weights_never_move(toy_env: Toy, textures: Pixels) -> None:
-    env = toy_env(textures, costs, quota=(4, 8))
+    env = toy_env(textures, position_costs, quota=(4, 8))
     agent = UntrainedAgent(env)
     before = {name: tensor.clone() for name, tensor in agent.state().items()}
     agent.learn(env, 80)
@@ -265,7 +262,7 @@ def test_the_same_seed_gives_the_same_masks(kind: Any, textures: Pixels) -> None
 
 
 def test_the_global_generator_of_torch_is_left_alone(kind: Any, toy_env: Toy, textures: Pixels) -> None:
-    env = toy_env(textures, costs, quota=(4, 12))
+    env = toy_env(textures, position_costs, quota=(4, 12))
     agent = kind(env)
     before = torch.get_rng_state()
     agent.learn(env, 24)
@@ -529,7 +526,7 @@ def test_learning_attaches_the_oracle(problem: Problem, phantoms: ImageSet, reco
 def test_those_that_look_at_the_unet_refuse_an_environment_without_one(
     toy_env: Toy, textures: Pixels, name: str
 ) -> None:
-    env = toy_env(textures, costs)
+    env = toy_env(textures, position_costs)
     with pytest.raises(SettingsError, match=r"native PatchMaskVectorEnv"):
         make_agent(name, env).learn(env, 8)
 

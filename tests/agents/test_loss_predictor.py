@@ -6,10 +6,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from torch import Tensor
 
 from agents import AGENTS, Problem, load_agent, make_agent, save_agent
-from agents.agent import Update
 from agents.loss_predictor import (
     SLOWNESS,
     EasyPatchesAgent,
@@ -19,6 +17,7 @@ from agents.loss_predictor import (
 )
 from agents.pretraining.settings import RunSettings
 from ahm_env import ImageSet, PatchMaskVectorEnv, Reconstructor, SettingsError, TrainingError
+from tests.agents.toys import assert_same, snapshot, updates
 
 Toy = Any  # the class ToyEnv of conftest.py
 Pixels = npt.NDArray[np.uint8]
@@ -33,22 +32,6 @@ def by_kind(kinds: Any, masks: Any) -> Any:
 
 def nothing(kinds: Any, masks: Any) -> Any:
     return np.full(masks.shape, np.nan)
-
-
-def snapshot(agent: HardPatchesAgent) -> dict[str, Tensor]:
-    return {name: tensor.clone() for name, tensor in agent.state().items()}
-
-
-def assert_same(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
-    assert one.keys() == other.keys()
-    for name, tensor in one.items():
-        assert torch.equal(tensor, other[name]), name
-
-
-def updates(agent: HardPatchesAgent, env: Any, images: int) -> list[Update]:
-    found: list[Update] = []
-    agent.learn(env, images, lambda update: found.append(update) is None)
-    return found
 
 
 def without_unet(kind: type[HardPatchesAgent]) -> type[HardPatchesAgent]:

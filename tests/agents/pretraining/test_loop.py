@@ -24,6 +24,7 @@ from ahm_env import ImageSet, Reconstructor, SettingsError, TrainingError, load_
 from ahm_env.errors import InterruptionError
 from ahm_env.files import load_tensors, read_rows
 from ahm_env.runs import run as runs
+from tests.agents.toys import assert_same
 
 TINY = {"data": "phantom:80:3", "image_size": 32, "width": 4, "batch_size": 4, "total_images": 96, "workers": 1}
 
@@ -77,12 +78,6 @@ def rows(path: Path) -> list[dict[str, str]]:
 
 def timeless(path: Path) -> list[dict[str, str]]:
     return [{k: v for k, v in row.items() if k not in ("seconds", "images_per_second")} for row in rows(path)]
-
-
-def assert_same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
-    assert one.keys() == other.keys()
-    for name, tensor in one.items():
-        assert torch.equal(tensor, other[name]), name
 
 
 @pytest.mark.slow

@@ -26,6 +26,7 @@ from agents.sb3.ppo import PPOAgent
 from ahm_env import ImageSet, PatchMaskVectorEnv, Reconstructor, SettingsError, TrainingError, load_images
 from ahm_env.files import load_tensors, save_tensors
 from ahm_env.masks import fill_quota
+from tests.agents.toys import HARD, assert_same, hard_three_times, snapshot, updates
 
 Toy = Any  # the class ToyEnv of conftest.py
 Pixels = npt.NDArray[np.uint8]
@@ -34,17 +35,10 @@ Pixels = npt.NDArray[np.uint8]
 IMAGES: Pixels = np.random.default_rng(0).integers(0, 256, (2, 1, 16, 16), dtype=np.uint8)
 LARGER: Pixels = np.random.default_rng(0).integers(0, 256, (2, 1, 40, 40), dtype=np.uint8)
 SHOWN = {"maps": IMAGES, "cnn": LARGER}
-# of two kinds of images, the patches that are hard; four of sixteen, none hard in both
-HARD = np.zeros((2, 16), bool)
-HARD[0, [0, 5, 10, 15]] = HARD[1, [3, 6, 8, 13]] = True
 N_STEPS = {"a2c": 5, "ppo": 16}  # where a test does not say otherwise
 
 both_algorithms = pytest.mark.parametrize("name", ["a2c", "ppo"])
 both_policies = pytest.mark.parametrize("policy", ["maps", "cnn"])
-
-
-def hard_three_times(kinds: Any, masks: Any) -> Any:
-    return np.where(HARD[kinds], 3.0, 1.0)
 
 
 def noisy(kinds: Any, masks: Any) -> Any:
@@ -57,27 +51,10 @@ def make(name: str, env: Any, seed: int = 0, **settings: Any) -> SB3Agent:
     return made
 
 
-def snapshot(agent: SB3Agent) -> dict[str, Tensor]:
-    return {name: tensor.clone() for name, tensor in agent.state().items()}
-
-
 def moved(agent: SB3Agent, before: dict[str, Tensor]) -> list[str]:
     """Weights that are no longer what they were."""
     after = agent.state()
     return [name for name in before if name.startswith("policy.") and not torch.equal(after[name], before[name])]
-
-
-def assert_same(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
-    assert one.keys() == other.keys()
-    for name, tensor in one.items():
-        assert torch.equal(tensor, other[name]), name
-
-
-def updates(agent: SB3Agent, env: Any, images: int) -> list[Update]:
-    """Learn; what was reported."""
-    found: list[Update] = []
-    agent.learn(env, images, lambda update: found.append(update) is None)
-    return found
 
 
 def sharpen(agent: SB3Agent, images: Pixels) -> None:

@@ -15,13 +15,10 @@ from stable_baselines3.common.monitor import Monitor
 
 from agents.sb3.vec_env import SB3VecEnv
 from ahm_env import ActionError, ImageSet, PatchMaskVectorEnv, Reconstructor, SettingsError
+from tests.agents.toys import position_costs
 
 Toy = Any  # the class ToyEnv of conftest.py
 Pixels = npt.NDArray[np.uint8]
-
-
-def position_costs(kinds: Any, masks: Any) -> Any:
-    return np.broadcast_to(1 + np.arange(16) / 4, masks.shape)
 
 
 @pytest.fixture
