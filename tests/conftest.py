@@ -61,24 +61,14 @@ def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, Path]
         shutil.rmtree(folder, ignore_errors=True)
 
 
-class Stopping:
-    """An observer of any run that stops it after its first update, as Ctrl-C does."""
-
-    def on_update(self, *_: object) -> None:
-        """Stop."""
-        signal.raise_signal(signal.SIGINT)
-
-    def on_row(self, *_: object) -> None:
-        """Nothing."""
-
-    def on_warning(self, *_: object) -> None:
-        """Nothing."""
-
-
 @pytest.fixture
-def stopping() -> Stopping:
-    """An observer that stops a run."""
-    return Stopping()
+def stopping() -> Any:
+    """An observer of any run that stops it after its first update, as Ctrl-C does."""
+    from ahm_env.runs.observer import Silent
+
+    observer: Any = Silent()
+    observer.on_update = lambda *_: signal.raise_signal(signal.SIGINT)
+    return observer
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

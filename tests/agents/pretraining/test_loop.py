@@ -24,12 +24,13 @@ from ahm_env import ImageSet, Reconstructor, SettingsError, TrainingError, load_
 from ahm_env.errors import InterruptionError
 from ahm_env.files import load_tensors, read_rows
 from ahm_env.runs import run as runs
+from ahm_env.runs.observer import Silent
 from tests.agents.toys import assert_same
 
 TINY = {"data": "phantom:80:3", "image_size": 32, "width": 4, "batch_size": 4, "total_images": 96, "workers": 1}
 
 
-class Silent:
+class Counting(Silent):
     """An observer that counts, and interrupts where asked."""
 
     def __init__(self, fail_at: int | None = None) -> None:
@@ -39,9 +40,6 @@ class Silent:
         self.updates += 1
         if self.updates == self.fail_at:
             raise KeyboardInterrupt
-
-    def on_row(self, row: dict[str, float]) -> None:
-        pass
 
     def on_warning(self, text: str) -> None:
         self.warnings.append(text)
@@ -58,13 +56,13 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pretraining, "PICTURED", 1)
 
 
-def train(path: Path, source: ImageSet, observer: Silent | None = None, **settings: object) -> Pretraining:
+def train(path: Path, source: ImageSet, observer: Counting | None = None, **settings: object) -> Pretraining:
     made = RunSettings(**{**TINY, **settings})
     with RunDirectory(path) as directory:
         directory.write_or_check_config(made, source)
         run = Pretraining(made, source, directory)
         with suppress(InterruptionError):
-            run.run(observer or Silent())
+            run.run(observer or Counting())
     return run
 
 
@@ -143,12 +141,12 @@ def test_a_run_that_was_cut_off_and_resumed_equals_one_that_was_not(
         train(finished[kind], images, **settings)
     whole, cut = finished[kind], tmp_path / "cut"
     with pytest.raises(KeyboardInterrupt):
-        train(cut, images, Silent(fail_at), **settings)
+        train(cut, images, Counting(fail_at), **settings)
     saved = sorted((cut / "checkpoints").glob("*.safetensors"))
     last = load_tensors(saved[-1])[1]["images"] if saved else 0
     assert last < 4 * fail_at
     assert saved or fail_at == 1
-    observer = Silent()
+    observer = Counting()
     train(cut, images, observer, **settings)
     assert observer.updates == 24 - last // 4
     assert_same(checkpoint(whole), checkpoint(cut))
@@ -189,7 +187,7 @@ def test_the_run_directory_holds_what_is_promised(tmp_path, images):
 @pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [4, 5])
 def test_images_are_counted_in_whole_batches(tmp_path, images, batch_size):
-    observer = Silent()
+    observer = Counting()
     run = train(tmp_path / "run", images, observer, total_images=26, batch_size=batch_size)
     assert observer.updates == -(-26 // batch_size)
     assert run.seen == observer.updates * batch_size
@@ -197,7 +195,7 @@ def test_images_are_counted_in_whole_batches(tmp_path, images, batch_size):
 
 @pytest.mark.slow
 def test_a_signal_saves_and_ends_the_run_and_it_goes_on_to_the_same_end(tmp_path, images):
-    class Interrupt(Silent):
+    class Interrupt(Counting):
         def on_update(self, images: int, loss: float) -> None:
             super().on_update(images, loss)
             if self.updates == 5:
@@ -237,7 +235,7 @@ def interrupt_at_the_end(measure: Callable[..., Hardness]) -> Callable[..., Hard
 
 @pytest.mark.slow
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_state(tmp_path, images):
-    class Poison(Silent):
+    class Poison(Counting):
         run: Pretraining
 
         def on_update(self, images: int, loss: float) -> None:
@@ -314,7 +312,7 @@ def test_too_few_images_are_refused(tmp_path):
 @pytest.mark.slow
 def test_a_destabilised_agent_raises_the_warning_once_and_a_random_one_does_not(tmp_path, images, monkeypatch):
     monkeypatch.setattr(pretraining, "PAIRS", (128, 128))
-    loose, random = Silent(), Silent()
+    loose, random = Counting(), Counting()
     agent = {"bound": None, "ent_coef": 0.0}
     train(tmp_path / "loose", images, loose, agent_learning_rate=0.3, agent=agent, agent_share="1")
     assert len(loose.warnings) == 1
@@ -334,7 +332,7 @@ def test_a_destabilised_agent_raises_the_warning_once_and_a_random_one_does_not(
 def test_what_helps_against_a_collapse_is_said_of_settings_that_the_agent_has(tmp_path, images, algo, advice):
     with RunDirectory(tmp_path / "run") as directory:
         run = Pretraining(RunSettings(**TINY, algo=algo), images, directory)
-    run.observer, run.seen = Silent(), 96
+    run.observer, run.seen = Counting(), 96
     run._warn_of_collapse(SimpleNamespace(collapse="all images get the same mask"))
     assert run.observer.warnings == [f"the agent's masks are collapsing: all images get the same mask{advice}"]
 
