@@ -12,9 +12,10 @@ import tempfile
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, RLELossless, generate_uid
 from rich.console import Console
@@ -52,23 +53,34 @@ def write(tree: Path, count: int) -> None:
     """Series of 100 slices, a patient each."""
     generator = np.random.default_rng(0)
     for number in range(count):
-        meta = FileMetaDataset()
-        meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = CTImageStorage, generate_uid()
-        meta.TransferSyntaxUID = ExplicitVRLittleEndian
-        one = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
-        one.SOPClassUID, one.SOPInstanceUID, one.Modality = CTImageStorage, meta.MediaStorageSOPInstanceUID, "CT"
-        one.PatientID, one.InstanceNumber = f"{number // 100}", number % 100
-        one.Rows = one.Columns = SIDE
-        one.PhotometricInterpretation, one.SamplesPerPixel, one.PixelRepresentation = "MONOCHROME2", 1, 0
-        one.BitsAllocated, one.BitsStored, one.HighBit = 16, 12, 11
-        one.RescaleSlope, one.RescaleIntercept, one.WindowCenter, one.WindowWidth = 1, -1024, 40, 400
         coarse = generator.integers(900, 1300, (SIDE // 8, SIDE // 8), dtype=np.uint16)
-        one.PixelData = np.kron(coarse, np.ones((8, 8), np.uint16)).tobytes()
+        pixels = np.kron(coarse, np.ones((8, 8), np.uint16))
+        one = slice_of(pixels, generate_uid(), PatientID=f"{number // 100}", InstanceNumber=number % 100)
         if number % 2:
             one.compress(RLELossless, generate_instance_uid=False)
         path = tree / f"patient-{number // 100}" / f"{number % 100:03d}"
         path.parent.mkdir(parents=True, exist_ok=True)
         one.save_as(path, enforce_file_format=True)
+
+
+def slice_of(pixels: NDArray[np.uint16], uid: str, **elements: Any) -> FileDataset:
+    """Make a CT slice of 12 bits, with further elements of its header."""
+    one = new_file(CTImageStorage, uid, "CT")
+    one.RescaleSlope, one.RescaleIntercept, one.WindowCenter, one.WindowWidth = 1, -1024, 40, 400
+    one.set_pixel_data(pixels, "MONOCHROME2", 12, generate_instance_uid=False)
+    for name, value in elements.items():
+        setattr(one, name, value)
+    return one
+
+
+def new_file(kind: str, uid: str, modality: str) -> FileDataset:
+    """Begin a file."""
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = kind, uid
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    one = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
+    one.SOPClassUID, one.SOPInstanceUID, one.Modality = kind, uid, modality
+    return one
 
 
 class Loaded(NamedTuple):

@@ -181,29 +181,17 @@ def nifti_seeds(folder: Path) -> dict[str, tuple[Path, Callable[[Path], object]]
 
 def dicom_seeds(folder: Path) -> dict[str, tuple[Path, Callable[[Path], object]]]:
     """Write the same image in several transfer syntaxes."""
-    from pydicom.dataset import FileDataset, FileMetaDataset
-    from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, JPEG2000Lossless, JPEGLSLossless, RLELossless
+    from pydicom.uid import JPEG2000Lossless, JPEGLSLossless, RLELossless
+
+    from benchmarks.reading.dicom import slice_of
 
     seeds: dict[str, tuple[Path, Callable[[Path], object]]] = {}
-    syntaxes = {
-        "": ExplicitVRLittleEndian,
-        ", RLE": RLELossless,
-        ", JPEG-LS": JPEGLSLossless,
-        ", J2K": JPEG2000Lossless,
-    }
+    place = {"ImagePositionPatient": [0, 0, 0], "ImageOrientationPatient": [1, 0, 0, 0, 1, 0], "PixelSpacing": [1, 1]}
+    pixels = np.random.default_rng(2).integers(0, 4096, (SIDE, SIDE)).astype(np.uint16)
+    syntaxes = {"": None, ", RLE": RLELossless, ", JPEG-LS": JPEGLSLossless, ", J2K": JPEG2000Lossless}
     for number, (name, syntax) in enumerate(syntaxes.items()):
-        meta = FileMetaDataset()
-        meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = CTImageStorage, "1.2.3"
-        meta.TransferSyntaxUID = ExplicitVRLittleEndian
-        one = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
-        one.SOPClassUID, one.SOPInstanceUID, one.Modality, one.PatientID = CTImageStorage, "1.2.3", "CT", "x"
-        one.Rows, one.Columns, one.SamplesPerPixel, one.PhotometricInterpretation = SIDE, SIDE, 1, "MONOCHROME2"
-        one.BitsAllocated, one.BitsStored, one.HighBit, one.PixelRepresentation = 16, 12, 11, 0
-        one.ImagePositionPatient, one.ImageOrientationPatient = [0, 0, 0], [1, 0, 0, 0, 1, 0]
-        one.PixelSpacing = [1, 1]
-        one.RescaleSlope, one.RescaleIntercept, one.WindowCenter, one.WindowWidth = 1, -1024, 40, 400
-        one.PixelData = np.random.default_rng(2).integers(0, 4096, (SIDE, SIDE)).astype(np.uint16).tobytes()
-        if name:
+        one = slice_of(pixels, "1.2.3", PatientID="x", **place)
+        if syntax is not None:
             one.compress(syntax, generate_instance_uid=False)
         path = folder / f"{number}.dcm"
         one.save_as(path, enforce_file_format=True)
@@ -214,22 +202,16 @@ def dicom_seeds(folder: Path) -> dict[str, tuple[Path, Callable[[Path], object]]
 def mask_seeds(folder: Path) -> dict[str, tuple[Path, Callable[[Path], object]]]:
     """Write a label volume and a SEG for the DICOM image."""
     import nibabel
-    from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
+    from pydicom.dataset import Dataset
     from pydicom.pixels.utils import pack_bits
-    from pydicom.uid import ExplicitVRLittleEndian, SegmentationStorage
+    from pydicom.uid import SegmentationStorage
+
+    from benchmarks.reading.dicom import new_file
 
     marked = np.random.default_rng(3).integers(0, 2, (SIDE, SIDE), np.uint8)
     nibabel.save(nibabel.Nifti1Image(marked.T[..., None], np.diag([-1, -1, 1, 1])), folder / "mask.nii.gz")
-    meta = FileMetaDataset()
-    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = SegmentationStorage, "1.2.4"
-    meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    one = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
-    one.SOPClassUID, one.SOPInstanceUID, one.Modality, one.SegmentationType = (
-        SegmentationStorage,
-        "1.2.4",
-        "SEG",
-        "BINARY",
-    )
+    one = new_file(SegmentationStorage, "1.2.4", "SEG")
+    one.SegmentationType = "BINARY"
     one.Rows, one.Columns, one.SamplesPerPixel, one.PhotometricInterpretation = SIDE, SIDE, 1, "MONOCHROME2"
     one.BitsAllocated, one.BitsStored, one.HighBit, one.PixelRepresentation, one.NumberOfFrames = 1, 1, 0, 0, 1
     image, derivation, segment, frame = Dataset(), Dataset(), Dataset(), Dataset()
