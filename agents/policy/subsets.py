@@ -2,13 +2,11 @@
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution
 
-_ONE = torch.Size()
 _EXCLUDED = -1e4  # finite, so that gradients stay finite; e^-10000 is 0
 
 
-class OrderedSubset(Distribution):
+class OrderedSubset:
     """Draw k of N patches in order; each draw takes a remaining patch i with probability ∝ exp(logit_i).
 
     A draw is kept as a full ranking of the N patches, of which the first k are the subset: what remains at
@@ -21,21 +19,15 @@ class OrderedSubset(Distribution):
         excluded: `(B, N)` bool, patches that cannot be drawn.
     """
 
-    arg_constraints = {}  # noqa: RUF012 (PyTorch's own form)
-
     def __init__(self, logits: Tensor, count: Tensor, excluded: Tensor | None = None) -> None:
         self.logits = logits if excluded is None else logits.masked_fill(excluded, _EXCLUDED)
         self.count = count
-        super().__init__(logits.shape[:1], logits.shape[1:], validate_args=False)
 
     @torch.no_grad()
-    def sample(  # type: ignore[override]
-        self, sample_shape: torch.Size = _ONE, generator: torch.Generator | None = None
-    ) -> Tensor:
-        """Rankings `(*sample_shape, B, N)`, int64: patch numbers in the order of drawing."""
-        shape = (*sample_shape, *self.logits.shape)
+    def sample(self, generator: torch.Generator | None = None) -> Tensor:
+        """Rankings `(B, N)`, int64: patch numbers in the order of drawing."""
         device = generator.device if generator is not None else self.logits.device
-        uniform = torch.rand(shape, generator=generator, device=device, dtype=torch.float64)
+        uniform = torch.rand(self.logits.shape, generator=generator, device=device, dtype=torch.float64)
         gumbel = -torch.log(-torch.log(uniform.clamp(1e-300, 1 - 1e-16)))
         perturbed = self.logits.cpu().double() + gumbel.cpu()  # in double precision, which not every device has
         return perturbed.sort(-1, descending=True).indices.to(self.logits.device)
@@ -54,6 +46,10 @@ class OrderedSubset(Distribution):
         """Rankings `(B, N)` to masks `(B, N)` bool with exactly k ones a row."""
         return torch.zeros_like(self.drawn()).scatter(-1, ranking, self.drawn())
 
+    def _placed(self, ranked: Tensor, ranking: Tensor) -> Tensor:
+        """Bring numbers of drawn patches from their places in a ranking to their own in the grid; 0 elsewhere."""
+        return torch.zeros_like(ranked).scatter(-1, ranking, torch.where(self.drawn(), ranked, 0.0))
+
     def patch_log_prob(self, ranking: Tensor) -> Tensor:
         """Log p(i | drawn before i) of every drawn patch i, at its own place in the grid; 0 elsewhere.
 
@@ -64,8 +60,7 @@ class OrderedSubset(Distribution):
             `(B, N)`; a row's sum is the log-probability of its ordered subset.
         """
         ranked = self.logits.gather(-1, ranking)
-        steps = torch.where(self.drawn(), ranked - _log_sum_from(ranked), 0.0)
-        return torch.zeros_like(steps).scatter(-1, ranking, steps)
+        return self._placed(ranked - _log_sum_from(ranked), ranking)
 
     def patch_expectation(self, values: Tensor, ranking: Tensor) -> Tensor:
         """Give each drawn patch the expected value of its draw, at the patch's own place in the grid; 0 elsewhere.
@@ -81,8 +76,7 @@ class OrderedSubset(Distribution):
         worth = values.gather(-1, ranking)
         least = worth.amin(-1, keepdim=True)  # what is above it has a logarithm; sums of logarithms stay exact
         expected = least + (_log_sum_from(ranked + (worth - least).log()) - _log_sum_from(ranked)).exp()
-        drawn = torch.where(self.drawn(), expected, 0.0)
-        return torch.zeros_like(drawn).scatter(-1, ranking, drawn)
+        return self._placed(expected, ranking)
 
     def sum_before(self, values: Tensor, ranking: Tensor) -> Tensor:
         """Give each drawn patch the sum of the values of those drawn before it, at its own place; 0 elsewhere.
@@ -92,18 +86,17 @@ class OrderedSubset(Distribution):
             ranking: `(B, N)`.
         """
         worth = torch.where(self.drawn(), values.gather(-1, ranking), 0.0)
-        before = torch.where(self.drawn(), worth.cumsum(-1) - worth, 0.0)
-        return torch.zeros_like(before).scatter(-1, ranking, before)
+        return self._placed(worth.cumsum(-1) - worth, ranking)
 
-    def log_prob(self, value: Tensor) -> Tensor:
-        """Log-probability `(B,)` of the ordered subsets that the rankings `value` `(B, N)` begin with."""
-        return self.patch_log_prob(value).sum(-1)
+    def log_prob(self, ranking: Tensor) -> Tensor:
+        """Log-probability `(B,)` of the ordered subsets that rankings `(B, N)` begin with."""
+        return self.patch_log_prob(ranking).sum(-1)
 
     def first_draw(self) -> Tensor:
         """`(B, N)` probability that a patch is drawn first (π)."""
         return self.logits.softmax(-1)
 
-    def entropy(self, ranking: Tensor) -> Tensor:  # type: ignore[override]
+    def entropy(self, ranking: Tensor) -> Tensor:
         """Entropy `(B,)` of the whole draw in nats, estimated along one ranking `(B, N)`.
 
         By the chain rule it is the expected sum of the entropies of the draws, each given those before it. The gradient

@@ -149,7 +149,7 @@ def test_probabilities_of_all_ordered_subsets_sum_to_1(count: int) -> None:
 def test_draws_come_as_often_as_their_log_prob_says(excluded: list[bool] | None) -> None:
     count, draws = 2, 20_000
     barred = None if excluded is None else torch.tensor([excluded])
-    sampled = OrderedSubset(LOGITS[None], torch.tensor([count]), barred).sample(torch.Size([draws]), generator(1))
+    sampled = OrderedSubset(LOGITS.repeat(draws, 1), torch.tensor([count]), barred).sample(generator(1))
     subset, ranking = every(LOGITS, count)
     if barred is not None:
         subset = OrderedSubset(LOGITS.expand(len(ranking), -1), subset.count, barred.expand(len(ranking), -1))
@@ -157,7 +157,7 @@ def test_draws_come_as_often_as_their_log_prob_says(excluded: list[bool] | None)
     else:
         kept = torch.ones(len(ranking), dtype=torch.bool)
     expected = draws * subset.log_prob(ranking).exp()
-    code = sampled[:, 0, 0] * 5 + sampled[:, 0, 1]
+    code = sampled[:, 0] * 5 + sampled[:, 1]
     seen = torch.stack([(code == first * 5 + second).sum() for first, second in ranking[:, :2].tolist()])
     assert seen[~kept].sum() == 0
     chi_square = ((seen - expected).square() / expected)[kept].sum().item()
