@@ -214,9 +214,7 @@ class A3C(NetworkAgent):
 
     def _look(self, network: MaskingNetwork, observations: Pixels) -> Maps:
         """Compute the maps of images, with the bound and the temperature of this part of the run."""
-        bound, temperature = self.settings.bound, self.settings.temperature.at(self.progress)
-        maps: Maps = network(as_tensor(observations, self.device), None if bound is None else bound.at(self.progress))
-        return replace(maps, logits=maps.logits / temperature)
+        return network.look(as_tensor(observations, self.device), self.settings, self.progress)
 
     def _flat(self, grids: npt.NDArray[np.bool_]) -> Tensor:
         return torch.as_tensor(grids, device=self.device).flatten(1)

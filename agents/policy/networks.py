@@ -1,9 +1,10 @@
 """What the agent sees and says: feature extraction network, policy network, value network (AHM paper, Fig. 3)."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import log2
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -144,6 +145,12 @@ class MaskingNetwork(nn.Module):
         sizes = None if self.size is None else _bounded(self.size(features.mean((2, 3))), bound)
         count = len(observations)
         return Maps(gather(logits, count), gather(values, count), None if sizes is None else gather(sizes, count))
+
+    def look(self, observations: Tensor, settings: Any, progress: float) -> Maps:
+        """Compute the maps with the bound and temperature that settings have after this part of a run, 0 to 1."""
+        bound, temperature = settings.bound, settings.temperature.at(progress)
+        maps: Maps = self(observations, None if bound is None else bound.at(progress))
+        return replace(maps, logits=maps.logits / temperature)
 
 
 def _bounded(logits: Tensor, bound: float | None) -> Tensor:

@@ -198,7 +198,7 @@ class SB3Agent(Agent):
     def _logits(self, observations: npt.NDArray[np.uint8]) -> Tensor:
         shown = as_tensor(observations, self.device)
         if isinstance(self.policy, MapsPolicy):
-            return self.policy.maps(shown, self.progress).logits.cpu()
+            return self.policy.network.look(shown, self.policy.settings, self.progress).logits.cpu()
         distribution: Any = self.policy.get_distribution(shown).distribution
         return distribution.logits.cpu()  # type: ignore[no-any-return]
 

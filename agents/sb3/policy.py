@@ -1,6 +1,5 @@
 """A policy for Stable-Baselines3 that is made of our networks."""
 
-from dataclasses import replace
 from math import log
 from typing import Any
 
@@ -10,7 +9,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import Tensor
 
 from agents.agent import Problem
-from agents.policy.networks import Maps, MaskingNetwork
+from agents.policy.networks import MaskingNetwork
 from agents.sb3.settings import SB3Settings
 
 
@@ -45,14 +44,8 @@ class MapsPolicy(ActorCriticPolicy):
         make: Any = self.optimizer_class
         self.optimizer = make(self.network.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)
 
-    def maps(self, observations: Tensor, progress: float) -> Maps:
-        """Compute the maps of observations `(B, C, S, S)`, with the bound and the temperature of this part of a run."""
-        bound, temperature = self.settings.bound, self.settings.temperature.at(progress)
-        maps: Maps = self.network(observations.float(), None if bound is None else bound.at(progress))
-        return replace(maps, logits=maps.logits / temperature)
-
     def _heads(self, observations: Any) -> tuple[Any, Tensor]:
-        maps = self.maps(observations, self.progress)
+        maps = self.network.look(observations.float(), self.settings, self.progress)
         return self.action_dist.proba_distribution(maps.logits), maps.values.mean(1, keepdim=True) - 1
 
     def _log_prob(self, distribution: Any, actions: Tensor) -> Tensor:
