@@ -14,18 +14,9 @@ from zipfile import is_zipfile
 
 import torch
 
+from agents import baselines, loss_predictor
 from agents.a3c import A3C
 from agents.agent import Agent, Env, Problem
-from agents.baselines import (
-    AutoencoderAgent,
-    BlocksAgent,
-    EdgesAgent,
-    ForegroundAgent,
-    OracleAgent,
-    RandomAgent,
-    UntrainedAgent,
-)
-from agents.loss_predictor import EasyPatchesAgent, HardPatchesAgent, LearningProgressAgent
 from agents.sb3.a2c import A2CAgent
 from agents.sb3.ppo import PPOAgent
 from agents.settings import LinearSchedule
@@ -41,16 +32,16 @@ AGENTS: dict[str, type[Agent]] = {
         A3C,
         A2CAgent,
         PPOAgent,
-        RandomAgent,
-        BlocksAgent,
-        ForegroundAgent,
-        EdgesAgent,
-        HardPatchesAgent,
-        LearningProgressAgent,
-        OracleAgent,
-        EasyPatchesAgent,
-        UntrainedAgent,
-        AutoencoderAgent,
+        baselines.RandomAgent,
+        baselines.BlocksAgent,
+        baselines.ForegroundAgent,
+        baselines.EdgesAgent,
+        loss_predictor.HardPatchesAgent,
+        loss_predictor.LearningProgressAgent,
+        baselines.OracleAgent,
+        loss_predictor.EasyPatchesAgent,
+        baselines.UntrainedAgent,
+        baselines.AutoencoderAgent,
     )
 }
 
