@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from copy import copy
 from dataclasses import dataclass, replace
 from multiprocessing.synchronize import Event
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from agents.pretraining.settings import RunSettings
 from ahm_env import AHMError, ImageSet, Reconstructor, TrainingError
 from ahm_env.masks import Ints
 from ahm_env.model.devices import without_script
+from ahm_env.model.parameter_server import Link
 from ahm_env.runs.directory import signals_to
 
 _PATIENCE = 120.0  # seconds that a worker has to end its batch
@@ -53,17 +54,6 @@ class Work:
         return replace(self, agent=agent)
 
 
-class Shared(Protocol):
-    """Holds the weights of the workers together, and counts the images that they have learned from."""
-
-    @property
-    def seen(self) -> int:
-        """Images of all workers so far."""
-
-    def add(self, images: int) -> int:
-        """Count the images of a step that this worker has taken; returns how many there are of all then."""
-
-
 class SharedMemory:
     """Memory in which all workers of a machine step on the same weights (Hogwild)."""
 
@@ -76,7 +66,7 @@ class SharedMemory:
         return int(self._counter.value)
 
     def add(self, images: int) -> int:
-        """Count images; returns how many there are of all then."""
+        """Count the images of a step that a worker has taken; returns how many there are of all then."""
         with self._counter.get_lock():
             self._counter.value += images
             return int(self._counter.value)
@@ -96,7 +86,7 @@ class Workers:
 
     def __init__(self, count: int, work: Work, seen: int) -> None:
         context = multiprocessing.get_context("spawn")
-        self.shared: Shared = SharedMemory(seen)
+        self.shared = SharedMemory(seen)
         self._stop, self._failures = context.Event(), context.SimpleQueue()
         self._processes: list[Any] = []
         self._parts = work.settings.algo, work.settings.wrapper, *work.images.functions
@@ -163,7 +153,7 @@ def seed_of(run: int, number: int, seen: int) -> int:
     return int(np.random.SeedSequence((run, number, seen)).generate_state(1, np.uint64)[0] >> 1)
 
 
-def train(number: int, work: Work, shared: Shared, stopped: Callable[[], bool]) -> None:
+def train(number: int, work: Work, shared: SharedMemory | Link, stopped: Callable[[], bool]) -> None:
     """Be a worker: the same stages as the first worker's, on images of its own.
 
     Args:
@@ -191,7 +181,7 @@ def train(number: int, work: Work, shared: Shared, stopped: Callable[[], bool]) 
             play_stage(stage, agent, env, stage.until, after, settings.wrapper)
 
 
-def _work(number: int, work: Work, shared: Shared, stop: Event, failures: Any) -> None:
+def _work(number: int, work: Work, shared: SharedMemory, stop: Event, failures: Any) -> None:
     """Be a worker in a process of its own."""
     for signal_number in (signal.SIGINT, signal.SIGTERM):  # may go to all; the first worker decides when to stop
         signal.signal(signal_number, signal.SIG_IGN)
