@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -31,26 +32,14 @@ def main() -> None:
 def predicting() -> None:
     """Segment 1,000 and 10,000 files with a small model."""
     from ahm_env.images.pixels.opencv import cv2
-    from downstream.models.model import MODEL_FILE, Model, ModelSpec
+    from benchmarks.speed.prediction import SPEC
+    from downstream.models.model import MODEL_FILE, Model
 
     table = Table("files", "RssAnon, MB")
     figures = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        spec = ModelSpec(
-            "segmentation",
-            "unet",
-            ("background", "foreground"),
-            (0, 1),
-            32,
-            1,
-            "stretch",
-            (127.0,),
-            (60.0,),
-            4,
-            "batch",
-            False,
-        )
+        spec = replace(SPEC, image_size=32, channels=1, mean=(127.0,), std=(60.0,), width=4)
         Model.create(spec, 0).save(folder / "tuned" / MODEL_FILE)
         generator = np.random.default_rng(0)
         for count in (1_000, 10_000):
