@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from agents.agent import Update, save_agent
-from agents.pretraining.hardness import KINDS, Hardness, Measurement, measure
+from agents.pretraining.hardness import Hardness, Measurement, measure
 from agents.pretraining.nodes import Nodes, count_workers
 from agents.pretraining.run_directory import RunDirectory
 from agents.pretraining.schedule import (
@@ -190,19 +190,16 @@ class Pretraining(Run[RunSettings, Hardness]):
                 f"the U-Net's loss on held-out images is no longer finite after {self.seen:,} images; the step size is "
                 f"probably too large: lower --learning-rate. The last checkpoint is as it was"
             )
-        reference = (
-            dict.fromkeys((f"reference_hardness_{kind}" for kind in KINDS), float("nan"))
-            if self.reference_unet is None
-            else self.measure(pairs, self.reference_unet).as_dict("reference_hardness")
-        )
-        return {
+        row = {
             **self.hardness.as_dict(),
             "agent_share": self.settings.agent_share.at(self.seen / self.settings.total_images),
             "mask_ratio": float(sampled.masks.mean()),
             "unet_updates": self.reconstructor.updates,
             **self.workers.measure(),
-            **reference,
         }
+        if self.reference_unet is not None:
+            row |= self.measure(pairs, self.reference_unet).as_dict("reference_hardness")
+        return row
 
     def measure(self, pairs: int, reference_unet: Reconstructor | None = None) -> Hardness:
         """Hardness and masks on about so many held-out image and mask pairs, by the run's own U-Net or a reference."""
