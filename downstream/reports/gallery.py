@@ -60,10 +60,10 @@ def make_gallery(groups: Sequence[Sequence[Run]], images: ImageSet) -> Gallery:
             f"bring them back, or leave this run out"
         )
     alike = {
-        agent: [run for run in runs if run.frames and run.pictures == first.pictures]
+        agent: fitting
         for agent, runs in enumerate(groups)
+        if (fitting := [run for run in runs if run.frames and run.pictures == first.pictures])
     }
-    alike = {agent: runs for agent, runs in alike.items() if runs}
     shown = [run for runs in alike.values() for run in runs]
     for run in shown:
         _check(run, images)

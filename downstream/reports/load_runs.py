@@ -138,15 +138,12 @@ def by_algorithm(runs: Sequence[Run], names: Sequence[str] = ()) -> list[Algorit
         runs: The runs.
         names: What the agent of each is called; by default as in `labelled`.
     """
-    labels = {id(run): label for run, label in zip(runs, names or labelled(runs), strict=True)}
+    found: dict[str, list[Run]] = {}
+    for run, name in zip(runs, names or labelled(runs), strict=True):
+        found.setdefault(name, []).append(run)
     return [
-        Algorithm(
-            name,
-            number,
-            style,
-            tuple(sorted((run for run in runs if labels[id(run)] == name), key=lambda run: run.settings.seed)),
-        )
-        for number, (name, style) in enumerate(styles_of(labels.values()).items())
+        Algorithm(name, number, style, tuple(sorted(found[name], key=lambda run: run.settings.seed)))
+        for number, (name, style) in enumerate(styles_of(found).items())
     ]
 
 
