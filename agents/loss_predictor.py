@@ -1,8 +1,7 @@
 """Agents that regress the loss of patches on the image, and hide what they expect to be hard, easy or instructive."""
 
-from copy import deepcopy
+from copy import copy, deepcopy
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -114,12 +113,10 @@ class LearningProgressAgent(HardPatchesAgent):
 
     def attach(self, env: Env) -> None:
         """Follow the U-Net of this environment."""
-        fast = unet_of(env)
+        self._fast = unet_of(env)
         if self._slow is None:
-            unet = deepcopy(fast.unet)
-            same: dict[str, Any] = {"device": fast.device, "precision": fast.precision}
-            self._slow = Reconstructor(unet, fast.grid, fast.standardisation, loss_on="all", **same)
-        self._fast = fast
+            self._slow = copy(self._fast)
+            self._slow.unet = deepcopy(self._fast.unet)
 
     @torch.no_grad()
     def targets(self, images: Pixels, hidden: npt.NDArray[np.bool_], losses: Scores) -> Scores:
