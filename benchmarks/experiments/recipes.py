@@ -8,7 +8,6 @@ stopped. What is done is a line of `docs/results/recipes.csv`. PATTERN, a regula
 names, SET/RECIPE/DRAW; several processes may share the work.
 """
 
-import csv
 import json
 import re
 import shutil
@@ -24,7 +23,7 @@ from filelock import FileLock, Timeout
 
 from ahm_env import load_images
 from ahm_env.errors import InterruptionError
-from ahm_env.files import write_text
+from ahm_env.files import read_rows, write_rows, write_text
 from ahm_env.images.formats.labels import NO_IMAGE, table_lines
 from ahm_env.runs.observer import Silent
 from downstream.finetuning.labelled import only_labelled
@@ -106,12 +105,8 @@ def run_cell(source: Path, recipe: str, draw: int, path: Path) -> dict[str, Any]
 def add_row(row: dict[str, Any]) -> None:
     """Append a line to the results, in one piece though several processes write."""
     with FileLock(f"{RESULTS}.lock"):
-        new = not RESULTS.exists()
-        with RESULTS.open("a", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-            if new:
-                writer.writeheader()
-            writer.writerow(row)
+        known = read_rows(RESULTS) if RESULTS.exists() else []
+        write_rows(RESULTS, [*known, row], COLUMNS)
 
 
 def main(data: Path, out: Path, pattern: str = "") -> int:
