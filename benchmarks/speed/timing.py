@@ -7,6 +7,7 @@ import resource
 import subprocess
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 
@@ -15,26 +16,27 @@ from ahm_env.masks import Floats
 PAIRS = 20
 
 
-def in_turn(*functions: Callable[[], object], rounds: int = PAIRS) -> Floats:
-    """Call functions A B A B …; gives their seconds of CPU, `(rounds, len(functions))`, after a first call of each."""
-    seconds = np.empty((rounds + 1, len(functions)))
+def cpu_of_children() -> float:
+    """Seconds of processors that the processes took that this one started and that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def in_turn(*functions: Callable[[], object], clock: Callable[[], float] = time.process_time) -> Floats:
+    """Call functions A B A B …; gives their seconds of CPU, `(PAIRS, len(functions))`, after a first call of each."""
+    seconds = np.empty((PAIRS + 1, len(functions)))
     for row in seconds:
         for column, function in enumerate(functions):
-            start = time.process_time()
+            start = clock()
             function()
-            row[column] = time.process_time() - start
+            row[column] = clock() - start
     return seconds[1:]
 
 
-def commands_in_turn(*commands: Sequence[str], rounds: int = PAIRS) -> Floats:
+def commands_in_turn(*commands: Sequence[str]) -> Floats:
     """As `in_turn`, of processes that run commands."""
-    seconds = np.empty((rounds + 1, len(commands)))
-    for row in seconds:
-        for column, command in enumerate(commands):
-            before = cpu_of_children()
-            subprocess.run(command, check=True, capture_output=True)
-            row[column] = cpu_of_children() - before
-    return seconds[1:]
+    runs = [partial(subprocess.run, command, check=True, capture_output=True) for command in commands]
+    return in_turn(*runs, clock=cpu_of_children)
 
 
 def shown(values: Floats) -> str:
@@ -42,9 +44,3 @@ def shown(values: Floats) -> str:
     ordered = np.sort(values)
     edge = max(0, int((len(ordered) - 1.96 * len(ordered) ** 0.5) / 2))
     return f"{np.median(ordered):.2f} ({ordered[edge]:.2f} – {ordered[-1 - edge]:.2f})"
-
-
-def cpu_of_children() -> float:
-    """Seconds of processors that the processes took that this one started and that have ended."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
