@@ -10,7 +10,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,7 +20,7 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, RLELossless, gen
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.speed.memory import in_use
+from benchmarks.speed.memory import family, in_use
 
 SIDE = 256
 LOAD = """
@@ -107,15 +106,6 @@ def load(tree: Path, folder: Path) -> Loaded:
     if process.returncode:
         raise SystemExit(f"loading {tree} ended with status {process.returncode}")
     return Loaded(float(seconds), took, largest)
-
-
-def family(process: int) -> list[int]:
-    """List a process and all processes that it began."""
-    children: list[str] = []
-    for thread in Path(f"/proc/{process}/task").glob("*"):
-        with suppress(OSError):
-            children += (thread / "children").read_text().split()
-    return [process, *(one for child in children for one in family(int(child)))]
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -125,6 +126,15 @@ def in_use(kind: str, process: int | str = "self") -> float:
     except OSError:
         return 0.0
     return next((int(line.split()[1]) / 1024 for line in lines if line.startswith(kind)), 0.0)
+
+
+def family(process: int) -> list[int]:
+    """List a process and all processes that it began."""
+    children: list[str] = []
+    for thread in Path(f"/proc/{process}/task").glob("*"):
+        with suppress(OSError):
+            children += (thread / "children").read_text().split()
+    return [process, *(one for child in children for one in family(int(child)))]
 
 
 if __name__ == "__main__":

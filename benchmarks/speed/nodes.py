@@ -36,6 +36,7 @@ from agents.pretraining.workers import Work
 from ahm_env.files import read_rows
 from ahm_env.model.parameter_server import Link, ParameterServer
 from ahm_env.runs.cluster import AUTO, connected
+from benchmarks.speed.memory import family
 
 AHM = [sys.executable, "-m", "ahm", "train-agent", "--device", "cpu"]
 PAIRS, IMAGES = 3, 1_000  # of `speed`
@@ -85,15 +86,12 @@ def speeds(*words: str) -> tuple[float, float]:
 
 def cpu_seconds(pid: int) -> float:
     """CPU time of a process, and of all that it has started and that has not ended."""
-    stats = dict[int, list[str]]()
-    for path in Path("/proc").glob("[0-9]*/stat"):
+    ticks = 0
+    for one in family(pid):
         with suppress(OSError):
-            stats[int(path.parent.name)] = path.read_text().rpartition(")")[2].split()
-    family, grown = {pid}, True
-    while grown:
-        children = {one for one, words in stats.items() if int(words[1]) in family}
-        grown, family = not children <= family, family | children
-    return sum(int(stats[one][11]) + int(stats[one][12]) for one in family if one in stats) / os.sysconf("SC_CLK_TCK")
+            words = Path(f"/proc/{one}/stat").read_text().rpartition(")")[2].split()
+            ticks += int(words[11]) + int(words[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def hardness() -> Table:
