@@ -71,7 +71,7 @@ class Cell:
     def key(self) -> tuple[Any, ...]:
         """What its rows begin with."""
         trial = self.trial
-        return trial.agent, trial.run, trial.draw, trial.task, count_name(trial.labels), trial.arm.label
+        return trial.agent, trial.run, trial.draw, trial.task, count_name(trial.labels), trial.arm
 
     @property
     def done(self) -> bool:

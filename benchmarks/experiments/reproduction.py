@@ -27,7 +27,6 @@ from filelock import FileLock, Timeout
 
 from agents.pretraining.console import train_agent
 from agents.pretraining.run_directory import RunDirectory
-from downstream.comparison.options import Arm
 from downstream.comparison.results.rows import Row, write_results
 from downstream.comparison.results.tables import tables_of
 from downstream.comparison.trials import FinetuneTrial
@@ -86,7 +85,7 @@ def results(out: Path) -> list[Row]:
         for seed in range(SEEDS):
             for arm in ARMS:
                 path, run = out / str(seed) / arm, None if arm == "scratch" else seed
-                trial = FinetuneTrial(arm, run, seed, task, None, Arm.parse("none"), arm, path / task, {}, 0)
+                trial = FinetuneTrial(arm, run, seed, task, None, "none", arm, path / task, {}, 0)
                 rows += trial.rows()
                 if task == "segmentation" and arm != "scratch" and is_done(path / "pretraining"):
                     last = RunDirectory(path / "pretraining").last_row()

@@ -161,7 +161,7 @@ class Experiment:
                 start, known, name = str(self.out / "runs" / f"{name}-{run}"), run, f"{name}-run{run}"
             own = {"labels": count, "seed": draw, "stratified": True}
             given = {**{one: getattr(self.settings, one) for one in names}, **asked.given(arm, task), **own}
-            path = self.out / "finetuned" / f"{task}-{count_name(count)}" / _file_name(arm.label) / f"{name}-draw{draw}"
+            path = self.out / "finetuned" / f"{task}-{count_name(count)}" / _file_name(arm) / f"{name}-draw{draw}"
             made = asked.made(arm, task)
             total = made.steps * made.batch_size
             yield FinetuneTrial(agent, known, draw, task, count, arm, start, path, given, total)

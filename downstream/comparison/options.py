@@ -60,29 +60,19 @@ class AgentConfig:
         return {**common, **own, "algo": self.algo, "agent": agent or None}
 
 
-@dataclass(frozen=True)
-class Arm:
-    """How unlabelled images take part: `none`, `auto`, or `auto+mix=none+steps=9600` with settings of its own.
+def arm_settings(label: str) -> dict[str, Any]:
+    """Read an arm, how unlabelled images take part: `none` or `auto`, each with `+KEY=VALUE+…` for settings of its own.
 
-    Attributes:
-        label: As the user wrote it.
-        settings: Settings of fine-tuning that differ from the other arms'.
+    Returns:
+        Settings of fine-tuning that differ from the other arms'.
+
+    Raises:
+        SettingsError: Not of this form, or unknown settings.
     """
-
-    label: str
-    settings: dict[str, Any]
-
-    @classmethod
-    def parse(cls, label: str) -> "Arm":
-        """Read `none` or `auto`, each with `+KEY=VALUE+…`.
-
-        Raises:
-            SettingsError: Not of this form, or unknown settings.
-        """
-        unlabelled, *texts = label.split("+")
-        if unlabelled not in OWN:
-            raise SettingsError(f"--unlabelled {label}: an arm is none or auto, such as auto+mix=none")
-        return cls(label, {"unlabelled": unlabelled, **_finetune_settings(texts, "--unlabelled")})
+    unlabelled, *texts = label.split("+")
+    if unlabelled not in OWN:
+        raise SettingsError(f"--unlabelled {label}: an arm is none or auto, such as auto+mix=none")
+    return {"unlabelled": unlabelled, **_finetune_settings(texts, "--unlabelled")}
 
 
 @dataclass(frozen=True)
@@ -134,8 +124,8 @@ class Downstream:
         return None
 
     def __post_init__(self) -> None:
-        names = {"downstream": self.task_names, "labels": list(map(count_name, self.counts))}
-        names["unlabelled"] = [arm.label for arm in self.arms]
+        counts = list(map(count_name, self.counts))
+        names = {"downstream": self.task_names, "labels": counts, "unlabelled": self.arms}
         for flag, written in names.items():
             once(f"--{flag}", written)
         if odd := [task for task in self.task_names if task not in TASKS]:
@@ -162,9 +152,9 @@ class Downstream:
         return [_count(text) for text in _parts(self.labels)]
 
     @cached_property
-    def arms(self) -> list[Arm]:
+    def arms(self) -> list[str]:
         """The arms."""
-        return [Arm.parse(text) for text in _parts(self.unlabelled)]
+        return _parts(self.unlabelled)
 
     @cached_property
     def shared(self) -> dict[str, Any]:
@@ -173,13 +163,13 @@ class Downstream:
         given = re.split(r",(?=\s*\w+=)", self.settings)  # values may hold commas, such as classes=0,1,2
         return _finetune_settings([*filter(None, map(str.strip, given)), *mix], "--finetune")
 
-    def given(self, arm: Arm, task: str) -> dict[str, Any]:
+    def given(self, arm: str, task: str) -> dict[str, Any]:
         """Return the settings of fine-tuning in an arm, without those of another task of these."""
         others = {name for name, one in OF_TASK.items() if one != task and one in self.task_names}
-        found = {name: value for name, value in {**self.shared, **arm.settings}.items() if name not in others}
+        found = {name: value for name, value in {**self.shared, **arm_settings(arm)}.items() if name not in others}
         return {**found, "task": task}
 
-    def made(self, arm: Arm, task: str) -> FinetuneSettings:
+    def made(self, arm: str, task: str) -> FinetuneSettings:
         """Make the settings of fine-tuning in an arm, with all defaults, from scratch.
 
         Raises:

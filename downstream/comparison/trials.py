@@ -14,7 +14,7 @@ from agents.pretraining.settings import RunSettings
 from ahm_env import RunError
 from ahm_env.files import read_rows, write_text
 from downstream.comparison.mask_evaluation import evaluate_masks
-from downstream.comparison.options import AgentConfig, Arm, count_name
+from downstream.comparison.options import AgentConfig, count_name
 from downstream.comparison.results.rows import MASKING, Row
 from downstream.finetuning.finetune import finetune
 
@@ -177,7 +177,7 @@ class FinetuneTrial:
     draw: int
     task: str
     labels: int | None
-    arm: Arm
+    arm: str
     start: str
     path: Path
     given: dict[str, Any]
@@ -229,7 +229,7 @@ class FinetuneTrial:
         """
         if not self.done:
             return
-        about = (self.agent, self.run, self.draw, self.task, count_name(self.labels), self.arm.label)
+        about = (self.agent, self.run, self.draw, self.task, count_name(self.labels), self.arm)
         metric, path = PER_IMAGE[self.task], self.path / "test.json"
         try:
             summary = dict(json.loads(path.read_text(encoding="utf-8")))

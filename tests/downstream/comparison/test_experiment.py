@@ -90,7 +90,7 @@ def test_pretraining_pairs_seeds_and_shares_the_curriculum(tmp_path: Path):
 
 def test_fine_tuning_is_agents_x_tasks_x_numbers_x_arms_seed_by_seed(tmp_path: Path) -> None:
     experiment = make(tmp_path, unlabelled="none,auto")
-    assert [(one.draw, one.run, one.labels, one.task, one.arm.label, one.agent) for one in experiment.finetuning] == [
+    assert [(one.draw, one.run, one.labels, one.task, one.arm, one.agent) for one in experiment.finetuning] == [
         (seed, None if agent == "scratch" else seed, labels, task, arm, agent)
         for seed in (0, 1)
         for labels in (8, None)

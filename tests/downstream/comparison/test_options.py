@@ -7,7 +7,7 @@ import pytest
 from agents.pretraining.settings import RunSettings
 from agents.settings import LinearSchedule
 from ahm_env import SettingsError
-from downstream.comparison.options import AgentConfig, Arm, Downstream
+from downstream.comparison.options import AgentConfig, Downstream, arm_settings
 
 
 def test_an_agent_is_a_name_and_settings_of_its_own():
@@ -32,12 +32,12 @@ def test_an_agent_is_a_name_and_settings_of_its_own():
 
 
 def test_an_arm_is_a_way_to_use_unlabelled_images_and_settings_of_its_own():
-    assert Arm.parse("none") == Arm("none", {"unlabelled": "none"})
-    arm = Arm.parse("auto+mix=none+steps=9600+learning_rate=1")
-    assert arm.settings == {"unlabelled": "auto", "mix": "none", "steps": 9600, "learning_rate": 1}
+    assert arm_settings("none") == {"unlabelled": "none"}
+    arm = arm_settings("auto+mix=none+steps=9600+learning_rate=1")
+    assert arm == {"unlabelled": "auto", "mix": "none", "steps": 9600, "learning_rate": 1}
     for text in ("box", "automatic+steps=2", "", "+steps=2"):
         with pytest.raises(SettingsError, match="an arm is none or auto"):
-            Arm.parse(text)
+            arm_settings(text)
 
 
 def test_how_to_fine_tune_without_what_for_is_refused():
@@ -101,8 +101,8 @@ def test_what_is_asked_for_is_read() -> None:
     )
     assert (asked.task_names, asked.counts) == (["segmentation", "classification"], [25, None])
     assert asked.shared == {"steps": 7, "learning_rate": 1, "tta": True, "augment": "flips"}
-    assert [arm.label for arm in asked.arms] == ["none", "auto"]
-    given = asked.given(Arm.parse("auto+steps=9"), "segmentation")
+    assert asked.arms == ["none", "auto"]
+    given = asked.given("auto+steps=9", "segmentation")
     assert given == {**asked.shared, "unlabelled": "auto", "steps": 9, "task": "segmentation"}
     assert asked.made(asked.arms[1], "classification").unlabelled == "auto"
 
