@@ -17,8 +17,7 @@ import torch
 from agents import baselines, loss_predictor
 from agents.a3c import A3C
 from agents.agent import Agent, Env, Problem
-from agents.sb3.a2c import A2CAgent
-from agents.sb3.ppo import PPOAgent
+from agents.sb3.agent import A2CAgent, PPOAgent
 from agents.settings import LinearSchedule
 from ahm_env import CheckpointError, RunError, SettingsError
 from ahm_env.files import load_tensors

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from gymnasium.spaces import Box, MultiBinary
+from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import ActorCriticCnnPolicy, ActorCriticPolicy
@@ -25,7 +26,7 @@ from agents.agent import Agent, Callback, Env, Infos, hide_highest, summary
 from agents.moments import RunningMoments
 from agents.sb3.patch_credit import PatchRolloutBuffer
 from agents.sb3.policy import MapsPolicy
-from agents.sb3.settings import SB3Settings
+from agents.sb3.settings import A2CSettings, PPOSettings, SB3Settings
 from agents.sb3.vec_env import Returns, SB3VecEnv
 from ahm_env import SettingsError, TrainingError
 from ahm_env.model.devices import as_tensor
@@ -258,3 +259,39 @@ class SB3Agent(Agent):
         optimiser = self.policy.optimizer
         optimiser.load_state_dict({**optimiser.state_dict(), "state": moments})
         super().restore(state)
+
+
+class A2CAgent(SB3Agent):
+    """Stable-Baselines3's A2C (Mnih et al., ICML 2016, without the asynchrony)."""
+
+    name = "a2c"
+    algorithm = A2C
+    optimiser: ClassVar = {
+        "optimizer_class": torch.optim.RMSprop,
+        "optimizer_kwargs": {"alpha": 0.99, "eps": 1e-5, "weight_decay": 0},
+    }
+    settings_class = A2CSettings
+    settings: A2CSettings
+
+    def _own_settings(self, images: int) -> dict[str, Any]:
+        settings = self.settings
+        if settings.normalize_advantage and settings.image_weight and settings.n_steps * images < 2:
+            raise SettingsError("a2c needs 2 images or more an update to normalise advantages; raise --batch-size")
+        return {}
+
+
+class PPOAgent(SB3Agent):
+    """Stable-Baselines3's PPO (Schulman et al., 2017)."""
+
+    name = "ppo"
+    algorithm = PPO
+    settings_class = PPOSettings
+    settings: PPOSettings
+
+    def _own_settings(self, images: int) -> dict[str, Any]:
+        settings = self.settings
+        minibatch = settings.n_steps * images // settings.minibatches
+        if minibatch < 2:
+            raise SettingsError("ppo needs 2 images or more a minibatch; raise --batch-size")
+        clip = {"clip_range": settings.clip_range, "target_kl": settings.target_kl}
+        return {"batch_size": minibatch, "n_epochs": settings.n_epochs, **clip}

@@ -19,10 +19,8 @@ from torch import Tensor
 
 from agents import Problem, load_agent, make_agent, save_agent
 from agents.agent import Update, play
-from agents.sb3.a2c import A2CAgent
-from agents.sb3.agent import SB3Agent
+from agents.sb3.agent import A2CAgent, PPOAgent, SB3Agent
 from agents.sb3.policy import MapsPolicy
-from agents.sb3.ppo import PPOAgent
 from ahm_env import ImageSet, PatchMaskVectorEnv, Reconstructor, SettingsError, TrainingError, load_images
 from ahm_env.files import load_tensors, save_tensors
 from ahm_env.masks import fill_quota
