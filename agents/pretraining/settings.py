@@ -169,11 +169,17 @@ class RunSettings(ImageSettings):
         """List the names of the settings that another run has otherwise; `agent` settings by their own names."""
         found = [name for name in super().changes(other) if name != "agent"]
         own, others = self.agent, other.agent if isinstance(other, RunSettings) else {}
-        return sorted([*found, *(key for key in {*own, *others} if own.get(key) != others.get(key))])
+        return sorted({*found, *(_of_agent(key) for key in {*own, *others} if own.get(key) != others.get(key))})
 
     def differences(self, given: Mapping[str, Any]) -> list[str]:
         """Names of those given settings that are not this run's; `agent` settings by their own names."""
         own = self.agent
         asked = {key: value for key, value in (given.get("agent") or {}).items() if value is not None}
         others = {key: value for key, value in given.items() if key != "agent"}
-        return sorted([*super().differences(others), *(key for key, value in asked.items() if own.get(key) != value)])
+        odd = {_of_agent(key) for key, value in asked.items() if own.get(key) != value}
+        return sorted({*super().differences(others), *odd})
+
+
+def _of_agent(key: str) -> str:
+    """Name a setting of the agent; one is called otherwise on the command line, where the U-Net has its name."""
+    return "agent_learning_rate" if key == "learning_rate" else key

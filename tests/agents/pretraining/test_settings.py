@@ -208,6 +208,11 @@ def test_differences_are_the_names_of_what_is_given_and_is_not_so() -> None:
     assert settings.differences({"agent": {"gamma": 0.8, "n_steps": 2}, "seed": 0}) == ["gamma", "n_steps", "seed"]
 
 
+def test_another_step_size_of_the_agent_is_not_called_that_of_the_unet() -> None:
+    one, other = (RunSettings(agent={"learning_rate": rate}) for rate in (1e-3, 2e-3))
+    assert one.changes(other) == one.differences({"agent": other.agent}) == ["agent_learning_rate"]
+
+
 # Precision
 
 
