@@ -13,7 +13,7 @@ from tests.dicom_file import item
 
 pydicom = pytest.importorskip("pydicom")
 
-from pydicom.pixels.utils import pack_bits
+from pydicom.pixels.utils import pack_bits  # noqa: E402
 
 from ahm_env.images.formats.dicom import dicom_file  # noqa: E402
 
