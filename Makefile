@@ -3,7 +3,7 @@
 # make test   install, run the tests; with EXTRAS=dev,interop also those of examples in other RL libraries
 # make check  lint, types and import contracts
 # make bench  measured ratios
-# make wheelhouse   a folder of all packages, to install on a machine without a network; see docs/offline.md
+# make wheelhouse   a folder of all packages, to install on a machine without a network; see docs/contributing.md
 
 VENV := .venv
 EXTRAS := dev
