@@ -368,7 +368,6 @@ def seen(run: Path) -> int:
 @pytest.mark.parametrize("after", [40, 200])
 def test_kill_9_at_any_moment_and_resume_ends_in_identical_weights(call, after):
     words = [*TINY, "--total-images", "320"]
-    torch.set_num_threads(1)
     call("train-agent", *words, "--out", "whole")
     with start("train-agent", *words, "--out", "cut") as process:
         wait_for(lambda: seen(Path("cut")) >= after, process)

@@ -1,12 +1,11 @@
 """A masking problem without images, U-Net or files, whose patch losses a test makes up; and a tiny real one."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
-import torch
 from gymnasium.spaces import Box, MultiBinary
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
@@ -122,14 +121,6 @@ def toy_env() -> type[ToyEnv]:
 def textures() -> npt.NDArray[np.uint8]:
     """Two images `(2, 1, 32, 32)` of random texture, in which no two patches are alike."""
     return np.random.default_rng(0).integers(0, 256, (2, 1, 32, 32), dtype=np.uint8)
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

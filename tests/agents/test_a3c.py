@@ -398,7 +398,6 @@ class Lesson:
 @pytest.fixture(scope="module")
 def lesson(toy_env: Toy, textures: Pixels) -> Lesson:
     """Own credit only, a strong entropy: with a patch's own value as baseline nothing is left to hold the policy."""
-    torch.set_num_threads(1)
     env = toy_env(textures, noisy(hard_three_times))
     agent = A3C(env, A3CSettings(image_weight=0.0, ent_coef=0.05))
     return Lesson(agent, env, updates(agent, env, 8 * 250))

@@ -1,10 +1,9 @@
-"""Fixtures for the tests of the masking problem: one thread, a cache of images that nobody else uses."""
+"""Fixtures for the tests of the masking problem: a cache of images that nobody else uses."""
 
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 
 from ahm_env.images.dataset.image_set import ImageSet
 from ahm_env.images.dataset.loader import load_images
@@ -13,14 +12,6 @@ from ahm_env.images.dataset.loader import load_images
 @pytest.fixture(scope="session")
 def image_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("image-cache")
-
-
-@pytest.fixture(scope="module")
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

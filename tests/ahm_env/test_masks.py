@@ -19,7 +19,6 @@ from ahm_env.masks import (
     step_quota,
 )
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 STEADY = settings(deadline=None, derandomize=True)
 
 SIZES = [(32, 8), (64, 16), (16, 4), (48, 6), (30, 5), (42, 3), (6, 3), (4, 1)]

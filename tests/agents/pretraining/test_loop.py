@@ -52,7 +52,6 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> ImageSet:
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    torch.set_num_threads(1)
     monkeypatch.setattr(pretraining, "PICTURED", 1)
 
 

@@ -15,7 +15,7 @@ from ahm_env import ActionError, PatchGrid, PatchMaskEnv, PatchMaskVectorEnv, Re
 from ahm_env.environment.checks import read_actions
 from ahm_env.model.weights import Standardisation
 
-pytestmark = pytest.mark.usefixtures("one_thread", "own_cache")
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 FROZEN, CO_TRAIN = "AHM/PatchMask-v0", "AHM/PatchMaskCoTrain-v0"
 SMALL = {"data": "phantom:10:1", "unet": "new", "width": 4, "image_size": 32, "patch_size": 8}

@@ -26,7 +26,7 @@ from ahm_env.masks import PatchGrid
 from ahm_env.model.reconstruction import Reconstructor
 from ahm_env.rendering import GAP, HEADER, TILE, enlarge
 
-pytestmark = pytest.mark.usefixtures("one_thread", "own_cache")
+pytestmark = pytest.mark.usefixtures("own_cache")
 without_a_warning = pytest.mark.filterwarnings("error")
 
 FROZEN, CO_TRAIN = "AHM/PatchMask-v0", "AHM/PatchMaskCoTrain-v0"

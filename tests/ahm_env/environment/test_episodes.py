@@ -12,7 +12,6 @@ from ahm_env.masks import MaskRatio, PatchGrid, rounded
 from ahm_env.model.reconstruction import Reconstructor
 from ahm_env.model.weights import Standardisation
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 STEADY = settings(deadline=None, derandomize=True, max_examples=40)
 
 PATCHES = 16

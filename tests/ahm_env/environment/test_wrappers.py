@@ -19,7 +19,7 @@ from ahm_env.environment.env import PatchMaskEnv, PatchMaskVectorEnv
 from ahm_env.environment.wrappers import hide_highest
 from ahm_env.errors import ActionError, SettingsError
 
-pytestmark = pytest.mark.usefixtures("one_thread", "own_cache")
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 FROZEN = "AHM/PatchMask-v0"
 SMALL = {"data": "phantom:10:1", "unet": "new", "width": 4, "image_size": 32, "patch_size": 8}

@@ -7,8 +7,6 @@ from torch import nn
 
 from ahm_env.model.optimiser import SharedAdam
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def layers(seed=0):
     generator = torch.Generator().manual_seed(seed)

@@ -15,8 +15,6 @@ from ahm_env.model.reconstruction import Reconstructor
 from ahm_env.model.unet import UNet, initialise
 from ahm_env.model.weights import Standardisation, save_unet
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 GREY = Standardisation((120.0,), (40.0,))
 RGB = Standardisation((150.5, 110.0, 90.25), (30.0, 45.5, 60.0))
 SIZES = [(32, 8), (32, 16), (32, 4), (48, 6), (16, 4), (30, 5), (37 * 2, 37)]

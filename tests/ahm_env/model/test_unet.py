@@ -16,8 +16,6 @@ from ahm_env.files import save_tensors
 from ahm_env.model.unet import UNet, initialise
 from ahm_env.model.weights import Standardisation, load_unet, save_unet
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 GREY = Standardisation((120.0,), (40.0,))
 RGB = Standardisation((120.0, 110.0, 100.0), (40.0, 41.0, 42.0))
 
