@@ -21,11 +21,14 @@ os.environ.update(
 )
 
 import torch
+from hypothesis import settings
 
 import ahm
 from tests.skipped import in_words
 
 torch.set_num_threads(1)
+settings.register_profile("shared machine", deadline=None)
+settings.load_profile("shared machine")
 os.fsync = lambda descriptor: None  # no file of a test must outlive a power cut, and to wait for a disk takes long
 
 

@@ -79,7 +79,7 @@ def test_of_equal_scores_the_first_patches_are_the_highest() -> None:
     assert found.dtype == np.int8
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     scores=st.lists(st.floats(-10, 10, width=32), min_size=9, max_size=9),
     hidden=st.lists(st.booleans(), min_size=9, max_size=9),
@@ -629,7 +629,7 @@ def test_an_autoencoder_stops_when_told_and_goes_on_where_it_was(
     assert [update.unet_loss for update in stopped] == [update.unet_loss for update in found]
 
 
-@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(name=st.sampled_from(["random", "blocks", "foreground", "edges"]), seed=st.integers(0, 99), data=st.data())
 def test_rules_only_ever_hide_visible_patches(problem: Problem, name: str, seed: int, data: st.DataObject) -> None:
     images = np.random.default_rng(seed).integers(0, 256, (3, 3, 32, 32), dtype=np.uint8)

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from ahm_env.errors import AHMError, CheckpointError, explain
 from ahm_env.files import atomic, load_tensors, read_rows, save_tensors, write_rows, write_text
 
-STEADY = settings(deadline=None, derandomize=True)
+STEADY = settings(derandomize=True)
 
 ABOUT = {"mean": [1.0, 2.5], "name": "größe", "nested": {"steps": 3, "seed": 2**130, "none": None}}
 

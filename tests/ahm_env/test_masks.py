@@ -19,7 +19,7 @@ from ahm_env.masks import (
     step_quota,
 )
 
-STEADY = settings(deadline=None, derandomize=True)
+STEADY = settings(derandomize=True)
 
 SIZES = [(32, 8), (64, 16), (16, 4), (48, 6), (30, 5), (42, 3), (6, 3), (4, 1)]
 

@@ -65,7 +65,7 @@ def problems(draw: st.DrawFn) -> tuple[Tensor, Tensor, Tensor, int]:
 
 @pytest.mark.slow
 @given(problems())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_a_draw_has_exactly_k_ones_and_none_that_is_excluded(problem: tuple[Tensor, Tensor, Tensor, int]) -> None:
     logits, count, excluded, seed = problem
     subset = OrderedSubset(logits, count, excluded)
@@ -79,7 +79,7 @@ def test_a_draw_has_exactly_k_ones_and_none_that_is_excluded(problem: tuple[Tens
 
 @pytest.mark.slow
 @given(problems())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_log_probabilities_are_finite_and_at_most_0_and_only_where_a_patch_was_drawn(
     problem: tuple[Tensor, Tensor, Tensor, int],
 ) -> None:
@@ -268,7 +268,7 @@ def test_as_a_baseline_it_leaves_the_policy_gradient_unbiased() -> None:
 
 @pytest.mark.slow
 @given(problems())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_patch_expectation_lies_among_the_values_that_remained(problem: tuple[Tensor, Tensor, Tensor, int]) -> None:
     """For any logits: an agent without a bound may have such."""
     logits, count, excluded, seed = problem

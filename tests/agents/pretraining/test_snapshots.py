@@ -103,7 +103,7 @@ def test_reconstructions_larger_than_the_limit_become_smaller(size: int, expecte
         assert np.array_equal(found, images)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(0, 2**32 - 1))
 def test_halving_takes_the_mean_of_four_pixels_of_the_same_image_and_channel(seed: int) -> None:
     images = np.random.default_rng(seed).integers(0, 256, (2, 3, 2 * LARGEST, 2 * LARGEST), dtype=np.uint8)

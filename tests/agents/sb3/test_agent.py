@@ -490,7 +490,7 @@ def sharp() -> dict[str, SB3Agent]:
 
 
 @both_policies
-@checked(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@checked(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(hidden=MASKS, choosable=st.integers(0, 16))
 def test_the_likeliest_mask_is_what_may_be_chosen_of_the_best_visible_patches(
     sharp: dict[str, SB3Agent], policy: str, hidden: list[bool], choosable: int

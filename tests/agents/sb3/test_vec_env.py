@@ -44,7 +44,7 @@ def actions(rng: np.random.Generator, count: int = 3) -> npt.NDArray[np.float32]
 
 
 @pytest.mark.slow
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(
     horizon=st.integers(1, 4),
     limit=st.none() | st.integers(1, 4),

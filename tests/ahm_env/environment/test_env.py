@@ -481,7 +481,7 @@ def playgrounds(own_cache):
 
 
 @pytest.mark.slow
-@settings(deadline=None, derandomize=True, max_examples=40)
+@settings(derandomize=True, max_examples=40)
 @given(
     kind=st.sampled_from([(0.5, 1, 1.0), (0.5, 3, 0.5), ("0.3:0.7", 1, 1.0), ("0.3:0.7", 3, 0.7)]),
     ones=st.lists(st.sampled_from([0, 1, 3, 8, 15, 16]), min_size=3, max_size=3),

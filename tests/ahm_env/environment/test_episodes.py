@@ -12,7 +12,7 @@ from ahm_env.masks import MaskRatio, PatchGrid, rounded
 from ahm_env.model.reconstruction import Reconstructor
 from ahm_env.model.weights import Standardisation
 
-STEADY = settings(deadline=None, derandomize=True, max_examples=40)
+STEADY = settings(derandomize=True, max_examples=40)
 
 PATCHES = 16
 TRAIN = np.arange(8)

@@ -143,7 +143,7 @@ def test_with_a_range_and_several_steps_the_first_decides_how_much_is_hidden():
 
 
 @pytest.mark.slow
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     drawn=arrays(np.float32, (2, PATCHES), elements=st.floats(-3, 3, width=16) | st.sampled_from([-np.inf, np.inf])),
     horizon=st.integers(1, 4),

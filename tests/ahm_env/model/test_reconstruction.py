@@ -199,7 +199,7 @@ def test_standardised_is_minus_the_mean_over_the_deviation():
 
 
 @pytest.mark.slow
-@settings(deadline=None, derandomize=True, max_examples=25)
+@settings(derandomize=True, max_examples=25)
 @given(seed=st.integers(0, 10_000))
 def test_the_unet_cannot_see_what_is_hidden(seed):
     reconstructor = make(norm="group")

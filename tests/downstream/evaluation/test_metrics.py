@@ -14,7 +14,7 @@ from hypothesis.extra import numpy as arrays
 from ahm_env.errors import TrainingError
 from downstream.evaluation.metrics import hausdorff_95, score_classes, score_labels, score_mask
 
-STEADY = settings(deadline=None, derandomize=True, max_examples=100)
+STEADY = settings(derandomize=True, max_examples=100)
 
 
 def mask(text: str) -> Any:

@@ -70,7 +70,7 @@ def test_large_images_are_made_smaller_with_their_masks():
 
 
 @pytest.mark.slow
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     height=st.sampled_from([1, 2, 5, 40]),
     width=st.sampled_from([1, 3, 60, 3000]),

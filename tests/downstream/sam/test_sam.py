@@ -154,7 +154,7 @@ def test_the_padding_is_cut_off_on_the_way_back():
     assert back[17:].all()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(100, 200), st.integers(100, 200), st.floats(0.25, 0.75), st.floats(0.25, 0.75))
 def test_what_is_found_at_a_point_comes_back_to_that_point(height: int, width: int, across: float, down: float):
     x, y = across * width, down * height

@@ -67,7 +67,7 @@ class Folder:
             types = ", ".join(EXTENSIONS)
             cause = f"no image directly in it ({types}, .nii, .nii.gz), and no DICOM file in it or its sub-folders"
             raise ImageError(f"{self._images}: {cause}; put the images there, or give the folder they are in")
-        labels = Labels(self.table, images) if has_table(self.table) and not self._bare else None
+        labels = Labels(self.table, images) if not self._bare and has_table(self.table) else None
         notes = self._notes()
         if among := images.masks():
             if not self._bare:

@@ -394,7 +394,7 @@ def test_a_missing_decoder_is_named_with_what_installs_it(monkeypatch: pytest.Mo
     ],
 )
 # The same examples each time: the decoders of compressed images are other people's C.
-@settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=25, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_damaged_files_give_an_image_or_an_image_error(tmp_path: Path, name: str, data: st.DataObject) -> None:
     content = bytearray((SAMPLES / f"{name}.dcm").read_bytes())
@@ -409,7 +409,7 @@ def test_damaged_files_give_an_image_or_an_image_error(tmp_path: Path, name: str
 
 
 @pytest.mark.slow
-@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=100, suppress_health_check=list(HealthCheck))
 @given(st.binary(max_size=200))
 def test_random_bytes_after_the_mark_are_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "a.dcm"

@@ -83,7 +83,7 @@ def test_volumes_are_turned_to_right_front_and_top(tmp_path: Path, stored: np.nd
     assert header.ras_affine == pytest.approx(canonical.affine, abs=1e-6)
 
 
-@settings(max_examples=48, deadline=None)
+@settings(max_examples=48)
 @given(st.permutations(range(3)), st.tuples(*[st.sampled_from([-1, 1])] * 3), st.booleans())
 def test_the_way_back_is_exact(tmp_path_factory: Any, axes: list[int], signs: tuple[int, ...], colour: bool) -> None:
     affine = np.eye(4)
@@ -375,7 +375,7 @@ def originals(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("error")
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(data=st.data(), packed=st.sampled_from(["no", "before", "after"]), which=st.integers(0, 2))
 def test_mutated_bytes_give_an_error_or_a_volume(
     tmp_path_factory: Any, originals: list[bytes], data: st.DataObject, packed: str, which: int

@@ -255,7 +255,7 @@ SAMPLES = [
 ]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     st.sampled_from(range(len(SAMPLES))),
     st.lists(st.tuples(st.floats(0, 1), st.integers(0, 255)), max_size=6),
