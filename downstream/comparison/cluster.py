@@ -10,7 +10,7 @@ from ahm_env.files import first_line
 from ahm_env.images.dataset.builder import Progress
 from ahm_env.runs.cluster import connect, here
 from downstream.comparison.pool import POLL, Pool, images_shown, log_of
-from downstream.comparison.remote import Files, Needs, keep, pack, pack_images, pack_start, train
+from downstream.comparison.remote import Files, Lent, Needs, keep, pack, pack_images, pack_start, train
 from downstream.comparison.trials import Trial
 
 TRIES = 3  # machines that may die under a trial
@@ -106,14 +106,11 @@ class Cluster:
         except AHMError as error:
             self._fail(trial, str(error))
             return
-        lent = {
-            "images": self._lend(needs.images, pack_images),
-            "masks": self._lend(needs.masks, pack),
-            "start": self._lend(needs.start, pack_start),
-        }
+        images, masks = self._lend(needs.images, pack_images), self._lend(needs.masks, pack)
+        start = self._lend(needs.start, pack_start)
         cpus = min(max(self.threads, trial.processes), self._largest)  # one that is larger than any node has one alone
         train = self._train.options(num_cpus=cpus, num_gpus=self._gpus, max_retries=0)
-        task = train.remote(needs, pack(trial.path), self.threads, self._newest, **lent)
+        task = train.remote(needs, images, masks, start, pack(trial.path), self.threads, self._newest)
         tasks[task] = trial, tries
 
     def _lend(self, directory: Path | None, read: Callable[[Any], Files]) -> Any:
@@ -148,7 +145,9 @@ class _Newest:
         return files
 
 
-def _train(needs: Needs, own: Files, threads: int, newest: Any, **lent: Files) -> Files | str:
+def _train(
+    needs: Needs, images: Files, masks: Files, start: Files, own: Files, threads: int, newest: Any
+) -> Files | str:
     """Train a trial on a node: its files, or why they could not be made."""
     import ray
 
@@ -156,7 +155,7 @@ def _train(needs: Needs, own: Files, threads: int, newest: Any, **lent: Files) -
         ray.get(newest.put.remote(needs.trial.name, files))  # there before the task can end
 
     try:
-        return train(needs, lent, own, threads, send)
+        return train(needs, Lent(images, masks, start), own, threads, send)
     except InterruptionError:
         return Elsewhere("it was stopped")
     except OSError as error:

@@ -72,6 +72,15 @@ class Needs:
         return None if self.annotations is None else self.annotations.entry
 
 
+@dataclass(frozen=True)
+class Lent:
+    """The files of those directories."""
+
+    images: Files
+    masks: Files
+    start: Files
+
+
 def pack(directory: Path | None, names: Iterable[str] | None = None) -> Files:
     """Read files of a directory: those of these names, or all; of a run's checkpoints, the newest alone."""
     if directory is None:
@@ -110,17 +119,13 @@ def keep(trial: Trial, files: Files) -> None:
 
 
 def train(
-    needs: Needs,
-    lent: Mapping[str, Files],
-    own: Files,
-    threads: int,
-    send: Callable[[Files], object] = lambda files: None,
+    needs: Needs, lent: Lent, own: Files, threads: int, send: Callable[[Files], object] = lambda files: None
 ) -> Files:
     """Train a trial, or go on with that, in a temporary directory.
 
     Args:
         needs: What it needs; nothing of what lies elsewhere is looked at.
-        lent: The files of its directories: `images`, `masks` and `start`.
+        lent: The files of that.
         own: Files of the trial's directory; none where it begins.
         threads: To compute with.
         send: Called with the files of the trial's directory after each row, to go on from.
@@ -136,7 +141,7 @@ def train(
     with TemporaryDirectory(prefix="ahm-trial-") as folder:
         root = Path(folder)
         run_path, start = root / "run", root / "start"
-        for name, files in lent.items():
+        for name, files in (("images", lent.images), ("masks", lent.masks), ("start", lent.start)):
             unpack(files, root / name)
         known = needs.annotations
         if known is not None and known.entry is not None:
@@ -144,7 +149,7 @@ def train(
         images, sender = ImageSet(root / "images", needs.source, known), _Sender(run_path, send)
         begun = _RUN[0] in own
         if isinstance(trial, PretrainTrial):
-            given = {**trial.given, "reference_unet": str(start / _RUN[1])} if lent["start"] else trial.given
+            given = {**trial.given, "reference_unet": str(start / _RUN[1])} if lent.start else trial.given
             unpack(_starting_from(given.get("reference_unet"), trial, own), run_path)
             if begun:
                 given = {name: given.get(name) for name in ("algo", "wrapper")}
@@ -152,7 +157,7 @@ def train(
                 if not run.finished:
                     run.run(sender)
         else:
-            begins = str(start) if lent["start"] else trial.start
+            begins = str(start) if lent.start else trial.start
             unpack(_starting_from(begins, trial, own), run_path)
             given, asked = ({}, None) if begun else (trial.given, begins)
             with open_finetuning(given, asked, None, run_path, begun, lambda settings, source: images) as tuning:

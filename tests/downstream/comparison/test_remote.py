@@ -13,7 +13,7 @@ from ahm_env.images.dataset import annotated, loader
 from ahm_env.images.dataset.cache import IDENTITIES
 from downstream.comparison.experiment import Experiment
 from downstream.comparison.options import Downstream
-from downstream.comparison.remote import Files, Needs, keep, pack, pack_images, pack_start, train, unpack
+from downstream.comparison.remote import Files, Lent, Needs, keep, pack, pack_images, pack_start, train, unpack
 from downstream.comparison.trials import Trial
 
 COMMON = {"image_size": 16, "patch_size": 4, "width": 2, "total_images": 64, "batch_size": 8, "device": "cpu"}
@@ -31,7 +31,7 @@ def all_of(experiment: Experiment) -> list[Trial]:
 def elsewhere(trial: Trial, monkeypatch: pytest.MonkeyPatch, dies: bool = False) -> None:
     """Train a trial from bytes alone; where it dies, go on from what was sent before."""
     needs = Needs.of(trial)
-    lent = {"images": pack_images(needs.images), "masks": pack(needs.masks), "start": pack_start(needs.start)}
+    lent = Lent(pack_images(needs.images), pack(needs.masks), pack_start(needs.start))
     sent = list[Files]()
 
     class DeadError(Exception):
