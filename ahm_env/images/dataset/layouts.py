@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ahm_env.errors import ImageError, SettingsError
+from ahm_env.images.dataset.owners import File, Key, Owners
 from ahm_env.images.formats.files import images_of_mask, is_image, parts_of, walk
 from ahm_env.images.formats.nifti.names import is_nifti, nifti_stem
 
@@ -33,31 +34,6 @@ NNUNET = ("Tr", "Ts")  # not the TS of BraTS
 WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|[0-9]+")
 SCANS = 16  # of a patient; more are pictures with numbers
 SUPERPIXELS = re.compile(r"[_-]superpixels$", re.IGNORECASE)
-
-Key = tuple[str, tuple[str, ...], str]  # split, folders that say neither that nor what is in them, stem
-
-
-@dataclass(frozen=True, slots=True)
-class File:
-    """An image or a mask.
-
-    Attributes:
-        path: Where it is.
-        key: By what it is found.
-        drawn: Whether its folder is one of masks.
-    """
-
-    path: Path
-    key: Key
-    drawn: bool
-
-    def named(self, stem: str) -> Key:
-        """Return the key of a file in the same place."""
-        return (*self.key[:2], stem)
-
-    def images(self) -> list[Key]:
-        """List the keys that its image may have, if it is called as a mask among images is."""
-        return [self.named(stem) for stem in images_of_mask(self.key[2])]
 
 
 @dataclass
@@ -117,12 +93,10 @@ def find_layout(source: Path, scan: str | None = None) -> Layout:
     layout = Layout(
         {key: one.path for key, one in images.items() if one not in among}, beside=len(beside), tables=tables
     )
-    stems = defaultdict[str, list[Key]](list)
-    for key in layout.images:
-        stems[key[2]].append(key)
+    owners = Owners(layout.images.keys(), scans.keys())
     alone, by_scan = list[Path](), False
     for mask in [*beside, *(one for one in files if one.drawn)]:
-        owner = _owner(mask, layout.images.keys(), scans.keys(), stems)
+        owner = owners.of(mask)
         alone += [mask.path] if owner is None else []
         by_scan |= owner in scans and owner not in layout.images
         layout.masks[owner or mask.key].append(mask.path)
@@ -241,28 +215,6 @@ def _scans(images: Set[Key], masks: set[Key]) -> Mapping[Key, Mapping[str, Key]]
         if some:
             scans[some[0][0]].setdefault(some[0][1], key)
     return {key: some for key, some in scans.items() if len(some) <= SCANS}
-
-
-def _owner(mask: File, images: Set[Key], scans: Set[Key], stems: Mapping[str, Sequence[Key]]) -> Key | None:
-    """Key of the image of a mask, or of all its scans; None if there is none.
-
-    In another place it is found by its stem, where just one image has that, and no other split is named.
-
-    Args:
-        mask: The mask.
-        images: Keys of all images.
-        scans: Keys of what several scans share.
-        stems: Keys of the images that have a stem.
-    """
-    split = mask.key[0]
-    for key in (mask.key, *mask.images()):
-        if key in images or key in scans:
-            return key
-        found = [key for key in stems.get(key[2], ()) if split in ("", key[0]) or not key[0]]
-        same = [key for key in found if key[0] == split] or found
-        if len(same) == 1:
-            return same[0]
-    return None
 
 
 def _choose_scan(layout: Layout, scans: Mapping[Key, Mapping[str, Key]], asked: str | None, source: Path) -> None:

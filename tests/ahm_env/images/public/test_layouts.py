@@ -315,6 +315,7 @@ def test_a_line_of_labels_is_about_the_image_in_its_folder() -> None:
         (["ct_1", "mr_1", "ct_mask_1", "mr_mask_1"], {"ct_1": [1], "mr_1": [1]}),
         (["cell 1", "cell 2", "cell mask 1", "cell mask 2"], {"cell 1": [1], "cell 2": [1]}),
         (["a (1)", "a (1)_mask", "a (1)_mask_1"], {"a (1)": [2]}),
+        (["P1/a", "P1/a_mask_1", "P2/a_1"], {"a": [1], "a_1": []}),
         (
             ["images/img_1", "images/img_2", "images/img_1_2", "masks/mask_1"],
             {"img_1": [1], "img_2": [], "img_1_2": []},
@@ -337,6 +338,11 @@ def test_a_number_of_a_mask_is_that_of_its_image(names: list[str], expected: dic
         ["images/1", "images/2", "images/P3_4", "masks/1", "masks/2", "masks/4"],
         ["images/2", "images/10_1", "masks/2", "masks/1"],
         ["images/P1_01", "images/P1_02", "images/P2", "masks/P1", "masks/P2"],
+        ["P1/images/1", "P1/masks/1", "P1/masks/2", "P2/images/1", "P2/images/2"],
+        ["P1/images/raw/1", "P1/masks/1", "P1/masks/2", "P2/images/raw/1", "P2/images/raw/2"],
+        ["images/1", "images/2", "images/P2/3", "masks/1", "masks/2", "masks/3"],
+        ["train/images/1", "train/P1/images/2", "images/3", "train/masks/1", "train/masks/3"],
+        ["train/P1/1", "train/P2/2", "3", "train/masks/1", "train/masks/2", "train/masks/3"],
     ],
 )
 def test_a_mask_whose_image_is_lacking_is_not_that_of_another(names: list[str]) -> None:

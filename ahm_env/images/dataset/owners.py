@@ -1,0 +1,70 @@
+"""Which image a mask is of, by the names of both and of their folders."""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass
+from pathlib import Path
+
+from ahm_env.images.formats.files import images_of_mask
+
+Key = tuple[str, tuple[str, ...], str]  # split, folders that say neither that nor what is in them, stem
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """An image or a mask.
+
+    Attributes:
+        path: Where it is.
+        key: By what it is found.
+        drawn: Whether its folder is one of masks.
+    """
+
+    path: Path
+    key: Key
+    drawn: bool
+
+    def named(self, stem: str) -> Key:
+        """Return the key of a file in the same place."""
+        return (*self.key[:2], stem)
+
+    def images(self) -> list[Key]:
+        """List the keys that its image may have, if it is called as a mask among images is."""
+        return [self.named(stem) for stem in images_of_mask(self.key[2])]
+
+
+class Owners:
+    """The images that masks may be of."""
+
+    def __init__(self, images: Set[Key], scans: Set[Key]) -> None:
+        """Note where there are images, and by which stems.
+
+        Args:
+            images: Keys of all images.
+            scans: Keys of what several scans share.
+        """
+        self._keys = images | scans
+        self._places = {key[:2] for key in images}
+        self._splits = {key[0] for key in images}
+        self._folders = {folder for _, place, _ in images for folder in place}
+        self._stems: Mapping[str, list[Key]] = defaultdict(list)
+        for key in images:
+            self._stems[key[2]].append(key)
+
+    def of(self, mask: File) -> Key | None:
+        """Find the key of the image of a mask, or of all its scans; None if there is none.
+
+        Only a mask in whose place there are no images, as in a folder of masks of all splits, is of one elsewhere.
+        """
+        keys = [mask.key, *mask.images()]
+        if mask.key[:2] in self._places:
+            return next((key for key in keys if key in self._keys), None)
+        found = (self._elsewhere(mask, stem) for _, _, stem in keys)
+        return next((some[0] for some in found if len(some) == 1), None)
+
+    def _elsewhere(self, mask: File, stem: str) -> Sequence[Key]:
+        """List the images of a stem that lie where those of a mask can: in its split and its folders, if any do."""
+        split, place, _ = mask.key
+        splits = {split if split in self._splits else ""} if split else self._splits
+        folders = self._folders.intersection(place)
+        return [key for key in self._stems.get(stem, ()) if key[0] in splits and folders <= set(key[1])]
