@@ -93,13 +93,13 @@ def find_layout(source: Path, scan: str | None = None) -> Layout:
     layout = Layout(
         {key: one.path for key, one in images.items() if one not in among}, beside=len(beside), tables=tables
     )
-    owners = Owners(layout.images.keys(), scans.keys())
-    alone, by_scan = list[Path](), False
-    for mask in [*beside, *(one for one in files if one.drawn)]:
-        owner = owners.of(mask)
-        alone += [mask.path] if owner is None else []
-        by_scan |= owner in scans and owner not in layout.images
-        layout.masks[owner or mask.key].append(mask.path)
+    masks = [*beside, *(one for one in files if one.drawn)]
+    owners = Owners(layout.images.keys(), scans.keys()).of(masks)
+    _refuse_unclear(masks, owners, source)
+    alone = [mask.path for mask, some in zip(masks, owners, strict=True) if not some]
+    by_scan = any(key in scans and key not in layout.images for some in owners for key in some)
+    for mask, some in zip(masks, owners, strict=True):
+        layout.masks[some[0] if some else mask.key].append(mask.path)
     strays = [path for (_, _, stem), path in layout.images.items() if images_of_mask(stem)]
     if beside:  # then one whose image is lacking is none, either
         alone += strays
@@ -107,8 +107,8 @@ def find_layout(source: Path, scan: str | None = None) -> Layout:
         cause = f"called as masks are, but taken for images, since they have none: {len(strays):,}"
         layout.notes.append(f"{source}: {cause}")
     if alone:
-        such = "" if is_nifti(alone[0].name) else f", such as {alone[0].relative_to(source)}"
-        cause = f"masks without an image: {len(alone):,}{such}; the set is incomplete, or its names differ"
+        cause = f"masks without an image: {len(alone):,}{_such(alone[0], source)}"
+        cause += "; the set is incomplete, or its names differ"
         raise ImageError(f"{source}: {cause}; unpack it again, or rename them")
     if by_scan:
         _choose_scan(layout, scans, scan, source)
@@ -215,6 +215,24 @@ def _scans(images: Set[Key], masks: set[Key]) -> Mapping[Key, Mapping[str, Key]]
         if some:
             scans[some[0][0]].setdefault(some[0][1], key)
     return {key: some for key, some in scans.items() if len(some) <= SCANS}
+
+
+def _refuse_unclear(masks: Sequence[File], owners: Sequence[Sequence[Key]], source: Path) -> None:
+    """Refuse masks that could be of several images."""
+    unclear = [(mask.path, some) for mask, some in zip(masks, owners, strict=True) if len(some) > 1]
+    if unclear:
+        path, rivals = unclear[0]
+        stems = " or ".join("/".join(filter(None, (split, *place, stem))) for split, place, stem in rivals)
+        cause = f"masks that could be of several images: {len(unclear):,}{_such(path, source, f' of {stems}')}"
+        remedy = (
+            "name each as its image with `_mask` after it, in the folder of the image, and merge those of one image"
+        )
+        raise ImageError(f"{source}: {cause}; {remedy}")
+
+
+def _such(path: Path, source: Path, more: str = "") -> str:
+    """Name a file as an example; volumes are not named."""
+    return "" if is_nifti(path.name) else f", such as {path.relative_to(source)}{more}"
 
 
 def _choose_scan(layout: Layout, scans: Mapping[Key, Mapping[str, Key]], asked: str | None, source: Path) -> None:

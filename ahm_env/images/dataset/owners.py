@@ -51,18 +51,36 @@ class Owners:
         for key in images:
             self._stems[key[2]].append(key)
 
-    def of(self, mask: File) -> Key | None:
-        """Find the key of the image of a mask, or of all its scans; None if there is none.
+    def of(self, masks: Sequence[File]) -> list[list[Key]]:
+        """Find the key of the image of each mask, or of all its scans; none if there is none, several if unclear.
+
+        Where there are both, `a_mask_1` is of `a_1`, or one of the masks of `a`, as all others with numbers are.
+        """
+        fits = [self._fits(mask) for mask in masks]
+        names = [images_of_mask(mask.key[2]) for mask in masks]
+        clear = [(some[0][2], two) for some, two in zip(fits, names, strict=True) if len(some) == 1 and len(two) == 2]
+        ways = {two.index(stem) for stem, two in clear if stem in two}
+        if len(ways) != 1:
+            return fits
+        way = ways.pop()
+        return [
+            [key for key in some if key[2] == two[way]] if len(some) > 1 and len(two) == 2 else some
+            for some, two in zip(fits, names, strict=True)
+        ]
+
+    def _fits(self, mask: File) -> list[Key]:
+        """List what a mask may be of: what is called as it is, or else what its name says.
 
         Only a mask in whose place there are no images, as in a folder of masks of all splits, is of one elsewhere.
         """
-        keys = [mask.key, *mask.images()]
-        if mask.key[:2] in self._places:
-            return next((key for key in keys if key in self._keys), None)
-        found = (self._elsewhere(mask, stem) for _, _, stem in keys)
-        return next((some[0] for some in found if len(some) == 1), None)
+        here = mask.key[:2] in self._places
+        for keys in ([mask.key], mask.images()):
+            found = [one for key in keys for one in ([key] if here else self._elsewhere(mask, key[2]))]
+            if fitting := [key for key in found if key in self._keys]:
+                return fitting
+        return []
 
-    def _elsewhere(self, mask: File, stem: str) -> Sequence[Key]:
+    def _elsewhere(self, mask: File, stem: str) -> list[Key]:
         """List the images of a stem that lie where those of a mask can: in its split and its folders, if any do."""
         split, place, _ = mask.key
         splits = {split if split in self._splits else ""} if split else self._splits

@@ -316,6 +316,9 @@ def test_a_line_of_labels_is_about_the_image_in_its_folder() -> None:
         (["cell 1", "cell 2", "cell mask 1", "cell mask 2"], {"cell 1": [1], "cell 2": [1]}),
         (["a (1)", "a (1)_mask", "a (1)_mask_1"], {"a (1)": [2]}),
         (["P1/a", "P1/a_mask_1", "P2/a_1"], {"a": [1], "a_1": []}),
+        (["a", "a_1", "b", "a_mask", "a_mask_1", "b_mask_1"], {"a": [2], "a_1": [], "b": [1]}),
+        (["a", "a_1", "b_1", "a_mask", "a_mask_1", "b_mask_1"], {"a": [1], "a_1": [1], "b_1": [1]}),
+        (["images/a", "images/a_1", "masks/a_mask", "masks/a_1"], {"a": [1], "a_1": [1]}),
         (
             ["images/img_1", "images/img_2", "images/img_1_2", "masks/mask_1"],
             {"img_1": [1], "img_2": [], "img_1_2": []},
@@ -349,6 +352,22 @@ def test_a_mask_whose_image_is_lacking_is_not_that_of_another(names: list[str]) 
     for name in names:
         picture(Path("set") / f"{name}.png")
     with pytest.raises(ImageError, match="masks without an image: 1"):
+        find_layout(Path("set"))
+
+
+@pytest.mark.parametrize(
+    ("names", "example"),
+    [
+        (["a", "a_1", "a_mask", "a_mask_1", "a_1_mask"], "1, such as a_mask_1.png of a_1 or a;"),
+        (["a", "a_1", "a_mask_1", "b", "b_mask_1", "c_1", "c_mask_1"], "1, such as a_mask_1.png of a_1 or a;"),
+        (["images/train/a", "images/train/a_1", "masks/a_mask_1"], "1, such as masks/a_mask_1.png of train/a_1 or"),
+        (["images/train/a", "images/val/a", "masks/a"], "1, such as masks/a.png of train/a or val/a; name each as"),
+    ],
+)
+def test_a_mask_that_could_be_of_two_images_is_refused(names: list[str], example: str) -> None:
+    for name in names:
+        picture(Path("set") / f"{name}.png")
+    with pytest.raises(ImageError, match=f"set: masks that could be of several images: {example}"):
         find_layout(Path("set"))
 
 
