@@ -42,7 +42,8 @@ class Tiff:
     """What was read of a file.
 
     Attributes:
-        pixels: (H, W) or (H, W, 3) RGB as stored, before it is turned; numbers of a palette where they were asked for.
+        pixels: (H, W) or (H, W, 3) RGB as stored, before it is turned; numbers, where they were asked for, of the
+            palette, or of grey as they are stored.
         orientation: 1..8, as EXIF has it.
         several: Whether there is more than one page, thumbnails apart; the first is read.
     """
@@ -57,10 +58,11 @@ def read_tiff(content: bytes, numbers: bool = False) -> Tiff:
 
     Args:
         content: The content of the file.
-        numbers: Give the numbers of a palette, not its colours.
+        numbers: Give the numbers of a palette, not its colours, and those of grey, whatever is white.
 
     Raises:
-        ImageError: It is damaged, too large, or of a kind that is not read; the message does not name the file.
+        ImageError: It is damaged, too large, or of a kind that is not read, or of numbers 0 is shown as white and the
+            only other one as black; the message does not name the file.
     """
     from tifffile import TiffFile, TiffPage
 
@@ -133,9 +135,11 @@ def _meant(page: "TiffPage", pixels: Pixels, numbers: bool) -> Pixels:
         if numbers:
             refuse_inverted(colours[..., 0], np.asarray(page.colormap).T)
         return colours[..., 0] if numbers else _palette_colours(page, colours[..., 0])
+    if numbers and photometric == WHITE_IS_ZERO:
+        refuse_two(colours[..., 0], "its PhotometricInterpretation")
     if pixels.dtype.kind in "bu" and bits < 8:
         colours, bits = (colours.astype(np.float32) * (255 / (2**bits - 1))).round().astype(np.uint8), 8
-    if photometric == WHITE_IS_ZERO:
+    if photometric == WHITE_IS_ZERO and not numbers:
         colours = 2**bits - 1 - colours if colours.dtype.kind == "u" else -1 - colours
     elif photometric == CMYK:
         colours = _from_cmyk(colours, 2**bits - 1)
@@ -145,15 +149,20 @@ def _meant(page: "TiffPage", pixels: Pixels, numbers: bool) -> Pixels:
 
 
 def refuse_inverted(numbers: Pixels, palette: Pixels) -> None:
-    """Refuse a mask (H, W) of 0 and one more number of a palette (N, 3), in which 0 is white and the other black.
+    """Refuse a mask (H, W) of 0 and one more number of a palette (N, 3), in which 0 is white and the other black."""
+    high = int(numbers.max())
+    if high < len(palette) and palette[0].min() == palette.max() > 0 and not palette[high].any():
+        refuse_two(numbers, "its palette")
+
+
+def refuse_two(numbers: Pixels, what: str) -> None:
+    """Refuse a mask (H, W) of 0, which something shows as white, and one more number, which is black.
 
     Whether what is marked is 0 or the other is anyone's guess.
     """
-    low, high = int(numbers.min()), int(numbers.max())
-    if not (low == 0 < high < len(palette) and np.isin(numbers, (low, high)).all()):
-        return
-    if (palette[0] == palette.max()).all() and palette.max() > 0 and not palette[high].any():
-        raise ImageError(f"its palette shows 0 as white and {high} as black; save it as grey, 0 where nothing is")
+    low, high = numbers.min(), numbers.max()
+    if low == 0 < high and np.isin(numbers, (low, high)).all():
+        raise ImageError(f"{what} shows 0 as white and {high:g} as black; save it as grey, 0 where nothing is")
 
 
 def _palette_colours(page: "TiffPage", numbers: Pixels) -> Pixels:

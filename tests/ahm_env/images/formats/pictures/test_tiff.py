@@ -185,6 +185,27 @@ def test_masks_keep_their_numbers(tmp_path: Path, kind: type) -> None:
     assert np.array_equal(read_mask(written(tmp_path / "a.tif", numbers.astype(kind))), numbers)
 
 
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.float32])
+@pytest.mark.parametrize("number", [1, 255])
+def test_a_mask_of_which_zero_is_shown_as_white_is_refused_or_keeps_its_numbers(
+    tmp_path: Path, number: int, kind: type
+) -> None:
+    numbers = (np.eye(6) * number).astype(kind)
+    path = written(tmp_path / "a.tif", numbers, photometric=WHITE)
+    cause = f"its PhotometricInterpretation shows 0 as white and {number} as black; save it as grey, 0 where nothing is"
+    with pytest.raises(ImageError, match=rf"a\.tif: {cause}"):
+        read_mask(path)
+    numbers[0, 1] = 7
+    for some in (numbers, numbers * 0):
+        assert np.array_equal(read_mask(written(path, some, photometric=WHITE)), some)
+
+
+def test_a_mask_of_one_bit_of_which_zero_is_white_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.tif").write_bytes(packed(GREY >> 7, 1, 0))
+    with pytest.raises(ImageError, match="shows 0 as white and 1 as black"):
+        read_mask(tmp_path / "a.tif")
+
+
 def test_of_several_pages_the_first_that_is_no_thumbnail_is_read_and_masks_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.tif"
     with tifffile.TiffWriter(path) as file:
