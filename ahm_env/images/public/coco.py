@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -36,18 +37,18 @@ class Drawn:
         path: The image.
         split: Its split, or empty.
         size: (height, width) as the table has it; None where it does not.
-        instances: Category and outline of each; None where one has no outline, so that the mask is not known.
+        instances: Class number and outline of each; None where one has no outline, so that the mask is not known.
     """
 
     table: Path
     path: Path
     split: str
     size: tuple[int, int] | None
-    instances: Sequence[tuple[Any, Any]] | None
+    instances: Sequence[tuple[int, Any]] | None
 
 
 def coco(source: Path) -> PublicSet:
-    """Find the images of a set in COCO's format; masks hold the numbers of its categories, from 1, in their order.
+    """Find the images of a set in COCO's format; masks hold the numbers of its categories, from 1.
 
     Where instances overlap, the smaller one is seen. An image without instances has an empty mask.
 
@@ -58,30 +59,26 @@ def coco(source: Path) -> PublicSet:
     if not tables:
         raise ImageError(f"{source}: no JSON file of images, annotations and categories; give the folder above it")
     contents = {table: _read(table) for table in tables}
-    names = {one["id"]: one["name"] for content in contents.values() for one in content["categories"]}
-    if len({(one["id"], one["name"]) for content in contents.values() for one in content["categories"]}) > len(names):
-        raise ImageError(f"{source}: a category has two names in its JSON files; export the set again, or take one out")
-    used = {one["category_id"] for content in contents.values() for one in content["annotations"]}
-    numbers = {category: number for number, category in enumerate((one for one in names if one in used), 1)}
-    if used - names.keys() or len(numbers) > 255:
-        raise ImageError(f"{tables[0]}: uses categories that it does not list, or more than 255; export the set again")
+    names, numbers = _numbered(contents)
     paths = defaultdict[str, list[Path]](list)
     for path in image_files(source)[0]:
         paths[path.name].append(path)
-    images = [one for table, content in contents.items() for one in _images(table, content, paths, source)]
+    images = [
+        one for table, content in contents.items() for one in _images(table, content, numbers[table], paths, source)
+    ]
     if len({one.path for one in images}) < len(images):
         listing = ", ".join(path.name for path in tables)
         raise ImageError(f"{source}: an image is listed twice ({listing}); keep one of these files")
     alike = len({one.path.stem.casefold() for one in images}) < len(images)
     outlined = sum(one.instances is not None for one in images)
-    notes = [f"{source}: classes in masks: {', '.join(f'{number} {names[one]}' for one, number in numbers.items())}"]
+    notes = [f"{source}: classes in masks: {', '.join(f'{number} {name}' for name, number in names.items())}"]
     others, without = sum(map(len, paths.values())) - len(images), len(images) - outlined
     notes += [f"{source}: images with boxes only, which have no mask: {without:,}"] * bool(without)
     notes += [f"{source}: images that are not listed, and are left out: {others:,}"] * bool(others)
     writes = []
     for one in images:
         name = "_".join(one.path.relative_to(source).parts) if alike else one.path.name
-        writes.append(partial(_write, Row(name, split=one.split), one, numbers, source))
+        writes.append(partial(_write, Row(name, split=one.split), one, source))
     return PublicSet(len(images), iter(writes), outlined > 0, notes)
 
 
@@ -93,16 +90,59 @@ def _read(table: Path) -> dict[str, list[dict[str, Any]]]:
         for name, keys in NEEDED.items():
             for one in content[name]:
                 hash(tuple(one[key] for key in keys))
+        sorted(one["id"] for one in content["categories"])  # so that they have an order
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ImageError(f"{table}: not in COCO's format ({type(error).__name__}: {error}); export it again") from None
     return content  # type: ignore[no-any-return]
 
 
-def _images(table: Path, content: Mapping[str, Any], paths: Mapping[str, list[Path]], source: Path) -> list[Drawn]:
+def _numbered(contents: Mapping[Path, Mapping[str, Any]]) -> tuple[dict[Any, int], dict[Path, dict[Any, int]]]:
+    """Give all categories numbers from 1, in the order of their ids, used or not; those of several files by name.
+
+    So a class has one number in all sets that list the same categories. An unused category 0 that others name as what
+    they are kinds of, as some programs write it, is none.
+
+    Returns:
+        The numbers by name, and by id in each file.
+
+    Raises:
+        ImageError: A file contradicts itself, or there are too many categories.
+    """
+    names, numbers = dict[Any, int](), dict[Path, dict[Any, int]]()
+    zero = any(one["category_id"] == 0 for content in contents.values() for one in content["annotations"])
+    for table, content in contents.items():
+        kinds = [one.get("supercategory") for one in content["categories"] if one["id"] != 0]
+        listed = {
+            (one["id"], one["name"])
+            for one in content["categories"]
+            if zero or one["id"] != 0 or one["name"] not in kinds
+        }
+        named = dict(sorted(listed, key=itemgetter(0)))
+        if len(listed) > min(len(named), len(set(named.values()))):
+            cause = "a category has two names, or two have one name"
+            raise ImageError(f"{table}: {cause}; export the set again, or rename one")
+        if not {one["category_id"] for one in content["annotations"]} <= named.keys():
+            raise ImageError(f"{table}: uses categories that it does not list; export the set again")
+        for name in named.values():
+            names.setdefault(name, len(names) + 1)
+        numbers[table] = {one: names[name] for one, name in named.items()}
+    if len(names) > 255:
+        cause = f"{len(names):,} categories are listed, but masks hold 255 at most"
+        raise ImageError(f"{next(iter(contents))}: {cause}; take out those that are not used")
+    return names, numbers
+
+
+def _images(
+    table: Path,
+    content: Mapping[str, Any],
+    numbers: Mapping[Any, int],
+    paths: Mapping[str, list[Path]],
+    source: Path,
+) -> list[Drawn]:
     """Find the images that a file lists: by name, and where several have that, by folder and split."""
-    instances = defaultdict[Any, list[tuple[Any, Any]]](list)
+    instances = defaultdict[Any, list[tuple[int, Any]]](list)
     for one in content["annotations"]:
-        instances[one["image_id"]].append((one["category_id"], one.get("segmentation")))
+        instances[one["image_id"]].append((numbers[one["category_id"]], one.get("segmentation")))
     listed = {one["id"] for one in content["images"]}
     if len(listed) < len(content["images"]) or not instances.keys() <= listed:
         cause = "two of its images have one id, or an instance is of an image that is not listed"
@@ -125,7 +165,7 @@ def _images(table: Path, content: Mapping[str, Any], paths: Mapping[str, list[Pa
     return found
 
 
-def _write(row: Row, image: Drawn, numbers: Mapping[Any, int], source: Path, directory: Path) -> Row:
+def _write(row: Row, image: Drawn, source: Path, directory: Path) -> Row:
     """Copy an image, and draw its mask."""
     refuse_link(image.path, source)
     height, width = read_picture(image.path).pixels.shape[:2]
@@ -137,7 +177,7 @@ def _write(row: Row, image: Drawn, numbers: Mapping[Any, int], source: Path, dir
     if image.instances is None:
         return row
     try:
-        regions = [(region(outline, height, width), numbers[category]) for category, outline in image.instances]
+        regions = [(region(outline, height, width), number) for number, outline in image.instances]
     except (TypeError, ValueError, KeyError, OverflowError, IndexError) as error:
         cause = f"the outline of an instance of {image.path.name} cannot be read ({error})"
         raise ImageError(f"{image.table}: {cause}; export the set again") from None

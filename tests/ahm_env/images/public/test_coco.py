@@ -158,7 +158,7 @@ def test_a_set_is_imported_by_the_command_that_the_check_names(
     assert words == ["data", "import", "coco", "set", "--out", "set-imported"]
     status, told, _ = call(*words)
     assert status == 0
-    assert "classes in masks: 1 tool, 2 polyp" in told
+    assert "classes in masks: 1 tool, 2 polyp, 3 unused" in told
     report = check_images("set-imported")
     assert (report.images, report.masks, report.empty_masks, report.problems) == (6, 6, 2, [])
     assert report.splits == {"train": 3, "val": 3}
@@ -216,4 +216,57 @@ def test_lists_that_do_not_fit_are_refused() -> None:
     path.write_text(json.dumps(content | {"images": content["images"] * 2}))
     refused("two of its images have one id")
     path.write_text(json.dumps(content | {"categories": [*CATEGORIES, {"id": 3, "name": "other"}]}))
-    refused("a category has two names")
+    refused("list.json: a category has two names, or two have one name")
+    path.write_text(json.dumps(content | {"categories": [*CATEGORIES, {"id": 4, "name": "tool"}]}))
+    refused("list.json: a category has two names, or two have one name")
+    path.write_text(json.dumps(content | {"categories": [{"id": one, "name": str(one)} for one in range(256)]}))
+    refused("list.json: 256 categories are listed, but masks hold 255 at most; take out those that are not used")
+    path.write_text(json.dumps(content | {"categories": [{"id": 1, "name": "a"}, {"id": None, "name": "b"}]}))
+    refused("list.json: not in COCO's format")
+
+
+def listed(path: Path, categories: list[dict[str, Any]], used: list[int]) -> None:
+    """A list of an image beside it, which has an instance of each of some categories, two pixels wide."""
+    picture(path.with_suffix(".png"))
+    outlines = [[2.0 * place, 0, 2 * place + 2, 0, 2 * place + 2, HEIGHT, 2 * place, HEIGHT] for place in range(7)]
+    annotations = [
+        {"image_id": 0, "category_id": one, "segmentation": [outlines[place]]} for place, one in enumerate(used)
+    ]
+    table(path, [path.with_suffix(".png").name], annotations)
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"categories": categories}))
+
+
+def drawn(out: str, name: str) -> list[int]:
+    """Numbers of the instances of an image."""
+    return list(read_mask(Path(out, "masks", name))[0, ::2])
+
+
+def test_a_class_has_one_number_whichever_are_used() -> None:
+    organs = [{"id": 3, "name": "tumour"}, {"id": 1, "name": "liver"}, {"id": 2, "name": "kidney"}]
+    for name, used in (("all", [1, 2, 3]), ("some", [1, 3])):
+        listed(Path(name, "a.json"), organs, used)
+        made = import_data("coco", Path(name), Path(f"{name}-out"))
+        assert made.notes == [f"{name}: classes in masks: 1 liver, 2 kidney, 3 tumour"]
+    assert drawn("all-out", "a.png")[:4] == [1, 2, 3, 0]
+    assert drawn("some-out", "a.png")[:3] == [1, 3, 0]
+
+
+def test_a_class_has_one_number_in_several_files() -> None:
+    listed(Path("set/train/a.json"), [{"id": 1, "name": "liver"}, {"id": 2, "name": "kidney"}], [1, 2])
+    listed(Path("set/val/b.json"), [{"id": 1, "name": "kidney"}, {"id": 5, "name": "liver"}], [5, 1])
+    made = import_data("coco", Path("set"), Path("out"))
+    assert made.notes == ["set: classes in masks: 1 liver, 2 kidney"]
+    assert drawn("out", "a.png") == drawn("out", "b.png") == [1, 2, 0, 0, 0, 0, 0]
+
+
+def test_a_category_that_only_says_what_the_others_are_is_no_class() -> None:
+    cells = [{"id": 0, "name": "cell", "supercategory": "none"}, {"id": 1, "name": "cell", "supercategory": "cell"}]
+    listed(Path("one/a.json"), cells, [1])
+    assert import_data("coco", Path("one"), Path("one-out")).notes == ["one: classes in masks: 1 cell"]
+    kinds = [cells[0], *({"id": one, "name": f"kind {one}", "supercategory": "cell"} for one in (1, 2))]
+    for used, first in (([2], []), ([0, 2], ["cell"])):
+        listed(Path("two/a.json"), kinds, used)
+        names = [*first, "kind 1", "kind 2"]
+        classes = ", ".join(f"{number} {name}" for number, name in enumerate(names, 1))
+        assert import_data("coco", Path("two"), Path(f"two-{len(used)}")).notes == [f"two: classes in masks: {classes}"]
+        assert drawn(f"two-{len(used)}", "a.png")[len(used) - 1] == len(names)
