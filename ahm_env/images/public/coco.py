@@ -1,4 +1,4 @@
-"""Masks drawn from instances in COCO's JSON format: polygons and run lengths."""
+"""Sets in COCO's JSON format: the images that they list, and masks of their instances."""
 
 import json
 import re
@@ -7,13 +7,9 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import pairwise
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
-
-import numpy as np
-import numpy.typing as npt
 
 from ahm_env.errors import ImageError
 from ahm_env.images.dataset.hints import coco_files
@@ -22,10 +18,9 @@ from ahm_env.images.formats.files import readable, refuse_link
 from ahm_env.images.formats.pictures.picture import read_picture
 from ahm_env.images.pixels.png import encode_png
 from ahm_env.images.public.archives import PublicSet, Row
+from ahm_env.images.public.outlines import class_map
 
 NEEDED = {"images": ("id", "file_name"), "annotations": ("image_id", "category_id"), "categories": ("id", "name")}
-FARTHEST = 1e6  # pixels: what lies farther outside changes nothing
-Bools = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -177,79 +172,9 @@ def _write(row: Row, image: Drawn, source: Path, directory: Path) -> Row:
     if image.instances is None:
         return row
     try:
-        regions = [(region(outline, height, width), number) for number, outline in image.instances]
+        mask = class_map(image.instances, height, width)
     except (TypeError, ValueError, KeyError, OverflowError, IndexError) as error:
         cause = f"the outline of an instance of {image.path.name} cannot be read ({error})"
         raise ImageError(f"{image.table}: {cause}; export the set again") from None
-    mask = np.zeros((height, width), np.uint8)
-    for inside, number in sorted(regions, key=lambda one: -int(one[0].sum())):
-        mask[inside] = number
     (directory / "masks" / Path(row.image).with_suffix(".png").name).write_bytes(encode_png(mask))
     return row
-
-
-def region(outline: Any, height: int, width: int) -> Bools:
-    """Draw an instance `(H, W)`: polygons, of which each is a list x, y, x, y, …, or run lengths.
-
-    Raises:
-        TypeError, ValueError, KeyError: It is neither.
-    """
-    inside = np.zeros((height, width), bool)
-    if isinstance(outline, dict):
-        return _from_runs(outline, height, width)
-    for polygon in outline:
-        inside |= polygon_mask(np.asarray(polygon, np.float64).reshape(-1, 2), height, width)
-    return inside
-
-
-def polygon_mask(points: npt.NDArray[np.float64], height: int, width: int) -> Bools:
-    """Find the pixels `(H, W)` whose middles lie in a polygon, by counting the edges to their left.
-
-    Args:
-        points: `(P, 2)` x and y of its corners, in pixels; 0, 0 is the outer corner of the first pixel.
-        height: H.
-        width: W.
-
-    Raises:
-        ValueError: There are fewer than three points, or one is not finite.
-    """
-    if len(points) < 3 or not np.isfinite(points).all():
-        raise ValueError("a polygon needs three points or more, all finite")
-    edges = np.zeros((height, width + 1), np.int64)
-    corners = np.clip(points - 0.5, -FARTHEST, FARTHEST)  # middles of pixels are integers
-    for (x, y), (to_x, to_y) in pairwise([*corners, corners[0]]):
-        first, last = (int(np.ceil(side)) for side in sorted((y, to_y)))
-        rows = np.arange(max(first, 0), min(last, height))
-        if rows.size:
-            crossed = np.ceil(x + (rows - y) * (to_x - x) / (to_y - y)).clip(0, width)
-            np.add.at(edges, (rows, crossed.astype(np.int64)), 1)
-    return np.asarray(edges[:, :width].cumsum(1) % 2 == 1)
-
-
-def _from_runs(outline: Mapping[str, Any], height: int, width: int) -> Bools:
-    """Decode run lengths, which go down the columns and begin outside."""
-    counts, pixels = outline["counts"], height * width
-    runs = np.asarray(_unpacked(counts) if isinstance(counts, str) else counts, np.int64)
-    if list(outline["size"]) != [height, width] or not ((runs >= 0) & (runs <= pixels)).all() or runs.sum() != pixels:
-        raise ValueError("its run lengths are not of the image's size")
-    return np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(width, height).T
-
-
-def _unpacked(text: str) -> list[int]:
-    """Unpack run lengths from characters, which count from 48: five bits of a number, the lowest first, and one more.
-
-    That says whether the number goes on; its highest bit is the sign. From the fourth on, numbers are differences to
-    the last but one.
-    """
-    runs, value, shift = list[int](), 0, 0
-    for character in text.encode("ascii"):
-        bits = character - 48
-        value |= (bits & 31) << shift
-        shift += 5
-        if shift > 60:
-            raise ValueError("a run length has too many digits")
-        if not bits & 32:
-            value -= (bits >> 4 & 1) << shift
-            runs.append(value + (runs[-2] if len(runs) > 2 else 0))
-            value, shift = 0, 0
-    return runs

@@ -1,4 +1,4 @@
-"""Masks drawn from outlines: by hand, against the packed form of others, and from sets made on the spot."""
+"""Sets in COCO's format, made on the spot."""
 
 import json
 import shlex
@@ -8,14 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from ahm_env.errors import ImageError
 from ahm_env.images.formats.pictures.picture import read_mask
 from ahm_env.images.inspection.report import check_images
 from ahm_env.images.pixels.opencv import cv2
-from ahm_env.images.public.coco import polygon_mask, region
 from ahm_env.images.public.importer import import_data
 
 HEIGHT, WIDTH = 10, 14
@@ -25,78 +22,6 @@ CATEGORIES = [{"id": 3, "name": "tool"}, {"id": 7, "name": "polyp"}, {"id": 9, "
 @pytest.fixture(autouse=True)
 def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-
-
-def polygon(*corners: tuple[float, float], height: int = HEIGHT, width: int = WIDTH) -> np.ndarray:
-    return polygon_mask(np.array(corners, float), height, width)
-
-
-def test_a_rectangle_has_the_pixels_whose_middles_it_holds() -> None:
-    found = polygon((2, 1), (6, 1), (6, 4), (2, 4))
-    expected = np.zeros((HEIGHT, WIDTH), bool)
-    expected[1:4, 2:6] = True
-    assert np.array_equal(found, expected)
-    assert np.array_equal(polygon((2.4, 1.4), (6.4, 1.4), (6.4, 4.4), (2.4, 4.4)), expected)
-    assert np.array_equal(polygon((1.6, 0.6), (5.6, 0.6), (5.6, 3.6), (1.6, 3.6)), expected)
-
-
-def test_what_lies_outside_is_cut_off() -> None:
-    assert polygon((-50, -50), (1e300, -50), (1e300, 1e300), (-50, 1e300)).all()
-    assert not polygon((20, 1), (30, 1), (30, 4)).any()
-    assert np.array_equal(polygon((-5, -5), (3, -5), (3, 2), (-5, 2)), polygon((0, 0), (3, 0), (3, 2), (0, 2)))
-
-
-@given(st.lists(st.tuples(st.floats(-3, 15), st.floats(-3, 15)), min_size=3, max_size=7))
-@settings(derandomize=True)
-def test_a_pixel_is_inside_by_the_turns_around_its_middle(corners: list[tuple[float, float]]) -> None:
-    found = polygon(*corners)
-    points = [complex(x, y) for x, y in corners]
-    for row, column in ((0, 0), (4, 5), (9, 13), (7, 2)):
-        middle = complex(column + 0.5, row + 0.5)
-        ends = [point - middle for point in points]
-        if min(map(abs, ends)) < 1e-3:
-            continue
-        turns = [(after / before) for before, after in zip(ends, ends[1:] + ends[:1], strict=True)]
-        angles = np.angle(turns)
-        if (np.abs(np.abs(angles) - np.pi) < 1e-6).any():  # on an edge
-            continue
-        assert found[row, column] == (round(angles.sum() / (2 * np.pi)) % 2 == 1)
-
-
-def test_parts_are_united_and_a_line_is_nothing() -> None:
-    parts = [[1, 1, 4, 1, 4, 4, 1, 4], [2, 2, 8, 2, 8, 3, 2, 3], [5, 5, 9, 5, 7, 5]]
-    assert region(parts, HEIGHT, WIDTH).sum() == 9 + 6 - 2
-
-
-def packed(runs: list[int]) -> str:
-    """Run lengths as characters, as the API of COCO packs them."""
-    text = ""
-    for place, run in enumerate(runs):
-        value, more = run - (runs[place - 2] if place > 2 else 0), True
-        while more:
-            bits, value = value & 31, value >> 5
-            more = value != -1 if bits & 16 else value != 0
-            text += chr(48 + bits + 32 * more)
-    return text
-
-
-@given(st.integers(0, 2**32 - 1), st.integers(1, 40), st.integers(1, 40), st.sampled_from([0.02, 0.5, 1]))
-@settings(derandomize=True)
-def test_run_lengths_are_what_was_drawn_packed_or_not(seed: int, height: int, width: int, share: float) -> None:
-    drawn = np.random.default_rng(seed).random((height, width)) < share
-    flat = np.concatenate([[False], drawn.T.ravel()])
-    ends = np.flatnonzero(np.diff(flat)).tolist()
-    runs = np.diff([0, *ends, height * width]).tolist()
-    for counts in (runs, packed(runs)):
-        assert np.array_equal(region({"size": [height, width], "counts": counts}, height, width), drawn)
-
-
-def test_the_packed_form_by_hand() -> None:
-    # as pycocotools packs a square of 2 x 2 pixels in the middle of 4 x 4
-    assert packed([5, 2, 2, 2, 5]) == "52203"
-    expected = np.zeros((4, 4), bool)
-    expected[1:3, 1:3] = True
-    assert np.array_equal(region({"size": [4, 4], "counts": "52203"}, 4, 4), expected)
 
 
 @pytest.mark.parametrize("outline", [
