@@ -3,7 +3,7 @@
 import json
 import re
 import shutil
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -18,7 +18,7 @@ from ahm_env.images.formats.files import readable, refuse_link
 from ahm_env.images.formats.pictures.picture import read_picture
 from ahm_env.images.pixels.png import encode_png
 from ahm_env.images.public.archives import PublicSet, Row
-from ahm_env.images.public.outlines import class_map
+from ahm_env.images.public.outlines import class_map, is_line
 
 NEEDED = {"images": ("id", "file_name"), "annotations": ("image_id", "category_id"), "categories": ("id", "name")}
 
@@ -33,6 +33,7 @@ class Drawn:
         split: Its split, or empty.
         size: (height, width) as the table has it; None where it does not.
         instances: Class number and outline of each; None where one has no outline, so that the mask is not known.
+        lines: How many outlines are left out, as they have fewer than three points.
     """
 
     table: Path
@@ -40,6 +41,7 @@ class Drawn:
     split: str
     size: tuple[int, int] | None
     instances: Sequence[tuple[int, Any]] | None
+    lines: int
 
 
 def coco(source: Path) -> PublicSet:
@@ -68,6 +70,8 @@ def coco(source: Path) -> PublicSet:
     outlined = sum(one.instances is not None for one in images)
     notes = [f"{source}: classes in masks: {', '.join(f'{number} {name}' for name, number in names.items())}"]
     others, without = sum(map(len, paths.values())) - len(images), len(images) - outlined
+    lines = sum(one.lines for one in images)
+    notes += [f"{source}: outlines of fewer than three points, which are left out: {lines:,}"] * bool(lines)
     notes += [f"{source}: images with boxes only, which have no mask: {without:,}"] * bool(without)
     notes += [f"{source}: images that are not listed, and are left out: {others:,}"] * bool(others)
     writes = []
@@ -135,9 +139,15 @@ def _images(
     source: Path,
 ) -> list[Drawn]:
     """Find the images that a file lists: by name, and where several have that, by folder and split."""
-    instances = defaultdict[Any, list[tuple[int, Any]]](list)
+    instances, lines = defaultdict[Any, list[tuple[int, Any]]](list), Counter[Any]()
     for one in content["annotations"]:
-        instances[one["image_id"]].append((numbers[one["category_id"]], one.get("segmentation")))
+        outline, some = one.get("segmentation"), instances[one["image_id"]]
+        left_out = [part for part in outline if is_line(part)] if isinstance(outline, list) else []
+        if left_out:
+            outline = [part for part in outline if not is_line(part)]
+            lines[one["image_id"]] += len(left_out)
+        if outline or not left_out:
+            some.append((numbers[one["category_id"]], outline))
     listed = {one["id"] for one in content["images"]}
     if len(listed) < len(content["images"]) or not instances.keys() <= listed:
         cause = "two of its images have one id, or an instance is of an image that is not listed"
@@ -154,9 +164,10 @@ def _images(
             raise ImageError(f"{table}: its image {one['file_name']} {what}; give the folder of images and tables")
         outlines = instances[one["id"]]
         size = (one["height"], one["width"]) if {"height", "width"} <= one.keys() else None
-        known = outlines if all(outline for _, outline in outlines) else None
+        undrawn = not outlines and lines[one["id"]]
+        known = None if undrawn or not all(outline for _, outline in outlines) else outlines
         whose = split or named_split(rivals[0].relative_to(source).parts[:-1])
-        found.append(Drawn(table, rivals[0], whose, size, known))
+        found.append(Drawn(table, rivals[0], whose, size, known, lines[one["id"]]))
     return found
 
 

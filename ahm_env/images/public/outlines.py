@@ -60,6 +60,11 @@ def class_map(instances: Iterable[tuple[int, Any]], height: int, width: int) -> 
     return mask
 
 
+def is_line(polygon: Any) -> bool:
+    """Whether a polygon, a list x, y, x, y, …, has fewer than three points, as some programs write specks."""
+    return isinstance(polygon, list) and len(polygon) in (2, 4)
+
+
 def region(outline: Any, height: int, width: int) -> Region:
     """Draw an instance in an image (H, W): polygons, of which each is a list x, y, x, y, …, or run lengths.
 

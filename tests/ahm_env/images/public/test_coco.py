@@ -25,7 +25,7 @@ def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("outline", [
-    [[1, 1, 2, 2]], [[1, 1, 2, 2, float("nan"), 3]], [[1, 1, 2, 2, 3]], 3, [3], {"counts": [HEIGHT * WIDTH]},
+    [[]], [[1, 1, 2, 2, float("nan"), 3]], [[1, 1, 2, 2, 3]], 3, [3], {"counts": [HEIGHT * WIDTH]},
     {"size": [WIDTH, HEIGHT], "counts": [HEIGHT * WIDTH]}, {"size": [HEIGHT, WIDTH], "counts": [3]},
     {"size": [HEIGHT, WIDTH], "counts": [-5, HEIGHT * WIDTH + 5]}, {"size": [HEIGHT, WIDTH], "counts": "o" * 1000},
     {"size": [HEIGHT, WIDTH], "counts": [2**62, 2**62, 2**62, 2**62 + HEIGHT * WIDTH]},
@@ -108,6 +108,22 @@ def test_a_flat_folder_with_a_list_is_told_of() -> None:
     assert sorted(path.name for path in Path("out/masks").iterdir()) == ["b.png"]  # of a box, the mask is not known
     assert any("images with boxes only, which have no mask: 1" in note for note in made.notes)
     assert any("not listed, and are left out: 1" in note for note in made.notes)
+
+
+def test_outlines_that_are_lines_are_left_out_and_counted() -> None:
+    names = ["a.png", "b.png", "c.png"]
+    for name in names:
+        picture(Path("set") / name)
+    square, line, point = [1, 1, 4, 1, 4, 4, 1, 4], [6, 6, 7, 6], [8, 8]
+    outlines = [(0, [square, line]), (0, [line, point]), (1, [square]), (2, [line])]
+    annotations = [{"image_id": one, "category_id": 3, "segmentation": some} for one, some in outlines]
+    table(Path("set/list.json"), names, annotations)
+    made = import_data("coco", Path("set"), Path("out"))
+    assert "set: outlines of fewer than three points, which are left out: 4" in made.notes
+    masks = {path.name: read_mask(path) for path in Path("out/masks").iterdir()}
+    assert sorted(masks) == ["a.png", "b.png"]  # of the third, nothing of what is in it is known
+    assert masks["b.png"].sum() == 9
+    assert np.array_equal(masks["a.png"], masks["b.png"])
 
 
 def test_lists_that_do_not_fit_are_refused() -> None:
