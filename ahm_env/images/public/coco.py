@@ -174,10 +174,15 @@ def _images(
 def _write(row: Row, image: Drawn, source: Path, directory: Path) -> Row:
     """Copy an image, and draw its mask."""
     refuse_link(image.path, source)
-    height, width = read_picture(image.path).pixels.shape[:2]
+    picture = read_picture(image.path)
+    height, width = picture.pixels.shape[:2]
     if image.size not in (None, (height, width)):
         listed = "x".join(map(str, (image.size or ())[::-1]))
-        raise ImageError(f"{image.path}: is {width}x{height}, but {listed} in {image.table.name}; export the set again")
+        cause, remedy = f"is {width}x{height}, but {listed} in {image.table.name}", "export the set again"
+        if picture.turned and image.size == (width, height):
+            cause += ": its EXIF orientation turns the image, not the outlines"
+            remedy = "take the orientation out of the image"
+        raise ImageError(f"{image.path}: {cause}; {remedy}")
     with readable(image.path):
         shutil.copyfile(image.path, directory / "images" / row.image)
     if image.instances is None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from ahm_env.errors import ImageError
 from ahm_env.images.formats.pictures.picture import read_mask
@@ -124,6 +125,18 @@ def test_outlines_that_are_lines_are_left_out_and_counted() -> None:
     assert sorted(masks) == ["a.png", "b.png"]  # of the third, nothing of what is in it is known
     assert masks["b.png"].sum() == 9
     assert np.array_equal(masks["a.png"], masks["b.png"])
+
+
+def test_an_image_that_exif_turns_is_refused_by_that_name() -> None:
+    Path("set").mkdir()
+    pixels = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(pixels).save("set/a.jpg", exif=exif)
+    table(Path("set/list.json"), ["a.jpg"], [])
+    cause = f"is {HEIGHT}x{WIDTH}, but {WIDTH}x{HEIGHT} in list.json: its EXIF orientation turns the image, not the"
+    with pytest.raises(ImageError, match=f"a.jpg: {cause} outlines; take the orientation out of the image"):
+        import_data("coco", Path("set"), Path("out"))
 
 
 def test_lists_that_do_not_fit_are_refused() -> None:
