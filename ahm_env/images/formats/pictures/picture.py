@@ -20,7 +20,7 @@ from ahm_env.images.source import Pixels
 
 KEEP_DEPTH = cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH
 JPEG_START, JPEG_SCAN, JPEG_END = b"\xff\xd8", b"\xff\xda", b"\xff\xd9"
-PNG_START, PNG_PALETTE = b"\x89PNG\r\n\x1a\n", 3
+PNG_START, PNG_PALETTE = b"\x89PNG\r\n\x1a\n", b"\x03"
 ANIMATION = (b"acTL", b"fcTL", b"fdAT")
 GIF_OR_BMP = (b"GIF87a", b"GIF89a", b"BM")
 EXIF, EXIF_WITHIN, ORIENTATION = b"Exif\0\0", 2**16, 0x0112
@@ -204,7 +204,7 @@ def _decode_content(content: bytes, numbers: bool) -> Picture:
     # Of an animation OpenCV gives another frame than the one that viewers without animation show.
     if moving := content.startswith(PNG_START) and ANIMATION[0] in content[: content.find(b"IDAT")]:
         content = _without_animation(content)
-    palette = content.startswith(PNG_START) and content[25] == PNG_PALETTE
+    palette = content.startswith(PNG_START) and content[25:26] == PNG_PALETTE
     if content.startswith(GIF_OR_BMP) or (numbers and palette):
         return _decode_with_pillow(content, numbers, moving)
     try:

@@ -154,6 +154,10 @@ def test_text_and_nothing_are_no_images(tmp_path: Path, capfd: pytest.CaptureFix
         read_picture(written(tmp_path / "a.png", b"hello"))
     with pytest.raises(ImageError, match=r"b\.png: the file is empty \(0 bytes\)"):
         read_picture(written(tmp_path / "b.png", b""))
+    end = encoded("PNG")[-12:]
+    for read in (read_picture, read_mask):
+        with pytest.raises(ImageError, match=r"c\.png: not an image, or a damaged one"):
+            read(written(tmp_path / "c.png", b"\x89PNG\r\n\x1a\n" + end))
     assert capfd.readouterr() == ("", "")
 
 
