@@ -6,6 +6,7 @@ compressions are decoded as cannot become larger than they say, or whose own hea
 
 import io
 import logging
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice
@@ -31,6 +32,7 @@ COLOURS = {WHITE_IS_ZERO: 1, BLACK_IS_ZERO: 1, RGB: 3, PALETTE: 1, BILEVEL_MASK:
 PHOTOMETRIC, ORIENTATION = 262, 274
 PREMULTIPLIED, ALPHA = 1, 2
 REDUCED_OR_MASK = 1 | 4
+IMAGEJ = re.compile(r"ImageJ=.*^images=([0-9]+)", re.DOTALL | re.MULTILINE)  # in the description of a stack
 REMEDY = "export it again as PNG, or as TIFF in grey or RGB, compressed by LZW or Deflate"
 
 # Whatever is wrong is told by us, with the file.
@@ -45,7 +47,7 @@ class Tiff:
         pixels: (H, W) or (H, W, 3) RGB as stored, before it is turned; numbers, where they were asked for, of the
             palette, or of grey as they are stored.
         orientation: 1..8, as EXIF has it.
-        several: Whether there is more than one page, thumbnails apart; the first is read.
+        several: Whether there is more than one page, thumbnails apart, or a stack in one; the first is read.
     """
 
     pixels: Pixels
@@ -75,7 +77,8 @@ def read_tiff(content: bytes, numbers: bool = False) -> Tiff:
             stored = page.asarray(squeeze=False, maxworkers=1)[:, 0]
             pixels = stored[0] if len(stored) == 1 else np.moveaxis(stored[..., 0], 0, -1)
             orientation = int(page.tags.valueof(ORIENTATION, 1))
-            return Tiff(_meant(page, pixels, numbers), orientation, len(pages) > 1)
+            several = len(pages) > 1 or _is_stack(page, content)
+            return Tiff(_meant(page, pixels, numbers), orientation, several)
     except ImageError:
         raise
     except MemoryError:
@@ -118,6 +121,12 @@ def _check(page: "TiffPage", content: bytes) -> None:
     elif page.compression not in BYTES | FAX:
         name = getattr(page.compression, "name", page.compression)
         raise ImageError(f"compressed as {name}, which is not read; {REMEDY}")
+
+
+def _is_stack(page: "TiffPage", content: bytes) -> bool:
+    """Whether more images follow the one of a page, as ImageJ stores large stacks: only its description says so."""
+    found = IMAGEJ.match(page.description)
+    return found is not None and int(found[1]) > 1 and page.dataoffsets[0] + 2 * page.nbytes <= len(content)
 
 
 def _alpha(page: "TiffPage") -> int:

@@ -220,6 +220,22 @@ def test_of_several_pages_the_first_that_is_no_thumbnail_is_read_and_masks_are_r
         read_mask(path)
 
 
+@pytest.mark.parametrize("truncate", [False, True])
+def test_a_stack_of_imagej_has_several_pages_even_if_one_is_listed(tmp_path: Path, truncate: bool) -> None:
+    stack = np.stack([GREY, 255 - GREY, GREY // 2])
+    path = written(tmp_path / "a.tif", stack, imagej=True, truncate=truncate)
+    with tifffile.TiffFile(path) as file:
+        assert len(file.pages) == (1 if truncate else 3)
+    assert np.array_equal(read_picture(path).pixels, GREY)
+    assert read_picture(path).remarks == (SEVERAL,)
+    with pytest.raises(ImageError, match="mask has several pages"):
+        read_mask(path)
+    # of one image there is one, and what is said of others that are not there counts for nothing
+    assert read_picture(written(path, GREY, imagej=True)).remarks == ()
+    written(path, GREY, description="ImageJ=1.53\nimages=3\nslices=3\n", metadata=None)
+    assert read_picture(path).remarks == ()
+
+
 def test_what_is_turned_is_said(tmp_path: Path) -> None:
     path = written(tmp_path / "a.tif", GREY, extratags=[(274, 3, 1, 6, True)])
     assert np.array_equal(read_picture(path).pixels, np.rot90(GREY, -1))
