@@ -15,7 +15,7 @@ from pydicom.uid import UID
 
 from ahm_env.errors import ImageError
 from ahm_env.images.formats.dicom.dicom_file import HEADER, PLACE, Opened, opened, understood
-from ahm_env.images.formats.dicom.label_volumes import Plane, plane
+from ahm_env.images.formats.dicom.planes import Plane, plane
 from ahm_env.images.formats.dicom.values import Display, frame_groups, functional_group, read_displays
 from ahm_env.images.formats.limits import MOST_FRAMES, MOST_PIXELS
 from ahm_env.images.privacy import identity
@@ -112,7 +112,7 @@ def read_header(path: Path) -> Header:
             offsets=tables if isinstance(tables[0], bytes) and isinstance(tables[1], bytes) else None,
             low_bits=_low_bits(file) if frames else 0,
             displays=read_displays(file.dataset, frames) if frames else (),
-            planes=_planes(file.dataset, frames) if frames else (),
+            planes=read_planes(file.dataset, frames) if frames else (),
         )
 
 
@@ -157,7 +157,8 @@ def _low_bits(file: Opened) -> int:
     return high + 1 - stored if stored <= high < file.options["bits_allocated"] else 0
 
 
-def _planes(dataset: Dataset, frames: int) -> tuple[Plane | None, ...]:
+def read_planes(dataset: Dataset, frames: int) -> tuple[Plane | None, ...]:
+    """Read where each frame lies in the patient; one for all of them where the file does not tell them apart."""
     return tuple(
         plane(*((functional_group(places, group) or dataset).get(keyword) for group, keyword in PLACE.items()))
         for places in frame_groups(dataset, frames)

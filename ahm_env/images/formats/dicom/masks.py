@@ -149,14 +149,15 @@ def read_mask_of(
     (path,) = found
     if place.namesake and path.name.startswith(PurePosixPath(stem).name) and not place.segmentation:
         raise ImageError("another file has the same name but for the extension; rename one, and its mask")
+    shape = image.shape[0], image.shape[1]
     try:
         if place.segmentation:
             from ahm_env.images.formats.dicom.segmentations import read_marked
 
-            return read_marked(path, header.uid, place.index + 1)
+            return read_marked(path, header, place.index, shape)
         if path.suffix == DRAWN:
             return read_mask(path)
         lies = header.planes[min(place.index, len(header.planes) - 1)]
-        return cut(path, lies, (image.shape[0], image.shape[1]))
+        return cut(path, lies, shape)
     except ImageError as error:
         raise ImageError(f"its mask: {str(error).removeprefix(f'{path}: ')}") from None

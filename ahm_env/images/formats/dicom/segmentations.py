@@ -15,11 +15,28 @@ from pydicom.pixels.utils import pixel_array
 
 from ahm_env.errors import ImageError
 from ahm_env.images.formats.dicom.dicom_file import HEADER, PIXELS, opened, understood
-from ahm_env.images.formats.dicom.header import SEGMENTATIONS, check, once_a_file
+from ahm_env.images.formats.dicom.header import SEGMENTATIONS, Header, check, once_a_file, read_planes
+from ahm_env.images.formats.dicom.planes import Plane, slab, voxels_on
 from ahm_env.images.formats.dicom.values import frame_groups, functional_group
 from ahm_env.images.pixels.fit import Image8
 
 LARGEST = 255  # number of a segment, which becomes that of a class
+GRID = "save the segmentation on the pixels of its images"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Marked:
+    """What a frame of a SEG marks.
+
+    Attributes:
+        index: The frame, from 0.
+        segment: Its segment; 0 in a label map, whose values are the numbers of segments.
+        lies: Where it lies in the patient, if that is said.
+    """
+
+    index: int
+    segment: int
+    lies: Plane | None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -28,14 +45,13 @@ class Segmentation:
 
     Attributes:
         images: SOP Instance UIDs of what it is about, also of images in which it marks nothing.
-        frames: By UID and number of a frame, from 1: the SEG's frames that mark it, from 0, and their segments; a label
-            map's have segment 0, for their values are the numbers of segments.
+        frames: By UID and number of a frame, from 1: the SEG's frames that mark it.
         shape: Rows and columns.
         threshold: What is marked has at least this value.
     """
 
     images: frozenset[str]
-    frames: dict[tuple[str, int], list[tuple[int, int]]]
+    frames: dict[tuple[str, int], list[Marked]]
     shape: tuple[int, int]
     threshold: float
 
@@ -61,14 +77,15 @@ def read_segmentation(path: Path) -> Segmentation:
         check(file)
     with understood(HEADER):
         dataset = dcmread(path, stop_before_pixels=True, force=True)
-        frames = dict[tuple[str, int], list[tuple[int, int]]]()
-        for index, groups in enumerate(frame_groups(dataset, int(dataset.NumberOfFrames))):
+        count, frames = int(dataset.NumberOfFrames), dict[tuple[str, int], list[Marked]]()
+        each = zip(frame_groups(dataset, count), read_planes(dataset, count), strict=True)
+        for index, (groups, lies) in enumerate(each):
             named = functional_group(groups, "SegmentIdentificationSequence")
             segment = int(named.ReferencedSegmentNumber) if named is not None else 0
             if segment > LARGEST:
                 raise ImageError(f"segment {segment} is more than {LARGEST}; renumber its segments")
             for image in _sources(groups):
-                frames.setdefault(image, []).append((index, segment))
+                frames.setdefault(image, []).append(Marked(index, segment, lies))
         images = {uid for uid, _ in frames} | {
             str(image.ReferencedSOPInstanceUID)
             for series in dataset.get("ReferencedSeriesSequence") or ()
@@ -82,27 +99,48 @@ def read_segmentation(path: Path) -> Segmentation:
     return Segmentation(frozenset(images), frames, shape, threshold)
 
 
-def read_marked(path: Path, uid: str, frame: int) -> Image8:
-    """Numbers of the segments that mark an image, (H, W); of those that overlap the largest.
+def read_marked(path: Path, header: Header, index: int, shape: tuple[int, int]) -> Image8:
+    """Numbers of the segments that mark an image; of those that overlap the largest.
+
+    Where the image and a frame of the SEG say how they lie in the patient, pixels are marked that lie on each other:
+    the one may be the other turned. Otherwise the first is taken to lie on the first.
 
     Args:
         path: The SEG.
-        uid: SOP Instance UID of the image.
-        frame: Number of its frame, from 1.
+        header: Of the image's file.
+        index: Its frame, from 0.
+        shape: Its rows and columns.
+
+    Returns:
+        `shape`; or what the SEG has, where that is of another size.
 
     Raises:
-        ImageError: It is damaged.
+        ImageError: It is damaged, or its pixels do not lie on those of the image.
     """
     found = read_segmentation(path)
-    mask = np.zeros(found.shape, np.uint8)
-    for index, segment in found.frames.get((uid, frame), ()):
+    lies = header.planes[min(index, len(header.planes) - 1)]
+    masks = [np.zeros(shape, np.uint8)]
+    for frame in found.frames.get((header.uid, index + 1), ()):
         with understood(PIXELS):
-            values = pixel_array(path, index=index)
-            marked = np.where(values >= found.threshold, segment, 0) if segment else values
-        if marked.shape != mask.shape or marked.max() > LARGEST:
+            values = pixel_array(path, index=frame.index)
+            marked = np.where(values >= found.threshold, frame.segment, 0) if frame.segment else values
+        if marked.shape != found.shape or marked.max() > LARGEST:
             raise ImageError(f"{PIXELS}: not as its header has them; export it again")
-        mask = np.maximum(mask, marked.astype(np.uint8))
-    return mask
+        masks.append(_on_image(marked.astype(np.uint8), frame.lies, lies, shape))
+    others = [mask for mask in masks if mask.shape != shape]
+    return others[0] if others else np.maximum.reduce(masks)
+
+
+def _on_image(marked: Image8, lies: Plane | None, image: Plane | None, shape: tuple[int, int]) -> Image8:
+    """Turn what a frame marks as the image is, to `shape`; where one of the two does not say how it lies, keep it."""
+    if lies is None or image is None:
+        return marked
+    rows, columns = marked.shape
+    try:
+        places = voxels_on(slab(lies), (columns, rows, 1), image, shape)
+    except ImageError as error:
+        raise ImageError(f"{error}; {GRID}") from None
+    return marked[places[1], places[0]]
 
 
 def _sources(groups: tuple[Dataset | None, ...]) -> Iterator[tuple[str, int]]:

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from ahm_env.images.formats.dicom import label_volumes
-from ahm_env.images.formats.dicom.label_volumes import cut, plane
+from ahm_env.images.formats.dicom.label_volumes import cut
+from ahm_env.images.formats.dicom.planes import plane
 from ahm_env.images.formats.dicom.source import Dicom
 from ahm_env.images.formats.nifti.volume import read_volume
 from ahm_env.images.pixels.opencv import cv2

@@ -16,6 +16,7 @@ pydicom = pytest.importorskip("pydicom")
 from pydicom.pixels.utils import pack_bits  # noqa: E402
 
 from ahm_env.images.formats.dicom import dicom_file  # noqa: E402
+from ahm_env.images.formats.dicom.dicom_file import PLACE  # noqa: E402
 
 SEGMENTATION, LABEL_MAP = "1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7"
 ROWS, COLUMNS = 4, 6
@@ -145,3 +146,63 @@ def test_a_segmentation_of_another_size_is_refused(tmp_path: Path, make_dicom) -
     write_segmentation(make_dicom, tmp_path / "masks" / "a", [("1.2.3.0", 1, 1, np.ones((8, 8), np.uint8))])
     (error,) = outcomes(Dicom(tmp_path))
     assert "mask is 8x8 but image is 6x4" in error
+
+
+RIGHT, DOWN = np.array([0.6, 0.8, 0]), np.array([-0.8, 0.6, 0])
+FIRST = np.array([-31, 17.25, 40])
+
+
+def lie(first: np.ndarray, right: np.ndarray, down: np.ndarray, spacing: tuple[float, float]) -> dict[str, list[float]]:
+    """Elements that say how an image lies: its first pixel, its directions, and how far apart rows and columns are."""
+    elements = {"ImagePositionPatient": first, "ImageOrientationPatient": [*right, *down], "PixelSpacing": spacing}
+    return {keyword: [round(float(one), 6) for one in value] for keyword, value in elements.items()}
+
+
+def shared(elements: dict[str, list[float]]) -> list[object]:
+    groups = {keyword: [item(**{PLACE[keyword]: elements[PLACE[keyword]]})] for keyword in PLACE}
+    return [item(**groups)]
+
+
+@pytest.mark.parametrize(
+    ("turn", "first", "right", "down", "spacing"),
+    [
+        (lambda mask: mask, (0, 0), RIGHT, DOWN, (0.5, 0.75)),
+        (lambda mask: mask[::-1], (0, ROWS - 1), RIGHT, -DOWN, (0.5, 0.75)),
+        (lambda mask: mask[:, ::-1], (COLUMNS - 1, 0), -RIGHT, DOWN, (0.5, 0.75)),
+        (lambda mask: mask.T, (0, 0), DOWN, RIGHT, (0.75, 0.5)),
+        (lambda mask: mask.T[::-1, ::-1], (COLUMNS - 1, ROWS - 1), -DOWN, -RIGHT, (0.75, 0.5)),
+        (lambda mask: np.pad(mask, ((3, 1), (2, 0))), (-2, -3), RIGHT, DOWN, (0.5, 0.75)),
+    ],
+    ids=["alike", "rows", "columns", "transposed", "all", "larger"],
+)
+def test_a_segmentation_that_is_turned_marks_the_same_places(
+    tmp_path: Path, make_dicom, turn, first: tuple[int, int], right: np.ndarray, down: np.ndarray, spacing
+) -> None:
+    write_images(make_dicom, tmp_path, 1, **lie(FIRST, RIGHT, DOWN, (0.5, 0.75)))
+    place = FIRST + 0.75 * first[0] * RIGHT + 0.5 * first[1] * DOWN + 0.1 * np.cross(RIGHT, DOWN)
+    lies = shared(lie(place, right, down, spacing))
+    frames = [("1.2.3.0", 1, 2, turn(marks(0, 1, 9))), ("1.2.3.0", 1, 1, turn(marks(13)))]
+    write_segmentation(make_dicom, tmp_path / "masks" / "a", frames, SharedFunctionalGroupsSequence=lies)
+    (sample,) = outcomes(Dicom(tmp_path))
+    assert np.array_equal(sample.mask, 2 * marks(0, 1, 9) + marks(13))
+
+
+@pytest.mark.parametrize(
+    ("moved", "spacing", "complaint"),
+    [
+        (2.5 * np.cross(RIGHT, DOWN), (0.5, 0.75), "its voxels lie up to 0.18 of a voxel beside the image's pixels"),
+        (0.5 * np.cross(RIGHT, DOWN), (0.5, 0.75), "its voxels lie up to 0.16 of a voxel beside the image's pixels"),
+        (0.75 * RIGHT, (0.5, 0.75), "does not reach to this image"),
+        (0.25 * DOWN, (0.5, 0.75), "its voxels lie up to 0.50 of a voxel beside the image's pixels"),
+        (0 * DOWN, (0.5, 1.5), "its voxels are not of the image's size and direction"),
+    ],
+)
+def test_a_segmentation_that_lies_elsewhere_is_refused(
+    tmp_path: Path, make_dicom, moved: np.ndarray, spacing: tuple[float, float], complaint: str
+) -> None:
+    write_images(make_dicom, tmp_path, 1, **lie(FIRST, RIGHT, DOWN, (0.5, 0.75)))
+    lies = shared(lie(FIRST + moved, RIGHT, DOWN, spacing))
+    frames = [("1.2.3.0", 1, 1, marks(0))]
+    write_segmentation(make_dicom, tmp_path / "masks" / "a", frames, SharedFunctionalGroupsSequence=lies)
+    (error,) = outcomes(Dicom(tmp_path))
+    assert f": its mask: {complaint}; save the segmentation on the pixels of its images (" in error
