@@ -1,7 +1,7 @@
 """The masks of DICOM images: PNGs of their names, label volumes (NIfTI) named after files or folders, DICOM SEG."""
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
@@ -10,6 +10,7 @@ from ahm_env.errors import ImageError
 from ahm_env.images.formats.dicom.index import DicomFiles, FrameRef, begins, stem_of
 from ahm_env.images.formats.dicom.label_volumes import cut
 from ahm_env.images.formats.files import ASTRAY, inside, walk
+from ahm_env.images.formats.labels import folded
 from ahm_env.images.formats.nifti.names import nifti_stem
 from ahm_env.images.formats.pictures.picture import read_mask
 from ahm_env.images.pixels.fit import Image8
@@ -21,6 +22,7 @@ if TYPE_CHECKING:  # needs pydicom
 
 DRAWN, VOLUMES = ".png", (".nii.gz", ".nii")
 SECOND = "one of its images has another segmentation, too; keep one"
+ALIKE = "give a segment the same number and the same label in all files"
 NOT_OURS = "none of its images is there; add them or delete the segmentation"
 CAPITALS = "its ending is in capitals, so it is not taken for a mask; rename it"
 ALONE = "there is no image of its name; rename it (a label volume after the folder of its series), or take it out"
@@ -41,26 +43,70 @@ class Segmented:
     others: int = 0
 
 
-def find_segmented(folder: Path, within: Path) -> Segmented:
-    """Read the SEGs in a folder, which may be missing; no link may lead out of `within`."""
+class Meanings:
+    """What the numbers of segments mean, which become those of classes: in all SEGs a number must have one label.
+
+    Labels are compared, never shown: whoever drew a segment may have typed a patient's name.
+    """
+
+    def __init__(self) -> None:
+        """Know of none yet."""
+        self._labels: dict[int, tuple[str, str]] = {}  # by number, with the name of the file that said so first
+        self._numbers: dict[str, tuple[int, str]] = {}
+
+    def add(self, name: str, segments: Mapping[int, str]) -> str:
+        """Learn what the segments of a SEG are; if that contradicts what is known already, say how, and learn nothing.
+
+        Args:
+            name: Of the file.
+            segments: Labels by number.
+        """
+        labels = {number: folded(label) for number, label in segments.items() if label}
+        if len(set(labels.values())) < len(labels):
+            return f"two of its segments have one label; {ALIKE}"
+        for number, label in labels.items():
+            known, file = self._labels.get(number, (label, ""))
+            if known != label:
+                return f"its segment {number} has another label than that of mask {file}; {ALIKE}"
+            first, file = self._numbers.get(label, (number, ""))
+            if first != number:
+                return f"its segment {number} has the label of segment {first} of mask {file}; {ALIKE}"
+        for number, label in labels.items():
+            self._labels.setdefault(number, (label, name))
+            self._numbers.setdefault(label, (number, name))
+        return ""
+
+
+def find_segmented(folder: Path, within: Path, name: Callable[[str], str]) -> Segmented:
+    """Read the SEGs in a folder.
+
+    Args:
+        folder: Where masks are; it may be missing.
+        within: The folder of the source, out of which no link may lead.
+        name: Gives the pseudonym of a path within the folder.
+    """
     from ahm_env.images.formats.dicom.segmentations import is_segmentation, read_segmentation
 
-    segmented, claims = Segmented(), defaultdict[str, list[str]](list)
-    for found in walk(folder, within):
-        path = Path(found.path)
-        if found.relative.lower().endswith((*VOLUMES, DRAWN)) or found.trouble:
-            continue
+    segmented, claims, meanings = Segmented(), defaultdict[str, list[str]](list), Meanings()
+    others = (
+        (found.relative, Path(found.path))
+        for found in walk(folder, within)
+        if not (found.trouble or found.relative.lower().endswith((*VOLUMES, DRAWN)))
+    )
+    for relative, path in sorted(others):
         try:
             with unnamed(str(folder)):
                 if not (begins(path) and is_segmentation(path)):
                     segmented.others += 1
                     continue
-                images = read_segmentation(path).images
+                segmentation = read_segmentation(path)
+            if contradiction := meanings.add(name(relative), segmentation.labels):
+                raise ImageError(contradiction)
         except ImageError as error:
-            segmented.problems[found.relative] = str(error)
+            segmented.problems[relative] = str(error)
             continue
-        for uid in images:
-            claims[uid].append(found.relative)
+        for uid in segmentation.images:
+            claims[uid].append(relative)
     for uid, some in claims.items():
         if len(some) > 1:
             segmented.problems |= dict.fromkeys(some, SECOND)

@@ -46,12 +46,14 @@ class Segmentation:
     Attributes:
         images: SOP Instance UIDs of what it is about, also of images in which it marks nothing.
         frames: By UID and number of a frame, from 1: the SEG's frames that mark it.
+        labels: What segments are called, by their numbers.
         shape: Rows and columns.
         threshold: What is marked has at least this value.
     """
 
     images: frozenset[str]
     frames: dict[tuple[str, int], list[Marked]]
+    labels: dict[int, str]
     shape: tuple[int, int]
     threshold: float
 
@@ -91,12 +93,16 @@ def read_segmentation(path: Path) -> Segmentation:
             for series in dataset.get("ReferencedSeriesSequence") or ()
             for image in series.get("ReferencedInstanceSequence") or ()
         }
+        labels = {
+            int(segment.SegmentNumber): str(segment.get("SegmentLabel") or "").strip()
+            for segment in dataset.get("SegmentSequence") or ()
+        }
         fractional = str(dataset.get("SegmentationType") or "") == "FRACTIONAL"
         threshold = float(dataset.MaximumFractionalValue) / 2 if fractional else 1.0
         shape = int(dataset.Rows), int(dataset.Columns)
     if not frames:
         raise ImageError("does not say which images its frames mark; save it with references to its source images")
-    return Segmentation(frozenset(images), frames, shape, threshold)
+    return Segmentation(frozenset(images), frames, labels, shape, threshold)
 
 
 def read_marked(path: Path, header: Header, index: int, shape: tuple[int, int]) -> Image8:

@@ -71,7 +71,9 @@ class Dicom:
             raise SettingsError("reading DICOM needs pydicom: pip install 'ahm-env[medical]'")
         problems, notes = list[str](), list[str]()
         has_masks = not self._bare and self._images != self._path and self._masks.is_dir()
-        segmented = find_segmented(self._masks, self._path) if has_masks else Segmented()
+        segmented = (
+            find_segmented(self._masks, self._path, partial(self._name, self._masks)) if has_masks else Segmented()
+        )
         files, identities = self._scan(problems, notes, segmented.images)
         labels = Labels(self.table, files, quoted=False) if not self._bare and has_table(self.table) else None
         if has_masks:

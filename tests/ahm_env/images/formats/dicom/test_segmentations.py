@@ -8,6 +8,7 @@ import pytest
 
 from ahm_env.images.formats.dicom.source import Dicom
 from ahm_env.images.pixels.opencv import cv2
+from ahm_env.images.privacy import pseudonym
 from tests.ahm_env.images.samples import outcomes
 from tests.dicom_file import item
 
@@ -206,3 +207,34 @@ def test_a_segmentation_that_lies_elsewhere_is_refused(
     write_segmentation(make_dicom, tmp_path / "masks" / "a", frames, SharedFunctionalGroupsSequence=lies)
     (error,) = outcomes(Dicom(tmp_path))
     assert f": its mask: {complaint}; save the segmentation on the pixels of its images (" in error
+
+
+def called(**labels: str) -> list[object]:
+    return [item(SegmentNumber=int(name[1:]), SegmentLabel=label) for name, label in labels.items()]
+
+
+@pytest.mark.parametrize(
+    ("second", "complaint"),
+    [
+        (called(s1="Gerda's tumour", s2="Liver"), "its segment 1 has another label than that of mask "),
+        (called(s3="liver"), "its segment 3 has the label of segment 1 of mask "),
+        (
+            called(s1="Liver", s2="Cyst", s3="cyst "),
+            "two of its segments have one label; give a segment the",
+        ),
+        (called(s1="LIVER", s2="", s3="Cyst"), ""),
+    ],
+)
+def test_segments_of_all_files_mean_the_same(tmp_path: Path, make_dicom, second: list[object], complaint: str) -> None:
+    write_images(make_dicom, tmp_path, 2)
+    first = called(s1="Liver", s2="Gerda's tumour")
+    for number, (name, segments) in enumerate({"a": first, "b": second}.items()):
+        frames = [(f"1.2.3.{number}", 1, 1, marks(3))]
+        write_segmentation(make_dicom, tmp_path / "masks" / name, frames, SegmentSequence=segments)
+    problems = Dicom(tmp_path).index().problems
+    assert len(problems) == bool(complaint)
+    assert [sample.mask is None for sample in outcomes(Dicom(tmp_path))] == [False, bool(complaint)]
+    for problem in problems:
+        assert problem.startswith(f"{tmp_path}: mask {pseudonym('path masks/b')}: {complaint}")
+        assert ("mask " + pseudonym("path masks/a") in problem) == ("of mask" in complaint)
+        assert "Gerda" not in problem
