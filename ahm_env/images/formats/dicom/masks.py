@@ -23,6 +23,7 @@ if TYPE_CHECKING:  # needs pydicom
 DRAWN, VOLUMES = ".png", (".nii.gz", ".nii")
 SECOND = "one of its images has another segmentation, too; keep one"
 ALIKE = "give a segment the same number and the same label in all files"
+TWINS = "images that lie in different places share a SOP Instance UID that it refers to; keep one of them"
 NOT_OURS = "none of its images is there; add them or delete the segmentation"
 CAPITALS = "its ending is in capitals, so it is not taken for a mask; rename it"
 ALONE = "there is no image of its name; rename it (a label volume after the folder of its series), or take it out"

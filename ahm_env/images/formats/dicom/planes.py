@@ -3,6 +3,7 @@
 DICOM counts millimetres to the patient's left, back and top, here as in NIfTI they go to the right, front and top.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -72,6 +73,13 @@ def voxels_on(affine: npt.NDArray[np.float64], size: tuple[int, ...], lies: Plan
         raise ImageError("does not reach to this image")
     voxels = start + np.arange(columns)[None, :, None] * across + np.arange(rows)[:, None, None] * along
     return np.moveaxis(voxels, -1, 0)
+
+
+def level(lies: Plane, others: Iterable[Plane | None]) -> list[int]:
+    """List the places, from 0, of the images of which the first pixel lies in the plane of this one."""
+    firsts = np.stack([np.full(3, np.nan) if other is None else other[:, 2] for other in others], axis=1)
+    inverse = np.linalg.inv(slab(lies))
+    return np.flatnonzero(np.abs(inverse[2, :3] @ firsts + inverse[2, 3]) <= TOLERANCE).tolist()
 
 
 def slab(lies: Plane) -> npt.NDArray[np.float64]:

@@ -16,11 +16,12 @@ from pydicom.pixels.utils import pixel_array
 from ahm_env.errors import ImageError
 from ahm_env.images.formats.dicom.dicom_file import HEADER, PIXELS, opened, understood
 from ahm_env.images.formats.dicom.header import SEGMENTATIONS, Header, check, once_a_file, read_planes
-from ahm_env.images.formats.dicom.planes import Plane, slab, voxels_on
+from ahm_env.images.formats.dicom.planes import Plane, level, slab, voxels_on
 from ahm_env.images.formats.dicom.values import frame_groups, functional_group
 from ahm_env.images.pixels.fit import Image8
 
 LARGEST = 255  # number of a segment, which becomes that of a class
+NUMBERED = "save it with the numbers of its source frames"
 GRID = "save the segmentation on the pixels of its images"
 
 
@@ -31,11 +32,14 @@ class Marked:
     Attributes:
         index: The frame, from 0.
         segment: Its segment; 0 in a label map, whose values are the numbers of segments.
+        numbers: Of the frames of the image that it marks, from 1; none where the SEG does not say: all, by the standard
+            (PS3.3 table 10-3), but what is meant is the one that it lies on.
         lies: Where it lies in the patient, if that is said.
     """
 
     index: int
     segment: int
+    numbers: tuple[int, ...]
     lies: Plane | None
 
 
@@ -45,14 +49,14 @@ class Segmentation:
 
     Attributes:
         images: SOP Instance UIDs of what it is about, also of images in which it marks nothing.
-        frames: By UID and number of a frame, from 1: the SEG's frames that mark it.
+        frames: By UID of an image, the SEG's frames that mark it.
         labels: What segments are called, by their numbers.
         shape: Rows and columns.
         threshold: What is marked has at least this value.
     """
 
     images: frozenset[str]
-    frames: dict[tuple[str, int], list[Marked]]
+    frames: dict[str, list[Marked]]
     labels: dict[int, str]
     shape: tuple[int, int]
     threshold: float
@@ -79,16 +83,16 @@ def read_segmentation(path: Path) -> Segmentation:
         check(file)
     with understood(HEADER):
         dataset = dcmread(path, stop_before_pixels=True, force=True)
-        count, frames = int(dataset.NumberOfFrames), dict[tuple[str, int], list[Marked]]()
+        count, frames = int(dataset.NumberOfFrames), dict[str, list[Marked]]()
         each = zip(frame_groups(dataset, count), read_planes(dataset, count), strict=True)
         for index, (groups, lies) in enumerate(each):
             named = functional_group(groups, "SegmentIdentificationSequence")
             segment = int(named.ReferencedSegmentNumber) if named is not None else 0
             if segment > LARGEST:
                 raise ImageError(f"segment {segment} is more than {LARGEST}; renumber its segments")
-            for image in _sources(groups):
-                frames.setdefault(image, []).append(Marked(index, segment, lies))
-        images = {uid for uid, _ in frames} | {
+            for uid, numbers in _sources(groups):
+                frames.setdefault(uid, []).append(Marked(index, segment, numbers, lies))
+        images = frames.keys() | {
             str(image.ReferencedSOPInstanceUID)
             for series in dataset.get("ReferencedSeriesSequence") or ()
             for image in series.get("ReferencedInstanceSequence") or ()
@@ -121,12 +125,15 @@ def read_marked(path: Path, header: Header, index: int, shape: tuple[int, int]) 
         `shape`; or what the SEG has, where that is of another size.
 
     Raises:
-        ImageError: It is damaged, or its pixels do not lie on those of the image.
+        ImageError: It is damaged, its pixels do not lie on those of the image, or it does not say which frames of the
+            image it marks.
     """
     found = read_segmentation(path)
     lies = header.planes[min(index, len(header.planes) - 1)]
     masks = [np.zeros(shape, np.uint8)]
-    for frame in found.frames.get((header.uid, index + 1), ()):
+    for frame in found.frames.get(header.uid, ()):
+        if index + 1 not in _frames_of(header, frame):
+            continue
         with understood(PIXELS):
             values = pixel_array(path, index=frame.index)
             marked = np.where(values >= found.threshold, frame.segment, 0) if frame.segment else values
@@ -135,6 +142,19 @@ def read_marked(path: Path, header: Header, index: int, shape: tuple[int, int]) 
         masks.append(_on_image(marked.astype(np.uint8), frame.lies, lies, shape))
     others = [mask for mask in masks if mask.shape != shape]
     return others[0] if others else np.maximum.reduce(masks)
+
+
+def _frames_of(header: Header, marked: Marked) -> tuple[int, ...]:
+    """Numbers of the frames of an image, from 1, that a frame of a SEG marks."""
+    if marked.numbers or header.frames == 1:
+        if max(marked.numbers, default=1) > header.frames:
+            raise ImageError(f"marks frame {max(marked.numbers)} of an image that has {header.frames}; {NUMBERED}")
+        return marked.numbers or (1,)
+    told_apart = len(header.planes) == header.frames
+    found = level(marked.lies, header.planes) if told_apart and marked.lies is not None else []
+    if len(found) != 1:
+        raise ImageError(f"does not say which of the {header.frames} frames of its image it marks; {NUMBERED}")
+    return (found[0] + 1,)
 
 
 def _on_image(marked: Image8, lies: Plane | None, image: Plane | None, shape: tuple[int, int]) -> Image8:
@@ -149,11 +169,11 @@ def _on_image(marked: Image8, lies: Plane | None, image: Plane | None, shape: tu
     return marked[places[1], places[0]]
 
 
-def _sources(groups: tuple[Dataset | None, ...]) -> Iterator[tuple[str, int]]:
-    """UID and number of a frame of each image that a frame of a SEG is derived from."""
+def _sources(groups: tuple[Dataset | None, ...]) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """UID and numbers of frames, none where they are not said, of each image that a frame of a SEG is derived from."""
     derived = next((one for group in groups if group is not None and (one := group.get("DerivationImageSequence"))), ())
     for derivation in derived:
         for image in derivation.get("SourceImageSequence") or ():
-            numbers: Any = image.get("ReferencedFrameNumber") or 1
-            for number in numbers if hasattr(numbers, "__iter__") else (numbers,):
-                yield str(image.ReferencedSOPInstanceUID), int(number)
+            numbers: Any = image.get("ReferencedFrameNumber") or ()
+            some = numbers if hasattr(numbers, "__iter__") else (numbers,)
+            yield str(image.ReferencedSOPInstanceUID), tuple(int(number) for number in some)

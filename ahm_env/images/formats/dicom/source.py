@@ -5,7 +5,7 @@ data find` leads back to the file.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from importlib.util import find_spec
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from ahm_env.errors import ImageError, SettingsError
 from ahm_env.images.formats.dicom.index import ENDINGS, NOT_DICOM, DicomFiles, FrameRef, begins, stem_of
-from ahm_env.images.formats.dicom.masks import Segmented, check_masks, find_segmented, mask_files, read_mask_of
+from ahm_env.images.formats.dicom.masks import TWINS, Segmented, check_masks, find_segmented, mask_files, read_mask_of
 from ahm_env.images.formats.files import digest_tree, images_in, walk
 from ahm_env.images.formats.labels import Labels, Line, has_table, table_digest
 from ahm_env.images.formats.pictures.picture import mask_problem
@@ -74,7 +74,7 @@ class Dicom:
         segmented = (
             find_segmented(self._masks, self._path, partial(self._name, self._masks)) if has_masks else Segmented()
         )
-        files, identities = self._scan(problems, notes, segmented.images)
+        files, identities = self._scan(problems, notes, segmented)
         labels = Labels(self.table, files, quoted=False) if not self._bare and has_table(self.table) else None
         if has_masks:
             shown = partial(self._shown, files)
@@ -115,15 +115,13 @@ class Dicom:
         what = "DICOM file" if top == self._images else "mask"
         return f"{self._path}: {what} {name}: {cause} ({hint(self._path, name)})"
 
-    def _scan(
-        self, problems: list[str], notes: list[str], segmented: Mapping[str, str]
-    ) -> tuple[DicomFiles, frozenset[int]]:
+    def _scan(self, problems: list[str], notes: list[str], segmented: Segmented) -> tuple[DicomFiles, frozenset[int]]:
         """Find the images, and note what else there is.
 
         Args:
             problems: A list to add problems to.
             notes: A list to add notes to.
-            segmented: SOP Instance UIDs of images, and the SEG that is about each.
+            segmented: The SEGs; one that may be about several images in different places becomes a problem.
 
         Returns:
             The images; digests of what tells whose they are.
@@ -133,7 +131,8 @@ class Dicom:
 
         quiet()
         identities = set[str]()
-        names, known, marked = list[str](), list[tuple[int, int, bool]](), dict[str, str]()
+        names, known = list[str](), list[tuple[int, int, bool]]()
+        marked, places = dict[str, str](), dict[str, int]()
         kinds, strangers, burned_in = Counter[str](), 0, 0
         for found in walk(self._images, self._path):
             path, count, patient, burned = Path(found.path), 1, 0, False
@@ -152,8 +151,11 @@ class Dicom:
                         strangers += 1
                         continue
                 identities |= header.identity
-                if header.uid in segmented:
-                    marked[found.relative] = segmented[header.uid]
+                if about := segmented.images.get(header.uid):
+                    marked[found.relative] = about
+                    lies = hash(tuple(plane is not None and plane.tobytes() for plane in header.planes))
+                    if places.setdefault(header.uid, lies) != lies:
+                        segmented.problems[about] = TWINS
                 count, burned = header.frames, header.burned_in
                 if header.patient and count:
                     patient = int(pseudonym(f"DICOM {header.patient}"), 16)
@@ -169,6 +171,7 @@ class Dicom:
         notes += [f"{self._path}: DICOM files without an image: {n:,}, {kind}" for kind, n in sorted(kinds.items())]
         notes += [f"{self._path}: files that are not DICOM, and are not read: {strangers:,}"] * bool(strangers)
         notes += [f"{self._path}: images that say that text is burned in: {burned_in:,}; {what}"] * bool(burned_in)
+        marked = {relative: about for relative, about in marked.items() if about not in segmented.problems}
         files = DicomFiles(names, known, marked)
         if len(files) == 0:
             others = "; ".join(note.removeprefix(f"{self._path}: ") for note in notes) or "it is empty"

@@ -21,7 +21,7 @@ from ahm_env.images.formats.dicom.dicom_file import PLACE  # noqa: E402
 
 SEGMENTATION, LABEL_MAP = "1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7"
 ROWS, COLUMNS = 4, 6
-Frame = tuple[str, int, int, np.ndarray]  # UID of the image, number of its frame, segment, values
+Frame = tuple[str, int | None, int, np.ndarray]  # UID of the image, number of its frame, segment, values
 
 
 def marks(*numbers: int) -> np.ndarray:
@@ -37,15 +37,25 @@ def write_images(make_dicom, root: Path, count: int = 3, **elements: object) -> 
         make_dicom(root / "images" / "p" / f"{number}.dcm", pixels, SOPInstanceUID=f"1.2.3.{number}", **elements)
 
 
-def write_segmentation(make_dicom, path: Path, frames: list[Frame], kind: str = "BINARY", **elements: object) -> None:
+def write_segmentation(
+    make_dicom,
+    path: Path,
+    frames: list[Frame],
+    kind: str = "BINARY",
+    slices: list[float] | None = None,
+    **elements: object,
+) -> None:
+    """Write a SEG; slices are where its frames lie along z."""
     values = np.stack([each[3] for each in frames])
     groups = []
     for uid, number, segment, _ in frames:
-        image = item(ReferencedSOPInstanceUID=uid, ReferencedFrameNumber=number)
+        image = item(ReferencedSOPInstanceUID=uid, **({"ReferencedFrameNumber": number} if number else {}))
         group = item(DerivationImageSequence=[item(SourceImageSequence=[image])])
         if kind != "LABELMAP":
             group.SegmentIdentificationSequence = [item(ReferencedSegmentNumber=segment)]
         groups.append(group)
+    for group, z in zip(groups, slices or (), strict=False):
+        group.PlanePositionSequence = [item(ImagePositionPatient=[0, 0, z])]
     described = {
         "SOPClassUID": LABEL_MAP if kind == "LABELMAP" else SEGMENTATION,
         "SegmentationType": kind,
@@ -238,3 +248,56 @@ def test_segments_of_all_files_mean_the_same(tmp_path: Path, make_dicom, second:
         assert problem.startswith(f"{tmp_path}: mask {pseudonym('path masks/b')}: {complaint}")
         assert ("mask " + pseudonym("path masks/a") in problem) == ("of mask" in complaint)
         assert "Gerda" not in problem
+
+
+AXIAL = shared(lie(np.zeros(3), np.array([1, 0, 0]), np.array([0, 1, 0]), (1, 1)))
+del AXIAL[0].PlanePositionSequence
+
+
+def write_stack(make_dicom, path: Path, slices: list[float]) -> None:
+    """Write an enhanced object whose frames lie at these places along z."""
+    each = [item(PlanePositionSequence=[item(ImagePositionPatient=[0, 0, z])]) for z in slices]
+    pixels = np.ones((len(slices), ROWS, COLUMNS), np.uint8)
+    groups = {"PerFrameFunctionalGroupsSequence": each, "SharedFunctionalGroupsSequence": AXIAL}
+    make_dicom(path, pixels, SOPInstanceUID="1.2.3.9", **groups)
+
+
+def test_frames_without_numbers_mark_the_frames_that_they_lie_on(tmp_path: Path, make_dicom) -> None:
+    write_stack(make_dicom, tmp_path / "images" / "a", [0, 1, 2, 3])
+    frames = [("1.2.3.9", None, 1, marks(z)) for z in (2, 0, 1)]
+    write_segmentation(
+        make_dicom, tmp_path / "masks" / "a", frames, slices=[2, 0, 1], SharedFunctionalGroupsSequence=AXIAL
+    )
+    assert [np.flatnonzero(sample.mask).tolist() for sample in outcomes(Dicom(tmp_path))] == [[0], [1], [2], []]
+
+
+@pytest.mark.parametrize(
+    ("slices", "number", "marked"),
+    [([0, 1], None, [5, 6]), ([0, 0], None, [0, 0]), ([0, 1], None, None), ([0], 2, [0])],
+)
+def test_what_does_not_say_which_frames_it_marks_is_refused(
+    tmp_path: Path, make_dicom, slices: list[float], number: int | None, marked: list[float] | None
+) -> None:
+    write_stack(make_dicom, tmp_path / "images" / "a", slices)
+    frames = [("1.2.3.9", number, 1, marks(z)) for z in range(len(slices))]
+    write_segmentation(
+        make_dicom, tmp_path / "masks" / "a", frames, slices=marked, SharedFunctionalGroupsSequence=AXIAL
+    )
+    cause = f"does not say which of the {len(slices)} frames of its image it marks"
+    cause = cause if number is None else "marks frame 2 of an image that has 1"
+    for error in outcomes(Dicom(tmp_path)):
+        assert f": its mask: {cause}; save it with the numbers of its source frames (" in error
+
+
+@pytest.mark.parametrize("placed", [True, False])
+def test_images_in_several_places_must_not_have_one_uid(tmp_path: Path, make_dicom, placed: bool) -> None:
+    for z in (0, 1, 1):
+        lies = lie(np.array([0, 0, z]), np.array([1, 0, 0]), np.array([0, 1, 0]), (1, 1)) if placed else {}
+        name = f"{len(list(tmp_path.glob('images/*')))}"
+        make_dicom(tmp_path / "images" / name, np.eye(ROWS, COLUMNS, dtype=np.uint8), SOPInstanceUID="1.2", **lies)
+    write_segmentation(make_dicom, tmp_path / "masks" / "a", [("1.2", None, 1, marks(1))])
+    problems = Dicom(tmp_path).index().problems
+    assert len(problems) == placed
+    cause = "images that lie in different places share a SOP Instance UID that it refers to; keep one of them"
+    assert all(cause in problem for problem in problems)
+    assert [sample.mask is None for sample in outcomes(Dicom(tmp_path))] == [placed] * 3
