@@ -55,6 +55,8 @@ KEYWORDS = [
     *(f"Segmented{palette}Data" for palette in PALETTES),
     "SOPClassUID",
     "SOPInstanceUID",
+    "StudyInstanceUID",
+    "SeriesInstanceUID",
     *NAMES,
     *NUMBERS,
     DATE,

@@ -44,6 +44,7 @@ class Header:
         kind: Name that the standard gives to its kind of object.
         uid: SOP Instance UID.
         patient: PatientID; empty where it is blank.
+        study: StudyInstanceUID, else SeriesInstanceUID; empty where both are blank.
         identity: Words that must stand in no path that is written down.
         burned_in: Whether it says that text is burned into the pixels.
         offset: Where the pixels begin in the dataset's stream.
@@ -58,6 +59,7 @@ class Header:
     kind: str
     uid: str
     patient: str
+    study: str
     identity: frozenset[str]
     burned_in: bool
     offset: int
@@ -105,6 +107,7 @@ def read_header(path: Path) -> Header:
             kind=kind,
             uid=_text(file.dataset, "SOPInstanceUID"),
             patient=_text(file.dataset, "PatientID"),
+            study=_text(file.dataset, "StudyInstanceUID") or _text(file.dataset, "SeriesInstanceUID"),
             identity=identity(file.dataset),
             burned_in=_text(file.dataset, "BurnedInAnnotation").upper() == "YES",
             offset=file.stream.tell(),

@@ -133,7 +133,7 @@ class Dicom:
         identities = set[str]()
         names, known = list[str](), list[tuple[int, int, bool]]()
         marked, places = dict[str, str](), dict[str, int]()
-        kinds, strangers, burned_in = Counter[str](), 0, 0
+        kinds, strangers, burned_in, studies = Counter[str](), 0, 0, 0
         for found in walk(self._images, self._path):
             path, count, patient, burned = Path(found.path), 1, 0, False
             if path == self.table:
@@ -157,8 +157,11 @@ class Dicom:
                     if places.setdefault(header.uid, lies) != lies:
                         segmented.problems[about] = TWINS
                 count, burned = header.frames, header.burned_in
-                if header.patient and count:
-                    patient = int(pseudonym(f"DICOM {header.patient}"), 16)
+                # Of one who is not named all that is known is which images were made together.
+                whose = f"DICOM {header.patient}" if header.patient else f"DICOM study: {header.study}"
+                if count and (header.patient or header.study):
+                    patient = int(pseudonym(whose), 16)
+                    studies += not header.patient
                 kinds.update([] if count else [header.kind])
                 burned_in += count * burned
             except ImageError:
@@ -171,6 +174,7 @@ class Dicom:
         notes += [f"{self._path}: DICOM files without an image: {n:,}, {kind}" for kind, n in sorted(kinds.items())]
         notes += [f"{self._path}: files that are not DICOM, and are not read: {strangers:,}"] * bool(strangers)
         notes += [f"{self._path}: images that say that text is burned in: {burned_in:,}; {what}"] * bool(burned_in)
+        notes += [f"{self._path}: files that name no patient: {studies:,}; a study counts as one"] * bool(studies)
         marked = {relative: about for relative, about in marked.items() if about not in segmented.problems}
         files = DicomFiles(names, known, marked)
         if len(files) == 0:

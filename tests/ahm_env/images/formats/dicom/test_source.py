@@ -241,6 +241,25 @@ def test_a_patient_is_a_pseudonym(tmp_path: Path, make_dicom) -> None:
     assert [sample.patient for sample in outcomes(Dicom(tmp_path / "tree"))] == [first, first, second, "", "", ""]
 
 
+def test_without_a_patient_a_study_stands_for_one(tmp_path: Path, make_dicom) -> None:
+    tree = tmp_path / "tree"
+    for name, elements in {
+        "a": {"StudyInstanceUID": "1.2", "SeriesInstanceUID": "1.2.1"},
+        "b": {"StudyInstanceUID": "1.2", "SeriesInstanceUID": "1.2.2", "PatientID": ""},
+        "c": {"SeriesInstanceUID": "1.2"},
+        "d": {"StudyInstanceUID": "1.3", "PatientID": "study 1.2"},
+        "e": {},
+        "f": {"StudyInstanceUID": "1.2", "SOPClassUID": SR, "PixelData": None},
+    }.items():
+        make_dicom(tree / name, grey(), **elements)
+    first, second, third, other, unknown = (sample.patient for sample in outcomes(Dicom(tree)))
+    assert unknown == ""
+    assert first == second == third != other
+    assert Dicom(tree).index().notes[1:] == [f"{tree}: files that name no patient: 3; a study counts as one"]
+    (tree / "labels.csv").write_text("image,patient\na,P1\nb,\nc,\nd,\ne,\n")
+    assert [sample.patient for sample in outcomes(Dicom(tree))][:2] == [pseudonym("P1"), second]
+
+
 def test_what_has_text_burned_in_is_left_out_unless_wanted(tmp_path: Path, make_dicom) -> None:
     make_dicom(tmp_path / "a.dcm", np.stack([grey()] * 3), BurnedInAnnotation="YES")
     make_dicom(tmp_path / "b.dcm", grey(), BurnedInAnnotation="NO")
