@@ -18,6 +18,7 @@ from ahm_env.images.privacy import pseudonym
 from ahm_env.images.source import SPLITS, UNLABELLED, DataWarning, class_order
 
 ABSENT = -1
+COLUMNS = ("image", "label", "split", "patient")
 NO_IMAGE = "no column `image` in its first line; it needs image,label,split"
 
 
@@ -53,7 +54,8 @@ class Labels:
     Attributes:
         classes: Sorted class names.
         problems: Lines that name no image, or one that another line named, one text each; classes spelt in two ways.
-        warnings: Patients spelt in two ways.
+        warnings: Patients spelt in two ways; columns that are not read, where one that is read is missing.
+        notes: Columns that are not read, beside all that are.
     """
 
     def __init__(self, table: Path, images: Files, quoted: bool = True) -> None:
@@ -69,10 +71,13 @@ class Labels:
         """
         self.problems: list[str] = []
         self.warnings: list[DataWarning] = []
+        self.notes: list[str] = []
         self._table, self._quoted = table, quoted
         said: dict[tuple[str, str, str], int] = {}  # label, split and patient
         self._places = array("i", [ABSENT]) * len(images)
+        columns = set[str]()
         for line, cells in table_lines(table, ("image",), NO_IMAGE):
+            columns |= cells.keys()
             position = images.position(cells["image"])
             named = f"names {cells['image']!r}" if quoted else "names an image"
             if position is None:
@@ -94,6 +99,13 @@ class Labels:
             cause = f"{len(alike):,} patients differ from others only in case or in how letters or numbers are written"
             text = f"{table}: {cause}; where they are the same, spell them in one way"
             self.warnings.append(DataWarning("patients", text, len(alike)))
+        if unread := sorted(columns - {"", *COLUMNS}):
+            text = f"{table}: columns that are not read: {', '.join(unread)}"
+            if missing := [column for column in COLUMNS if column not in columns]:
+                text += f"; if one of them is what should be in `{'` or `'.join(missing)}`, rename it"
+                self.warnings.append(DataWarning("columns", text, len(unread)))
+            else:
+                self.notes.append(text)
 
     def find(self, position: int) -> Line:
         """Look up the line of an image."""

@@ -89,7 +89,7 @@ class Dicom:
             has_masks=has_masks,
             problems=problems + (labels.problems if labels else []),
             warnings=labels.warnings if labels else [],
-            notes=notes,
+            notes=notes + (labels.notes if labels else []),
             slow=True,
             identities=identities,
         )

@@ -124,6 +124,7 @@ class Nifti:
             problems += [f"{self._path}: {hint}"] if (hint := self._hint(self._path, True)) else []
             problems += labels.problems if labels else []
             warnings += labels.warnings if labels else []
+            notes += labels.notes if labels else []
         return DatasetIndex(
             count=sum(volume.slices if isinstance(volume, Volume) else 1 for volume in volumes),
             samples=Entries(self._entries, volumes, masks),

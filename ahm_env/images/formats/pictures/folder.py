@@ -86,7 +86,7 @@ class Folder:
             has_masks=len(drawn) > 0,
             problems=problems + (labels.problems if labels else []),
             warnings=labels.warnings if labels else [],
-            notes=notes,
+            notes=notes + (labels.notes if labels else []),
         )
 
     def _entries(self, images: Files, drawn: Files, labels: Labels | None, masks: bool) -> Iterator[Entry]:

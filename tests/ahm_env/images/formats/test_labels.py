@@ -155,3 +155,26 @@ def test_one_number_written_in_two_ways_is_told(tmp_path: Path, images: Files) -
     (problem,) = labels.problems
     assert "differ only in case or in how letters or numbers are written (01, 1); spell each class" in problem
     assert spelt_alike(["1,5", "1.50", "15", "2", "x1", "x01", "x", "-1"]) == ["1,5", "1.50"]
+
+
+@pytest.mark.parametrize(
+    ("header", "warned", "noted"),
+    [
+        (
+            "image,class,split,Patient_ID",
+            "class, patient_id; if one of them is what should be in `label` or",
+            "",
+        ),
+        ("image,label,patient,fold", "fold; if one of them is what should be in `split`, rename it", ""),
+        ("image,label,split,patient,age,,sex", "", "age, sex"),
+        ("image,label", "", ""),
+    ],
+)
+def test_columns_that_are_not_read_are_told(
+    tmp_path: Path, images: Files, header: str, warned: str, noted: str
+) -> None:
+    lines = "".join(f"{name}{',' * header.count(',')}\n" for name in "abc")
+    labels = read(tmp_path, images, f"{header}\n{lines}")
+    start = f"{tmp_path}/labels.csv: columns that are not read: "
+    assert [warning.text.startswith(start + warned) for warning in labels.warnings] == [True] * bool(warned)
+    assert labels.notes == [start + noted] * bool(noted)
