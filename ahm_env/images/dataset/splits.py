@@ -104,9 +104,7 @@ def _read(table: Path) -> tuple[str, list[dict[str, str]]]:
     """Columns in lower case and lines of a table, empty where there is none, with what separates its cells."""
     if not has_table(table):
         return ",", []
-    with table.open(encoding="utf-8-sig", newline="") as file:
-        separator = separator_of(file)
-    return separator, [cells for _, cells in table_lines(table, ("image",), NO_IMAGE)]
+    return separator_of(table), [cells for _, cells in table_lines(table, ("image",), NO_IMAGE)]
 
 
 def _write(table: Path, separator: str, rows: list[dict[str, str]], files: Files, splits: Mapping[str, str]) -> None:

@@ -2,15 +2,15 @@
 
 import csv
 import hashlib
-import io
 import re
 import unicodedata
 from array import array
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from decimal import Decimal
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TextIO
 
 from ahm_env.errors import ImageError
 from ahm_env.images.formats.files import Files, files_in, readable, refuse_link
@@ -184,28 +184,44 @@ def table_lines(table: Path, columns: Sequence[str], missing: str) -> Iterator[t
     Raises:
         ImageError: It cannot be read, or a column is missing.
     """
-    try:
-        with readable(table), table.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, delimiter=separator_of(file), strict=True)
-            header = [cell.strip().lower() for cell in next(reader, [])]
-            if not set(columns) <= set(header):
-                raise ImageError(f"{table}: {missing}")
-            if twice := sorted(name for name, count in Counter(header).items() if name and count > 1):
-                raise ImageError(f"{table}: has two columns of one name ({', '.join(twice)}); keep one of them")
-            for cells in reader:
-                stripped = [cell.strip() for cell in cells]
-                if any(stripped[len(header) :]):
-                    cause = f"line {reader.line_num} has {len(cells)} cells but the first line {len(header)} columns"
-                    remedy = "put a cell with a separator in it in quotes, and leave nothing after the last column"
-                    raise ImageError(f"{table}: {cause}; {remedy}")
-                if any(cells):
-                    yield reader.line_num, dict.fromkeys(columns, "") | dict(zip(header, stripped, strict=False))
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ImageError(f"{table}: not a CSV file in UTF-8 ({error}); save it as `CSV UTF-8`") from error
+    with _opened(table) as file:
+        reader = csv.reader(file, delimiter=_separator(file), strict=True)
+        header = [cell.strip().lower() for cell in next(reader, [])]
+        if not set(columns) <= set(header):
+            raise ImageError(f"{table}: {missing}")
+        if twice := sorted(name for name, count in Counter(header).items() if name and count > 1):
+            raise ImageError(f"{table}: has two columns of one name ({', '.join(twice)}); keep one of them")
+        for cells in reader:
+            stripped = [cell.strip() for cell in cells]
+            if any(stripped[len(header) :]):
+                cause = f"line {reader.line_num} has {len(cells)} cells but the first line {len(header)} columns"
+                remedy = "put a cell with a separator in it in quotes, and leave nothing after the last column"
+                raise ImageError(f"{table}: {cause}; {remedy}")
+            if any(cells):
+                yield reader.line_num, dict.fromkeys(columns, "") | dict(zip(header, stripped, strict=False))
 
 
-def separator_of(file: io.TextIOBase) -> str:
-    """Guess what separates the cells of a table that has just been opened: comma, semicolon or tab."""
+def separator_of(table: Path) -> str:
+    """Guess what separates the cells of a table: comma, semicolon or tab.
+
+    Raises:
+        ImageError: It cannot be read.
+    """
+    with _opened(table) as file:
+        return _separator(file)
+
+
+def _separator(file: TextIO) -> str:
     separator = max(",;\t", key=file.readline().count)
     file.seek(0)
     return separator
+
+
+@contextmanager
+def _opened(table: Path) -> Iterator[TextIO]:
+    """Open a table; that it is no text, or no CSV, becomes an error of one line."""
+    try:
+        with readable(table), table.open(encoding="utf-8-sig", newline="") as file:
+            yield file
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ImageError(f"{table}: not a CSV file in UTF-8 ({error}); save it as `CSV UTF-8`") from error

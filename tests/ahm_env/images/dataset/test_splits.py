@@ -151,6 +151,13 @@ def test_lines_that_name_files_as_windows_does_get_splits(tmp_path: Path, make_d
     assert Counter(line.rpartition(",")[2] for line in table.read_text().splitlines()[1:]) == {"train": 2, "test": 2}
 
 
+def test_a_table_that_is_not_in_utf8_is_refused(make_folder) -> None:
+    root = make_folder(2)
+    (root / "labels.csv").write_bytes("image,label\n0000,b\u00f6sartig\n0001,gutartig\n".encode("cp1252"))
+    with pytest.raises(ImageError, match=r"labels\.csv: not a CSV file in UTF-8 \(.*; save it as `CSV UTF-8`$"):
+        split_source(str(root), {"train": 0.5, "val": 0, "test": 0.5})
+
+
 def test_an_image_without_a_line_stops_it_unless_it_may_be_left_out(make_folder) -> None:
     root = make_folder(4, table="image,label\n0000,a\n0001,b\n0002,a\n")
     with pytest.raises(ImageError, match=r"0003\.png: not in .*labels\.csv; .*--skip-bad"):
