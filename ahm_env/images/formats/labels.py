@@ -8,7 +8,7 @@ from array import array
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from decimal import Decimal
+from decimal import Context, Decimal
 from pathlib import Path
 from typing import NamedTuple, TextIO
 
@@ -25,7 +25,8 @@ NO_IMAGE = "no column `image` in its first line; it needs image,label,split"
 # What pandas takes for blank when it reads a table, and writes where it is asked to.
 BLANK = {"#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A"}
 BLANK |= {"NA", "NULL", "NaN", "NaT", "None", "n/a", "nan", "null"}
-NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,3})?", re.ASCII)
+# Without an exponent: 0e7 and 12e3 are codes.
+NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)", re.ASCII)
 
 
 class Line(NamedTuple):
@@ -127,9 +128,14 @@ def plain(cell: str) -> str:
     if cell in BLANK:
         return ""
     if NUMBER.fullmatch(cell) and not re.match(r"[+-]?0\d", cell):  # 007 is no number
-        number = Decimal(cell).normalize()
-        return f"{number + 0:f}"
+        return _shortest(cell)
     return cell
+
+
+def _shortest(number: str) -> str:
+    """Write a number in its shortest form, with all of its digits."""
+    exact = Context(prec=len(number))
+    return f"{exact.normalize(exact.plus(Decimal(number))):f}"  # plus turns -0 into 0
 
 
 def spelt_alike(names: Iterable[str]) -> list[str]:
@@ -145,7 +151,7 @@ def folded(name: str) -> str:
     text = unicodedata.normalize("NFKC", name).casefold()
     text = " ".join("".join(letter for letter in text if unicodedata.category(letter) != "Cf").split())
     number = text.replace(",", ".")
-    return f"{Decimal(number).normalize() + 0:f}" if NUMBER.fullmatch(number) else text
+    return _shortest(number) if NUMBER.fullmatch(number) else text
 
 
 def has_table(table: Path) -> bool:

@@ -4,7 +4,7 @@ import pytest
 
 from ahm_env.errors import ImageError
 from ahm_env.images.formats.files import Files
-from ahm_env.images.formats.labels import Labels, has_table, spelt_alike
+from ahm_env.images.formats.labels import Labels, has_table, plain, spelt_alike
 
 NAMES = ("a.png", "b.png", "c.jpg")
 
@@ -131,6 +131,17 @@ def test_numbers_are_compared_as_numbers(tmp_path: Path, images: Files) -> None:
     assert found(labels) == [(0, 0), (0, 0), (1, 0)]
     (first, second, other) = (labels.find(position).patient for position in range(3))
     assert first == second != other
+
+
+def test_numbers_are_shortened_and_not_rounded() -> None:
+    long = "12345678901234567890123456789"
+    for cell in ("0", "7", "0e7", "12e3", "1E5", "007", "-0.5", f"{long}0", f"{long}9", f"{long}.{long}"):
+        assert plain(cell) == cell
+    assert [plain(cell) for cell in ("-0.0", "+1.50", "100.0", ".5", "5.", f"{long}.0")] == [
+        *("0", "1.5", "100", "0.5", "5"),
+        long,
+    ]
+    assert spelt_alike([f"{long}0", f"{long}9", "0e7", "0e8", f"{long}0.0"]) == [f"{long}0", f"{long}0.0"]
 
 
 ALIKE = [("Benign", "benign"), ("N\u00e4vus", "Na\u0308vus"), ("a b", "a  b"), ("x", "x\u200b")]
