@@ -40,7 +40,7 @@ def test_what_lies_outside_is_cut_off() -> None:
 
 
 @given(st.lists(st.tuples(st.floats(-3, 15), st.floats(-3, 15)), min_size=3, max_size=7))
-@settings(deadline=None, derandomize=True)
+@settings(derandomize=True)
 def test_a_pixel_is_inside_by_the_turns_around_its_middle(corners: list[tuple[float, float]]) -> None:
     found = polygon(*corners)
     points = [complex(x, y) for x, y in corners]
@@ -74,7 +74,7 @@ def packed(runs: list[int]) -> str:
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 40), st.integers(1, 40), st.sampled_from([0.02, 0.5, 1]))
-@settings(deadline=None, derandomize=True)
+@settings(derandomize=True)
 def test_run_lengths_are_what_was_drawn_packed_or_not(seed: int, height: int, width: int, share: float) -> None:
     drawn = np.random.default_rng(seed).random((height, width)) < share
     flat = np.concatenate([[False], drawn.T.ravel()])
