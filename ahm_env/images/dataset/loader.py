@@ -20,7 +20,6 @@ from ahm_env.images.dataset.cache import (
     new_entry,
     read_meta,
 )
-from ahm_env.images.dataset.hints import import_hint
 from ahm_env.images.dataset.image_set import ImageSet
 from ahm_env.images.formats.dicom.index import holds_dicom, is_dicom
 from ahm_env.images.formats.dicom.source import Dicom
@@ -29,6 +28,7 @@ from ahm_env.images.formats.nifti.names import is_nifti
 from ahm_env.images.formats.nifti.source import Nifti
 from ahm_env.images.formats.npz import Npz
 from ahm_env.images.formats.pictures.folder import Folder
+from ahm_env.images.layouts.hints import import_hint
 from ahm_env.images.phantom.source import Phantom
 from ahm_env.images.pixels.fit import PixelSettings
 from ahm_env.images.privacy import refuse_path

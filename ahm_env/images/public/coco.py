@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from ahm_env.errors import ImageError
-from ahm_env.images.dataset.hints import coco_files
-from ahm_env.images.dataset.layouts import image_files, named_split
 from ahm_env.images.formats.files import readable, refuse_link
 from ahm_env.images.formats.pictures.picture import read_picture
+from ahm_env.images.layouts.hints import coco_files
+from ahm_env.images.layouts.layout import image_files, named_split
 from ahm_env.images.pixels.png import encode_png
 from ahm_env.images.public.archives import PublicSet, Row
 from ahm_env.images.public.outlines import class_map, is_line

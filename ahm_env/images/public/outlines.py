@@ -29,12 +29,12 @@ class Region:
     @property
     def bottom(self) -> int:
         """The row after its last."""
-        return self.top + self.inside.shape[0]
+        return self.top + len(self.inside)
 
     @property
     def right(self) -> int:
         """The column after its last."""
-        return self.left + self.inside.shape[1]
+        return self.left + int(self.inside.shape[1])
 
 
 def class_map(instances: Iterable[tuple[int, Any]], height: int, width: int) -> npt.NDArray[np.uint8]:

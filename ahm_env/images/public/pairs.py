@@ -11,12 +11,12 @@ import numpy as np
 
 from ahm_env.errors import ImageError, SettingsError
 from ahm_env.images.dataset.builder import mask_values
-from ahm_env.images.dataset.layouts import find_layout, stem_of
-from ahm_env.images.dataset.owners import Key
 from ahm_env.images.formats.files import readable, refuse_link
 from ahm_env.images.formats.labels import NO_IMAGE, table_lines
 from ahm_env.images.formats.nifti.names import is_nifti
 from ahm_env.images.formats.pictures.picture import read_mask
+from ahm_env.images.layouts.layout import find_layout, stem_of
+from ahm_env.images.layouts.owners import Key
 from ahm_env.images.pixels.png import encode_png
 from ahm_env.images.public.archives import PublicSet, Row
 

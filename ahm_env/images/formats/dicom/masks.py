@@ -6,12 +6,17 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from ahm_env.errors import ImageError
 from ahm_env.images.formats.dicom.index import DicomFiles, FrameRef, begins, stem_of
-from ahm_env.images.formats.dicom.label_volumes import cut
+from ahm_env.images.formats.dicom.planes import Plane, voxels_on
 from ahm_env.images.formats.files import ASTRAY, inside, walk
 from ahm_env.images.formats.labels import folded
+from ahm_env.images.formats.nifti.intensities import class_numbers
 from ahm_env.images.formats.nifti.names import nifti_stem
+from ahm_env.images.formats.nifti.recent import LRUCache
+from ahm_env.images.formats.nifti.volume import read_header, read_volume
 from ahm_env.images.formats.pictures.picture import read_mask
 from ahm_env.images.pixels.fit import Image8
 from ahm_env.images.privacy import unnamed
@@ -27,6 +32,9 @@ TWINS = "images that lie in different places share a SOP Instance UID that it re
 NOT_OURS = "none of its images is there; add them or delete the segmentation"
 CAPITALS = "its ending is in capitals, so it is not taken for a mask; rename it"
 ALONE = "there is no image of its name; rename it (a label volume after the folder of its series), or take it out"
+GRID = "save it on the grid of the whole series (where DICOM counts to the left and back, NIfTI counts right and front)"
+# Images of a series come one after another.
+_kept: LRUCache[Image8] = LRUCache(1)
 
 
 @dataclass
@@ -208,3 +216,35 @@ def read_mask_of(
         return cut(path, lies, shape)
     except ImageError as error:
         raise ImageError(f"its mask: {str(error).removeprefix(f'{path}: ')}") from None
+
+
+def cut(path: Path, lies: Plane | None, shape: tuple[int, int]) -> Image8:
+    """Cut out the part of a label volume that lies on an image, pixel on voxel.
+
+    Args:
+        path: The volume.
+        lies: The image's plane.
+        shape: Its rows and columns.
+
+    Returns:
+        `shape`, class numbers.
+
+    Raises:
+        ImageError: The volume cannot be read, or its voxels do not lie on the pixels.
+        SettingsError: nibabel is not installed.
+    """
+    if lies is None:
+        raise ImageError(f"{path}: its image does not say where it lies in the patient; draw a mask as PNG instead")
+    header = read_header(path)
+    if header.volumes > 1:
+        raise ImageError(f"{path}: holds {header.volumes} volumes; save it as one, of class numbers 0..255")
+    if np.linalg.matrix_rank(header.ras_affine) < len(header.ras_affine):
+        raise ImageError(f"{path}: its affine does not say where it lies; save it on the grid of the series")
+    try:
+        voxels = voxels_on(header.ras_affine, header.ras_shape, lies, shape)
+    except ImageError as error:
+        raise ImageError(f"{path}: {error}; {GRID}") from None
+    status = path.stat()
+    key = path, status.st_size, status.st_mtime_ns
+    labels = _kept.get(key, lambda: class_numbers(header, read_volume(header)))
+    return np.ascontiguousarray(labels[tuple(voxels)])

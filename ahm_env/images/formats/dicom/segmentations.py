@@ -166,7 +166,7 @@ def _on_image(marked: Image8, lies: Plane | None, image: Plane | None, shape: tu
         places = voxels_on(slab(lies), (columns, rows, 1), image, shape)
     except ImageError as error:
         raise ImageError(f"{error}; {GRID}") from None
-    return marked[places[1], places[0]]
+    return np.asarray(marked[places[1], places[0]])
 
 
 def _sources(groups: tuple[Dataset | None, ...]) -> Iterator[tuple[str, tuple[int, ...]]]:

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from ahm_env.errors import ImageError, SettingsError
-from ahm_env.images.dataset.layouts import find_layout, named_split
 from ahm_env.images.dataset.loader import load_images
 from ahm_env.images.formats.pictures.picture import read_mask
 from ahm_env.images.inspection.report import check_images
+from ahm_env.images.layouts.layout import find_layout, named_split
 from ahm_env.images.pixels.opencv import cv2
 from ahm_env.images.public.importer import import_data
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ahm_env.images.formats.dicom import label_volumes
-from ahm_env.images.formats.dicom.label_volumes import cut
+from ahm_env.images.formats.dicom import masks
+from ahm_env.images.formats.dicom.masks import cut
 from ahm_env.images.formats.dicom.planes import plane
 from ahm_env.images.formats.dicom.source import Dicom
 from ahm_env.images.formats.nifti.volume import read_volume
@@ -172,7 +172,7 @@ def test_a_bad_volume_is_read_once(tmp_path: Path, make_dicom, monkeypatch) -> N
     affine = write_series(make_dicom, tmp_path / "images" / "p")
     save(tmp_path / "masks" / "p.nii", (LABELS / 7).astype(np.float32), affine)
     read: list[Path] = []
-    monkeypatch.setattr(label_volumes, "read_volume", lambda header: read.append(header.path) or read_volume(header))
+    monkeypatch.setattr(masks, "read_volume", lambda header: read.append(header.path) or read_volume(header))
     assert all("not class numbers" in each for each in outcomes(Dicom(tmp_path)))
     assert len(read) == 1
 

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 
 from ahm_env.errors import ImageError, SettingsError
-from ahm_env.images.dataset.hints import import_hint
 from ahm_env.images.dataset.loader import load_images
 from ahm_env.images.formats.nifti import source as nifti_source
 from ahm_env.images.formats.nifti.names import is_nifti, nifti_stem
 from ahm_env.images.formats.nifti.slices import from_slices, to_slice
 from ahm_env.images.formats.nifti.source import Nifti
 from ahm_env.images.formats.nifti.volume import read_header, read_volume
+from ahm_env.images.layouts.hints import import_hint
 from ahm_env.images.pixels.fit import AXES
 from ahm_env.images.pixels.opencv import cv2
 from ahm_env.images.pixels.window import Window

@@ -5,8 +5,8 @@ import pytest
 from PIL import Image
 
 from ahm_env.errors import ImageError
-from ahm_env.images.dataset.hints import import_hint
 from ahm_env.images.formats.pictures.folder import Folder
+from ahm_env.images.layouts.hints import import_hint
 from ahm_env.images.pixels.opencv import cv2
 from ahm_env.images.source import Sample
 from tests.ahm_env.images.samples import outcomes

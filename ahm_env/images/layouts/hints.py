@@ -7,8 +7,8 @@ import shlex
 from pathlib import Path
 
 from ahm_env.errors import ImageError
-from ahm_env.images.dataset.layouts import find_layout, image_files, is_of_masks
 from ahm_env.images.formats.files import files_in, folders_in, readable
+from ahm_env.images.layouts.layout import find_layout, image_files, is_of_masks
 
 KEYS = (b'"images"', b'"annotations"', b'"categories"')  # of a JSON file of COCO's
 # What tells a set that has an importer of its own

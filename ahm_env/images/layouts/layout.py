@@ -20,9 +20,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ahm_env.errors import ImageError, SettingsError
-from ahm_env.images.dataset.owners import File, Key, Owners
 from ahm_env.images.formats.files import images_of_mask, is_image, parts_of, walk
 from ahm_env.images.formats.nifti.names import is_nifti, nifti_stem
+from ahm_env.images.layouts.owners import File, Key, Owners
 
 # Words in names of folders, such as those of imagesTr, ground_truth or train2017
 SPLIT_WORDS = dict.fromkeys(("train", "training", "Tr"), "train")
