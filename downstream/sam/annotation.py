@@ -201,9 +201,8 @@ def _annotate(
     if index.has_masks:
         write_rows(labelled.path / "scores.csv", scores, ("image", "split", *MEASURES))
     if scores and not marked and ignore is not None:
-        found.problems.append(
-            f"but 0 and {ignore} the masks hold nothing, so the scores say nothing: leave out --ignore"
-        )
+        cause = f"beside 0 the masks hold only {ignore}, which is to be ignored, so that the scores say nothing"
+        found.problems.append(f"{cause}; leave out --ignore {ignore}")
     lines = labels | labelled.lines()  # what somebody has written there since stays
     write_rows(labelled.table, lines.values(), list(dict.fromkeys((*LABELS, *chain(*lines.values())))))
     found.done, found.made, found.scored = len(labels), len(overlaps), len(dices)

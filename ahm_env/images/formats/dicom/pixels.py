@@ -1,5 +1,9 @@
 """One frame of a DICOM file, decoded. This module needs pydicom: import it where it is used."""
 
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -21,6 +25,7 @@ from ahm_env.images.formats.dicom.dicom_file import PIXELS, dataset_stream, unde
 from ahm_env.images.formats.dicom.header import Header, read_header
 from ahm_env.images.formats.dicom.values import GREY, INVERTED, PALETTE, full_range
 from ahm_env.images.formats.pictures.codestreams import PADDING, decode_jpeg, frame_shape, without_tail
+from ahm_env.images.pixels.fit import Image8
 from ahm_env.images.pixels.window import Window
 from ahm_env.images.source import Pixels
 
@@ -58,11 +63,8 @@ def read_frame(path: Path, index: int = 0, window: Window | None = None) -> Pixe
     header = read_header(path)
     if not header.frames:
         raise ImageError("it holds no image; take it out")
-    with path.open("rb") as file, understood(PIXELS), np.errstate(all="ignore"):
-        stream = dataset_stream(file)
-        stream.seek(header.offset)
-        stored, kind = _decode(stream, header, index)
-        stored = stored.astype(stored.dtype.newbyteorder("="), copy=False)
+    with stored_frames(path, header) as decode:
+        stored, kind = decode(index)
         bits = header.options["bits_stored"] or 8 * stored.dtype.itemsize
         display = header.displays[min(index, len(header.displays) - 1)]
         if kind == "RGB":
@@ -74,11 +76,36 @@ def read_frame(path: Path, index: int = 0, window: Window | None = None) -> Pixe
         raise ImageError("its colours are of a kind that is not supported; export it again in RGB")
 
 
+@contextmanager
+def stored_frames(path: Path, header: Header) -> Iterator[Callable[[int], tuple[Pixels, str]]]:
+    """Open a file, and give what decodes a frame, by its number from 0: stored values, and how they are shown.
+
+    Args:
+        path: The file.
+        header: What was read of it.
+
+    Raises:
+        ImageError: A frame cannot be decoded; the message does not name the file.
+        OSError: The file cannot be opened, or the disk fails.
+    """
+    with path.open("rb") as file, understood(PIXELS), np.errstate(all="ignore"):
+        yield partial(_decode, dataset_stream(file), header)
+
+
 def _decode(stream: BinaryIO, header: Header, index: int) -> tuple[Pixels, str]:
     """Decode the stored values of a frame; return them with their photometric interpretation."""
+    stream.seek(header.offset)
+    array, kind = _stored(stream, header, index)
+    return array.astype(array.dtype.newbyteorder("="), copy=False), kind
+
+
+def _stored(stream: BinaryIO, header: Header, index: int) -> tuple[Pixels, str]:
     syntax = header.options["transfer_syntax_uid"]
     decoder = _decoder(syntax)
     if not syntax.is_encapsulated:
+        if header.options["bits_allocated"] == 1 and syntax.is_little_endian:
+            array = _bits(stream, header.options, index)
+            return array, _kind(array, header.options)
         options = dict(header.options)
         if header.low_bits:  # of which pydicom does not know: they are taken for used ones, and cut off
             options["bits_stored"] += header.low_bits
@@ -107,6 +134,17 @@ def _decode(stream: BinaryIO, header: Header, index: int) -> tuple[Pixels, str]:
         if not _is_jpeg_ls_of(frame, array):
             raise
     return array, _kind(array, found)
+
+
+def _bits(stream: BinaryIO, options: dict[str, Any], index: int) -> Image8:
+    """Unpack a frame of single bits, (H, W), of which pydicom cannot read all that do not begin with a byte."""
+    rows, columns, samples = (options[name] for name in ("rows", "columns", "samples_per_pixel"))
+    if samples != 1:
+        raise ImageError("single bits are of one sample each; export it again")
+    first, offset = divmod(index * rows * columns, 8)
+    stream.seek(first, os.SEEK_CUR)
+    packed = np.frombuffer(stream.read(-(-(offset + rows * columns) // 8)), np.uint8)
+    return np.unpackbits(packed, bitorder="little")[offset:][: rows * columns].reshape(rows, columns)
 
 
 def _is_jpeg_ls_of(frame: bytes, array: Pixels) -> bool:

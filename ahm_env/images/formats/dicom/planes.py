@@ -37,9 +37,10 @@ def plane(position: Any, orientation: Any, spacing: Any) -> Plane | None:
         return None
     if (place.size, directions.size, steps.size) != (3, 6, 2) or not np.isfinite([*place, *directions, *steps]).all():
         return None
-    right, down = directions[:3] * steps[1], directions[3:] * steps[0]
-    if not np.cross(right, down).any():
-        return None
+    with np.errstate(all="ignore"):
+        right, down = directions[:3] * steps[1], directions[3:] * steps[0]
+        if not 0 < np.linalg.norm(np.cross(right, down)) < np.inf:
+            return None
     return np.asarray(TO_RAS[:, None] * np.stack([right, down, place], axis=1), np.float64)
 
 

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 from pydicom import dcmread
 from pydicom.dataset import Dataset
-from pydicom.pixels.utils import pixel_array
 
 from ahm_env.errors import ImageError
 from ahm_env.images.formats.dicom.dicom_file import HEADER, PIXELS, opened, understood
-from ahm_env.images.formats.dicom.header import SEGMENTATIONS, Header, check, once_a_file, read_planes
+from ahm_env.images.formats.dicom.header import SEGMENTATIONS, Header, check, once_a_file, read_header, read_planes
+from ahm_env.images.formats.dicom.pixels import stored_frames
 from ahm_env.images.formats.dicom.planes import Plane, level, slab, voxels_on
 from ahm_env.images.formats.dicom.values import frame_groups, functional_group
 from ahm_env.images.pixels.fit import Image8
@@ -130,16 +130,15 @@ def read_marked(path: Path, header: Header, index: int, shape: tuple[int, int]) 
     """
     found = read_segmentation(path)
     lies = header.planes[min(index, len(header.planes) - 1)]
+    frames = [frame for frame in found.frames.get(header.uid, ()) if index + 1 in _frames_of(header, frame)]
     masks = [np.zeros(shape, np.uint8)]
-    for frame in found.frames.get(header.uid, ()):
-        if index + 1 not in _frames_of(header, frame):
-            continue
-        with understood(PIXELS):
-            values = pixel_array(path, index=frame.index)
+    with stored_frames(path, read_header(path)) as decode:
+        for frame in frames:
+            values, _ = decode(frame.index)
             marked = np.where(values >= found.threshold, frame.segment, 0) if frame.segment else values
-        if marked.shape != found.shape or marked.max() > LARGEST:
-            raise ImageError(f"{PIXELS}: not as its header has them; export it again")
-        masks.append(_on_image(marked.astype(np.uint8), frame.lies, lies, shape))
+            if marked.shape != found.shape or marked.max() > LARGEST:
+                raise ImageError(f"{PIXELS}: not as its header has them; export it again")
+            masks.append(_on_image(marked.astype(np.uint8), frame.lies, lies, shape))
     others = [mask for mask in masks if mask.shape != shape]
     return others[0] if others else np.maximum.reduce(masks)
 
@@ -147,8 +146,8 @@ def read_marked(path: Path, header: Header, index: int, shape: tuple[int, int]) 
 def _frames_of(header: Header, marked: Marked) -> tuple[int, ...]:
     """Numbers of the frames of an image, from 1, that a frame of a SEG marks."""
     if marked.numbers or header.frames == 1:
-        if max(marked.numbers, default=1) > header.frames:
-            raise ImageError(f"marks frame {max(marked.numbers)} of an image that has {header.frames}; {NUMBERED}")
+        if wrong := [number for number in marked.numbers if not 1 <= number <= header.frames]:
+            raise ImageError(f"marks frame {wrong[0]} of an image that has {header.frames}; {NUMBERED}")
         return marked.numbers or (1,)
     told_apart = len(header.planes) == header.frames
     found = level(marked.lies, header.planes) if told_apart and marked.lies is not None else []
@@ -166,7 +165,7 @@ def _on_image(marked: Image8, lies: Plane | None, image: Plane | None, shape: tu
         places = voxels_on(slab(lies), (columns, rows, 1), image, shape)
     except ImageError as error:
         raise ImageError(f"{error}; {GRID}") from None
-    return np.asarray(marked[places[1], places[0]])
+    return np.ascontiguousarray(marked[places[1], places[0]])
 
 
 def _sources(groups: tuple[Dataset | None, ...]) -> Iterator[tuple[str, tuple[int, ...]]]:

@@ -243,4 +243,6 @@ def test_planes_and_cuts_by_hand(tmp_path: Path) -> None:
     labels = np.arange(24, dtype=np.uint8).reshape(2, 4, 3)  # slice, column, row
     save(tmp_path / "a.nii", labels, affine)
     assert cut(tmp_path / "a.nii", lies, (3, 4)).tolist() == labels[1].T.tolist()
+    for spacing in ([0, 1], [1e-160, 1e-160], [1e200, 1e200]):
+        assert plane([10, 20, 30], [0, 1, 0, 0, 0, -1], spacing) is None
     assert plane(None, [0, 1, 0, 0, 0, -1], [3, 2]) is plane([1, 2, np.nan], [0, 1, 0, 0, 0, -1], [3, 2]) is None

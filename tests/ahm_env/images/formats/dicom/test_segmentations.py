@@ -301,3 +301,26 @@ def test_images_in_several_places_must_not_have_one_uid(tmp_path: Path, make_dic
     cause = "images that lie in different places share a SOP Instance UID that it refers to; keep one of them"
     assert all(cause in problem for problem in problems)
     assert [sample.mask is None for sample in outcomes(Dicom(tmp_path))] == [placed] * 3
+
+
+@pytest.mark.parametrize("columns", [5, 7, 8])
+def test_frames_of_bits_need_not_begin_with_a_byte(tmp_path: Path, make_dicom, columns: int) -> None:
+    drawn = np.random.default_rng(columns).integers(0, 2, (9, 3, columns), np.uint8)
+    make_dicom(tmp_path / "images" / "a", np.ones_like(drawn), SOPInstanceUID="1.2.3.9")
+    frames = [("1.2.3.9", number, 1, drawn[number - 1]) for number in range(1, 10)]
+    write_segmentation(make_dicom, tmp_path / "masks" / "a", frames)
+    assert np.array_equal([sample.mask for sample in outcomes(Dicom(tmp_path))], drawn)
+
+
+def test_a_header_of_many_frames_is_read_once(tmp_path: Path, make_dicom, monkeypatch) -> None:
+    write_images(make_dicom, tmp_path)
+    frames = [(f"1.2.3.{number % 3}", 1, 1 + number // 3, marks(number)) for number in range(18)]
+    write_segmentation(make_dicom, tmp_path / "masks" / "a", frames)
+    parsed = list[bool]()
+    reader = pydicom.filereader
+    parse, pixels_come = reader.read_dataset, reader._at_pixel_data
+    monkeypatch.setattr(
+        reader, "read_dataset", lambda *a, **b: parsed.append(b.get("stop_when") is pixels_come) or parse(*a, **b)
+    )
+    assert all(sample.mask.any() for sample in outcomes(Dicom(tmp_path)))
+    assert 3 < sum(parsed) < 10
