@@ -68,7 +68,7 @@ def is_segmentation(path: Path) -> bool:
     Raises:
         ImageError: Its header cannot be read.
     """
-    with opened(path) as file:
+    with opened(path) as file, understood(HEADER):
         return str(file.dataset.get("SOPClassUID") or "") in SEGMENTATIONS
 
 

@@ -126,6 +126,15 @@ def test_what_cannot_be_used_is_told_without_names(tmp_path: Path, make_dicom) -
     assert [sample.mask for sample in outcomes(Dicom(tmp_path))] == [None] * 3
 
 
+def test_a_damaged_kind_is_told(tmp_path: Path, make_dicom) -> None:
+    write_images(make_dicom, tmp_path)
+    path = tmp_path / "masks" / "a"
+    write_segmentation(make_dicom, path, [("1.2.3.0", 1, 1, marks(1))])
+    path.write_bytes(path.read_bytes().replace(b"\x08\0\x16\0UI", b"\x08\0\x16\0UU"))
+    (problem,) = Dicom(tmp_path).index().problems
+    assert "its header cannot be read: damaged, truncated or not as the standard has it" in problem
+
+
 def test_a_bomb_among_the_masks_is_not_inflated(tmp_path: Path, make_dicom, monkeypatch) -> None:
     monkeypatch.setattr(dicom_file, "MOST_INFLATED", 2**20)
     write_images(make_dicom, tmp_path, 1)
