@@ -261,5 +261,5 @@ def test_the_python_of_the_readme_runs(monkeypatch: pytest.MonkeyPatch) -> None:
         code = code.replace(asked, small)
     told: list[str] = []
     exec(code, {"print": lambda *words: told.append(" ".join(map(str, words)))})
-    assert "other_scans, test split" in told[0]
+    assert "other_scans: 12 images" in told[0]
     assert [line.split()[0] for line in told[1:]] == ["0.png", "1.png"]

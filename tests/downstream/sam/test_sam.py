@@ -463,10 +463,11 @@ def test_what_somebody_has_written_in_the_table_stays(tiny: Path):
     write_rows(table, changed)
     assert annotate(tiny, "center", "data", Path("out")).made == 0
     assert read_rows(table) == changed
+    shutil.rmtree("data")
     write_folder(Path("data"), [(20, 30), (30, 20), (25, 25)])
     assert annotate(tiny, "center", "data", Path("out")).made == 1
     assert read_rows(table)[:2] == changed
-    assert read_rows(table)[2]["image"] == "scan2.jpg"
+    assert read_rows(table)[2]["image"] == "scan2.png"
 
 
 @pytest.mark.slow
