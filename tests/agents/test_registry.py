@@ -147,6 +147,7 @@ def test_an_installed_agent_has_a_plain_name_and_may_be_named_by_files(
         make_agent("nobody", PROBLEM)
 
 
+@pytest.mark.slow
 def test_an_agent_that_does_not_play_on_is_no_finished_run(tmp_path: Path) -> None:
     with pytest.raises(AHMError, match="guest:Lazy stopped after 4 of 16 images; its learn must play all"):
         pretrain("phantom:40", tmp_path / "run", algo="guest:Lazy", **TINY)

@@ -77,6 +77,7 @@ def test_an_interruption_is_raised_and_saved(tmp_path: Path, stopping: Any) -> N
     assert pretrain(out=tmp_path / "run", resume=True).metrics["images"] == 16
 
 
+@pytest.mark.slow
 def test_a_run_in_a_thread_is_one_like_any_other(tmp_path: Path) -> None:
     with ThreadPoolExecutor(1) as threads:
         run = threads.submit(pretrain, "phantom:40", tmp_path / "run", **TINY).result()

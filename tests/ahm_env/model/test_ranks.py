@@ -58,6 +58,7 @@ def learn(batch: torch.Tensor) -> list[torch.Tensor]:
     return [found.detach(), *gradients, *network.buffers()]
 
 
+@pytest.mark.slow
 def test_two_ranks_compute_what_one_does(tmp_path: Path) -> None:
     done = torchrun(tmp_path, CODE, str(tmp_path))
     assert done.returncode == 0, done.stderr

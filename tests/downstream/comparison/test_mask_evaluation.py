@@ -74,6 +74,7 @@ def test_pixels_to_be_ignored_are_neither_lesion_nor_rest(unet: Reconstructor, t
         assert share == pytest.approx(part[:, 32:].sum() / part.sum())
 
 
+@pytest.mark.slow
 def test_the_same_random_masks_for_every_agent(unet: Reconstructor):
     images = load_images("phantom:80", 64)
     indices = images.split("train")[:6]

@@ -315,6 +315,7 @@ def test_pixels_to_be_ignored_are_not_scored(call):
         evaluation.evaluate("tuned", data, ignore="none", device="cpu")
 
 
+@pytest.mark.slow
 def test_what_cannot_be_ignored(call):
     make_model("model.safetensors")
     data = write_source(Path("data"))

@@ -303,6 +303,7 @@ def test_classes_are_segments(run: Run):
     assert seg.PatientName == "Übel^Zoë"
 
 
+@pytest.mark.slow
 def test_nobody_is_named_but_in_the_seg(run: Run, capsys: pytest.CaptureFixture[str]):
     make_series("archive/images")
     damaged = Path(f"archive/images/{NAME}/{SPOKEN}.dcm")

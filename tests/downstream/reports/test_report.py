@@ -301,6 +301,7 @@ def test_variants_of_an_agent_are_told_apart_by_what_differs(make_run: Maker) ->
     assert names == ["a3c+horizon=1", "a3c+horizon=2+image_weight=0", "hard-patches"]
 
 
+@pytest.mark.slow
 def test_runs_on_other_images_and_of_one_seed_are_no_seeds_of_one_agent(make_run: Maker, phantoms: ImageSet) -> None:
     others = [make_run("a3c", 0), make_run("a3c", 0, name="other", data="phantom:41:0")]
     names = [one.name for one in by_algorithm([read_run(path) for path in others])]

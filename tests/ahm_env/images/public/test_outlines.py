@@ -144,6 +144,7 @@ def test_what_is_drawn_in_boxes_is_what_is_drawn_in_whole_images(seed: int) -> N
     assert np.array_equal(class_map(instances, height, width), expected)
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_number_of_instances() -> None:
     side, ring = 400, 10 * np.exp(2j * np.pi * np.arange(20) / 20)
     middles = np.random.default_rng(0).uniform(20, side - 20, (300, 2)) @ (1, 1j)

@@ -292,6 +292,7 @@ SAMPLES = [
 ]
 
 
+@pytest.mark.slow
 @settings(max_examples=300)
 @given(
     st.sampled_from(range(len(SAMPLES))),
