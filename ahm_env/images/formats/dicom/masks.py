@@ -94,7 +94,7 @@ def find_segmented(folder: Path, within: Path, name: Callable[[str], str]) -> Se
         within: The folder of the source, out of which no link may lead.
         name: Gives the pseudonym of a path within the folder.
     """
-    from ahm_env.images.formats.dicom.segmentations import is_segmentation, read_segmentation
+    from ahm_env.images.formats.dicom.segmentations import read_segmentation
 
     segmented, claims, meanings = Segmented(), defaultdict[str, list[str]](list), Meanings()
     others = (
@@ -105,10 +105,10 @@ def find_segmented(folder: Path, within: Path, name: Callable[[str], str]) -> Se
     for relative, path in sorted(others):
         try:
             with unnamed(str(folder)):
-                if not (begins(path) and is_segmentation(path)):
-                    segmented.others += 1
-                    continue
-                segmentation = read_segmentation(path)
+                segmentation = read_segmentation(path) if begins(path) else None
+            if segmentation is None:
+                segmented.others += 1
+                continue
             if contradiction := meanings.add(name(relative), segmentation.labels):
                 raise ImageError(contradiction)
         except ImageError as error:

@@ -5,6 +5,7 @@ This module needs pydicom: import it where it is used.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,15 @@ from pydicom.dataset import Dataset
 
 from ahm_env.errors import ImageError
 from ahm_env.images.formats.dicom.dicom_file import HEADER, PIXELS, opened, understood
-from ahm_env.images.formats.dicom.header import SEGMENTATIONS, Header, check, once_a_file, read_header, read_planes
+from ahm_env.images.formats.dicom.header import (
+    FILES_KEPT,
+    SEGMENTATIONS,
+    Header,
+    check,
+    once_a_file,
+    read_header,
+    read_planes,
+)
 from ahm_env.images.formats.dicom.pixels import stored_frames
 from ahm_env.images.formats.dicom.planes import Plane, level, slab, voxels_on
 from ahm_env.images.formats.dicom.values import frame_groups, functional_group
@@ -62,26 +71,17 @@ class Segmentation:
     threshold: float
 
 
-def is_segmentation(path: Path) -> bool:
-    """Whether a DICOM file is a SEG.
-
-    Raises:
-        ImageError: Its header cannot be read.
-    """
-    with opened(path) as file, understood(HEADER):
-        return str(file.dataset.get("SOPClassUID") or "") in SEGMENTATIONS
-
-
 @once_a_file
-def read_segmentation(path: Path) -> Segmentation:
-    """Read what a SEG marks.
+def read_segmentation(path: Path) -> Segmentation | None:
+    """Read what a SEG marks; None where the DICOM file is none.
 
     Raises:
         ImageError: It is damaged, or does not say which images its frames mark.
     """
-    with opened(path) as file:
+    with opened(path) as file, understood(HEADER):
+        if str(file.dataset.get("SOPClassUID") or "") not in SEGMENTATIONS:
+            return None
         check(file)
-    with understood(HEADER):
         dataset = dcmread(path, stop_before_pixels=True, force=True)
         count, frames = int(dataset.NumberOfFrames), dict[str, list[Marked]]()
         each = zip(frame_groups(dataset, count), read_planes(dataset, count), strict=True)
@@ -129,9 +129,9 @@ def read_marked(path: Path, header: Header, index: int, shape: tuple[int, int]) 
             image it marks.
     """
     found = read_segmentation(path)
+    assert found is not None
     lies = header.planes[min(index, len(header.planes) - 1)]
-    frames = [frame for frame in found.frames.get(header.uid, ()) if index + 1 in _frames_of(header, frame)]
-    masks = [np.zeros(shape, np.uint8)]
+    frames, masks = _by_number(header, found).get(index + 1, ()), [np.zeros(shape, np.uint8)]
     with stored_frames(path, read_header(path)) as decode:
         for frame in frames:
             values, _ = decode(frame.index)
@@ -141,6 +141,16 @@ def read_marked(path: Path, header: Header, index: int, shape: tuple[int, int]) 
             masks.append(_on_image(marked.astype(np.uint8), frame.lies, lies, shape))
     others = [mask for mask in masks if mask.shape != shape]
     return others[0] if others else np.maximum.reduce(masks)
+
+
+@lru_cache(FILES_KEPT)
+def _by_number(header: Header, segmentation: Segmentation) -> dict[int, list[Marked]]:
+    """Find the frames of a SEG that mark each frame of an image, by its number: once, however many frames there are."""
+    found: dict[int, list[Marked]] = {}
+    for marked in segmentation.frames.get(header.uid, ()):
+        for number in _frames_of(header, marked):
+            found.setdefault(number, []).append(marked)
+    return found
 
 
 def _frames_of(header: Header, marked: Marked) -> tuple[int, ...]:

@@ -16,7 +16,7 @@ pydicom = pytest.importorskip("pydicom")
 
 from pydicom.pixels.utils import pack_bits  # noqa: E402
 
-from ahm_env.images.formats.dicom import dicom_file  # noqa: E402
+from ahm_env.images.formats.dicom import dicom_file, segmentations  # noqa: E402
 from ahm_env.images.formats.dicom.dicom_file import PLACE  # noqa: E402
 
 SEGMENTATION, LABEL_MAP = "1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7"
@@ -271,13 +271,16 @@ def write_stack(make_dicom, path: Path, slices: list[float]) -> None:
     make_dicom(path, pixels, SOPInstanceUID="1.2.3.9", **groups)
 
 
-def test_frames_without_numbers_mark_the_frames_that_they_lie_on(tmp_path: Path, make_dicom) -> None:
+def test_frames_without_numbers_mark_the_frames_that_they_lie_on(tmp_path: Path, make_dicom, monkeypatch) -> None:
+    matched, level = [], segmentations.level
+    monkeypatch.setattr(segmentations, "level", lambda *planes: matched.append(planes) or level(*planes))
     write_stack(make_dicom, tmp_path / "images" / "a", [0, 1, 2, 3])
     frames = [("1.2.3.9", None, 1, marks(z)) for z in (2, 0, 1)]
     write_segmentation(
         make_dicom, tmp_path / "masks" / "a", frames, slices=[2, 0, 1], SharedFunctionalGroupsSequence=AXIAL
     )
     assert [np.flatnonzero(sample.mask).tolist() for sample in outcomes(Dicom(tmp_path))] == [[0], [1], [2], []]
+    assert len(matched) == 3  # each once, not once a frame of the image
 
 
 @pytest.mark.parametrize(
