@@ -43,7 +43,6 @@ class Run(ABC, Generic[S, R]):
         self.observer: Observer = Silent()
         self.seen, self.seconds = 0, 0.0
         self.sums: dict[str, tuple[float, int]] = {}
-        self._means: dict[str, float] = {}
         self.row_start = (0, 0.0)
         self.start_clock()
         self._interruption = Interruption()
@@ -150,11 +149,12 @@ class Run(ABC, Generic[S, R]):
         self.seconds = time.monotonic() - self._began
         measured = self.measure_row()
         images, seconds = self.row_start
-        if self.sums:  # else other workers took all steps since the last row, whose means stand for theirs
-            self._means = {name: total / count for name, (total, count) in self.sums.items()}
+        means = {name: total / count for name, (total, count) in self.sums.items()}
+        if not means and self.directory.rows:
+            means = self.directory.rows[-1]  # other workers took all steps since, for which it stands
         row: Row = {
             **dict.fromkeys(self.directory.columns, nan),
-            **self._means,
+            **means,
             "images": self.seen,
             "seconds": self.seconds,
             "images_per_second": (self.seen - images) / max(1e-9, self.seconds - seconds),
