@@ -12,7 +12,7 @@ from ahm_env.files import atomic, sha256, write_rows
 from ahm_env.images.dataset.builder import Progress
 from ahm_env.images.dataset.loader import find_source
 from ahm_env.images.formats.files import image_stem, is_image, readable
-from ahm_env.images.formats.labels import table_lines
+from ahm_env.images.formats.labels import COLUMNS, NO_IMAGE, table_lines
 from ahm_env.images.formats.pictures.picture import read_mask
 from ahm_env.images.pixels.fit import Image8, PixelSettings, to_uint8
 from ahm_env.images.pixels.png import save_picture
@@ -27,8 +27,6 @@ from downstream.evaluation.segmentation import MEASURES
 from downstream.evaluation.tested import check_ignore
 from downstream.sam.prompts import ALL, PointTable, Prompts, find_prompts
 from downstream.sam.sam import SegmentAnything, weights_file
-
-LABELS = ("image", "label", "split", "patient")
 
 
 @dataclass
@@ -75,7 +73,7 @@ class LabelledSource(OwnedDirectory):
         Raises:
             ImageError: It is no table of images any more.
         """
-        return {line["image"]: line for _, line in table_lines(self.table, LABELS[:1], "has no column image")}
+        return {line["image"]: line for _, line in table_lines(self.table, ("image",), NO_IMAGE)}
 
     def image_name(self, sample: Sample) -> str:
         """Return the name of the image in this directory."""
@@ -155,7 +153,7 @@ def annotate(
         )
         if not labelled.table.exists():
             # Until all is done it lists no image, so that nobody trains on an unfinished source unawares.
-            write_rows(labelled.table, (), LABELS)
+            write_rows(labelled.table, (), COLUMNS)
         return _annotate(model, prompts, index, labelled, split, ignore, progress or (lambda done, total: None))
 
 
@@ -186,15 +184,15 @@ def _annotate(
         except ImageError as error:
             found.problems.append(str(error))
             continue
-        about = {"image": name, "split": SPLITS[sample.split]}
+        named = {"image": name, "split": SPLITS[sample.split]}
         label = index.classes[sample.label] if sample.label >= 0 else ""
-        labels[name] = {**about, "label": label, "patient": sample.patient}
+        labels[name] = {**named, "label": label, "patient": sample.patient}
         if sample.mask is not None:
             truth, counted = sample.mask != 0, None if ignore is None else sample.mask != ignore
             marked = marked or bool((truth if counted is None else truth & counted).any())
             score = score_mask(truth, mask, counted)
             dices.append(score.dice)
-            scores.append(about | {measure: f"{value:.6g}" for measure, value in asdict(score).items()})
+            scores.append(named | {measure: f"{value:.6g}" for measure, value in asdict(score).items()})
     progress(index.count, index.count)
     if not labels:
         raise ImageError(f"{labelled.path}: no image could be annotated (--split {split}); see `ahm data check`")
@@ -204,7 +202,7 @@ def _annotate(
         cause = f"beside 0 the masks hold only {ignore}, which is to be ignored, so that the scores say nothing"
         found.problems.append(f"{cause}; leave out --ignore {ignore}")
     lines = labels | labelled.lines()  # what somebody has written there since stays
-    write_rows(labelled.table, lines.values(), list(dict.fromkeys((*LABELS, *chain(*lines.values())))))
+    write_rows(labelled.table, lines.values(), list(dict.fromkeys((*COLUMNS, *chain(*lines.values())))))
     found.done, found.made, found.scored = len(labels), len(overlaps), len(dices)
     found.predicted_iou, found.dice = (sum(some) / len(some) if some else nan for some in (overlaps, dices))
     return found
