@@ -134,6 +134,7 @@ class Dicom:
         names, known = list[str](), list[tuple[int, int, bool]]()
         marked, places = dict[str, str](), dict[str, int]()
         kinds, strangers, burned_in, studies = Counter[str](), 0, 0, 0
+        owners = dict[int, int]()  # patients, by study
         for found in walk(self._images, self._path):
             path, count, patient, burned = Path(found.path), 1, 0, False
             if path == self.table:
@@ -157,11 +158,14 @@ class Dicom:
                     if places.setdefault(header.uid, lies) != lies:
                         segmented.problems[about] = TWINS
                 count, burned = header.frames, header.burned_in
-                # Of one who is not named all that is known is which images were made together.
-                whose = f"DICOM {header.patient}" if header.patient else f"DICOM study: {header.study}"
-                if count and (header.patient or header.study):
-                    patient = int(pseudonym(whose), 16)
-                    studies += not header.patient
+                study = int(pseudonym(f"DICOM study: {header.study}"), 16) if header.study else 0
+                if count and header.patient:
+                    patient = int(pseudonym(f"DICOM {header.patient}"), 16)
+                    owners.setdefault(study, patient)
+                elif count and study:
+                    # Of one who is not named all that is known is which images were made together.
+                    patient = study
+                    studies += 1
                 kinds.update([] if count else [header.kind])
                 burned_in += count * burned
             except ImageError:
@@ -176,7 +180,8 @@ class Dicom:
         notes += [f"{self._path}: images that say that text is burned in: {burned_in:,}; {what}"] * bool(burned_in)
         notes += [f"{self._path}: files that name no patient: {studies:,}; a study counts as one"] * bool(studies)
         marked = {relative: about for relative, about in marked.items() if about not in segmented.problems}
-        files = DicomFiles(names, known, marked)
+        owners.pop(0, None)
+        files = DicomFiles(names, ((count, owners.get(whose, whose), burned) for count, whose, burned in known), marked)
         if len(files) == 0:
             others = "; ".join(note.removeprefix(f"{self._path}: ") for note in notes) or "it is empty"
             raise ImageError(f"{self._path}: no DICOM image in it ({others}); give the folder they are in")

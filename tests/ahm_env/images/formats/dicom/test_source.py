@@ -260,6 +260,19 @@ def test_without_a_patient_a_study_stands_for_one(tmp_path: Path, make_dicom) ->
     assert [sample.patient for sample in outcomes(Dicom(tree))][:2] == [pseudonym("P1"), second]
 
 
+def test_who_is_named_in_one_file_of_a_study_is_meant_by_all(tmp_path: Path, make_dicom) -> None:
+    for name, study, patient in (
+        ("a", "1.2", ""),
+        ("b", "1.2", "X1"),
+        ("c", "", "X2"),
+        ("d", "", ""),
+        ("e", "1.3", ""),
+    ):
+        make_dicom(tmp_path / "tree" / name, grey(), StudyInstanceUID=study, PatientID=patient)
+    whose = [sample.patient for sample in outcomes(Dicom(tmp_path / "tree"))]
+    assert whose == [*[pseudonym("DICOM X1")] * 2, pseudonym("DICOM X2"), "", pseudonym("DICOM study: 1.3")]
+
+
 def test_what_has_text_burned_in_is_left_out_unless_wanted(tmp_path: Path, make_dicom) -> None:
     make_dicom(tmp_path / "a.dcm", np.stack([grey()] * 3), BurnedInAnnotation="YES")
     make_dicom(tmp_path / "b.dcm", grey(), BurnedInAnnotation="NO")
