@@ -8,6 +8,7 @@
 VENV := .venv
 EXTRAS := dev
 PYTHON := $(VENV)/bin/python
+export PYTHONDONTWRITEBYTECODE :=  # what was compiled is kept, for each worker of the tests and each process in them
 INSTALLED := $(VENV)/.installed
 
 .PHONY: demo quick test lint type contracts check format bench wheelhouse clean
