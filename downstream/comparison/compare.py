@@ -19,6 +19,7 @@ from downstream.comparison.pool import Pool, last_line
 from downstream.comparison.results.rows import RESULTS, Row, read_results
 from downstream.comparison.results.tables import tables_of, trends_of
 from downstream.evaluation.page import source_name
+from downstream.evaluation.tested import find_tested
 from downstream.reports.report import Table, Trend, make_report
 from downstream.sam.annotation import annotate
 from downstream.sam.prompts import find_prompts
@@ -101,7 +102,7 @@ def compare(
     experiment.check_agents()
     shared = experiment.settings
     images = load(shared)  # once, before many processes want the same images
-    experiment.check(images)
+    keys = experiment.check(images)
     if downstream is not None and downstream.sam is not None:
         # at the end it would be late to learn that it is not there
         SegmentAnything.load(downstream.sam, shared.torch_device)
@@ -116,6 +117,7 @@ def compare(
     )
     with experiment.directory, pools(log, progress) as pool:
         experiment.begin()
+        experiment.refuse_changed(images, keys)
         for line in _announcement(experiment, pool.size):
             log(line)
         if experiment.agents:
@@ -129,9 +131,19 @@ def compare(
             experiment.write()
         if downstream is not None and downstream.sam is not None:
             sam, prompt, ignore = downstream.sam, downstream.prompt, downstream.shared.get("ignore")
-            split = "test" if images.split("test").size else "val"
-            found = experiment.out / f"sam-{Path(prompt).stem}"
-            annotate(sam, shared.data, found, prompt=prompt, split=split, ignore=ignore, device=shared.device)
+            split, _ = find_tested("segmentation", images)
+            drawn = annotate(
+                sam,
+                shared.data,
+                experiment.out / f"sam-{Path(prompt).stem}",
+                prompt=prompt,
+                split=split,
+                ignore=ignore,
+                pixels=shared.pixels,
+                device=shared.device,
+            )
+            for problem in drawn.problems:
+                log(problem)
         failed = {trial.name: last_line(trial.path) for trial in pool.failed}
         rows = experiment.write()
         tables = tables_of(rows, source_name(data_of(experiment.out)), zero_shots(experiment.out)) if rows else []

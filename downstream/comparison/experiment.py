@@ -7,7 +7,7 @@ alike.
 
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property, partial
 from itertools import product
 from pathlib import Path
@@ -17,11 +17,12 @@ from agents.pretraining.settings import RunSettings
 from ahm_env import ImageError, ImageSet, RunError, SettingsError, Standardisation
 from ahm_env.runs.flags import flag_name
 from ahm_env.runs.owned_directory import OwnedDirectory
+from ahm_env.runs.settings import ImageSettings
 from downstream.comparison.options import AgentConfig, Downstream, count_name, once
 from downstream.comparison.results.rows import MASKING, RESULTS, SCRATCH, Row, write_results
-from downstream.comparison.trials import FinetuneTrial, PretrainTrial, Trial
+from downstream.comparison.trials import FinetuneTrial, Labelled, PretrainTrial, Trial
 from downstream.finetuning.labelled import Split, only_labelled
-from downstream.finetuning.run import make_spec
+from downstream.finetuning.run import FinetuneDirectory, make_spec
 from downstream.finetuning.settings import FinetuneSettings
 from downstream.models.pretrained import PretrainedWeights
 
@@ -166,8 +167,11 @@ class Experiment:
             total = made.steps * made.batch_size
             yield FinetuneTrial(agent, known, draw, task, count, arm, start, path, given, total)
 
-    def check(self, images: ImageSet) -> None:
+    def check(self, images: ImageSet) -> dict[Labelled, str]:
         """Refuse, before hours of training, what these images cannot give.
+
+        Returns:
+            Of each choice of labelled images the key of the set that a trial on it sees.
 
         Raises:
             SettingsError: Fewer labelled images than asked for, or none of a class among them.
@@ -175,7 +179,8 @@ class Experiment:
                 no image to test on.
         """
         scratch = PretrainedWeights(SCRATCH, None, Standardisation((0.0,), (1.0,)), {})  # whose numbers do not matter
-        for trial in {(one.task, one.labels, one.draw): one for one in self.finetuning}.values():
+        keys = dict[Labelled, str]()
+        for labelled, trial in {one.labelled: one for one in self.finetuning}.items():
             settings = FinetuneSettings.make(scratch, **trial.given)
             known = only_labelled(settings, images)
             split = Split.make(settings, known)
@@ -183,6 +188,31 @@ class Experiment:
             if not split.test.size:
                 what = "mask" if trial.task == "segmentation" else "label"
                 raise ImageError(f"{images.source}: no image of a test or val split has a {what}; add such a split")
+            keys[labelled] = known.content_key
+        return keys
+
+    def refuse_changed(self, images: ImageSet, keys: dict[Labelled, str]) -> None:
+        """Refuse to go on with other images or masks than the trials that have begun: no table may mix them.
+
+        Args:
+            images: The images.
+            keys: As `check` returns them.
+
+        Raises:
+            RunError: They have changed since.
+        """
+        of_images = {field.name for field in fields(ImageSettings)}
+        own = {agent.label for agent in self.agents if agent.settings.keys() & of_images}  # which see others
+        begun = [(one.path, images.content_key) for one in self.pretraining if one.agent.label not in own]
+        begun += [(one.path, keys[one.labelled]) for one in self.finetuning if one.agent not in own]
+        for path, key in begun:
+            try:
+                known = FinetuneDirectory(path).read()
+            except RunError:
+                continue  # damaged: its own trial says so, and no other
+            if known is not None and known["images"]["content_key"] != key:
+                cause = f"the images or masks of {images.source} have changed since {path} began"
+                raise RunError(f"{self.out}: {cause}; bring them back, or choose another --out")
 
     @property
     def directory(self) -> OwnedDirectory:

@@ -72,7 +72,10 @@ def arm_settings(label: str) -> dict[str, Any]:
     unlabelled, *texts = label.split("+")
     if unlabelled not in OWN:
         raise SettingsError(f"--unlabelled {label}: an arm is none or auto, such as auto+mix=none")
-    return {"unlabelled": unlabelled, **_finetune_settings(texts, "--unlabelled")}
+    settings = _finetune_settings(texts, "--unlabelled")
+    if odd := sorted({"ignore", "classes"} & settings.keys()):
+        raise SettingsError(f"--unlabelled {label}: {odd[0]} decides what is scored; give it to all, by --finetune")
+    return {"unlabelled": unlabelled, **settings}
 
 
 @dataclass(frozen=True)

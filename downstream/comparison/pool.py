@@ -3,6 +3,7 @@
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
@@ -13,6 +14,7 @@ from torch import multiprocessing
 
 from ahm_env import AHMError, RunError
 from ahm_env.errors import explain
+from ahm_env.files import first_line
 from ahm_env.images.dataset.builder import Progress
 from ahm_env.model.devices import without_script
 from downstream.comparison.trials import Trial
@@ -107,6 +109,10 @@ def run_logged(trial: Trial, threads: int) -> None:
         except (AHMError, OSError) as error:
             file.write(f"error: {explain(error) if isinstance(error, OSError) else error}\n")
             status = 2
+        except Exception as error:  # a fault of ours or of the machine, such as a full GPU
+            traceback.print_exc(file=file)
+            file.write(f"error: {type(error).__name__}: {first_line(error)}\n")
+            status = 1
     sys.exit(status)
 
 

@@ -22,6 +22,8 @@ EVALUATION = "mask_evaluation.json"
 # What is measured of each image, and, where patients have several, of each patient
 PER_IMAGE = {"segmentation": "dice", "classification": "accuracy"}
 
+Labelled = tuple[str, int | None, int]  # task, number of labelled images, and draw of them
+
 
 @dataclass(frozen=True)
 class PretrainTrial:
@@ -192,6 +194,11 @@ class FinetuneTrial:
     def processes(self) -> int:
         """How many processes train at once."""
         return 1
+
+    @property
+    def labelled(self) -> Labelled:
+        """What its labelled images depend on."""
+        return self.task, self.labels, self.draw
 
     @property
     def ready(self) -> bool:

@@ -113,6 +113,7 @@ def annotate(
     prompt: str = "center",
     split: str = ALL,
     ignore: int | None = None,
+    pixels: PixelSettings | None = None,
     device: str = "auto",
     progress: Progress | None = None,
 ) -> Annotation:
@@ -128,6 +129,7 @@ def annotate(
         prompt: `center`, `box`, `grid`, or a CSV file with points.
         split: Of which images: `train`, `val`, `test` or `all`.
         ignore: Number in masks of the source that is no class: such pixels are not scored; None for none.
+        pixels: Window and axis of volumes, and whether images with burned-in text are taken; no more of it counts.
         device: Where SAM computes.
         progress: Called with (done, total).
 
@@ -140,7 +142,8 @@ def annotate(
     check_split(split)
     check_ignore(ignore)
     data, directory = str(data), Path(sam)
-    source = find_source(data, PixelSettings())
+    pixels = pixels or PixelSettings()
+    source = find_source(data, pixels)
     index, prompts = source.index(), find_prompts(prompt)
     refuse_path(data, index.identities)
     model = SegmentAnything.load(directory, find_device(device))
@@ -148,9 +151,8 @@ def annotate(
         prompts.check(source.index(), split)
         prompt = f"points {sha256(Path(prompt))}"
     with LabelledSource(Path(out)) as labelled:
-        labelled.write_or_check(
-            {"data": data, "split": split, "prompt": prompt, "weights": sha256(weights_file(directory))}
-        )
+        about = {"data": data, "split": split, "prompt": prompt, "weights": sha256(weights_file(directory))}
+        labelled.write_or_check(about | {name: getattr(pixels, name) for name in ("window", "axis", "burned_in")})
         if not labelled.table.exists():
             # Until all is done it lists no image, so that nobody trains on an unfinished source unawares.
             write_rows(labelled.table, (), COLUMNS)

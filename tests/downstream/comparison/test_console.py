@@ -5,12 +5,15 @@ import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from ahm_env.images.pixels.fit import PixelSettings
 from downstream.comparison import compare, console
 from downstream.comparison.pool import Pool, run_logged
 from downstream.comparison.trials import Trial
+from downstream.sam.annotation import Annotation
 from downstream.sam.sam import SegmentAnything
 
 TINY = ["--data", "phantom:80", "--image-size", "32", "--width", "4", "--batch-size", "4", "--total-images", "32"]
@@ -231,19 +234,20 @@ def test_ways_to_use_unlabelled_images_are_compared_without_any_pretraining(call
 def test_segment_anything_segments_the_same_test_images(call, monkeypatch: pytest.MonkeyPatch):
     asked = []
 
-    def annotate(
-        directory: Path, data: str, out: Path, *, prompt: str, split: str, ignore: int | None, device: str
-    ) -> None:
-        asked.append((str(directory), prompt, data, str(out), split, device))
+    def annotate(directory: Path, data: str, out: Path, *, pixels: PixelSettings, device: str, **how: Any) -> Any:
+        asked.append((str(directory), data, str(out), pixels.axis, device, how))
         out.mkdir(exist_ok=True)
         (out / "scores.csv").write_text("image,split,dice\none,test,0.25\ntwo,test,0.75\n")
+        return Annotation(out, problems=["three: damaged"])
 
     monkeypatch.setattr(compare, "annotate", annotate)
     monkeypatch.setattr(SegmentAnything, "load", lambda *_: None)
     words = [*BOTH, "--labels", "8"]
-    status, out, _ = call(*words, "--sam", "models/sam", "--prompt", "center")
+    status, out, _ = call(*words, "--axis", "coronal", "--sam", "models/sam", "--prompt", "center")
     assert status == 0
-    assert asked == [("models/sam", "center", "phantom:40", "cmp/sam-center", "test", "cpu")]
+    how = {"prompt": "center", "split": "test", "ignore": None}
+    assert asked == [("models/sam", "phantom:40", "cmp/sam-center", "coronal", "cpu", how)]
+    assert "three: damaged" in out
     assert "SAM, center, no labels" in out
     assert "0.500 (" in out
     assert "SAM, center, no labels" in Path("cmp/report.html").read_text()

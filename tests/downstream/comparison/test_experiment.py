@@ -238,6 +238,25 @@ def test_runs_that_were_judged_are_found_again(tmp_path: Path) -> None:
 # Which images
 
 
+def test_no_table_mixes_images_or_masks_with_those_that_they_have_become(tmp_path: Path, drawn: ImageSet) -> None:
+    experiment = make(tmp_path, ("scratch", "random", "a3c+image_size=32"), 1, tasks="segmentation", labels="8")
+    keys = experiment.check(drawn)
+    experiment.refuse_changed(drawn, keys)  # nothing has begun
+    random, larger = experiment.pretraining
+    scratch = next(one for one in experiment.finetuning if one.agent == "scratch")
+    fits = {random.path: drawn.content_key, larger.path: "of 32 pixels", scratch.path: keys[scratch.labelled]}
+    for path, key in fits.items():
+        path.mkdir(parents=True)
+        (path / "config.json").write_text(json.dumps({"settings": {}, "images": {"content_key": key}}))
+    experiment.refuse_changed(drawn, keys)
+    assert keys[scratch.labelled] != drawn.content_key  # masks count, of those that are known
+    for path in (random.path, scratch.path):
+        (path / "config.json").write_text(json.dumps({"settings": {}, "images": {"content_key": "others"}}))
+        with pytest.raises(RunError, match=f"have changed since {path} began; bring them back"):
+            experiment.refuse_changed(drawn, keys)
+        (path / "config.json").write_text(json.dumps({"settings": {}, "images": {"content_key": fits[path]}}))
+
+
 def test_images_that_cannot_give_what_is_asked_for_are_refused_at_once(
     tmp_path: Path, drawn: ImageSet, write_source: Any
 ) -> None:

@@ -66,6 +66,7 @@ def test_how_to_fine_tune_without_what_for_is_refused():
         ({"unlabelled": "auto,auto"}, "--unlabelled auto is there twice"),
         ({"unlabelled": "auto+mixed=box"}, "--unlabelled mixed: there is no such setting here; .* mix"),
         ({"unlabelled": "auto+mix=blocks"}, "--mix blocks"),
+        ({"unlabelled": "none,none+ignore=255"}, r"none\+ignore=255: ignore decides what is scored; .* --finetune"),
         ({"draws": -1}, "--draws -1"),
         ({"settings": "steps=many"}, "--finetune steps many must be a whole number"),
         ({"unlabelled": "auto+steps=many"}, "--unlabelled steps many must be a whole number"),

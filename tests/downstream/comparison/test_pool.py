@@ -46,6 +46,8 @@ class Trial:
         if self.end == "badly":
             print("all was well")
             raise AHMError("then not")
+        if self.end == "unforeseen":
+            raise RuntimeError("out of memory\\nand more")
         if self.end == "killed":
             os.kill(os.getpid(), signal.SIGKILL)
         if self.end == "never":
@@ -89,16 +91,18 @@ def test_first_ones_come_first_and_as_many_at_once_as_there_are_hands(trials: An
 @pytest.mark.slow
 def test_what_fails_is_told_and_keeps_no_other_from_running(trials: Any, tmp_path: Path) -> None:
     told = list[str]()
-    ends = {"one": "badly", "two": "killed", "three": "well"}
+    ends = {"one": "badly", "two": "killed", "three": "well", "four": "unforeseen"}
     with Pool(2, 1, told.append, silent) as two:
         two.work([trials.Trial(tmp_path / name, end) for name, end in ends.items()])
-    assert {trial.path.name for trial in two.failed} == {"one", "two"}
+    assert {trial.path.name for trial in two.failed} == {"one", "two", "four"}
     assert all((tmp_path / f"{name}.done").exists() for name in ends)
     assert max(int((tmp_path / f"{name}.done").read_text()[0]) for name in ends) <= 1  # never three at once
     lines = {line.split()[1]: line for line in told}
     assert lines["one"].endswith("status 2: error: then not")
     assert f"SIGKILL: see {tmp_path / 'two.log'}" in lines["two"]
     assert lines["three"].startswith("done")
+    assert lines["four"].endswith("status 1: error: RuntimeError: out of memory")
+    assert "Traceback" in (tmp_path / "four.log").read_text()
 
 
 @pytest.mark.slow
