@@ -42,7 +42,8 @@ class Cropped:
         digest = hashlib.sha256(repr(self._segmenter.spec).encode())
         for tensor in self._segmenter.network.state_dict().values():
             digest.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-        return f"{self.kind} {MARGIN} {SMALLEST} {digest.hexdigest()} {self._source.fingerprint()}"
+        segmenter = f"{self._segmenter.precision} {digest.hexdigest()}"
+        return f"{self.kind} {MARGIN} {SMALLEST} {segmenter} {self._source.fingerprint()}"
 
     def index(self, masks: bool = True) -> DatasetIndex:
         """List what the source holds, without masks, of which none is opened."""

@@ -74,10 +74,12 @@ def with_ignore(spec: ModelSpec, ignore: int | str | None) -> ModelSpec:
         ignore: The number, or its digits; `none`; None for that of the spec.
 
     Raises:
-        SettingsError: It is no number of a mask, or stands for a class.
+        SettingsError: It is no number of a mask, or stands for a class; or the model does not segment.
     """
     if ignore is None:
         return spec
+    if spec.task != "segmentation":
+        raise SettingsError(f"--ignore {ignore} is for models that segment; leave it out")
     if ignore == NONE:
         return replace(spec, ignore=None)
     try:

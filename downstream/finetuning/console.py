@@ -46,7 +46,7 @@ class FinetuneDisplay(ProgressBar):
 
 
 def finetune(
-    given: Annotated[Mapping[str, Any], FlagsOf(FinetuneSettings, decided=FROM_RUN)],
+    given: Annotated[Mapping[str, Any], FlagsOf(FinetuneSettings, decided=FROM_RUN | {"data"})],
     preset: Preset = None,
     out: Annotated[
         Path | None, typer.Option(help="Directory of the run.", show_default="runs/TASK-NUMBER", rich_help_panel="Run")

@@ -9,6 +9,7 @@ from typing import Any
 
 from agents import PretrainedRun
 from ahm_env import ImageSet
+from ahm_env.files import path_of
 from ahm_env.images.dataset.loader import find_source
 from ahm_env.images.source import Source
 from ahm_env.model import ranks
@@ -50,7 +51,7 @@ class FinetunedModel:
 
 
 def finetune(
-    start: str | Path | PretrainedRun = "scratch",
+    start: str | Path | PretrainedRun | None = None,
     data: str | Path | None = None,
     out: str | Path | None = None,
     *,
@@ -62,7 +63,7 @@ def finetune(
     """Fine-tune a model on labelled images and test it, or go on with that.
 
     Args:
-        start: A run of pretraining or its directory, a file of weights, or `scratch`.
+        start: A run of pretraining or its directory, a file of weights, or `scratch`, the default.
         data: A source of images with masks or labels; by default that of the pretraining.
         out: The run directory; by default a new one under `runs`.
         preset: `quick` (800 steps, no unlabelled images) or `paper`.
@@ -77,9 +78,9 @@ def finetune(
         AHMError: Settings, images, start or directory do not go together, or training diverged.
         InterruptionError: A signal ended the run; all is saved.
     """
-    begun = str(start.path if isinstance(start, PretrainedRun) else start)
+    begun = None if start is None else str(path_of(start))
     given = {"data": None if data is None else str(data), **settings}
-    with open_run(given, None if resume else begun, preset, None if out is None else Path(out), resume) as run:
+    with open_run(given, begun, preset, None if out is None else Path(out), resume) as run:
         path = run.directory.path
         if not run.finished:
             run.run(observer or Silent())
@@ -143,5 +144,5 @@ def _load(settings: FinetuneSettings, data: str, load: Entry) -> ImageSet:
     settings = replace(settings, data=data)
     if settings.crop_with is None:
         return load(settings, None)
-    segmenter = load_segmenter(Path(settings.crop_with), settings.device)
+    segmenter = load_segmenter(Path(settings.crop_with), settings.device, settings.precision)
     return load(settings, Cropped(find_source(data, settings.pixels), segmenter, data))

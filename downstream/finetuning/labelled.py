@@ -83,8 +83,8 @@ def choose_unlabelled(
 ) -> Unlabelled | None:
     """Choose the images that take part without labels; None where there are none, or too few to be worth it.
 
-    Of another set these are its train split. An image to test on is never among them, whatever its name: images are
-    compared by their pixels.
+    Of another set these are its train split. An image to test or to select by is never among them, whatever its name:
+    images are compared by their pixels.
 
     Raises:
         SettingsError: A source was named that has no such image, or is not given.
@@ -99,7 +99,7 @@ def choose_unlabelled(
     if source is images:
         selects = images.patients(split.select)  # by whose images the best state is selected
         candidates = np.setdiff1d(candidates[~np.isin(images.patients(candidates), selects)], labelled)
-    tested = {_digest(images, index) for index in split.test.tolist()}
+    tested = {_digest(images, index) for index in (*split.test.tolist(), *split.select.tolist())}
     rest = np.array([index for index in candidates.tolist() if _digest(source, index) not in tested], np.int64)
     if source is images:
         return Unlabelled(images, rest) if len(rest) >= len(labelled) else None

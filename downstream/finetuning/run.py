@@ -83,7 +83,8 @@ class Finetuning(Run[FinetuneSettings, dict[str, Any]]):
         self.trainer = Trainer(self.model, images, self.split.learn, settings, settings.seed, self.unlabelled)
         self._best: tuple[float, dict[str, Tensor]] = (-1.0, {})
         self._at_join = self._best, self.sums  # what to come back to
-        self.restore()
+        if not self.finished:
+            self.restore()
 
     @property
     def learned(self) -> bool:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar
 from ahm_env import SettingsError
 from ahm_env.model.reconstruction import SMALLEST_IMAGE
 from ahm_env.runs.flags import Flag
-from ahm_env.runs.settings import ImageSettings, Settings
+from ahm_env.runs.settings import ImageSettings, Settings, check_seed
 from downstream.evaluation.tested import check_ignore
 from downstream.finetuning.augmentation import STRONG, Augmentation
 from downstream.finetuning.mixing import MIXES
@@ -190,8 +190,7 @@ class FinetuneSettings(TrainConfig, ImageSettings):
         check_ignore(self.ignore)
         if self.task == "segmentation" and str(self.ignore) in names:
             raise SettingsError(f"--ignore {self.ignore} is among --classes {self.classes}; take it out of one of them")
-        if self.seed < 0:
-            raise SettingsError(f"--seed {self.seed} must not be negative")
+        check_seed(self.seed)
         if not 0 <= self.val_fraction < 1:
             raise SettingsError(
                 f"--val-fraction {self.val_fraction} must be a share from 0 to below 1; for example 0.2"
@@ -234,6 +233,7 @@ class FinetuneSettings(TrainConfig, ImageSettings):
                 )
         if chosen.get("model") == "vgg16":
             chosen.setdefault("channels", 3)
+        chosen.setdefault("data", start.run.get("data", cls.data))
         segments = chosen.get("task", cls.task) == "segmentation" and chosen.get("ema_decay", cls.ema_decay)
         chosen.setdefault("unlabelled", "auto" if segments else "none")
         return cls(**{**fixed, **chosen, "start": start.name})

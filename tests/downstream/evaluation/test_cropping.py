@@ -26,6 +26,8 @@ PIXELS = PixelSettings(16)
 class Bright:
     """Takes for lesion what is bright."""
 
+    precision = "fp32"
+
     def __init__(self, spec: ModelSpec) -> None:
         self.spec, self.network = spec, torch.nn.Identity()
 
@@ -123,7 +125,9 @@ def test_other_weights_or_images_are_another_source(write_source, spec: ModelSpe
     with torch.no_grad():
         segmenter.network.inc.double_conv[1].running_mean[0] += 1e-6  # statistics count as well
     prints.append(Cropped(find_source(root, PIXELS), segmenter, "name").fingerprint())
-    assert len(set(prints[1:])) == 5
+    segmenter.precision = "bf16"  # crops differ with rounding
+    prints.append(Cropped(find_source(root, PIXELS), segmenter, "name").fingerprint())
+    assert len(set(prints[1:])) == 6
 
 
 def test_an_image_that_cannot_be_used_is_named(write_source, segmenter: Model):

@@ -232,6 +232,7 @@ def refused(result: tuple[int, str, str], *texts: str) -> None:
 
 def test_classes_must_be_those_of_the_classifier(call):
     make_model("model.safetensors", "classification", ("mel", "nev"))
+    refused(call("--data", "data", "--ignore", "7"), "--ignore 7 is for models that segment")
     write_source(Path("more"), classes=("mel", "nev", "ker"))
     write_source(Path("other"), classes=("melanoma", "nev"))
     refused(call("--data", "more", "--out", "e.json"), "more", "unknown: ker")

@@ -65,6 +65,9 @@ def test_a_start_is_the_same_with_a_slash_and_all_labels_are_not_some(tmp_path: 
     words = ["finetune", "--resume", "--out", str(tmp_path / "run")]
     for start in (f"{pretrained}/", str(pretrained)):
         assert ahm.app([*words, "--from", start, "--labels", "8"], standalone_mode=False) in (0, None)
+    assert finetune(out=tmp_path / "run", resume=True).settings.start == str(pretrained)
+    with pytest.raises(RunError, match="other settings than --from;"):
+        finetune("scratch", out=tmp_path / "run", resume=True)
     with pytest.raises(RunError, match="other settings than --labels;"):
         ahm.app([*words, "--labels", "all"], standalone_mode=False)
 

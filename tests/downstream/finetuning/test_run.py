@@ -216,6 +216,19 @@ def test_a_run_killed_before_its_first_checkpoint_starts_again(drawn: ImageSet, 
 
 
 @pytest.mark.slow
+def test_of_a_finished_run_nothing_is_lost_with_its_checkpoints(drawn: ImageSet, tmp_path: Path):
+    tune(tmp_path / "run", drawn)
+    shutil.rmtree(tmp_path / "run" / "checkpoints")
+    files = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir() if path.is_file()}
+    with FinetuneDirectory(tmp_path / "run") as directory:
+        settings = directory.settings()
+        assert settings is not None
+        assert Finetuning(settings, drawn, directory, PretrainedWeights.find("scratch")).finished
+    assert {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir() if path.is_file()} == files
+    assert {"metrics.csv", "test.json"} < files.keys()
+
+
+@pytest.mark.slow
 def test_a_run_killed_while_it_is_tested_is_tested_again(drawn: ImageSet, tmp_path: Path, monkeypatch):
     tune(tmp_path / "whole", drawn)
     with monkeypatch.context() as patch:
@@ -292,11 +305,12 @@ def test_images_of_a_patient_by_whom_the_state_is_selected_take_no_part(write_so
 
 
 def test_another_source_takes_part_but_for_images_that_are_tested_on(drawn: ImageSet, write_source):
-    settings = FinetuneSettings(labels=4, unlabelled="elsewhere")
+    settings = FinetuneSettings(labels=8, unlabelled="elsewhere", val_fraction=0.25)
     split = Split.make(settings, drawn)
+    assert split.select.size
     root = write_source("elsewhere", splits=("train",) * 3 + ("val", "test"))
     text = (root / "labels.csv").read_text()
-    for number in split.test[:2].tolist():
+    for number in (*split.test[:1].tolist(), *split.select[:1].tolist()):
         pixels = drawn.images(number)[0].transpose(1, 2, 0)[..., ::-1]
         cv2.imwrite(str(root / "images" / f"copy{number}.png"), pixels)
         text += f"copy{number},,train\n"

@@ -49,7 +49,13 @@ def test_unlabelled_images_take_part_by_default_where_that_was_shown_to_help(giv
 def test_a_run_decides_how_images_become_pixels_and_what_the_unet_is(from_run: PretrainedWeights):
     made = FinetuneSettings.make(from_run)
     decided = {"image_size": 32, "fit": "pad", "width": 4, "norm": "group", "channels": 1}
-    assert made == FinetuneSettings(start="run", unlabelled="auto", **decided)
+    assert made == FinetuneSettings(start="run", data="elsewhere", unlabelled="auto", **decided)
+
+
+def test_the_images_of_a_run_are_fine_tuned_on_unless_others_are_named(from_run: PretrainedWeights):
+    assert FinetuneSettings.make(from_run).data == "elsewhere"
+    assert FinetuneSettings.make(from_run, data="others").data == "others"
+    assert FinetuneSettings.make(SCRATCH).data == FinetuneSettings.data
 
 
 def test_a_file_of_weights_decides_what_the_unet_is(from_file: PretrainedWeights):
