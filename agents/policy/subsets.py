@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-_EXCLUDED = -1e4  # finite, so that gradients stay finite; e^-10000 is 0
+_EXCLUDED = -1e4  # below all others of its row; finite, so that gradients stay finite; e^-10000 is 0
 
 
 class OrderedSubset:
@@ -20,8 +20,10 @@ class OrderedSubset:
     """
 
     def __init__(self, logits: Tensor, count: Tensor, excluded: Tensor | None = None) -> None:
-        self.logits = logits if excluded is None else logits.masked_fill(excluded, _EXCLUDED)
-        self.count = count
+        excluded = torch.zeros_like(logits, dtype=torch.bool) if excluded is None else excluded
+        least = logits.detach().amin(-1, keepdim=True)
+        self.logits = torch.where(excluded, least + _EXCLUDED, logits)
+        self.count, self._left = count, (~excluded).sum(-1)
 
     @torch.no_grad()
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
@@ -110,7 +112,7 @@ class OrderedSubset:
 
     def largest_entropy(self) -> Tensor:
         """Entropy `(B,)` of draws at random, in nats."""
-        left = (self.logits > _EXCLUDED).sum(-1) + 1.0
+        left = self._left + 1.0
         return left.lgamma() - (left - self.count).lgamma()
 
 

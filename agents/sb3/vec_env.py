@@ -60,9 +60,10 @@ class SB3VecEnv(VecEnv):
                 "TimeLimit.truncated": bool(truncated[env_id] and not terminated[env_id]),
                 "episode": {"r": float(self._returns[env_id]), "l": int(self._lengths[env_id]), "t": 0.0},
             }
-        if self.pay is not None and terminated.any():
+        if self.pay is not None:  # for the whole episode, at its end
             rewards = np.zeros_like(rewards)
-            rewards[terminated] = self.pay(self._returns[terminated])
+            if terminated.any():
+                rewards[terminated] = self.pay(self._returns[terminated])
         self._returns[done], self._lengths[done] = 0, 0
         return observations, rewards.astype(np.float32), done, infos
 

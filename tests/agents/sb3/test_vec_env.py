@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from gymnasium.spaces import Box, MultiBinary
-from gymnasium.vector import AutoresetMode
+from gymnasium.vector import AutoresetMode, VectorWrapper
 from gymnasium.wrappers.vector import RecordEpisodeStatistics
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -110,6 +110,23 @@ def test_an_environment_that_does_not_start_again_in_the_same_step_is_refused(ma
 
 
 # ---------------------------------------------------------------- ends of episodes
+
+
+def test_what_a_wrapper_pays_on_the_way_is_paid_at_the_end_alone(make: Any) -> None:
+    class Bonus(VectorWrapper):
+        def step(self, actions: Any) -> Any:
+            observations, rewards, terminated, *rest = self.env.step(actions)
+            return observations, rewards + 0.5 * ~terminated, terminated, *rest
+
+    adapter = seeded(Bonus(make(horizon=2)))
+    adapter.pay = lambda returns: returns
+    adapter.reset()
+    rng = np.random.default_rng(1)
+    assert not adapter.step(actions(rng))[1].any()
+    _, rewards, _, infos = adapter.step(actions(rng))
+    earned = [0.5 + info["patch_loss"][info["mask"]].mean() for info in infos]
+    assert rewards == pytest.approx(earned, rel=1e-5)
+    assert [info["episode"]["r"] for info in infos] == pytest.approx(earned, rel=1e-5)
 
 
 def test_an_episode_of_two_steps_is_paid_once_and_counts_two(make: Any) -> None:
