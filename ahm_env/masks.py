@@ -123,7 +123,8 @@ class MaskRatio:
         return cls(numbers[0], numbers[-1])
 
     def __str__(self) -> str:
-        return f"{self.low:g}" if self.low == self.high else f"{self.low:g}:{self.high:g}"
+        low, high = repr(float(self.low)), repr(float(self.high))  # in full: it is read again
+        return low if low == high else f"{low}:{high}"
 
     def quotas(self, patches: int) -> tuple[int, int]:
         """Smallest and largest number of hidden patches among `patches` (k = round(ratio x N)).

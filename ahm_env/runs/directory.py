@@ -147,7 +147,7 @@ class Directory(OwnedDirectory, Generic[S]):
             Whether it begins now.
 
         Raises:
-            RunError: The images have changed.
+            RunError: The images have changed, or another process has begun another run here meanwhile.
         """
         key = "+".join(some.content_key for some in (images, others) if some is not None)
         before = self.settings()
@@ -161,6 +161,9 @@ class Directory(OwnedDirectory, Generic[S]):
                 f"{self.path}: the images of {sources} have changed since this run began; bring them back, or "
                 f"choose another --out"
             )
+        if changed := [name for name in before.changes(settings) if name not in settings.free]:
+            other = flag_name(type(settings), changed[0])
+            raise RunError(f"{self.path}: another run took this place, with another {other}; choose another --out")
         if before != settings:  # it goes on elsewhere
             self.write({**(self.read() or {}), "settings": settings.as_dict()})
         return False
@@ -186,6 +189,11 @@ class Directory(OwnedDirectory, Generic[S]):
             return {name: float(value) for name, value in read_rows(path)[-1].items()}
         except (OSError, IndexError, ValueError, TypeError) as error:
             raise RunError(f"{path}: missing or damaged ({error}); go on with this run by --resume") from None
+
+    def written_rows(self) -> int:
+        """Count the rows of `metrics.csv`."""
+        path = self.path / "metrics.csv"
+        return len(read_rows(path)) if path.exists() else 0
 
     def restore(self, rows: list[Row], images: int) -> None:
         """Cut `metrics.csv` and TensorBoard back to these rows, which end at so many images."""

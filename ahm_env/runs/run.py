@@ -9,7 +9,7 @@ from typing import Any, Generic, TypeVar
 
 from torch import Tensor
 
-from ahm_env.errors import AHMError, InterruptionError
+from ahm_env.errors import AHMError, CheckpointError, InterruptionError
 from ahm_env.images.dataset.image_set import ImageSet
 from ahm_env.model import ranks
 from ahm_env.runs.directory import Checkpoint, Directory, Interruption, Row, S
@@ -185,17 +185,24 @@ class Run(ABC, Generic[S, R]):
         """Go back to the last checkpoint, or to the start where there is none.
 
         Raises:
-            CheckpointError: It is damaged.
+            CheckpointError: It is damaged, of another version, or gone though there are rows.
         """
         checkpoint = self.directory.latest()
         if checkpoint is None:
+            if (lost := self.directory.written_rows()) > 1:  # the first one is there just before a checkpoint is
+                cause = f"{self.directory.path}: has {lost} rows, but no checkpoint to go on from"
+                raise CheckpointError(f"{cause}; bring checkpoints/ back, or delete metrics.csv to start again")
             self.directory.restore([], 0)
             return
         about = checkpoint.about
-        self.seen, self.seconds = checkpoint.images, about["seconds"]
-        self.sums, self.row_start = about["sums"], about["row_start"]
-        self.load_state(checkpoint)
-        self.directory.restore(about["rows"], self.seen)
+        try:
+            self.seen, self.seconds = checkpoint.images, about["seconds"]
+            self.sums, self.row_start = about["sums"], about["row_start"]
+            self.load_state(checkpoint)
+            self.directory.restore(about["rows"], self.seen)
+        except KeyError as error:
+            cause = f"its checkpoint is of another version, without {error}"
+            raise CheckpointError(f"{self.directory.path}: {cause}; start again in another --out") from None
 
 
 @contextmanager
@@ -219,8 +226,8 @@ def held_run(
         try:
             run = make()
         except AHMError:
-            if begins:
-                (directory.path / "config.json").unlink()
+            for name in ("config.json", "metrics.csv") if begins else ():
+                (directory.path / name).unlink(missing_ok=True)
             raise
         ranks.leave_note(str(directory.path.resolve()))
         yield run

@@ -129,3 +129,13 @@ class ImageSettings(Settings):
         """
         asked = asdict(self.pixels)
         return load_images(source or self.data, skip_bad=self.skip_bad, progress=progress, masks=False, **asked)
+
+
+def check_seed(seed: int) -> None:
+    """Refuse what PyTorch cannot take for a random seed.
+
+    Raises:
+        SettingsError: It is negative, or has more than 63 bits.
+    """
+    if not 0 <= seed < 2**63:
+        raise SettingsError(f"--seed {seed} must {'not be negative' if seed < 0 else 'be below 2**63'}")

@@ -3,7 +3,7 @@ from math import ceil, sqrt
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ahm_env.errors import SettingsError
@@ -165,9 +165,18 @@ def test_ratios_are_read(text, low, high):
     assert (ratio.low, ratio.high) == (low, high)
 
 
-@pytest.mark.parametrize("ratio", [MaskRatio(0.5, 0.5), MaskRatio(0.3, 0.7), MaskRatio(0.125, 0.75)])
-def test_a_ratio_reads_what_it_writes(ratio):
-    assert MaskRatio.parse(str(ratio)) == ratio
+SHARES = st.floats(0, 1, exclude_min=True, exclude_max=True)
+
+
+@given(SHARES, SHARES)
+@example(0.5078125, 1 / 3)
+def test_a_ratio_reads_what_it_writes(one: float, other: float) -> None:
+    for ratio in (MaskRatio(one, one), MaskRatio(min(one, other), max(one, other))):
+        assert MaskRatio.parse(str(ratio)) == ratio
+
+
+def test_a_ratio_is_written_as_it_was_given() -> None:
+    assert [str(MaskRatio.parse(text)) for text in ("0.5", "0.3:0.7", ".75")] == ["0.5", "0.3:0.7", "0.75"]
 
 
 @pytest.mark.parametrize(

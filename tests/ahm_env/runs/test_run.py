@@ -1,6 +1,7 @@
 """Runs of any kind: rows, checkpoints, signals and resuming, by one that adds numbers up."""
 
 import json
+import shutil
 import signal
 import time
 from collections.abc import Callable, Mapping
@@ -13,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ahm_env import RunError, SettingsError
+from ahm_env import CheckpointError, RunError, SettingsError
 from ahm_env.errors import InterruptionError
 from ahm_env.files import occupied
 from ahm_env.runs import run as runs
@@ -179,6 +180,15 @@ def test_a_run_that_cannot_begin_leaves_its_place_free(tmp_path: Path) -> None:
             pass
         assert not occupied(directory.path)
     directory = Sheet(tmp_path)
+
+    def fail_late() -> Sum:
+        Sum(Adding(), directory)
+        raise SettingsError("does not fit")
+
+    with pytest.raises(SettingsError), held_run(directory, Adding(), images, fail_late):
+        pass
+    assert not occupied(tmp_path)
+    directory = Sheet(tmp_path)
     with held_run(directory, Adding(), images, lambda: Sum(Adding(), directory)) as run:
         run.run(Silent())
     with pytest.raises(SettingsError), held_run(directory, Adding(), images, fail):
@@ -215,6 +225,58 @@ def test_a_new_run_takes_no_place_that_is_taken(tmp_path: Path, monkeypatch: pyt
     Path("full/notes.txt").write_text("mine")
     with pytest.raises(RunError, match="full: is not an empty directory and holds no run"):
         Sheet.claim(Path("full"), "sum", Adding())
+
+
+def test_a_place_that_another_run_takes_meanwhile_is_not_taken_over(tmp_path: Path) -> None:
+    images: Any = Pictures()
+    ours, theirs = (Sheet.claim(tmp_path / "run", "sum", Adding(start=start)) for start in (1, 2))
+    with held_run(theirs, Adding(start=2), images, lambda: Sum(Adding(start=2), theirs)) as run:
+        total = run.run(Silent())
+    before = theirs.file.read_bytes()
+    with (
+        pytest.raises(RunError, match="another run took this place, with another --start; choose another --out"),
+        held_run(ours, Adding(start=1), images, lambda: Sum(Adding(start=1), ours)),
+    ):
+        pass
+    assert theirs.file.read_bytes() == before
+    same = Sheet(tmp_path / "run")
+    with held_run(same, Adding(start=2, device="cpu"), images, lambda: Sum(Adding(start=2), same)) as run:
+        assert int(run.total) == total  # on another machine
+
+
+def test_a_run_without_its_checkpoints_is_not_begun_again_unsaid(tmp_path: Path) -> None:
+    images: Any = Pictures()
+    with held_run(sheet := Sheet(tmp_path), Adding(), images, lambda: Sum(Adding(), sheet)) as run:
+        total = run.run(Silent())
+    shutil.rmtree(tmp_path / "checkpoints")
+    rows = (tmp_path / "metrics.csv").read_bytes()
+    with (
+        pytest.raises(
+            CheckpointError, match="has 3 rows, but no checkpoint to go on from; bring checkpoints/ back, or"
+        ),
+        held_run(sheet := Sheet(tmp_path), Adding(), images, lambda: Sum(Adding(), sheet)),
+    ):
+        pass
+    assert (tmp_path / "metrics.csv").read_bytes() == rows
+    (tmp_path / "metrics.csv").unlink()
+    with held_run(sheet := Sheet(tmp_path), Adding(), images, lambda: Sum(Adding(), sheet)) as run:
+        assert (run.seen, run.run(Silent())) == (0, total)
+
+
+def test_a_checkpoint_of_another_version_is_refused_in_a_line(tmp_path: Path) -> None:
+    images: Any = Pictures()
+    with held_run(sheet := Sheet(tmp_path), Adding(), images, lambda: Sum(Adding(), sheet)) as run:
+        run.run(Silent())
+    checkpoint = sheet.latest()
+    assert checkpoint is not None
+    row = {name: value for name, value in checkpoint.about["rows"][0].items() if name != "odd"}
+    sheet.rows = [row]
+    sheet.save(checkpoint)
+    with (
+        pytest.raises(CheckpointError, match="its checkpoint is of another version, without 'odd'; start again"),
+        held_run(again := Sheet(tmp_path), Adding(), images, lambda: Sum(Adding(), again)),
+    ):
+        pass
 
 
 def test_a_run_goes_on_by_the_settings_it_has(tmp_path: Path) -> None:
