@@ -12,7 +12,8 @@ RANGES: tuple[tuple[str, Callable[[float], bool], tuple[str, ...]], ...] = (
     ("more than 0", lambda number: number > 0, ("learning_rate", "max_grad_norm", "clip_range", "target_kl")),
     ("0 or more", lambda number: number >= 0, ("own_weight", "to_go_weight", "image_weight", "vf_coef")),
     ("1 or more", lambda number: number >= 1, ("sizes", "n_steps", "n_epochs", "minibatches")),
-    ("from 0 to 1", lambda number: 0 <= number <= 1, ("explore", "gamma", "gae_lambda")),
+    ("from 0 to 1", lambda number: 0 <= number <= 1, ("gamma", "gae_lambda")),
+    ("between 0 and 1", lambda number: 0 < number < 1, ("explore",)),  # else sizes, or patches, are never learned
 )
 
 

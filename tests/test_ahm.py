@@ -523,6 +523,21 @@ def test_a_config_by_hand_that_cannot_be_used_is_one_line_and_status_2(call, con
     assert not Path("run").exists()
 
 
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ('{"data": "missing", "agent_learning_rate": 0.01}', ("--set", "learning_rate=0.02")),
+        ('{"data": "missing", "agent": {"learning_rate": 0.01}}', ("--agent-learning-rate", "0.02")),
+    ],
+)
+def test_the_agent_s_learning_rate_wins_whatever_a_config_calls_it(call, content: str, words: tuple[str, str]):
+    Path("own.json").write_text(content)
+    status, _, err = call("train-agent", "--config", "own.json", *words, "--out", "run")
+    assert status == 2
+    assert "missing: no such" in err
+    assert "same setting" in call("train-agent", "--agent-learning-rate", "0.1", "--set", "learning_rate=0.1")[2]
+
+
 @pytest.mark.slow
 def test_what_a_run_in_the_way_has_otherwise_is_named(call):
     assert call("train-agent", *TINY, "--set", "vf_coef=0.5", "--out", "run")[0] == 0

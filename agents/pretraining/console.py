@@ -71,8 +71,14 @@ def train_agent(
     named, given = given, with_config(RunSettings, config, preset, given)
     if config is not None:
         refuse_code(given, named, config)
-    if changes:
-        given["agent"] = {**(given.get("agent") or {}), **pairs(changes, "--set")}
+    own, known = pairs(changes or (), "--set"), given.get("agent")
+    if isinstance(known, Mapping):  # of the file, which may call the agent's learning rate otherwise than the user does
+        twice = named.get("agent_learning_rate") is not None
+        own = {name: one for name, one in known.items() if not (twice and name == "learning_rate")} | own
+    if "learning_rate" in own and named.get("agent_learning_rate") is None:
+        given.pop("agent_learning_rate", None)
+    if own or isinstance(known, Mapping):
+        given["agent"] = own
     try:
         with open_run(given, preset, out, resume, lambda settings: load(settings, console), cluster) as run:
             path, total = run.directory.path, run.settings.total_images

@@ -14,7 +14,7 @@ from ahm_env import MaskRatio, PatchGrid, SettingsError
 from ahm_env.model import ranks
 from ahm_env.model.devices import count_cores, find_device
 from ahm_env.runs.flags import Flag
-from ahm_env.runs.settings import IMAGES, ImageSettings, Settings
+from ahm_env.runs.settings import IMAGES, ImageSettings, Settings, check_seed
 
 SCHEDULES = ("joint", "staged")
 UNET = "U-Net"
@@ -87,9 +87,13 @@ class RunSettings(ImageSettings):
         for name in ("horizon", "total_images", "batch_size", "width"):
             if getattr(self, name) < 1:
                 raise SettingsError(f"--{name.replace('_', '-')} {getattr(self, name)} must be 1 or more")
-        for name in ("workers", "seed"):
-            if getattr(self, name) < 0:
-                raise SettingsError(f"--{name} {getattr(self, name)} must not be negative")
+        if self.workers < 0:
+            raise SettingsError(f"--workers {self.workers} must not be negative")
+        check_seed(self.seed)
+        if self.norm == "batch" and self.batch_size == 1 and self.image_size < 32:
+            raise SettingsError("--batch-size 1 below --image-size 32 has no batch to normalise by; use --norm group")
+        if (self.algo, self.schedule) == ("learning-progress", "staged"):
+            raise SettingsError("learning-progress follows a U-Net that learns; use --schedule joint")
         for name in ("learning_rate", "agent_learning_rate"):
             rate = getattr(self, name)
             if rate is not None and not 0 < rate < float("inf"):

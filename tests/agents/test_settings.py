@@ -38,8 +38,14 @@ def test_what_is_no_number_or_out_of_range_is_refused(given: Any) -> None:
 # Ranges
 
 
-OUTSIDE = {"more than 0": (-1, 0), "0 or more": (-0.5,), "1 or more": (0, -2), "from 0 to 1": (-0.1, 3)}
-BORDERS = {"0 or more": (0,), "1 or more": (1,), "from 0 to 1": (0, 1)}
+OUTSIDE = {
+    "more than 0": (-1, 0),
+    "0 or more": (-0.5,),
+    "1 or more": (0, -2),
+    "from 0 to 1": (-0.1, 3),
+    "between 0 and 1": (0, 1, 2),
+}
+BORDERS = {"0 or more": (0,), "1 or more": (1,), "from 0 to 1": (0, 1), "between 0 and 1": (0.01, 0.99)}
 ENDLESS = (inf, -inf, nan)
 
 

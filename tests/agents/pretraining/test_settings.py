@@ -79,6 +79,9 @@ def test_an_unknown_preset_is_refused_with_those_there_are() -> None:
         ({"width": -2}, "--width -2"),
         ({"workers": -1}, "--workers -1"),
         ({"seed": -1}, "--seed -1"),
+        ({"seed": 2**63}, r"--seed 9223372036854775808 must be below 2\*\*63"),
+        ({"image_size": 16, "batch_size": 1}, "--batch-size 1 .* use --norm group"),
+        ({"algo": "learning-progress", "schedule": "staged"}, "learning-progress .* use --schedule joint"),
         ({"learning_rate": 0.0}, "--learning-rate 0"),
         ({"learning_rate": float("nan")}, "--learning-rate nan"),
         ({"learning_rate": float("inf")}, "--learning-rate inf"),
@@ -168,7 +171,7 @@ def test_the_step_size_of_the_unet_falls_and_stays_above_0() -> None:
 SETTINGS = st.builds(
     RunSettings,
     algo=st.sampled_from(["a3c", "random"]),
-    mask_ratio=st.sampled_from(["0.5", "0.3:0.7"]),
+    mask_ratio=st.sampled_from(["0.5", "0.3:0.7", 1 / 3, 0.5078125]),
     learning_rate=st.floats(1e-6, 1.0),
     total_images=st.integers(1, 10**9),
     channels=st.sampled_from([None, 1, 3]),
