@@ -124,8 +124,8 @@ def keep(path: Path, trial: Trial) -> None:
 
 def contrasts(rows: dict[str, list[Row]], which: str) -> list[tuple[str, ...]]:
     """Compute the contrasts of the plan that can be computed, as rows of a table."""
-    found = []
-    for dataset, labels, one, base in PLAN["contrasts"][which]:
+    found, asked = [], PLAN["contrasts"][which]
+    for dataset, labels, one, base in asked:
         for group in grouped(rows.get(dataset, [])):
             arms = [tuple(PLAN["arms"][arm]) for arm in (one, base)]
             if (group.task, group.labels) == (TASK, labels) and set(arms) <= set(group.arms):
@@ -133,8 +133,10 @@ def contrasts(rows: dict[str, list[Row]], which: str) -> list[tuple[str, ...]]:
                 gap = group.scores(*arms[0], metric).minus(group.scores(*arms[1], metric))
                 if gap is not None:
                     found.append(((dataset, labels, f"{one} − {base}", str(gap.pairs)), gap))
-    corrected = holm([gap.p for _, gap in found])
-    return [(*names, gap.interval.text(sign=True), p_text(p)) for (names, gap), p in zip(found, corrected, strict=True)]
+    corrected = holm([gap.p for _, gap in found] + [1.0] * (len(asked) - len(found)))  # those to come count already
+    return [
+        (*names, gap.interval.text(sign=True), p_text(p)) for (names, gap), p in zip(found, corrected, strict=False)
+    ]
 
 
 def show() -> None:
