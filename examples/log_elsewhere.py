@@ -20,7 +20,7 @@ class RowLog(Silent):
 
 def main(log: Callable[[dict[str, float]], object] = print, out: str | Path | None = None) -> PretrainedRun:
     """Pretrain on drawn images, and log its rows."""
-    return pretrain("phantom:100", out, algo="a3c", total_images=192, workers=1, observer=RowLog(log))
+    return pretrain("phantom:100", out, algo="a3c", total_images=48, workers=1, observer=RowLog(log))
 
 
 if __name__ == "__main__":

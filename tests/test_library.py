@@ -183,7 +183,9 @@ def test_agents_are_evaluated_compared_and_reported(run: PretrainedRun) -> None:
     assert report([run]) == run.path / "report.html"
     assert report([run, run.path], "both.html").exists()
     told = list[str]()
-    found = compare(["random"], "phantom:40", "cmp", seeds=1, jobs=1, total_images=16, log=told.append, **SMALL)
+    found = compare(
+        ["random"], "phantom:40", "cmp", seeds=1, jobs=1, reference_unets=1, total_images=16, log=told.append, **SMALL
+    )
     assert not found.failed
     assert any(line.startswith("done    random-0") for line in told)
     assert "hardness" in found.table()
