@@ -17,6 +17,7 @@ import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from math import isnan
 from pathlib import Path
 from typing import Any
 
@@ -133,7 +134,9 @@ def contrasts(rows: dict[str, list[Row]], which: str) -> list[tuple[str, ...]]:
                 gap = group.scores(*arms[0], metric).minus(group.scores(*arms[1], metric))
                 if gap is not None:
                     found.append(((dataset, labels, f"{one} − {base}", str(gap.pairs)), gap))
-    corrected = holm([gap.p for _, gap in found] + [1.0] * (len(asked) - len(found)))  # those to come count already
+    tests = [gap.p for _, gap in found]
+    to_come = len(asked) - sum(not isnan(p) for p in tests)  # which count already
+    corrected = holm([*tests, *[1.0] * to_come])
     return [
         (*names, gap.interval.text(sign=True), p_text(p)) for (names, gap), p in zip(found, corrected, strict=False)
     ]
