@@ -7,7 +7,7 @@ alike.
 
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import product
 from pathlib import Path
@@ -17,12 +17,11 @@ from agents.pretraining.settings import RunSettings
 from ahm_env import ImageError, ImageSet, RunError, SettingsError, Standardisation
 from ahm_env.runs.flags import flag_name
 from ahm_env.runs.owned_directory import OwnedDirectory
-from ahm_env.runs.settings import ImageSettings
 from downstream.comparison.options import AgentConfig, Downstream, count_name, once
 from downstream.comparison.results.rows import MASKING, RESULTS, SCRATCH, Row, write_results
-from downstream.comparison.trials import FinetuneTrial, Labelled, PretrainTrial, Trial
+from downstream.comparison.trials import FinetuneTrial, Labelled, PretrainTrial, Trial, images_of
 from downstream.finetuning.labelled import Split, only_labelled
-from downstream.finetuning.run import FinetuneDirectory, make_spec
+from downstream.finetuning.run import make_spec
 from downstream.finetuning.settings import FinetuneSettings
 from downstream.models.pretrained import PretrainedWeights
 
@@ -194,23 +193,16 @@ class Experiment:
     def refuse_changed(self, images: ImageSet, keys: dict[Labelled, str]) -> None:
         """Refuse to go on with other images or masks than the trials that have begun: no table may mix them.
 
-        Args:
-            images: The images.
-            keys: As `check` returns them.
+        The keys are those that `check` returns.
 
         Raises:
             RunError: They have changed since.
         """
-        of_images = {field.name for field in fields(ImageSettings)}
-        own = {agent.label for agent in self.agents if agent.settings.keys() & of_images}  # which see others
+        own = {agent.label for agent in self.agents if agent.sees_others}
         begun = [(one.path, images.content_key) for one in self.pretraining if one.agent.label not in own]
         begun += [(one.path, keys[one.labelled]) for one in self.finetuning if one.agent not in own]
         for path, key in begun:
-            try:
-                known = FinetuneDirectory(path).read()
-            except RunError:
-                continue  # damaged: its own trial says so, and no other
-            if known is not None and known["images"]["content_key"] != key:
+            if images_of(path) not in (None, key):
                 cause = f"the images or masks of {images.source} have changed since {path} began"
                 raise RunError(f"{self.out}: {cause}; bring them back, or choose another --out")
 

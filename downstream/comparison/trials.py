@@ -17,6 +17,7 @@ from downstream.comparison.mask_evaluation import evaluate_masks
 from downstream.comparison.options import AgentConfig, count_name
 from downstream.comparison.results.rows import MASKING, Row
 from downstream.finetuning.finetune import finetune
+from downstream.finetuning.run import FinetuneDirectory
 
 EVALUATION = "mask_evaluation.json"
 # What is measured of each image, and, where patients have several, of each patient
@@ -255,6 +256,15 @@ class FinetuneTrial:
 
 
 Trial = PretrainTrial | FinetuneTrial  # one directory's work, which goes on where it was stopped
+
+
+def images_of(path: Path) -> str | None:
+    """Key of the images that a trial began with; None where it has not begun, or is damaged, as it says itself."""
+    try:
+        known = FinetuneDirectory(path).read()
+    except RunError:
+        return None
+    return None if known is None else str(known["images"]["content_key"])
 
 
 def _hardness(evaluation: dict[str, Any], kind: str) -> float:
