@@ -71,14 +71,14 @@ def train_agent(
     named, given = given, with_config(RunSettings, config, preset, given)
     if config is not None:
         refuse_code(given, named, config)
-    own, known = pairs(changes or (), "--set"), given.get("agent")
-    if isinstance(known, Mapping):  # of the file, which may call the agent's learning rate otherwise than the user does
-        twice = named.get("agent_learning_rate") is not None
-        own = {name: one for name, one in known.items() if not (twice and name == "learning_rate")} | own
-    if "learning_rate" in own and named.get("agent_learning_rate") is None:
-        given.pop("agent_learning_rate", None)
-    if own or isinstance(known, Mapping):
-        given["agent"] = own
+    own, known = pairs(changes or (), "--set"), given.get("agent") or {}
+    if isinstance(known, Mapping):  # else it is refused like any other setting
+        # the file may call the agent's learning rate otherwise than the user does
+        if named.get("agent_learning_rate") is not None:
+            known = {name: one for name, one in known.items() if name != "learning_rate"}
+        elif "learning_rate" in own:
+            given.pop("agent_learning_rate", None)
+        given["agent"] = {**known, **own} or None
     try:
         with open_run(given, preset, out, resume, lambda settings: load(settings, console), cluster) as run:
             path, total = run.directory.path, run.settings.total_images

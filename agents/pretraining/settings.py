@@ -14,7 +14,7 @@ from ahm_env import MaskRatio, PatchGrid, SettingsError
 from ahm_env.model import ranks
 from ahm_env.model.devices import count_cores, find_device
 from ahm_env.runs.flags import Flag
-from ahm_env.runs.settings import IMAGES, ImageSettings, Settings, check_seed
+from ahm_env.runs.settings import IMAGES, ImageSettings, Settings, check_norm, check_seed
 
 SCHEDULES = ("joint", "staged")
 UNET = "U-Net"
@@ -90,8 +90,7 @@ class RunSettings(ImageSettings):
         if self.workers < 0:
             raise SettingsError(f"--workers {self.workers} must not be negative")
         check_seed(self.seed)
-        if self.norm == "batch" and self.batch_size == 1 and self.image_size < 32:
-            raise SettingsError("--batch-size 1 below --image-size 32 has no batch to normalise by; use --norm group")
+        check_norm(self.norm, self.batch_size, self.image_size)
         if (self.algo, self.schedule) == ("learning-progress", "staged"):
             raise SettingsError("learning-progress follows a U-Net that learns; use --schedule joint")
         for name in ("learning_rate", "agent_learning_rate"):

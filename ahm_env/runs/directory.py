@@ -90,9 +90,14 @@ class Directory(OwnedDirectory, Generic[S]):
         except SettingsError as error:
             raise RunError(f"{self.file}: {error}; choose another --out") from None
 
-    def content_key(self) -> str:
-        """Key of the images that the run began with."""
-        return str((self.read() or {})["images"]["content_key"])
+    def content_key(self) -> str | None:
+        """Key of the images that the run began with; None if there is no run.
+
+        Raises:
+            RunError: The directory holds something else, or `config.json` is damaged.
+        """
+        known = self.read()
+        return None if known is None else str(known["images"]["content_key"])
 
     @classmethod
     def claim(cls, out: Path | None, stem: str, settings: S) -> Self:
@@ -109,11 +114,9 @@ class Directory(OwnedDirectory, Generic[S]):
         directory = cls(out or free_directory(Path("runs"), stem))
         existing, path = directory.settings(), directory.path
         if existing is not None:
-            changes = [name for name in existing.changes(settings) if name not in settings.free]
-            if not changes:
-                raise RunError(f"{path}: holds this run already; add --resume to go on, or choose another --out")
-            flags = ", ".join(flag_name(type(settings), name) for name in changes)
-            raise RunError(f"{path}: holds a run with another {flags}; choose another --out")
+            if flags := _other_flags(existing, settings):
+                raise RunError(f"{path}: holds a run with another {flags}; choose another --out")
+            raise RunError(f"{path}: holds this run already; add --resume to go on, or choose another --out")
         directory.read()  # refuses one that holds something else
         return directory
 
@@ -161,9 +164,8 @@ class Directory(OwnedDirectory, Generic[S]):
                 f"{self.path}: the images of {sources} have changed since this run began; bring them back, or "
                 f"choose another --out"
             )
-        if changed := [name for name in before.changes(settings) if name not in settings.free]:
-            other = flag_name(type(settings), changed[0])
-            raise RunError(f"{self.path}: another run took this place, with another {other}; choose another --out")
+        if flags := _other_flags(before, settings):
+            raise RunError(f"{self.path}: another run took this place, with another {flags}; choose another --out")
         if before != settings:  # it goes on elsewhere
             self.write({**(self.read() or {}), "settings": settings.as_dict()})
         return False
@@ -282,6 +284,12 @@ def free_directory(root: Path, stem: str) -> Path:
     """Find the first of `root/stem-1`, `root/stem-2`, … that does not exist."""
     paths = (root / f"{stem}-{number}" for number in count(1))
     return next(path for path in paths if not path.exists())
+
+
+def _other_flags(before: Settings, settings: Settings) -> str:
+    """List the flags of the settings, but for the free ones, that differ; empty where it is the same run."""
+    changes = (name for name in before.changes(settings) if name not in settings.free)
+    return ", ".join(flag_name(type(settings), name) for name in changes)
 
 
 def _written(number: float) -> str:

@@ -131,6 +131,16 @@ class ImageSettings(Settings):
         return load_images(source or self.data, skip_bad=self.skip_bad, progress=progress, masks=False, **asked)
 
 
+def check_norm(norm: str, batch_size: int, image_size: int) -> None:
+    """Refuse a U-Net whose deepest level would be normalised by a batch of one pixel.
+
+    Raises:
+        SettingsError: It would.
+    """
+    if norm == "batch" and batch_size == 1 and image_size < 32:
+        raise SettingsError("--batch-size 1 below --image-size 32 has no batch to normalise by; use --norm group")
+
+
 def check_seed(seed: int) -> None:
     """Refuse what PyTorch cannot take for a random seed.
 

@@ -261,10 +261,9 @@ Trial = PretrainTrial | FinetuneTrial  # one directory's work, which goes on whe
 def images_of(path: Path) -> str | None:
     """Key of the images that a trial began with; None where it has not begun, or is damaged, as it says itself."""
     try:
-        known = FinetuneDirectory(path).read()
+        return FinetuneDirectory(path).content_key()
     except RunError:
         return None
-    return None if known is None else str(known["images"]["content_key"])
 
 
 def _hardness(evaluation: dict[str, Any], kind: str) -> float:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar
 from ahm_env import SettingsError
 from ahm_env.model.reconstruction import SMALLEST_IMAGE
 from ahm_env.runs.flags import Flag
-from ahm_env.runs.settings import ImageSettings, Settings, check_seed
+from ahm_env.runs.settings import ImageSettings, Settings, check_norm, check_seed
 from downstream.evaluation.tested import check_ignore
 from downstream.finetuning.augmentation import STRONG, Augmentation
 from downstream.finetuning.mixing import MIXES
@@ -178,8 +178,8 @@ class FinetuneSettings(TrainConfig, ImageSettings):
                 raise SettingsError(f"--{name} {value} is unknown; choose {' or '.join(known)}")
         if self.model == "unet" and self.image_size < SMALLEST_IMAGE:
             raise SettingsError(f"--image-size {self.image_size} is too small for a U-Net; use 16 or more")
-        if self.model == "unet" and self.norm == "batch" and self.batch_size == 1 and self.image_size < 32:
-            raise SettingsError("--batch-size 1 below --image-size 32 has no batch to normalise by; use --norm group")
+        if self.model == "unet":
+            check_norm(self.norm, self.batch_size, self.image_size)
         if self.labels is not None and self.labels < 1:
             raise SettingsError(f"--labels {self.labels} must be 1 or more, or all")
         names = self.class_names or ()

@@ -161,7 +161,8 @@ class Dicom:
                 study = int(pseudonym(f"DICOM study: {header.study}"), 16) if header.study else 0
                 if count and header.patient:
                     patient = int(pseudonym(f"DICOM {header.patient}"), 16)
-                    owners.setdefault(study, patient)
+                    if study:
+                        owners.setdefault(study, patient)
                 elif count and study:
                     # Of one who is not named all that is known is which images were made together.
                     patient = study
@@ -180,7 +181,6 @@ class Dicom:
         notes += [f"{self._path}: images that say that text is burned in: {burned_in:,}; {what}"] * bool(burned_in)
         notes += [f"{self._path}: files that name no patient: {studies:,}; a study counts as one"] * bool(studies)
         marked = {relative: about for relative, about in marked.items() if about not in segmented.problems}
-        owners.pop(0, None)
         files = DicomFiles(names, ((count, owners.get(whose, whose), burned) for count, whose, burned in known), marked)
         if len(files) == 0:
             others = "; ".join(note.removeprefix(f"{self._path}: ") for note in notes) or "it is empty"
