@@ -24,7 +24,6 @@ class Cluster:
 
     Args:
         address: Of a cluster; `auto` starts one on this machine, which no other machine can reach.
-        threads: CPUs of each trial.
         gpu: Whether each trial takes a GPU, where the cluster has any.
         log: Called for each trial that ends, in a line.
         progress: Called with (done, total) in images that the trials have shown.
@@ -36,14 +35,14 @@ class Cluster:
         SettingsError: There is no Ray, or no such cluster.
     """
 
-    def __init__(self, address: str, threads: int, gpu: bool, log: Callable[[str], object], progress: Progress) -> None:
+    def __init__(self, address: str, gpu: bool, log: Callable[[str], object], progress: Progress) -> None:
         self._ray = ray = connect(address)
-        self.threads, self.log, self.progress = threads, log, progress
-        self._here = Pool(1, threads, log, lambda done, total: None)
+        self.log, self.progress = log, progress
+        self._here = Pool(1, 1, log, lambda done, total: None)
         self._newest = ray.remote(_Newest).options(num_cpus=0, scheduling_strategy=here(ray)).remote()
         cpus, gpus = (ray.cluster_resources().get(kind, 0) for kind in ("CPU", "GPU"))
         gpu &= gpus > 0
-        self.size = int(gpus if gpu else cpus // threads)
+        self.size = int(gpus if gpu else cpus)
         if not self.size:
             ray.shutdown()
             raise SettingsError(f"--cluster {address}: has no CPU to train on; start its nodes with some")
@@ -108,9 +107,9 @@ class Cluster:
             return
         images, masks = self._lend(needs.images, pack_images), self._lend(needs.masks, pack)
         start = self._lend(needs.start, pack_start)
-        cpus = min(max(self.threads, trial.processes), self._largest)  # one that is larger than any node has one alone
+        cpus = min(trial.processes, self._largest)  # one that is larger than any node has one alone
         train = self._train.options(num_cpus=cpus, num_gpus=self._gpus, max_retries=0)
-        task = train.remote(needs, images, masks, start, pack(trial.path), self.threads, self._newest)
+        task = train.remote(needs, images, masks, start, pack(trial.path), self._newest)
         tasks[task] = trial, tries
 
     def _lend(self, directory: Path | None, read: Callable[[Any], Files]) -> Any:
@@ -145,9 +144,7 @@ class _Newest:
         return files
 
 
-def _train(
-    needs: Needs, images: Files, masks: Files, start: Files, own: Files, threads: int, newest: Any
-) -> Files | str:
+def _train(needs: Needs, images: Files, masks: Files, start: Files, own: Files, newest: Any) -> Files | str:
     """Train a trial on a node: its files, or why they could not be made."""
     import ray
 
@@ -155,7 +152,7 @@ def _train(
         ray.get(newest.put.remote(needs.trial.name, files))  # there before the task can end
 
     try:
-        return train(needs, Lent(images, masks, start), own, threads, send)
+        return train(needs, Lent(images, masks, start), own, send)
     except InterruptionError:
         return Elsewhere("it was stopped")
     except OSError as error:

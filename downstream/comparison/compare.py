@@ -113,7 +113,7 @@ def compare(
     pools = (
         partial(Pool, jobs, max(1, cores // jobs))
         if cluster is None
-        else partial(Cluster, cluster, 1, shared.device != "cpu")
+        else partial(Cluster, cluster, shared.device != "cpu")
     )
     with experiment.directory, pools(log, progress) as pool:
         experiment.begin()

@@ -20,6 +20,7 @@ from downstream.evaluation.tested import check_ignore
 
 PAIRS = 1024  # image and mask pairs by which an agent is evaluated
 RANDOM_DRAWS = 32  # random masks an image, at least
+SEED = 1  # of masks: all agents meet the same random ones
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,6 @@ def score_masks(
     ratio: MaskRatio,
     horizon: int = 1,
     pairs: int = PAIRS,
-    seed: int = 1,
 ) -> MaskScores:
     """Score the masks of an agent, the agent choosing the whole quota.
 
@@ -57,10 +57,9 @@ def score_masks(
         ratio: Share of the patches to hide.
         horizon: Steps an image.
         pairs: Image and mask pairs, about.
-        seed: The same seed gives the same random masks.
     """
     draws = max(2, pairs // len(indices))
-    found = measure(agent, reconstructor, images, indices, ratio, horizon, draws, seed, max(draws, RANDOM_DRAWS))
+    found = measure(agent, reconstructor, images, indices, ratio, horizon, draws, SEED, max(draws, RANDOM_DRAWS))
     lesion = background = float("nan")
     masked = images.masked(indices)
     if masked.any():
@@ -120,7 +119,7 @@ def evaluate_masks(
     ignore: int | None = None,
     device: str = "auto",
 ) -> MaskEvaluation:
-    """Evaluate the masks of a run's agent.
+    """Evaluate the masks of a run's agent, in the run's precision.
 
     Args:
         run: The run, or its directory.
@@ -154,7 +153,8 @@ def evaluate_masks(
         if not 0 < temperature < inf:
             raise SettingsError(f"--temperature {temperature:g} must be a positive number")
         agent.temperature = temperature
-    reconstructor = load_reference(unet, settings.grid, agent.problem.channels, device=where)
+    how = {"device": where, "precision": settings.precision}
+    reconstructor = load_reference(unet, settings.grid, agent.problem.channels, **how)
     images = replace(settings, data=data or settings.data, channels=agent.problem.channels).load_images()
     indices = evaluation_images(images, data)
     images = annotated(images, indices, skip_bad=settings.skip_bad, ignore=ignore)

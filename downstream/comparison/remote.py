@@ -118,16 +118,13 @@ def keep(trial: Trial, files: Files) -> None:
     unpack(_starting_from(start, trial, files), trial.path)
 
 
-def train(
-    needs: Needs, lent: Lent, own: Files, threads: int, send: Callable[[Files], object] = lambda files: None
-) -> Files:
+def train(needs: Needs, lent: Lent, own: Files, send: Callable[[Files], object] = lambda files: None) -> Files:
     """Train a trial, or go on with that, in a temporary directory.
 
     Args:
         needs: What it needs; nothing of what lies elsewhere is looked at.
         lent: The files of that.
         own: Files of the trial's directory; none where it begins.
-        threads: To compute with.
         send: Called with the files of the trial's directory after each row, to go on from.
 
     Returns:
@@ -136,7 +133,7 @@ def train(
     Raises:
         AHMError: Anything that the user can mend.
     """
-    torch.set_num_threads(threads)
+    torch.set_num_threads(1)
     trial = needs.trial
     with TemporaryDirectory(prefix="ahm-trial-") as folder:
         root = Path(folder)

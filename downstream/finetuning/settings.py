@@ -100,8 +100,8 @@ class TrainConfig:
 
     @property
     def joins_after(self) -> int:
-        """Steps after which unlabelled images take part."""
-        return math.ceil(self.join * self.steps)
+        """Steps after which unlabelled images take part: in the last one, at the latest."""
+        return min(math.ceil(self.join * self.steps), self.steps - 1)
 
     def __post_init__(self) -> None:
         for name, value, known in (("mix", self.mix, MIXES), ("strong", self.strong, ("auto", *STRONG))):

@@ -35,14 +35,14 @@ def assert_same_weights(trial: Any, other: Any) -> None:
 def test_without_ray_a_line_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(SettingsError, match=r"--cluster needs Ray: pip install 'ahm-env\[cluster\]'"):
-        Cluster("auto", 1, False, print, silent)
+        Cluster("auto", False, print, silent)
 
 
 def test_ray_that_would_listen_on_every_interface_is_not_started(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", sys)
     monkeypatch.delenv(LOOPBACK, raising=False)
     with pytest.raises(SettingsError, match="Ray was imported before"):
-        Cluster("auto", 1, False, print, silent)
+        Cluster("auto", False, print, silent)
 
 
 def test_ray_that_does_not_start_here_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -53,14 +53,14 @@ def test_ray_that_does_not_start_here_is_one_line(monkeypatch: pytest.MonkeyPatc
         monkeypatch.setitem(sys.modules, name, SimpleNamespace(init=init))  # type: ignore[misc]
     monkeypatch.setenv(LOOPBACK, "0")
     with pytest.raises(SettingsError, match=r"^--cluster auto: Ray does not start here .no room in /dev/shm.$"):
-        Cluster("auto", 1, False, print, silent)
+        Cluster("auto", False, print, silent)
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:9", "nowhere", "127.0.0.1:port"])
 def test_a_cluster_that_is_not_there_is_one_line(address: str) -> None:
     pytest.importorskip("ray")
     with pytest.raises(SettingsError, match=f"--cluster {address}: no Ray cluster answers .*`ray start --head`"):
-        Cluster(address, 1, False, print, silent)
+        Cluster(address, False, print, silent)
 
 
 @pytest.mark.slow
@@ -85,7 +85,7 @@ def test_trials_are_spread_and_outlive_a_node(nodes: Any, tmp_path: Path, monkey
             shutil.rmtree(folder, ignore_errors=True)
 
     monkeypatch.setattr(cluster, "keep", keep)
-    with Cluster(cluster_of_two.address, 1, False, logged.append, silent) as pool:
+    with Cluster(cluster_of_two.address, False, logged.append, silent) as pool:
         assert pool.size == 2
         pool.work(there.pretraining)
         assert pool.failed == []
@@ -127,7 +127,7 @@ from pathlib import Path
 
 from downstream.comparison.cluster import Cluster
 
-with Cluster("auto", 1, False, print, print) as pool:
+with Cluster("auto", False, print, print) as pool:
     assert pool._ray.get(pool._ray.remote(lambda: 5).remote()) == 5
     family, grown = {os.getpid()}, True
     while grown:

@@ -167,3 +167,14 @@ def test_the_lower_the_temperature_the_closer_sampled_masks_are_to_the_likeliest
     finished = pretrain(out=made["a3c"].path, resume=True, device="cpu")
     assert finished.metrics["images"] == 32
     assert '"device": "cpu"' in config.read_text()
+
+
+def test_masks_are_evaluated_in_the_precision_of_the_run(tmp_path: Path):
+    tiny: dict[str, Any] = {"image_size": 16, "patch_size": 4, "width": 2, "batch_size": 4, "total_images": 8}
+    run = pretrain("phantom:40", tmp_path / "run", algo="random", device="cpu", precision="fp32", **tiny)
+    config = run.path / "config.json"
+    losses = [evaluate_masks(run).scores.hardness.sampled.losses]
+    config.write_text(config.read_text().replace('"precision": "fp32"', '"precision": "bf16"'))
+    losses.append(evaluate_masks(run).scores.hardness.sampled.losses)
+    assert (losses[0] != losses[1]).any()
+    assert losses[0] == pytest.approx(losses[1], rel=0.05)

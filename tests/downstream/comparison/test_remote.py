@@ -50,10 +50,10 @@ def elsewhere(trial: Trial, monkeypatch: pytest.MonkeyPatch, dies: bool = False)
             away.setattr(module, "find_source" if module is loader else "wanted", unreachable)
         if dies:
             with pytest.raises(DeadError):
-                train(needs, lent, pack(trial.path), 1, send)
+                train(needs, lent, pack(trial.path), send)
             keep(trial, sent[-1])
             assert not trial.done
-        files = train(needs, lent, pack(trial.path), 1, send)
+        files = train(needs, lent, pack(trial.path), send)
     keep(trial, files)
     trial.work()
 

@@ -154,3 +154,8 @@ def test_differences_are_those_of_what_is_given():
     settings = FinetuneSettings(labels=25)
     assert settings.differences({"labels": 25, "seed": None, "steps": 2800}) == []
     assert settings.differences({"labels": 26, "seed": 1, "start": "run"}) == ["labels", "seed", "start"]
+
+
+@pytest.mark.parametrize(("steps", "join", "after"), [(2800, 0.4, 1120), (10, 0.35, 4), (10, 0.99, 9), (1, 0.4, 0)])
+def test_unlabelled_images_join_in_the_last_step_at_the_latest(steps: int, join: float, after: int):
+    assert FinetuneSettings.make(SCRATCH, steps=steps, join=join).joins_after == after
