@@ -93,7 +93,7 @@ def segment(model: Model, samples: Iterable[Sample], tta: bool = False) -> Itera
             for sample, maps in zip(some, model.probabilities(squares, tta), strict=True):
                 yield partial(_at_its_size, sample, maps, model)
 
-    yield from in_order(calls(), BATCH)  # while the network is at work on the next images
+    yield from in_order(calls(), BATCH, behind=True)  # while the network is at work on the next images
 
 
 def _square(sample: Sample, model: Model) -> npt.NDArray[np.uint8]:

@@ -175,7 +175,7 @@ class Predictions:
             returning = None if out is None else Returning(out.path, self.spec, out.about["model"], self._images)
             samples = self._samples(done, returning)
             found = predict_samples(self._model, self._segmenter, samples, self._refuse, self._tta)
-            saved = in_order((partial(self._save, one) for one in found), BATCH)
+            saved = in_order((partial(self._save, one) for one in found), BATCH, behind=True)
             with closing(saved):
                 for prediction, row in saved:
                     self.done += 1
@@ -196,7 +196,7 @@ class Predictions:
 
     def _samples(self, done: set[str], returning: Returning | None) -> Iterator[Sample]:
         # more than a batch ahead, so that the network never waits for the last of the next one
-        for entry, loaded in in_order(self._images.loads(done), BATCH + THREADS):
+        for entry, loaded in in_order(self._images.loads(done), BATCH + THREADS, behind=True):
             if self._stopped():
                 return
             if returning is not None:

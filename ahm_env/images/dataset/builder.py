@@ -1,5 +1,7 @@
 """Decodes an index into a cache entry: in a few threads, in order, in flat memory."""
 
+import os
+import sys
 from array import array
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -72,9 +74,15 @@ def _call(function: Callable[[Sample], T], load: Entry) -> T | ImageError | None
         return error
 
 
-def in_order(calls: Iterable[Callable[[], T]], most: int = AHEAD) -> Generator[T, None, None]:
-    """Results of calls of which a few threads make up to `most` ahead of the caller, in their order."""
-    pool = ThreadPoolExecutor(THREADS)
+def in_order(calls: Iterable[Callable[[], T]], most: int = AHEAD, behind: bool = False) -> Generator[T, None, None]:
+    """Results of calls of which a few threads make up to `most` ahead of the caller, in their order.
+
+    Args:
+        calls: The calls.
+        most: How many results wait for the caller at once.
+        behind: The caller computes meanwhile, and comes before these threads where cores are few.
+    """
+    pool = ThreadPoolExecutor(THREADS, initializer=_step_back if behind else None)
     ahead: deque[Future[T]] = deque()
     try:
         for call in calls:
@@ -85,6 +93,12 @@ def in_order(calls: Iterable[Callable[[], T]], most: int = AHEAD) -> Generator[T
             yield ahead.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _step_back() -> None:
+    """Let other threads come before this one."""
+    if sys.platform == "linux":  # elsewhere it would hold back the whole process
+        os.nice(10)
 
 
 def _in_processes(calls: Iterable[Callable[[], T]]) -> Iterator[T]:

@@ -4,6 +4,7 @@ import errno
 import os
 import resource
 import signal
+import sys
 import time
 import weakref
 from collections.abc import Callable
@@ -519,3 +520,12 @@ def test_what_a_call_raises_comes_in_its_place_and_ends_the_rest():
     with pytest.raises(OSError, match="full"):
         next(results)
     assert len(made) <= 5 + AHEAD
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a thread has no priority of its own")
+def test_threads_come_behind_a_caller_that_computes():
+    own = os.getpriority(os.PRIO_PROCESS, 0)
+    call = partial(os.getpriority, os.PRIO_PROCESS, 0)  # of the thread that calls it
+    assert set(in_order([call] * 4)) == {own}
+    assert set(in_order([call] * 4, behind=True)) == {min(19, own + 10)}
+    assert call() == own
