@@ -76,21 +76,23 @@ def read_segmentation(path: Path) -> Segmentation | None:
     """Read what a SEG marks; None where the DICOM file is none.
 
     Raises:
-        ImageError: It is damaged, or does not say which images its frames mark.
+        ImageError: It is damaged, or does not say which images each of its frames marks.
     """
     with opened(path) as file, understood(HEADER):
         if str(file.dataset.get("SOPClassUID") or "") not in SEGMENTATIONS:
             return None
         check(file)
         dataset = dcmread(path, stop_before_pixels=True, force=True)
-        count, frames = int(dataset.NumberOfFrames), dict[str, list[Marked]]()
+        count, silent, frames = int(dataset.NumberOfFrames), 0, dict[str, list[Marked]]()
         each = zip(frame_groups(dataset, count), read_planes(dataset, count), strict=True)
         for index, (groups, lies) in enumerate(each):
             named = functional_group(groups, "SegmentIdentificationSequence")
             segment = int(named.ReferencedSegmentNumber) if named is not None else 0
             if segment > LARGEST:
                 raise ImageError(f"segment {segment} is more than {LARGEST}; renumber its segments")
-            for uid, numbers in _sources(groups):
+            sources = list(_sources(groups))
+            silent += not sources
+            for uid, numbers in sources:
                 frames.setdefault(uid, []).append(Marked(index, segment, numbers, lies))
         images = frames.keys() | {
             str(image.ReferencedSOPInstanceUID)
@@ -104,8 +106,10 @@ def read_segmentation(path: Path) -> Segmentation | None:
         fractional = str(dataset.get("SegmentationType") or "") == "FRACTIONAL"
         threshold = float(dataset.MaximumFractionalValue) / 2 if fractional else 1.0
         shape = int(dataset.Rows), int(dataset.Columns)
-    if not frames:
-        raise ImageError("does not say which images its frames mark; save it with references to its source images")
+    # Passed over, it would leave an image that it marks with an empty mask.
+    if silent:
+        cause = f"does not say which images its frames mark, of {silent} of {count}"
+        raise ImageError(f"{cause}; save it with references to the source images of each frame")
     return Segmentation(frozenset(images), frames, labels, shape, threshold)
 
 

@@ -126,6 +126,26 @@ def test_what_cannot_be_used_is_told_without_names(tmp_path: Path, make_dicom) -
     assert [sample.mask for sample in outcomes(Dicom(tmp_path))] == [None] * 3
 
 
+@pytest.mark.parametrize("said", [{}, {"DerivationImageSequence": []}, {"DerivationImageSequence": [item()]}])
+def test_a_segmentation_is_refused_if_one_of_its_frames_names_no_image(tmp_path: Path, make_dicom, said: dict) -> None:
+    write_images(make_dicom, tmp_path)
+    images = [item(ReferencedSOPInstanceUID=f"1.2.3.{number}") for number in range(3)]
+    named = item(DerivationImageSequence=[item(SourceImageSequence=images[:1])])
+    each = [named, item(PlanePositionSequence=[item(ImagePositionPatient=[0, 0, 1])], **said)]
+    for group in each:
+        group.SegmentIdentificationSequence = [item(ReferencedSegmentNumber=1)]
+    write_segmentation(
+        make_dicom,
+        tmp_path / "masks" / "a",
+        [("1.2.3.0", 1, 1, marks(1)), ("1.2.3.1", 1, 1, marks(2))],
+        PerFrameFunctionalGroupsSequence=each,
+        ReferencedSeriesSequence=[item(ReferencedInstanceSequence=images)],
+    )
+    (problem,) = Dicom(tmp_path).index().problems
+    assert "does not say which images its frames mark, of 1 of 2; save it with references to the source" in problem
+    assert [sample.mask for sample in outcomes(Dicom(tmp_path))] == [None] * 3
+
+
 def test_a_damaged_kind_is_told(tmp_path: Path, make_dicom) -> None:
     write_images(make_dicom, tmp_path)
     path = tmp_path / "masks" / "a"
