@@ -50,7 +50,7 @@ class Header:
         offset: Where the pixels begin in the dataset's stream.
         options: Their properties, as pydicom's decoders take them.
         offsets: Where each compressed frame is, for files that say so in 64 bits.
-        low_bits: How many bits of a stored value, not compressed, lie below those that are used.
+        low_bits: How many bits of a stored value lie below those that are used.
         displays: How values of each frame are shown; one for all where the frames do not differ.
         planes: Where each lies in the patient; one for all where the frames do not differ.
     """
@@ -153,9 +153,9 @@ def check(file: Opened) -> None:
 
 
 def _low_bits(file: Opened) -> int:
-    """How many bits lie below those that are used: of 12 that end at the 16th, 4; compressed values have none."""
+    """How many bits lie below those that are used: of 12 that end at the 16th, 4."""
     high, stored = file.dataset.get("HighBit"), file.options["bits_stored"]
-    if file.syntax.is_encapsulated or not isinstance(high, int) or not isinstance(stored, int):
+    if not isinstance(high, int) or not isinstance(stored, int):
         return 0
     return high + 1 - stored if stored <= high < file.options["bits_allocated"] else 0
 

@@ -13,6 +13,8 @@ from pydicom.pixels.decoders.base import Decoder, get_decoder
 from pydicom.uid import (
     JPEG2000,
     UID,
+    HTJ2KLossless,
+    HTJ2KLosslessRPCL,
     JPEG2000Lossless,
     JPEGBaseline8Bit,
     JPEGLSLossless,
@@ -24,7 +26,13 @@ from ahm_env.errors import ImageError
 from ahm_env.images.formats.dicom.dicom_file import PIXELS, dataset_stream, understood
 from ahm_env.images.formats.dicom.header import Header, read_header
 from ahm_env.images.formats.dicom.values import GREY, INVERTED, PALETTE, full_range
-from ahm_env.images.formats.pictures.codestreams import PADDING, decode_jpeg, frame_shape, without_tail
+from ahm_env.images.formats.pictures.codestreams import (
+    PADDING,
+    decode_jpeg,
+    frame_shape,
+    sample_bits,
+    without_tail,
+)
 from ahm_env.images.pixels.fit import Image8
 from ahm_env.images.pixels.window import Window
 from ahm_env.images.source import Pixels
@@ -41,6 +49,8 @@ PLUGINS = {
 }
 OTHERWISE = ("pylibjpeg",)
 JPEG_LS = {JPEGLSLossless, JPEGLSNearLossless}
+# Of which pydicom leaves unused bits as they are. Lossy values may lie a little above what the used ones hold.
+EXACT = {JPEGLSLossless, JPEG2000Lossless, HTJ2KLossless, HTJ2KLosslessRPCL}
 JPEG_LS_FRAME, JPEG_LS_SCAN = b"\xff\xf7", b"\xff\xda"
 
 
@@ -100,17 +110,14 @@ def _decode(stream: BinaryIO, header: Header, index: int) -> tuple[Pixels, str]:
 
 
 def _stored(stream: BinaryIO, header: Header, index: int) -> tuple[Pixels, str]:
-    syntax = header.options["transfer_syntax_uid"]
+    syntax, low = header.options["transfer_syntax_uid"], header.low_bits
     decoder = _decoder(syntax)
     if not syntax.is_encapsulated:
         if header.options["bits_allocated"] == 1 and syntax.is_little_endian:
             array = _bits(stream, header.options, index)
             return array, _kind(array, header.options)
-        options = dict(header.options)
-        if header.low_bits:  # of which pydicom does not know: they are taken for used ones, and cut off
-            options["bits_stored"] += header.low_bits
-        array, found = decoder.as_array(stream, index=index, **options)
-        return array >> header.low_bits if header.low_bits else array, _kind(array, found)
+        array, found = decoder.as_array(stream, index=index, **_with_low(header.options, low))
+        return array >> low if low else array, _kind(array, found)
     options = header.options | {"number_of_frames": 1}
     count = header.options["number_of_frames"]
     frame = get_frame(stream, index, number_of_frames=count, extended_offsets=header.offsets)
@@ -121,8 +128,11 @@ def _stored(stream: BinaryIO, header: Header, index: int) -> tuple[Pixels, str]:
         if (rows, columns, samples) != expected:
             sizes = f"{columns}x{rows}x{samples} pixels are compressed but the header says {expected[1]}x{expected[0]}"
             raise ImageError(f"{sizes}x{expected[2]}; the file is damaged: export it again")
+        if options["bits_stored"] and sample_bits(frame) <= options["bits_stored"]:
+            low = 0  # only what is used was compressed
     if syntax == JPEGBaseline8Bit:
         decode_jpeg(frame, colour=False)  # to see damage, which the decoders below are silent of
+    options = _with_low(options, low)
     alone = encapsulate([frame], has_bot=False)
     first, *others = _plugins(decoder, syntax)
     try:
@@ -133,7 +143,14 @@ def _stored(stream: BinaryIO, header: Header, index: int) -> tuple[Pixels, str]:
         array, found = decoder.as_array(alone, index=0, decoding_plugin=others[0], **options)
         if not _is_jpeg_ls_of(frame, array):
             raise
-    return array, _kind(array, found)
+    if syntax in EXACT and (unused := 8 * array.dtype.itemsize - options["bits_stored"]) > 0:
+        array = array << unused >> unused  # signed values get their sign, overlays go
+    return array >> low if low else array, _kind(array, found)
+
+
+def _with_low(options: dict[str, Any], low: int) -> dict[str, Any]:
+    """Have the lowest bits, of which pydicom does not know, taken for used ones; they are cut off later."""
+    return options | {"bits_stored": options["bits_stored"] + low} if low else options
 
 
 def _bits(stream: BinaryIO, options: dict[str, Any], index: int) -> Image8:

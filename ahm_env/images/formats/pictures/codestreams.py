@@ -79,6 +79,14 @@ def frame_shape(frame: bytes) -> tuple[int, int, int]:
     return shape
 
 
+def sample_bits(frame: bytes) -> int:
+    """Bits of a sample in such an image as `frame_shape` takes, by which that was found to be one."""
+    if frame.startswith(JPEG_START):
+        return frame[_segment(frame, FRAMES) + 4]
+    start = _codestream(frame) if frame.startswith(JP2_START) else 0
+    return (frame[start + 42] & 0x7F) + 1  # the highest bit says whether there is a sign
+
+
 def _jpeg(frame: bytes) -> tuple[int, int, int] | None:
     position = _segment(frame, FRAMES)
     head = frame[position + 5 : position + 10]

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+import imagecodecs
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -419,6 +420,7 @@ def test_random_bytes_after_the_mark_are_refused(tmp_path: Path, content: bytes)
 
 
 IMPLICIT, BIG_ENDIAN = "1.2.840.10008.1.2", "1.2.840.10008.1.2.2"
+JPEG_LOSSLESS, JPEG_LS, JPEG_2000 = (f"1.2.840.10008.1.2.4.{number}" for number in (70, 80, 90))
 PLAIN = np.random.default_rng(5).integers(0, 4096, (17, 22), np.uint16)
 
 
@@ -486,6 +488,51 @@ def test_bits_are_taken_from_below_the_highest(tmp_path: Path, make_dicom, kind:
     assert np.array_equal(read_frame(path), values)
     if high == 11:
         assert np.array_equal(of_pydicom(path), values)
+
+
+def in_rle(cells: np.ndarray) -> bytes:
+    from pydicom.pixels.encoders import RLELosslessEncoder
+
+    names = ("rows", "columns", "samples_per_pixel", "bits_allocated", "bits_stored", "pixel_representation")
+    about = dict(zip(names, (*cells.shape, 1, 16, 16, 0), strict=True))
+    return RLELosslessEncoder.encode(cells, photometric_interpretation="MONOCHROME2", number_of_frames=1, **about)
+
+
+def in_jpeg_ls(cells: np.ndarray, bits: int = 16) -> bytes:
+    return bytes(pytest.importorskip("jpeg_ls").encode_buffer(cells.tobytes(), *cells.shape, 1, bits, 0, 0))
+
+
+def in_jpeg_2000(cells: np.ndarray, bits: int = 16) -> bytes:
+    return imagecodecs.jpeg2k_encode(cells, level=0, codecformat="j2k", bitspersample=bits)
+
+
+@pytest.mark.parametrize("high", [11, 14, 15])
+@pytest.mark.parametrize("kind", [np.uint16, np.int16])
+@pytest.mark.parametrize(
+    ("syntax", "encode"),
+    [
+        (RLE, in_rle),
+        (JPEG_LOSSLESS, lambda cells: imagecodecs.ljpeg_encode(cells, bitspersample=16)),
+        (JPEG_LS, in_jpeg_ls),
+        (JPEG_2000, in_jpeg_2000),
+    ],
+)
+def test_bits_beside_those_that_are_used_show_nothing_however_they_are_compressed(
+    tmp_path: Path, make_dicom, syntax: str, encode, kind: type, high: int
+) -> None:
+    values = PLAIN.astype(kind) - (2048 if kind == np.int16 else 0)
+    used = (values.view(np.uint16) & 0xFFF) << (high - 11)
+    overlay = 0 if high == 15 or kind == np.int16 else 1 << 15
+    frame = encapsulate([encode(used | np.uint16(overlay))])
+    path = make_dicom(tmp_path / "a.dcm", values, syntax, PixelData=frame, BitsStored=12, HighBit=high)
+    assert np.array_equal(read_frame(path), values)
+
+
+@pytest.mark.parametrize(("syntax", "encode"), [(JPEG_LS, in_jpeg_ls), (JPEG_2000, in_jpeg_2000)])
+def test_where_only_what_is_used_is_compressed_it_is_not_moved(tmp_path: Path, make_dicom, syntax: str, encode) -> None:
+    frame = encapsulate([encode(PLAIN, bits=12)])
+    path = make_dicom(tmp_path / "a.dcm", PLAIN, syntax, PixelData=frame, BitsStored=12, HighBit=15)
+    assert np.array_equal(read_frame(path), PLAIN)
 
 
 @pytest.mark.parametrize("tail", [b"\0", b" ", b"  ", b"\0\0\xa2\x8a", b"abc\xff\xd9", bytes(1000)])

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from ahm_env.errors import ImageError
-from ahm_env.images.formats.pictures.codestreams import frame_shape
+from ahm_env.images.formats.pictures.codestreams import frame_shape, sample_bits
 
 
 def encoded(kind: str, *shape: int) -> bytes:
@@ -25,6 +25,11 @@ def test_jpeg_and_jpeg_2000_tell_their_size(kind: str, shape: tuple[int, ...]) -
 def test_a_bare_jpeg_2000_codestream_tells_its_size() -> None:
     content = encoded("JPEG2000", 20, 30)
     assert frame_shape(content[content.index(b"\xff\x4f\xff\x51") :]) == (20, 30, 1)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "JPEG2000"])
+def test_jpeg_and_jpeg_2000_tell_how_many_bits_a_sample_has(kind: str) -> None:
+    assert sample_bits(encoded(kind, 20, 30)) == 8
 
 
 def test_padding_is_no_part_of_the_image() -> None:
