@@ -26,6 +26,8 @@ from ahm_env.images.source import DatasetIndex, Decoded, Entries, Entry, Pixels
 if TYPE_CHECKING:
     from ahm_env.images.formats.dicom.header import Header
 
+SEVERAL = "names no patient for it, and several for files of the same PatientID or study; name one for it"
+
 
 class Dicom:
     """Images in the `images/` of a folder, or else in the folder itself, at any depth; or a single file.
@@ -188,12 +190,15 @@ class Dicom:
         return files, digests(identities)
 
     def _entries(self, files: DicomFiles, labels: Labels | None, has_masks: bool, masks: bool) -> Iterator[Entry]:
+        named = _named(files, labels)
         for position, (relative, (frames, patient, burned_in)) in enumerate(
             zip(files, files.known.tolist(), strict=True)
         ):
             path = self._images / relative if self._images.is_dir() else self._images
             left_out = burned_in and not self._burned_in
             known = labels.find(position) if labels and not left_out else Line()
+            whose = known.patient or named.get(patient, f"{patient:016x}" if patient else "")
+            trouble = known.trouble or (f"{self.table} {SEVERAL}" if whose == SEVERAL else "")
             namesake = has_masks and len(files.with_stem(stem_of(relative))) > 1
             about = frames, has_masks, namesake, files.segmentations.get(relative, "")
             base = self._name(self._images, relative)
@@ -207,10 +212,10 @@ class Dicom:
                     decode=_nothing if left_out else partial(self._decode, place, path, name, where),
                     label=known.label,
                     split=known.split,
-                    patient=known.patient or (f"{patient:016x}" if patient else ""),
+                    patient=whose,
                     line=relative,
                     file=path,
-                    trouble=f"{where}: {known.trouble} ({hint(self._path, name)})" if known.trouble else "",
+                    trouble=f"{where}: {trouble} ({hint(self._path, name)})" if trouble else "",
                     masks=masks,
                 )
 
@@ -245,6 +250,18 @@ class Dicom:
             if wrong := mask_problem(mask, image):
                 raise ImageError(wrong)
             return mask
+
+
+def _named(files: DicomFiles, labels: Labels | None) -> dict[int, str]:
+    """Find what the table calls a patient, of whom it may leave other files blank, by the number in `files.known`.
+
+    `SEVERAL` where it has several names: of a file that it leaves blank nothing tells which is meant.
+    """
+    named = dict[int, str]()
+    for position, number in enumerate(files.known["patient"].tolist() if labels else ()):
+        if labels and number and (name := labels.find(position).patient):
+            named[number] = name if named.get(number, name) == name else SEVERAL
+    return named
 
 
 def _nothing() -> None:

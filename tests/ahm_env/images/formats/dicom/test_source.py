@@ -257,7 +257,28 @@ def test_without_a_patient_a_study_stands_for_one(tmp_path: Path, make_dicom) ->
     assert first == second == third != other
     assert Dicom(tree).index().notes[1:] == [f"{tree}: files that name no patient: 3; a study counts as one"]
     (tree / "labels.csv").write_text("image,patient\na,P1\nb,\nc,\nd,\ne,\n")
-    assert [sample.patient for sample in outcomes(Dicom(tree))][:2] == [pseudonym("P1"), second]
+    assert [sample.patient for sample in outcomes(Dicom(tree))] == [*[pseudonym("P1")] * 3, other, ""]
+
+
+def test_who_is_named_in_one_line_of_the_table_is_meant_by_all(tmp_path: Path, make_dicom) -> None:
+    for name, patient in (("a", "X1"), ("b", "X1"), ("c", "X2"), ("d", "X2"), ("e", "X3"), ("f", "")):
+        make_dicom(tmp_path / name, grey(), PatientID=patient)
+    table = tmp_path / "labels.csv"
+    table.write_text("image,patient,split\na,,train\nb,P1,test\nc,P1,test\nd,,test\ne,,train\nf,,train\n")
+    whose = [sample.patient for sample in outcomes(Dicom(tmp_path))]
+    assert whose == [*[pseudonym("P1")] * 4, pseudonym("DICOM X3"), ""]
+    with pytest.raises(ImageError, match="patients with images in more than one split"):
+        load_images(tmp_path, 8)
+
+
+def test_a_blank_patient_of_whom_the_table_has_several_names_is_refused(tmp_path: Path, make_dicom) -> None:
+    for name in ("a", "b", "c", "d"):
+        make_dicom(tmp_path / name, grey(), PatientID="X1")
+    (tmp_path / "labels.csv").write_text("image,patient\na,P1\nb,P2\nc,P1\nd,\n")
+    *others, _ = outcomes(Dicom(tmp_path))
+    assert [sample.patient for sample in others] == [pseudonym(name) for name in ("P1", "P2", "P1")]
+    cause = "labels.csv names no patient for it, and several for files of the same PatientID or study; name one for it"
+    assert f": {tmp_path}/{cause} (`ahm data find" in only_error(Dicom(tmp_path))
 
 
 def test_who_is_named_in_one_file_of_a_study_is_meant_by_all(tmp_path: Path, make_dicom) -> None:
