@@ -184,7 +184,7 @@ def table_lines(table: Path, columns: Sequence[str], missing: str) -> Iterator[t
 
     Args:
         table: The file; commas, semicolons or tabs separate.
-        columns: Columns that it must have; a cell that a line lacks is empty.
+        columns: Columns that it must have; whichever it has, a cell that a line lacks is empty.
         missing: What to say if it lacks one.
 
     Raises:
@@ -204,7 +204,7 @@ def table_lines(table: Path, columns: Sequence[str], missing: str) -> Iterator[t
                 remedy = "put a cell with a separator in it in quotes, and leave nothing after the last column"
                 raise ImageError(f"{table}: {cause}; {remedy}")
             if any(cells):
-                yield reader.line_num, dict.fromkeys(columns, "") | dict(zip(header, stripped, strict=False))
+                yield reader.line_num, dict.fromkeys(header, "") | dict(zip(header, stripped, strict=False))
 
 
 def separator_of(table: Path) -> str:

@@ -54,6 +54,15 @@ def test_other_columns_and_the_separator_stay(make_folder) -> None:
     assert Counter(line.rpartition(";")[2] for line in lines[1:]) == {"train": 2, "test": 2}
 
 
+def test_columns_stay_that_the_first_line_does_not_reach(make_folder) -> None:
+    rows = ["a,0000", "b,0001,P1", "a,0002,P1", "b,0003,P2"]
+    root = make_folder(4, table="\n".join(["label,image,patient", *rows]))
+    split_source(str(root), {"train": 0.5, "val": 0, "test": 0.5})
+    first, *lines = (root / "labels.csv").read_text().splitlines()
+    assert first == "label,image,patient,split"
+    assert [line.rpartition(",")[0] for line in lines] == ["a,0000,", *rows[1:]]
+
+
 def test_splits_that_are_there_are_kept_unless_asked_for_and_the_table_before_is_never_lost(make_folder) -> None:
     before = "image,label,split\n0000,a,train\n0001,b,\n0002,a,\n"
     root = make_folder(3, table=before)
