@@ -114,8 +114,10 @@ def first_patients(patients: Ints, order: Ints, count: int) -> Ints:
         count: Images wanted.
 
     Returns:
-        Positions; none where the first patient has more than twice as many.
+        Positions; none where the first patient has more than twice as many, or there is none.
     """
+    if not len(order):
+        return order
     ends = np.flatnonzero(np.diff(patients[order], append=-1, prepend=-1))
     return order[: ends[np.abs(ends - count).argmin()]]
 

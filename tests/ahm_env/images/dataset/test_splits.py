@@ -110,6 +110,12 @@ def test_shares_must_add_up(make_folder, shares: dict[str, float]) -> None:
         split_source(str(make_folder(3)), shares)
 
 
+def test_no_patient_left_for_a_share_is_an_error(make_folder) -> None:
+    root = make_folder(4, table="image,patient\n0000,P1\n0001,P2\n0002,P2\n0003,P2\n")
+    with pytest.raises(SettingsError, match=r"too few patients \(2\), .* 0.25 of them in test"):
+        split_source(str(root), {"train": 0.75, "val": 0, "test": 0.25})
+
+
 def test_too_few_patients_for_a_share_are_an_error(make_folder) -> None:
     root = make_folder(10, table=of_patients(10, 2))
     with pytest.raises(SettingsError, match=r"too few patients \(2\), .*--val 0"):
