@@ -12,7 +12,7 @@ from itertools import repeat
 from pathlib import Path
 
 from ahm_env.errors import ImageError
-from ahm_env.images.formats.files import readable
+from ahm_env.images.formats.files import digest, readable
 from ahm_env.images.formats.limits import refuse_bomb
 from ahm_env.images.formats.npy_stream import NpyStream, undamaged
 from ahm_env.images.formats.pictures.picture import as_class_numbers
@@ -40,9 +40,8 @@ class Npz:
         self._path = path
 
     def fingerprint(self) -> str:
-        """Name, size and time of the file."""
-        status = self._path.stat()
-        return f"{self.kind} {self._path.name} {status.st_size} {status.st_mtime_ns}"
+        """Path, size and time of the file."""
+        return f"{self.kind} {digest(self._path)}"
 
     def index(self, masks: bool = True) -> DatasetIndex:
         """Read the headers, and the class numbers.

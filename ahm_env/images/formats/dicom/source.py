@@ -54,7 +54,7 @@ class Dicom:
         self.table = path / "labels.csv"
 
     def fingerprint(self) -> str:
-        """Names, sizes and times of all files, the content of `labels.csv`, and the settings."""
+        """Paths, sizes and times of all files, the content of `labels.csv`, and the settings."""
         digests = " ".join(digest_tree(top, self._path) for top in self._tops())
         return f"{self.kind} {digests} {table_digest(self.table)} {self._window} {self._burned_in}"
 

@@ -75,7 +75,7 @@ class Nifti:
         self._recent: LRUCache[tuple[Image8, Image8 | None]] = LRUCache(KEPT)
 
     def fingerprint(self) -> str:
-        """Names, sizes and times of all files, the content of `labels.csv`, and how volumes are shown."""
+        """Paths, sizes and times of all files, the content of `labels.csv`, and how volumes are shown."""
         if self._file is not None:
             with readable(self._file):
                 self._file.stat()

@@ -47,7 +47,7 @@ class Folder:
         self.table = path / "labels.csv"
 
     def fingerprint(self) -> str:
-        """Names, sizes and times of all files, and the content of `labels.csv`."""
+        """Paths, sizes and times of all files, and the content of `labels.csv`."""
         return f"{self.kind} {digest(self._images)} {digest(self._masks)} {table_digest(self.table)}"
 
     def index(self, masks: bool = True) -> DatasetIndex:

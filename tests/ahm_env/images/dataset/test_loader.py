@@ -91,6 +91,24 @@ def test_a_copy_has_the_same_content_and_a_changed_image_mask_name_or_split_has_
     assert key not in others
 
 
+def test_two_sets_whose_files_have_equal_names_sizes_and_times_are_two(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number, archive in enumerate(("one", "two")):
+        pixels = np.random.default_rng(number).integers(0, 255, (8, 8), np.uint8)
+        (tmp_path / archive / "images").mkdir(parents=True)
+        assert cv2.imwrite(str(tmp_path / archive / "images" / "0.bmp"), pixels)
+        np.savez(tmp_path / archive / "a.npz", train_images=pixels[None])
+        for path in tmp_path.glob(f"{archive}/**/*.*"):
+            os.utime(path, (315532800, 315532800))  # 1980, where the time of zip files begins
+    for name in (".", "a.npz"):
+        one, two = (load_images(tmp_path / archive / name, 8, cache_dir=cache) for archive in ("one", "two"))
+        assert not np.array_equal(one.images([0]), two.images([0]))
+    no_decoding(monkeypatch)
+    monkeypatch.chdir(tmp_path)
+    assert np.array_equal(load_images("one/../two", 8, cache_dir=cache).images([0]), two.images([0]))
+
+
 def _replace(path: Path, old: str, new: str) -> None:
     path.write_text(path.read_text().replace(old, new))
 

@@ -89,7 +89,7 @@ def test_names_that_are_not_utf8_survive(tmp_path: Path) -> None:
     assert list(pictures(tmp_path)) == [name]
 
 
-def test_the_digest_follows_name_size_and_time(tmp_path: Path) -> None:
+def test_the_digest_follows_name_size_time_and_mode(tmp_path: Path) -> None:
     touch(tmp_path, "a.png", "b.png")
     seen = [digest(tmp_path)]
     assert digest(tmp_path) == seen[0]
@@ -99,7 +99,9 @@ def test_the_digest_follows_name_size_and_time(tmp_path: Path) -> None:
     seen.append(digest(tmp_path))
     (tmp_path / "b.png").rename(tmp_path / "c.png")
     seen.append(digest(tmp_path))
-    assert len(set(seen)) == 4
+    (tmp_path / "c.png").chmod(0o400)
+    seen.append(digest(tmp_path))
+    assert len(set(seen)) == 5
 
 
 def test_a_link_to_nothing_is_listed_and_does_not_stop_the_digest(tmp_path: Path) -> None:

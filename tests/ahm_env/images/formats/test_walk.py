@@ -51,11 +51,13 @@ def test_a_closed_folder_is_not_passed_over(top: Path) -> None:
     (top / "b").chmod(0o700)
 
 
-def test_the_digest_follows_names_and_contents_wherever_the_folder_lies(top: Path) -> None:
+def test_the_digest_follows_names_contents_and_where_the_folder_lies(top: Path) -> None:
     before = digest_tree(top, top)
+    (top.parent / "link").symlink_to(top)
+    assert digest_tree(top.parent / "link", top.parent / "link") == digest_tree(top, top) == before
     moved = top.rename(top.parent / "moved")
-    assert digest_tree(moved, moved) == before
+    seen = [before, digest_tree(moved, moved)]
     (moved / "b" / "c").rename(moved / "b" / "g")
-    renamed = digest_tree(moved, moved)
+    seen.append(digest_tree(moved, moved))
     (moved / "b" / "g").write_text("longer than before")
-    assert len({before, renamed, digest_tree(moved, moved)}) == 3
+    assert len({*seen, digest_tree(moved, moved)}) == 4

@@ -154,13 +154,6 @@ def test_the_fingerprint_follows_images_masks_and_table(make_folder) -> None:
     assert len(set(seen)) == 4
 
 
-def test_the_fingerprint_is_the_same_wherever_the_folder_lies(make_folder, tmp_path: Path) -> None:
-    root = make_folder(2, masks=True, table=TABLE)
-    before = Folder(root).fingerprint()
-    root.rename(tmp_path / "elsewhere")
-    assert Folder(tmp_path / "elsewhere").fingerprint() == before
-
-
 @pytest.mark.parametrize("place", ["images/0001.png", "masks/0001.png"])
 def test_a_link_that_leads_out_of_the_folder_is_refused_and_one_within_is_not(
     tmp_path: Path, make_folder, place: str
