@@ -31,6 +31,7 @@ from ahm_env.images.formats.pictures.folder import Folder
 from ahm_env.images.layouts.hints import import_hint
 from ahm_env.images.phantom.source import Phantom
 from ahm_env.images.pixels.fit import PixelSettings
+from ahm_env.images.pixels.opencv import MOST_PIXELS
 from ahm_env.images.privacy import refuse_path
 from ahm_env.images.source import Entry, Sample, Source
 
@@ -134,7 +135,9 @@ def load_images(
     settings = PixelSettings(image_size, channels, fit, window, axis, burned_in)
     found = find_source(source, settings)
     root = cache_root(cache_dir)
-    key = entry_key(f"{found.fingerprint()}{'' if masks else ' without masks'}", asdict(settings))
+    # A larger limit lets images in that were left out.
+    asked = f"{found.fingerprint()} {MOST_PIXELS}{'' if masks else ' without masks'}"
+    key = entry_key(asked, asdict(settings))
     entry = root / key
     if not _usable(entry, skip_bad):
         with locked(root, key):

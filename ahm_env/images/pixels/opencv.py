@@ -5,7 +5,7 @@ import os
 from ahm_env.errors import SettingsError
 
 # A few damaged bytes of a header may ask for gigabytes. Whoever has larger images says so in the environment.
-os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(100_000_000))
+MOST_PIXELS = os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(100_000_000))
 
 DEBIAN_PACKAGES = {"libGL.so": "libgl1", "libgthread": "libglib2.0-0", "libglib": "libglib2.0-0"}
 
@@ -27,4 +27,4 @@ SILENT = 0
 _set_log_level = getattr(cv2, "setLogLevel", None) or cv2.utils.logging.setLogLevel
 _set_log_level(SILENT)
 
-__all__ = ["cv2"]
+__all__ = ["MOST_PIXELS", "cv2"]

@@ -6,8 +6,9 @@ data find` leads back to the file.
 
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
+from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,6 +27,8 @@ from ahm_env.images.source import DatasetIndex, Decoded, Entries, Entry, Pixels
 if TYPE_CHECKING:
     from ahm_env.images.formats.dicom.header import Header
 
+# With another version of one of these packages an image may be readable that was not.
+DECODERS = ("pydicom", "pyjpegls", "pylibjpeg", "pylibjpeg-libjpeg", "pylibjpeg-openjpeg")
 SEVERAL = "names no patient for it, and several for files of the same PatientID or study; name one for it"
 
 
@@ -54,9 +57,9 @@ class Dicom:
         self.table = path / "labels.csv"
 
     def fingerprint(self) -> str:
-        """Paths, sizes and times of all files, the content of `labels.csv`, and the settings."""
+        """Paths, sizes and times of all files, the content of `labels.csv`, the settings, and what decodes."""
         digests = " ".join(digest_tree(top, self._path) for top in self._tops())
-        return f"{self.kind} {digests} {table_digest(self.table)} {self._window} {self._burned_in}"
+        return f"{self.kind} {digests} {table_digest(self.table)} {self._window} {self._burned_in} {_decoders()}"
 
     def index(self, masks: bool = True) -> DatasetIndex:
         """Read the headers of all files, and the table.
@@ -262,6 +265,15 @@ def _named(files: DicomFiles, labels: Labels | None) -> dict[int, str]:
         if labels and number and (name := labels.find(position).patient):
             named[number] = name if named.get(number, name) == name else SEVERAL
     return named
+
+
+def _decoders() -> list[str]:
+    """Versions of the packages that decode pixels, as far as they are installed."""
+    versions = list[str]()
+    for name in DECODERS:
+        with suppress(metadata.PackageNotFoundError):
+            versions.append(f"{name} {metadata.version(name)}")
+    return versions
 
 
 def _nothing() -> None:

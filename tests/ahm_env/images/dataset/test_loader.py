@@ -6,13 +6,16 @@ import subprocess
 import sys
 from collections.abc import Callable
 from functools import partial
+from importlib import metadata
 from pathlib import Path
 
+import imagecodecs
 import numpy as np
 import pytest
 
 from ahm_env.errors import ImageError, SettingsError
 from ahm_env.images.dataset import builder
+from ahm_env.images.dataset.image_set import ImageSet
 from ahm_env.images.dataset.loader import find_source, load_images, originals
 from ahm_env.images.formats.pictures.picture import Picture
 from ahm_env.images.pixels.fit import PixelSettings
@@ -107,6 +110,48 @@ def test_two_sets_whose_files_have_equal_names_sizes_and_times_are_two(
     no_decoding(monkeypatch)
     monkeypatch.chdir(tmp_path)
     assert np.array_equal(load_images("one/../two", 8, cache_dir=cache).images([0]), two.images([0]))
+
+
+def test_an_image_is_left_out_only_until_it_can_be_decoded(make_dicom, cache: Path, tmp_path: Path) -> None:
+    decode = pytest.importorskip("ahm_env.images.formats.dicom.pixels")
+    encapsulate = pytest.importorskip("pydicom.encaps").encapsulate
+    pixels = np.arange(64, dtype=np.uint8).reshape(8, 8)
+    frame = imagecodecs.jpeg2k_encode(pixels, level=0, codecformat="j2k")
+    make_dicom(tmp_path / "set" / "a", pixels, "1.2.840.10008.1.2.4.90", PixelData=encapsulate([frame]))
+    make_dicom(tmp_path / "set" / "b", pixels)
+
+    def load() -> ImageSet:
+        return load_images(tmp_path / "set", 8, skip_bad=True, cache_dir=cache)
+
+    version = metadata.version
+
+    def missing(name: str) -> str:
+        if name == "pylibjpeg-openjpeg":
+            raise metadata.PackageNotFoundError(name)
+        return version(name)
+
+    with pytest.MonkeyPatch.context() as context:
+        context.setattr(metadata, "version", missing)
+        context.setitem(decode.PLUGINS, "1.2.840.10008.1.2.4.90", ())
+        assert (len(load()), load().skipped) == (1, 1)
+    assert (len(load()), load().skipped) == (2, 0)
+
+
+def test_an_image_is_left_out_only_until_it_is_not_too_large(make_folder, cache: Path) -> None:
+    root, script = (
+        make_folder(2),
+        (
+            "import sys; from pathlib import Path; from ahm_env.images.dataset.loader import load_images\n"
+            "print(len(load_images(sys.argv[1], 8, skip_bad=True, cache_dir=Path(sys.argv[2]))))"
+        ),
+    )
+    assert cv2.imwrite(str(root / "images" / "small.png"), np.arange(64, dtype=np.uint8).reshape(8, 8))
+    command = [sys.executable, "-c", script, str(root), str(cache)]
+    counts = [
+        subprocess.check_output(command, env=os.environ | {"OPENCV_IO_MAX_IMAGE_PIXELS": most}, text=True)
+        for most in ("100", "1000")
+    ]
+    assert counts == ["1\n", "3\n"]
 
 
 def _replace(path: Path, old: str, new: str) -> None:
