@@ -197,9 +197,12 @@ def _number(dataset: Dataset, keyword: str, otherwise: float) -> float:
 
 def _table(item: Dataset, whole: Dataset) -> Table:
     entries, first, bits = (int(number) for number in item.LUTDescriptor)
+    entries = entries or 2**16
+    if first >= 2**15 and first + entries > 2**16:
+        first -= 2**16  # a negative one: where types are not written out, pydicom takes it for unsigned
     data = item.LUTData
     if isinstance(data, bytes):
-        data = _unpacked(data, entries or 2**16, whole)
+        data = _unpacked(data, entries, whole)
     return Table(first, np.atleast_1d(np.asarray(data, np.uint16)), bits)
 
 

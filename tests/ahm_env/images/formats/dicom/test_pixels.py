@@ -274,6 +274,20 @@ def test_tables_take_the_place_of_rescaling_and_windows(tmp_path: Path, make_dic
     assert read_frame(path).tolist() == [[0, 0, 25, 255, 255]]
 
 
+@pytest.mark.parametrize(("entries", "first"), [(2048, -1024), (2048, -1), (0, -(2**15)), (1024, 2**16 - 1024)])
+def test_a_table_may_begin_below_zero_whatever_type_its_beginning_has(
+    tmp_path: Path, make_dicom, entries: int, first: int
+) -> None:
+    rows = np.arange(entries or 2**16, dtype=np.uint16)
+    (look,) = table(rows, 0, 16)
+    look["LUTDescriptor"].VR = "US"
+    look.LUTDescriptor = [entries, first % 2**16, 16]
+    rescale = {"RescaleSlope": 1, "RescaleIntercept": first}
+    pixels = rows.reshape(-1, 256)
+    path = make_dicom(tmp_path / "a.dcm", pixels, VOILUTSequence=[look], **rescale)
+    assert np.array_equal(read_frame(path), (pixels / 257).round())
+
+
 def test_frames_have_their_own_rescaling_or_share_one(tmp_path: Path, make_dicom) -> None:
     def transformed(slope: float, intercept: float) -> list[Dataset]:
         return sequence(RescaleSlope=slope, RescaleIntercept=intercept, RescaleType="HU")
