@@ -130,9 +130,12 @@ def image_files(source: Path) -> tuple[list[Path], int, list[str]]:
         ImageError: There is none, or a folder cannot be read.
     """
     pictures, volumes, tables = list[Path](), list[Path](), list[str]()
-    for found in sorted(walk(source, source), key=lambda one: one.relative):
+    everything = sorted(walk(source, source), key=lambda one: one.relative)
+    nameless = any(is_nifti(found.path) for found in everything)  # files and folders may be called after patients
+    for found in everything:
         if found.trouble and (is_image(found.path) or is_nifti(found.path) or os.path.isdir(found.path)):
-            raise ImageError(f"{found.path}: {found.trouble}")
+            where = f"{source}: a file or folder in it" if nameless else f"{found.path}:"
+            raise ImageError(f"{where} {found.trouble}")
         if "__MACOSX" not in found.relative:
             pictures += [Path(found.path)] if is_image(found.path) else []
             volumes += [Path(found.path)] if is_nifti(found.path) else []

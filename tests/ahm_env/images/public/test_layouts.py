@@ -469,3 +469,13 @@ def test_a_set_with_an_importer_of_its_own_is_known(
     assert words == ["data", "import", name, "set", "--out", "set-imported"]
     assert call(*words)[0] == 0
     assert (check_images("set-imported").masks, check_images("set-imported").problems) == (1, [])
+
+
+def test_files_and_folders_of_volumes_are_not_named(tmp_path: Path) -> None:
+    volume(tmp_path / "scans" / "images" / "x.nii.gz")
+    link = tmp_path / "scans" / "labels" / "SMITH_JOHN.nii.gz"
+    link.parent.mkdir()
+    link.symlink_to("nowhere")
+    with pytest.raises(ImageError, match="a file or folder in it is a link that leads out") as caught:
+        load_images(tmp_path / "scans", 16)
+    assert "SMITH" not in str(caught.value) + str(check_images(tmp_path / "scans").as_dict())
