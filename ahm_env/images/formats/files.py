@@ -5,7 +5,7 @@ import os
 import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -134,10 +134,11 @@ def refuse_link(path: Path, within: Path) -> None:
         within: The folder. It may be a link itself, and so may the one in it that the file is in.
 
     Raises:
-        ImageError: The file is a link, and what it leads to is not in the folder.
+        ImageError: The file is a link, and what it leads to is not in the folder; or it may not be looked at.
     """
-    if path.is_symlink() and not (path.is_file() and (inside(path, within) or inside(path, path.parent))):
-        raise ImageError(f"{path}: {ASTRAY}")
+    with readable(path):
+        if path.is_symlink() and not (path.is_file() and (inside(path, within) or inside(path, path.parent))):
+            raise ImageError(f"{path}: {ASTRAY}")
 
 
 def is_image(name: str) -> bool:
@@ -219,7 +220,12 @@ def folders_in(folder: Path) -> list[str]:
 def _listed(folder: Path, folders: bool) -> Iterator[os.DirEntry[str]]:
     if folder.is_dir():
         with readable(folder), os.scandir(folder) as entries:
-            yield from (entry for entry in entries if entry.is_dir() == folders and not _ignored(entry.name))
+            yield from (entry for entry in entries if _is_folder(entry) == folders and not _ignored(entry.name))
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether it is a folder, or a link to one; a link to itself is none, of which `is_dir` raises an error."""
+    return os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir()
 
 
 def walk(top: Path, within: Path) -> Iterator[FoundFile]:
@@ -287,10 +293,14 @@ def _sum(top: Path, files: Iterable[tuple[str, str]]) -> str:
 
 
 def _digest(path: str, name: str) -> int:
-    try:
-        status = os.stat(path)
-    except OSError:
-        # A link to nothing: it counts as it is, and is reported as bad when it is decoded.
-        status = os.lstat(path)
-    text = f"{status.st_size} {status.st_mtime_ns} {status.st_mode} {name}"
+    text = f"{_state(path)} {name}"
     return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=16).digest())
+
+
+def _state(path: str) -> str:
+    """Size, time and mode of a file, or of a link to nothing; empty where it may not be seen. Decoding tells of both."""
+    for status_of in (os.stat, os.lstat):
+        with suppress(OSError):
+            status = status_of(path)
+            return f"{status.st_size} {status.st_mtime_ns} {status.st_mode}"
+    return ""

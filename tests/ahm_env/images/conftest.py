@@ -1,6 +1,9 @@
 """What the tests of images share: a cache of their own, and folders made on the spot."""
 
+import errno
+import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +57,22 @@ def make_dicom() -> MakeDicom:
         return path
 
     return make
+
+
+@pytest.fixture
+def unlook(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:
+    """Denies what is in a folder, as one of mode 0644 does that can be listed; to root, too, whom no mode keeps out."""
+
+    def unlook(folder: Path) -> None:
+        def denied(look: Callable[..., os.stat_result], path: Any, **options: Any) -> os.stat_result:
+            if folder in Path(os.fsdecode(path)).parents:
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+            return look(path, **options)
+
+        for name in ("stat", "lstat"):
+            monkeypatch.setattr(os, name, partial(denied, getattr(os, name)))
+
+    return unlook
 
 
 @pytest.fixture(scope="session")

@@ -58,7 +58,8 @@ class Dicom:
 
     def fingerprint(self) -> str:
         """Paths, sizes and times of all files, the content of `labels.csv`, the settings, and what decodes."""
-        digests = " ".join(digest_tree(top, self._path) for top in self._tops())
+        with unnamed(str(self._path)):
+            digests = " ".join(digest_tree(top, self._path) for top in self._tops())
         return f"{self.kind} {digests} {table_digest(self.table)} {self._window} {self._burned_in} {_decoders()}"
 
     def index(self, masks: bool = True) -> DatasetIndex:

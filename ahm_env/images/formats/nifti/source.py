@@ -275,9 +275,10 @@ class Nifti:
             yield
 
     def _told(self, problem: str, *paths: Path) -> str:
-        """Reword a problem, which begins with one of these paths, so that others may read it."""
-        path = max((path for path in paths if problem.startswith(str(path))), key=lambda path: len(path.name))
-        text = f"{self._shown(path)}{problem[len(str(path)) :]}"
+        """Reword a problem so that others may read it; it begins with one of these paths, or is about the first."""
+        named = [path for path in paths if problem.startswith(str(path))]
+        path = max(named, key=lambda path: len(path.name), default=paths[0])
+        text = f"{self._shown(path)}{problem.removeprefix(str(path)) if named else f': {problem}'}"
         return text if self._named else f"{text} ({hint(self._path, self._pseudonym(path))})"
 
     def _about_series(self, series: list[Volume]) -> DataWarning:

@@ -1,3 +1,4 @@
+import errno
 import multiprocessing
 import os
 import pickle
@@ -521,3 +522,31 @@ def test_labels_and_doses_are_told_from_images_by_their_uid(tmp_path: Path, make
     assert (index.count, index.problems) == (1, [])
     assert len(index.notes) == 1
     assert "DICOM files without an image: 1, " in index.notes[0]
+
+
+def test_a_file_that_may_not_be_looked_at_is_bad_and_not_named(tmp_path: Path, make_dicom, unlook) -> None:
+    root = tmp_path / "tree"
+    for value, name in enumerate(("SMITH_JOHN", "x")):
+        make_dicom(root / name / "1.dcm", grey(value))
+    unlook(root / "SMITH_JOHN")
+    shown = pseudonym("path SMITH_JOHN/1.dcm")
+    with pytest.raises(ImageError, match=rf"DICOM file {shown}: cannot be read \(Permission denied\)") as caught:
+        load_images(root, 16)
+    assert "SMITH" not in str(caught.value)
+    assert load_images(root, 16, skip_bad=True).names[0] == pseudonym("path x/1.dcm")
+    assert shown in check_images(root).problems[0]
+
+
+def test_an_error_of_the_disk_does_not_name_a_folder_in_the_tree(tmp_path: Path, make_dicom, monkeypatch) -> None:
+    make_dicom(tmp_path / "tree" / "SMITH_JOHN" / "1.dcm", grey())
+    listed = os.scandir
+
+    def broken(path: str | Path) -> object:
+        if "SMITH" in str(path):
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+        return listed(path)
+
+    monkeypatch.setattr(os, "scandir", broken)
+    with pytest.raises(OSError, match="tree") as caught:
+        Dicom(tmp_path / "tree").fingerprint()
+    assert "SMITH" not in str(caught.value)

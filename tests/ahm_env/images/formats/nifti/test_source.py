@@ -11,6 +11,7 @@ import pytest
 
 from ahm_env.errors import ImageError, SettingsError
 from ahm_env.images.dataset.loader import load_images
+from ahm_env.images.formats.files import ASTRAY
 from ahm_env.images.formats.nifti import source as nifti_source
 from ahm_env.images.formats.nifti.names import is_nifti, nifti_stem
 from ahm_env.images.formats.nifti.slices import from_slices, to_slice
@@ -555,3 +556,27 @@ def test_labels_within_rounding_are_rounded_and_others_refused(tmp_path: Path, v
     assert int(found.sum()) == int(mask.sum())
     save(tmp_path / "masks" / "v.nii.gz", mask * np.float32(0.7))
     assert "mask holds values that are not class numbers 0..255 (0.7)" in str(outcomes(Nifti(tmp_path))[0])
+
+
+@pytest.mark.parametrize("folder", ["images", "masks"])
+def test_a_file_that_may_not_be_looked_at_is_bad_and_not_named(make_volumes: MakeVolumes, unlook, folder: str) -> None:
+    root = make_volumes(masks=True)
+    unlook(root / folder)
+    sources = Nifti(root), named(root)
+    problems = [outcomes(source) for source in sources]
+    assert all("cannot be read (Permission denied)" in problem for some in problems for problem in some)
+    prefix = "NIfTI masks/" if folder == "masks" else "NIfTI "
+    assert all(pseudonym(f"{prefix}v{index}.nii.gz") in problem for index, problem in enumerate(problems[0]))
+    assert not any("v0" in problem or "v1" in problem for problem in problems[0])
+    with pytest.raises(ImageError, match="NIfTI file") as caught:
+        load_images(root, 16)
+    assert "v0" not in str(caught.value)
+
+
+def test_a_link_to_itself_is_a_bad_file(make_volumes: MakeVolumes) -> None:
+    root = make_volumes()
+    (root / "images" / "SMITH.nii").symlink_to("SMITH.nii")
+    problem = next(each for each in outcomes(Nifti(root)) if isinstance(each, str))
+    assert pseudonym("NIfTI SMITH.nii") in problem
+    assert ASTRAY in problem
+    assert "SMITH" not in problem
