@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from ahm_env.errors import ImageError, SettingsError
-from ahm_env.images.formats.files import is_image, readable
+from ahm_env.images.formats.files import is_image, readable, refuse_link
 from ahm_env.images.formats.labels import NO_IMAGE, table_lines
 from ahm_env.images.formats.npz import Npz
 from ahm_env.images.formats.pictures.picture import read_mask
@@ -95,7 +95,7 @@ def isic2018(source: Path) -> PublicSet:
     if not pairs:
         expected = "ISIC2018_Task1-2_Training_Input beside ISIC2018_Task1_Training_GroundTruth, or ISIC2018_Task3_"
         raise _unexpected(source, f"folders such as {expected}Training_Input")
-    return _as_set(pairs, has_masks, notes)
+    return _as_set(source, pairs, has_masks, notes)
 
 
 def _isic_tables(source: Path) -> tuple[dict[str, str], dict[str, str]]:
@@ -103,6 +103,7 @@ def _isic_tables(source: Path) -> tuple[dict[str, str], dict[str, str]]:
     labels: dict[str, str] = {}
     lesions: dict[str, str] = {}
     for table in sorted(source.rglob("ISIC*.csv")):
+        refuse_link(table, source)
         if "GroundTruth" in table.name:
             for line, cells in table_lines(table, ("image",), NO_IMAGE):
                 marked = [name for name in DIAGNOSES if cells.get(name.lower(), "") in ("1", "1.0")]
@@ -135,7 +136,7 @@ def busi(source: Path) -> PublicSet:
             pairs.append((Row(f"{label}_{int(number):03d}.png", label), images[number], masks[number]))
     if not pairs:
         raise _unexpected(source, f"folders {', '.join(TUMOURS)} with images such as `benign (1).png`")
-    return _as_set(pairs, has_masks=True)
+    return _as_set(source, pairs, has_masks=True)
 
 
 def lgg(source: Path) -> PublicSet:
@@ -151,7 +152,7 @@ def lgg(source: Path) -> PublicSet:
             pairs.append((Row(images[stem].name, patient=folder.name), images[stem], masks[stem]))
     if not pairs:
         raise _unexpected(source, "folders such as TCGA_CS_4941_19960909 with slices and their _mask.tif")
-    return _as_set(pairs, has_masks=True)
+    return _as_set(source, pairs, has_masks=True)
 
 
 def npz(source: Path) -> PublicSet:
@@ -189,7 +190,7 @@ def _paired(images: Mapping[str, Path], masks: Mapping[str, Sequence[Path]]) -> 
     return list(images)
 
 
-def _as_set(pairs: Sequence[Pair], has_masks: bool, notes: Sequence[str] = ()) -> PublicSet:
+def _as_set(source: Path, pairs: Sequence[Pair], has_masks: bool, notes: Sequence[str] = ()) -> PublicSet:
     """Describe a data set of image files, each with its masks; refuse names that cannot go together in one folder."""
     seen: dict[str, Path] = {}
     for row, image, _ in pairs:
@@ -198,11 +199,13 @@ def _as_set(pairs: Sequence[Pair], has_masks: bool, notes: Sequence[str] = ()) -
         other = seen.setdefault(Path(row.image).stem.casefold(), image)
         if other is not image:
             raise ImageError(f"{image}: has the same name as {other}; give a folder that holds one data set")
-    return PublicSet(len(pairs), (partial(_copy, *pair) for pair in pairs), has_masks, list(notes))
+    return PublicSet(len(pairs), (partial(_copy, source, *pair) for pair in pairs), has_masks, list(notes))
 
 
-def _copy(row: Row, image: Path, masks: Sequence[Path], directory: Path) -> Row:
+def _copy(source: Path, row: Row, image: Path, masks: Sequence[Path], directory: Path) -> Row:
     """Copy an image, and write the union of its masks as 0 and 255."""
+    for path in (image, *masks):
+        _refuse_links(path, source)
     with readable(image):
         shutil.copyfile(image, directory / "images" / row.image)
     if masks:
@@ -215,6 +218,14 @@ def _copy(row: Row, image: Path, masks: Sequence[Path], directory: Path) -> Row:
         name = Path(row.image).with_suffix(".png").name
         (directory / "masks" / name).write_bytes(encode_png(np.where(union, 255, 0).astype(np.uint8)))
     return row
+
+
+def _refuse_links(path: Path, source: Path) -> None:
+    """Refuse a file that is a link out of the folder, or that is in a folder of it that is a link."""
+    for part in (path, *path.parents):
+        if part == source:
+            return
+        refuse_link(part, source)
 
 
 def _binary(path: Path) -> Pixels:

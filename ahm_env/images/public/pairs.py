@@ -68,8 +68,9 @@ def _lines(table: Path, images: Mapping[Key, Path]) -> tuple[dict[Key, dict[str,
     A line names the file, or what several scans share, with as many of the folders before it as are needed.
 
     Raises:
-        ImageError: A line could be about several images, or two are about one.
+        ImageError: A line could be about several images, two are about one, or the table is a link that leads out.
     """
+    refuse_link(table, table.parent)
     found, unused = dict[Key, dict[str, str]](), 0
     named = defaultdict[str, set[Key]](set)
     for key, path in images.items():

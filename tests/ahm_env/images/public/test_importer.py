@@ -1,6 +1,7 @@
 """Public data sets, made small on the spot, come out as folders that are read back as they were."""
 
 import csv
+import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -316,6 +317,34 @@ def test_half_a_pair_is_refused(tmp_path: Path, name: str, gone: str) -> None:
     (source / gone).unlink()
     with pytest.raises(ImageError, match=r": its (mask|image) is not there; the data set is incomplete"):
         import_data(name, source, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("name", "linked"),
+    [
+        ("isic2018", "ISIC2018_Task1-2_Training_Input/ISIC_0000001.jpg"),
+        ("isic2018", "ISIC2018_Task3_Training_LesionGroupings.csv"),
+        ("isic2018", "ISIC2018_Task3_Training_GroundTruth/ISIC2018_Task3_Training_GroundTruth.csv"),
+        ("busi", "Dataset_BUSI_with_GT/benign/benign (1).png"),
+        ("busi", "Dataset_BUSI_with_GT/benign/benign (1)_mask.png"),
+        ("busi", "Dataset_BUSI_with_GT/benign"),
+        ("busi", "Dataset_BUSI_with_GT"),
+        ("lgg", "kaggle_3m/TCGA_CS_4941_19960909/TCGA_CS_4941_19960909_2.tif"),
+        ("lgg", "kaggle_3m/TCGA_CS_4941_19960909"),
+    ],
+)
+def test_a_link_out_of_the_folder_is_refused(tmp_path: Path, name: str, linked: str) -> None:
+    source = {"isic2018": isic, "busi": busi, "lgg": lgg}[name](tmp_path / "data")
+    (source / linked).rename(tmp_path / "elsewhere")
+    (source / linked).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ImageError, match=f"{re.escape(linked)}: is a link that leads out of the folder"):
+        import_data(name, source, tmp_path / "out")
+    assert names(tmp_path) == ["data", "elsewhere"]
+
+
+def test_the_given_folder_may_be_a_link(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(busi(tmp_path / "busi"))
+    assert import_data("busi", tmp_path / "link", tmp_path / "out").images == 4
 
 
 def test_names_that_collide_or_hold_a_path_are_refused(tmp_path: Path) -> None:

@@ -289,6 +289,14 @@ def test_a_table_of_labels_is_taken_along() -> None:
     assert "benign (1).png,cyst,test,P1" in Path("out/labels.csv").read_text()
 
 
+def test_a_table_that_is_a_link_out_of_the_folder_is_refused() -> None:
+    beside(Path("set"))
+    Path("secret.csv").write_text("image,patient\nbenign (1).png,Smith\n")
+    Path("set/labels.csv").symlink_to("../secret.csv")
+    with pytest.raises(ImageError, match=r"labels\.csv: is a link that leads out of the folder"):
+        import_data("auto", Path("set"), Path("out"))
+
+
 def test_a_line_of_labels_is_about_the_image_in_its_folder() -> None:
     for patient in ("P1", "P2"):
         picture(Path("set") / patient / "imaging.png")
