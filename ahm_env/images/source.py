@@ -101,8 +101,8 @@ class Entry:
         found = self.decode()  # what is wrong with the file itself comes first
         if self.trouble:
             raise ImageError(self.trouble)
-        if not _is_text(self.name):
-            raise ImageError(f"{self.path!a}: its name is not UTF-8, so that no table can hold it; rename the file")
+        if wrong := not_text(self.name, self.path):
+            raise ImageError(wrong)
         if found is None:
             return None
         sample = Sample(
@@ -118,11 +118,19 @@ class Entry:
         return sample.with_mask() if self.masks else sample
 
 
-def _is_text(name: str) -> bool:
+def not_text(name: str, path: str | Path) -> str:
+    """Say what is wrong with a name that cannot be written; empty if nothing is.
+
+    Args:
+        name: Of a file, with the folders that belong to it.
+        path: How an error names that.
+    """
     try:
-        return bool(name.encode())
+        name.encode()
     except UnicodeEncodeError:
-        return False
+        cause = "its name is not UTF-8, or that of a folder that it is in, so that no table can hold it"
+        return f"{str(path)!a}: {cause}; rename it"
+    return ""
 
 
 class Entries(Iterable[Entry]):

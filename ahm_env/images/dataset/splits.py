@@ -18,6 +18,8 @@ from ahm_env.images.formats.labels import NO_IMAGE, has_table, plain, separator_
 from ahm_env.images.formats.nifti.source import Nifti
 from ahm_env.images.formats.pictures.folder import Folder
 from ahm_env.images.pixels.fit import PixelSettings
+from ahm_env.images.privacy import hint
+from ahm_env.images.source import Entry, not_text
 from ahm_env.masks import Ints
 
 BEFORE = "labels.before.csv"
@@ -68,18 +70,26 @@ def split_source(
     lines, classes, patients = list[str](), list[int](), list[int]()
     numbers: dict[str, int] = {}
     for entry in index.samples:
-        if not entry.trouble:
+        trouble = with_remedy(entry.trouble, source) if entry.trouble else _unwritable(entry, source)
+        if not trouble:
             lines.append(entry.line or entry.name)
             classes.append(entry.label if stratify else 0)
             patients.append(numbers.setdefault(entry.patient or f"line {lines[-1]}", len(numbers)))
         elif not skip_bad:
-            raise ImageError(with_remedy(entry.trouble, source))
+            raise ImageError(trouble)
     if not lines:
         raise ImageError(f"{source}: no image of it can be used; `ahm data check {source}` says why")
     splits = _draw(np.array(classes), np.array(patients), shares, seed, source)
     of_lines = dict(zip(lines, splits, strict=True))
     _write(table, separator, rows, Files(of_lines, found.stem_of), of_lines)
     return Counter(splits)
+
+
+def _unwritable(entry: Entry, source: str) -> str:
+    """Say why the table cannot name an image; empty if it can."""
+    wrong = not_text(entry.line or entry.name, entry.path)
+    where = f" ({hint(Path(source), entry.name)})" if entry.line else ""  # which is shown by its pseudonym
+    return f"{wrong}{where}, or leave such images out with --skip-bad" if wrong else ""
 
 
 def _draw(classes: Ints, patients: Ints, shares: Mapping[str, float], seed: int, source: str) -> list[str]:

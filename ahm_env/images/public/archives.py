@@ -4,7 +4,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -17,7 +17,7 @@ from ahm_env.images.formats.labels import NO_IMAGE, table_lines
 from ahm_env.images.formats.npz import Npz
 from ahm_env.images.formats.pictures.picture import read_mask
 from ahm_env.images.pixels.png import encode_png
-from ahm_env.images.source import SPLITS, Entry, Pixels
+from ahm_env.images.source import SPLITS, Entry, Pixels, not_text
 
 PARTS = {"Training": "train", "Validation": "val", "Test": "test"}
 DIAGNOSES = ("MEL", "NV", "BCC", "AKIEC", "AK", "BKL", "DF", "VASC", "SCC", "UNK")
@@ -194,12 +194,28 @@ def _as_set(source: Path, pairs: Sequence[Pair], has_masks: bool, notes: Sequenc
     """Describe a data set of image files, each with its masks; refuse names that cannot go together in one folder."""
     seen: dict[str, Path] = {}
     for row, image, _ in pairs:
+        refuse_unwritable(row, image)
         if re.search(r"[/\\]", row.image):
             raise ImageError(f"{image}: its name holds a path; unpack the data set again with another program")
         other = seen.setdefault(Path(row.image).stem.casefold(), image)
         if other is not image:
             raise ImageError(f"{image}: has the same name as {other}; give a folder that holds one data set")
     return PublicSet(len(pairs), (partial(_copy, source, *pair) for pair in pairs), has_masks, list(notes))
+
+
+def refuse_unwritable(row: Row, path: str | Path) -> None:
+    """Refuse a line that no table can hold, before anything is copied.
+
+    Args:
+        row: The line.
+        path: How an error names the image.
+
+    Raises:
+        ImageError: A name is not UTF-8.
+    """
+    for cell in astuple(row):
+        if wrong := not_text(cell, path):
+            raise ImageError(wrong)
 
 
 def _copy(source: Path, row: Row, image: Path, masks: Sequence[Path], directory: Path) -> Row:

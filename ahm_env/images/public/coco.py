@@ -17,7 +17,7 @@ from ahm_env.images.formats.pictures.picture import read_picture
 from ahm_env.images.layouts.hints import coco_files
 from ahm_env.images.layouts.layout import image_files, named_split
 from ahm_env.images.pixels.png import encode_png
-from ahm_env.images.public.archives import PublicSet, Row
+from ahm_env.images.public.archives import PublicSet, Row, refuse_unwritable
 from ahm_env.images.public.outlines import class_map, is_line
 
 NEEDED = {"images": ("id", "file_name"), "annotations": ("image_id", "category_id"), "categories": ("id", "name")}
@@ -76,8 +76,9 @@ def coco(source: Path) -> PublicSet:
     notes += [f"{source}: images that are not listed, and are left out: {others:,}"] * bool(others)
     writes = []
     for one in images:
-        name = "_".join(one.path.relative_to(source).parts) if alike else one.path.name
-        writes.append(partial(_write, Row(name, split=one.split), one, source))
+        row = Row("_".join(one.path.relative_to(source).parts) if alike else one.path.name, split=one.split)
+        refuse_unwritable(row, one.path)
+        writes.append(partial(_write, row, one, source))
     return PublicSet(len(images), iter(writes), outlined > 0, notes)
 
 

@@ -1,3 +1,4 @@
+import os
 from collections import Counter
 from pathlib import Path
 
@@ -178,3 +179,30 @@ def test_an_image_without_a_line_stops_it_unless_it_may_be_left_out(make_folder)
     with pytest.raises(ImageError, match=r"0003\.png: not in .*labels\.csv; .*--skip-bad"):
         split_source(str(root), {"train": 0.5, "val": 0, "test": 0.5})
     assert sum(split_source(str(root), {"train": 0.5, "val": 0, "test": 0.5}, skip_bad=True).values()) == 3
+
+
+def test_a_name_that_is_not_utf_8_is_refused_before_a_table_is_written_or_left_out(make_folder) -> None:
+    root = make_folder(4)
+    path = root / "images" / "0000.png"
+    path.rename(path.with_name(os.fsdecode(b"M\xfcller.png")))
+    with pytest.raises(ImageError, match="its name is not UTF-8"):
+        split_source(str(root), {"train": 0.5, "test": 0.5})
+    assert not (root / "labels.csv").exists()
+    assert split_source(str(root), {"train": 0.5, "test": 0.5}, skip_bad=True).total() == 3
+    assert "0000" not in (root / "labels.csv").read_text()
+
+
+def test_a_volume_or_dicom_file_whose_name_is_not_utf_8_is_refused_by_its_pseudonym(tmp_path, make_dicom) -> None:
+    nibabel = pytest.importorskip("nibabel")
+    name = os.fsdecode(b"M\xfcller")
+    (tmp_path / "volumes").mkdir()
+    for number, one in enumerate((name, "x", "y")):
+        pixels = np.arange(24, dtype=np.int16).reshape(4, 6) + number
+        make_dicom(tmp_path / "tree" / one / "1.dcm", pixels, PatientID=one[-1])
+        nibabel.save(nibabel.Nifti1Image(pixels[..., None], np.eye(4)), tmp_path / "volumes" / "z.nii")
+        (tmp_path / "volumes" / "z.nii").rename(tmp_path / "volumes" / f"{one}.nii")
+    for folder in ("tree", "volumes"):
+        with pytest.raises(ImageError, match=r"its name is not UTF-8.*\(`ahm data find .*\), or leave") as caught:
+            split_source(str(tmp_path / folder), {"train": 0.5, "test": 0.5})
+        assert "ller" not in str(caught.value)
+        assert split_source(str(tmp_path / folder), {"train": 0.5, "test": 0.5}, skip_bad=True).total() == 2

@@ -1,6 +1,7 @@
 """Sets as they are downloaded, made small on the spot: `check` names the command, and the command works."""
 
 import json
+import os
 import shlex
 import shutil
 from collections.abc import Callable
@@ -487,3 +488,19 @@ def test_files_and_folders_of_volumes_are_not_named(tmp_path: Path) -> None:
     with pytest.raises(ImageError, match="a file or folder in it is a link that leads out") as caught:
         load_images(tmp_path / "scans", 16)
     assert "SMITH" not in str(caught.value) + str(check_images(tmp_path / "scans").as_dict())
+
+
+def test_a_name_that_no_table_can_hold_is_refused_before_anything_is_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+    name = os.fsdecode(b"M\xfcller")
+    for folder, stem in (("named", name), (f"placed/{name}", "a"), ("placed/x", "b")):
+        Path(folder).mkdir(parents=True)
+        picture(Path("a.png"))
+        Path("a.png").rename(Path(folder) / f"{stem}.png")
+    monkeypatch.setattr(shutil, "copyfile", None)
+    for source, folders in (("named", None), ("placed", "patient")):
+        with pytest.raises(ImageError, match="its name is not UTF-8"):
+            import_data("auto", Path(source), Path("out"), folders=folders)
+    volume(Path("volumes/a.nii"))
+    Path("volumes/a.nii").rename(f"volumes/{name}.nii")
+    with pytest.raises(ImageError, match="volumes: a volume': its name is not UTF-8"):
+        import_data("auto", Path("volumes"), Path("out"))
