@@ -81,8 +81,17 @@ class Owners:
         return []
 
     def _elsewhere(self, mask: File, stem: str) -> list[Key]:
-        """List the images of a stem that lie where those of a mask can: in its split and its folders, if any do."""
+        """List the images of a stem that lie where those of a mask can: in its split and its folders, if any do.
+
+        A mask of `siteB/masks` is of no image of `siteA/images`; but one of `lungMasks` may be of one of `scans`.
+        """
         split, place, _ = mask.key
         splits = {split if split in self._splits else ""} if split else self._splits
         folders = self._folders.intersection(place)
-        return [key for key in self._stems.get(stem, ()) if key[0] in splits and folders <= set(key[1])]
+        # what is left of a name such as lungMasks is the name of no folder
+        strange = not self._folders.issuperset(folder for folder in place if folder in mask.path.parts)
+        return [
+            key
+            for key in self._stems.get(stem, ())
+            if key[0] in splits and folders <= set(key[1]) and not (strange and set(key[1]).difference(place))
+        ]

@@ -355,6 +355,9 @@ def test_a_number_of_a_mask_is_that_of_its_image(names: list[str], expected: dic
         ["images/1", "images/2", "images/P2/3", "masks/1", "masks/2", "masks/3"],
         ["train/images/1", "train/P1/images/2", "images/3", "train/masks/1", "train/masks/3"],
         ["train/P1/1", "train/P2/2", "3", "train/masks/1", "train/masks/2", "train/masks/3"],
+        ["siteA/images/1", "siteB/masks/1"],
+        ["siteA_images/1", "siteA_images/2", "siteB/masks/1"],
+        ["images/siteA/1", "masks/siteB/1"],
     ],
 )
 def test_a_mask_whose_image_is_lacking_is_not_that_of_another(names: list[str]) -> None:
@@ -362,6 +365,23 @@ def test_a_mask_whose_image_is_lacking_is_not_that_of_another(names: list[str]) 
         picture(Path("set") / f"{name}.png")
     with pytest.raises(ImageError, match="masks without an image: 1"):
         find_layout(Path("set"))
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["scans/1", "lungMasks/1"],
+        ["images/1", "masks/lesion/1"],
+        ["xrays/siteA/1", "xrays/siteB/1_2", "lungMasks/siteA/1"],
+        ["ISIC-2017_Training_Data/1", "ISIC-2017_Training_Part1_GroundTruth/1_segmentation"],
+        ["400/Glaucoma/1", "Annotation-400/Disc_Cup_Masks/Glaucoma/1"],
+    ],
+)
+def test_a_mask_in_folders_called_after_what_is_masked_has_its_image(names: list[str]) -> None:
+    for name in names:
+        picture(Path("set") / f"{name}.png")
+    found = find_layout(Path("set"))
+    assert {path.stem: len(found.masks.get(key, ())) for key, path in found.images.items()}["1"] == 1
 
 
 @pytest.mark.parametrize(
