@@ -3,7 +3,7 @@
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, field
 from functools import partial
 from importlib import import_module
@@ -192,30 +192,31 @@ def _paired(images: Mapping[str, Path], masks: Mapping[str, Sequence[Path]]) -> 
 
 def _as_set(source: Path, pairs: Sequence[Pair], has_masks: bool, notes: Sequence[str] = ()) -> PublicSet:
     """Describe a data set of image files, each with its masks; refuse names that cannot go together in one folder."""
-    seen: dict[str, Path] = {}
     for row, image, _ in pairs:
-        refuse_unwritable(row, image)
         if re.search(r"[/\\]", row.image):
             raise ImageError(f"{image}: its name holds a path; unpack the data set again with another program")
-        other = seen.setdefault(Path(row.image).stem.casefold(), image)
-        if other is not image:
-            raise ImageError(f"{image}: has the same name as {other}; give a folder that holds one data set")
+    refuse_names((row, image) for row, image, _ in pairs)
     return PublicSet(len(pairs), (partial(_copy, source, *pair) for pair in pairs), has_masks, list(notes))
 
 
-def refuse_unwritable(row: Row, path: str | Path) -> None:
-    """Refuse a line that no table can hold, before anything is copied.
+def refuse_names(rows: Iterable[tuple[Row, str | Path]]) -> None:
+    """Refuse lines that no table can hold, and images that cannot go together in one folder, before any is copied.
 
     Args:
-        row: The line.
-        path: How an error names the image.
+        rows: The line of each image, and how an error names the image.
 
     Raises:
-        ImageError: A name is not UTF-8.
+        ImageError: A name is not UTF-8, or two have one stem but for upper and lower case.
     """
-    for cell in astuple(row):
-        if wrong := not_text(cell, path):
+    seen: dict[str, str | Path] = {}
+    for row, path in rows:
+        if wrong := next(filter(None, (not_text(cell, path) for cell in astuple(row))), ""):
             raise ImageError(wrong)
+        stem = Path(row.image).stem.casefold()
+        if stem in seen:
+            remedy = "rename one of them, or give a folder that holds one data set"
+            raise ImageError(f"{path}: has the same name as {seen[stem]} when they are in one folder; {remedy}")
+        seen[stem] = path
 
 
 def _copy(source: Path, row: Row, image: Path, masks: Sequence[Path], directory: Path) -> Row:

@@ -17,7 +17,7 @@ from ahm_env.images.formats.pictures.picture import read_picture
 from ahm_env.images.layouts.hints import coco_files
 from ahm_env.images.layouts.layout import image_files, named_split
 from ahm_env.images.pixels.png import encode_png
-from ahm_env.images.public.archives import PublicSet, Row, refuse_unwritable
+from ahm_env.images.public.archives import PublicSet, Row, refuse_names
 from ahm_env.images.public.outlines import class_map, is_line
 
 NEEDED = {"images": ("id", "file_name"), "annotations": ("image_id", "category_id"), "categories": ("id", "name")}
@@ -74,12 +74,11 @@ def coco(source: Path) -> PublicSet:
     notes += [f"{source}: outlines of fewer than three points, which are left out: {lines:,}"] * bool(lines)
     notes += [f"{source}: images with boxes only, which have no mask: {without:,}"] * bool(without)
     notes += [f"{source}: images that are not listed, and are left out: {others:,}"] * bool(others)
-    writes = []
-    for one in images:
-        row = Row("_".join(one.path.relative_to(source).parts) if alike else one.path.name, split=one.split)
-        refuse_unwritable(row, one.path)
-        writes.append(partial(_write, row, one, source))
-    return PublicSet(len(images), iter(writes), outlined > 0, notes)
+    names = ["_".join(one.path.relative_to(source).parts) if alike else one.path.name for one in images]
+    rows = [(Row(name, split=one.split), one) for name, one in zip(names, images, strict=True)]
+    refuse_names((row, one.path) for row, one in rows)
+    writes = (partial(_write, row, one, source) for row, one in rows)
+    return PublicSet(len(images), writes, outlined > 0, notes)
 
 
 def _read(table: Path) -> dict[str, list[dict[str, Any]]]:

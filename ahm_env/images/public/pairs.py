@@ -18,7 +18,7 @@ from ahm_env.images.formats.pictures.picture import read_mask
 from ahm_env.images.layouts.layout import find_layout, stem_of
 from ahm_env.images.layouts.owners import Key
 from ahm_env.images.pixels.png import encode_png
-from ahm_env.images.public.archives import PublicSet, Row, refuse_unwritable
+from ahm_env.images.public.archives import PublicSet, Row, refuse_names
 
 FOLDERS = ("patient", "label")
 
@@ -40,12 +40,13 @@ def pairs(source: Path, folders: str | None = None, scan: str | None = None) -> 
     layout = find_layout(source, scan)
     known, unused = _lines(source / "labels.csv", layout.images)
     rows = list[Row]()
-    for (key, path), name in zip(layout.images.items(), _names(layout.images), strict=True):
+    for key, name in zip(layout.images, _names(layout.images), strict=True):
         split, place, _ = key
         of_folder = {folders: "/".join(place)} if folders else {}
         cells = {"split": split, **of_folder, **{column: one for column, one in known.get(key, {}).items() if one}}
         rows.append(Row(name, cells.get("label", ""), cells.get("split", ""), cells.get("patient", "")))
-        refuse_unwritable(rows[-1], f"{source}: a volume" if is_nifti(path.name) else path)
+    shown = (f"{source}: a volume" if is_nifti(path.name) else path for path in layout.images.values())
+    refuse_names(zip(rows, shown, strict=True))
     places = Counter(place for _, place, _ in layout.images)
     notes = layout.notes + _classes(source)
     if unused:

@@ -139,6 +139,18 @@ def test_an_image_that_exif_turns_is_refused_by_that_name() -> None:
         import_data("coco", Path("set"), Path("out"))
 
 
+def test_images_that_would_have_one_name_are_refused() -> None:
+    names = ["a_b/c.png", "a/b_c.png", "z/c.png"]
+    for name in names:
+        picture(Path("set") / name)
+    table(Path("set/list.json"), names)
+    with pytest.raises(ImageError, match=r"a/b_c\.png: has the same name as set/a_b/c\.png when they"):
+        import_data("coco", Path("set"), Path("out"))
+    Path("set/a_b").rename("set/ab")
+    table(Path("set/list.json"), ["ab/c.png", *names[1:]])
+    assert import_data("coco", Path("set"), Path("out")).images == len(list(Path("out/images").iterdir())) == 3
+
+
 def test_lists_that_do_not_fit_are_refused() -> None:
     def refused(words: str) -> None:
         with pytest.raises(ImageError, match=words):

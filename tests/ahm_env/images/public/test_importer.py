@@ -358,6 +358,10 @@ def test_names_that_collide_or_hold_a_path_are_refused(tmp_path: Path) -> None:
         picture(source / "kaggle_3m" / "TCGA_CS_4941_19960909" / f"TCGA\\a{ending}")
     with pytest.raises(ImageError, match="its name holds a path"):
         import_data("lgg", source, tmp_path / "out")
+
+
+def test_a_name_that_no_table_can_hold_is_refused(tmp_path: Path) -> None:
+    source = lgg(tmp_path / "lgg")
     (source / "kaggle_3m" / "TCGA_DU_5849_19950405").rename(source / "kaggle_3m" / "TCGA_AA\udcff")
     with pytest.raises(ImageError, match="its name is not UTF-8, or that of a folder"):
         import_data("lgg", source, tmp_path / "out")
