@@ -15,6 +15,7 @@ JP2_START, JP2_CODESTREAM = b"\x00\x00\x00\x0cjP  ", b"jp2c"
 LOSSY = (b"\xc0", b"\xc1", b"\xc2")  # baseline, extended, progressive
 END, PADDING = b"\xff\xd9", b"\0\xff "
 JPEG_2000_DATA, SCANS, PROFILES = b"\xff\x93", {0xDA}, {0xE2}
+APP1, EXIF = 0xE1, b"Exif\0\0"
 # Start of frame: JPEG 0..15, without the three markers between them that mean something else, and JPEG-LS.
 FRAMES = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}
 
@@ -85,6 +86,20 @@ def sample_bits(frame: bytes) -> int:
         return frame[_segment(frame, FRAMES) + 4]
     start = _codestream(frame) if frame.startswith(JP2_START) else 0
     return (frame[start + 42] & 0x7F) + 1  # the highest bit says whether there is a sign
+
+
+def exif_of(frame: bytes) -> bytes:
+    """Return what the Exif segment of a JPEG holds, a TIFF structure; empty if it has none.
+
+    Other segments may hold a thumbnail with an Exif of its own.
+    """
+    at = _segment(frame, {APP1, *SCANS})
+    while frame[at + 1 : at + 2] == bytes([APP1]):
+        end = at + 2 + int.from_bytes(frame[at + 2 : at + 4])
+        if frame.startswith(EXIF, at + 4):
+            return frame[at + 4 + len(EXIF) : end]
+        at = _segment(frame, {APP1, *SCANS}, end)
+    return b""
 
 
 def _jpeg(frame: bytes) -> tuple[int, int, int] | None:

@@ -13,17 +13,17 @@ from PIL import Image
 from ahm_env.errors import ImageError, about
 from ahm_env.images.formats.files import readable
 from ahm_env.images.formats.limits import MOST_PACKED, MOST_PIXELS
-from ahm_env.images.formats.pictures.codestreams import decode_jpeg
+from ahm_env.images.formats.pictures.codestreams import decode_jpeg, exif_of
 from ahm_env.images.formats.pictures.tiff import STARTS, read_tiff, refuse_inverted, turned
 from ahm_env.images.pixels.opencv import cv2
 from ahm_env.images.source import Pixels
 
-KEEP_DEPTH = cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH
+AS_STORED = cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION
 JPEG_START, JPEG_SCAN, JPEG_END = b"\xff\xd8", b"\xff\xda", b"\xff\xd9"
 PNG_START, PNG_PALETTE = b"\x89PNG\r\n\x1a\n", b"\x03"
 ANIMATION = (b"acTL", b"fcTL", b"fdAT")
 GIF_OR_BMP = (b"GIF87a", b"GIF89a", b"BM")
-EXIF, EXIF_WITHIN, ORIENTATION = b"Exif\0\0", 2**16, 0x0112
+ORIENTATION, WIDTHS = 0x0112, {1: 1, 3: 2, 4: 4}  # a tag of EXIF, and the bytes of a number by its type
 TURNED = "images that their EXIF orientation turns; masks must be drawn on the turned images"
 SEVERAL = "images of several pages, of which the first is read"
 ROUNDING = 5e-3  # of labels that were scaled to integers, or stored as float32
@@ -208,7 +208,7 @@ def _decode_content(content: bytes, numbers: bool) -> Picture:
     if content.startswith(GIF_OR_BMP) or (numbers and palette):
         return _decode_with_pillow(content, numbers, moving)
     try:
-        image = cv2.imdecode(np.frombuffer(content, np.uint8), KEEP_DEPTH)
+        image = cv2.imdecode(np.frombuffer(content, np.uint8), AS_STORED)
     except cv2.error as error:
         raise ImageError(f"too large or damaged ({error.err}); export it again") from error
     if image is None:
@@ -216,7 +216,7 @@ def _decode_content(content: bytes, numbers: bool) -> Picture:
     if image.ndim == 3 and image.shape[2] != 3:
         raise ImageError(f"has {image.shape[2]} channels; export it in grey or in RGB")
     image = image if image.ndim == 2 else np.ascontiguousarray(image[..., ::-1])
-    return Picture(image, 2 <= _orientation(content) <= 8, moving)
+    return Picture(turned(image, orientation := _orientation(content)), 2 <= orientation <= 8, moving)
 
 
 def _decode_with_pillow(content: bytes, numbers: bool, moving: bool) -> Picture:
@@ -243,13 +243,14 @@ def _orientation(content: bytes) -> int:
     exif = b""
     if content.startswith(PNG_START):
         exif = next((data for kind, data in _png_chunks(content) if kind == b"eXIf"), b"")
-    elif (start := content.find(EXIF, 0, EXIF_WITHIN)) >= 0 and content.startswith(JPEG_START):
-        exif = content[start + len(EXIF) : start + EXIF_WITHIN]
+    elif content.startswith(JPEG_START):
+        exif = exif_of(content)
     order: Literal["little", "big"] = "little" if exif.startswith(b"II") else "big"
     at = int.from_bytes(exif[4:8], order)
     for entry in range(at + 2, at + 2 + 12 * int.from_bytes(exif[at : at + 2], order), 12):
         if int.from_bytes(exif[entry : entry + 2], order) == ORIENTATION:
-            return int.from_bytes(exif[entry + 8 : entry + 10], order)
+            width = WIDTHS.get(int.from_bytes(exif[entry + 2 : entry + 4], order), 0)
+            return int.from_bytes(exif[entry + 8 : entry + 8 + width], order)
     return 1
 
 

@@ -84,6 +84,47 @@ def test_orientation_is_as_viewers_show_it(tmp_path: Path, kind: str, orientatio
     assert np.abs(read.astype(int) - shown).max() <= 3
 
 
+def segment(marker: int, content: bytes) -> bytes:
+    return bytes([0xFF, marker]) + (len(content) + 2).to_bytes(2) + content
+
+
+def with_orientation(orientation: int) -> bytes:
+    content, exif = io.BytesIO(), Image.Exif()
+    exif[ORIENTATION] = orientation
+    Image.fromarray(noise(16, 24)).save(content, "JPEG", exif=exif)
+    return content.getvalue()
+
+
+def test_the_orientation_is_that_of_the_exif_segment_wherever_it_stands(tmp_path: Path) -> None:
+    stored, plain = with_orientation(6), with_orientation(1)
+    profile = segment(0xE2, b"ICC_PROFILE\0\1\2" + bytes(65_000)) + segment(0xE2, b"ICC_PROFILE\0\2\2" + bytes(65_000))
+    thumbnail = segment(0xED, b"Photoshop 3.0\0" + with_orientation(3))
+    note = segment(0xE1, b"http://ns.adobe.com/xap/1.0/\0<x/>")
+    for content, before, is_turned in (
+        (stored, profile, True),
+        (stored, note + thumbnail, True),
+        (plain, thumbnail, False),
+    ):
+        (tmp_path / "a.jpg").write_bytes(content[:2] + before + content[2:])
+        read = read_picture(tmp_path / "a.jpg")
+        assert (read.turned, read.pixels.shape) == (is_turned, (24, 16, 3) if is_turned else (16, 24, 3))
+
+
+@pytest.mark.parametrize("mode", ["RGB", "CMYK"])
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize(("kind", "number"), [(1, "B3x"), (3, "H2x"), (4, "I")])
+def test_an_orientation_of_any_integer_type_is_followed(
+    tmp_path: Path, mode: str, order: str, kind: int, number: str
+) -> None:
+    entry = struct.pack(f"{order}HHI{number}", ORIENTATION, kind, 1, 6)
+    exif = (b"II" if order == "<" else b"MM") + struct.pack(f"{order}HIH", 42, 8, 1) + entry + bytes(4)
+    content = io.BytesIO()
+    Image.fromarray(noise(16, 24)).convert(mode).save(content, "JPEG", exif=b"Exif\0\0" + exif)
+    (tmp_path / "a.jpg").write_bytes(content.getvalue())
+    read = read_picture(tmp_path / "a.jpg")
+    assert (read.turned, read.pixels.shape) == (True, (24, 16, 3))
+
+
 def test_a_mask_with_a_palette_is_turned_like_its_image(tmp_path: Path) -> None:
     numbers = np.arange(12, dtype=np.uint8).reshape(3, 4)
     image = Image.fromarray(numbers)
