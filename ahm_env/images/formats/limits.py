@@ -2,7 +2,6 @@
 
 from ahm_env.errors import ImageError
 
-MOST_PIXELS = 100_000_000
 # Deflate packs a thousandfold at most, noise of a scanner hardly twofold; small files do no harm whatever they hold.
 HARMLESS_BYTES, MOST_SWELLING = 2**28, 200
 MOST_DEFLATED = 1032  # bytes of content to a byte of its compressed form, by the format of deflate

@@ -1,11 +1,15 @@
-"""OpenCV, imported in one place, so that a missing system library is explained once."""
+"""OpenCV, imported in one place, so that a missing system library is explained once; and how large images may be."""
 
 import os
 
 from ahm_env.errors import SettingsError
 
-# A few damaged bytes of a header may ask for gigabytes. Whoever has larger images says so in the environment.
-MOST_PIXELS = os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(100_000_000))
+# A few damaged bytes of a header may ask for gigabytes. Whoever has larger images says so in the environment, in the
+# variable that OpenCV reads when it is imported; the limit is that of all formats.
+LIMIT = "OPENCV_IO_MAX_IMAGE_PIXELS"
+if not os.environ.setdefault(LIMIT, str(100_000_000)).isdecimal():
+    raise SettingsError(f"{LIMIT}={os.environ[LIMIT]}: not a number of pixels; give one such as 400000000, or unset it")
+MOST_PIXELS = int(os.environ[LIMIT])
 
 DEBIAN_PACKAGES = {"libGL.so": "libgl1", "libgthread": "libglib2.0-0", "libglib": "libglib2.0-0"}
 

@@ -17,7 +17,8 @@ from ahm_env.errors import ImageError
 from ahm_env.images.formats.dicom.dicom_file import HEADER, PLACE, Opened, opened, understood
 from ahm_env.images.formats.dicom.planes import Plane, plane
 from ahm_env.images.formats.dicom.values import Display, frame_groups, functional_group, read_displays
-from ahm_env.images.formats.limits import MOST_FRAMES, MOST_PIXELS
+from ahm_env.images.formats.limits import MOST_FRAMES
+from ahm_env.images.pixels.opencv import MOST_PIXELS
 from ahm_env.images.privacy import identity
 
 FILES_KEPT = 8

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ahm_env.errors import ImageError
-from ahm_env.images.formats.limits import MOST_PIXELS
+from ahm_env.images.pixels.opencv import MOST_PIXELS
 
 JPEG_START, JPEG_2000_START, JPEG_2000_SIZE = b"\xff\xd8", b"\xff\x4f", b"\xff\x51"
 JP2_START, JP2_CODESTREAM = b"\x00\x00\x00\x0cjP  ", b"jp2c"

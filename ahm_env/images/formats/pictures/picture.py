@@ -12,10 +12,10 @@ from PIL import Image
 
 from ahm_env.errors import ImageError, about
 from ahm_env.images.formats.files import readable
-from ahm_env.images.formats.limits import MOST_PACKED, MOST_PIXELS
+from ahm_env.images.formats.limits import MOST_PACKED
 from ahm_env.images.formats.pictures.codestreams import decode_jpeg, exif_of
 from ahm_env.images.formats.pictures.tiff import STARTS, read_tiff, refuse_inverted, turned
-from ahm_env.images.pixels.opencv import cv2
+from ahm_env.images.pixels.opencv import MOST_PIXELS, cv2
 from ahm_env.images.source import Pixels
 
 AS_STORED = cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION
@@ -31,6 +31,8 @@ ROUNDING = 5e-3  # of labels that were scaled to integers, or stored as float32
 EDGE, AREA, FLAT = 96, 32, 12
 SOFT_VALUES = 3  # between black and white
 NAMED = 6
+if Image.MAX_IMAGE_PIXELS:  # Pillow has a limit of its own, and warns from there on
+    Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, MOST_PIXELS)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ahm_env.errors import ImageError
-from ahm_env.images.formats.limits import MOST_PIXELS, refuse_bomb
+from ahm_env.images.formats.limits import refuse_bomb
 from ahm_env.images.formats.pictures.codestreams import decode_jpeg, frame_shape
+from ahm_env.images.pixels.opencv import MOST_PIXELS
 from ahm_env.images.source import Pixels
 
 if TYPE_CHECKING:

@@ -1,10 +1,15 @@
 import builtins
 import importlib
+import os
+import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 import ahm_env.images.pixels.opencv
 from ahm_env.errors import SettingsError
@@ -47,3 +52,40 @@ def test_another_import_error_of_opencv_is_left_as_it_is(failing_import: Any) ->
     failing_import("No module named 'cv2'")
     with pytest.raises(ImportError, match="No module named"):
         importlib.reload(ahm_env.images.pixels.opencv)
+
+
+READ_ALL = """
+import sys
+from ahm_env.errors import ImageError
+from ahm_env.images.dataset.loader import find_source
+from ahm_env.images.pixels.fit import PixelSettings
+for path in sys.argv[1:]:
+    (entry,) = find_source(path, PixelSettings(), bare=True).index().samples
+    try:
+        print(entry().image.size)
+    except ImageError as error:
+        print("refused")
+"""
+
+
+@pytest.mark.parametrize(("limit", "expected"), [("399", "refused"), ("400", "400")])
+def test_one_limit_of_pixels_is_that_of_all_formats(tmp_path: Path, make_dicom, limit: str, expected: str) -> None:
+    pixels = np.arange(400, dtype=np.uint16).reshape(20, 20) % 256
+    picture = Image.fromarray(pixels.astype(np.uint8))
+    for ending in ("png", "jpg", "tif", "bmp", "gif"):
+        kept = picture.convert("1") if ending == "bmp" else picture
+        kept.save(tmp_path / f"a.{ending}")
+    make_dicom(tmp_path / "a.dcm", pixels)
+    paths = sorted(map(str, tmp_path.glob("a.*")))
+    words = [sys.executable, "-c", READ_ALL, *paths]
+    environment = os.environ | {"OPENCV_IO_MAX_IMAGE_PIXELS": limit}
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [expected] * 6
+
+
+def test_a_limit_that_is_no_number_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENCV_IO_MAX_IMAGE_PIXELS", "100MB")
+    with pytest.raises(SettingsError, match=r"OPENCV_IO_MAX_IMAGE_PIXELS=100MB: not a number of pixels; give one such"):
+        importlib.reload(ahm_env.images.pixels.opencv)
+    monkeypatch.undo()
+    importlib.reload(ahm_env.images.pixels.opencv)
