@@ -76,7 +76,11 @@ class Dicom:
         if find_spec("pydicom") is None:
             raise SettingsError("reading DICOM needs pydicom: pip install 'ahm-env[medical]'")
         problems, notes = list[str](), list[str]()
-        has_masks = not self._bare and self._images != self._path and self._masks.is_dir()
+        has_masks = not self._bare and self._masks.is_dir()
+        if has_masks and self._images == self._path:
+            remedy = "put the images into `images/`, or rename `masks/` if it does not hold their masks"
+            problems.append(f"{self._masks}: masks are read only where the images are in `images/`; {remedy}")
+            has_masks = False
         segmented = (
             find_segmented(self._masks, self._path, partial(self._name, self._masks)) if has_masks else Segmented()
         )

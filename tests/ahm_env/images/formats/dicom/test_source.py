@@ -524,6 +524,20 @@ def test_labels_and_doses_are_told_from_images_by_their_uid(tmp_path: Path, make
     assert "DICOM files without an image: 1, " in index.notes[0]
 
 
+def test_masks_beside_images_that_are_not_in_a_folder_of_their_own_are_a_problem(tmp_path: Path, make_dicom) -> None:
+    root = tmp_path / "tree"
+    make_dicom(root / "ct" / "1.dcm", grey())
+    (root / "masks" / "ct").mkdir(parents=True)
+    assert cv2.imwrite(str(root / "masks" / "ct" / "1.png"), np.eye(4, 6, dtype=np.uint8))
+    with pytest.raises(ImageError, match=r"masks: masks are read only where .*; put the images into `images/`"):
+        load_images(root, 16)
+    assert not load_images(root, 16, skip_bad=True).has_masks
+    assert Dicom(root, bare=True).index().problems == []
+    (root / "images").mkdir()
+    (root / "ct").rename(root / "images" / "ct")
+    assert load_images(root, 16).has_masks
+
+
 def test_a_file_that_may_not_be_looked_at_is_bad_and_not_named(tmp_path: Path, make_dicom, unlook) -> None:
     root = tmp_path / "tree"
     for value, name in enumerate(("SMITH_JOHN", "x")):
