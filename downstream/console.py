@@ -11,6 +11,7 @@ from ahm_env import SettingsError
 from ahm_env.console import ProgressBar, make_console, warn_bad_masks, warn_left_out
 from ahm_env.files import check_name, write_text
 from ahm_env.runs.directory import Interruption
+from ahm_env.runs.owned_directory import check_json
 from downstream.evaluation.evaluation import evaluate
 from downstream.exporters.export import export
 from downstream.prediction.mask_export import MASKS
@@ -56,9 +57,7 @@ def evaluate_model(
         "precision": precision,
     }
     if out is not None:
-        check_name(out, ".json")
-        if out.name == "test.json" and (out.parent / "config.json").exists():
-            raise SettingsError(f"--out {out} is the result of a run, which would be lost; give another name")
+        check_json(out)
     if page is not None:
         check_name(page, ".html", "--page")
     if pictures is not None and (pictures / "config.json").exists():

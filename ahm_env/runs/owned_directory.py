@@ -7,8 +7,12 @@ from typing import Any, Self
 
 from filelock import FileLock, Timeout
 
-from ahm_env.errors import RunError
-from ahm_env.files import occupied, write_text
+from ahm_env.errors import RunError, SettingsError
+from ahm_env.files import check_name, occupied, write_text
+
+# Files by which directories of ours say what they hold, and those of results that runs and experiments read again
+HOLDS = ("config.json", "agent.json", "experiment.json", "predictions.json", "annotation.json")
+RESULTS = ("test.json", "mask_evaluation.json")
 
 
 class OwnedDirectory:
@@ -91,3 +95,16 @@ class OwnedDirectory:
             self.write(settings)
         else:
             self.refuse_others(before, settings)
+
+
+def check_json(path: Path, flag: str = "--out") -> None:
+    """Refuse a name for a JSON file to write that a run or an experiment has for a file of its own.
+
+    Raises:
+        SettingsError: It is such a name in such a directory, or does not end in .json.
+    """
+    check_name(path, ".json", flag)
+    if path.name in {*HOLDS, *RESULTS} and any((path.parent / name).exists() for name in HOLDS):
+        raise SettingsError(
+            f"{flag} {path} belongs to the run or experiment there, and would be lost; give another name"
+        )

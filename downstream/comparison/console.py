@@ -13,6 +13,7 @@ from ahm_env import ImageSet
 from ahm_env.console import ProgressBar, make_console, number, warn_left_out
 from ahm_env.files import write_text
 from ahm_env.runs.flags import FlagsOf
+from ahm_env.runs.owned_directory import check_json
 from downstream.comparison.compare import PAGE, compare, report
 from downstream.comparison.mask_evaluation import evaluate_masks
 from downstream.comparison.options import NOT_SHARED, Downstream
@@ -111,6 +112,8 @@ def evaluate_agents(
     out: Annotated[Path | None, typer.Option(help="JSON file for the numbers.")] = None,
 ) -> int:
     """Evaluate the agents of runs: how hard their masks are, how varied, and how much of the lesion they hide."""
+    if out is not None:
+        check_json(out)
     found = [evaluate_masks(path, reference_unet, data, algo, temperature, ignore, device).as_dict() for path in runs]
     rows = []
     for one in found:

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from ahm_env.errors import RunError
-from ahm_env.runs.owned_directory import OwnedDirectory
+from ahm_env.errors import RunError, SettingsError
+from ahm_env.runs.owned_directory import OwnedDirectory, check_json
 
 
 def make(path: Path) -> OwnedDirectory:
@@ -48,3 +48,12 @@ def test_a_damaged_file_is_named(tmp_path: Path, content: str) -> None:
     (tmp_path / "about.json").write_text(content)
     with pytest.raises(RunError, match=r"about\.json: damaged"):
         make(tmp_path).read()
+
+
+@pytest.mark.parametrize("name", ["config.json", "test.json", "mask_evaluation.json", "unet.safetensors"])
+def test_a_slip_overwrites_no_file_of_a_run(tmp_path: Path, name: str) -> None:
+    (tmp_path / "config.json").touch()
+    with pytest.raises(SettingsError, match=r"belongs to the run .*give another name|must end in \.json"):
+        check_json(tmp_path / name)
+    check_json(tmp_path / "hardness.json")
+    check_json(tmp_path / "elsewhere" / "test.json")

@@ -297,6 +297,17 @@ def test_agents_of_runs_are_judged_and_reported(call):
     assert Path("a2c/report.html").exists()
 
 
+@pytest.mark.parametrize("name", ["config.json", "mask_evaluation.json", "unet.safetensors"])
+def test_no_file_of_a_run_is_overwritten_with_numbers_of_masks(call, name: str):
+    Path("run").mkdir()
+    for one in ("config.json", name):
+        Path("run", one).write_text("mine")
+    status, _, err = call("evaluate-agent", "run", "--out", f"run/{name}")
+    assert (status, err.count("\n")) == (2, 1)
+    assert f"--out run/{name}" in err
+    assert Path("run", name).read_text() == "mine"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "text"),

@@ -262,7 +262,7 @@ def test_no_result_of_a_run_and_no_patients_of_others_are_left(call):
     make_model("model.safetensors")
     data = write_source(Path("data"))
     Path("tuned/config.json").write_text("{}")
-    refused(call("--data", "data", "--out", "tuned/test.json"), "is the result of a run", "give another name")
+    refused(call("--data", "data", "--out", "tuned/test.json"), "belongs to the run", "give another name")
     Path("shown").mkdir()
     Path("shown/patients.csv").write_text("of others")
     assert call("--data", str(data), "--pictures", "shown")[0] == 0
