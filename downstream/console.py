@@ -189,7 +189,12 @@ def export_model(
     ],
     out: Annotated[Path, typer.Option(help="File to write.")],
     form: Annotated[
-        str, typer.Option("--format", help="onnx, or pytorch-unet: a .pth for milesial/Pytorch-UNet.")
+        str,
+        typer.Option(
+            "--format",
+            help="onnx, or pytorch-unet: a .pth for milesial/Pytorch-UNet; of a U-Net that was pretrained without skip "
+            "connections, which that has, the encoder is what to take.",
+        ),
     ] = "onnx",
 ) -> int:
     """Write a trained network for other programs, after checking that it computes the same there."""

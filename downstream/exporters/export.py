@@ -6,6 +6,7 @@ Mirror images (`--tta`) are no part of what is exported.
 import json
 import logging
 import warnings
+from copy import deepcopy
 from dataclasses import asdict, dataclass
 from importlib import import_module
 from pathlib import Path
@@ -98,7 +99,8 @@ def export_pytorch_unet(
     """Write a U-Net as a `.pth` state dict for Pytorch-UNet, standardisation folded in; see `fold`.
 
     Args:
-        unet: Of width 64 with norm batch, as Pytorch-UNet's; on the CPU.
+        unet: Of width 64 with norm batch; on the CPU. Where its skip connections are cut, Pytorch-UNet, which has them,
+            computes the same in the encoder only.
         standardisation: Of its images.
         mask_values: What stands for each class in a mask; None if the U-Net reconstructs images.
         image_size: S, for the check on random images.
@@ -124,7 +126,7 @@ def export_pytorch_unet(
         # Pytorch-UNet's train.py and predict.py take mask_values out before they load the rest
         values = list(range(unet.n_classes) if mask_values is None else mask_values)
         torch.save({**tensors, "mask_values": values}, temporary)
-        folded = UNet(unet.n_channels, unet.n_classes, unet.width, unet.norm, unet.bilinear).eval()
+        folded = deepcopy(unet).eval()
         written = torch.load(temporary, weights_only=True)
         del written["mask_values"]
         folded.load_state_dict(written)
@@ -224,11 +226,14 @@ def _export_pretrained(run: Path, form: str, out: Path) -> Exported:
         )
     unet = start.unet
     differences = export_pytorch_unet(unet, start.standardisation, None, start.run["image_size"], out)
+    what, kept = "all but its last layer", 'not name.startswith(("mask_values", "outc."))'
+    if not unet.skip_connections:
+        what, kept = "only its encoder, for its decoder has never seen skip connections", 'name[:4] in ("inc.", "down")'
     usage = (
         f"Fine-tune it, images in 0..1, from net = UNet(n_channels={unet.n_channels}, n_classes=…, "
-        f"bilinear={unet.bilinear}), all but its last layer:",
+        f"bilinear={unet.bilinear}), {what}:",
         f"  weights = torch.load({str(out)!r}, weights_only=True)",
-        '  for name in ("mask_values", "outc.conv.weight", "outc.conv.bias"): del weights[name]',
+        f"  weights = {{name: one for name, one in weights.items() if {kept}}}",
         "  net.load_state_dict(weights, strict=False)",
     )
     return Exported(out, differences, _accuracy(differences, "pixels in 0..1"), usage)

@@ -334,6 +334,24 @@ def test_a_pretrained_unet_is_fine_tuned_elsewhere_with_the_printed_lines(pretra
     UNet(3, 3).load_state_dict(weights)
 
 
+@pytest.mark.slow
+def test_of_a_unet_pretrained_without_skip_connections_the_printed_lines_take_the_encoder(pretrained, tmp_path, call):
+    unet = make_unet(width=64)
+    unet.skip_connections = False
+    save_unet(pretrained / "unet.safetensors", unet, RGB)
+    path = tmp_path / "unet.pth"
+    status, out, errors = call("export", "--from", str(pretrained), "--format", "pytorch-unet", "--out", str(path))
+    assert (status, errors) == (0, "")
+    assert "only its encoder, for its decoder has never seen skip connections" in out
+    net = UNet(3, 2)
+    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    exec("\n".join(line.strip() for line in out.splitlines()[-3:]), {"torch": torch, "net": net})
+    expected = before | {
+        name: tensor for name, tensor in fold(unet.state_dict(), RGB).items() if name.startswith(("inc.", "down"))
+    }
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in net.state_dict().items())
+
+
 def test_a_pretrained_unet_is_no_onnx_model(tmp_path):
     pretrained = tmp_path / "pretrained"
     pretrained.mkdir()
