@@ -12,7 +12,8 @@ from itertools import repeat
 from pathlib import Path
 
 from ahm_env.errors import ImageError
-from ahm_env.images.formats.files import digest, readable
+from ahm_env.images.formats.files import readable
+from ahm_env.images.formats.fingerprint import digest
 from ahm_env.images.formats.limits import refuse_bomb
 from ahm_env.images.formats.npy_stream import NpyStream, undamaged
 from ahm_env.images.formats.pictures.picture import as_class_numbers

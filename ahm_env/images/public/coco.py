@@ -74,8 +74,8 @@ def coco(source: Path) -> PublicSet:
     notes += [f"{source}: outlines of fewer than three points, which are left out: {lines:,}"] * bool(lines)
     notes += [f"{source}: images with boxes only, which have no mask: {without:,}"] * bool(without)
     notes += [f"{source}: images that are not listed, and are left out: {others:,}"] * bool(others)
-    names = ["_".join(one.path.relative_to(source).parts) if alike else one.path.name for one in images]
-    rows = [(Row(name, split=one.split), one) for name, one in zip(names, images, strict=True)]
+    named = ["_".join(one.path.relative_to(source).parts) if alike else one.path.name for one in images]
+    rows = [(Row(name, split=one.split), one) for name, one in zip(named, images, strict=True)]
     refuse_names((row, one.path) for row, one in rows)
     writes = (partial(_write, row, one, source) for row, one in rows)
     return PublicSet(len(images), writes, outlined > 0, notes)

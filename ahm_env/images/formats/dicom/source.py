@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 from ahm_env.errors import ImageError, SettingsError
 from ahm_env.images.formats.dicom.index import ENDINGS, NOT_DICOM, DicomFiles, FrameRef, begins, stem_of
 from ahm_env.images.formats.dicom.masks import TWINS, Segmented, check_masks, find_segmented, mask_files, read_mask_of
-from ahm_env.images.formats.files import digest_tree, images_in, walk
+from ahm_env.images.formats.files import images_in, walk
+from ahm_env.images.formats.fingerprint import digest_tree
 from ahm_env.images.formats.labels import Labels, Line, has_table, table_digest
 from ahm_env.images.formats.pictures.picture import mask_problem
 from ahm_env.images.pixels.fit import Image8

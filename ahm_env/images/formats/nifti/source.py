@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from ahm_env.errors import ImageError, SettingsError
-from ahm_env.images.formats.files import AMONG, Files, Hint, digest, files_in, images_in, no_hint, readable, refuse_link
+from ahm_env.images.formats.files import AMONG, Files, Hint, files_in, images_in, no_hint, readable, refuse_link
+from ahm_env.images.formats.fingerprint import digest
 from ahm_env.images.formats.labels import NO_IMAGE, Labels, Line, has_table, table_digest, table_lines
 from ahm_env.images.formats.nifti.intensities import class_numbers, shown
 from ahm_env.images.formats.nifti.names import MaskFiles, alone, is_nifti, nifti_stem, unread

@@ -11,7 +11,6 @@ from ahm_env.images.formats.files import (
     EXTENSIONS,
     Files,
     Hint,
-    digest,
     files_in,
     folders_in,
     images_in,
@@ -21,6 +20,7 @@ from ahm_env.images.formats.files import (
     refuse_link,
     stem_of,
 )
+from ahm_env.images.formats.fingerprint import digest
 from ahm_env.images.formats.labels import Labels, Line, folded, has_table, table_digest
 from ahm_env.images.formats.pictures.picture import Picture, mask_problem, read_mask, read_picture
 from ahm_env.images.pixels.fit import Image8

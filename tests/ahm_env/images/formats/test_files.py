@@ -6,7 +6,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ahm_env.errors import ImageError
-from ahm_env.images.formats.files import Files, digest, files_in, is_image, stem_of
+from ahm_env.images.formats.files import Files, files_in, is_image, stem_of
+from ahm_env.images.formats.fingerprint import digest
 from ahm_env.images.formats.limits import HARMLESS_BYTES, MOST_SWELLING, refuse_bomb
 
 STEMS = st.text(st.characters(blacklist_characters="/\0", blacklist_categories=["Cs"]), min_size=1, max_size=20)

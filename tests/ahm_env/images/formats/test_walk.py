@@ -3,7 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from ahm_env.images.formats.files import ASTRAY, CLOSED, digest_tree, walk
+from ahm_env.images.formats.files import ASTRAY, CLOSED, walk
+from ahm_env.images.formats.fingerprint import digest_tree
 
 
 @pytest.fixture
