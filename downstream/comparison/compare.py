@@ -14,6 +14,7 @@ from ahm_env.model import ranks
 from ahm_env.model.devices import count_cores
 from downstream.comparison.cluster import Cluster
 from downstream.comparison.experiment import Experiment, data_of, is_experiment, pretrained_runs
+from downstream.comparison.images import check_images, refuse_changed
 from downstream.comparison.options import NOT_SHARED, Downstream
 from downstream.comparison.pool import Pool, last_line
 from downstream.comparison.results.rows import RESULTS, Row, read_results
@@ -102,7 +103,7 @@ def compare(
     experiment.check_agents()
     shared = experiment.settings
     images = load(shared)  # once, before many processes want the same images
-    keys = experiment.check(images)
+    keys = check_images(experiment, images)
     if downstream is not None and downstream.sam is not None:
         # at the end it would be late to learn that it is not there
         SegmentAnything.load(downstream.sam, shared.torch_device)
@@ -117,7 +118,7 @@ def compare(
     )
     with experiment.directory, pools(log, progress) as pool:
         experiment.begin()
-        experiment.refuse_changed(images, keys)
+        refuse_changed(experiment, images, keys)
         for line in _announcement(experiment, pool.size):
             log(line)
         if experiment.agents:

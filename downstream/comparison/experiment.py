@@ -14,16 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from agents.pretraining.settings import RunSettings
-from ahm_env import ImageError, ImageSet, RunError, SettingsError, Standardisation
+from ahm_env import RunError, SettingsError
 from ahm_env.runs.flags import flag_name
 from ahm_env.runs.owned_directory import OwnedDirectory
 from downstream.comparison.options import AgentConfig, Downstream, count_name, once
 from downstream.comparison.results.rows import MASKING, RESULTS, SCRATCH, Row, write_results
-from downstream.comparison.trials import FinetuneTrial, Labelled, PretrainTrial, Trial, images_of
-from downstream.finetuning.labelled import Split, only_labelled
-from downstream.finetuning.run import make_spec
-from downstream.finetuning.settings import FinetuneSettings
-from downstream.models.pretrained import PretrainedWeights
+from downstream.comparison.trials import FinetuneTrial, PretrainTrial, Trial
 
 ABOUT = "experiment.json"
 REFERENCE_SEED = 1_000_000  # of the first; no seed of an experiment, so that no agent's own U-Net is a reference
@@ -58,7 +54,7 @@ class Experiment:
         once("agent", self.algos)
         if self.downstream is None and not self.agents:
             raise SettingsError(f"{SCRATCH} is not pretrained: add an agent, or --downstream segmentation")
-        paths = [trial.path for trial in self.pretraining] + [trial.path for trial in self.finetuning]
+        paths = [trial.path for trial in self.trials]
         if len(set(paths)) < len(paths):
             raise SettingsError("two agents or arms have names that are the same as names of files; change one")
 
@@ -126,6 +122,11 @@ class Experiment:
         """All fine-tuning, in the order of `stages`."""
         return [trial for _, trials in self.stages for trial in trials]
 
+    @property
+    def trials(self) -> list[Trial]:
+        """All pretraining and all fine-tuning."""
+        return [*self.pretraining, *self.finetuning]
+
     @cached_property
     def stages(self) -> list[tuple[list[PretrainTrial], list[FinetuneTrial]]]:
         """What is done in which order: pretraining of one seed, then what it makes possible.
@@ -166,46 +167,6 @@ class Experiment:
             total = made.steps * made.batch_size
             yield FinetuneTrial(agent, known, draw, task, count, arm, start, path, given, total)
 
-    def check(self, images: ImageSet) -> dict[Labelled, str]:
-        """Refuse, before hours of training, what these images cannot give.
-
-        Returns:
-            Of each choice of labelled images the key of the set that a trial on it sees.
-
-        Raises:
-            SettingsError: Fewer labelled images than asked for, or none of a class among them.
-            ImageError: There are no masks or labels, those to learn from and to test on do not go together, or there is
-                no image to test on.
-        """
-        scratch = PretrainedWeights(SCRATCH, None, Standardisation((0.0,), (1.0,)), {})  # whose numbers do not matter
-        keys = dict[Labelled, str]()
-        for labelled, trial in {one.labelled: one for one in self.finetuning}.items():
-            settings = FinetuneSettings.make(scratch, **trial.given)
-            known = only_labelled(settings, images)
-            split = Split.make(settings, known)
-            make_spec(settings, known, split, scratch)
-            if not split.test.size:
-                what = "mask" if trial.task == "segmentation" else "label"
-                raise ImageError(f"{images.source}: no image of a test or val split has a {what}; add such a split")
-            keys[labelled] = known.content_key
-        return keys
-
-    def refuse_changed(self, images: ImageSet, keys: dict[Labelled, str]) -> None:
-        """Refuse to go on with other images or masks than the trials that have begun: no table may mix them.
-
-        The keys are those that `check` returns.
-
-        Raises:
-            RunError: They have changed since.
-        """
-        own = {agent.label for agent in self.agents if agent.sees_others}
-        begun = [(one.path, images.content_key) for one in self.pretraining if one.agent.label not in own]
-        begun += [(one.path, keys[one.labelled]) for one in self.finetuning if one.agent not in own]
-        for path, key in begun:
-            if images_of(path) not in (None, key):
-                cause = f"the images or masks of {images.source} have changed since {path} began"
-                raise RunError(f"{self.out}: {cause}; bring them back, or choose another --out")
-
     @property
     def directory(self) -> OwnedDirectory:
         """Its directory."""
@@ -237,18 +198,25 @@ class Experiment:
             about |= {name: getattr(self.downstream, name) for name in names}
         return about
 
+    @property
+    def parts(self) -> list["Experiment"]:
+        """What each command so far has asked for; none where none has begun.
+
+        Raises:
+            RunError: The file that describes the experiment is damaged.
+        """
+        if not is_experiment(self.out):
+            return []
+        about = _about(self.out / ABOUT)
+        return [_part(self.out, about, asked) for asked in about["asked"]]
+
     def rows(self) -> list[Row]:
         """All numbers of all that is done, for whatever command it was done.
 
         Raises:
             RunError: They are damaged.
         """
-        about = _about(self.out / ABOUT)
-        parts = [_part(self.out, about, asked) for asked in about["asked"]]
-        trials: dict[Path, Trial] = {}
-        for part in parts:
-            trials |= {trial.path: trial for trial in part.pretraining}
-            trials |= {trial.path: trial for trial in part.finetuning}
+        trials = {trial.path: trial for part in self.parts for trial in part.trials}
         return [row for trial in trials.values() for row in trial.rows()]
 
     def write(self) -> list[Row]:

@@ -11,7 +11,7 @@ from typing import Annotated, Any, get_type_hints
 from agents.pretraining.settings import RunSettings
 from ahm_env import SettingsError
 from ahm_env.runs.flags import Flag, check_kind, pairs
-from ahm_env.runs.settings import ImageSettings
+from ahm_env.runs.settings import ImageSettings, Settings
 from downstream.comparison.results.rows import SCRATCH
 from downstream.finetuning.mean_teacher import OWN
 from downstream.finetuning.settings import OF_TASK, FinetuneSettings, TrainConfig
@@ -56,7 +56,8 @@ class AgentConfig:
     @property
     def sees_others(self) -> bool:
         """Whether its settings make other pixels of the images than the other agents see."""
-        return bool(self.settings.keys() & {field.name for field in fields(ImageSettings)})
+        where = {field.name for field in fields(Settings)}  # of every run: they change no pixel
+        return bool(self.settings.keys() & ({field.name for field in fields(ImageSettings)} - where))
 
     def given(self, common: Mapping[str, Any]) -> dict[str, Any]:
         """Combine the settings for `RunSettings.make`: what all agents share, and what is this agent's own."""

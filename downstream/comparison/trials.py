@@ -52,6 +52,11 @@ class PretrainTrial:
         return self.path.name
 
     @property
+    def sees_others(self) -> bool:
+        """Whether its images have other pixels than those of other agents."""
+        return self.agent.sees_others
+
+    @property
     def total(self) -> int:
         """Images that it is shown in all."""
         return RunSettings.make(**self.given).total_images
@@ -190,6 +195,11 @@ class FinetuneTrial:
     def name(self) -> str:
         """What a person reads for it."""
         return "/".join(self.path.parts[-3:])
+
+    @property
+    def sees_others(self) -> bool:
+        """Whether its images have other pixels than those of other agents."""
+        return AgentConfig.parse(self.agent).sees_others
 
     @property
     def processes(self) -> int:

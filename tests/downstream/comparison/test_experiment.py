@@ -4,12 +4,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-import cv2
-import numpy as np
 import pytest
 
 from agents.pretraining.settings import RunSettings
-from ahm_env import ImageError, ImageSet, RunError, SettingsError, UNet, load_images
+from ahm_env import ImageSet, RunError, SettingsError, UNet
 from downstream.comparison.experiment import ABOUT, REFERENCE_SEED, Experiment, pretrained_runs
 from downstream.comparison.options import AgentConfig, Downstream
 from downstream.comparison.results.rows import read_results
@@ -233,63 +231,6 @@ def test_runs_that_were_judged_are_found_again(tmp_path: Path) -> None:
     evaluation |= {"shown": ["a"], "patients": [3], "references": [losses]}
     (trial.path / "mask_evaluation.json").write_text(json.dumps(evaluation))
     assert pretrained_runs(tmp_path, experiment.rows()) == {trial.path: "a3c+mask_ratio=0.3:0.7"}
-
-
-# Which images
-
-
-def test_no_table_mixes_images_or_masks_with_those_that_they_have_become(tmp_path: Path, drawn: ImageSet) -> None:
-    experiment = make(tmp_path, ("scratch", "random", "a3c+image_size=32"), 1, tasks="segmentation", labels="8")
-    keys = experiment.check(drawn)
-    experiment.refuse_changed(drawn, keys)  # nothing has begun
-    random, larger = experiment.pretraining
-    scratch = next(one for one in experiment.finetuning if one.agent == "scratch")
-    fits = {random.path: drawn.content_key, larger.path: "of 32 pixels", scratch.path: keys[scratch.labelled]}
-    for path, key in fits.items():
-        path.mkdir(parents=True)
-        (path / "config.json").write_text(json.dumps({"settings": {}, "images": {"content_key": key}}))
-    experiment.refuse_changed(drawn, keys)
-    assert keys[scratch.labelled] != drawn.content_key  # masks count, of those that are known
-    for path in (random.path, scratch.path):
-        (path / "config.json").write_text(json.dumps({"settings": {}, "images": {"content_key": "others"}}))
-        with pytest.raises(RunError, match=f"have changed since {path} began; bring them back"):
-            experiment.refuse_changed(drawn, keys)
-        (path / "config.json").write_text(json.dumps({"settings": {}, "images": {"content_key": fits[path]}}))
-
-
-def test_images_that_cannot_give_what_is_asked_for_are_refused_at_once(
-    tmp_path: Path, drawn: ImageSet, write_source: Any
-) -> None:
-    make(tmp_path).check(drawn)
-    with pytest.raises(SettingsError, match="--labels 33: phantom:40:0 has 32 labelled images"):
-        make(tmp_path, labels="8,33").check(drawn)
-    with pytest.raises(ImageError, match=r"is labelled .* which is none of the classes that are learned"):
-        make(tmp_path, labels="1").check(drawn)
-    make(tmp_path, labels="1", tasks="segmentation").check(drawn)
-    make(tmp_path, ("random",), labels="1", tasks="segmentation").check(drawn)
-    with pytest.raises(SettingsError, match="--labels 33"):
-        make(tmp_path, ("random",), labels="33", tasks="segmentation").check(drawn)
-
-    def images(name: str, **how: Any) -> ImageSet:
-        return load_images(str(write_source(name, **how)), 16, cache_dir=tmp_path / "cache")
-
-    rare = images("rare", splits=("train",) * 6 + ("test",) * 2, values=(0, 1))
-    mask = str(tmp_path / "rare" / "masks" / "07.png")
-    cv2.imwrite(mask, np.where(cv2.imread(mask, cv2.IMREAD_GRAYSCALE) > 0, 2, 0).astype(np.uint8))
-    rare = load_images(str(tmp_path / "rare"), 16, cache_dir=tmp_path / "cache")
-    with pytest.raises(ImageError, match=r"mask of .*07.*, to test on, holds 2, but those to learn from hold 0, 1"):
-        make(tmp_path, labels="2", tasks="segmentation").check(rare)
-    make(tmp_path, labels="2", tasks="segmentation", settings=f"classes=0,1,2,{QUICK}").check(rare)
-    given = {"labels": "all", "runs": 1}
-    plain = images("plain", masks=False)
-    with pytest.raises(ImageError, match="no image of its train split has a mask"):
-        make(tmp_path, **given).check(plain)
-    with pytest.raises(ImageError, match="no image of its train split has a label"):
-        make(tmp_path, tasks="classification", **given).check(plain)
-    untested = images("untested", splits=("train",) * 6, classes=("one", "two"))
-    for task, what in (("segmentation", "mask"), ("classification", "label")):
-        with pytest.raises(ImageError, match=f"no image of a test or val split has a {what}"):
-            make(tmp_path, tasks=task, **given).check(untested)
 
 
 def test_an_agent_with_settings_is_shared_by_all_its_runs(tmp_path: Path) -> None:

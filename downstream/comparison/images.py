@@ -1,0 +1,72 @@
+"""The images of an experiment: what they cannot give its trials, and whether they are those that it began with."""
+
+from ahm_env import ImageError, ImageSet, RunError, Standardisation
+from downstream.comparison.experiment import Experiment
+from downstream.comparison.results.rows import SCRATCH
+from downstream.comparison.trials import FinetuneTrial, Labelled, PretrainTrial, images_of
+from downstream.finetuning.labelled import Split, only_labelled
+from downstream.finetuning.run import make_spec
+from downstream.finetuning.settings import FinetuneSettings
+from downstream.models.pretrained import PretrainedWeights
+
+_SCRATCH = PretrainedWeights(SCRATCH, None, Standardisation((0.0,), (1.0,)), {})  # whose numbers do not matter
+
+
+def check_images(experiment: Experiment, images: ImageSet) -> dict[Labelled, str]:
+    """Refuse, before hours of training, what these images cannot give.
+
+    Returns:
+        Of each choice of labelled images the key of the set that a trial on it sees.
+
+    Raises:
+        SettingsError: Fewer labelled images than asked for, or none of a class among them.
+        ImageError: There are no masks or labels, those to learn from and to test on do not go together, or there is no
+            image to test on.
+    """
+    keys = dict[Labelled, str]()
+    for labelled, trial in {one.labelled: one for one in experiment.finetuning}.items():
+        settings, known = _settings(trial), _known(trial, images)
+        split = Split.make(settings, known)
+        make_spec(settings, known, split, _SCRATCH)
+        if not split.test.size:
+            what = "mask" if trial.task == "segmentation" else "label"
+            raise ImageError(f"{images.source}: no image of a test or val split has a {what}; add such a split")
+        keys[labelled] = known.content_key
+    return keys
+
+
+def refuse_changed(experiment: Experiment, images: ImageSet, keys: dict[Labelled, str]) -> None:
+    """Refuse to go on with other images or masks than the trials that have begun: no table may mix them.
+
+    These are the trials of this and of all earlier commands, whatever agents and arms they asked for.
+
+    Args:
+        experiment: The experiment.
+        images: Its images, as they are now.
+        keys: What `check_images` returned.
+
+    Raises:
+        RunError: They have changed since.
+        SettingsError: They have changed, and are fewer than an earlier command had labelled.
+    """
+    keys, parts = dict(keys), [experiment, *experiment.parts]
+    trials = {one.path: one for part in parts for one in (*part.references, *part.trials) if not one.sees_others}
+    for path, trial in trials.items():
+        begun = images_of(path)
+        if begun is None:
+            continue
+        if isinstance(trial, FinetuneTrial) and trial.labelled not in keys:
+            keys[trial.labelled] = _known(trial, images).content_key
+        if begun != (images.content_key if isinstance(trial, PretrainTrial) else keys[trial.labelled]):
+            cause = f"the images or masks of {images.source} have changed since {path} began"
+            raise RunError(f"{experiment.out}: {cause}; bring them back, or choose another --out")
+
+
+def _settings(trial: FinetuneTrial) -> FinetuneSettings:
+    """Make the settings of a trial, as far as images go: from whatever U-Net it starts."""
+    return FinetuneSettings.make(_SCRATCH, **trial.given)
+
+
+def _known(trial: FinetuneTrial, images: ImageSet) -> ImageSet:
+    """Return the images with the masks and labels that a trial may know."""
+    return only_labelled(_settings(trial), images)

@@ -1,0 +1,114 @@
+"""The images of experiments: what they cannot give is refused, and so are others than the experiment began with."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from ahm_env import ImageError, ImageSet, RunError, SettingsError, load_images
+from downstream.comparison.experiment import Experiment
+from downstream.comparison.images import check_images, refuse_changed
+from downstream.comparison.options import Downstream
+
+COMMON = {"data": "phantom:40:0", "image_size": 16, "patch_size": 4, "width": 2, "total_images": 24, "device": "cpu"}
+QUICK = "steps=2,batch_size=2,augment=none"
+ALGOS = ("scratch", "random", "a3c")
+
+
+def make(out: Path, algos: tuple[str, ...] = ALGOS, runs: int = 2, **changes: Any) -> Experiment:
+    given = {"tasks": "segmentation,classification", "labels": "8,all", "settings": QUICK, **changes}
+    return Experiment(out, algos, runs, COMMON, Downstream(**given))
+
+
+def begin(path: Path, key: str) -> None:
+    """Pretend that a trial has begun with the images of this key."""
+    path.mkdir(parents=True, exist_ok=True)
+    (path / "config.json").write_text(json.dumps({"settings": {}, "images": {"content_key": key}}))
+
+
+def test_no_table_mixes_images_or_masks_with_those_that_they_have_become(tmp_path: Path, drawn: ImageSet) -> None:
+    experiment = make(tmp_path, ("scratch", "random", "a3c+image_size=32"), 1, tasks="segmentation", labels="8")
+    keys = check_images(experiment, drawn)
+    refuse_changed(experiment, drawn, keys)  # nothing has begun
+    random, larger = experiment.pretraining
+    scratch = next(one for one in experiment.finetuning if one.agent == "scratch")
+    fits = {random.path: drawn.content_key, larger.path: "of 32 pixels", scratch.path: keys[scratch.labelled]}
+    for path, key in fits.items():
+        begin(path, key)
+    refuse_changed(experiment, drawn, keys)
+    assert keys[scratch.labelled] != drawn.content_key  # masks count, of those that are known
+    for path in (random.path, scratch.path):
+        begin(path, "others")
+        with pytest.raises(RunError, match=f"have changed since {path} began; bring them back"):
+            refuse_changed(experiment, drawn, keys)
+        begin(path, fits[path])
+
+
+def test_images_that_cannot_give_what_is_asked_for_are_refused_at_once(
+    tmp_path: Path, drawn: ImageSet, write_source: Any
+) -> None:
+    check_images(make(tmp_path), drawn)
+    with pytest.raises(SettingsError, match="--labels 33: phantom:40:0 has 32 labelled images"):
+        check_images(make(tmp_path, labels="8,33"), drawn)
+    with pytest.raises(ImageError, match=r"is labelled .* which is none of the classes that are learned"):
+        check_images(make(tmp_path, labels="1"), drawn)
+    check_images(make(tmp_path, labels="1", tasks="segmentation"), drawn)
+    check_images(make(tmp_path, ("random",), labels="1", tasks="segmentation"), drawn)
+    with pytest.raises(SettingsError, match="--labels 33"):
+        check_images(make(tmp_path, ("random",), labels="33", tasks="segmentation"), drawn)
+
+    def images(name: str, **how: Any) -> ImageSet:
+        return load_images(str(write_source(name, **how)), 16, cache_dir=tmp_path / "cache")
+
+    rare = images("rare", splits=("train",) * 6 + ("test",) * 2, values=(0, 1))
+    mask = str(tmp_path / "rare" / "masks" / "07.png")
+    cv2.imwrite(mask, np.where(cv2.imread(mask, cv2.IMREAD_GRAYSCALE) > 0, 2, 0).astype(np.uint8))
+    rare = load_images(str(tmp_path / "rare"), 16, cache_dir=tmp_path / "cache")
+    with pytest.raises(ImageError, match=r"mask of .*07.*, to test on, holds 2, but those to learn from hold 0, 1"):
+        check_images(make(tmp_path, labels="2", tasks="segmentation"), rare)
+    check_images(make(tmp_path, labels="2", tasks="segmentation", settings=f"classes=0,1,2,{QUICK}"), rare)
+    given = {"labels": "all", "runs": 1}
+    plain = images("plain", masks=False)
+    with pytest.raises(ImageError, match="no image of its train split has a mask"):
+        check_images(make(tmp_path, **given), plain)
+    with pytest.raises(ImageError, match="no image of its train split has a label"):
+        check_images(make(tmp_path, tasks="classification", **given), plain)
+    untested = images("untested", splits=("train",) * 6, classes=("one", "two"))
+    for task, what in (("segmentation", "mask"), ("classification", "label")):
+        with pytest.raises(ImageError, match=f"no image of a test or val split has a {what}"):
+            check_images(make(tmp_path, tasks=task, **given), untested)
+
+
+@pytest.mark.parametrize("way", ["auto", "none,auto"])
+def test_masks_of_other_arms_of_earlier_commands_count(way: str, tmp_path: Path, drawn: ImageSet) -> None:
+    given = {"algos": ("scratch",), "runs": 1, "tasks": "segmentation"}
+    earlier = make(tmp_path, labels="16", unlabelled="none", **given)
+    earlier.begin()
+    (trial,) = earlier.finetuning
+    now = make(tmp_path, labels="8", unlabelled=way, **given)
+    keys = check_images(now, drawn)
+    now.begin()
+    begin(trial.path, check_images(earlier, drawn)[trial.labelled])
+    refuse_changed(now, drawn, keys)
+    begin(trial.path, "of the masks as they were")
+    with pytest.raises(RunError, match=f"have changed since {trial.path} began"):
+        refuse_changed(now, drawn, keys)
+
+
+def test_images_of_other_agents_of_earlier_commands_count_and_so_do_those_of_references(
+    tmp_path: Path, drawn: ImageSet
+) -> None:
+    earlier, now = (Experiment(tmp_path, (algo,), 1, COMMON) for algo in ("a3c+precision=fp32", "random"))
+    earlier.begin()
+    now.begin()
+    for trial in (earlier.pretraining[0], now.references[1]):
+        begin(trial.path, drawn.content_key)
+        refuse_changed(now, drawn, {})
+        begin(trial.path, "others")
+        with pytest.raises(RunError, match=f"have changed since {re.escape(str(trial.path))} began"):
+            refuse_changed(now, drawn, {})
+        begin(trial.path, drawn.content_key)
