@@ -133,8 +133,8 @@ def evaluate_masks(
         device: Where to compute, wherever the run did; `auto`: the best there is.
 
     Raises:
-        AHMError: No run, damaged files, a U-Net or images that do not fit the agent, or a temperature for an agent
-            that draws from no logits.
+        AHMError: No run, damaged files, a U-Net or images that do not fit the agent, images that have changed since the
+            run held some out, or a temperature for an agent that draws from no logits.
     """
     check_ignore(ignore)
     path, data = path_of(run), None if data is None else str(data)
@@ -142,7 +142,8 @@ def evaluate_masks(
     if path.is_file():
         load_agent(path)  # says what is wrong with it
         raise RunError(f"{path}: is a file, not a run; give the directory that `ahm train-agent` wrote")
-    settings = RunDirectory(path).settings()
+    directory = RunDirectory(path)
+    settings = directory.settings()
     if settings is None:
         raise RunError(f"{path}: holds no run; give the directory that `ahm train-agent` wrote")
     where = find_device(device)
@@ -156,6 +157,9 @@ def evaluate_masks(
     how = {"device": where, "precision": settings.precision}
     reconstructor = load_reference(unet, settings.grid, agent.problem.channels, **how)
     images = replace(settings, data=data or settings.data, channels=agent.problem.channels).load_images()
+    if data is None and images.content_key != directory.content_key():  # what it held out cannot be found again
+        cause = f"the images of {images.source} have changed since, or were loaded otherwise from Python"
+        raise RunError(f"{path}: {cause}; name images that it has not learned from by --data")
     indices = evaluation_images(images, data)
     images = annotated(images, indices, skip_bad=settings.skip_bad, ignore=ignore)
     scores = score_masks(agent, reconstructor, images, indices, settings.mask_ratio, settings.horizon)

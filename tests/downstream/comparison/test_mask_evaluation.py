@@ -178,3 +178,18 @@ def test_masks_are_evaluated_in_the_precision_of_the_run(tmp_path: Path):
     losses.append(evaluate_masks(run).scores.hardness.sampled.losses)
     assert (losses[0] != losses[1]).any()
     assert losses[0] == pytest.approx(losses[1], rel=0.05)
+
+
+def test_images_that_a_run_may_have_learned_from_are_not_evaluated_on(tmp_path: Path, monkeypatch: Any):
+    monkeypatch.setenv("AHM_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "scans").mkdir()
+    for number in range(12):
+        image = np.random.default_rng(number).integers(0, 256, (16, 16), np.uint8)
+        save_picture(tmp_path / "scans" / f"{number:02}.png", image)
+    tiny: dict[str, Any] = {"image_size": 16, "patch_size": 4, "width": 2, "batch_size": 4, "total_images": 8}
+    run = pretrain(tmp_path / "scans", tmp_path / "run", algo="random", device="cpu", **tiny)
+    assert len(evaluate_masks(run).names) == 6
+    save_picture(tmp_path / "scans" / "12.png", np.eye(16, dtype=np.uint8))
+    with pytest.raises(RunError, match=r"scans have changed since, .*name images that it has not learned from by --"):
+        evaluate_masks(run)
+    assert len(evaluate_masks(run, data=tmp_path / "scans").names) == 6
