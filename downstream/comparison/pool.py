@@ -1,11 +1,14 @@
 """A few processes at once, each at work on a trial; none is left behind."""
 
+import os
 import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr, redirect_stdout
+from multiprocessing import parent_process
 from pathlib import Path
 from typing import Any
 
@@ -97,9 +100,11 @@ def images_shown(path: Path) -> int:
 def run_logged(trial: Trial, threads: int) -> None:
     """Work on a trial, warnings and errors going to a log beside its directory; made for a process, which this ends.
 
-    The status is not 0 where the trial does not come to its end; the reason is the log's last line.
+    The status is not 0 where the trial does not come to its end; the reason is the log's last line. It saves and ends
+    where the process that started this one is gone.
     """
     torch.set_num_threads(threads)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     log = log_of(trial.path)
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a", encoding="utf-8") as file, redirect_stdout(file), redirect_stderr(file):
@@ -114,6 +119,13 @@ def run_logged(trial: Trial, threads: int) -> None:
             file.write(f"error: {type(error).__name__}: {first_line(error)}\n")
             status = 1
     sys.exit(status)
+
+
+def _end_with_parent() -> None:
+    """Wait until the process that started this one is gone, maybe without a word, and end this one, which saves."""
+    if (parent := parent_process()) is not None:
+        parent.join()
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def log_of(path: Path) -> Path:

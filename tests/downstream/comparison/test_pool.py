@@ -2,6 +2,9 @@
 
 import importlib
 import multiprocessing
+import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -128,6 +131,37 @@ def test_none_is_left_behind_and_all_may_save_what_they_have(
     assert (tmp_path / "endless.saved").exists()
     assert not (tmp_path / "late.done").exists()
     assert not any(process.is_alive() for process in two._running)
+
+
+POOL = """
+from pathlib import Path
+from downstream.comparison.pool import Pool
+from trials_of_a_pool import Trial
+
+if __name__ == "__main__":
+    with Pool(1, 1, print, lambda done, total: None) as one:
+        one.work([Trial(Path("endless"), "never")])
+"""
+
+
+@pytest.mark.slow
+def test_a_trial_saves_and_ends_where_its_pool_is_killed(trials: Any, tmp_path: Path) -> None:
+    (tmp_path / "pool.py").write_text(POOL)
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{Path(pool.__file__).parents[2]}"}
+    process = subprocess.Popen([sys.executable, "pool.py"], cwd=tmp_path, env=environment)
+    try:
+        wait_for(tmp_path / "endless.waits")
+    finally:
+        process.kill()
+        process.wait()
+    wait_for(tmp_path / "endless.saved")
+
+
+def wait_for(path: Path) -> None:
+    deadline = time.monotonic() + 120
+    while not path.exists():
+        assert time.monotonic() < deadline, path
+        time.sleep(0.05)
 
 
 def test_the_last_line_of_a_log_is_what_it_says(tmp_path: Path) -> None:
