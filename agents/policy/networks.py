@@ -18,6 +18,7 @@ from ahm_env.model.optimiser import SharedAdam
 from ahm_env.model.ranks import gather, share, sum_gradients
 from ahm_env.model.unet import initialise
 from ahm_env.model.vgg import IMAGENET_MEAN, IMAGENET_STD, VGG16Features
+from ahm_env.model.weights import copy_state
 
 BACKBONES = ("conv", "vgg16")
 
@@ -178,8 +179,7 @@ class NetworkAgent(Agent):
 
     def restore(self, state: dict[str, Tensor]) -> None:
         """Go back to what `state` returned."""
-        for name, tensor in self.state().items():
-            tensor.copy_(state[name])
+        copy_state(self.state(), state)
         super().restore(state)
 
     def share_memory(self) -> None:

@@ -30,6 +30,7 @@ from agents.sb3.settings import A2CSettings, PPOSettings, SB3Settings
 from agents.sb3.vec_env import Returns, SB3VecEnv
 from ahm_env import SettingsError, TrainingError
 from ahm_env.model.devices import as_tensor
+from ahm_env.model.weights import copy_state
 
 SMALLEST_CNN = 36  # pixels, of which NatureCNN leaves one cell
 SMALLEST_REWARD = 1e-6  # whose logarithm is taken
@@ -248,9 +249,8 @@ class SB3Agent(Agent):
 
     def restore(self, state: dict[str, Tensor]) -> None:
         """Go back to what `state` returned."""
-        for name, tensor in self.state().items():
-            if name.startswith(("policy.", "reward.")):
-                tensor.copy_(state[name])
+        learned = {name: one for name, one in self.state().items() if name.startswith(("policy.", "reward."))}
+        copy_state(learned, state)
         moments: dict[int, dict[str, Tensor]] = {}
         for name, tensor in state.items():
             if name.startswith("optimiser."):

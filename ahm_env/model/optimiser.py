@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
+from ahm_env.model.weights import copy_state
+
 _STATE = ("step", "exp_avg", "exp_avg_sq")
 
 
@@ -69,8 +71,7 @@ class SharedAdam(torch.optim.Adam):
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
         """Copy in what `tensors` returned."""
-        for name, tensor in self.tensors().items():
-            tensor.copy_(tensors[name])
+        copy_state(self.tensors(), tensors)
 
     def share_memory(self) -> None:
         """Move the state to shared memory, so that several processes step with the same moments."""

@@ -14,7 +14,7 @@ from ahm_env.model.devices import as_tensor, find_device, find_precision
 from ahm_env.model.optimiser import SharedAdam
 from ahm_env.model.ranks import gather, share, sum_gradients
 from ahm_env.model.unet import UNet, initialise
-from ahm_env.model.weights import Standardisation, load_unet, save_unet
+from ahm_env.model.weights import Standardisation, copy_state, load_unet, save_unet
 
 SMALLEST_IMAGE = 16  # four halvings
 
@@ -192,8 +192,7 @@ class Reconstructor:
 
     def restore(self, state: dict[str, Tensor]) -> None:
         """Go back to what `state` returned."""
-        for name, tensor in self.state().items():
-            tensor.copy_(state[name])
+        copy_state(self.state(), state)
 
     def share_memory(self) -> None:
         """Let several processes learn at once on the same weights; BatchNorm statistics stay private to each."""

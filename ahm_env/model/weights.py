@@ -1,5 +1,6 @@
 """Weights of a U-Net as files that cannot execute code, and the standardisation that is stored with them."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,22 @@ def load_unet(path: Path) -> tuple[UNet, Standardisation | None]:
     if "mean" not in about:
         return unet, None
     return unet, Standardisation(tuple(about["mean"]), tuple(about["std"]))
+
+
+def copy_state(tensors: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
+    """Copy a state that was saved into the tensors that learning changes.
+
+    Args:
+        tensors: Name to tensor of any shape, changed in place.
+        state: The same names, and maybe more, to tensors of the same shapes.
+
+    Raises:
+        KeyError: The state lacks a tensor, or has it in another shape, which `copy_` might broadcast.
+    """
+    for name, tensor in tensors.items():
+        if state[name].shape != tensor.shape:
+            raise KeyError(f"{name} of shape {tuple(tensor.shape)}")
+        tensor.detach().copy_(state[name])
 
 
 def read_pth(path: Path) -> dict[str, Tensor]:

@@ -97,7 +97,10 @@ class Directory(OwnedDirectory, Generic[S]):
             RunError: The directory holds something else, or `config.json` is damaged.
         """
         known = self.read()
-        return None if known is None else str(known["images"]["content_key"])
+        try:
+            return None if known is None else str(known["images"]["content_key"])
+        except (KeyError, TypeError) as error:
+            raise RunError(f"{self.file}: damaged ({error}); restore it, or choose another --out") from None
 
     @classmethod
     def claim(cls, out: Path | None, stem: str, settings: S) -> Self:

@@ -17,6 +17,7 @@ from ahm_env import ImageSet, SettingsError, TrainingError
 from ahm_env.masks import Ints
 from ahm_env.model.optimiser import SharedAdam
 from ahm_env.model.ranks import sum_gradients
+from ahm_env.model.weights import copy_state
 from downstream.finetuning.augmentation import Augmentation, strong_kind
 from downstream.finetuning.losses import IGNORED, class_weights, classification_loss, segmentation_loss
 from downstream.finetuning.mean_teacher import MeanTeacher, SafetyNet, Unlabelled, epoch_batch
@@ -213,9 +214,7 @@ class Trainer:
             for name, tensor in state.items()
             if name.startswith("supervised.")
         }
-        for name, tensor in self.state().items():
-            if not name.startswith("supervised."):
-                tensor.data.copy_(state[name])
+        copy_state({name: one for name, one in self.state().items() if not name.startswith("supervised.")}, state)
         net = progress.get("net")
         self.step, self.joined, self.gave_up = progress["step"], progress.get("joined"), progress.get("gave_up")
         self._net = None if net is None else SafetyNet(**net)

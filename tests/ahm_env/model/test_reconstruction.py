@@ -418,6 +418,15 @@ def test_bf16_computes_nearly_the_same_and_keeps_full_weights():
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("cut", [slice(None, 1), slice(0, 0)])
+def test_a_state_of_other_shapes_is_refused_even_where_it_would_broadcast(cut: slice):
+    reconstructor = Reconstructor.create(PatchGrid(16, 4), Standardisation((0.0,), (1.0,)), width=2)
+    before = {name: tensor.clone() for name, tensor in reconstructor.state().items()}
+    name = "unet.inc.double_conv.0.weight"
+    with pytest.raises(KeyError, match=rf"{name} of shape \(2, 1, 3, 3\)"):
+        reconstructor.restore({**before, name: before[name][cut]})
+
+
 def test_a_restored_state_continues_bit_exactly(tmp_path):
     one, other = make(learning_rate=0.01), make(learning_rate=0.01, seed=5)
     images, masks = pictures(8), masks_for(one, 8)

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from math import isnan
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -36,6 +37,14 @@ def test_settings_and_columns_are_those_of_the_kind(tmp_path: Path) -> None:
         assert pot.last_row()["images"] == 24
         assert isnan(pot.last_row()["heat"])
     assert (tmp_path / "pot" / "metrics.csv").read_text() == "images,heat,cups\n12,0.333333,2\n24,nan,3\n"
+
+
+@pytest.mark.parametrize("images", ["absent", None, {}])
+def test_where_it_is_not_said_which_images_a_run_has_the_file_is_damaged(tmp_path: Path, images: Any) -> None:
+    with Pot(tmp_path / "pot") as pot:
+        pot.write({"settings": Brewing().as_dict(), **({} if images == "absent" else {"images": images})})
+    with pytest.raises(RunError, match=r"pot/config\.json: damaged .*; restore it, or choose another --out"):
+        pot.content_key()
 
 
 def test_another_kind_of_run_is_refused_by_name(tmp_path: Path) -> None:
