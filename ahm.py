@@ -97,9 +97,10 @@ def main() -> None:
         app()
     except Exception as error:
         errors: Any = sys.modules.get("ahm_env.errors")
-        if errors is None or not isinstance(error, errors.AHMError | OSError):
+        line = None if errors is None else errors.in_one_line(error)
+        if line is None:
             raise
-        print(f"error: {errors.explain(error) if isinstance(error, OSError) else error}", file=sys.stderr)
+        print(f"error: {line}", file=sys.stderr)
         raise SystemExit(2) from None
 
 

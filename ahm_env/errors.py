@@ -75,3 +75,15 @@ def explain(error: OSError) -> str:
     """Explain an error of the operating system in one line: file, cause and remedy."""
     cause = _REMEDIES.get(error.errno or 0, error.strerror or str(error))
     return f"{error.filename}: {cause}" if error.filename else cause
+
+
+def in_one_line(error: Exception) -> str | None:
+    """Say in one line what went wrong, and what to do, where the user can mend it; None where it is a fault of ours."""
+    if isinstance(error, OSError):
+        return explain(error)
+    if isinstance(error, RuntimeError) and "out of memory" in str(error):  # CUDA's, which has a class, and MPS's
+        return (
+            "the memory of the device is full; what was saved is intact: stop other programs that use the device, and "
+            "go on, a run by --resume; or use --device cpu, or begin again with a lower --batch-size or --image-size"
+        )
+    return str(error) if isinstance(error, AHMError) else None

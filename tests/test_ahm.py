@@ -24,6 +24,7 @@ import typer
 import ahm
 from agents.pretraining.settings import RunSettings
 from ahm_env.files import load_tensors
+from ahm_env.model.unet import UNet
 from ahm_env.runs.flags import flags_of
 from downstream.comparison.options import Downstream
 from downstream.finetuning.settings import FinetuneSettings
@@ -445,6 +446,18 @@ def test_a_full_disk_is_one_line_and_keeps_the_last_checkpoint(call):
 
 
 @pytest.mark.slow
+def test_a_full_gpu_is_one_line(call, monkeypatch):
+    def forward(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr(UNet, "forward", forward)
+    status, _, errors = call("train-agent", *TINY, "--out", "run")
+    assert status == 2
+    assert errors.startswith("error: the memory of the device is full; what was saved is intact")
+    assert "lower --batch-size or --image-size" in errors
+    assert errors.count("\n") == 1
+
+
 def test_the_help_imports_nothing_heavy():
     heavy = ("torch", "cv2", "gymnasium", "numpy")
     code = "import sys, ahm\nsys.argv = ['ahm', '--help']\ntry: ahm.main()\nexcept SystemExit: pass\n"

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import multiprocessing
 
-from ahm_env import AHMError, RunError
-from ahm_env.errors import explain
+from ahm_env import RunError
+from ahm_env.errors import in_one_line
 from ahm_env.files import first_line
 from ahm_env.images.dataset.builder import Progress
 from ahm_env.model.devices import without_script
@@ -111,13 +111,12 @@ def run_logged(trial: Trial, threads: int) -> None:
         try:
             trial.work()
             status = 0
-        except (AHMError, OSError) as error:
-            file.write(f"error: {explain(error) if isinstance(error, OSError) else error}\n")
-            status = 2
-        except Exception as error:  # a fault of ours or of the machine, such as a full GPU
-            traceback.print_exc(file=file)
-            file.write(f"error: {type(error).__name__}: {first_line(error)}\n")
-            status = 1
+        except Exception as error:
+            line, status = in_one_line(error), 2
+            if line is None:  # a fault of ours or of the machine
+                traceback.print_exc(file=file)
+                line, status = f"{type(error).__name__}: {first_line(error)}", 1
+            file.write(f"error: {line}\n")
     sys.exit(status)
 
 

@@ -50,7 +50,7 @@ class Trial:
             print("all was well")
             raise AHMError("then not")
         if self.end == "unforeseen":
-            raise RuntimeError("out of memory\\nand more")
+            raise RuntimeError("out of order\\nand more")
         if self.end == "killed":
             os.kill(os.getpid(), signal.SIGKILL)
         if self.end == "never":
@@ -104,7 +104,7 @@ def test_what_fails_is_told_and_keeps_no_other_from_running(trials: Any, tmp_pat
     assert lines["one"].endswith("status 2: error: then not")
     assert f"SIGKILL: see {tmp_path / 'two.log'}" in lines["two"]
     assert lines["three"].startswith("done")
-    assert lines["four"].endswith("status 1: error: RuntimeError: out of memory")
+    assert lines["four"].endswith("status 1: error: RuntimeError: out of order")
     assert "Traceback" in (tmp_path / "four.log").read_text()
 
 
