@@ -13,7 +13,7 @@ from agents.settings import LinearSchedule
 from ahm_env import MaskRatio, PatchGrid, SettingsError
 from ahm_env.model import ranks
 from ahm_env.model.devices import count_cores, find_device
-from ahm_env.runs.flags import Flag
+from ahm_env.runs.flags import Flag, plain
 from ahm_env.runs.settings import IMAGES, ImageSettings, Settings, check_norm, check_seed
 
 SCHEDULES = ("joint", "staged")
@@ -83,6 +83,7 @@ class RunSettings(ImageSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        object.__setattr__(self, "agent", _as_json(self.agent))
         self.grid, self.mask_ratio.quotas(self.grid.patches), self.pixels
         for name in ("horizon", "total_images", "batch_size", "width"):
             if getattr(self, name) < 1:
@@ -177,10 +178,15 @@ class RunSettings(ImageSettings):
     def differences(self, given: Mapping[str, Any]) -> list[str]:
         """Names of those given settings that are not this run's; `agent` settings by their own names."""
         own = self.agent
-        asked = {key: value for key, value in (given.get("agent") or {}).items() if value is not None}
+        asked = {key: value for key, value in _as_json(given.get("agent") or {}).items() if value is not None}
         others = {key: value for key, value in given.items() if key != "agent"}
         odd = {_of_agent(key) for key, value in asked.items() if own.get(key) != value}
         return sorted({*super().differences(others), *odd})
+
+
+def _as_json(agent: Mapping[str, Any]) -> dict[str, Any]:
+    """Write settings of an agent as JSON can hold them, and as the agent reads them again."""
+    return {key: str(value) if isinstance(value, LinearSchedule) else plain(value) for key, value in agent.items()}
 
 
 def _of_agent(key: str) -> str:

@@ -157,6 +157,13 @@ def check_kind(flag: str, value: Any, kind: Any) -> None:
     raise SettingsError(f"{flag} {value} must be {wanted}")
 
 
+def plain(value: Any) -> Any:
+    """Return a number as Python's own, which JSON can hold, whatever library it is of; all else as it is."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        return value
+    return int(value) if isinstance(value, Integral) else float(value)
+
+
 def pairs(texts: Iterable[str], flag: str) -> dict[str, Any]:
     """Read settings that are written `KEY=VALUE`; a value is a text, or a number, true, false or null.
 

@@ -10,7 +10,7 @@ from ahm_env.images.dataset.loader import load_images
 from ahm_env.images.pixels.fit import PixelSettings
 from ahm_env.images.source import Source
 from ahm_env.model.devices import find_device, find_precision
-from ahm_env.runs.flags import Flag, check_kind, flag_name
+from ahm_env.runs.flags import Flag, check_kind, flag_name, plain
 
 IMAGES = "Images and masks"
 
@@ -33,7 +33,9 @@ class Settings:
             object.__setattr__(self, name, parse(getattr(self, name)))
         kinds = get_type_hints(type(self))
         for field in fields(self):
-            check_kind(flag_name(type(self), field.name), getattr(self, field.name), kinds[field.name])
+            value = getattr(self, field.name)
+            check_kind(flag_name(type(self), field.name), value, kinds[field.name])
+            object.__setattr__(self, field.name, plain(value))
 
     @classmethod
     def asked(cls, preset: str | None, given: Mapping[str, Any]) -> dict[str, Any]:

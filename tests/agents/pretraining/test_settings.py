@@ -6,12 +6,14 @@ import re
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from agents.pretraining.settings import PRESETS, RunSettings
+from agents.settings import LinearSchedule
 from ahm_env import MaskRatio, SettingsError
 from ahm_env.model import devices
 from downstream.finetuning.settings import FinetuneSettings
@@ -242,3 +244,16 @@ def test_ranks_refuse_what_they_cannot_do_together(monkeypatch: pytest.MonkeyPat
     for odd in ({"algo": "ppo"}, {"workers": 2}, {"batch_size": 7}):
         with pytest.raises(SettingsError, match="2 ranks"):
             RunSettings.make(**odd).check_ranks()
+
+
+def test_numbers_of_numpy_and_schedules_become_what_a_file_can_hold() -> None:
+    agent = {"ent_coef": LinearSchedule(0.02, 0.002), "image_weight": np.float32(0.5), "sizes": np.int64(3)}
+    given = {"total_images": np.int64(8), "learning_rate": np.float32(0.5), "seed": np.uint8(3), "agent": agent}
+    made = RunSettings.make(**given)
+    plain = RunSettings.make(
+        total_images=8, learning_rate=0.5, seed=3, agent={"ent_coef": "0.02:0.002", "image_weight": 0.5, "sizes": 3}
+    )
+    assert made == plain == RunSettings.from_dict(json.loads(json.dumps(made.as_dict())))
+    assert made.differences(given) == []
+    tuned = FinetuneSettings(steps=np.int32(7), ema_decay=np.float32(0.5))
+    assert json.loads(json.dumps(tuned.as_dict()))["steps"] == 7
