@@ -178,16 +178,16 @@ class Experiment:
         Raises:
             RunError: It holds something else.
         """
-        directory = self.directory
-        before: dict[str, Any] = {"common": self.shared, "finetune": None, "asked": []}
+        directory, common = self.directory, _as_written(self.shared)
+        before: dict[str, Any] = {"common": common, "finetune": None, "asked": []}
         if directory.read() is not None:
             before = _about(directory.file)
-        directory.refuse_others(before["common"], self.shared, partial(flag_name, RunSettings))
+        directory.refuse_others(_as_written(before["common"]), common, partial(flag_name, RunSettings))
         finetune = before["finetune"] if self.downstream is None else self.downstream.shared
         if before["finetune"] is not None:
             directory.refuse_others(before["finetune"], finetune, "finetune {}".format)
         asked = [*before["asked"], *([] if self._asked in before["asked"] else [self._asked])]
-        directory.write({"common": self.shared, "finetune": finetune, "asked": asked})
+        directory.write({"common": common, "finetune": finetune, "asked": asked})
 
     @property
     def _asked(self) -> dict[str, Any]:
@@ -261,6 +261,12 @@ def _about(path: Path) -> dict[str, Any]:
         return {name: about[name] for name in ("common", "finetune", "asked")}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunError(f"{path}: damaged ({error}); restore it, or choose another --out") from None
+
+
+def _as_written(common: dict[str, Any]) -> dict[str, Any]:
+    """Write settings that were given, whatever their types, always alike, and as JSON can hold them."""
+    made = RunSettings.from_dict(common).as_dict()
+    return {name: made[name] for name in common}
 
 
 def _file_name(label: str) -> str:

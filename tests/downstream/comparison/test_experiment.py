@@ -4,10 +4,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from agents.pretraining.settings import RunSettings
-from ahm_env import ImageSet, RunError, SettingsError, UNet
+from ahm_env import ImageSet, MaskRatio, RunError, SettingsError, UNet
 from downstream.comparison.experiment import ABOUT, REFERENCE_SEED, Experiment, pretrained_runs
 from downstream.comparison.options import AgentConfig, Downstream
 from downstream.comparison.results.rows import read_results
@@ -175,6 +176,16 @@ def test_an_experiment_may_grow_but_not_change(tmp_path: Path):
         (out / ABOUT).write_text(damage)
         with pytest.raises(RunError, match=r"experiment\.json: damaged"):
             Experiment(out, ("random",), 1, {"total_images": 50}).begin()
+
+
+@pytest.mark.parametrize("ratio", [MaskRatio(0.3, 0.7), (0.3, 0.7), "0.3:0.7"])
+def test_it_goes_on_however_its_settings_are_written(ratio: Any, tmp_path: Path) -> None:
+    for given in (ratio, ratio, "0.30:0.7"):
+        Experiment(tmp_path, ("random",), 1, {"mask_ratio": given, "total_images": np.int64(50)}).begin()
+    with pytest.raises(RunError, match="another --mask-ratio; give the same"):
+        Experiment(tmp_path, ("random",), 1, {"mask_ratio": 0.3, "total_images": 50}).begin()
+    about = json.loads((tmp_path / ABOUT).read_text())
+    assert about["common"] == {"mask_ratio": "0.3:0.7", "total_images": 50, "workers": 1}
 
 
 def test_it_may_grow_by_labels_tasks_and_arms_but_keeps_its_recipe(tmp_path: Path) -> None:
