@@ -162,9 +162,11 @@ class RunSettings(ImageSettings):
         """Refuse what several ranks cannot do together.
 
         Raises:
-            SettingsError: Several workers, an agent that trains in one process, or a batch that cannot be shared.
+            SettingsError: Several workers, an agent that trains in one process, or a batch or device that cannot be
+                shared.
         """
         ranks.check_divisible("--batch-size", self.batch_size)
+        ranks.check_device(self.device)
         if ranks.count() > 1 and (self.workers > 1 or not agent_class(self.algo).parallel):
             who = f"--workers {self.workers}" if self.workers > 1 else self.algo
             raise SettingsError(f"{who} cannot be trained by the {ranks.count()} ranks of torchrun; leave torchrun out")

@@ -23,6 +23,8 @@ from torch.nn import Parameter
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ahm_env.errors import SettingsError, TrainingError
+from ahm_env.files import first_line
+from ahm_env.model.devices import find_device
 
 Rows = TypeVar("Rows", Tensor, npt.NDArray[Any])
 _PATIENCE = timedelta(days=1)  # ranks wait while the first one decodes images
@@ -49,6 +51,24 @@ def check_divisible(flag: str, size: int) -> None:
     """
     if size % count():
         raise SettingsError(f"{flag} {size} is the whole batch, and {count()} ranks cannot share it evenly; change one")
+
+
+def check_device(name: str) -> None:
+    """Refuse a device on which several ranks cannot compute together.
+
+    Raises:
+        SettingsError: Gradients cannot travel between such devices, all ranks would be on one GPU, or there is no such
+            device.
+    """
+    if count() == 1:
+        return
+    kind = find_device(name).type
+    if kind not in ("cpu", "cuda"):
+        raise SettingsError(f"--device {name}: the {count()} ranks cannot share batches on {kind}; add --device cpu")
+    if kind == "cuda" and name != "auto" and torch.device(name).index is not None:
+        raise SettingsError(
+            f"--device {name} would put all {count()} ranks on one GPU; use --device cuda, one for each"
+        )
 
 
 @contextmanager
@@ -98,7 +118,8 @@ def sharing() -> Iterator[None]:
         yield
     except RuntimeError as error:
         if _sharing and (isinstance(error, dist.DistError) or "peer" in str(error)):  # NCCL's, and Gloo's
-            raise TrainingError(f"rank {number()}: another rank has ended; go on with --resume") from None
+            cause = f"another rank has ended ({first_line(error)})"
+            raise TrainingError(f"rank {number()}: {cause}; go on with --resume") from None
         raise
     finally:
         _sharing = _cut = False

@@ -125,6 +125,7 @@ def open_run(
             settings = FinetuneSettings.make(found, preset, **given).on_this_machine()
             directory = FinetuneDirectory.claim(out, settings.task, settings)
         ranks.check_divisible("--batch-size", settings.batch_size)
+        ranks.check_device(settings.device)
         if settings.unlabelled != "none":
             ranks.check_divisible("--unlabelled-batch", settings.unlabelled_batch)
         images = _load(settings, settings.data, load)

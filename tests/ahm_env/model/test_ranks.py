@@ -1,13 +1,15 @@
 """Batches that two ranks share give the numbers and gradients that one gives alone."""
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.distributed import DistBackendError
 
-from ahm_env import SettingsError
+from ahm_env import SettingsError, TrainingError
 from ahm_env.model import ranks
 from ahm_env.model.ranks import BatchNorm1d, BatchNorm2d, gather, share, sum_gradients
 from tests.launched import torchrun
@@ -94,9 +96,41 @@ def test_norms_are_pytorchs_own_in_one_process() -> None:
     assert own.state_dict().keys() == other.state_dict().keys()
 
 
-def test_a_batch_that_cannot_be_shared_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def third(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Be the last of three ranks."""
     for name, value in {"TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": "3", "RANK": "2"}.items():
         monkeypatch.setenv(name, value)
+
+
+@pytest.mark.parametrize(
+    ("name", "found", "text"),
+    [
+        ("auto", "mps", r"--device auto: the 3 ranks cannot share batches on mps; add --device cpu"),
+        ("cuda:0", "cuda:0", r"--device cuda:0 would put all 3 ranks on one GPU; use --device cuda"),
+        ("auto", "cuda", None),
+        ("cuda", "cuda:0", None),
+        ("cpu", "cpu", None),
+    ],
+)
+def test_devices_that_ranks_cannot_share_are_refused(
+    name: str, found: str, text: str | None, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    monkeypatch.setattr(ranks, "find_device", lambda _: torch.device(found))
+    ranks.check_device(name)  # alone
+    request.getfixturevalue("third")
+    with nullcontext() if text is None else pytest.raises(SettingsError, match=text):
+        ranks.check_device(name)
+
+
+def test_why_another_rank_has_ended_is_said(third: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ranks, "_store", object())
+    reason = r"rank 2: another rank has ended \(Duplicate GPU detected\); go on"
+    with pytest.raises(TrainingError, match=reason), ranks.sharing():
+        raise DistBackendError("Duplicate GPU detected\nand more")
+
+
+def test_a_batch_that_cannot_be_shared_is_refused(third: None) -> None:
     ranks.check_divisible("--batch-size", 12)
     with pytest.raises(SettingsError, match=r"--batch-size 8 .* 3 ranks"):
         ranks.check_divisible("--batch-size", 8)
