@@ -2,7 +2,7 @@
 
 Each CLONE is a folder with code of others, which this runs: SparK (github.com/keyu-tian/SparK; it needs timm). All have
 images of 64 px in batches of 12, patches of 16, half of them hidden, an encoder of width 16, and Adam; in one thread,
-in turn, by CPU time. The encoder is that of our U-Net, all else theirs.
+in turn, by CPU time, channels last. The encoder is that of our U-Net, all else theirs.
 """
 
 import sys
@@ -111,15 +111,15 @@ MODELS: dict[str, Callable[[], nn.Module]] = {"pretrain/spark.py": spark}  # by 
 
 
 def training(model: nn.Module) -> Callable[[], None]:
-    """Return a function that trains a model which draws masks itself."""
-    model.train()
+    """Return a function that trains a model which draws masks itself, its channels last, as ours has them."""
+    model.to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     optimiser = torch.optim.Adam(model.parameters(), 5e-4, fused=True)
     mean, std = make_reconstructor().standardisation.tensors(torch.device("cpu"))
     pixels, generator = train_images(), np.random.default_rng(0)
 
     def step() -> None:
         batch = torch.from_numpy(pixels[generator.integers(len(pixels), size=BATCH)]).float()
-        loss = model((batch - mean) / std)
+        loss = model(((batch - mean) / std).contiguous(memory_format=torch.channels_last))
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()

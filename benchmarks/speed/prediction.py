@@ -63,7 +63,9 @@ def main() -> None:
 
         parts = {
             "decoding alone": lambda: drain(in_order(found.loads(()), BATCH)),
-            "forward pass alone": lambda: drain(model.probabilities(squares) for _ in range(count // BATCH)),
+            "forward pass alone": lambda: drain(
+                model.probabilities(squares[: count - start]) for start in range(0, count, BATCH)
+            ),
             "predict": lambda: predicting(overlays=True),
             "predict --no-overlays": predicting,
         }
