@@ -12,11 +12,11 @@ from ahm_env.files import Saved, check_name, path_of
 from ahm_env.images.dataset.builder import Progress
 from ahm_env.model import ranks
 from ahm_env.model.devices import count_cores
-from downstream.comparison.cluster import Cluster
 from downstream.comparison.experiment import Experiment, data_of, is_experiment, pretrained_runs
 from downstream.comparison.images import check_images, refuse_changed
 from downstream.comparison.options import NOT_SHARED, Downstream
-from downstream.comparison.pool import Pool, last_line
+from downstream.comparison.pools.cluster import Cluster
+from downstream.comparison.pools.pool import Pool, last_line
 from downstream.comparison.results.rows import RESULTS, Row, read_results
 from downstream.comparison.results.tables import tables_of, trends_of
 from downstream.evaluation.page import source_name

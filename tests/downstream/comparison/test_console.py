@@ -11,7 +11,7 @@ import pytest
 
 from ahm_env.images.pixels.fit import PixelSettings
 from downstream.comparison import compare, console
-from downstream.comparison.pool import Pool, run_logged
+from downstream.comparison.pools.pool import Pool, run_logged
 from downstream.comparison.trials import Trial
 from downstream.sam.annotation import Annotation
 from downstream.sam.sam import SegmentAnything

@@ -11,7 +11,7 @@ import pytest
 from ahm_env import RunError
 from downstream.comparison.experiment import Experiment
 from downstream.comparison.options import Downstream
-from downstream.comparison.pool import images_shown, run_logged
+from downstream.comparison.pools.pool import images_shown, run_logged
 from downstream.comparison.results.rows import Row
 from downstream.comparison.trials import FinetuneTrial, PretrainTrial, Trial
 

@@ -9,8 +9,8 @@ from ahm_env.errors import InterruptionError, explain
 from ahm_env.files import first_line
 from ahm_env.images.dataset.builder import Progress
 from ahm_env.runs.cluster import connect, here
-from downstream.comparison.pool import POLL, Pool, images_shown, log_of
-from downstream.comparison.remote import Files, Lent, Needs, keep, pack, pack_images, pack_start, train
+from downstream.comparison.pools.pool import POLL, Pool, images_shown, log_of
+from downstream.comparison.pools.remote import Files, Lent, Needs, keep, pack, pack_images, pack_start, train
 from downstream.comparison.trials import Trial
 
 TRIES = 3  # machines that may die under a trial

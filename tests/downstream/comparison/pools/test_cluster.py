@@ -14,10 +14,10 @@ import torch
 from ahm_env import SettingsError
 from ahm_env.files import load_tensors
 from ahm_env.runs.cluster import LOOPBACK
-from downstream.comparison import cluster, remote
-from downstream.comparison.cluster import Cluster
 from downstream.comparison.experiment import Experiment
-from downstream.comparison.pool import images_shown
+from downstream.comparison.pools import cluster, remote
+from downstream.comparison.pools.cluster import Cluster
+from downstream.comparison.pools.pool import images_shown
 from tests.killed import kill_once
 
 COMMON = {"data": "phantom:48:0", "image_size": 16, "patch_size": 4, "width": 2, "batch_size": 8, "device": "cpu"}
@@ -125,7 +125,7 @@ LISTENING = """
 import os
 from pathlib import Path
 
-from downstream.comparison.cluster import Cluster
+from downstream.comparison.pools.cluster import Cluster
 
 with Cluster("auto", False, print, print) as pool:
     assert pool._ray.get(pool._ray.remote(lambda: 5).remote()) == 5

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from downstream.comparison import pool
-from downstream.comparison.pool import Pool, images_shown, last_line
+from downstream.comparison.pools import pool
+from downstream.comparison.pools.pool import Pool, images_shown, last_line
 
 # In a file of its own, since the processes must be able to import it
 TRIALS = """
@@ -72,7 +72,7 @@ def trials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     # processes begin as children of one that has imported all that they need: on their own they take seconds for that
     server = multiprocessing.get_context("forkserver")
-    server.set_forkserver_preload(["downstream.comparison.pool"])
+    server.set_forkserver_preload(["downstream.comparison.pools.pool"])
     monkeypatch.setattr(pool.multiprocessing, "get_context", lambda _: server)
     return importlib.import_module("trials_of_a_pool")
 
@@ -135,7 +135,7 @@ def test_none_is_left_behind_and_all_may_save_what_they_have(
 
 POOL = """
 from pathlib import Path
-from downstream.comparison.pool import Pool
+from downstream.comparison.pools.pool import Pool
 from trials_of_a_pool import Trial
 
 if __name__ == "__main__":
@@ -147,7 +147,7 @@ if __name__ == "__main__":
 @pytest.mark.slow
 def test_a_trial_saves_and_ends_where_its_pool_is_killed(trials: Any, tmp_path: Path) -> None:
     (tmp_path / "pool.py").write_text(POOL)
-    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{Path(pool.__file__).parents[2]}"}
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{Path(pool.__file__).parents[3]}"}
     process = subprocess.Popen([sys.executable, "pool.py"], cwd=tmp_path, env=environment)
     try:
         wait_for(tmp_path / "endless.waits")

@@ -13,7 +13,7 @@ from ahm_env.images.dataset import annotated, loader
 from ahm_env.images.dataset.cache import IDENTITIES
 from downstream.comparison.experiment import Experiment
 from downstream.comparison.options import Downstream
-from downstream.comparison.remote import Files, Lent, Needs, keep, pack, pack_images, pack_start, train, unpack
+from downstream.comparison.pools.remote import Files, Lent, Needs, keep, pack, pack_images, pack_start, train, unpack
 from downstream.comparison.trials import Trial
 
 COMMON = {"image_size": 16, "patch_size": 4, "width": 2, "total_images": 64, "batch_size": 8, "device": "cpu"}
