@@ -10,21 +10,13 @@ import pytest
 from agents.pretraining.settings import RunSettings
 from ahm_env import ImageSet, MaskRatio, RunError, SettingsError, UNet
 from downstream.comparison.experiment import ABOUT, REFERENCE_SEED, Experiment, pretrained_runs
-from downstream.comparison.options import AgentConfig, Downstream
+from downstream.comparison.options import AgentConfig
 from downstream.comparison.results.rows import read_results
 from downstream.comparison.trials import FinetuneTrial
 from downstream.finetuning.labelled import Split
 from downstream.finetuning.settings import FinetuneSettings
 from downstream.models.pretrained import PretrainedWeights
-
-COMMON = {"data": "phantom:40:0", "image_size": 16, "patch_size": 4, "width": 2, "total_images": 24, "device": "cpu"}
-QUICK = "steps=2,batch_size=2,augment=none"
-ALGOS = ("scratch", "random", "a3c")
-
-
-def make(out: Path, algos: tuple[str, ...] = ALGOS, runs: int = 2, **changes: Any) -> Experiment:
-    given = {"tasks": "segmentation,classification", "labels": "8,all", "settings": QUICK, **changes}
-    return Experiment(out, algos, runs, COMMON, Downstream(**given))
+from tests.downstream.comparison.examples import ALGOS, COMMON, QUICK, make
 
 
 def settings_of(experiment: Experiment, trial: FinetuneTrial) -> FinetuneSettings:
