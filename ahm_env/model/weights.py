@@ -1,4 +1,4 @@
-"""Weights of a U-Net as files that cannot execute code, and the standardisation that is stored with them."""
+"""Weights of a U-Net as files that cannot execute code, with its standardisation; and saved states, copied back."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -25,7 +25,8 @@ def check_images(experiment: Experiment, images: ImageSet) -> dict[Labelled, str
     """
     keys = dict[Labelled, str]()
     for labelled, trial in {one.labelled: one for one in experiment.finetuning}.items():
-        settings, known = _settings(trial), _known(trial, images)
+        settings = _settings(trial)
+        known = only_labelled(settings, images)
         split = Split.make(settings, known)
         make_spec(settings, known, split, _SCRATCH)
         if not split.test.size:
@@ -55,9 +56,13 @@ def refuse_changed(experiment: Experiment, images: ImageSet, keys: dict[Labelled
         begun = images_of(path)
         if begun is None:
             continue
-        if isinstance(trial, FinetuneTrial) and trial.labelled not in keys:
-            keys[trial.labelled] = _known(trial, images).content_key
-        if begun != (images.content_key if isinstance(trial, PretrainTrial) else keys[trial.labelled]):
+        if isinstance(trial, PretrainTrial):
+            key = images.content_key
+        else:
+            if trial.labelled not in keys:
+                keys[trial.labelled] = only_labelled(_settings(trial), images).content_key
+            key = keys[trial.labelled]
+        if begun != key:
             cause = f"the images or masks of {images.source} have changed since {path} began"
             raise RunError(f"{experiment.out}: {cause}; bring them back, or choose another --out")
 
@@ -65,8 +70,3 @@ def refuse_changed(experiment: Experiment, images: ImageSet, keys: dict[Labelled
 def _settings(trial: FinetuneTrial) -> FinetuneSettings:
     """Make the settings of a trial, as far as images go: from whatever U-Net it starts."""
     return FinetuneSettings.make(_SCRATCH, **trial.given)
-
-
-def _known(trial: FinetuneTrial, images: ImageSet) -> ImageSet:
-    """Return the images with the masks and labels that a trial may know."""
-    return only_labelled(_settings(trial), images)

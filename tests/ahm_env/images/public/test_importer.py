@@ -197,6 +197,9 @@ def lgg(root: Path) -> Path:
     return root
 
 
+AS_DOWNLOADED = {"isic2018": isic, "busi": busi, "lgg": lgg}
+
+
 def test_lgg_keeps_slices_of_a_patient_together(tmp_path: Path) -> None:
     out = tmp_path / "out"
     made = import_data("lgg", lgg(tmp_path / "lgg"), out)
@@ -313,7 +316,7 @@ def test_a_folder_of_another_kind_is_refused(tmp_path: Path, name: str) -> None:
     ],
 )
 def test_half_a_pair_is_refused(tmp_path: Path, name: str, gone: str) -> None:
-    source = {"isic2018": isic, "busi": busi, "lgg": lgg}[name](tmp_path / "data")
+    source = AS_DOWNLOADED[name](tmp_path / "data")
     (source / gone).unlink()
     with pytest.raises(ImageError, match=r": its (mask|image) is not there; the data set is incomplete"):
         import_data(name, source, tmp_path / "out")
@@ -334,7 +337,7 @@ def test_half_a_pair_is_refused(tmp_path: Path, name: str, gone: str) -> None:
     ],
 )
 def test_a_link_out_of_the_folder_is_refused(tmp_path: Path, name: str, linked: str) -> None:
-    source = {"isic2018": isic, "busi": busi, "lgg": lgg}[name](tmp_path / "data")
+    source = AS_DOWNLOADED[name](tmp_path / "data")
     (source / linked).rename(tmp_path / "elsewhere")
     (source / linked).symlink_to(tmp_path / "elsewhere")
     with pytest.raises(ImageError, match=f"{re.escape(linked)}: is a link that leads out of the folder"):
