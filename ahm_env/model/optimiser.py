@@ -50,6 +50,23 @@ class SharedAdam(torch.optim.Adam):
         """The weights that it moves."""
         return list(self.param_groups[0]["params"])
 
+    @torch.no_grad()
+    def foresee(self, steps: float) -> list[Tensor]:
+        """Where the weights will be after so many more steps, should each be as its running means have the last one.
+
+        Source: Guan et al., "XPipe", arXiv 1911.04610, 2019 (weights predicted from Adam's moments).
+        """
+        if steps == 0:
+            return list(self.weights)
+        group = self.param_groups[0]
+        found = list[Tensor]()
+        for weight in self.weights:
+            step, mean, square = (self.state[weight][name] for name in _STATE)
+            unbiased = [1 - beta ** max(1.0, step.item()) for beta in group["betas"]]
+            root = square.sqrt().mul_(unbiased[1] ** -0.5).add_(group["eps"])
+            found.append(weight.addcdiv(mean, root, value=-steps * self.learning_rate / unbiased[0]))
+        return found
+
     @property
     def learning_rate(self) -> float:
         """The step size."""

@@ -1,8 +1,10 @@
 """A parameter server: workers find gradients, it takes the steps and has the weights.
 
 Source: Dean et al., "Large scale distributed deep networks", NIPS 2012 (Downpour SGD). With the images of a batch a
-worker's gradients go to the server, which steps at once, and answers with the weights as they are then. Since the
-worker took its weights, others have stepped; so many steps are the staleness of its gradients.
+worker's gradients go to the server, which steps at once, and answers with weights. Since a worker took its weights,
+others have stepped; so many steps are the staleness of its gradients. So that these fit the weights that they will
+meet, a worker is not given the weights as they are but as they will be after so many steps as is usual, as far as that
+can be foreseen.
 
 The server may live in another process, as an actor of Ray.
 """
@@ -32,7 +34,7 @@ class Weights:
     Attributes:
         version: Steps that it has taken.
         seen: Images that they were taken on, and those shown before.
-        weights: `(P,)` of each network.
+        weights: `(P,)` of each network; foreseen, or those of this version.
         buffers: Of each network, such as its running means: as they were where the last step was found.
         totals: Gradients that have come, the sum of their staleness, and how many of them were refused.
     """
@@ -64,21 +66,19 @@ class ParameterServer:
 
     def __init__(self, learners: Sequence[Learner], seen: int, stalest: int) -> None:
         self.learners, self.seen, self.stalest = learners, seen, stalest
-        self.version, self.totals = 0, np.zeros(3, np.int64)
+        self.version, self.totals, self._moving = 0, np.zeros(3, np.int64), frozenset[int]()
         for _, optimiser in learners:
             for weight in optimiser.weights:
                 weight.grad = torch.zeros_like(weight)
         self._packed = [_empty(optimiser) for _, optimiser in learners]
 
     def pull(self) -> Weights:
-        """Return the weights; the arrays are the same each time."""
-        pairs = zip(self.learners, self._packed, strict=True)
-        weights = [_pack(optimiser.weights, array) for (_, optimiser), array in pairs]
-        buffers = [_buffers(network) for network, _ in self.learners]
-        return Weights(self.version, self.seen, weights, buffers, self.totals.copy())
+        """Return the weights to find gradients on, foreseen by the mean staleness; the same arrays each time."""
+        came, staleness, _ = self.totals.tolist()
+        return self._answer(staleness / came if came else 0.0)
 
     def push(self, version: int, images: int, found: Mapping[int, Gradients]) -> Weights:
-        """Take a step with what was found on these images, or refuse it; returns the weights by now.
+        """Take a step with what was found on these images, or refuse it; returns weights as `pull` does.
 
         Images of what is refused do not count: its worker goes on with other ones, and with the weights returned.
 
@@ -97,12 +97,21 @@ class ParameterServer:
                 _set_buffers(network, one.buffers)
                 optimiser.set_learning_rate(one.learning_rate)
                 optimiser.step()
+            self._moving = frozenset(found)
             self.version, self.seen = self.version + 1, self.seen + images
         return self.pull()
 
     def fetch(self) -> tuple[Weights, list[dict[str, Tensor]]]:
-        """Return the weights, and the optimisers' tensors."""
-        return self.pull(), [optimiser.tensors() for _, optimiser in self.learners]
+        """Return the weights as they are, and the optimisers' tensors."""
+        return self._answer(0.0), [optimiser.tensors() for _, optimiser in self.learners]
+
+    def _answer(self, ahead: float) -> Weights:
+        weights = [
+            _pack(optimiser.foresee(ahead if number in self._moving else 0.0), array)  # one may be frozen for a while
+            for number, ((_, optimiser), array) in enumerate(zip(self.learners, self._packed, strict=True))
+        ]
+        buffers = [_buffers(network) for network, _ in self.learners]
+        return Weights(self.version, self.seen, weights, buffers, self.totals.copy())
 
 
 class Link:

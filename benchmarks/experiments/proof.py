@@ -28,7 +28,7 @@ from ahm_env.errors import InterruptionError
 from benchmarks.experiments.reproduction import as_markdown
 from downstream.comparison.experiment import Experiment
 from downstream.comparison.options import Downstream, count_name
-from downstream.comparison.results.rows import Row, grouped, read_results, write_results
+from downstream.comparison.results.rows import Group, Row, grouped, read_results, write_results
 from downstream.comparison.results.tables import compared, tables_of
 from downstream.comparison.trials import FinetuneTrial, PretrainTrial, Trial
 from downstream.evaluation.statistics import holm, p_text
@@ -38,7 +38,12 @@ RESULTS = Path(__file__).parents[2] / "docs" / "results"
 RUNS = 3  # pretraining runs of an agent
 TASK = "segmentation"
 KEY = 6  # columns of a row that name its trial
-DRAWN = {"A": "supervised", "S": "strong\naugmentation", "B": "unlabelled\nimages join"}
+DRAWN = {
+    "A": ("supervised", "#8a8a8a"),
+    "S": ("strong\naugmentation", "#3b6ea5"),
+    "B": ("unlabelled\nimages join", "#b5482a"),
+}
+CURVE, ALL = "isic2018", {"isic2018": 1_599}  # drawn against the number of labels; images of `train`
 SPAN = 0.05  # of Dice, which a panel shows at least
 TITLES = {
     "isic2018": "dermoscopy (ISIC 2018)",
@@ -154,30 +159,65 @@ def show() -> None:
 
 
 def draw(path: Path) -> None:
-    """Draw the Dice of the arms, a panel a set: a line is a draw of labelled images, a bar the mean over draws."""
+    """Draw the Dice of the arms: against the number of labels where there are several, else draw by draw."""
     from matplotlib import pyplot
 
     panels = dict.fromkeys((ask["set"], ask["labels"]) for ask in PLAN["ask"][:4])
-    figure, axes = pyplot.subplots(1, len(panels), figsize=(12, 3.2), layout="constrained")
-    for place, (axis, (dataset, labels)) in enumerate(zip(axes, panels, strict=True)):
-        rows = read_results(results_of(dataset))
-        group = next(one for one in grouped(rows) if (one.task, one.labels) == (TASK, labels))
-        scores = [group.scores(*PLAN["arms"][arm], compared(group)[0]) for arm in DRAWN]
-        found = [dict(zip(one.trials, one.sums.sum(1) / one.counts.sum(1), strict=True)) for one in scores]
-        shared = set.intersection(*map(set, found))
-        for trial in shared:
-            axis.plot([one[trial] for one in found], "o-", color="0.6", lw=1, ms=4)
-        for number, one in enumerate(found):
-            mean = sum(one[trial] for trial in shared) / len(shared)
-            axis.hlines(mean, number - 0.3, number + 0.3, color="#b5482a", lw=3, zorder=3)
-        axis.set(xlim=(-0.5, len(DRAWN) - 0.5))
-        low, high = axis.get_ylim()
-        axis.set_ylim(min(low, high - SPAN), max(high, low + SPAN))
-        axis.set_title(f"{TITLES[dataset]}, {labels} labels", fontsize=10)
-        axis.set_xticks(range(len(DRAWN)), DRAWN.values(), fontsize=8)
-        axis.set_ylabel("" if place else "Dice on val")
+    figure, axes = pyplot.subplots(1, len(panels), figsize=(12, 3.4), layout="constrained")
+    for axis, (dataset, labels) in zip(axes, sorted(panels, key=lambda panel: panel[0] != CURVE), strict=True):
+        if dataset == CURVE:
+            draw_curve(axis, dataset)
+        else:
+            draw_draws(axis, dataset, labels)
         axis.spines[["top", "right"]].set_visible(False)
+    axes[0].set_ylabel("Dice on val")
     figure.savefig(path, dpi=110)
+
+
+def draw_curve(axis: Any, dataset: str) -> None:
+    """Dice against the number of labels: means over draws, and the least and the largest."""
+    groups = [group for group in grouped(read_results(results_of(dataset))) if group.task == TASK]
+    for arm, (name, colour) in DRAWN.items():
+        curve = dict[int, list[float]]()
+        for group in groups:
+            if tuple(PLAN["arms"][arm]) in group.arms:
+                number = ALL[dataset] if group.labels == "all" else int(group.labels)
+                curve[number] = list(dice(group, arm).values())
+        labels = sorted(curve)
+        axis.fill_between(
+            labels, [min(curve[n]) for n in labels], [max(curve[n]) for n in labels], color=colour, alpha=0.15, lw=0
+        )
+        means = [sum(curve[n]) / len(curve[n]) for n in labels]
+        axis.plot(labels, means, "o-", color=colour, lw=2, ms=4, label=name.replace("\n", " "))
+    axis.set_xscale("log")
+    numbers = sorted({ALL[dataset], *(int(group.labels) for group in groups if group.labels != "all")})
+    axis.set_xticks(numbers, [f"{number:,}" for number in numbers], fontsize=8)
+    axis.minorticks_off()
+    axis.set_title(f"{TITLES[dataset]}, by labels", fontsize=10)
+    axis.legend(fontsize=8, frameon=False)
+
+
+def draw_draws(axis: Any, dataset: str, labels: str) -> None:
+    """Dice of each arm: a line is a draw of labelled images, a bar the mean over draws."""
+    group = next(one for one in grouped(read_results(results_of(dataset))) if (one.task, one.labels) == (TASK, labels))
+    found = [dice(group, arm) for arm in DRAWN]
+    shared = set.intersection(*map(set, found))
+    for trial in shared:
+        axis.plot([one[trial] for one in found], "o-", color="0.6", lw=1, ms=4)
+    for number, (one, (_, colour)) in enumerate(zip(found, DRAWN.values(), strict=True)):
+        mean = sum(one[trial] for trial in shared) / len(shared)
+        axis.hlines(mean, number - 0.3, number + 0.3, color=colour, lw=3, zorder=3)
+    axis.set(xlim=(-0.5, len(DRAWN) - 0.5))
+    low, high = axis.get_ylim()
+    axis.set_ylim(min(low, high - SPAN), max(high, low + SPAN))
+    axis.set_title(f"{TITLES[dataset]}, {labels} labels", fontsize=10)
+    axis.set_xticks(range(len(DRAWN)), [name for name, _ in DRAWN.values()], fontsize=8)
+
+
+def dice(group: Group, arm: str) -> dict[Any, float]:
+    """Mean Dice of each of an arm's trials."""
+    scores = group.scores(*PLAN["arms"][arm], compared(group)[0])
+    return dict(zip(scores.trials, scores.sums.sum(1) / scores.counts.sum(1), strict=True))
 
 
 def main(data: Path, out: Path, pattern: str = "") -> int:

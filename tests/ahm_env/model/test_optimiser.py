@@ -37,6 +37,23 @@ def test_steps_are_those_of_adam():
             torch.testing.assert_close(weight, expected, rtol=1e-5, atol=1e-6)
 
 
+def test_weights_are_foreseen_as_if_the_next_steps_were_like_the_last():
+    """With one gradient all the time every step is the learning rate; with several, a step repeats Adam's last one."""
+    weight = nn.Parameter(torch.tensor([1.0, -1.0]))
+    optimiser = SharedAdam([weight], 0.1)
+    assert optimiser.foresee(2.5)[0].tolist() == [1.0, -1.0]  # no step yet
+    for _ in range(3):
+        weight.grad = torch.tensor([4.0, -0.01])
+        optimiser.step()
+    torch.testing.assert_close(optimiser.foresee(2.5)[0], torch.tensor([1 - 0.55, -1 + 0.55]))
+    for gradient in (-1.0, 3.0):
+        before = weight.detach().clone()
+        weight.grad = torch.tensor([gradient, gradient])
+        optimiser.step()
+        torch.testing.assert_close(optimiser.foresee(2)[0], weight.detach() + 2 * (weight.detach() - before))
+    assert optimiser.foresee(0)[0] is weight
+
+
 def test_the_first_steps_of_one_weight_by_hand():
     # Kingma, Ba, ICLR 2015, algorithm 1: step size 0.1, decays 0.9 and 0.999, epsilon 1e-8
     weight = nn.Parameter(torch.tensor([1.0]))

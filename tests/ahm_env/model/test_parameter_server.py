@@ -82,7 +82,10 @@ def test_steps_of_the_server_are_those_of_one_process_bit_for_bit(norm: str) -> 
 
 
 def test_gradients_are_refused_once_they_are_too_stale() -> None:
-    """Of two workers one takes three steps while the other computes: the first of Adam's steps is the learning rate."""
+    """Of two workers one takes steps while the other computes; with one gradient, each of Adam's is the learning rate.
+
+    A worker is given the weights foreseen by the mean staleness, `fetch` has them as they are.
+    """
     theirs = one_weight()
     actor = Actor(ParameterServer([theirs], 0, 2))
     (fast, *quick), (slow, *late) = worker(actor), worker(actor)
@@ -96,14 +99,18 @@ def test_gradients_are_refused_once_they_are_too_stale() -> None:
     step(*late, 5.0)
     assert slow.add(10) == 30  # two steps behind is taken
     assert slow.measure() == {"staleness": 2 / 3, "refused": 0}  # of 0, 0 and 2
-    assert late[0].weight.item() == theirs[0].weight.item() == pytest.approx(-0.3)
+    assert theirs[0].weight.item() == pytest.approx(-0.3)
+    assert late[0].weight.item() == pytest.approx(-0.3 - 0.1 * 2 / 3)
     for _ in range(3):
         step(*quick, 5.0)
         fast.add(10)
     step(*late, -1000.0)
     assert slow.add(10) == 60  # three are not: its images do not count
     assert slow.measure() == {"staleness": (1 + 0 + 0 + 3) / 4, "refused": 1 / 4}
-    assert late[0].weight.item() == theirs[0].weight.item() == pytest.approx(-0.6)
+    assert theirs[0].weight.item() == pytest.approx(-0.6)
+    assert late[0].weight.item() == pytest.approx(-0.6 - 0.1 * (2 + 1 + 0 + 0 + 3) / 7)
+    slow.fetch()
+    assert late[0].weight.item() == theirs[0].weight.item()
     step(*late, 5.0)
     assert slow.add(10) == 70  # it goes on with the new weights
     step(*quick, 5.0)
@@ -126,6 +133,20 @@ def test_only_what_has_learned_is_moved() -> None:
         link.add(1)
     assert [optimiser.tensors()["0.step"].item() for _, optimiser in theirs] == [1, 2]
     assert [network.weight.item() for network, _ in own] == pytest.approx([-0.1, -0.2])
+
+
+def test_only_what_learns_is_foreseen() -> None:
+    actor = Actor(ParameterServer([one_weight(), one_weight()], 0, 2))
+    (own, other) = ([one_weight(), one_weight()] for _ in range(2))
+    link, late = Link(RAY, actor, own), Link(RAY, actor, other)
+    for one, networks in ((link, own), (late, other)):
+        for network in networks:
+            step(*network, 1.0)
+        one.add(1)
+    assert [network.weight.item() for network, _ in other] == pytest.approx([-0.25, -0.25])  # half a step ahead
+    step(*own[0], 1.0)
+    link.add(1)  # one step behind, too: two of three gradients
+    assert [network.weight.item() for network, _ in own] == pytest.approx([-0.3 - 0.1 * 2 / 3, -0.2])
 
 
 def test_running_means_are_those_of_the_last_step() -> None:
