@@ -42,7 +42,7 @@ AHM = [sys.executable, "-m", "ahm", "train-agent", "--device", "cpu"]
 PAIRS, IMAGES = 3, 1_000  # of `speed`
 SIZES = ((16, 64), (32, 64), (64, 64), (16, 256), (32, 256), (64, 256))
 PUSHES, BATCHES = 40, 3
-SEEDS, HARDNESS_IMAGES = 3, 4_000
+SEEDS, HARDNESS_IMAGES = 5, 4_000
 
 
 def main(parts: list[str]) -> None:
@@ -95,8 +95,9 @@ def cpu_seconds(pid: int) -> float:
 
 
 def hardness() -> Table:
-    """Hardness of sampled masks with several workers."""
-    table = Table("workers", "hardness, each seed", "mean staleness")
+    """Hardness, and the U-Net's loss, with several workers."""
+    measured = {"hardness_sampled": "sampled, each seed", "hardness_likeliest": "likeliest", "unet_loss": "loss"}
+    table = Table("workers", *measured.values(), "mean staleness")
     for workers in (1, 2, 4):
         last = list[dict[str, str]]()
         stale = list[float]()
@@ -108,8 +109,8 @@ def hardness() -> Table:
                 rows = read_rows(path / "metrics.csv")
             last.append(rows[-1])
             stale += [float(row["staleness"]) for row in rows]
-        found = ", ".join(f"{float(row['hardness_sampled']):.3f}" for row in last)
-        table.add_row(str(workers), found, f"{statistics.mean(stale):.1f}")
+        found = (", ".join(f"{float(row[name]):.3f}" for row in last) for name in measured)
+        table.add_row(str(workers), *found, f"{statistics.mean(stale):.1f}")
     return table
 
 

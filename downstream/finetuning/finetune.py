@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from agents import PretrainedRun
-from ahm_env import ImageSet
+from ahm_env import ImageSet, SettingsError
 from ahm_env.files import path_of
 from ahm_env.images.dataset.loader import find_source
 from ahm_env.images.source import Source
@@ -128,22 +128,42 @@ def open_run(
         ranks.check_device(settings.device)
         if settings.unlabelled != "none":
             ranks.check_divisible("--unlabelled-batch", settings.unlabelled_batch)
-        images = _load(settings, settings.data, load)
+        segmenter = _load_segmenter(settings)
+        images = _load(settings, settings.data, load, segmenter)
         whole, images = images, only_labelled(settings, images)
         on_bad_masks(images.skipped - whole.skipped)
         others = None
         if settings.unlabelled not in OWN:
-            others = _load(replace(settings, channels=images.channels), settings.unlabelled, load)
-        with held_run(
-            directory, settings, images, lambda: Finetuning(settings, images, directory, found, others), others
-        ) as run:
+            others = _load(replace(settings, channels=images.channels), settings.unlabelled, load, segmenter)
+
+        def make() -> Finetuning:
+            return Finetuning(settings, images, directory, found, others, segmenter)
+
+        with held_run(directory, settings, images, make, others) as run:
             yield run
 
 
-def _load(settings: FinetuneSettings, data: str, load: Entry) -> ImageSet:
+def _load(settings: FinetuneSettings, data: str, load: Entry, segmenter: Model | None) -> ImageSet:
     """Images of a source as fine-tuning sees them, cut to the lesion where that is asked for."""
     settings = replace(settings, data=data)
+    cropped = None if segmenter is None else Cropped(find_source(data, settings.pixels), segmenter, data)
+    return load(settings, cropped)
+
+
+def _load_segmenter(settings: FinetuneSettings) -> Model | None:
+    """Load what images are cut by, if they are; it has to see the images as the classifier does.
+
+    Raises:
+        SettingsError: It has learned on other windows or slices.
+    """
     if settings.crop_with is None:
-        return load(settings, None)
+        return None
     segmenter = load_segmenter(Path(settings.crop_with), settings.device, settings.precision)
-    return load(settings, Cropped(find_source(data, settings.pixels), segmenter, data))
+    for name in ("window", "axis"):
+        if (its := getattr(segmenter.spec, name)) != (own := getattr(settings, name)):
+            remedy = f"leave out --{name}" if its is None else f"add --{name} {its}"
+            raise SettingsError(
+                f"--crop-with {settings.crop_with}: it segments with --{name} {its or 'left out'}, and here it is "
+                f"{own or 'left out'}; {remedy}, or crop with another"
+            )
+    return segmenter

@@ -16,7 +16,7 @@ from ahm_env.model.vgg import IMAGENET_MEAN, IMAGENET_STD
 from ahm_env.runs.directory import Checkpoint, Directory
 from ahm_env.runs.run import Run
 from downstream.evaluation.classification import assess_classifier
-from downstream.evaluation.cropping import SEGMENTER_FILE, load_segmenter
+from downstream.evaluation.cropping import SEGMENTER_FILE
 from downstream.evaluation.segmentation import assess_segmenter
 from downstream.finetuning.labelled import Split, check_classes, check_values, choose_unlabelled, only_labelled
 from downstream.finetuning.mixing import draw_mixing
@@ -56,6 +56,7 @@ class Finetuning(Run[FinetuneSettings, dict[str, Any]]):
         directory: The run directory, held by this process.
         start: The pretrained weights.
         unlabelled: Another set, whose train split takes part without labels, where the settings name a source.
+        segmenter: What the images were cut by, to be kept beside the model.
 
     Raises:
         AHMError: Settings, images and start do not go together.
@@ -68,8 +69,10 @@ class Finetuning(Run[FinetuneSettings, dict[str, Any]]):
         directory: FinetuneDirectory,
         start: PretrainedWeights,
         unlabelled: ImageSet | None = None,
+        segmenter: Model | None = None,
     ) -> None:
         super().__init__(settings, directory)
+        self._segmenter = segmenter
         self.images = images = only_labelled(settings, images)
         self._assess = assess_segmenter if settings.task == "segmentation" else assess_classifier
         self.split = Split.make(settings, images)
@@ -134,8 +137,8 @@ class Finetuning(Run[FinetuneSettings, dict[str, Any]]):
         self.model.network.load_state_dict(self._best[1] or self.trainer.result())
         self.model.save(self.directory.path / MODEL_FILE)
         self._draw_mixing()
-        if self.settings.crop_with is not None:  # who has this directory needs nothing else
-            load_segmenter(Path(self.settings.crop_with)).save(self.directory.path / SEGMENTER_FILE)
+        if self._segmenter is not None:  # who has this directory needs nothing else
+            self._segmenter.save(self.directory.path / SEGMENTER_FILE)
         return self._test()
 
     def _go_back(self) -> None:

@@ -13,6 +13,7 @@ import pytest
 from ahm_env.files import load_tensors
 from ahm_env.images.pixels.opencv import cv2
 from downstream.evaluation.metrics import measure_name
+from downstream.finetuning.run import Finetuning
 from downstream.finetuning.settings import FinetuneSettings
 from downstream.finetuning.training import Trainer
 from downstream.models.model import Model
@@ -244,3 +245,26 @@ def test_a_classifier_of_lesions_keeps_its_segmenter(call, write_source):
     status, _, err = call(*words, "--crop-with", "run", "--out", "other")
     assert (status, err.count("\n")) == (2, 1)
     assert "holds a classifier, not a segmenter" in err
+    for flag, value, remedy in (("--window", "soft", "leave out --window"), ("--axis", "coronal", "add --axis axial")):
+        status, _, err = call(*words, "--crop-with", "segmenter", flag, value, "--out", "other")
+        assert (status, err.count("\n")) == (2, 1)  # it would look at other pixels than it has learned on
+        assert "it segments with" in err
+        assert remedy in err
+
+
+@pytest.mark.slow
+def test_the_segmenter_kept_is_the_one_that_cut_the_images(call, write_source, monkeypatch):
+    """Though its file is replaced, or gone, when the run ends."""
+    root = write_source(classes=("mel", "nev"))
+    words = ["--data", str(root), "--steps", "2", "--batch-size", "4", "--device", "cpu", *SMALL]
+    assert call(*words, "--out", "segmenter")[0] == 0
+    given, train = load_tensors(Path("segmenter/model.safetensors"))[0], Finetuning.train
+
+    def forget(run):
+        train(run)
+        Path("segmenter/model.safetensors").unlink()
+
+    monkeypatch.setattr(Finetuning, "train", forget)
+    assert call(*words, "--task", "classification", "--crop-with", "segmenter", "--out", "run")[0] == 0
+    kept = load_tensors(Path("run/segmenter.safetensors"))[0]
+    assert all((tensor == given[name]).all() for name, tensor in kept.items())
