@@ -115,7 +115,11 @@ def hardness() -> Table:
 
 
 class Measured(ParameterServer):
-    """A server that tells what it has cost."""
+    """A server that tells what it has cost, and foresees weights as if it had several workers."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.totals[:2] = 1, 1
 
     def seconds(self) -> float:
         """CPU time of its process so far, all threads."""
