@@ -1,6 +1,6 @@
 """Adam whose state is plain tensors from the start: saved without pickle, shared between processes."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -23,6 +23,7 @@ class SharedAdam(torch.optim.Adam):
     """
 
     on_step: Callable[[], object] | None = None
+    _foreseen: Sequence[Tensor] = ()
 
     def __init__(self, parameters: Iterable[Parameter], learning_rate: float, weight_decay: float = 0.0) -> None:
         weights = list(parameters)
@@ -51,21 +52,24 @@ class SharedAdam(torch.optim.Adam):
         return list(self.param_groups[0]["params"])
 
     @torch.no_grad()
-    def foresee(self, steps: float) -> list[Tensor]:
+    def foresee(self, steps: float) -> Sequence[Tensor]:
         """Where the weights will be after so many more steps, should each be as its running means have the last one.
+
+        The tensors are the same each time: new ones take longer to fill than all that is computed here.
 
         Source: Guan et al., "XPipe", arXiv 1911.04610, 2019 (weights predicted from Adam's moments).
         """
         if steps == 0:
-            return list(self.weights)
+            return self.weights
+        self._foreseen = self._foreseen or [torch.empty_like(weight) for weight in self.weights]
         group = self.param_groups[0]
-        found = list[Tensor]()
-        for weight in self.weights:
+        for weight, foreseen in zip(self.weights, self._foreseen, strict=True):
             step, mean, square = (self.state[weight][name] for name in _STATE)
-            unbiased = [1 - beta ** max(1.0, step.item()) for beta in group["betas"]]
-            root = square.sqrt().mul_(unbiased[1] ** -0.5).add_(group["eps"])
-            found.append(weight.addcdiv(mean, root, value=-steps * self.learning_rate / unbiased[0]))
-        return found
+            of_mean, of_square = (1 - beta ** max(1.0, step.item()) for beta in group["betas"])  # without their bias
+            root = torch.sqrt(square, out=foreseen).add_(group["eps"] * of_square**0.5)
+            size = steps * self.learning_rate * of_square**0.5 / of_mean
+            torch.addcdiv(weight, mean, root, value=-size, out=foreseen)
+        return self._foreseen
 
     @property
     def learning_rate(self) -> float:
