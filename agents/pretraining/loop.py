@@ -202,11 +202,14 @@ class Pretraining(Run[RunSettings, Hardness]):
         return row
 
     def measure(self, pairs: int, reference_unet: Reconstructor | None = None) -> Hardness:
-        """Hardness and masks on about so many held-out image and mask pairs, by the run's own U-Net or a reference."""
+        """Hardness and masks on about so many held-out image and mask pairs, by the run's own U-Net or a reference.
+
+        Its own is a copy: while it is measured, other workers go on with theirs.
+        """
         few = self.held_out[: max(2, pairs // 2)]
         draws = max(2, round(pairs / len(few)))
         ratio, horizon = self.settings.mask_ratio, self.settings.horizon
-        unet = reference_unet or self.reconstructor
+        unet = reference_unet or self.reconstructor.frozen()
         random_draws = max(draws, RANDOM_DRAWS)
         found = measure(self.agent, unet, self.images, few, ratio, horizon, draws, random_draws=random_draws)
         self.agent.attach(self.env)  # it may have looked at the reference U-Net

@@ -164,7 +164,6 @@ def train(number: int, work: Work, shared: SharedMemory | Link, stopped: Callabl
     """
     settings, agent = work.settings, work.agent
     torch.set_num_threads(1)
-    work.reconstructor.own_statistics()
     env = make_env(settings, work.images, work.shown, work.reconstructor)
     seed = seed_of(settings.seed, number, shared.seen)
     env.reset(seed=seed)

@@ -1,5 +1,6 @@
 """The Reconstructor: a U-Net that fills in what is hidden, and the loss of every patch."""
 
+from copy import copy, deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -195,15 +196,15 @@ class Reconstructor:
         copy_state(self.state(), state)
 
     def share_memory(self) -> None:
-        """Let several processes learn at once on the same weights; BatchNorm statistics stay private to each."""
-        for weight in self.unet.parameters():
-            weight.share_memory_()
+        """Let several processes learn at once on the same weights, with the same statistics of BatchNorm."""
+        self.unet.share_memory()
         self.optimiser.share_memory()
 
-    def own_statistics(self) -> None:
-        """Take BatchNorm statistics out of shared memory, in which they arrive in another process."""
-        for buffer in self.unet.buffers():
-            buffer.data = buffer.clone()
+    def frozen(self) -> "Reconstructor":
+        """Return one with a copy of the U-Net as it is now, which no process changes; not to learn with."""
+        found = copy(self)
+        found.unet = deepcopy(self.unet)
+        return found
 
     def save(self, path: str | Path) -> None:
         """Write weights and standardisation; the tensors have the names of Pytorch-UNet."""
