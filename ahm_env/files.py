@@ -37,6 +37,11 @@ def path_of(saved: str | Path | Saved) -> Path:
     return Path(saved) if isinstance(saved, str | Path) else saved.path
 
 
+def as_utf8(text: str) -> str:
+    r"""Escape what UTF-8 cannot hold: a byte 0xff of a file's name, say, as `\udcff`."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
     """Yield a temporary name beside `path`; on success it takes the place of `path`, on failure it goes.

@@ -11,7 +11,7 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from ahm_env.console import number
-from ahm_env.files import write_text
+from ahm_env.files import as_utf8, write_text
 from ahm_env.images.pixels.png import encode_png
 from ahm_env.masks import Floats, Ints
 from downstream.evaluation.classification import ClassificationAssessment
@@ -95,7 +95,7 @@ def _words(values: Floats) -> str:
 
 def source_name(source: str) -> str:
     """Return the last part of a data source: the path to it may tell more than is meant to be shown."""
-    return re.split(r"[\\/]", source.rstrip("\\/"))[-1].strip(".") or "a folder"
+    return as_utf8(re.split(r"[\\/]", source.rstrip("\\/"))[-1].strip(".")) or "a folder"
 
 
 def template(path: Path) -> Any:

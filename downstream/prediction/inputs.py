@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from ahm_env import ImageError
+from ahm_env.files import as_utf8
 from ahm_env.images.dataset.loader import find_source
 from ahm_env.images.formats.dicom.source import Dicom
 from ahm_env.images.formats.files import image_stem, images_in
@@ -85,7 +86,7 @@ def find_images(paths: Sequence[Path], pixels: PixelSettings) -> Incoming:
     for path, source in _distinct([(path, _source(path, pixels)) for path in paths]):
         index = source.index()
         found.inputs.append(Input(path, source, index))
-        found.problems.extend((str(path), problem) for problem in index.problems)
+        found.problems.extend((as_utf8(str(path)), as_utf8(problem)) for problem in index.problems)
         found.notes.extend([*index.notes, *(warning.text for warning in index.warnings)])
     found.inputs.sort(key=lambda one: KINDS.index(one.source.kind))
     found.names.update(_names(found.inputs))

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ahm_env import ImageError
-from ahm_env.files import Saved, path_of, sha256, write_rows
+from ahm_env.files import Saved, as_utf8, path_of, sha256, write_rows
 from ahm_env.images.dataset.builder import THREADS, in_order
 from ahm_env.images.formats.files import image_stem
 from ahm_env.images.pixels.png import save_picture
@@ -222,8 +222,9 @@ class Predictions:
 
     def _note(self, name: str, problem: str) -> None:
         """Note a problem; the slices of a damaged volume all have the same, which is noted once."""
+        name, problem = as_utf8(name), as_utf8(problem)
         if not self.problems or self.problems[-1][1] != problem:
-            self.problems.append((name.encode("utf-8", "backslashreplace").decode(), problem))
+            self.problems.append((name, problem))
 
     def _note_all(self, found: Iterable[Problem | None]) -> None:
         for problem in found:

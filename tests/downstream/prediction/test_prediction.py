@@ -231,6 +231,21 @@ def test_a_bad_file_is_told_and_the_same_command_adds_it_when_it_is_mended(call,
     assert not Path("out/problems.csv").exists()
 
 
+@pytest.mark.parametrize("junk", ["scans/bad\udcff.png", "volumes/bad\udcff.nii.gz", "odd\udcff/bad.png"])
+def test_bad_files_are_told_whose_names_are_not_utf8(call, model: Model, junk: str):
+    write_image(Path("scans/ok.png"), (10, 12), 0)
+    try:
+        Path(junk).parent.mkdir(exist_ok=True)
+        Path(junk).write_bytes(b"no image")
+    except OSError:
+        pytest.skip("this file system takes names in UTF-8 only")
+    status, out, _ = call("scans", *{str(Path(junk).parent)} - {"scans"}, "--out", "out")
+    assert status == 1
+    assert r"\udcff" in out
+    assert [row["image"] for row in rows()] == ["ok.png"]
+    assert [r"\udcff" in row["problem"] for row in rows("out/problems.csv")] == [True]
+
+
 @pytest.mark.slow
 def test_images_that_are_all_bad_leave_an_empty_table(call, model: Model):
     Path("scans").mkdir()

@@ -610,6 +610,7 @@ def test_no_path_and_no_name_of_an_image_is_shown(make_run: Maker, phantoms: Ima
         ("x.npz", "x.npz"),
         (".", "a folder"),
         ("/", "a folder"),
+        ("a/on\udcff", r"on\udcff"),
     ],
 )
 def test_a_source_is_called_by_its_last_part(source: str, name: str) -> None:
