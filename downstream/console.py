@@ -7,12 +7,12 @@ from typing import Annotated
 
 import typer
 
-from ahm_env import SettingsError
 from ahm_env.console import ProgressBar, make_console, warn_bad_masks, warn_left_out
 from ahm_env.files import check_name, write_text
 from ahm_env.runs.directory import Interruption
 from ahm_env.runs.owned_directory import check_json
 from downstream.evaluation.evaluation import evaluate
+from downstream.evaluation.tables import OF_IMAGES, OF_PATIENTS, check_directory
 from downstream.exporters.export import export
 from downstream.prediction.mask_export import MASKS
 from downstream.prediction.prediction import OVERLAYS, PROBLEMS, RETURNED, predict
@@ -60,8 +60,8 @@ def evaluate_model(
         check_json(out)
     if page is not None:
         check_name(page, ".html", "--page")
-    if pictures is not None and (pictures / "config.json").exists():
-        raise SettingsError(f"--pictures {pictures} is a run, whose own test.csv would be lost; give another directory")
+    if pictures is not None:
+        check_directory(pictures, "--pictures")
     console = make_console()
     with ProgressBar(console, "reading images") as progress:
         found = evaluate(model, data, split, progress=progress, **options)  # type: ignore[arg-type]
@@ -79,9 +79,9 @@ def evaluate_model(
         found.assessed.write(pictures)
         segments = found.as_dict()["task"] == "segmentation"
         console.print(f"picture      {pictures / ('cases.png' if segments else 'confusion.png')}")
-        console.print(f"each image   {pictures / 'test.csv'}")
+        console.print(f"each image   {pictures / OF_IMAGES}")
         if segments and found.several:
-            console.print(f"each patient {pictures / 'patients.csv'}")
+            console.print(f"each patient {pictures / OF_PATIENTS}")
     return 0
 
 

@@ -14,6 +14,7 @@ from ahm_env.images.pixels.png import save_picture
 from ahm_env.masks import Ints
 from downstream.evaluation.metrics import ClassificationScores, Measures, score_labels
 from downstream.evaluation.pictures import draw_confusion
+from downstream.evaluation.tables import OF_IMAGES
 from downstream.models.model import Model
 
 BATCH = 64  # images at once
@@ -79,7 +80,7 @@ class ClassificationAssessment:
             found = {"label": self.classes[number], "prediction": self.classes[row.argmax()]}
             shares = {f"p {label}": f"{share:.6g}" for label, share in zip(self.classes, row, strict=True)}
             rows.append({"image": name, "patient": patient} | found | shares)
-        write_rows(directory / "test.csv", rows)
+        write_rows(directory / OF_IMAGES, rows)
         save_picture(directory / "confusion.png", self.picture)
 
 

@@ -1,7 +1,7 @@
 """Segmentation: the masks that a model finds in images at their own size, and how good they are."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from itertools import islice
 from math import isnan, nan
@@ -22,6 +22,7 @@ from ahm_env.images.source import Sample
 from ahm_env.masks import Ints
 from downstream.evaluation.metrics import Measures, Overlap, SegmentationScores, score_classes
 from downstream.evaluation.pictures import Case, draw_cases
+from downstream.evaluation.tables import MEASURES, OF_IMAGES, OF_PATIENTS, is_ours
 from downstream.evaluation.tested import IGNORED, class_numbers
 from downstream.models.model import Model
 from downstream.models.resizing import to_original, to_square
@@ -30,7 +31,6 @@ Mask = npt.NDArray[np.uint8]
 
 BATCH = 8  # images at once; a few times as many are in memory, and they may be large
 PICTURED = 5  # images of a row of cases.png
-MEASURES = tuple(field.name for field in fields(SegmentationScores))
 
 
 @dataclass(frozen=True)
@@ -245,10 +245,12 @@ class SegmentationAssessment:
             {"image": one.image, "patient": patient} | {name: f"{value:.6g}" for name, value in one.row().items()}
             for one, patient in zip(self.scores, self.images.patients(self.indices), strict=True)
         ]
-        write_rows(directory / "test.csv", rows)
-        (directory / "patients.csv").unlink(missing_ok=True)
+        write_rows(directory / OF_IMAGES, rows)
+        whole = directory / OF_PATIENTS
         if len(self.patients) < len(self.scores):
-            write_rows(directory / "patients.csv", self._rows_of_patients())
+            write_rows(whole, self._rows_of_patients())
+        elif whole.exists() and is_ours(whole):
+            whole.unlink()  # of other images
         save_picture(directory / "cases.png", self.picture)
 
     def _rows_of_patients(self) -> list[dict[str, object]]:

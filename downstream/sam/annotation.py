@@ -23,7 +23,7 @@ from ahm_env.model.devices import find_device
 from ahm_env.runs.owned_directory import OwnedDirectory
 from downstream.evaluation.evaluation import check_split
 from downstream.evaluation.metrics import score_mask
-from downstream.evaluation.segmentation import MEASURES
+from downstream.evaluation.tables import MEASURES
 from downstream.evaluation.tested import check_ignore
 from downstream.sam.prompts import ALL, PointTable, Prompts, find_prompts
 from downstream.sam.sam import SegmentAnything, weights_file

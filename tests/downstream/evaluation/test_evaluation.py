@@ -17,6 +17,7 @@ from ahm_env import ImageError, load_images
 from ahm_env.files import read_rows
 from ahm_env.images.dataset.loader import find_source
 from ahm_env.images.pixels.fit import PixelSettings
+from downstream import console
 from downstream.evaluation import evaluation
 from downstream.evaluation.classification import assess_classifier
 from downstream.evaluation.cropping import Cropped
@@ -258,15 +259,40 @@ def test_what_is_marked_in_slices_that_show_nothing_is_missed(call):
     assert sum(one.found + one.missed for score in found.assessed.scores for one in score.overlaps.values()) == 12 * 256
 
 
-def test_no_result_of_a_run_and_no_patients_of_others_are_left(call):
+def test_no_result_of_a_run_is_lost_and_no_patients_of_other_images_are_left(call):
     make_model("model.safetensors")
     data = write_source(Path("data"))
     Path("tuned/config.json").write_text("{}")
     refused(call("--data", "data", "--out", "tuned/test.json"), "belongs to the run", "give another name")
-    Path("shown").mkdir()
-    Path("shown/patients.csv").write_text("of others")
+    refused(call("--data", "data", "--pictures", "tuned"), "is a run", "give another directory")
+    labels = (data / "labels.csv").read_text()
+    table = [f"{line},{name}" for line, name in zip(labels.splitlines(), ["patient", *"abcd" * 6], strict=True)]
+    (data / "labels.csv").write_text("\n".join(table) + "\n")
+    assert call("--data", str(data), "--pictures", "shown")[0] == 0
+    assert len(read_rows(Path("shown/patients.csv"))) == 2
+    (data / "labels.csv").write_text(labels)
     assert call("--data", str(data), "--pictures", "shown")[0] == 0
     assert not Path("shown/patients.csv").exists()
+    make_model("model.safetensors", "classification", ("mel", "nev"))
+    assert call("--data", str(data), "--pictures", "shown")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("patients.csv", b"patient,age\n1,40\n"),
+        ("patients.csv", b"\xff"),
+        ("test.csv", b"image,patient,label\na.png,1,mel\n"),
+        ("test.csv", b""),
+        ("cases.png", b"a picture"),
+    ],
+)
+def test_what_no_evaluation_wrote_is_not_lost(call, monkeypatch: pytest.MonkeyPatch, name: str, content: bytes):
+    monkeypatch.setattr(console, "evaluate", lambda *_, **__: pytest.fail("something was computed"))
+    Path("study").mkdir()
+    Path("study", name).write_bytes(content)
+    refused(call("--data", "data", "--pictures", "study"), f"study/{name}", "would be lost; give another --pictures")
+    assert [path.read_bytes() for path in Path("study").iterdir()] == [content]
 
 
 def test_masks_must_hold_what_the_segmenter_knows(call):
