@@ -3,10 +3,11 @@
 Names, files and folders of DICOM tell who somebody is: pseudonyms stand for them.
 """
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from ahm_env.files import as_utf8
 from ahm_env.images.dataset.loader import find_source
 from ahm_env.images.formats.dicom.source import Dicom
 from ahm_env.images.formats.files import image_stem, images_in
+from ahm_env.images.formats.fingerprint import stamp
 from ahm_env.images.formats.nifti.source import Nifti
 from ahm_env.images.formats.pictures.folder import Folder
 from ahm_env.images.pixels.fit import PixelSettings
@@ -22,8 +24,21 @@ from ahm_env.images.privacy import pseudonym
 from ahm_env.images.source import DatasetIndex, Entry, Sample, Source
 
 Problem = tuple[str, str]  # an image or file, and a line about it
-Loaded = tuple[Entry, Sample | ImageError | None]  # an image, and what came of it: None where it shows nothing
 KINDS = (Folder.kind, Nifti.kind, Dicom.kind)  # in the order in which they come
+
+
+class Loaded(NamedTuple):
+    """An image that was loaded.
+
+    Attributes:
+        entry: Which.
+        found: What came of it: None where it shows nothing.
+        stamp: That of its file, from before it was read.
+    """
+
+    entry: Entry
+    found: Sample | ImageError | None
+    stamp: str
 
 
 @dataclass(frozen=True)
@@ -61,14 +76,17 @@ class Incoming:
 
     def loads(self, done: Collection[str]) -> Iterator[Callable[[], Loaded]]:
         """Yield a function for each image that loads it, except for images whose names are in `done`."""
+        file, seen = None, ""
         for entry in self.entries():
             if entry.name not in done:
-                yield partial(_load, entry)
+                if entry.file is not None and entry.file != file:
+                    file, seen = entry.file, stamp(entry.file)  # once a volume, of which slices may be kept in memory
+                yield partial(_load, entry, seen)
 
-    def changed(self, some: Collection[str], since: float) -> list[str]:
-        """Name those of some images whose files were written after a time."""
-        files = ((entry.name, entry.file) for entry in self.entries() if entry.name in some)
-        return [name for name, file in files if file is not None and file.exists() and file.stat().st_mtime > since]
+    def changed(self, stamps: Mapping[str, str]) -> list[str]:
+        """Name those of some images whose files have other stamps now."""
+        files = ((entry.name, entry.file) for entry in self.entries() if entry.name in stamps)
+        return [name for name, file in files if file is not None and stamp(file) != stamps[name]]
 
 
 def find_images(paths: Sequence[Path], pixels: PixelSettings) -> Incoming:
@@ -94,14 +112,14 @@ def find_images(paths: Sequence[Path], pixels: PixelSettings) -> Incoming:
     return found
 
 
-def _load(entry: Entry) -> Loaded:
+def _load(entry: Entry, seen: str) -> Loaded:
     try:
         sample = entry()
     except ImageError as error:
-        return entry, error
+        return Loaded(entry, error, seen)
     if sample is not None and sample.image.dtype.kind == "f" and not np.isfinite(sample.image).any():
-        return entry, ImageError(f"{sample.path}: holds no finite value; export it again")
-    return entry, sample
+        return Loaded(entry, ImageError(f"{sample.path}: holds no finite value; export it again"), seen)
+    return Loaded(entry, sample, seen)
 
 
 def _source(path: Path, pixels: PixelSettings) -> Source:

@@ -24,7 +24,7 @@ from downstream.models.model import MODEL_FILE, Model, ModelSpec
 from downstream.models.resizing import to_square
 from downstream.prediction.inputs import Incoming, Problem, find_images
 from downstream.prediction.mask_export import MASKS, Returning
-from downstream.prediction.prediction_table import PredictionDirectory
+from downstream.prediction.prediction_table import GrowingTable, PredictionDirectory
 
 PROBLEMS, RETURNED, OVERLAYS = "problems.csv", "returned.csv", "overlays"
 
@@ -169,11 +169,12 @@ class Predictions:
             OSError: The disk is full; what was written is whole.
         """
         out = self._out
-        with out.growing_table() if out is not None else nullcontext((None, set[str]())) as (table, done):
+        tables = out.growing_tables() if out is not None else nullcontext((None, None, set[str]()))
+        with tables as (table, files, done):
             self.before = len(done)
             self._start()
             returning = None if out is None else Returning(out.path, self.spec, out.about["model"], self._images)
-            samples = self._samples(done, returning)
+            samples = self._samples(done, files, returning)
             found = predict_samples(self._model, self._segmenter, samples, self._refuse, self._tta)
             saved = in_order((partial(self._save, one) for one in found), BATCH, behind=True)
             with closing(saved):
@@ -194,14 +195,16 @@ class Predictions:
                     else:
                         (out.path / file).unlink(missing_ok=True)
 
-    def _samples(self, done: set[str], returning: Returning | None) -> Iterator[Sample]:
+    def _samples(self, done: set[str], files: GrowingTable | None, returning: Returning | None) -> Iterator[Sample]:
         # more than a batch ahead, so that the network never waits for the last of the next one
-        for entry, loaded in in_order(self._images.loads(done), BATCH + THREADS, behind=True):
+        for entry, loaded, stamp in in_order(self._images.loads(done), BATCH + THREADS, behind=True):
             if self._stopped():
                 return
             if returning is not None:
                 returning.loaded(entry, loaded)
             if isinstance(loaded, Sample):
+                if files is not None:
+                    files.append([entry.name, stamp])
                 self._remarks.update(loaded.remarks)
                 yield loaded
             elif loaded is None:

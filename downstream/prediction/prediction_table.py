@@ -15,6 +15,8 @@ from ahm_env.runs.owned_directory import OwnedDirectory
 from downstream.prediction.inputs import Incoming
 
 TABLE = "predictions.csv"
+FILES = "files.csv"  # what the file of each image was like when it was read
+STAMPED = ("image", "stamp")
 
 
 class GrowingTable(io.FileIO):
@@ -61,33 +63,45 @@ class PredictionDirectory(OwnedDirectory):
         """Read the header and the rows that are in its table already.
 
         Raises:
-            RunError: It holds something else, or other predictions, or an image has changed since.
+            RunError: It holds something else, or other predictions, or an image has changed since it was read.
         """
+        return self._tables()[0]
+
+    def _tables(self) -> tuple[list[list[str]], dict[str, str]]:
+        """Read the table, header and rows, and the stamp of each image that has a row."""
         self.refuse_others(self.read() or self.about, self.about)
-        rows, table = _read_rows(self.path / TABLE, self._header), self.path / TABLE
-        if done := {row[0] for row in rows[1:]}:
-            if not done <= self._images.names:
-                raise RunError(f"{table}: has a row of an image that is not given now; choose another --out")
-            if changed := self._images.changed(done, table.stat().st_mtime):
-                count = f"{len(changed):,} images have" if len(changed) > 1 else "an image has"
-                raise RunError(f"{table}: {count} changed since, the first is {changed[0]}; choose another --out")
-        return rows
+        table, files = self.path / TABLE, self.path / FILES
+        (header, *rows), (_, *stamped) = _read_rows(table, self._header), _read_rows(files, STAMPED)
+        if not {row[0] for row in rows} <= self._images.names:
+            raise RunError(f"{table}: has a row of an image that is not given now; choose another --out")
+        if rows and not files.exists():
+            raise RunError(f"{files}: is missing, so that images may have changed since; choose another --out")
+        known = dict(stamped)  # of an image that was read again, the last
+        rows = [row for row in rows if row[0] in known]  # a power cut may have kept a row and lost its stamp
+        stamps = {row[0]: known[row[0]] for row in rows}
+        if changed := self._images.changed(stamps):
+            count = f"{len(changed):,} images have" if len(changed) > 1 else "an image has"
+            raise RunError(f"{table}: {count} changed since, the first is {changed[0]}; choose another --out")
+        return [header, *rows], stamps
 
     @contextmanager
-    def growing_table(self) -> Iterator[tuple[GrowingTable, set[str]]]:
-        """Open its table, for one process at a time, and tell which images have a row in it.
+    def growing_tables(self) -> Iterator[tuple[GrowingTable, GrowingTable, set[str]]]:
+        """Open its table and that of stamps, for one process at a time, and tell which images have a row already.
+
+        An image's stamp is to be added before its row.
 
         Raises:
             RunError: As of `rows`, or the directory is in use.
         """
         with self:
-            rows = self.rows()
+            rows, stamps = self._tables()
             self.write(self.about)
             write_text(self.path / TABLE, _as_csv(rows))
+            write_text(self.path / FILES, _as_csv([STAMPED, *stamps.items()]))
             for torn in (*self.path.glob(".*.tmp"), *self.path.glob("*/.*.tmp")):
                 torn.unlink()
-            with GrowingTable(self.path / TABLE) as table:
-                yield table, {row[0] for row in rows[1:]}
+            with GrowingTable(self.path / TABLE) as table, GrowingTable(self.path / FILES) as files:
+                yield table, files, set(stamps)
 
 
 def _read_rows(path: Path, header: Sequence[str]) -> list[list[str]]:

@@ -25,6 +25,17 @@ def digest_tree(top: Path, within: Path) -> str:
     return _sum(top, ((found.path, found.relative) for found in walk(top, within)))
 
 
+def stamp(file: Path) -> str:
+    """Hex digits that change when a file is written, or one of another size or time takes its place; empty without it.
+
+    Digits, since the time of a file may be that of an examination.
+    """
+    with suppress(OSError):
+        status = file.stat()
+        return hashlib.blake2b(f"{status.st_size} {status.st_mtime_ns}".encode(), digest_size=8).hexdigest()
+    return ""
+
+
 def _sum(top: Path, files: Iterable[tuple[str, str]]) -> str:
     """Digest files, paths and names, in flat memory: the sum is the same in whatever order they come."""
     where = os.path.realpath(top)

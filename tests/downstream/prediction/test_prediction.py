@@ -17,8 +17,10 @@ import pytest
 import tifffile
 from filelock import FileLock
 
+from ahm_env import RunError
 from ahm_env.files import atomic
 from ahm_env.images.dataset.builder import AHEAD, THREADS, in_order
+from ahm_env.images.formats.fingerprint import stamp
 from ahm_env.images.formats.pictures import folder
 from ahm_env.images.formats.pictures.picture import Picture, read_picture
 from ahm_env.images.source import Sample
@@ -27,6 +29,7 @@ from downstream.evaluation.segmentation import BATCH, segment
 from downstream.models.model import Model
 from downstream.models.resizing import to_original, to_square
 from downstream.prediction import prediction
+from downstream.prediction.inputs import find_images
 from downstream.prediction.prediction_table import GrowingTable
 from tests.downstream.prediction.examples import rows
 from tests.downstream.tiny import make_model
@@ -365,17 +368,50 @@ def test_a_folder_may_grow(call, scans: Path, model: Model):
     assert len(rows()) == 6
 
 
-@pytest.mark.slow
-def test_an_image_that_has_changed_since_is_not_taken_for_predicted(call, scans: Path, model: Model):
+@pytest.mark.parametrize("seconds", [-9, 2])  # a copy may have the time of its original
+def test_an_image_that_has_changed_since_is_not_taken_for_predicted(call, scans: Path, model: Model, seconds: int):
     assert call("scans", "--out", "out")[0] == 0
     table = rows()
     write_image(scans / "b.jpg", (50, 90), 9)
-    later = Path("out/predictions.csv").stat().st_mtime + 2
-    os.utime(scans / "b.jpg", (later, later))
+    time = Path("out/predictions.csv").stat().st_mtime + seconds
+    os.utime(scans / "b.jpg", (time, time))
     status, _, error = call("scans", "--out", "out")
     assert (status, rows()) == (2, table)
     assert "an image has changed since, the first is b.jpg; choose another --out" in error
     assert call("scans", "--out", "other")[0] == 0
+
+
+def test_an_image_that_changes_while_others_are_predicted_is_not_taken_for_predicted(scans: Path, model: Model):
+    found = prediction.predict("tuned", ["scans"], "out", device="cpu")
+    changed = [write_image(scans / "a.png", (50, 90), 9) for one in found if one.name == "a.png"]
+    assert (len(changed), len(rows())) == (1, len(SIZES))
+    with pytest.raises(RunError, match=r"an image has changed since, the first is a\.png; choose another --out"):
+        prediction.predict("tuned", ["scans"], "out", device="cpu")
+
+
+def test_a_volume_that_changes_while_it_is_predicted_is_not_taken_for_predicted(model: Model):
+    nibabel = pytest.importorskip("nibabel")
+    Path("volumes").mkdir()
+    nibabel.save(nibabel.Nifti1Image(np.random.default_rng(0).random((9, 8, 20)), np.eye(4)), "volumes/a.nii.gz")
+    loads = find_images([Path("volumes")], model.spec.pixels).loads(())
+    before = next(loads)()
+    nibabel.save(nibabel.Nifti1Image(np.random.default_rng(1).random((9, 8, 20)), np.eye(4)), "volumes/a.nii.gz")
+    assert {load().stamp for load in loads} == {before.stamp}
+    assert stamp(Path("volumes/a.nii.gz")) != before.stamp
+
+
+def test_rows_count_only_with_what_their_files_were_like(call, scans: Path, model: Model):
+    assert call("scans", "--out", "out")[0] == 0
+    files = Path("out/files.csv")
+    files.write_text("".join(files.read_text().splitlines(keepends=True)[:-1]))
+    status, out, _ = call("scans", "--out", "out")
+    assert status == 0
+    assert "1 images to predict, 4 done before" in out
+    assert sorted(row["image"] for row in rows()) == sorted(SIZES)
+    files.unlink()
+    status, _, error = call("scans", "--out", "out")
+    assert status == 2
+    assert "out/files.csv: is missing, so that images may have changed since; choose another --out" in error
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from ahm_env.errors import ImageError
 from ahm_env.images.formats.files import Files, files_in, is_image, stem_of
-from ahm_env.images.formats.fingerprint import digest
+from ahm_env.images.formats.fingerprint import digest, stamp
 from ahm_env.images.formats.limits import HARMLESS_BYTES, MOST_SWELLING, refuse_bomb
 
 STEMS = st.text(st.characters(blacklist_characters="/\0", blacklist_categories=["Cs"]), min_size=1, max_size=20)
@@ -103,6 +103,19 @@ def test_the_digest_follows_name_size_time_and_mode(tmp_path: Path) -> None:
     (tmp_path / "c.png").chmod(0o400)
     seen.append(digest(tmp_path))
     assert len(set(seen)) == 5
+
+
+def test_the_stamp_of_a_file_follows_its_size_and_time(tmp_path: Path) -> None:
+    file = tmp_path / "a.png"
+    seen = [stamp(file)]
+    for content, time in ((b"", 7), (b"more", 7), (b"less", 6)):
+        file.write_bytes(content)
+        os.utime(file, ns=(time, time))
+        seen.append(stamp(file))
+    file.chmod(0o400)
+    os.utime(file, ns=(9, 6))
+    assert stamp(file) == seen[-1]
+    assert (seen[0], len(set(seen))) == ("", 4)
 
 
 def test_a_link_to_nothing_is_listed_and_does_not_stop_the_digest(tmp_path: Path) -> None:
