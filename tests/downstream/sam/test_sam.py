@@ -470,6 +470,70 @@ def test_what_somebody_has_written_in_the_table_stays(tiny: Path):
     assert read_rows(table)[2]["image"] == "scan2.png"
 
 
+def test_what_is_corrected_in_the_source_arrives_beside_what_somebody_has_changed(tiny: Path):
+    data = write_folder(Path("data"), [(20, 30), (30, 20), (25, 25)])
+    (data / "labels.csv").write_text("image,label,split,patient\nscan0,a,train,p\nscan1,a,test,q\nscan2,a,val,\n")
+    table = Path("out/labels.csv")
+    annotate(tiny, "center", "data", Path("out"))
+    first, second, third = read_rows(table)
+    added = {"image": "own.png", "label": "b", "split": "train", "patient": "me"}
+    write_rows(table, [{**first, "label": "b"}, second, third, added])
+    (data / "labels.csv").write_text("image,label,split,patient\nscan0,c,test,q\nscan1,c,test,q\nscan2,a,val,\n")
+    assert not annotate(tiny, "center", "data", Path("out")).problems
+    corrected = {"split": "test", "patient": second["patient"]}
+    assert read_rows(table) == [{**first, "label": "b", **corrected}, {**second, "label": "c"}, third, added]
+
+    Path("out/source.csv").unlink()
+    with pytest.raises(RunError, match=r"out/source\.csv: is missing, .*; copy that table there if none, or choose"):
+        annotate(tiny, "center", "data", Path("out"))
+
+
+def test_images_that_the_source_has_no_more_are_told(tiny: Path):
+    data = write_folder(Path("data"), [(20, 30), (30, 20), (25, 25), (20, 20)])
+    assert not annotate(tiny, "center", "data", Path("out"), "train").problems
+    labels = (data / "labels.csv").read_text()
+    (data / "labels.csv").write_text(labels.replace("scan3,naevus,train", "scan3,naevus,test"))
+    for _ in range(2):
+        [problem] = annotate(tiny, "center", "data", Path("out"), "train").problems
+        assert problem.startswith("out/labels.csv: lists images that are not among those of the source (--split train)")
+        assert "now: 1, the first is scan3.jpg; mend the source, or delete their lines, images and masks" in problem
+    write_rows(Path("out/labels.csv"), read_rows(Path("out/labels.csv"))[:1])
+    assert not annotate(tiny, "center", "data", Path("out"), "train").problems
+
+
+def test_an_image_that_has_changed_in_the_source_keeps_no_old_mask_unnoticed(tiny: Path):
+    data = write_folder(Path("data"), [(20, 30), (30, 20)])
+    annotate(tiny, "center", "data", Path("out"))
+    image, mask = Path("out/images/scan0.png"), Path("out/masks/scan0.png")
+    cv2.imwrite(str(mask), np.eye(20, 30, dtype=np.uint8))  # somebody's
+    kept = mask.read_bytes()
+    cv2.imwrite(str(data / "images/scan0.png"), 255 - cv2.imread(str(data / "images/scan0.png")))
+    (data / "labels.csv").write_text("image,split\nscan0,test\nscan1,val\n")
+    found = annotate(tiny, "center", "data", Path("out"))
+    [problem] = found.problems
+    assert problem.startswith("out/images/scan0.png: is not the image that the source has now; delete it and out/masks")
+    assert mask.read_bytes() == kept
+    assert [row["image"] for row in read_rows(Path("out/scores.csv"))] == ["scan1.jpg"]
+    assert [row["split"] for row in read_rows(Path("out/labels.csv"))] == ["test", "val"]
+    image.unlink()
+    mask.unlink()
+    found = annotate(tiny, "center", "data", Path("out"))
+    assert (found.problems, found.made, found.scored) == ([], 1, 2)
+    assert image.read_bytes() == (data / "images/scan0.png").read_bytes()
+
+
+@pytest.mark.parametrize(("shape", "text"), [((9, 9), "mask is 9x9 but image is 30x20"), (None, "scan0.png: ")])
+def test_a_mask_that_somebody_has_spoilt_is_told_and_not_lost(tiny: Path, shape: tuple[int, int] | None, text: str):
+    write_folder(Path("data"), [(20, 30), (30, 20)])
+    annotate(tiny, "center", "data", Path("out"))
+    mask = Path("out/masks/scan0.png")
+    mask.write_bytes(b"spoilt" if shape is None else cv2.imencode(".png", np.zeros(shape, np.uint8))[1].tobytes())
+    kept = mask.read_bytes()
+    [problem] = annotate(tiny, "center", "data", Path("out")).problems
+    assert text in problem
+    assert mask.read_bytes() == kept
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("prompt", ["box", "grid"])
 def test_a_phantom_is_written_as_png_with_its_masks_measured(tiny: Path, prompt: str):
@@ -493,6 +557,7 @@ def test_deep_grey_images_keep_their_depth_and_without_masks_nothing_is_measured
     assert not annotate(tiny, "center", "deep.npz", Path("out")).problems
     assert not Path("out/scores.csv").exists()
     assert np.array_equal(cv2.imread("out/images/train_000001.png", cv2.IMREAD_UNCHANGED), deep[1])
+    assert annotate(tiny, "center", "deep.npz", Path("out")).made == 0
     after = load_images("out", 16)
     assert after.classes == ()
     assert [len(after.split(name)) for name in ("train", "val", "test")] == [2, 0, 1]
@@ -550,8 +615,11 @@ def test_a_bad_image_is_told_and_skipped_until_it_is_mended(tiny: Path, capsys: 
 
 def test_an_empty_split_is_an_error(tiny: Path):
     write_folder(Path("data"), [(20, 30)])
-    with pytest.raises(ImageError, match="no image could be annotated \\(--split test\\)"):
+    with pytest.raises(ImageError, match="no image could be annotated \\(--split test\\); see `ahm data check`"):
         annotate(tiny, "center", "data", Path("out"), "test")
+    Path("data/images/scan0.png").write_bytes(b"no image")
+    with pytest.raises(ImageError, match=r"\(--split all\); the last problem: data/images/scan0.png: "):
+        annotate(tiny, "center", "data", Path("bad"))
 
 
 def test_the_command(tiny: Path, call: Callable[..., tuple[int, str, str]]):
