@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 
 from ahm_env import ImageError, ImageSet, SettingsError
-from ahm_env.images.dataset.builder import are_binary, mask_values
+from ahm_env.images.dataset.values import are_binary, mask_values
 from ahm_env.images.pixels.fit import Image8
 from ahm_env.images.source import Sample
 from ahm_env.masks import Ints

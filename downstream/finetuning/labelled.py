@@ -150,7 +150,14 @@ def only_labelled(settings: FinetuneSettings, images: ImageSet) -> ImageSet:
         classes = settings.class_names or class_names(images, labelled)
     segments = settings.task == "segmentation"
     known, ignore = np.union1d(labelled, tested), settings.ignore if segments else None
-    return annotated(images, known, classes, masks=segments, skip_bad=settings.skip_bad, ignore=ignore)
+    # 255 stands for 1 only where there is no more than one class beside the background
+    several = segments and settings.classes is not None and _named(settings) not in ({0, 1}, {0, 255})
+    return annotated(images, known, classes, segments, settings.skip_bad, ignore, as_stored=several)
+
+
+def _named(settings: FinetuneSettings) -> set[int]:
+    """Numbers in masks that were named as classes."""
+    return set(map(int, settings.class_names or ()))
 
 
 def class_names(images: ImageSet, indices: Ints) -> tuple[str, ...]:
@@ -158,24 +165,46 @@ def class_names(images: ImageSet, indices: Ints) -> tuple[str, ...]:
     return class_order({images.classes[number] for number in images.labels(indices).tolist() if number >= 0})
 
 
-def check_values(images: ImageSet, tested: Ints, values: tuple[int, ...]) -> None:
-    """Check, before learning begins, that the masks to test on hold known numbers only.
+def find_values(settings: FinetuneSettings, images: ImageSet, split: Split) -> tuple[int, ...]:
+    """Numbers in masks that stand for the classes of a run, ascending, 0 among them.
 
-    Args:
-        images: The set.
-        tested: Which of it.
-        values: The known numbers; None of these is the one to be ignored.
+    They are those in the masks to learn from, or those that were named. Masks are looked at as they are before
+    resizing, for so they are when the model is tested.
 
     Raises:
-        ImageError: One holds another number.
+        ImageError: A mask, maybe one to test on, holds another number, nothing of a class is left after resizing, or
+            there is none but the background.
     """
-    for index in tested:
-        if odd := sorted(set(images.mask_values(index)) - {*values, images.ignore}):
-            known = ", ".join(map(str, values))
-            raise ImageError(
-                f"{images.source}: the mask of {images.names[index]}, to test on, holds {odd[0]}, but those to learn "
-                f"from hold {known}; label more images, or renumber its classes"
-            )
+    learned = np.union1d(split.learn, split.select)
+    found = set(images.mask_values(learned)) - {images.ignore}
+    numbers = found if settings.classes is None else _named(settings)
+    if found <= {0, 1} and numbers == {0, 255}:  # as most programs store masks of two values
+        numbers = {0, 1}
+    values = tuple(sorted({0, *numbers}))
+    if len(values) < 2:
+        raise ImageError(f"{images.source}: its masks are all background; nothing can be learned from that")
+    hint = "; name it there, renumber the classes of the mask, or leave it out with --ignore"
+    _refuse_others(images, learned, values, "to learn from, holds {}, which --classes does not name" + hint)
+    hint = "; label more images, or renumber its classes"
+    known = ", ".join(map(str, values))
+    _refuse_others(images, split.test, values, f"to test on, holds {{}}, but those to learn from hold {known}{hint}")
+    lost = sorted(found - {0, *images.mask_values(learned, resized=True)})
+    if settings.classes is None and lost:
+        raise ImageError(
+            f"{images.source}: {lost[0]} is a class in masks to learn from, but no pixel of it is left at --image-size "
+            f"{images.image_size}; choose a larger one, or take the class out of the masks"
+        )
+    return values
+
+
+def _refuse_others(images: ImageSet, indices: Ints, values: tuple[int, ...], what: str) -> None:
+    """Refuse masks that hold another number than these, or the one to be ignored."""
+    known = {*values, images.ignore}
+    if known.issuperset(images.mask_values(indices)):
+        return
+    for index in indices:
+        if odd := sorted(set(images.mask_values(index)) - known):
+            raise ImageError(f"{images.source}: the mask of {images.names[index]}, {what.format(odd[0])}")
 
 
 def check_classes(images: ImageSet, labelled: Ints, classes: tuple[str, ...]) -> None:

@@ -6,7 +6,6 @@ from math import ceil, nan
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from torch import Tensor
 
 from ahm_env import ImageError, ImageSet, Standardisation
@@ -18,7 +17,7 @@ from ahm_env.runs.run import Run
 from downstream.evaluation.classification import assess_classifier
 from downstream.evaluation.cropping import SEGMENTER_FILE
 from downstream.evaluation.segmentation import assess_segmenter
-from downstream.finetuning.labelled import Split, check_classes, check_values, choose_unlabelled, only_labelled
+from downstream.finetuning.labelled import Split, check_classes, choose_unlabelled, find_values, only_labelled
 from downstream.finetuning.mixing import draw_mixing
 from downstream.finetuning.settings import FinetuneSettings
 from downstream.finetuning.training import Trainer
@@ -232,23 +231,13 @@ def make_spec(settings: FinetuneSettings, images: ImageSet, split: Split, start:
         ImageError: Masks or labels have one class only, or a mask, maybe one to test on, holds an unknown number.
     """
     if settings.task == "segmentation":
-        found = set(images.mask_values(np.union1d(split.learn, split.select))) - {images.ignore}
-        named = settings.class_names
-        numbers = found if named is None else set(map(int, named))
-        if found <= {0, 1} and numbers == {0, 255}:  # as most programs store masks of two values
-            numbers = {0, 1}
-        values = tuple(sorted({0, *numbers}))
-        if odd := sorted(found - set(values)):
-            raise ImageError(f"{images.source}: a mask to learn from holds {odd[0]}, which --classes does not name")
+        values = find_values(settings, images, split)
         names = ("background", "foreground") if values == (0, 1) else ("background", *map(str, values[1:]))
     else:
         values, names = (), images.classes
-    if len(names) < 2:
-        what = "its masks are all background" if values else "it has labels of fewer than two classes"
-        raise ImageError(f"{images.source}: {what}; nothing can be learned from that")
-    if values:
-        check_values(images, split.test, values)
-    else:
+        if len(names) < 2:
+            what = "it has labels of fewer than two classes"
+            raise ImageError(f"{images.source}: {what}; nothing can be learned from that")
         check_classes(images, split.learn, names)
     by = Standardisation(IMAGENET_MEAN, IMAGENET_STD) if settings.model == "vgg16" else start.standardisation
     by = by or Standardisation(*(tuple(numbers.tolist()) for numbers in images.standardisation(images.split("train"))))

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ahm_env.errors import ImageError
-from ahm_env.images.dataset.builder import are_binary, in_order, mask_values, with_remedy
+from ahm_env.images.dataset.builder import in_order, with_remedy
 from ahm_env.images.dataset.cache import (
     ArrayWriter,
     content_digest,
@@ -20,6 +20,7 @@ from ahm_env.images.dataset.cache import (
 )
 from ahm_env.images.dataset.image_set import Annotations, ImageSet
 from ahm_env.images.dataset.loader import decoded, wanted
+from ahm_env.images.dataset.values import BITS, are_binary, mask_values, to_bits
 from ahm_env.images.pixels.fit import Image8, fit_mask
 from ahm_env.images.source import UNLABELLED, Entry, class_order
 
@@ -31,6 +32,7 @@ def annotated(
     masks: bool = True,
     skip_bad: bool = False,
     ignore: int | None = None,
+    as_stored: bool = False,
 ) -> ImageSet:
     """Return the same images with the masks and labels of only some: all others are neither known nor read.
 
@@ -41,6 +43,7 @@ def annotated(
         masks: Whether masks are known; if not, none is read.
         skip_bad: Take an image whose mask cannot be used as one without a mask.
         ignore: Number in masks that is no class; None for none. A mask that holds nothing else is none.
+        as_stored: Leave 255 what it is, even if every mask has two values.
 
     Raises:
         ImageError: A mask cannot be used, the masks hold only 0 and the number that is no class, or a label is not
@@ -62,7 +65,8 @@ def annotated(
     labels[chosen] = [known[name] for name in names]
     masked = chosen[images.masked(chosen)] if masks else chosen[:0]
     if (images.masks_read and ignore is None) or not masked.size:
-        return ImageSet(images.entry, images.source, Annotations(classes, labels, masked, None), images.functions)
+        some = Annotations(classes, labels, masked, None, as_stored=as_stored)
+        return ImageSet(images.entry, images.source, some, images.functions)
     root = images.entry.parent
     key = entry_key(f"masks {images.entry.name} {masked.tolist()} {skip_bad} {ignore}", {})
     with locked(root, key):
@@ -70,7 +74,7 @@ def annotated(
             with new_entry(root, key) as directory:
                 _read_masks(directory, images, masked, skip_bad, ignore)
     read = np.load(root / key / "masked.npy")
-    some = Annotations(classes, labels, read, root / key, ignore)
+    some = Annotations(classes, labels, read, root / key, ignore, as_stored)
     return ImageSet(images.entry, images.source, some, images.functions)
 
 
@@ -80,6 +84,7 @@ def _read_masks(
     """Write the masks of some images into an empty directory."""
     size, binary, read, found = images.image_size, True, list[int](), set[int]()
     masks = ArrayWriter(directory / "masks.npy", (size, size), np.uint8)
+    bits = ArrayWriter(directory / "values.npy", BITS, np.uint8)
     decoded = in_order(partial(_mask_of, entry, images.source) for entry in wanted(images, masked))
     for index, mask in zip(masked.tolist(), decoded, strict=True):
         if isinstance(mask, ImageError):
@@ -90,10 +95,13 @@ def _read_masks(
         found |= values
         if values == {ignore}:
             continue
-        masks.append(fit_mask(mask, images.pixels))
+        square = fit_mask(mask, images.pixels)
+        masks.append(square)
+        bits.append(to_bits(values, square))
         binary &= ignore != 1 and are_binary(values - {ignore})  # 255 becomes 1, which must not be what is ignored
         read.append(index)
     masks.close()
+    bits.close()
     if ignore in found and found <= {0, ignore}:
         raise ImageError(
             f"{images.source}: its masks hold only 0 and {ignore}, which is to be ignored, so that nothing is marked; "

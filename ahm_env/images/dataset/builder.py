@@ -17,8 +17,8 @@ import numpy.typing as npt
 from ahm_env.errors import ImageError, about
 from ahm_env.images.dataset.cache import IDENTITIES, ArrayWriter, Meta, content_digest, images_digest, write_meta
 from ahm_env.images.dataset.patients import Digests, digest, first_images, refuse_leaks
-from ahm_env.images.pixels.fit import Image8, PixelSettings, fit_image, fit_mask, with_channels
-from ahm_env.images.pixels.opencv import cv2
+from ahm_env.images.dataset.values import BITS, are_binary, mask_values, to_bits
+from ahm_env.images.pixels.fit import PixelSettings, fit_image, fit_mask, with_channels
 from ahm_env.images.privacy import refuse_path
 from ahm_env.images.source import DatasetIndex, Entry, Sample
 from ahm_env.model.devices import count_cores
@@ -39,7 +39,7 @@ class Prepared:
     Attributes:
         sample: Its image is (C, S, S) uint8, where C is 1 if it has no colour; its mask, if that was read, (S, S).
         masked: Whether there is a mask, read or not.
-        mask_values: Class numbers in the mask before resizing.
+        mask_values: Class numbers in the mask before resizing; none without a mask.
     """
 
     sample: Sample
@@ -189,6 +189,7 @@ class EntryWriter:
         }
         if has_masks and masks_read:
             self._arrays["masks"] = ArrayWriter(directory / "masks.npy", square, np.uint8)
+            self._arrays["values"] = ArrayWriter(directory / "values.npy", BITS, np.uint8)
 
     def __enter__(self) -> Self:
         """Return the writer itself."""
@@ -225,8 +226,9 @@ class EntryWriter:
         self._arrays["masked"].append(prepared.masked)
         self._any_mask |= prepared.masked
         if "masks" in self._arrays:
-            square = self._arrays["masks"].row_shape
-            self._arrays["masks"].append(np.zeros(square, np.uint8) if sample.mask is None else sample.mask)
+            square = np.zeros(self._arrays["masks"].row_shape, np.uint8) if sample.mask is None else sample.mask
+            self._arrays["masks"].append(square)
+            self._arrays["values"].append(to_bits(prepared.mask_values, square))
         if sample.mask is not None:
             self._binary_masks &= are_binary(prepared.mask_values)
         self._arrays["labels"].append(sample.label)
@@ -274,17 +276,6 @@ def _prepare(sample: Sample, settings: PixelSettings) -> Prepared:
     if sample.mask is not None:
         mask, values = fit_mask(sample.mask, settings), mask_values(sample.mask)
     return Prepared(replace(sample, image=image, mask=mask, later=None), sample.masked, values)
-
-
-def mask_values(mask: Image8) -> frozenset[int]:
-    """Class numbers that occur in a mask (H, W)."""
-    counts = cv2.calcHist([mask], [0], None, [256], [0, 256])
-    return frozenset(np.flatnonzero(counts).tolist())
-
-
-def are_binary(values: frozenset[int]) -> bool:
-    """Whether the numbers in a mask are those of a mask of two values: 0 and 1, or 0 and 255."""
-    return values <= {0, 1} or values <= {0, 255}
 
 
 def with_remedy(problem: str, source: str, count: int | None = None) -> str:

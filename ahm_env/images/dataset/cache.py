@@ -23,7 +23,7 @@ from ahm_env.files import explained
 from ahm_env.images.pixels.fit import PixelSettings
 
 # To be raised with every change of what is stored, so that old entries are not found.
-FORMAT = 9
+FORMAT = 10
 META = "set.json"
 IMAGES, ANNOTATIONS = ("images", "patients", "splits"), ("labels", "masks")
 IDENTITIES = "identities.npy"

@@ -5,13 +5,15 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self, overload
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from ahm_env.errors import ImageError, SettingsError
 from ahm_env.images.dataset.cache import read_meta
+from ahm_env.images.dataset.names import Names
+from ahm_env.images.dataset.values import from_bits
 from ahm_env.images.source import SPLITS
 
 Pixels8 = npt.NDArray[np.uint8]
@@ -28,6 +30,7 @@ class Annotations:
         masked: `(M,)` int64, ascending: the images whose masks are known.
         entry: Directory in the cache that holds these masks; None where the set has read all masks itself.
         ignore: The number in these masks that is no class; None if all are.
+        as_stored: Whether they hold 255 where their files do, even if every mask has two values.
     """
 
     classes: tuple[str, ...]
@@ -35,6 +38,7 @@ class Annotations:
     masked: npt.NDArray[np.int64]
     entry: Path | None
     ignore: int | None = None
+    as_stored: bool = False
 
 
 class ImageSet:
@@ -77,7 +81,9 @@ class ImageSet:
         self._binary_masks = meta.binary_masks
         self._rows: npt.NDArray[np.int64] | None = None
         self._images = _open(entry / "images.npy")
-        self._masks = _open(entry / "masks.npy") if meta.has_masks and meta.masks_read else None
+        self._masks = self._values = None
+        if meta.has_masks and meta.masks_read:
+            self._masks, self._values = _open(entry / "masks.npy"), _open(entry / "values.npy")
         self._masked = _open(entry / "masked.npy")
         self._labels = _open(entry / "labels.npy")
         self._splits = _open(entry / "splits.npy")
@@ -115,6 +121,7 @@ class ImageSet:
             if meta is None:
                 raise ImageError(f"{annotations.entry}: cached masks are gone or damaged; load {self.source} again")
             self._masks, self._binary_masks = _open(annotations.entry / "masks.npy"), meta.binary_masks
+            self._values = _open(annotations.entry / "values.npy")
             self.skipped += meta.skipped
             content.update(meta.content.encode())
         self.content_key = content.hexdigest()[:32]
@@ -147,14 +154,14 @@ class ImageSet:
     def masks(self, indices: npt.ArrayLike) -> npt.NDArray[np.uint8]:
         """Copy masks: (B, S, S) uint8 class numbers; 0 and 1 if every mask has two values beside `ignore`.
 
-        Of an image without a mask they are 0: see `masked`.
+        Of an image without a mask they are 0: see `masked`. Two values may be kept as stored, see `annotated`.
 
         Raises:
             ImageError: The set has no masks.
             IndexError: An index is outside the set.
         """
         if self._masks is None:
-            raise ImageError(f"{self.source}: no masks; put them in masks/, each with the stem of its image")
+            raise self._without_masks
         chosen = _as_indices(indices)
         if self._rows is None:
             masks = self._masks[chosen]
@@ -162,7 +169,16 @@ class ImageSet:
             rows = self._rows[chosen]
             masks = np.zeros((len(rows), *self._masks.shape[1:]), np.uint8)
             masks[rows >= 0] = self._masks[rows[rows >= 0]]
-        return np.where(masks == self.ignore, masks, masks != 0) if self._binary_masks else masks
+        return self._class_numbers(masks)
+
+    def _class_numbers(self, stored: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        as_stored = self.annotations is not None and self.annotations.as_stored
+        binary = self._binary_masks and not as_stored
+        return np.where(stored == self.ignore, stored, stored != 0) if binary else stored
+
+    @property
+    def _without_masks(self) -> ImageError:
+        return ImageError(f"{self.source}: no masks; put them in masks/, each with the stem of its image")
 
     def masked(self, indices: npt.ArrayLike) -> npt.NDArray[np.bool_]:
         """Which images have a mask: (B,) bool.
@@ -172,19 +188,22 @@ class ImageSet:
         """
         return self._masked[_as_indices(indices)]
 
-    def mask_values(self, indices: npt.ArrayLike) -> tuple[int, ...]:
-        """Class numbers that occur in the masks of these images, ascending, read in flat memory.
+    def mask_values(self, indices: npt.ArrayLike, resized: bool = False) -> tuple[int, ...]:
+        """Class numbers that occur in the masks of these images at their own size, ascending.
+
+        Args:
+            indices: The images; one without a mask adds none.
+            resized: Only those of which a pixel is left at the size of the set.
 
         Raises:
             ImageError: The set has no masks.
             IndexError: An index is outside the set.
         """
-        found = np.zeros(256, bool)
+        if self._values is None:
+            raise self._without_masks
         chosen = _as_indices(indices)
-        step = max(1, CHUNK_BYTES // self.image_size**2)
-        for start in range(0, chosen.size, step):
-            found[np.unique(self.masks(chosen[start : start + step]))] = True
-        return tuple(np.flatnonzero(found).tolist())
+        rows = chosen if self._rows is None else self._rows[chosen[self.masked(chosen)]]
+        return tuple(np.unique(self._class_numbers(from_bits(self._values[rows, int(resized)]))).tolist())
 
     @property
     def ignore(self) -> int | None:
@@ -257,29 +276,6 @@ class ImageSet:
         mean = weights @ values
         std = np.sqrt((weights * (values - mean[:, None]) ** 2).sum(axis=1))
         return mean.astype(np.float32), np.maximum(std, 1.0).astype(np.float32)
-
-
-class Names(Sequence[str]):
-    """Names in one block of bytes, decoded when asked for."""
-
-    def __init__(self, block: npt.NDArray[np.uint8], ends: npt.NDArray[np.int64]) -> None:
-        self._block, self._ends = block, ends
-
-    def __len__(self) -> int:
-        """Count the names."""
-        return len(self._ends)
-
-    @overload
-    def __getitem__(self, index: int) -> str: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[str]: ...
-    def __getitem__(self, index: int | slice) -> str | list[str]:
-        """Return the name at an index, or a list of the names in a slice."""
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        position = range(len(self))[index]
-        start = self._ends[position - 1] if position else 0
-        return self._block[start : self._ends[position]].tobytes().decode("utf-8", "surrogateescape")
 
 
 def _open(path: Path) -> npt.NDArray[Any]:

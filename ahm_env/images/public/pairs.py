@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from ahm_env.errors import ImageError, SettingsError
-from ahm_env.images.dataset.builder import mask_values
+from ahm_env.images.dataset.values import mask_values
 from ahm_env.images.formats.files import readable, refuse_link
 from ahm_env.images.formats.labels import NO_IMAGE, table_lines
 from ahm_env.images.formats.nifti.names import is_nifti

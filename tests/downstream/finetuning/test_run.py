@@ -501,7 +501,7 @@ def test_classes_that_are_named_are_the_model_s(write_source):
     images = load_images(root, 16)
     tune(Path("run"), images, classes="0,2,5,7")
     assert Model.load(Path("run")).spec.values == (0, 2, 5, 7)
-    with pytest.raises(ImageError, match="a mask to learn from holds 5, which --classes does not name"):
+    with pytest.raises(ImageError, match=r"mask of 00\.png, to learn from, holds 5, which --classes does not"):
         tune(Path("few"), images, classes="0,2")
     for odd in ("2", "2,,5", "2,2", "2,x", "2,256"):
         with pytest.raises(SettingsError, match=f"--classes {odd}"):
@@ -670,6 +670,43 @@ def test_an_unknown_number_in_a_mask_of_the_test_split_is_told_with_its_file(wri
     cv2.imwrite(str(root / "masks" / "08.png"), mask)
     with pytest.raises(ImageError, match=r"mask of 08\.png, to test on, holds 9, but those to learn from hold 0, 2, 5"):
         tune(Path("run"), load_images(root, 16))
+
+
+def speck(root: Path, stem: str) -> None:
+    """Add a class to a mask of which nothing is left at 16 pixels."""
+    path = str(root / "masks" / f"{stem}.png")
+    mask = cv2.imread(path, cv2.IMREAD_UNCHANGED)
+    mask[0, 0] = 9
+    cv2.imwrite(path, mask)
+
+
+@pytest.mark.parametrize("masks_read", [True, False])
+def test_a_class_that_resizing_leaves_nothing_of_is_known_before_anything_is_learned(
+    write_source, masks_read: bool
+) -> None:
+    root = write_source(values=(0, 2, 5), sizes=[(64, 64)])
+    speck(root, "08")
+    images = load_images(root, 16, masks=masks_read)
+    for classes in (None, "0,2,5"):
+        with pytest.raises(ImageError, match=r"mask of 08\.png, to test on, holds 9, but those to learn from hold"):
+            tune(Path("run"), images, classes=classes)
+    speck(root, "01")
+    images = load_images(root, 16, masks=masks_read)
+    with pytest.raises(ImageError, match=r"9 is a class in masks to learn from, but no pixel of it is left"):
+        tune(Path("run"), images)
+    assert not (Path("run") / "metrics.csv").exists()
+    assert tune(Path("run"), images, classes="0,2,5,9", steps=1)["images"] == 2  # if that is how it shall be
+
+
+@pytest.mark.parametrize("masks_read", [True, False])
+def test_two_values_of_masks_are_what_they_are_where_other_classes_are_named(write_source, masks_read: bool) -> None:
+    images = load_images(write_source(), 16, masks=masks_read)
+    with pytest.raises(ImageError, match=r"mask of 00\.png, to learn from, holds 255, which --classes does not name"):
+        tune(Path("run"), images, classes="0,1,2")
+    tune(Path("run"), images, classes="0,2,255", steps=1)
+    model = Model.load(Path("run"))
+    assert model.spec.values == (0, 2, 255)
+    assert only_labelled(FinetuneSettings(classes="0,2,255"), images).mask_values(0) == (0, 255)
 
 
 # What a model is, and what does not go together

@@ -189,9 +189,27 @@ def test_a_number_that_is_no_class_is_not_lost_by_resizing(tmp_path: Path) -> No
     assert np.array_equal(small, mask[1::2, 1::2])
     cv2.imwrite(str(root / "images" / "0.png"), pixels(0)[:, : SIDE // 2])
     cv2.imwrite(str(root / "masks" / "0.png"), mask[:, : SIDE // 2].astype(np.uint8))
+    assert annotated(load_images(root, SIDE // 2, masks=False), [0]).mask_values(0) == (0, 7, 255)
     padded = annotated(load_images(root, SIDE, fit="pad", masks=False), [0], ignore=255).masks(0)[0]
     assert np.array_equal(padded[:, 4:12], mask[:, :8])
     assert not padded[:, :4].any()  # the margin is background
+
+
+@pytest.mark.parametrize("read", [True, False])
+def test_masks_of_two_values_are_zeros_and_ones_unless_they_are_to_stay(tmp_path: Path, read: bool) -> None:
+    images = load_images(save_masks(tmp_path / "scans", drawn(0), drawn(1)), SIDE, masks=read)
+    assert annotated(images, [0, 1]).mask_values([0, 1]) == (0, 1)
+    stored = annotated(images, [0, 1], as_stored=True)
+    for one in (stored, pickle.loads(pickle.dumps(stored))):
+        assert one.mask_values([0, 1]) == one.mask_values([0, 1], resized=True) == (0, 255)
+        assert np.array_equal(one.masks([0, 1]), [drawn(0), drawn(1)])
+
+
+def test_numbers_are_known_of_the_masks_that_were_asked_for_alone(tmp_path: Path) -> None:
+    root = save_masks(tmp_path / "scans", *(np.full((SIDE, SIDE), number) for number in (3, 4, 5)))
+    some = annotated(load_images(root, SIDE, masks=False), [0, 2])
+    assert some.mask_values(range(3)) == (3, 5)
+    assert [some.mask_values(number) for number in range(3)] == [(3,), (), (5,)]
 
 
 @pytest.mark.parametrize("values", [(0, 255), (255,)])

@@ -110,11 +110,7 @@ def test_a_set_without_masks_says_where_they_belong(make_folder, cache: Path) ->
         images.masks([0])
 
 
-@pytest.mark.parametrize("chunk", [1, 2**18])
-def test_the_numbers_in_masks_are_those_of_the_images_asked_for(
-    make_folder, cache: Path, monkeypatch: pytest.MonkeyPatch, chunk: int
-) -> None:
-    monkeypatch.setattr("ahm_env.images.dataset.image_set.CHUNK_BYTES", chunk)
+def test_the_numbers_in_masks_are_those_of_the_images_asked_for(make_folder, cache: Path) -> None:
     root = make_folder(3, masks=True)
     two = load_images(root, 8, cache_dir=cache)
     assert two.mask_values(range(3)) == (0, 1)  # 0 and 255 in the files
@@ -127,6 +123,19 @@ def test_the_numbers_in_masks_are_those_of_the_images_asked_for(
         several.mask_values([3])
     with pytest.raises(ImageError, match="no masks"):
         load_images(make_folder(2, name="bare"), 8, cache_dir=cache).mask_values([0])
+
+
+def test_a_number_is_in_a_mask_though_resizing_leaves_nothing_of_it(make_folder, cache: Path) -> None:
+    root = make_folder(3, masks=True)
+    mask = np.zeros((20, 30), np.uint8)
+    mask[0, 0], mask[5:, :] = 9, 7
+    cv2.imwrite(str(root / "masks" / "0001.png"), mask)
+    (root / "masks" / "0002.png").unlink()
+    images = load_images(root, 8, cache_dir=cache)
+    assert 9 not in images.masks(1)
+    assert images.mask_values(1) == (0, 7, 9)
+    assert images.mask_values(1, resized=True) == (0, 7)
+    assert images.mask_values(2) == images.mask_values(2, resized=True) == ()
 
 
 @pytest.mark.slow
