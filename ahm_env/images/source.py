@@ -61,11 +61,16 @@ class Sample:
 
 
 class Decoded(NamedTuple):
-    """What decoding an entry gives; as in `Sample`."""
+    """What decoding an entry gives; as in `Sample`.
+
+    Attributes:
+        blank: Whether the image shows nothing: it counts only where its mask is read, and something is marked in that.
+    """
 
     image: Pixels
     later: Callable[[], npt.NDArray[np.uint8]] | None = None
     remarks: tuple[str, ...] = ()
+    blank: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +84,7 @@ class Entry:
         file: What it is read from, if that is a file; it may tell who somebody is.
         trouble: Why it cannot be used, where that is known before it is decoded; else empty.
         masks: Whether its mask is read with it, if it has one.
+        marks: Whether its mask is read where it is blank, to find out whether something is marked in it.
     """
 
     name: str
@@ -91,6 +97,7 @@ class Entry:
     file: Path | None = None
     trouble: str = ""
     masks: bool = True
+    marks: bool = False
 
     def __call__(self) -> Sample | None:
         """Decode it; None where it shows nothing.
@@ -115,7 +122,10 @@ class Entry:
             remarks=found.remarks,
             later=found.later,
         )
-        return sample.with_mask() if self.masks else sample
+        if self.masks or (found.blank and self.marks):
+            sample = sample.with_mask()
+        marked = sample.mask is not None and sample.mask.any()
+        return None if found.blank and not marked else sample
 
 
 def not_text(name: str, path: str | Path) -> str:

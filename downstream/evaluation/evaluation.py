@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from math import isnan, nan
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from ahm_env.console import number, table_text
 from ahm_env.files import Saved, path_of
 from ahm_env.images.dataset.annotated import annotated
 from ahm_env.images.dataset.builder import Progress
-from ahm_env.images.dataset.loader import find_source
+from ahm_env.images.dataset.loader import find_source, with_marked
 from ahm_env.images.dataset.patients import Groups
 from ahm_env.images.source import SPLITS
 from ahm_env.masks import Ints
@@ -137,10 +136,9 @@ def evaluate(
     spec = tuned.spec = with_ignore(tuned.spec, ignore)
     pixels = replace(spec.pixels, burned_in=burned_in)
     source = data if segmenter is None else Cropped(find_source(data, pixels), segmenter, data)
-    load = partial(load_images, source, skip_bad=skip_bad, progress=progress, **asdict(pixels))
-    whole = load(masks=False)
-    if spec.task == "segmentation" and whole.empty and whole.has_masks:
-        whole = load(masks=True)  # what is marked counts, also in a slice that shows nothing
+    whole = load_images(source, skip_bad=skip_bad, progress=progress, masks=False, **asdict(pixels))
+    if spec.task == "segmentation":
+        whole = with_marked(whole, SPLITS if split == ALL else (split,), skip_bad, progress)
     indices = of_split(whole, spec.task, split)
     assess: Callable[..., SegmentationAssessment | ClassificationAssessment]
     if spec.task == "classification":

@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from ahm_env import ImageSet
 from ahm_env.console import ProgressBar, make_console, number, print_interruption, warn, warn_bad_masks
 from ahm_env.errors import InterruptionError, SettingsError
 from ahm_env.model.devices import describe_precision
@@ -72,7 +73,7 @@ def finetune(
             out,
             resume,
             lambda settings, source: load(settings, console, source),
-            lambda count: warn_bad_masks(console, count),
+            lambda whole, known: _tell_masks(whole, known, console),
         ) as run:
             settings = run.settings
             if run.finished:
@@ -85,6 +86,13 @@ def finetune(
         return print_interruption(console, error, f"{run.trainer.step:,} of {settings.steps:,} steps", "finetune")
     _conclude(run, result, console)
     return 0
+
+
+def _tell_masks(whole: ImageSet, known: ImageSet, console: Console) -> None:
+    """Say which images count as unlabelled, or are taken in, for what is in their masks."""
+    warn_bad_masks(console, known.skipped - whole.skipped)
+    if (marked := whole.empty - known.empty) > 0:
+        console.print(f"of these, images to test on in which something is marked, so that they count: {marked:,}")
 
 
 def _announce(run: Finetuning, console: Console) -> None:

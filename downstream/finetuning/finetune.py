@@ -96,7 +96,7 @@ def open_run(
     out: Path | None,
     resume: bool,
     load: Entry = FinetuneSettings.load_images,
-    on_bad_masks: Callable[[int], object] = lambda _: None,
+    on_known: Callable[[ImageSet, ImageSet], object] = lambda whole, known: None,
 ) -> Iterator[Finetuning]:
     """Open a new run, or one to resume, in its directory, which no other process can use meanwhile.
 
@@ -107,7 +107,7 @@ def open_run(
         out: The run directory; by default a new one under `runs`.
         resume: Go on with the run in `out`.
         load: Loads images by the settings, or those of another source.
-        on_bad_masks: Called with how many images are left out because their masks cannot be read.
+        on_known: Called with the images as they were loaded, and with what fine-tuning knows of them.
 
     Raises:
         AHMError: Anything that the user can mend.
@@ -131,7 +131,7 @@ def open_run(
         segmenter = _load_segmenter(settings)
         images = _load(settings, settings.data, load, segmenter)
         whole, images = images, only_labelled(settings, images)
-        on_bad_masks(images.skipped - whole.skipped)
+        on_known(whole, images)
         others = None
         if settings.unlabelled not in OWN:
             others = _load(replace(settings, channels=images.channels), settings.unlabelled, load, segmenter)

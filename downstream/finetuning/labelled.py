@@ -7,6 +7,7 @@ import numpy as np
 
 from ahm_env import ImageError, ImageSet, SettingsError
 from ahm_env.images.dataset.annotated import annotated
+from ahm_env.images.dataset.loader import with_marked
 from ahm_env.images.dataset.patients import fair_order, first_patients, round_robin
 from ahm_env.images.source import class_order
 from ahm_env.masks import Ints
@@ -135,7 +136,8 @@ def only_labelled(settings: FinetuneSettings, images: ImageSet) -> ImageSet:
 
     Args:
         settings: Of the run.
-        images: The set; if its masks have not been read, those of no other image are opened.
+        images: The set; if its masks have not been read, those of no other image are opened. Images to test on that
+            show nothing, but are marked, are taken in.
 
     Raises:
         SettingsError: Fewer labelled images than asked for.
@@ -143,12 +145,14 @@ def only_labelled(settings: FinetuneSettings, images: ImageSet) -> ImageSet:
     """
     if images.annotations is not None:
         return images
+    segments, tested_split = settings.task == "segmentation", find_tested(settings.task, images)[0]
+    if segments:
+        images = with_marked(images, (tested_split,), settings.skip_bad)
     labelled = draw_labelled(settings, images)
     tested = find_tested(settings.task, images)[1]
     classes = None
     if settings.task == "classification":
         classes = settings.class_names or class_names(images, labelled)
-    segments = settings.task == "segmentation"
     known, ignore = np.union1d(labelled, tested), settings.ignore if segments else None
     # 255 stands for 1 only where there is no more than one class beside the background
     several = segments and settings.classes is not None and _named(settings) not in ({0, 1}, {0, 255})

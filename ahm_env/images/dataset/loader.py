@@ -2,8 +2,8 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import asdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, replace
 from itertools import islice
 from pathlib import Path
 
@@ -33,7 +33,7 @@ from ahm_env.images.phantom.source import Phantom
 from ahm_env.images.pixels.fit import PixelSettings
 from ahm_env.images.pixels.opencv import MOST_PIXELS
 from ahm_env.images.privacy import refuse_path
-from ahm_env.images.source import Entry, Sample, Source
+from ahm_env.images.source import SPLITS, DatasetIndex, Entries, Entry, Sample, Source
 
 CHANGED = "its images have changed since they were read; start again"
 
@@ -149,6 +149,52 @@ def load_images(
     return ImageSet(entry, str(source))
 
 
+def with_marked(
+    images: ImageSet, splits: Sequence[str], skip_bad: bool = False, progress: Progress | None = None
+) -> ImageSet:
+    """Take images in that show nothing but are marked: they count in a test, as people found something there.
+
+    Args:
+        images: A set that was loaded without masks, and so without such images; others stay as they are.
+        splits: Where such images are looked for; no mask of another split, nor of an image that shows something, is
+            opened.
+        skip_bad: Leave such images out whose masks cannot be read.
+        progress: Called with (done, total) while decoding.
+
+    Raises:
+        ImageError: The source cannot be read any more, or the mask of such an image.
+        SettingsError: The cache cannot be written.
+    """
+    if images.masks_read or not (images.empty and images.has_masks):
+        return images
+    source = _Marked(find_source(images.source, images.pixels), splits, images.source)
+    pixels, root = asdict(images.pixels), images.entry.parent
+    more = load_images(source, skip_bad=skip_bad, cache_dir=root, progress=progress, masks=False, **pixels)
+    return images if len(more) == len(images) else ImageSet(more.entry, images.source, None, images.functions)
+
+
+class _Marked:
+    """A source whose images that show nothing count in some splits, where something is marked in their masks."""
+
+    def __init__(self, source: Source, splits: Sequence[str], name: str) -> None:
+        self.kind = source.kind
+        self._source, self._splits, self._name = source, splits, name
+
+    def __str__(self) -> str:
+        return self._name
+
+    def fingerprint(self) -> str:
+        return f"{self._source.fingerprint()} marked {' '.join(self._splits)}"
+
+    def index(self, masks: bool = True) -> DatasetIndex:
+        index = self._source.index(masks)
+        return replace(index, samples=Entries(self._entries, index.samples))
+
+    def _entries(self, entries: Iterable[Entry]) -> Iterator[Entry]:
+        for entry in entries:
+            yield replace(entry, marks=SPLITS[entry.split] in self._splits)
+
+
 def find_files(source: str | Path | Source) -> Iterator[tuple[str, Path]]:
     """Yield the files of a DICOM or NIfTI source, masks included, each with the pseudonym under which it is shown.
 
@@ -203,7 +249,7 @@ def wanted(images: ImageSet, indices: npt.ArrayLike) -> Iterator[Entry]:
         passed = position + 1
         if entry is None or entry.name != images.names[number]:
             raise ImageError(f"{images.source}: {CHANGED}")
-        yield entry
+        yield replace(entry, marks=True)  # those of the set that show nothing are in it because they are marked
 
 
 def decoded(entry: Entry, source: str) -> Sample:

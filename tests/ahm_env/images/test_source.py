@@ -86,3 +86,17 @@ def test_a_mask_is_read_with_its_image_or_later() -> None:
     assert sample.with_mask().mask.all()
     assert replace(entry, masks=True)().mask.all()
     assert read == ["mask"] * 2
+
+
+def test_what_shows_nothing_counts_only_where_its_mask_is_read_and_marked() -> None:
+    blank, marked = np.zeros((2, 2), np.uint8), np.eye(2, dtype=np.uint8)
+
+    def entry(image: np.ndarray, mask: np.ndarray | None, **how: bool) -> Entry:
+        later = None if mask is None else lambda: mask
+        return Entry("a", "a", lambda: Decoded(image, later, blank=not image.any()), **how)
+
+    for how in ({"masks": True}, {"masks": False, "marks": True}):
+        assert entry(blank, marked, **how)().mask is marked
+        assert entry(blank, blank, **how)() is entry(blank, None, **how)() is None
+    assert entry(blank, marked, masks=False)() is None
+    assert entry(marked, marked, masks=False, marks=True)().mask is None  # it counts without

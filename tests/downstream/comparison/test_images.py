@@ -12,6 +12,7 @@ import pytest
 from ahm_env import ImageError, ImageSet, RunError, SettingsError, load_images
 from downstream.comparison.experiment import Experiment
 from downstream.comparison.images import check_images, refuse_changed
+from downstream.comparison.options import Downstream
 from tests.downstream.comparison.examples import COMMON, QUICK, make
 
 
@@ -72,6 +73,30 @@ def test_images_that_cannot_give_what_is_asked_for_are_refused_at_once(
     for task, what in (("segmentation", "mask"), ("classification", "label")):
         with pytest.raises(ImageError, match=f"no image of a test or val split has a {what}"):
             check_images(make(tmp_path, tasks=task, **given), untested)
+
+
+@pytest.mark.slow
+def test_what_is_marked_in_images_that_show_nothing_counts_in_all_trials(tmp_path: Path, monkeypatch: Any) -> None:
+    nibabel = pytest.importorskip("nibabel")
+    monkeypatch.setenv("AHM_CACHE", str(tmp_path / "cache"))
+    generator = np.random.default_rng(0)
+    for number in range(4):
+        volume = generator.integers(1, 200, (16, 16, 6)).astype(np.uint8)
+        volume[..., 4:] = 0
+        for folder, pixels in (("images", volume), ("masks", (volume > 100) | (volume == 0))):
+            (tmp_path / "scans" / folder).mkdir(parents=True, exist_ok=True)
+            scan = nibabel.Nifti1Image(pixels.astype(np.uint8), np.eye(4))
+            nibabel.save(scan, tmp_path / "scans" / folder / f"{number}.nii.gz")
+    (tmp_path / "scans" / "labels.csv").write_text("image,split\n0,train\n1,train\n2,test\n3,test\n")
+    common = {**COMMON, "data": str(tmp_path / "scans")}
+    asked = Downstream(tasks="segmentation", labels="4", settings=QUICK)
+    experiment = Experiment(tmp_path / "out", ("scratch",), 1, common, asked)
+    images = experiment.settings.load_images()
+    keys = check_images(experiment, images)
+    (trial,) = experiment.finetuning
+    trial.work()
+    assert json.loads((trial.path / "test.json").read_text())["images"] == 12
+    refuse_changed(experiment, images, keys)  # what was tested on is what was checked
 
 
 @pytest.mark.parametrize("way", ["auto", "none,auto"])

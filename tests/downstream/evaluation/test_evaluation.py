@@ -255,7 +255,7 @@ def test_what_is_marked_in_slices_that_show_nothing_is_missed(call):
             path.parent.mkdir(parents=True, exist_ok=True)
             nibabel.save(nibabel.Nifti1Image(pixels, np.eye(4)), path)
     found = evaluation.evaluate("tuned", Path("data"), "all", device="cpu")
-    assert len(found.assessed.scores) == 12
+    assert (len(found.assessed.scores), found.images.empty) == (12, 0)
     assert sum(one.found + one.missed for score in found.assessed.scores for one in score.overlaps.values()) == 12 * 256
 
 

@@ -424,6 +424,38 @@ def test_unlabelled_masks_change_no_byte_and_are_not_opened(write_source, unlabe
 
 
 @pytest.mark.slow
+def test_what_is_marked_in_slices_that_show_nothing_is_tested_and_no_unlabelled_mask_is_opened(tmp_path, call):
+    nibabel = pytest.importorskip("nibabel")
+    generator = np.random.default_rng(0)
+    for number in range(8):
+        volume = generator.integers(1, 200, (16, 16, 6)).astype(np.uint8)
+        volume[..., 4:] = 0  # the last two are dark
+        mask = np.zeros_like(volume)
+        mask[3:9, 2:12, :5] = 1  # nothing is marked in the very last
+        for folder, pixels in (("images", volume), ("masks", mask)):
+            (tmp_path / "scans" / folder).mkdir(parents=True, exist_ok=True)
+            nibabel.save(nibabel.Nifti1Image(pixels, np.eye(4)), tmp_path / "scans" / folder / f"{number}.nii.gz")
+    splits = ("train",) * 5 + ("val",) + ("test",) * 2
+    lines = [f"{number},{split}" for number, split in enumerate(splits)]
+    (tmp_path / "scans" / "labels.csv").write_text("\n".join(["image,split", *lines]))
+    images = load_images("scans", 16, masks=False)
+    learned = images.positions(Split.make(FinetuneSettings(labels=2), images).learn) // 6
+    others = {*range(6)} - {*learned.tolist()}
+    assert len(others) == 4
+    for number in others:
+        (tmp_path / "scans" / "masks" / f"{number}.nii.gz").write_bytes(b"not a volume")
+    words = ["finetune", "--data", "scans", "--labels", "2", "--device", "cpu", "--image-size", "16", "--width", "2"]
+    status, out, _ = call(*words, "--steps", "2", "--batch-size", "2", "--out", "run")
+    assert (status, "something is marked, so that they count: 2\n" in out) == (0, True)
+    tested = json.loads(Path("run/test.json").read_text())
+    assert (tested["images"], tested["labels"]) == (10, 2)
+    assert call("evaluate", "--from", "run", "--data", "scans", "--out", "found.json", "--device", "cpu")[0] == 0
+    evaluated = json.loads(Path("found.json").read_text())
+    for name in ("images", "patient_dice", "dice", "nothing_dice"):
+        assert evaluated[name] == tested[name]
+
+
+@pytest.mark.slow
 def test_unlabelled_classes_change_no_byte(write_source):
     root = write_source(splits=("train",) * 12 + ("test",) * 3, classes=("a", "b"))
     given = {"labels": 6, "unlabelled": "auto", "task": "classification", "confidence": 0.4}

@@ -200,16 +200,14 @@ class Nifti:
                     masks=masks,
                 )
 
-    def _decode(self, volume: Volume, index: int, masks: bool) -> Decoded | None:
-        """Decode a slice; None where it shows nothing."""
+    def _decode(self, volume: Volume, index: int, masks: bool) -> Decoded:
+        """Decode a slice."""
         with self._explained(volume, index):
             whole, labels = self._whole(volume, masks)
             image = np.ascontiguousarray(to_slice(whole, volume.axis, index))
         has_mask = volume.mask is not None or self._drawn(volume, index) is not None
         later = partial(self._mask, volume, index, image, labels) if has_mask else None
-        if shows_nothing(image) and not (masks and later and later().any()):
-            return None
-        return Decoded(image, later)
+        return Decoded(image, later, blank=shows_nothing(image))
 
     @contextmanager
     def _explained(self, volume: Volume, index: int) -> Iterator[None]:
