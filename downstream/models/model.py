@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, get_args, get_type_hints
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +16,9 @@ from ahm_env.files import first_line, load_tensors, save_tensors
 from ahm_env.images.pixels.fit import PixelSettings
 from ahm_env.model.devices import as_tensor, find_device, find_precision
 from ahm_env.model.ranks import BatchNorm1d, gather, share
+from ahm_env.model.reconstruction import SMALLEST_IMAGE
 from ahm_env.model.unet import initialise
+from ahm_env.runs.flags import check_kind
 from downstream.models.vgg import VGG16
 
 TASKS = ("segmentation", "classification")
@@ -84,6 +86,31 @@ class ModelSpec:
             **{one.name: about[one.name] for one in fields(cls) if one.name in about or one.default is MISSING}
             | {name: tuple(about[name]) for name in lists}
         )
+
+    def check(self) -> None:
+        """Refuse a description that fits no model, as one that was damaged or edited by hand.
+
+        Raises:
+            SettingsError: A field is of another type or out of range, or does not fit the others.
+        """
+        for name, kind in get_type_hints(type(self)).items():
+            value = getattr(self, name)
+            check_kind(name, value, kind)
+            for one in value if isinstance(value, tuple) else ():
+                check_kind(f"one of {name},", one, get_args(kind)[0])
+        _ = self.pixels
+        if self.image_size < (smallest := SMALLEST_IMAGE if self.model == "unet" else 32):
+            raise SettingsError(f"image_size {self.image_size} is below {smallest}")
+        if not len(self.mean) == len(self.std) == self.channels:
+            raise SettingsError(f"mean and std are not those of {self.channels} channels")
+        if not all(0 <= mean <= 255 and 0 < std <= 255 for mean, std in zip(self.mean, self.std, strict=True)):
+            raise SettingsError("mean or std is outside 0 to 255, or std is 0")
+        wanted = len(self.classes) if self.task == "segmentation" else 0
+        numbers = {*self.values, *(() if self.ignore is None else (self.ignore,))}
+        if len(self.values) != wanted or len(numbers) != wanted + (self.ignore is not None):
+            raise SettingsError(f"values are not {wanted} numbers, one a class, each another, and other than ignore")
+        if not all(0 <= number <= 255 for number in numbers):
+            raise SettingsError("values or ignore are no numbers of a mask, from 0 to 255")
 
 
 class EncoderClassifier(nn.Module):
@@ -215,6 +242,7 @@ class Model:
         weights, about = load_tensors(path)
         try:
             spec = ModelSpec.from_dict(about)
+            spec.check()
             network = _network(spec)
             network.load_state_dict(weights)
         except (KeyError, TypeError, RuntimeError, SettingsError) as error:
