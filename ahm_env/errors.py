@@ -71,6 +71,9 @@ _REMEDIES = {
 }
 
 
+_FULL_CPU = "DefaultCPUAllocator"  # of PyTorch, whose error has no class of its own
+
+
 def explain(error: OSError) -> str:
     """Explain an error of the operating system in one line: file, cause and remedy."""
     cause = _REMEDIES.get(error.errno or 0, error.strerror or str(error))
@@ -85,5 +88,10 @@ def in_one_line(error: Exception) -> str | None:
         return (
             "the memory of the device is full; what was saved is intact: stop other programs that use the device, and "
             "go on, a run by --resume; or use --device cpu, or begin again with a lower --batch-size or --image-size"
+        )
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and _FULL_CPU in str(error)):
+        return (
+            "the memory of this machine is full; what was saved is intact: stop other programs, and go on, a run by "
+            "--resume; or begin again with a lower --batch-size or --image-size"
         )
     return str(error) if isinstance(error, AHMError) else None

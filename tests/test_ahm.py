@@ -458,6 +458,29 @@ def test_a_full_gpu_is_one_line(call, monkeypatch):
     assert errors.count("\n") == 1
 
 
+def full_cpu(*_, **__):
+    raise RuntimeError(
+        "[enforce fail at alloc_cpu.cpp:121] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to "
+        "allocate 4398046511104 bytes. Error code 12 (Cannot allocate memory)"
+    )
+
+
+def full_numpy(*_, **__):
+    np.zeros(2**62, np.uint8)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fill", [full_cpu, full_numpy])
+def test_a_full_memory_is_one_line_and_a_run_that_has_not_begun_leaves_its_place_free(call, monkeypatch, fill):
+    with monkeypatch.context() as patch:
+        patch.setattr(UNet, "__init__", fill)
+        status, _, errors = call("train-agent", *TINY, "--out", "run")
+    assert status == 2
+    assert errors.startswith("error: the memory of this machine is full; what was saved is intact")
+    assert errors.count("\n") == 1
+    assert not Path("run/config.json").exists()
+
+
 def test_the_help_imports_nothing_heavy():
     heavy = ("torch", "cv2", "gymnasium", "numpy")
     code = "import sys, ahm\nsys.argv = ['ahm', '--help']\ntry: ahm.main()\nexcept SystemExit: pass\n"

@@ -9,7 +9,7 @@ from typing import Any, Generic, TypeVar
 
 from torch import Tensor
 
-from ahm_env.errors import AHMError, CheckpointError, InterruptionError
+from ahm_env.errors import CheckpointError, InterruptionError
 from ahm_env.images.dataset.image_set import ImageSet
 from ahm_env.model import ranks
 from ahm_env.runs.directory import Checkpoint, Directory, Interruption, Row, S
@@ -219,13 +219,14 @@ def held_run(
         others: Further images that it uses.
 
     Raises:
-        AHMError: The images have changed, or the run cannot be made; one that cannot begin leaves its place free.
+        AHMError: The images have changed, or the run cannot be made; one that cannot begin, for whatever reason,
+            leaves its place free.
     """
     with directory:
         begins = directory.write_or_check_config(settings, images, others)
         try:
             run = make()
-        except AHMError:
+        except BaseException:  # full memory and Ctrl-C, too
             for name in ("config.json", "metrics.csv") if begins else ():
                 (directory.path / name).unlink(missing_ok=True)
             raise

@@ -170,28 +170,29 @@ def test_time_goes_on_where_a_run_does(tmp_path: Path) -> None:
         assert 1000 < directory.rows[-1]["seconds"] < 1100
 
 
-def test_a_run_that_cannot_begin_leaves_its_place_free(tmp_path: Path) -> None:
+@pytest.mark.parametrize("error", [SettingsError, MemoryError, RuntimeError, KeyboardInterrupt])
+def test_a_run_that_cannot_begin_leaves_its_place_free(tmp_path: Path, error: type[BaseException]) -> None:
     def fail() -> Sum:
-        raise SettingsError("does not fit")
+        raise error("does not fit")
 
     images: Any = Pictures()
     for directory in (Sheet(tmp_path), Sheet(tmp_path)):
-        with pytest.raises(SettingsError), held_run(directory, Adding(), images, fail):
+        with pytest.raises(error), held_run(directory, Adding(), images, fail):
             pass
         assert not occupied(directory.path)
     directory = Sheet(tmp_path)
 
     def fail_late() -> Sum:
         Sum(Adding(), directory)
-        raise SettingsError("does not fit")
+        raise error("does not fit")
 
-    with pytest.raises(SettingsError), held_run(directory, Adding(), images, fail_late):
+    with pytest.raises(error), held_run(directory, Adding(), images, fail_late):
         pass
     assert not occupied(tmp_path)
     directory = Sheet(tmp_path)
     with held_run(directory, Adding(), images, lambda: Sum(Adding(), directory)) as run:
         run.run(Silent())
-    with pytest.raises(SettingsError), held_run(directory, Adding(), images, fail):
+    with pytest.raises(error), held_run(directory, Adding(), images, fail):
         pass
     assert directory.settings() == Adding()  # but one that is there stays
 
