@@ -79,10 +79,13 @@ def warn(console: Console, text: str) -> None:
     console.print(Text.assemble(("warning:", "yellow"), f" {text}"))
 
 
-def warn_bad_masks(console: Console, count: int) -> None:
-    """Say how many masks could not be used, where that is let pass."""
-    if count:
-        warn(console, f"{count:,} bad masks were left out: their images count as unlabelled")
+def warn_bad_masks(console: Console, bad: int, unknown: int) -> None:
+    """Say how many masks could not be used, where that is let pass, and how many say nothing."""
+    if bad:
+        warn(console, f"{bad:,} bad masks were left out: their images count as unlabelled")
+    if unknown:
+        what = "masks that hold nothing but the number to be ignored"
+        warn(console, f"{what}: {unknown:,}; their images count as unlabelled")
 
 
 def warn_left_out(console: Console, images: ImageSet) -> None:

@@ -66,7 +66,7 @@ def evaluate_model(
     with ProgressBar(console, "reading images") as progress:
         found = evaluate(model, data, split, progress=progress, **options)  # type: ignore[arg-type]
     warn_left_out(console, found.images)
-    warn_bad_masks(console, found.bad_masks)
+    warn_bad_masks(console, found.bad_masks, found.unknown_masks)
     for line in (found.table(), *found.remarks):
         console.print(line)
     if out is not None:

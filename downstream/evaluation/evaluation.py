@@ -42,6 +42,7 @@ class Evaluation:
         tta: Whether mirror images were averaged.
         images: The source as it was read.
         bad_masks: Number of images left out, since their masks cannot be read.
+        unknown_masks: Number of images left out, since their masks hold nothing but the number to be ignored.
         patients: Positions of each patient's images.
         assessed: What was found in each image.
         measures: Name of each measure to its mean and 95 % interval over patients; NaN where it is not defined.
@@ -54,6 +55,7 @@ class Evaluation:
     tta: bool
     images: ImageSet
     bad_masks: int
+    unknown_masks: int
     patients: Sequence[Ints]
     assessed: SegmentationAssessment | ClassificationAssessment
     measures: Mapping[str, Interval]
@@ -151,7 +153,8 @@ def evaluate(
     assessed = assess(tuned, images, indices, tta)
     found = with_intervals(assessed.measures(), patients, DRAWS)
     bad = images.skipped - whole.skipped
-    return Evaluation(path, data, split, tta, whole, bad, patients, assessed, found, remarks(assessed, patients))
+    told, unknown = remarks(assessed, patients), images.unknown
+    return Evaluation(path, data, split, tta, whole, bad, unknown, patients, assessed, found, told)
 
 
 def check_split(split: str) -> None:

@@ -90,7 +90,7 @@ def finetune(
 
 def _tell_masks(whole: ImageSet, known: ImageSet, console: Console) -> None:
     """Say which images count as unlabelled, or are taken in, for what is in their masks."""
-    warn_bad_masks(console, known.skipped - whole.skipped)
+    warn_bad_masks(console, known.skipped - whole.skipped, known.unknown)
     if (marked := whole.empty - known.empty) > 0:
         console.print(f"of these, images to test on in which something is marked, so that they count: {marked:,}")
 

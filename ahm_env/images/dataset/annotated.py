@@ -83,6 +83,7 @@ def _read_masks(
 ) -> None:
     """Write the masks of some images into an empty directory."""
     size, binary, read, found = images.image_size, True, list[int](), set[int]()
+    skipped = unknown = 0
     masks = ArrayWriter(directory / "masks.npy", (size, size), np.uint8)
     bits = ArrayWriter(directory / "values.npy", BITS, np.uint8)
     decoded = in_order(partial(_mask_of, entry, images.source) for entry in wanted(images, masked))
@@ -90,10 +91,12 @@ def _read_masks(
         if isinstance(mask, ImageError):
             if not skip_bad:
                 raise ImageError(with_remedy(str(mask), images.source)) from mask
+            skipped += 1
             continue
         values = mask_values(mask)
         found |= values
         if values == {ignore}:
+            unknown += 1
             continue
         square = fit_mask(mask, images.pixels)
         masks.append(square)
@@ -110,9 +113,9 @@ def _read_masks(
     np.save(directory / "masked.npy", np.array(read, np.int64))
     meta = read_meta(images.entry)
     assert meta is not None
-    skipped = len(masked) - len(read)
     content = content_digest(directory, ())
-    write_meta(directory, replace(meta, binary_masks=binary, skipped=skipped, masks_read=True, content=content))
+    meta = replace(meta, binary_masks=binary, masks_read=True, content=content)
+    write_meta(directory, replace(meta, skipped=skipped, unknown=unknown))
 
 
 def _mask_of(entry: Entry, source: str) -> Image8 | ImageError:

@@ -23,7 +23,7 @@ from ahm_env.files import explained
 from ahm_env.images.pixels.fit import PixelSettings
 
 # To be raised with every change of what is stored, so that old entries are not found.
-FORMAT = 10
+FORMAT = 11
 META = "set.json"
 IMAGES, ANNOTATIONS = ("images", "patients", "splits"), ("labels", "masks")
 IDENTITIES = "identities.npy"
@@ -40,10 +40,11 @@ class Meta:
         has_masks: Whether an image has a mask.
         masks_read: Whether masks were read with their images.
         binary_masks: Whether each mask has two values only, 0 and 1 or 0 and 255.
-        skipped: How many bad images were left out.
+        skipped: How many bad images were left out, or bad masks.
         empty: How many were left out that show nothing, or say that text is burned in.
         images_content: Hex digest of images, splits and patients; the same for the same images, wherever they lie.
         content: Hex digest of these, and of masks and labels.
+        unknown: How many masks were left out that hold nothing but the number to be ignored.
     """
 
     pixels: PixelSettings
@@ -56,6 +57,7 @@ class Meta:
     empty: int
     images_content: str
     content: str
+    unknown: int = 0
 
 
 def entry_key(fingerprint: str, settings: dict[str, object]) -> str:

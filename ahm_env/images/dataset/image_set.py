@@ -55,6 +55,7 @@ class ImageSet:
         has_masks: Whether an image has a mask; `masked` says which.
         masks_read: Whether masks were read with their images; if not, `masks` knows those only that `annotated` read.
         skipped: How many bad images were left out, and bad masks.
+        unknown: How many masks were left out that hold nothing but the number to be ignored.
         empty: How many were left out that show nothing, or say that text is burned in.
         annotations: The masks and labels that are known, where those of some images only are, see `annotated`; else
             None.
@@ -76,7 +77,7 @@ class ImageSet:
         self.source = source
         self.pixels, self.image_size, self.channels = meta.pixels, meta.pixels.image_size, meta.channels
         self.classes, self.has_masks = meta.classes, meta.has_masks
-        self.skipped, self.empty = meta.skipped, meta.empty
+        self.skipped, self.empty, self.unknown = meta.skipped, meta.empty, meta.unknown
         self.masks_read, self.content_key = meta.masks_read, meta.content
         self._binary_masks = meta.binary_masks
         self._rows: npt.NDArray[np.int64] | None = None
@@ -122,7 +123,7 @@ class ImageSet:
                 raise ImageError(f"{annotations.entry}: cached masks are gone or damaged; load {self.source} again")
             self._masks, self._binary_masks = _open(annotations.entry / "masks.npy"), meta.binary_masks
             self._values = _open(annotations.entry / "values.npy")
-            self.skipped += meta.skipped
+            self.skipped, self.unknown = self.skipped + meta.skipped, meta.unknown
             content.update(meta.content.encode())
         self.content_key = content.hexdigest()[:32]
 

@@ -495,6 +495,22 @@ def test_bad_masks_are_named_or_left_out_and_told(write_source, call):
 
 
 @pytest.mark.slow
+def test_masks_of_which_nothing_is_known_are_told_apart_from_bad_ones(write_source, call):
+    root = write_source(splits=("train",) * 6 + ("test",) * 3)
+    for number in (2, 7):
+        path = str(root / "masks" / f"{number:02}.png")
+        cv2.imwrite(path, np.full_like(cv2.imread(path, cv2.IMREAD_UNCHANGED), 7))
+    words = ["finetune", "--data", "source", "--labels", "6", "--ignore", "7", "--device", "cpu", "--image-size", "16"]
+    told = "warning: masks that hold nothing but the number to be ignored: {}; their images count as unlabelled\n"
+    status, out, _ = call(*words, "--width", "2", "--steps", "2", "--batch-size", "2", "--out", "run")
+    assert (status, told.format(2) in out, "bad masks" in out) == (0, True, False)
+    test = json.loads(Path("run/test.json").read_text())
+    assert (test["labels"], test["images"]) == (5, 2)
+    status, out, _ = call("evaluate", "--from", "run", "--data", "source", "--device", "cpu")
+    assert (status, told.format(1) in out, "bad masks" in out) == (0, True, False)
+
+
+@pytest.mark.slow
 def test_a_classifier_reads_no_mask_and_is_evaluated_on_classes_in_its_own_order(write_source, call):
     root = write_source(splits=("train",) * 8 + ("test",) * 4, classes=("a", "b"))
     for path in (root / "masks").iterdir():

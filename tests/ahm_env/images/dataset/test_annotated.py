@@ -176,6 +176,7 @@ def test_a_number_that_is_no_class_stays_what_it_is(tmp_path: Path, read: bool) 
     assert np.array_equal(some.masks([0, 1, 2]), [marked, unsure, both])
     assert some.mask_values([0, 1, 2]) == (0, 1, 255)
     assert pickle.loads(pickle.dumps(some)).ignore == 255
+    assert (some.skipped, some.unknown, images.unknown) == (0, 1, 0)  # and nothing is bad about it
     # of the first two, each is a mask of two values
     assert annotated(images, [0, 1], ignore=128).mask_values([0, 1]) == (0, 1)
     assert annotated(images, [0, 1], ignore=1).mask_values([0, 1]) == (0, 1, 255)
