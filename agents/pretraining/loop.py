@@ -16,6 +16,7 @@ from agents.pretraining.nodes import Nodes, count_workers
 from agents.pretraining.run_directory import RunDirectory
 from agents.pretraining.schedule import (
     Stage,
+    check_rollout,
     load_reference,
     make_env,
     make_reconstructor,
@@ -74,6 +75,7 @@ class Pretraining(Run[RunSettings, Hardness]):
         if learns(settings.algo) and settings.agent_learning_rate is not None:
             extra["learning_rate"] = settings.agent_learning_rate
         self.agent = make_agent(settings.algo, self.env, settings.seed, self.device, **extra)
+        check_rollout(settings, self.agent)
         set_curriculum(self.env, self.agent, settings, 0)
         self.env.reset(seed=seed_of(settings.seed, 0, 0))
         self.reference_unet: Reconstructor | None = None

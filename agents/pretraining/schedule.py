@@ -123,6 +123,22 @@ def set_curriculum(env: PatchMaskVectorEnv, agent: Agent, settings: RunSettings,
     env.reconstructor.optimiser.set_learning_rate(settings.unet_learning_rate(progress))
 
 
+def check_rollout(settings: RunSettings, agent: Agent) -> None:
+    """Refuse an agent that would never learn: it does so after a rollout, which has to end before its part of a run.
+
+    Raises:
+        SettingsError: It does not.
+    """
+    shown = next((one.until for one in stages(settings) if one.agent_learns), 0)
+    start = max((one.until for one in stages(settings) if not one.agent_learns and one.until < shown), default=0)
+    steps = getattr(agent.settings, "n_steps", 0)
+    if (rollout := steps * settings.batch_size // settings.horizon) > shown - start:
+        raise SettingsError(
+            f"{settings.algo} learns after each {rollout:,} images (--set n_steps={steps} of --batch-size "
+            f"{settings.batch_size}), and plays {shown - start:,}; raise --total-images, or lower n_steps"
+        )
+
+
 def wrapped(env: PatchMaskVectorEnv, wrapper: str | None) -> Env:
     """Put the environment in which the agent learns into a wrapper, where one is set.
 

@@ -94,6 +94,8 @@ class RunSettings(ImageSettings):
         check_norm(self.norm, self.batch_size, self.image_size)
         if (self.algo, self.schedule) == ("learning-progress", "staged"):
             raise SettingsError("learning-progress follows a U-Net that learns; use --schedule joint")
+        if (self.algo, self.schedule) == ("autoencoder", "staged"):
+            raise SettingsError("autoencoder hides nothing, but a staged run does; use --schedule joint")
         for name in ("learning_rate", "agent_learning_rate"):
             rate = getattr(self, name)
             if rate is not None and not 0 < rate < float("inf"):

@@ -108,8 +108,8 @@ class Run(ABC, Generic[S, R]):
         self.start_clock()
         with self._interruption.watch():
             self.train()
+            self.save()  # what is measured now may take long, and be interrupted
         if (stopped_by := self.stopped_by) is not None:
-            self.save()
             raise InterruptionError(self.directory.path, stopped_by)
 
     def start_clock(self) -> None:

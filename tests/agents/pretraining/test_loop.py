@@ -361,16 +361,16 @@ def test_checkpoints_of_an_sb3_run_are_of_ends_of_rollouts(tmp_path, images, mon
     save = RunDirectory.save
     monkeypatch.setattr(RunDirectory, "save", lambda run, one: (saved.append(one.images), save(run, one)))
     train(tmp_path / "run", images, **KINDS["ppo"], total_images=52)
-    assert saved == [16, 32, 48, 52]  # and of the end of the run
+    assert saved == [16, 32, 48, 52, 52]  # and of the end of the run, before it is measured and after
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("few_rows")
 @pytest.mark.parametrize("algo", sorted(AGENTS))
 def test_with_every_agent_the_unet_is_trained_equally_often(tmp_path, images, algo):
-    run = train(tmp_path / "run", images, algo=algo, total_images=16)
-    assert [int(row["unet_updates"]) for row in rows(tmp_path / "run")][-1] == 4
-    assert run.reconstructor.updates == 4
+    run = train(tmp_path / "run", images, algo=algo, total_images=32)
+    assert [int(row["unet_updates"]) for row in rows(tmp_path / "run")][-1] == 8
+    assert run.reconstructor.updates == 8
     assert run.finished
     loaded = load_agent(tmp_path / "run" / "agent")
     assert loaded.name == algo
@@ -379,8 +379,27 @@ def test_with_every_agent_the_unet_is_trained_equally_often(tmp_path, images, al
     assert np.array_equal(loaded.maps(pixels)[0], run.agent.maps(pixels)[0])
     assert (tmp_path / "run" / "masks.png").exists()
     last = frames(tmp_path / "run")[-1]
-    assert last.images == 16
+    assert last.images == 32
     assert last.masks.shape == (1, 16)
+
+
+@pytest.mark.parametrize(
+    ("settings", "played"),
+    [
+        ({"total_images": 31}, 31),  # a rollout has 32
+        ({"total_images": 32}, None),
+        ({"total_images": 95, "schedule": "staged", "horizon": 2, "agent": {"n_steps": 16}}, 32),
+        ({"total_images": 91, "schedule": "staged", "horizon": 2, "agent": {"n_steps": 16}}, 30),
+    ],
+)
+def test_an_agent_that_would_never_learn_is_refused(tmp_path, images, settings, played):
+    made = RunSettings(**{**TINY, "algo": "ppo", **settings})
+    with RunDirectory(tmp_path / "run") as directory:
+        if played in (None, 32):
+            Pretraining(made, images, directory)
+        else:
+            with pytest.raises(SettingsError, match=f"learns after each 32 images .* and plays {played};"):
+                Pretraining(made, images, directory)
 
 
 @pytest.mark.slow

@@ -84,6 +84,7 @@ def test_an_unknown_preset_is_refused_with_those_there_are() -> None:
         ({"seed": 2**63}, r"--seed 9223372036854775808 must be below 2\*\*63"),
         ({"image_size": 16, "batch_size": 1}, "--batch-size 1 .* use --norm group"),
         ({"algo": "learning-progress", "schedule": "staged"}, "learning-progress .* use --schedule joint"),
+        ({"algo": "autoencoder", "schedule": "staged"}, "autoencoder hides nothing.* use --schedule joint"),
         ({"learning_rate": 0.0}, "--learning-rate 0"),
         ({"learning_rate": float("nan")}, "--learning-rate nan"),
         ({"learning_rate": float("inf")}, "--learning-rate inf"),
