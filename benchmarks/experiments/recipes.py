@@ -21,11 +21,13 @@ import numpy as np
 import torch
 from filelock import FileLock, Timeout
 
-from ahm_env import load_images
+from ahm_env import ImageSet, load_images
 from ahm_env.errors import InterruptionError
 from ahm_env.files import read_rows, write_rows, write_text
 from ahm_env.images.formats.labels import NO_IMAGE, table_lines
+from ahm_env.images.pixels.png import save_picture
 from ahm_env.runs.observer import Silent
+from downstream import predict
 from downstream.finetuning.labelled import only_labelled
 from downstream.finetuning.run import FinetuneDirectory, Finetuning
 from downstream.finetuning.settings import FinetuneSettings
@@ -69,7 +71,11 @@ RECIPES: dict[str, dict[str, Any]] = {
         }.items()
     },
     "all-2800": {"steps": 2800, "augment": "strong", "labels": "all"},  # what more labels would bring
+    "round-2800": {"steps": 2800, "labels": "all"},
+    "round-2800-strong": {"steps": 2800, "labels": "all", "augment": "strong"},
 }
+# A second round: a U-Net from scratch learns from the masks that another found in the unlabelled images
+TEACHERS = {recipe: "box-2800" for recipe in RECIPES if recipe.startswith("round-")}
 
 
 def set_aside(source: Path, out: Path, count: int, seed: int = SEED) -> Path:
@@ -89,16 +95,42 @@ def set_aside(source: Path, out: Path, count: int, seed: int = SEED) -> Path:
     return out
 
 
+def taught(source: Path, teacher: str, draw: int, runs: Path) -> Path:
+    """Copy a source, with the masks that a teacher finds in place of those that it did not learn from."""
+    out = runs.parent / "taught" / source.name / teacher / str(draw)
+    if (out / "labels.csv").exists():
+        return out
+    settings, images = cell_images(source, teacher, draw)
+    assert images.annotations is not None
+    known = {images.names[index] for index in images.annotations.masked}
+    shutil.copytree(source / "images", out / "images", dirs_exist_ok=True)
+    (out / "masks").mkdir(exist_ok=True)
+    for name in known:
+        shutil.copy(source / "masks" / f"{Path(name).stem}.png", out / "masks")
+    unknown = [source / "images" / name for name in images.names if name not in known]
+    for one in predict(runs / source.name / teacher / str(draw), unknown, device=settings.device):
+        assert one.mask is not None
+        save_picture(out / "masks" / f"{Path(one.name).stem}.png", one.mask * np.uint8(255))
+    shutil.copy(source / "labels.csv", out)
+    return out
+
+
+def cell_images(source: Path, recipe: str, draw: int) -> tuple[FinetuneSettings, ImageSet]:
+    """Give the settings of a cell, and what it knows of the images."""
+    common = {"data": str(source), "labels": LABELS, "seed": draw, "device": "cpu", "unlabelled": "none"}
+    settings = FinetuneSettings.make(PretrainedWeights.find("scratch"), **{**common, **RECIPES[recipe]})
+    return settings, only_labelled(settings, load_images(source, masks=False, **asdict(settings.pixels)))
+
+
 def run_cell(source: Path, recipe: str, draw: int, path: Path) -> dict[str, Any]:
     """Fine-tune and test one cell, or go on with it."""
-    start = PretrainedWeights.find("scratch")
-    common = {"data": str(source), "labels": LABELS, "seed": draw, "device": "cpu", "unlabelled": "none"}
-    settings = FinetuneSettings.make(start, **{**common, **RECIPES[recipe]})
-    images = only_labelled(settings, load_images(source, masks=False, **asdict(settings.pixels)))
+    if recipe in TEACHERS:
+        source = taught(source, TEACHERS[recipe], draw, path.parents[2])
+    settings, images = cell_images(source, recipe, draw)
     with FinetuneDirectory(path) as directory:
         if directory.settings() is None:
             directory.write_config(settings, {"content_key": images.content_key})
-        result = Finetuning(settings, images, directory, start).run(Silent())
+        result = Finetuning(settings, images, directory, PretrainedWeights.find("scratch")).run(Silent())
     return {**result, **directory.rows[-1]}
 
 
@@ -119,6 +151,8 @@ def main(data: Path, out: Path, pattern: str = "") -> int:
                 cell = f"{name}/{recipe}/{draw}"
                 path = out / "runs" / cell
                 if (path / "test.json").exists() or not re.search(pattern, cell):
+                    continue
+                if recipe in TEACHERS and not (path.parents[1] / TEACHERS[recipe] / str(draw) / "test.json").exists():
                     continue
                 path.mkdir(parents=True, exist_ok=True)
                 try:
