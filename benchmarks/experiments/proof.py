@@ -176,7 +176,12 @@ def draw(path: Path) -> None:
 
 def draw_curve(axis: Any, dataset: str) -> None:
     """Dice against the number of labels: means over draws, and the least and the largest."""
-    groups = [group for group in grouped(read_results(results_of(dataset))) if group.task == TASK]
+    wanted = {tuple(PLAN["arms"][arm]) for arm in DRAWN}
+    groups = [
+        group
+        for group in grouped(read_results(results_of(dataset)))
+        if group.task == TASK and (group.labels == "all" or wanted <= set(group.arms))  # of all labels two arms
+    ]
     for arm, (name, colour) in DRAWN.items():
         curve = dict[int, list[float]]()
         for group in groups:
