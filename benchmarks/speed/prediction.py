@@ -54,7 +54,8 @@ def main() -> None:
         model = Model.create(SPEC, 0, precision="fp32")
         model.save(folder / "tuned" / MODEL_FILE)
         found = find_images([folder / "scans"], SPEC.pixels)
-        some = [sample for _, sample in in_order(found.loads(()), BATCH) if isinstance(sample, Sample)][:BATCH]
+        loaded = (one.found for one in in_order(found.loads(()), BATCH))
+        some = [sample for sample in loaded if isinstance(sample, Sample)][:BATCH]
         squares = np.stack([to_square(sample.image, SPEC) for sample in some])
 
         def predicting(overlays: bool = False) -> None:
