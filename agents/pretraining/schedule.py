@@ -129,14 +129,15 @@ def check_rollout(settings: RunSettings, agent: Agent) -> None:
     Raises:
         SettingsError: It does not.
     """
-    shown = next((one.until for one in stages(settings) if one.agent_learns), 0)
-    start = max((one.until for one in stages(settings) if not one.agent_learns and one.until < shown), default=0)
-    steps = getattr(agent.settings, "n_steps", 0)
-    if (rollout := steps * settings.batch_size // settings.horizon) > shown - start:
-        raise SettingsError(
-            f"{settings.algo} learns after each {rollout:,} images (--set n_steps={steps} of --batch-size "
-            f"{settings.batch_size}), and plays {shown - start:,}; raise --total-images, or lower n_steps"
-        )
+    steps, start = getattr(agent.settings, "n_steps", 0), 0
+    rollout = steps * settings.batch_size // settings.horizon
+    for stage in stages(settings):
+        if stage.agent_learns and rollout > stage.until - start:
+            raise SettingsError(
+                f"{settings.algo} learns after each {rollout:,} images (--set n_steps={steps} of --batch-size "
+                f"{settings.batch_size}), and plays {stage.until - start:,}; raise --total-images, or lower n_steps"
+            )
+        start = stage.until
 
 
 def wrapped(env: PatchMaskVectorEnv, wrapper: str | None) -> Env:

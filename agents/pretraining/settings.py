@@ -17,6 +17,10 @@ from ahm_env.runs.flags import Flag, plain
 from ahm_env.runs.settings import IMAGES, ImageSettings, Settings, check_norm, check_seed
 
 SCHEDULES = ("joint", "staged")
+JOINT_ONLY = {
+    "learning-progress": "follows a U-Net that learns",
+    "autoencoder": "hides nothing, but a staged run does",
+}
 UNET = "U-Net"
 HALF = MaskRatio(0.5, 0.5)
 
@@ -92,10 +96,8 @@ class RunSettings(ImageSettings):
             raise SettingsError(f"--workers {self.workers} must not be negative")
         check_seed(self.seed)
         check_norm(self.norm, self.batch_size, self.image_size)
-        if (self.algo, self.schedule) == ("learning-progress", "staged"):
-            raise SettingsError("learning-progress follows a U-Net that learns; use --schedule joint")
-        if (self.algo, self.schedule) == ("autoencoder", "staged"):
-            raise SettingsError("autoencoder hides nothing, but a staged run does; use --schedule joint")
+        if self.schedule == "staged" and self.algo in JOINT_ONLY:
+            raise SettingsError(f"{self.algo} {JOINT_ONLY[self.algo]}; use --schedule joint")
         for name in ("learning_rate", "agent_learning_rate"):
             rate = getattr(self, name)
             if rate is not None and not 0 < rate < float("inf"):

@@ -43,7 +43,7 @@ DRAWN = {
     "S": ("strong\naugmentation", "#3b6ea5"),
     "B": ("unlabelled\nimages join", "#b5482a"),
 }
-CURVE, ALL = "isic2018", {"isic2018": 1_599}  # drawn against the number of labels; images of `train`
+CURVE, ALL = "isic2018", 1_599  # what is drawn against the number of labels, and how many labels all are
 SPAN = 0.05  # of Dice, which a panel shows at least
 TITLES = {
     "isic2018": "dermoscopy (ISIC 2018)",
@@ -166,7 +166,7 @@ def draw(path: Path) -> None:
     figure, axes = pyplot.subplots(1, len(panels), figsize=(12, 3.4), layout="constrained")
     for axis, (dataset, labels) in zip(axes, sorted(panels, key=lambda panel: panel[0] != CURVE), strict=True):
         if dataset == CURVE:
-            draw_curve(axis, dataset)
+            draw_curve(axis)
         else:
             draw_draws(axis, dataset, labels)
         axis.spines[["top", "right"]].set_visible(False)
@@ -174,31 +174,24 @@ def draw(path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
-def draw_curve(axis: Any, dataset: str) -> None:
+def draw_curve(axis: Any) -> None:
     """Dice against the number of labels: means over draws, and the least and the largest."""
-    wanted = {tuple(PLAN["arms"][arm]) for arm in DRAWN}
-    groups = [
-        group
-        for group in grouped(read_results(results_of(dataset)))
-        if group.task == TASK and (group.labels == "all" or wanted <= set(group.arms))  # of all labels two arms
-    ]
+    arms = {tuple(PLAN["arms"][arm]) for arm in DRAWN}
+    groups = {
+        ALL if group.labels == "all" else int(group.labels): group
+        for group in grouped(read_results(results_of(CURVE)))
+        if group.task == TASK and (group.labels == "all" or arms <= set(group.arms))  # of all labels two arms
+    }
     for arm, (name, colour) in DRAWN.items():
-        curve = dict[int, list[float]]()
-        for group in groups:
-            if tuple(PLAN["arms"][arm]) in group.arms:
-                number = ALL[dataset] if group.labels == "all" else int(group.labels)
-                curve[number] = list(dice(group, arm).values())
-        labels = sorted(curve)
-        axis.fill_between(
-            labels, [min(curve[n]) for n in labels], [max(curve[n]) for n in labels], color=colour, alpha=0.15, lw=0
-        )
-        means = [sum(curve[n]) / len(curve[n]) for n in labels]
+        labels = sorted(one for one, group in groups.items() if tuple(PLAN["arms"][arm]) in group.arms)
+        found = [list(dice(groups[one], arm).values()) for one in labels]
+        least, means, most = zip(*((min(one), sum(one) / len(one), max(one)) for one in found), strict=True)
+        axis.fill_between(labels, least, most, color=colour, alpha=0.15, lw=0)
         axis.plot(labels, means, "o-", color=colour, lw=2, ms=4, label=name.replace("\n", " "))
     axis.set_xscale("log")
-    numbers = sorted({ALL[dataset], *(int(group.labels) for group in groups if group.labels != "all")})
-    axis.set_xticks(numbers, [f"{number:,}" for number in numbers], fontsize=8)
+    axis.set_xticks(list(groups), [f"{labels:,}" for labels in groups], fontsize=8)
     axis.minorticks_off()
-    axis.set_title(f"{TITLES[dataset]}, by labels", fontsize=10)
+    axis.set_title(f"{TITLES[CURVE]}, by labels", fontsize=10)
     axis.legend(fontsize=8, frameon=False)
 
 
@@ -206,7 +199,7 @@ def draw_draws(axis: Any, dataset: str, labels: str) -> None:
     """Dice of each arm: a line is a draw of labelled images, a bar the mean over draws."""
     group = next(one for one in grouped(read_results(results_of(dataset))) if (one.task, one.labels) == (TASK, labels))
     found = [dice(group, arm) for arm in DRAWN]
-    shared = set.intersection(*map(set, found))
+    shared = [trial for trial in found[0] if all(trial in one for one in found)]  # in order: always the same picture
     for trial in shared:
         axis.plot([one[trial] for one in found], "o-", color="0.6", lw=1, ms=4)
     for number, (one, (_, colour)) in enumerate(zip(found, DRAWN.values(), strict=True)):
