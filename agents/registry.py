@@ -20,8 +20,8 @@ from agents.agent import Agent, Env, Problem
 from agents.sb3.agent import A2CAgent, PPOAgent
 from agents.settings import LinearSchedule
 from ahm_env import CheckpointError, RunError, SettingsError
+from ahm_env.errors import check_kind
 from ahm_env.files import load_tensors
-from ahm_env.runs.flags import check_kind
 
 GROUP = "ahm.agents"  # entry points by which installed packages add agents
 

@@ -4,7 +4,10 @@ import errno
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from numbers import Integral, Real
 from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, Union, get_args, get_origin
 
 
 class AHMError(Exception):
@@ -26,6 +29,28 @@ def about(path: str | Path) -> Iterator[None]:
 
 class SettingsError(AHMError):
     """A setting is out of range, or does not fit another."""
+
+
+def check_kind(name: str, value: Any, kind: Any) -> None:
+    """Refuse a value that is not of the type of its setting.
+
+    Args:
+        name: How the setting is called, such as its flag.
+        value: The value.
+        kind: A type, or a union of types.
+
+    Raises:
+        SettingsError: It is of another type.
+    """
+    kinds = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+    numbers = {int: Integral, float: Real}
+    for one in kinds:
+        plain = numbers.get(one, get_origin(one) or one)
+        if isinstance(value, plain) and (one is bool or not isinstance(value, bool)):
+            return
+    words = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", NoneType: "nothing"}
+    wanted = " or ".join(words.get(one, getattr(one, "__name__", str(one))) for one in kinds)
+    raise SettingsError(f"{name} {value} must be {wanted}")
 
 
 class ActionError(AHMError, ValueError):

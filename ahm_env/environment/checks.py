@@ -1,18 +1,18 @@
 """What Gymnasium's users hand to the environments: read here, or refused where it would silently go wrong."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from multiprocessing import current_process
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 from weakref import WeakKeyDictionary
 
 import numpy as np
 import numpy.typing as npt
 from gymnasium.envs.registration import EnvSpec
 
-from ahm_env.errors import ActionError, SettingsError
-from ahm_env.masks import Bools
+from ahm_env.errors import ActionError, SettingsError, check_kind
+from ahm_env.masks import Bools, Ints
 from ahm_env.model.reconstruction import Reconstructor
 
 # U-Nets that single environments of this process train, in the order in which they began.
@@ -28,6 +28,32 @@ class PlainSpec:
     def __set__(self, env: Any, spec: EnvSpec) -> None:
         kwargs = {name: str(value) if isinstance(value, Path) else value for name, value in spec.kwargs.items()}
         vars(env)["spec"] = replace(spec, kwargs=kwargs)
+
+
+def check_keywords(function: Callable[..., Any], given: Mapping[str, Any]) -> None:
+    """Refuse a keyword whose value is not of the type that a function's signature says.
+
+    Raises:
+        SettingsError: With the keyword, and what it must be.
+    """
+    for name, kind in get_type_hints(function).items():
+        if name in given:
+            check_kind(name, given[name], kind)
+
+
+def read_indices(indices: npt.ArrayLike) -> Ints:
+    """Read the numbers of the images to show.
+
+    Raises:
+        SettingsError: They are no whole numbers in a row.
+    """
+    numbers = np.asarray(indices)
+    if numbers.ndim != 1 or (len(numbers) and numbers.dtype.kind not in "iu"):
+        raise SettingsError(
+            "indices must be whole numbers in a row, those of the images to show, from 0; of a mask of "
+            "booleans use numpy.flatnonzero"
+        )
+    return numbers.astype(np.int64)
 
 
 def read_actions(actions: npt.ArrayLike, shape: tuple[int, ...]) -> Bools:

@@ -52,6 +52,7 @@ class _Masking:
         device: str = "cpu",
         render_mode: str | None = None,
     ) -> None:
+        checks.check_keywords(_Masking.__init__, locals())
         ratio = MaskRatio.parse(mask_ratio)
         grid = unet.grid if isinstance(unet, Reconstructor) else PatchGrid(image_size, patch_size)
         if not isinstance(unet, Reconstructor) and unet != "new":
@@ -61,7 +62,7 @@ class _Masking:
             channels = len(unet.fill) if isinstance(unet, Reconstructor) else None
             data = load_images(data, grid.image_size, channels, masks=False)
         train = data.split("train")
-        shown = data.split(split) if indices is None else np.asarray(indices, np.int64)
+        shown = data.split(split) if indices is None else checks.read_indices(indices)
         if not isinstance(unet, Reconstructor):
             mean, std = data.standardisation(train if len(train) else shown)
             standardisation = Standardisation(tuple(mean.tolist()), tuple(std.tolist()))
@@ -197,6 +198,7 @@ class PatchMaskVectorEnv(_Masking, VectorEnv[Pixels, npt.NDArray[np.int8], npt.N
         device: str = "cpu",
         render_mode: str | None = None,
     ) -> None:
+        checks.check_keywords(PatchMaskVectorEnv.__init__, locals())
         self.num_envs = self._count = num_envs
         shown = data, unet, image_size, patch_size, mask_ratio, horizon, agent_share, co_train, split, indices
         super().__init__(*shown, width, norm, learning_rate, seed, device, render_mode)

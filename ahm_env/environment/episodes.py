@@ -95,6 +95,11 @@ class Episodes:
                 f"{images.source}: images of {images.channels} channels at {images.image_size} px do not fit a U-Net "
                 f"for {len(reconstructor.fill)} channels on a grid of {grid.image_size} px; load them alike"
             )
+        if co_train and count == 1 and reconstructor.unet.norm == "batch" and grid.image_size < 32:
+            raise SettingsError(
+                f"one image of {grid.image_size} px leaves nothing to normalise by while co-training; use norm group, "
+                f"images of 32 px or more, or several environments with gym.make_vec"
+            )
         self.images, self.indices, self.reconstructor = images, indices, reconstructor
         self.horizon, self.agent_share, self.co_train = horizon, agent_share, co_train
         shape = (count, grid.patches)

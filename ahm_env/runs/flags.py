@@ -13,8 +13,8 @@ from dataclasses import dataclass, fields
 from functools import cache
 from numbers import Integral, Real
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
+from types import NoneType
+from typing import Annotated, Any, get_args, get_type_hints
 
 import typer
 
@@ -133,28 +133,6 @@ def flag_name(settings: type, name: str) -> str:
     known = flags_of(settings)
     word = (known[name].name if name in known else None) or name
     return f"--{word.replace('_', '-')}" if name in {field.name for field in fields(settings)} else f"--set {name}"
-
-
-def check_kind(flag: str, value: Any, kind: Any) -> None:
-    """Refuse a value that is not of the type of its setting.
-
-    Args:
-        flag: How the setting is called.
-        value: The value.
-        kind: A type, or a union of types.
-
-    Raises:
-        SettingsError: It is of another type.
-    """
-    kinds = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
-    numbers = {int: Integral, float: Real}
-    for one in kinds:
-        plain = numbers.get(one, get_origin(one) or one)
-        if isinstance(value, plain) and (one is bool or not isinstance(value, bool)):
-            return
-    words = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", NoneType: "nothing"}
-    wanted = " or ".join(words.get(one, getattr(one, "__name__", str(one))) for one in kinds)
-    raise SettingsError(f"{flag} {value} must be {wanted}")
 
 
 def plain(value: Any) -> Any:

@@ -4,13 +4,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from typing import Annotated, Any, ClassVar, Self, get_type_hints
 
-from ahm_env.errors import SettingsError
+from ahm_env.errors import SettingsError, check_kind
 from ahm_env.images.dataset.image_set import ImageSet
 from ahm_env.images.dataset.loader import load_images
 from ahm_env.images.pixels.fit import PixelSettings
 from ahm_env.images.source import Source
 from ahm_env.model.devices import find_device, find_precision
-from ahm_env.runs.flags import Flag, check_kind, flag_name, plain
+from ahm_env.runs.flags import Flag, flag_name, plain
 
 IMAGES = "Images and masks"
 

@@ -10,7 +10,8 @@ from typing import Annotated, Any, get_type_hints
 
 from agents.pretraining.settings import RunSettings
 from ahm_env import SettingsError
-from ahm_env.runs.flags import Flag, check_kind, pairs
+from ahm_env.errors import check_kind
+from ahm_env.runs.flags import Flag, pairs
 from ahm_env.runs.settings import ImageSettings, Settings
 from downstream.comparison.results.rows import SCRATCH
 from downstream.finetuning.mean_teacher import OWN

@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from ahm_env import CheckpointError, SettingsError, Standardisation, UNet
+from ahm_env.errors import check_kind
 from ahm_env.files import first_line, load_tensors, save_tensors
 from ahm_env.images.pixels.fit import PixelSettings
 from ahm_env.model.devices import as_tensor, find_device, find_precision
 from ahm_env.model.ranks import BatchNorm1d, gather, share
 from ahm_env.model.reconstruction import SMALLEST_IMAGE
 from ahm_env.model.unet import initialise
-from ahm_env.runs.flags import check_kind
 from downstream.models.vgg import VGG16
 
 TASKS = ("segmentation", "classification")

@@ -1021,6 +1021,13 @@ def test_a_restored_single_environment_replays_even_after_it_was_seeded():
         ({"split": "training"}, SettingsError, "split"),
         ({"indices": []}, AHMError, "no image"),
         ({"indices": [0, 99]}, SettingsError, "99"),
+        ({"indices": [0.5, 1.7]}, SettingsError, "indices must be whole numbers"),
+        ({"indices": [True, False]}, SettingsError, "flatnonzero"),
+        ({"indices": [[0, 1]]}, SettingsError, "in a row"),
+        ({"agent_share": "0.5"}, SettingsError, "agent_share 0.5 must be a number"),
+        ({"patch_size": 8.0}, SettingsError, "patch_size 8.0 must be a whole number"),
+        ({"co_train": "no"}, SettingsError, "co_train no must be true or false"),
+        ({"data": None}, SettingsError, "data None must be a text or Path or ImageSet"),
         ({"width": 3}, SettingsError, "width"),
         ({"norm": "layer"}, SettingsError, "norm"),
         ({"learning_rate": -1.0}, SettingsError, "learning"),
@@ -1037,6 +1044,22 @@ def test_settings_that_do_not_fit_are_refused_in_one_line(change, error, says):
         with pytest.raises(error, match=says) as refusal:
             make(**change)
         assert "\n" not in str(refusal.value)
+
+
+def test_one_image_too_small_to_normalise_by_is_refused_before_it_is_learned_from():
+    small = {"image_size": 16, "patch_size": 4, "co_train": True}
+    with pytest.raises(SettingsError, match="nothing to normalise by") as refusal:
+        single(**small)
+    assert "\n" not in str(refusal.value)
+    for env in (single(**{**small, "norm": "group"}), vector(2, **small)):
+        env.reset(seed=0)
+        env.step(np.ones(env.action_space.shape, np.int8))
+
+
+@pytest.mark.parametrize("change", [{"num_envs": "3"}, {"num_envs": 2.0}, {"max_episode_steps": "4"}])
+def test_keywords_of_a_vector_are_of_their_types(change):
+    with pytest.raises(SettingsError, match=f"{next(iter(change))} .* must be a whole number"):
+        vector(**change)
 
 
 @pytest.mark.parametrize("count", [0, -1])
