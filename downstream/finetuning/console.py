@@ -80,10 +80,10 @@ def finetune(
                 console.print(f"{run.directory.path} is finished. There is nothing left to do.")
                 return 0
             _announce(run, console)
-            with FinetuneDisplay(console, settings.steps * settings.batch_size, run.seen) as display:
+            with FinetuneDisplay(console, run.rounds * settings.steps * settings.batch_size, run.seen) as display:
                 result = run.run(display)
     except InterruptionError as error:
-        return print_interruption(console, error, f"{run.trainer.step:,} of {settings.steps:,} steps", "finetune")
+        return print_interruption(console, error, f"{run.step:,} of {run.rounds * settings.steps:,} steps", "finetune")
     _conclude(run, result, console)
     return 0
 
@@ -98,10 +98,11 @@ def _tell_masks(whole: ImageSet, known: ImageSet, console: Console) -> None:
 def _announce(run: Finetuning, console: Console) -> None:
     settings, split = run.settings, run.split
     start = settings.weights or settings.start
+    steps = f"{run.rounds} rounds of " * (run.rounds > 1) + f"{settings.steps:,} steps of {settings.batch_size}"
     aside = f", {len(split.select):,} to select by" if split.select.size else ""
     console.print(
         f"{settings.task} from {start}, {settings.data}: {len(split.learn):,} labelled images "
-        f"to learn from{aside}, {len(split.test):,} to test on; {settings.steps:,} steps of {settings.batch_size}; "
+        f"to learn from{aside}, {len(split.test):,} to test on; {steps}; "
         f"{run.model.device}, {describe_precision(settings.precision, run.model.device)}"
     )
     if not split.test.size:
@@ -120,8 +121,8 @@ def _announce(run: Finetuning, console: Console) -> None:
         console.print("Unlabelled images take no part any more: they did harm.")
     elif settings.unlabelled != "none":
         console.print("Unlabelled images take no part: fewer of them than labelled ones remain.")
-    if run.trainer.step:
-        console.print(f"Going on after {run.trainer.step:,} steps.")
+    if run.step:
+        console.print(f"Going on after {run.step:,} steps.")
 
 
 def _conclude(run: Finetuning, result: Mapping[str, Any], console: Console) -> None:

@@ -9,6 +9,9 @@ al., BMVC 2020).
     unlabelled a, b        p_a, p_b = teacher(a), teacher(b)
                            u = recolour(M ? b : a),  p = M ? p_b : p_a
                            loss(student(u), argmax p) on the pixels with max p >= confidence
+
+In a second round the teacher is what the first one came to. It labels each image once, as it is, and all of that counts
+(self-training with a noised student: Xie et al., CVPR 2020).
 """
 
 from collections.abc import Mapping
@@ -47,7 +50,7 @@ class MeanTeacher:
 
     Args:
         model: The student; the teacher is the same network with other weights.
-        average: Those weights, and the buffers: always the newest.
+        weights: Those weights, and the buffers: always the newest.
         unlabelled: The images.
         settings: How they take part.
         seed: Of their order, turns, colours and mixing masks.
@@ -56,12 +59,12 @@ class MeanTeacher:
     def __init__(
         self,
         model: Model,
-        average: Mapping[str, Tensor],
+        weights: Mapping[str, Tensor],
         unlabelled: Unlabelled,
         settings: TrainConfig,
         seed: int,
     ) -> None:
-        self.model, self.average, self.unlabelled, self.settings, self.seed = model, average, unlabelled, settings, seed
+        self.model, self.weights, self.unlabelled, self.settings, self.seed = model, weights, unlabelled, settings, seed
         self._segments = model.spec.task == "segmentation"
         self._turn = Augmentation("shape")
         strong = strong_kind(settings.strong, unlabelled.images, unlabelled.indices)
@@ -77,6 +80,16 @@ class MeanTeacher:
         """Whether parts of two images make one: the class of such an image would not be known."""
         return self._segments and self.settings.mix != "none"
 
+    @property
+    def _shown(self) -> int:
+        """Number of images in a step."""
+        return (2 if self.mixes else 1) * self.settings.unlabelled_batch
+
+    @property
+    def _key(self) -> tuple[int, ...]:
+        """What decides their order."""
+        return self.seed, _KEY, _KEY
+
     def batch(self, step: int, weights: Mapping[str, Tensor] | None = None) -> MixedBatch:
         """Make the mixed images of a step, counted from the step at which the unlabelled images joined.
 
@@ -84,25 +97,28 @@ class MeanTeacher:
             step: From 0.
             weights: The teacher's; by default the newest.
         """
-        count, images = self.settings.unlabelled_batch, self.unlabelled.images
-        shown = 2 * count if self.mixes else count
-        chosen = epoch_batch(self.unlabelled.indices, step, shown, (self.seed, _KEY, _KEY))
+        count = self.settings.unlabelled_batch
+        chosen = epoch_batch(self.unlabelled.indices, step, self._shown, self._key)
         seeds = np.random.default_rng((self.seed, step, _KEY)).integers(2**31, size=2).tolist()
-        pixels = torch.from_numpy(images.images(chosen)).float()
-        empty = torch.zeros(len(pixels), *pixels.shape[-2:], dtype=torch.long)
-        seen, _ = self._turn(pixels, empty, seeds[0])
-        found = self.model.predict(seen, self.settings.teacher_tta, weights or self.average)
+        seen, labels, confident = self._labelled(chosen, seeds[0], weights or self.weights)
+        foreground = float((labels > 0).float().mean())
         if self.mixes:
-            masks = mixing_masks(self.settings.mix, count, images.image_size, (self.seed, step, _KEY, 1))
+            masks = mixing_masks(self.settings.mix, count, seen.shape[-1], (self.seed, step, _KEY, 1))
             seen = torch.where(masks, seen[count:], seen[:count])
-            there = masks.to(found.device)
-            mixed = torch.where(there, found[count:], found[:count])
-        else:
-            mixed = found
-        sure, labels = mixed.max(1)
-        recoloured, _ = self._recolour(seen, empty[:count], seeds[1])
-        foreground = float((found.argmax(1) > 0).float().mean())
-        return MixedBatch(recoloured, labels, sure >= self.settings.confidence, foreground)
+            there = masks[:, 0].to(labels.device)
+            labels, confident = (torch.where(there, one[count:], one[:count]) for one in (labels, confident))
+        recoloured, _ = self._recolour(seen, _nothing(seen), seeds[1])
+        return MixedBatch(recoloured, labels, confident, foreground)
+
+    def _labelled(self, chosen: Ints, seed: int, weights: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Turn images, and label them: pixels, labels, and where these count."""
+        pixels = self._pixels(chosen)
+        seen, _ = self._turn(pixels, _nothing(pixels), seed)
+        sure, labels = self.model.predict(seen, self.settings.teacher_tta, weights).max(1)
+        return seen, labels, sure >= self.settings.confidence
+
+    def _pixels(self, chosen: Ints) -> Tensor:
+        return torch.from_numpy(self.unlabelled.images.images(chosen)).float()
 
     def loss(self, logits: Tensor, batch: MixedBatch) -> Tensor:
         """How far the student is from the teacher's confident labels."""
@@ -112,6 +128,45 @@ class MeanTeacher:
     def weight(self, step: int) -> float:
         """Weight of that loss at a step, counted from the one at which they joined."""
         return self.settings.unlabelled_weight * min(1.0, (step + 1) / max(1, self.settings.ramp))
+
+
+class SettledTeacher(MeanTeacher):
+    """Labels unlabelled images with weights that stay as they are: each image once, and for good."""
+
+    def __init__(
+        self,
+        model: Model,
+        weights: Mapping[str, Tensor],
+        unlabelled: Unlabelled,
+        settings: TrainConfig,
+        seed: int,
+    ) -> None:
+        super().__init__(model, weights, unlabelled, settings, seed)
+        count, size = len(unlabelled.indices), unlabelled.images.image_size
+        self._labels = np.zeros((count, size, size) if self._segments else count, np.uint8)
+        self._known = np.zeros(count, bool)
+        # in the groups in which they are first shown, and in these again when a run goes on: what else is in a batch
+        # changes the last bits
+        self._order = epoch_batch(unlabelled.indices, 0, count, self._key)
+        self._sorter = np.argsort(self._order)
+
+    def _labelled(self, chosen: Ints, seed: int, weights: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Turn images, and the labels that they have as they are, all of which count."""
+        pixels, labels = self._pixels(chosen), self._labels_of(chosen)
+        if self._segments:
+            seen, labels = self._turn(pixels, labels, seed)
+        else:
+            seen, _ = self._turn(pixels, _nothing(pixels), seed)
+        labels = labels.to(self.model.device)
+        return seen, labels, torch.ones_like(labels, dtype=torch.bool)
+
+    def _labels_of(self, chosen: Ints) -> Tensor:
+        places = self._sorter[np.searchsorted(self._order, chosen, sorter=self._sorter)]
+        for start in np.unique(places[~self._known[places]] // self._shown) * self._shown:
+            group = slice(start, start + self._shown)
+            found = self.model.predict(self._pixels(self._order[group]), True, self.weights)
+            self._labels[group], self._known[group] = found.argmax(1).cpu().numpy(), True
+        return torch.from_numpy(self._labels[places]).long()
 
 
 @dataclass
@@ -146,6 +201,11 @@ class SafetyNet:
         if loss <= FORGOTTEN * self.loss + FORGOTTEN_LOSS:
             return None
         return f"the teacher's loss on the labelled images rose from {self.loss:.3f} to {loss:.3f}"
+
+
+def _nothing(pixels: Tensor) -> Tensor:
+    """Masks of nothing `(B, S, S)`, for images that are changed without any."""
+    return torch.zeros(len(pixels), *pixels.shape[-2:], dtype=torch.long)
 
 
 def epoch_batch(indices: Ints, step: int, size: int, key: tuple[int, ...]) -> Ints:

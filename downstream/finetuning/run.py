@@ -82,24 +82,53 @@ class Finetuning(Run[FinetuneSettings, dict[str, Any]]):
             network.features.load_published(Path(settings.weights))
         start.transfer(self.model, settings.transfer == "encoder")
         self.unlabelled = choose_unlabelled(settings, images, self.split, unlabelled)
-        self.trainer = Trainer(self.model, images, self.split.learn, settings, settings.seed, self.unlabelled)
+        self._start = {name: one.clone() for name, one in network.state_dict().items()}
+        self._round, self._before = 1, 0  # which round, and the images shown before it
+        self._teacher: dict[str, Tensor] | None = None
+        self.trainer = self._new_trainer()
         self._best: tuple[float, dict[str, Tensor]] = (-1.0, {})
         self._at_join = self._best, self.sums  # what to come back to
         if not self.finished:
             self.restore()
 
     @property
+    def step(self) -> int:
+        """Steps done, of all rounds."""
+        return self.seen // self.settings.batch_size
+
+    @property
+    def rounds(self) -> int:
+        """Number of rounds: one, where no unlabelled images take part."""
+        return 1 if self.unlabelled is None or self.trainer.gave_up is not None else self.settings.rounds
+
+    @property
     def learned(self) -> bool:
-        """Whether there is nothing left to learn: all steps are done, or selection has stopped the run."""
+        """Whether there is nothing left to learn: the last round is over."""
+        return self._round >= self.rounds and self._round_over
+
+    @property
+    def _round_over(self) -> bool:
+        """Whether all steps of this round are done, or selection has stopped it."""
         if self.trainer.step >= self.settings.steps:
             return True
-        rows = self.directory.rows
-        values = [row["selection"] for row in rows]
-        waited = len(rows)
+        values = [row["selection"] for row in self.directory.rows if row["images"] > self._before]
+        recipe, begin = self.trainer.config, self._before
         if self.unlabelled is not None and self.trainer.gave_up is None:  # these need time
-            begin = (self.settings.joins_after + self.settings.ramp) * self.settings.batch_size
-            waited = sum(row["images"] > begin for row in rows)
+            begin += (recipe.joins_after + recipe.ramp) * recipe.batch_size
+        waited = sum(row["images"] > begin for row in self.directory.rows)
         return bool(self.settings.val_fraction and waited > PATIENCE and max(values[-PATIENCE:]) < max(values))
+
+    def _new_trainer(self) -> Trainer:
+        """Begin a round; from the second on, with what the one before came to as the teacher."""
+        recipe, learn = self.settings.later_round() if self._teacher else self.settings, self.split.learn
+        return Trainer(self.model, self.images, learn, recipe, recipe.seed, self.unlabelled, self._teacher)
+
+    def _next_round(self) -> None:
+        """Keep what was learned as the teacher of a fresh model."""
+        self._teacher = {name: one.clone() for name, one in (self._best[1] or self.trainer.result()).items()}
+        self._round, self._before = self._round + 1, self.seen
+        self.model.network.load_state_dict(self._start)
+        self.trainer = self._new_trainer()
 
     @property
     def finished(self) -> bool:
@@ -112,13 +141,16 @@ class Finetuning(Run[FinetuneSettings, dict[str, Any]]):
         Raises:
             TrainingError: The loss is not finite; the last checkpoint stays as it is.
         """
-        trainer, gap = self.trainer, max(1, ceil(self.settings.steps / ROWS))
+        gap = max(1, ceil(self.settings.steps / ROWS))
         while not self.learned and self.stopped_by is None:
+            if self._round_over:
+                self._next_round()
+            trainer = self.trainer
             step = trainer.step
             if trainer.joins_now:
                 self._at_join = self._best, dict(self.sums)
             loss = trainer.learn()
-            self.seen = trainer.step * self.settings.batch_size
+            self.seen = self._before + trainer.step * self.settings.batch_size
             if trainer.step > step:
                 confident = trainer.confident
                 self.tally({"loss": loss, "unlabelled_loss": trainer.unlabelled_loss, "confident": confident})
@@ -179,7 +211,8 @@ class Finetuning(Run[FinetuneSettings, dict[str, Any]]):
             return
         last, rows = max(trainer.joined, trainer.step - 1), {}
         for step, weights in ((trainer.joined, trainer.average_at_join()), (last, trainer.average)):
-            rows[f"step {step + 1:,}"] = trainer.teacher.batch(step - trainer.joined, weights)
+            name = f"step {self._before // self.settings.batch_size + step + 1:,}"
+            rows[name] = trainer.teacher.batch(step - trainer.joined, weights)
         save_picture(self.directory.path / MIXING_FILE, draw_mixing(rows, self.model.spec.classes))
 
     def _test(self) -> dict[str, Any]:
@@ -206,18 +239,23 @@ class Finetuning(Run[FinetuneSettings, dict[str, Any]]):
         if self.trainer.joined is None:
             return False
         best = [row["images"] for row in self.directory.rows if row["selection"] == self._best[0]]
-        return not best or best[0] > self.trainer.joined * self.settings.batch_size
+        return not best or best[0] > self.settings.joins_after * self.settings.batch_size
 
     def state(self) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
         """All that learning changes, the best state, and what to come back to."""
         (best_value, best), ((value_at_join, best_at_join), sums_at_join) = self._best, self._at_join
         parts = {"trainer": self.trainer.state(), "best": best, "best_at_join": best_at_join}
         about = {"best": best_value, "best_at_join": value_at_join, "sums_at_join": sums_at_join}
-        return parts, {**about, "trainer": self.trainer.progress()}
+        about |= {"round": self._round, "before": self._before, "trainer": self.trainer.progress()}
+        return {**parts, "teacher": self._teacher or {}}, about
 
     def load_state(self, checkpoint: Checkpoint) -> None:
         """Go back to a checkpoint."""
         about = checkpoint.about
+        self._round, self._before = about["round"], about["before"]
+        if self._round > 1:
+            self._teacher = {name: one.to(self.model.device) for name, one in checkpoint.part("teacher").items()}
+            self.trainer = self._new_trainer()
         self.trainer.restore(checkpoint.part("trainer"), about["trainer"])
         self._best = about["best"], checkpoint.part("best")
         self._at_join = (about["best_at_join"], checkpoint.part("best_at_join")), about["sums_at_join"]

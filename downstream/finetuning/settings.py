@@ -2,9 +2,9 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Self
 
 from ahm_env import SettingsError
 from ahm_env.model.reconstruction import SMALLEST_IMAGE
@@ -18,6 +18,7 @@ from downstream.models.pretrained import PretrainedWeights
 
 SCHEDULES = ("cosine", "steps")
 LEARNING, MODEL, UNLABELLED = "Learning", "Model", "Unlabelled images"
+LATER_WEIGHT = 4.0  # times as much as in the first round the unlabelled images count in later ones
 TRANSFERS = ("all", "encoder")
 PRESETS: dict[str, dict[str, Any]] = {
     # A tenth of the time; a U-Net from scratch is then not yet trained out.
@@ -69,6 +70,10 @@ class TrainConfig:
         ),
     ] = "none"
     join: Annotated[float, Flag("Share of the steps after which they take part.", UNLABELLED)] = 0.4
+    rounds: Annotated[
+        int,
+        Flag("Rounds of so many steps: from the second on a fresh model has the last one as its teacher.", UNLABELLED),
+    ] = 1
     mix: Annotated[str, Flag("Parts of two unlabelled images that make one: box, patches, or none.", UNLABELLED)] = (
         "box"
     )
@@ -103,6 +108,11 @@ class TrainConfig:
         """Steps after which unlabelled images take part: in the last one, at the latest."""
         return min(math.ceil(self.join * self.steps), self.steps - 1)
 
+    def later_round(self) -> Self:
+        """Return the recipe of a round that has a teacher from its first step on, whose every label counts."""
+        weight = LATER_WEIGHT * self.unlabelled_weight
+        return replace(self, join=0.0, ramp=0, confidence=0.0, unlabelled_weight=weight)
+
     def __post_init__(self) -> None:
         for name, value, known in (("mix", self.mix, MIXES), ("strong", self.strong, ("auto", *STRONG))):
             if value not in known:
@@ -115,7 +125,7 @@ class TrainConfig:
             raise SettingsError(f"--confidence {self.confidence} must be a probability, from 0 to below 1")
         if not 0 < self.unlabelled_weight < math.inf:
             raise SettingsError(f"--unlabelled-weight {self.unlabelled_weight} must be a positive number")
-        for name in ("steps", "batch_size"):
+        for name in ("steps", "batch_size", "rounds"):
             if getattr(self, name) < 1:
                 raise SettingsError(f"--{name.replace('_', '-')} {getattr(self, name)} must be 1 or more")
         if not 0 < self.learning_rate < math.inf:
@@ -128,6 +138,8 @@ class TrainConfig:
             raise SettingsError(
                 "--ema-decay 0 leaves no teacher for --unlabelled images; use 0.99, or --unlabelled none"
             )
+        if self.rounds > 1 and self.unlabelled == "none":
+            raise SettingsError("--rounds is for --unlabelled images; name them, or leave --rounds out")
         Augmentation(self.augment)
 
 

@@ -20,7 +20,7 @@ from ahm_env.model.ranks import sum_gradients
 from ahm_env.model.weights import copy_state
 from downstream.finetuning.augmentation import Augmentation, strong_kind
 from downstream.finetuning.losses import IGNORED, class_weights, classification_loss, segmentation_loss
-from downstream.finetuning.mean_teacher import MeanTeacher, SafetyNet, Unlabelled, epoch_batch
+from downstream.finetuning.mean_teacher import MeanTeacher, SafetyNet, SettledTeacher, Unlabelled, epoch_batch
 from downstream.finetuning.mixing import MixedBatch
 from downstream.finetuning.settings import TrainConfig
 from downstream.models.model import EncoderClassifier, Model, ModelSpec
@@ -41,6 +41,7 @@ class Trainer:
         config: How.
         seed: Of order and augmentation.
         unlabelled: Images that take part without labels; None for none.
+        teacher: Weights and buffers of a teacher that stays as it is; None: it is the running mean.
 
     Attributes:
         step: Steps done.
@@ -61,6 +62,7 @@ class Trainer:
         config: TrainConfig,
         seed: int,
         unlabelled: Unlabelled | None = None,
+        teacher: Mapping[str, Tensor] | None = None,
     ) -> None:
         if len(labelled) == 0:
             raise SettingsError(f"{images.source}: no labelled image to learn from")
@@ -80,7 +82,11 @@ class Trainer:
         self._segments = model.spec.task == "segmentation"
         self._class_of = _lookup(model.spec) if self._segments else np.zeros(0, np.int64)
         self._class_weights = self._balance() if config.class_weights and not self._segments else None
-        self.teacher = None if unlabelled is None else MeanTeacher(model, self.average, unlabelled, config, seed)
+        self.teacher: MeanTeacher | None = None
+        if unlabelled is not None and teacher is None:
+            self.teacher = MeanTeacher(model, self.average, unlabelled, config, seed)
+        elif unlabelled is not None and teacher is not None:
+            self.teacher = SettledTeacher(model, teacher, unlabelled, config, seed)
         self._net: SafetyNet | None = None
         self._supervised: dict[str, Tensor] = {}
 
@@ -149,15 +155,17 @@ class Trainer:
 
     def _join(self) -> None:
         """Let the unlabelled images take part from here on; the state is kept, to come back to."""
-        self._supervised = {name: one.detach().clone() for name, one in self.state().items()}
         self.joined = self.step
-        loss, foreground = self._clean()
-        self._net = SafetyNet(foreground, loss)
+        if not isinstance(self.teacher, SettledTeacher):  # which was watched while it learned
+            self._supervised = {name: one.detach().clone() for name, one in self.state().items()}
+            loss, foreground = self._clean()
+            self._net = SafetyNet(foreground, loss)
 
     def _look_after(self, mixed: MixedBatch) -> None:
         """Go back to where the unlabelled images joined, and on without them, if the teacher has gone astray."""
-        assert self._net is not None
         assert self.joined is not None
+        if self._net is None:
+            return
         reason = self._net.after_step(mixed.foreground)
         if (self.step - self.joined) % CHECKED_STEPS == 0 or self.step == self.config.steps:
             reason = reason or self._net.after_test(self._clean()[0])

@@ -10,7 +10,7 @@ from torch.nn import functional
 from ahm_env import ImageSet, SettingsError
 from downstream.finetuning import mean_teacher, training
 from downstream.finetuning.losses import segmentation_loss, soft_dice_loss
-from downstream.finetuning.mean_teacher import MeanTeacher, SafetyNet, Unlabelled, epoch_batch
+from downstream.finetuning.mean_teacher import MeanTeacher, SafetyNet, SettledTeacher, Unlabelled, epoch_batch
 from downstream.finetuning.mixing import mixing_masks
 from downstream.finetuning.settings import TrainConfig
 from downstream.finetuning.training import Trainer
@@ -141,6 +141,62 @@ def test_every_unlabelled_image_is_shown_once_an_epoch():
     shown = np.concatenate([epoch_batch(UNLABELLED, step, 6, (1, 2)) for step in range(8)])
     assert all(sorted(shown[start : start + 16]) == UNLABELLED.tolist() for start in (0, 16, 32))
     assert shown[:16].tolist() != shown[16:32].tolist()
+
+
+def settled(spec: ModelSpec, drawn: ImageSet, **settings: object) -> SettledTeacher:
+    model = Model.create(spec, 1)
+    weights = {name: one.clone() for name, one in Model.create(spec, 2).network.state_dict().items()}
+    config = TrainConfig(unlabelled="auto", unlabelled_batch=3, **settings)  # type: ignore[arg-type]
+    return SettledTeacher(model, weights, Unlabelled(drawn, UNLABELLED), config, 3)
+
+
+def redness(images: torch.Tensor, *_: object) -> torch.Tensor:
+    """Class 1 where there is more red than green."""
+    return torch.cat([images[:, 1:2], images[:, :1]], 1) / 510
+
+
+def parity(images: torch.Tensor, *_: object) -> torch.Tensor:
+    """Class 1 for images whose pixels have an odd sum."""
+    odd = images.sum((1, 2, 3)) % 2
+    return torch.stack([1 - odd, odd], 1)
+
+
+@pytest.mark.parametrize("task", ["segmentation", "classification"])
+def test_a_settled_teacher_labels_each_image_once_as_it_is_and_all_of_it_counts(spec, drawn: ImageSet, task: str):
+    teacher = settled(of_task(spec, drawn, task), drawn, mix="none", confidence=0.99)
+    teacher._recolour = lambda images, masks, seed: (images, masks)  # type: ignore[assignment]
+    seen = list[torch.Tensor]()
+    predict = redness if task == "segmentation" else parity
+    teacher.model.predict = lambda images, *_: (seen.append(images), predict(images))[1]  # type: ignore
+    batches = [teacher.batch(step) for step in range(16)]  # three epochs
+    labelled = torch.cat(seen).byte()
+    assert sorted(one.numpy().tobytes() for one in labelled) == sorted(
+        drawn.images(index).tobytes() for index in UNLABELLED
+    )
+    truth = predict(torch.from_numpy(drawn.images(UNLABELLED)).float()).argmax(1)
+    turn, step = teacher._turn, 13
+    chosen = epoch_batch(UNLABELLED, step, 3, (3, 2, 2))
+    seed = np.random.default_rng((3, step, 2)).integers(2**31, size=2).tolist()[0]
+    labels = truth[chosen - UNLABELLED[0]]
+    if task == "segmentation":
+        pixels, labels = turn(torch.from_numpy(drawn.images(chosen)).float(), labels, seed)
+        assert torch.equal(batches[step].pixels, pixels)
+    assert torch.equal(batches[step].labels, labels)
+    assert all(batch.confident.all() for batch in batches)
+    assert 0 < truth.float().mean() < 1
+
+
+def test_a_settled_teacher_that_goes_on_in_the_middle_says_the_same(spec: ModelSpec, drawn: ImageSet):
+    whole, later = settled(spec, drawn), settled(spec, drawn)
+    whole.model.predict = redness  # type: ignore[method-assign]
+    batches = [whole.batch(step) for step in range(9)]
+    groups = list[int]()
+    later.model.predict = lambda images, *_: (groups.append(len(images)), redness(images))[1]  # type: ignore
+    for step in (7, 8):
+        batch = later.batch(step)
+        assert torch.equal(batch.pixels, batches[step].pixels)
+        assert torch.equal(batch.labels, batches[step].labels)
+    assert set(groups) <= {6, 4}  # those of the first epoch: 16 images by six
 
 
 # When they take part

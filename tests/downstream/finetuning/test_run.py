@@ -387,6 +387,74 @@ def test_what_was_selected_with_a_teacher_gone_astray_is_taken_back(drawn, tmp_p
     assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
 
 
+# Rounds
+
+
+def test_the_teacher_of_a_second_round_is_what_one_round_comes_to_and_its_pupil_begins_afresh(drawn, tmp_path: Path):
+    given = {"labels": 8, "unlabelled": "auto", "confidence": 0.4}
+    tune(tmp_path / "one", drawn, **given)
+    settings = FinetuneSettings.make(PretrainedWeights.find("scratch"), **TINY, **given, rounds=2)
+    with FinetuneDirectory(tmp_path / "two") as directory:
+        directory.write_config(settings, {"content_key": drawn.content_key})
+        run = Finetuning(settings, drawn, directory, PretrainedWeights.find("scratch"))
+        first = {name: one.clone() for name, one in run.model.network.state_dict().items()}
+        joined = list[int | None]()
+        observer = Observer(7, lambda: joined.append(run.trainer.joined))
+        result = run.run(observer)
+    (teacher, _), (pupil, _) = (load_tensors(tmp_path / name / MODEL_FILE) for name in ("one", "two"))
+    assert run._teacher is not None
+    assert all(torch.equal(one, run._teacher[name]) for name, one in teacher.items())
+    assert all(torch.equal(one, run._start[name]) for name, one in first.items())
+    assert any(not torch.equal(one, pupil[name]) for name, one in teacher.items())
+    assert (joined, observer.steps, result["unlabelled"]) == ([0], 12, 24)
+    rows = read_rows(tmp_path / "two" / "metrics.csv")
+    assert [int(row["images"]) for row in rows] == [4 * step for step in range(1, 13)]
+    assert timeless(tmp_path / "two")[:6] == timeless(tmp_path / "one")
+    assert all(float(row["confident"]) == 1 for row in rows[6:])  # all that this teacher says counts
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("more", [{}, {"task": "classification"}, {"val_fraction": 0.25}])
+def test_a_run_of_two_rounds_that_was_stopped_and_killed_is_one_run_bit_for_bit(drawn, tmp_path: Path, more):
+    given = {"labels": 12, "unlabelled": "auto", "confidence": 0.4, "rounds": 2, **more}
+    observer = Copying(tmp_path / "whole", 3, 6, 7, 9)
+    assert tune(tmp_path / "whole", drawn, observer=observer, **given) is not None
+    for at in observer.wanted:
+        path = tmp_path / f"killed{at}"
+        assert tune(path, drawn, observer=Observer(2, terminate), **given) is None
+        assert tune(path, drawn, **given) is not None
+        assert_same(path, tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_selection_ends_a_round_and_the_next_one_has_its_own_time(drawn, tmp_path: Path, monkeypatch):
+    given = {"labels": 8, "val_fraction": 0.25, "steps": 20, "unlabelled": "auto", "ramp": 2, "rounds": 2}
+    script(monkeypatch, drawn, [0.5] + [0.4] * 16 + [0.6] + [0.1] * 20)
+    result = tune(tmp_path / "run", drawn, **given)
+    rows = read_rows(tmp_path / "run" / "metrics.csv")
+    assert len(rows) == 10 + PATIENCE + 1 + PATIENCE + 1  # in the second round they have had their time
+    assert result["unlabelled"] == 24  # the state kept is the second round's
+
+
+@pytest.mark.slow
+def test_there_is_no_second_round_where_the_teacher_went_astray_or_nothing_is_unlabelled(drawn, tmp_path, monkeypatch):
+    tune(tmp_path / "few", drawn, unlabelled="auto", rounds=2)  # all images are labelled
+    assert len(read_rows(tmp_path / "few" / "metrics.csv")) == 6
+    monkeypatch.setattr(mean_teacher, "FOREGROUND", (5.0, 5.1))
+    monkeypatch.setattr(mean_teacher, "WATCHED_STEPS", 2)
+    given = {"labels": 8, "steps": 20}
+    tune(tmp_path / "astray", drawn, unlabelled="auto", rounds=2, **given)
+    tune(tmp_path / "alone", drawn, unlabelled="none", **given)
+    assert_same(tmp_path / "astray", tmp_path / "alone")
+
+
+def test_rounds_without_unlabelled_images_are_refused():
+    with pytest.raises(SettingsError, match="--rounds is for --unlabelled"):
+        FinetuneSettings(rounds=2)
+    with pytest.raises(SettingsError, match="--rounds 0 must be 1 or more"):
+        FinetuneSettings(rounds=0)
+
+
 # What is unlabelled is not known
 
 
