@@ -132,6 +132,13 @@ class Agent(Protocol):
     def attach(self, env: Env) -> None:
         """Receive the environment to act in; agents that look at the U-Net itself look at this one's."""
 
+    def check_batches(self, images: int, horizon: int) -> None:
+        """Refuse batches of so many images, in episodes of so many steps: a run asks before it begins.
+
+        Raises:
+            SettingsError: It cannot learn from them.
+        """
+
     @abstractmethod
     def learn(self, env: Env, images: int, callback: Callback | None = None) -> None:
         """Play `images` episodes (rounded up to whole batches) in a SAME_STEP vector environment, and learn.

@@ -24,6 +24,7 @@ from agents.pretraining.schedule import (
     set_curriculum,
     split_held_out,
     stages,
+    wrapped,
 )
 from agents.pretraining.settings import RunSettings
 from agents.pretraining.snapshots import Frame, draw_frame, take_frame
@@ -87,6 +88,7 @@ class Pretraining(Run[RunSettings, Hardness]):
         ]
         self._warned = False
         self._env_state = self.env.episodes.state()
+        self._learning_env = wrapped(self.env, settings.wrapper)
         self.restore()
         set_curriculum(self.env, self.agent, settings, self.seen)
         work = Work(settings, images, self.shown, self.reconstructor, self.agent)
@@ -164,7 +166,7 @@ class Pretraining(Run[RunSettings, Hardness]):
             self.after_step(update.unet_loss, row_due, update.resumable)
             return self.stopped_by is None and self.seen < stage.until
 
-        play_stage(stage, self.agent, self.env, stage.until - self.seen, after, self.settings.wrapper)
+        play_stage(stage, self.agent, self.env, self._learning_env, stage.until - self.seen, after)
         if self.stopped_by is None and self.seen < stage.until:
             raise TrainingError(
                 f"{self.settings.algo} stopped after {self.seen:,} of {stage.until:,} images; its learn must play all "

@@ -127,8 +127,9 @@ def check_rollout(settings: RunSettings, agent: Agent) -> None:
     """Refuse an agent that would never learn: it does so after a rollout, which has to end before its part of a run.
 
     Raises:
-        SettingsError: It does not.
+        SettingsError: It does not, or the agent cannot learn from such batches.
     """
+    agent.check_batches(settings.batch_size, settings.horizon)
     steps, start = getattr(agent.settings, "n_steps", 0), 0
     rollout = steps * settings.batch_size // settings.horizon
     for stage in stages(settings):
@@ -162,15 +163,15 @@ def wrapped(env: PatchMaskVectorEnv, wrapper: str | None) -> Env:
 
 
 def play_stage(
-    stage: Stage, agent: Agent, env: PatchMaskVectorEnv, images: int, callback: Callback, wrapper: str | None = None
+    stage: Stage, agent: Agent, env: PatchMaskVectorEnv, learning: Env, images: int, callback: Callback
 ) -> None:
-    """Play a part of a run with this environment; while the agent learns, in a wrapper."""
+    """Play a part of a run with this environment; while the agent learns, `learning`, which may be a wrapper of it."""
     env.episodes.co_train = stage.unet_learns
     if stage.random:
         stand_in = make_agent("random", env)
         stand_in.generator = agent.generator  # saved with the agent, so that a resumed run draws the same masks
         play(stand_in, env, images, callback)
     elif stage.agent_learns:
-        agent.learn(wrapped(env, wrapper), images, callback)
+        agent.learn(learning, images, callback)
     else:
         play(agent, env, images, callback)

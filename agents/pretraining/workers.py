@@ -18,7 +18,7 @@ import torch
 from torch import multiprocessing
 
 from agents.agent import Agent, Update
-from agents.pretraining.schedule import make_env, play_stage, set_curriculum, stages
+from agents.pretraining.schedule import make_env, play_stage, set_curriculum, stages, wrapped
 from agents.pretraining.settings import RunSettings
 from ahm_env import AHMError, ImageSet, Reconstructor, TrainingError
 from ahm_env.masks import Ints
@@ -168,6 +168,7 @@ def train(number: int, work: Work, shared: SharedMemory | Link, stopped: Callabl
     seed = seed_of(settings.seed, number, shared.seen)
     env.reset(seed=seed)
     agent.generator = torch.Generator().manual_seed(seed)
+    learning = wrapped(env, settings.wrapper)
     for stage in stages(settings):
 
         def after(update: Update, until: int = stage.until) -> bool:
@@ -177,7 +178,7 @@ def train(number: int, work: Work, shared: SharedMemory | Link, stopped: Callabl
 
         set_curriculum(env, agent, settings, shared.seen)
         if shared.seen < stage.until and not stopped():
-            play_stage(stage, agent, env, stage.until, after, settings.wrapper)
+            play_stage(stage, agent, env, learning, stage.until, after)
 
 
 def _work(number: int, work: Work, shared: SharedMemory, stop: Event, failures: Any) -> None:

@@ -74,7 +74,11 @@ class SB3Agent(Agent):
 
     def _own_settings(self, images: int) -> dict[str, Any]:
         """Keyword arguments that only this algorithm has, for so many images side by side."""
-        raise NotImplementedError
+        return {}
+
+    def check_batches(self, images: int, horizon: int) -> None:
+        """Refuse rollouts of which nothing can be learned: see the settings."""
+        self.settings.check_rollout(images, horizon)
 
     def _model(self, env: SB3VecEnv) -> OnPolicyAlgorithm:
         """Build the algorithm around our policy."""
@@ -107,6 +111,7 @@ class SB3Agent(Agent):
             SettingsError: The environment does not start again in the same step, or rollouts are too small.
             TrainingError: The policy is no longer finite.
         """
+        self.settings.check_rollout(env.num_envs)  # of the horizon nothing is known here
         vec_env = SB3VecEnv(env, self._pay if self.settings.scale_reward else None)
         model = self._model(vec_env)
         model.set_logger(Logger(None, []))
@@ -273,12 +278,6 @@ class A2CAgent(SB3Agent):
     settings_class = A2CSettings
     settings: A2CSettings
 
-    def _own_settings(self, images: int) -> dict[str, Any]:
-        settings = self.settings
-        if settings.normalize_advantage and settings.image_weight and settings.n_steps * images < 2:
-            raise SettingsError("a2c needs 2 images or more an update to normalise advantages; raise --batch-size")
-        return {}
-
 
 class PPOAgent(SB3Agent):
     """Stable-Baselines3's PPO (Schulman et al., 2017)."""
@@ -291,7 +290,5 @@ class PPOAgent(SB3Agent):
     def _own_settings(self, images: int) -> dict[str, Any]:
         settings = self.settings
         minibatch = settings.n_steps * images // settings.minibatches
-        if minibatch < 2:
-            raise SettingsError("ppo needs 2 images or more a minibatch; raise --batch-size")
         clip = {"clip_range": settings.clip_range, "target_kl": settings.target_kl}
         return {"batch_size": minibatch, "n_epochs": settings.n_epochs, **clip}

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from stable_baselines3.common.buffers import RolloutBuffer
 
 from agents.agent import Infos
-from agents.sb3.settings import SB3Settings
+from agents.sb3.settings import WHOLE, SB3Settings
 from ahm_env.errors import SettingsError
 from ahm_env.masks import mean_over
 
@@ -59,10 +59,7 @@ class PatchRolloutBuffer(RolloutBuffer):
         """
         super().compute_returns_and_advantage(*args, **kwargs)
         if self._began < self.buffer_size:
-            raise SettingsError(
-                f"own_weight needs rollouts that end with an episode: n_steps {self.buffer_size} must be a multiple of "
-                f"the horizon"
-            )
+            raise SettingsError(WHOLE.format(self.buffer_size))
         shared, settings = self.advantages, self._settings
         if settings.normalize_advantage and settings.image_weight:
             shared = (shared - shared.mean()) / (shared.std(ddof=1) + 1e-8)

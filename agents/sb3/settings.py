@@ -6,6 +6,7 @@ from agents.settings import LinearSchedule, check_ranges, read_schedules
 from ahm_env.errors import SettingsError
 
 POLICIES = ("maps", "cnn")
+WHOLE = "own_weight needs rollouts that end with an episode: n_steps {} must be a multiple of the horizon"
 OF_MAPS = ("own_weight", "bound", "temperature", "backbone", "backbone_weights")  # what SB3's CnnPolicy cannot do
 
 
@@ -65,6 +66,15 @@ class SB3Settings:
                 f"image_weight {self.image_weight:g} counts beside own_weight only; give that, too, or leave it at 1"
             )
 
+    def check_rollout(self, images: int, horizon: int = 1) -> None:
+        """Refuse rollouts of so many images side by side, in episodes of so many steps, that cannot be learned from.
+
+        Raises:
+            SettingsError: They hold too few images, or end within an episode where that cannot be.
+        """
+        if self.own_weight and self.n_steps % horizon:
+            raise SettingsError(WHOLE.format(self.n_steps))
+
 
 @dataclass(frozen=True)
 class A2CSettings(SB3Settings):
@@ -72,6 +82,12 @@ class A2CSettings(SB3Settings):
 
     n_steps: int = 1
     gae_lambda: float = 1.0
+
+    def check_rollout(self, images: int, horizon: int = 1) -> None:
+        """Refuse a single image, too, whose advantage is always the mean."""
+        super().check_rollout(images, horizon)
+        if self.normalize_advantage and self.image_weight and self.n_steps * images < 2:
+            raise SettingsError("a2c needs 2 images or more an update to normalise advantages; raise --batch-size")
 
 
 @dataclass(frozen=True)
@@ -91,3 +107,9 @@ class PPOSettings(SB3Settings):
         super().__post_init__()
         if self.n_steps % self.minibatches:
             raise SettingsError(f"minibatches {self.minibatches} must divide n_steps {self.n_steps}")
+
+    def check_rollout(self, images: int, horizon: int = 1) -> None:
+        """Refuse minibatches of a single image, too."""
+        super().check_rollout(images, horizon)
+        if self.n_steps * images // self.minibatches < 2:
+            raise SettingsError("ppo needs 2 images or more a minibatch; raise --batch-size")

@@ -264,7 +264,7 @@ def test_stages_train_only_what_they_should(tmp_path, images):
         def changes(stage: Stage) -> tuple[bool, bool]:
             agent, unet = run.agent.network.policy.weight, run.reconstructor.unet.outc.conv.weight
             before = agent.clone(), unet.clone()
-            play_stage(stage, run.agent, run.env, 8, lambda update: True)
+            play_stage(stage, run.agent, run.env, run.env, 8, lambda update: True)
             return not torch.equal(before[0], agent), not torch.equal(before[1], unet)
 
         assert changes(first) == (False, True)

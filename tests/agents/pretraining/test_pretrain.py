@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 from agents import A3C, AGENTS, pretrain
 from ahm_env import RunError, SettingsError, load_images
+from ahm_env.runs.observer import Silent
 
 TINY: dict[str, Any] = {
     "image_size": 16,
@@ -68,6 +69,41 @@ def test_what_does_not_fit_is_raised(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="holds no run to resume"):
         pretrain(out=tmp_path / "none", resume=True)
     assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "text"),
+    [
+        ({"algo": "a2c", "batch_size": 1, "norm": "group"}, "a2c needs 2 images or more an update"),
+        (
+            {"algo": "ppo", "batch_size": 1, "norm": "group", "agent": {"n_steps": 4}},
+            "ppo needs 2 images or more a minibatch",
+        ),
+        (
+            {"algo": "ppo", "horizon": 3, "agent": {"own_weight": 1, "n_steps": 4}},
+            "n_steps 4 must be a multiple of the horizon",
+        ),
+        (
+            {"algo": "a3c", "wrapper": "gymnasium.wrappers.vector:FlattenObservation"},
+            "FlattenObservation: cannot be put around the environment",
+        ),
+    ],
+)
+@pytest.mark.parametrize("schedule", ["joint", "staged"])
+def test_what_cannot_learn_is_refused_before_the_run_begins_and_leaves_its_place_free(
+    tmp_path: Path, settings: dict[str, Any], text: str, schedule: str
+) -> None:
+    updates = list[int]()
+
+    class Counting(Silent):
+        def on_update(self, images: int, loss: float) -> None:
+            updates.append(images)
+
+    given = {**TINY, "total_images": 48, **settings, "schedule": schedule}
+    with pytest.raises(SettingsError, match=text):
+        pretrain("phantom:40", tmp_path / "run", device="cpu", observer=Counting(), **given)
+    assert updates == []
+    assert not (tmp_path / "run" / "config.json").exists()
 
 
 @pytest.mark.slow
