@@ -84,17 +84,25 @@ class OwnedDirectory:
                 f"{self.path}: holds {self.holds} with another {', '.join(odd)}; give the same, or choose another --out"
             )
 
+    def check(self, settings: Mapping[str, Any]) -> bool:
+        """Refuse to go on with other settings than those that made it; returns whether something has made it.
+
+        Raises:
+            RunError: They differ.
+        """
+        before = self.read()
+        if before is not None:
+            self.refuse_others(before, settings)
+        return before is not None
+
     def write_or_check(self, settings: Mapping[str, Any]) -> None:
         """Say that these settings make it; where something has made it before, they must be the same.
 
         Raises:
             RunError: They differ.
         """
-        before = self.read()
-        if before is None:
+        if not self.check(settings):
             self.write(settings)
-        else:
-            self.refuse_others(before, settings)
 
 
 def check_json(path: Path, flag: str = "--out") -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from agents.pretraining.settings import RunSettings
-from ahm_env import ImageSet, RunError, SettingsError
+from ahm_env import AHMError, ImageSet, RunError, SettingsError
 from ahm_env.files import Saved, check_name, path_of
 from ahm_env.images.dataset.builder import Progress
 from ahm_env.model import ranks
@@ -22,9 +22,7 @@ from downstream.comparison.results.tables import tables_of, trends_of
 from downstream.evaluation.page import source_name
 from downstream.evaluation.tested import find_tested
 from downstream.reports.report import Table, Trend, make_report
-from downstream.sam.annotation import annotate
-from downstream.sam.prompts import find_prompts
-from downstream.sam.sam import SegmentAnything
+from downstream.sam.annotation import annotate, check_annotation
 
 PAGE = "report.html"
 
@@ -37,7 +35,7 @@ class Comparison:
         path: Its directory, with `results.csv` and `report.html`.
         rows: Its results, as `results.csv` has them; none where no trial is done.
         tables: The same for a person.
-        failed: Name of each trial that failed, and why.
+        failed: Name of each trial that failed, of Segment Anything's directory where that did, and why.
     """
 
     path: Path
@@ -104,10 +102,9 @@ def compare(
     shared = experiment.settings
     images = load(shared)  # once, before many processes want the same images
     keys = check_images(experiment, images)
-    if downstream is not None and downstream.sam is not None:
-        # at the end it would be late to learn that it is not there
-        SegmentAnything.load(downstream.sam, shared.torch_device)
-        find_prompts(downstream.prompt)
+    zero_shot = _zero_shot(experiment, images)
+    if zero_shot is not None:
+        check_annotation(**zero_shot)  # at the end it would be late to learn that it cannot be
     on_cpu = shared.torch_device.type == "cpu"
     cores = count_cores()
     jobs = jobs or (cores if on_cpu else 1)
@@ -130,27 +127,35 @@ def compare(
             experiment.write()
             pool.work([trial for trial in finetuning if trial.ready and not trial.done])
             experiment.write()
-        if downstream is not None and downstream.sam is not None:
-            sam, prompt, ignore = downstream.sam, downstream.prompt, downstream.shared.get("ignore")
-            split, _ = find_tested("segmentation", images)
-            drawn = annotate(
-                sam,
-                shared.data,
-                experiment.out / f"sam-{Path(prompt).stem}",
-                prompt=prompt,
-                split=split,
-                ignore=ignore,
-                pixels=shared.pixels,
-                device=shared.device,
-            )
-            for problem in drawn.problems:
-                log(problem)
         failed = {trial.name: last_line(trial.path) for trial in pool.failed}
+        if zero_shot is not None:
+            try:
+                for problem in annotate(**zero_shot).problems:
+                    log(problem)
+            except AHMError as error:  # the tables of all that was trained are made without it
+                failed[zero_shot["out"].name] = str(error)
         rows = experiment.write()
         tables = tables_of(rows, source_name(data_of(experiment.out)), zero_shots(experiment.out)) if rows else []
         if rows:
             make_report(pretrained_runs(experiment.out, rows), experiment.out / PAGE, tables, trends_of(rows))
     return Comparison(experiment.out, rows, tables, failed)
+
+
+def _zero_shot(experiment: Experiment, images: ImageSet) -> dict[str, Any] | None:
+    """Return what `annotate` is asked for: that SAM segments the images that all are tested on; None for nothing."""
+    asked, shared = experiment.downstream, experiment.settings
+    if asked is None or asked.sam is None:
+        return None
+    return {
+        "sam": asked.sam,
+        "data": shared.data,
+        "out": experiment.out / f"sam-{Path(asked.prompt).stem}",
+        "prompt": asked.prompt,
+        "split": find_tested("segmentation", images)[0],
+        "ignore": asked.shared.get("ignore"),
+        "pixels": shared.pixels,
+        "device": shared.device,
+    }
 
 
 def _announcement(experiment: Experiment, jobs: int) -> list[str]:

@@ -3,6 +3,7 @@
 from dataclasses import asdict, dataclass, field
 from math import nan
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -80,6 +81,43 @@ def annotate(
     Raises:
         AHMError: Anything that the user can mend.
     """
+    model, prompts, index, made_by = _prepare(sam, data, prompt, split, ignore, pixels, device)
+    with LabelledSource(Path(out)) as labelled:
+        labelled.write_or_check(made_by)
+        labelled.begin()
+        return _annotate(model, prompts, index, labelled, split, ignore, progress or (lambda done, total: None))
+
+
+def check_annotation(
+    sam: str | Path,
+    data: str | Path,
+    out: str | Path,
+    *,
+    prompt: str = "center",
+    split: str = ALL,
+    ignore: int | None = None,
+    pixels: PixelSettings | None = None,
+    device: str = "auto",
+) -> None:
+    """Refuse, long before its turn, what `annotate` would refuse of the same arguments; nothing is drawn or written.
+
+    Raises:
+        AHMError: Anything that the user can mend.
+    """
+    *_, made_by = _prepare(sam, data, prompt, split, ignore, pixels, device)
+    LabelledSource(Path(out)).check(made_by)
+
+
+def _prepare(
+    sam: str | Path,
+    data: str | Path,
+    prompt: str,
+    split: str,
+    ignore: int | None,
+    pixels: PixelSettings | None,
+    device: str,
+) -> tuple[SegmentAnything, Prompts, DatasetIndex, dict[str, Any]]:
+    """Read all that is needed but the images, and what is said of it beside the masks that come of it."""
     check_split(split)
     check_ignore(ignore)
     data, directory = str(data), Path(sam)
@@ -91,11 +129,8 @@ def annotate(
     if isinstance(prompts, PointTable):
         prompts.check(source.index(), split)
         prompt = f"points {sha256(Path(prompt))}"
-    with LabelledSource(Path(out)) as labelled:
-        about = {"data": data, "split": split, "prompt": prompt, "weights": sha256(weights_file(directory))}
-        labelled.write_or_check(about | {name: getattr(pixels, name) for name in ("window", "axis", "burned_in")})
-        labelled.begin()
-        return _annotate(model, prompts, index, labelled, split, ignore, progress or (lambda done, total: None))
+    made_by = {"data": data, "split": split, "prompt": prompt, "weights": sha256(weights_file(directory))}
+    return model, prompts, index, made_by | {name: getattr(pixels, name) for name in ("window", "axis", "burned_in")}
 
 
 def _annotate(

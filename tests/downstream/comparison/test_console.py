@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from ahm_env import ImageError
 from ahm_env.images.pixels.fit import PixelSettings
 from downstream.comparison import compare, console
 from downstream.comparison.pools.pool import Pool, run_logged
@@ -232,25 +233,44 @@ def test_ways_to_use_unlabelled_images_are_compared_without_any_pretraining(call
 @pytest.mark.slow
 @pytest.mark.usefixtures("at_home")
 def test_segment_anything_segments_the_same_test_images(call, monkeypatch: pytest.MonkeyPatch):
-    asked = []
+    checked, asked = [], []
 
-    def annotate(directory: Path, data: str, out: Path, *, pixels: PixelSettings, device: str, **how: Any) -> Any:
-        asked.append((str(directory), data, str(out), pixels.axis, device, how))
+    def annotate(*, sam: Path, data: str, out: Path, pixels: PixelSettings, device: str, **how: Any) -> Any:
+        asked.append((str(sam), data, str(out), pixels.axis, device, how))
         out.mkdir(exist_ok=True)
         (out / "scores.csv").write_text("image,split,dice\none,test,0.25\ntwo,test,0.75\n")
         return Annotation(out, problems=["three: damaged"])
 
     monkeypatch.setattr(compare, "annotate", annotate)
-    monkeypatch.setattr(SegmentAnything, "load", lambda *_: None)
+    monkeypatch.setattr(compare, "check_annotation", lambda **how: checked.append(how["prompt"]))
     words = [*BOTH, "--labels", "8"]
     status, out, _ = call(*words, "--axis", "coronal", "--sam", "models/sam", "--prompt", "center")
     assert status == 0
+    assert checked == ["center"]
     how = {"prompt": "center", "split": "test", "ignore": None}
     assert asked == [("models/sam", "phantom:40", "cmp/sam-center", "coronal", "cpu", how)]
     assert "three: damaged" in out
     assert "SAM, center, no labels" in out
     assert "0.500 (" in out
     assert "SAM, center, no labels" in Path("cmp/report.html").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("at_home")
+def test_where_segment_anything_fails_in_the_end_there_are_tables_and_a_page_all_the_same(
+    call, monkeypatch: pytest.MonkeyPatch
+):
+    def fail(**_: object) -> None:
+        raise ImageError("cmp/sam-box: no image could be annotated")
+
+    monkeypatch.setattr(compare, "annotate", fail)
+    monkeypatch.setattr(compare, "check_annotation", lambda **_: None)
+    words = ["compare-agents", *SMALL, *FINETUNE, "--algos", "scratch", "--downstream", "segmentation"]
+    status, out, _ = call(*words, "--labels", "8", "--sam", "models/sam")
+    assert status == 1
+    assert "failed: sam-box: cmp/sam-box: no image could be annotated" in out
+    assert trials("agent") == {("scratch",)}
+    assert "Segmentation of phantom:40" in Path("cmp/report.html").read_text()
 
 
 @pytest.mark.slow

@@ -21,7 +21,7 @@ from ahm_env.files import read_rows, write_rows
 from ahm_env.images.dataset.loader import find_source
 from ahm_env.images.pixels.fit import PixelSettings
 from downstream.evaluation.metrics import score_mask
-from downstream.sam.annotation import Annotation
+from downstream.sam.annotation import Annotation, check_annotation
 from downstream.sam.annotation import annotate as draw
 from downstream.sam.prompts import (
     PointTable,
@@ -599,6 +599,22 @@ def test_masks_of_another_prompt_or_of_somebody_else_are_not_mixed(tiny: Path, o
             annotate(*command, Path("out"))
     with pytest.raises(RunError, match="not an empty directory"):
         annotate(tiny, "center", "data", Path("data"))
+
+
+def test_what_an_annotation_would_refuse_can_be_asked_before_it_is_made(tiny: Path):
+    write_folder(Path("scans"), [(20, 30), (16, 16)])
+    check_annotation(tiny, "scans", "out", prompt="box")
+    assert not Path("out").exists()
+    annotate(tiny, "box", "scans", Path("out"))
+    before = {path: path.read_bytes() for path in Path("out").rglob("*") if path.is_file()}
+    check_annotation(tiny, "scans", "out", prompt="box")
+    with pytest.raises(RunError, match="out: holds an annotation with another prompt"):
+        check_annotation(tiny, "scans", "out", prompt="center")
+    Path("points.csv").write_text("image,x,y\nscan0,3,4\n")
+    with pytest.raises(ImageError, match=r"points.csv: no line names .*; add one"):
+        check_annotation(tiny, "scans", "other", prompt="points.csv")
+    assert not Path("other").exists()
+    assert {path: path.read_bytes() for path in Path("out").rglob("*") if path.is_file()} == before
 
 
 def test_a_bad_image_is_told_and_skipped_until_it_is_mended(tiny: Path, capsys: pytest.CaptureFixture[str]):
