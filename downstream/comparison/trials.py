@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from math import isnan
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any, ClassVar, TypeGuard
 
 from agents import pretrain
 from agents.pretraining.hardness import KINDS
@@ -15,6 +15,7 @@ from ahm_env import RunError
 from ahm_env.files import read_rows, write_text
 from downstream.comparison.mask_evaluation import evaluate_masks
 from downstream.comparison.options import AgentConfig, count_name
+from downstream.comparison.places import begun
 from downstream.comparison.results.rows import MASKING, Row
 from downstream.finetuning.finetune import finetune
 from downstream.finetuning.run import FinetuneDirectory
@@ -45,6 +46,12 @@ class PretrainTrial:
     given: dict[str, Any]
     references: tuple[Path, ...]
     ignore: int | None = None
+    start_setting: ClassVar[str] = "reference_unet"
+
+    @property
+    def start(self) -> str | None:
+        """The first of these U-Nets, where its run has it; None for none."""
+        return self.given.get(self.start_setting)
 
     @property
     def name(self) -> str:
@@ -111,7 +118,7 @@ class PretrainTrial:
         """
         found = self.evaluation
         if found is None:
-            resume = (self.path / "config.json").exists()
+            resume = begun(self.path, self.start, self.start_setting)
             code = {name: self.given.get(name) for name in ("algo", "wrapper")}
             row = pretrain(out=self.path, resume=resume, **(code if resume else self.given)).metrics
             found = {name: row[name] for name in ("images", "unet_updates", "seconds", "unet_loss", "agent_share")}
@@ -190,6 +197,7 @@ class FinetuneTrial:
     path: Path
     given: dict[str, Any]
     total: int
+    start_setting: ClassVar[str] = "start"
 
     @property
     def name(self) -> str:
@@ -234,7 +242,7 @@ class FinetuneTrial:
         Raises:
             AHMError: Anything that the user can mend.
         """
-        if (self.path / "config.json").exists():
+        if begun(self.path, self.start, self.start_setting):
             finetune(out=self.path, resume=True)
         else:
             finetune(self.start, out=self.path, **self.given)

@@ -22,6 +22,7 @@ from ahm_env.images.dataset.cache import IDENTITIES
 from ahm_env.images.dataset.image_set import Annotations
 from ahm_env.runs.directory import Row
 from ahm_env.runs.observer import Silent
+from downstream.comparison.places import starting_from
 from downstream.comparison.trials import PretrainTrial, Trial
 from downstream.finetuning.finetune import open_run as open_finetuning
 from downstream.finetuning.labelled import only_labelled
@@ -114,8 +115,7 @@ def unpack(files: Files, directory: Path) -> None:
 
 def keep(trial: Trial, files: Files) -> None:
     """Write into a trial's directory what another machine has made of it."""
-    start = trial.given.get("reference_unet") if isinstance(trial, PretrainTrial) else trial.start
-    unpack(_starting_from(start, trial, files), trial.path)
+    unpack(_starting_from(trial.start, trial, files), trial.path)
 
 
 def train(needs: Needs, lent: Lent, own: Files, send: Callable[[Files], object] = lambda files: None) -> Files:
@@ -176,7 +176,6 @@ def _starting_from(start: str | None, trial: Trial, files: Files) -> Files:
     """Name, in the settings of a run that has begun, the place on this machine of what it starts from."""
     if _RUN[0] not in files:
         return files
-    config = json.loads(files[_RUN[0]].tobytes())
-    config["settings"]["reference_unet" if isinstance(trial, PretrainTrial) else "start"] = start
+    config = starting_from(start, trial.start_setting, json.loads(files[_RUN[0]].tobytes()))
     text = json.dumps(config, indent=2) + "\n"
     return {**files, _RUN[0]: np.frombuffer(text.encode(), np.uint8)}

@@ -239,6 +239,25 @@ def test_masks_are_evaluated_on_every_reference_u_net_and_later_ones_are_added(t
     assert values(rows[: len(first)], "loss_sampled") != values(rows[len(first) :], "loss_sampled")
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("own_cache")
+def test_an_experiment_that_has_moved_goes_on_with_what_it_has_begun(tmp_path: Path) -> None:
+    """So does one that is called from another directory."""
+    here, there = (replace(make(tmp_path / name), reference_unets=1) for name in ("here", "moved/there"))
+    for trial in (*here.references, *here.pretraining, here.finetuning[1]):
+        assert run(trial) == 0
+    before = list(here.finetuning[1].rows())
+    (tmp_path / "moved").mkdir()
+    here.out.rename(there.out)
+    (pretraining,), (_, finetuning) = there.pretraining, there.finetuning
+    for trial, result in ((pretraining, "mask_evaluation.json"), (finetuning, "test.json")):
+        (trial.path / result).unlink()
+        assert not trial.done
+        assert run(trial) == 0
+        assert trial.done
+    assert list(finetuning.rows()) == before
+
+
 def test_a_u_net_that_is_half_trained_is_no_reference(tmp_path: Path) -> None:
     trial = make(tmp_path).references[0]
     trial.path.mkdir(parents=True)
