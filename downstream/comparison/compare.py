@@ -114,8 +114,9 @@ def compare(
         else partial(Cluster, cluster, shared.device != "cpu")
     )
     with experiment.directory, pools(log, progress) as pool:
-        experiment.begin()
+        experiment.check()
         refuse_changed(experiment, images, keys)
+        experiment.begin()
         for line in _announcement(experiment, pool.size):
             log(line)
         if experiment.agents:

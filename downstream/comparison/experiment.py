@@ -173,10 +173,20 @@ class Experiment:
         return OwnedDirectory(self.out, ABOUT, "an experiment")
 
     def begin(self) -> None:
-        """Make the directory, or go on with the experiment in it, which may grow by everything but its settings.
+        """Make the directory, or go on with the experiment in it; see `check`."""
+        self.directory.write(self.check())
+
+    def check(self) -> dict[str, Any]:
+        """Refuse to go on with an experiment that this is not: it may grow by everything but its settings.
+
+        Those of fine-tuning are fixed once one of its trials has begun.
+
+        Returns:
+            What its file says from here on.
 
         Raises:
-            RunError: It holds something else.
+            RunError: The directory holds something else.
+            SettingsError: The settings do not go together with what earlier commands have asked for.
         """
         directory, common = self.directory, _as_written(self.shared)
         before: dict[str, Any] = {"common": common, "finetune": None, "asked": []}
@@ -184,10 +194,12 @@ class Experiment:
             before = _about(directory.file)
         directory.refuse_others(_as_written(before["common"]), common, partial(flag_name, RunSettings))
         finetune = before["finetune"] if self.downstream is None else self.downstream.shared
-        if before["finetune"] is not None:
-            directory.refuse_others(before["finetune"], finetune, "finetune {}".format)
         asked = [*before["asked"], *([] if self._asked in before["asked"] else [self._asked])]
-        directory.write({"common": common, "finetune": finetune, "asked": asked})
+        about = {"common": common, "finetune": finetune, "asked": asked}
+        if any((trial.path / "config.json").exists() for part in _parts(self.out, before) for trial in part.finetuning):
+            directory.refuse_others(before["finetune"], finetune, "finetune {}".format)
+        _parts(self.out, about)
+        return about
 
     @property
     def _asked(self) -> dict[str, Any]:
@@ -207,8 +219,7 @@ class Experiment:
         """
         if not is_experiment(self.out):
             return []
-        about = _about(self.out / ABOUT)
-        return [_part(self.out, about, asked) for asked in about["asked"]]
+        return _parts(self.out, _about(self.out / ABOUT))
 
     def rows(self) -> list[Row]:
         """All numbers of all that is done, for whatever command it was done.
@@ -244,6 +255,10 @@ def pretrained_runs(out: Path, rows: Iterable[Row]) -> dict[Path, str]:
     """Find the pretraining runs of an experiment that have results, and the name of each run's agent."""
     found = dict.fromkeys((row.agent, row.run) for row in rows if row.task == MASKING)
     return {out / "runs" / f"{_file_name(agent)}-{run}": agent for agent, run in found}
+
+
+def _parts(out: Path, about: dict[str, Any]) -> list[Experiment]:
+    return [_part(out, about, asked) for asked in about["asked"]]
 
 
 def _part(out: Path, about: dict[str, Any], asked: dict[str, Any]) -> Experiment:

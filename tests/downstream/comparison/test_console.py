@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from ahm_env import ImageError
+from ahm_env import ImageError, RunError
 from ahm_env.images.pixels.fit import PixelSettings
 from downstream.comparison import compare, console
 from downstream.comparison.pools.pool import Pool, run_logged
@@ -182,6 +182,16 @@ def test_a_cell_that_fails_loses_no_other_and_gives_status_1(call):
     status, out, _ = call(*words)
     assert status == 0
     assert trials("labels", "agent", "draw") == found | {("8", "scratch", "0")}
+
+
+def test_a_command_that_is_refused_is_not_remembered(call, monkeypatch: pytest.MonkeyPatch):
+    def refuse(*_: object) -> None:
+        raise RunError("cmp: the images have changed")
+
+    monkeypatch.setattr(compare, "refuse_changed", refuse)
+    status, _, err = call("compare-agents", *SMALL, "--algos", "random")
+    assert (status, err) == (2, "error: cmp: the images have changed\n")
+    assert not Path("cmp/experiment.json").exists()
 
 
 @pytest.mark.slow

@@ -184,6 +184,9 @@ def test_it_may_grow_by_labels_tasks_and_arms_but_keeps_its_recipe(tmp_path: Pat
     make(tmp_path, tasks="segmentation", labels="8").begin()
     make(tmp_path, labels="8,16,all", unlabelled="auto", draws=2).begin()
     make(tmp_path, labels="8,16,all", unlabelled="auto", draws=2).begin()  # once is enough
+    trial = make(tmp_path, tasks="segmentation", labels="8").finetuning[0]
+    trial.path.mkdir(parents=True)
+    (trial.path / "config.json").touch()  # one has begun
     about = json.loads((tmp_path / ABOUT).read_text())
     assert about["finetune"] == {"steps": 2, "batch_size": 2, "augment": "none"}
     assert [(one["labels"], one["unlabelled"], one["draws"]) for one in about["asked"]] == [
@@ -200,6 +203,17 @@ def test_it_may_grow_by_labels_tasks_and_arms_but_keeps_its_recipe(tmp_path: Pat
     assert json.loads((tmp_path / ABOUT).read_text()) == about
     Experiment(tmp_path, ("random",), 1, COMMON).begin()  # without fine-tuning, the recipe stays
     assert json.loads((tmp_path / ABOUT).read_text())["finetune"] == about["finetune"]
+
+
+def test_the_recipe_may_change_until_something_is_fine_tuned_by_it(tmp_path: Path) -> None:
+    make(tmp_path, settings=QUICK).begin()
+    make(tmp_path, settings="steps=3").begin()
+    about = json.loads((tmp_path / ABOUT).read_text())
+    assert about["finetune"] == {"steps": 3}
+    assert {one.total for part in Experiment(tmp_path, ("random",), 1, COMMON).parts for one in part.finetuning} == {24}
+    with pytest.raises(SettingsError, match="the tasks have other classes"):  # of the first command
+        make(tmp_path, tasks="segmentation", settings="classes=0,1").begin()
+    assert json.loads((tmp_path / ABOUT).read_text()) == about
 
 
 def finish(trial: FinetuneTrial, dice: float) -> None:
