@@ -9,7 +9,7 @@ from ahm_env.errors import InterruptionError, explain
 from ahm_env.files import first_line
 from ahm_env.images.dataset.builder import Progress
 from ahm_env.runs.cluster import connect, here
-from downstream.comparison.pools.pool import POLL, Pool, images_shown, log_of
+from downstream.comparison.pools.pool import POLL, Pool, add_error, images_shown
 from downstream.comparison.pools.remote import Files, Lent, Needs, keep, pack, pack_images, pack_start, train
 from downstream.comparison.trials import Trial
 
@@ -119,10 +119,7 @@ class Cluster:
         return self._lent[directory]
 
     def _fail(self, trial: Trial, reason: str) -> None:
-        log = log_of(trial.path)
-        log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("a", encoding="utf-8") as file:
-            file.write(f"error: {reason}\n")
+        add_error(trial.path, reason)
         self._here.conclude(trial, 2)
 
 

@@ -85,8 +85,12 @@ class Pool:
             self.log(f"done    {trial.name:<40} {trial.outcome}")
         else:
             self.failed.append(trial)
-            how = signal.Signals(-status).name if status < 0 else f"status {status}"
-            self.log(f"failed  {trial.name:<40} {how}: {last_line(trial.path)}")
+            if status < 0:  # it could not say so itself, and the last line may be of an earlier failure
+                killer = signal.Signals(-status).name
+                hint = "; memory may have run out: lower --jobs" if killer == "SIGKILL" else ""
+                add_error(trial.path, f"killed by {killer}{hint}")
+            how = f"status {status}: " if status > 0 else ""
+            self.log(f"failed  {trial.name:<40} {how}{last_line(trial.path)}")
 
 
 def images_shown(path: Path) -> int:
@@ -130,6 +134,14 @@ def _end_with_parent() -> None:
 def log_of(path: Path) -> Path:
     """Return the file that lies beside a trial's directory, for warnings and errors."""
     return path.with_name(f"{path.name}.log")
+
+
+def add_error(path: Path, reason: str) -> None:
+    """Add to the log beside a run, as a line of its own, why it has failed."""
+    log = log_of(path)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("a", encoding="utf-8") as file:
+        file.write(f"\nerror: {reason}\n")  # what was killed may have written half a line
 
 
 def last_line(path: Path) -> str:

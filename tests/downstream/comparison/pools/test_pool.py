@@ -95,6 +95,7 @@ def test_first_ones_come_first_and_as_many_at_once_as_there_are_hands(trials: An
 def test_what_fails_is_told_and_keeps_no_other_from_running(trials: Any, tmp_path: Path) -> None:
     told = list[str]()
     ends = {"one": "badly", "two": "killed", "three": "well", "four": "unforeseen"}
+    (tmp_path / "two.log").write_text("error: of an earlier command\nhalf a li")
     with Pool(2, 1, told.append, silent) as two:
         two.work([trials.Trial(tmp_path / name, end) for name, end in ends.items()])
     assert {trial.path.name for trial in two.failed} == {"one", "two", "four"}
@@ -102,7 +103,8 @@ def test_what_fails_is_told_and_keeps_no_other_from_running(trials: Any, tmp_pat
     assert max(int((tmp_path / f"{name}.done").read_text()[0]) for name in ends) <= 1  # never three at once
     lines = {line.split()[1]: line for line in told}
     assert lines["one"].endswith("status 2: error: then not")
-    assert f"SIGKILL: see {tmp_path / 'two.log'}" in lines["two"]
+    assert lines["two"].endswith(" error: killed by SIGKILL; memory may have run out: lower --jobs")
+    assert last_line(tmp_path / "two") == "error: killed by SIGKILL; memory may have run out: lower --jobs"
     assert lines["three"].startswith("done")
     assert lines["four"].endswith("status 1: error: RuntimeError: out of order")
     assert "Traceback" in (tmp_path / "four.log").read_text()
