@@ -16,9 +16,9 @@ from agents.pretraining.nodes import Nodes, count_workers
 from agents.pretraining.run_directory import RunDirectory
 from agents.pretraining.schedule import (
     Stage,
-    check_rollout,
     load_reference,
     make_env,
+    make_learner,
     make_reconstructor,
     play_stage,
     set_curriculum,
@@ -29,7 +29,6 @@ from agents.pretraining.schedule import (
 from agents.pretraining.settings import RunSettings
 from agents.pretraining.snapshots import Frame, draw_frame, take_frame
 from agents.pretraining.workers import Work, Workers, seed_of
-from agents.registry import learns, make_agent
 from ahm_env import ImageSet, Reconstructor, TrainingError
 from ahm_env.files import atomic
 from ahm_env.runs.directory import Checkpoint
@@ -70,13 +69,9 @@ class Pretraining(Run[RunSettings, Hardness]):
         self.device = settings.torch_device
         self.processes = settings.processes if ray is None else count_workers(ray, settings)
         self.shown, self.held_out = split_held_out(images)
-        self.reconstructor = make_reconstructor(settings, images, self.shown)
+        self.reconstructor = make_reconstructor(settings, *images.standardisation(self.shown))
         self.env = make_env(settings, images, self.shown, self.reconstructor)
-        extra = dict(settings.agent)
-        if learns(settings.algo) and settings.agent_learning_rate is not None:
-            extra["learning_rate"] = settings.agent_learning_rate
-        self.agent = make_agent(settings.algo, self.env, settings.seed, self.device, **extra)
-        check_rollout(settings, self.agent)
+        self.agent = make_learner(settings, self.env)
         set_curriculum(self.env, self.agent, settings, 0)
         self.env.reset(seed=seed_of(settings.seed, 0, 0))
         self.reference_unet: Reconstructor | None = None

@@ -1,18 +1,18 @@
 """What a run is made of: its images, its U-Net, its environment, and the stages and the curriculum it goes through."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from gymnasium.vector import VectorWrapper
 
-from agents.agent import Agent, Callback, Env, play
+from agents.agent import Agent, Callback, Env, Problem, play
 from agents.pretraining.settings import RunSettings
-from agents.registry import import_class, make_agent
+from agents.registry import import_class, learns, make_agent
 from ahm_env import ImageSet, PatchMaskVectorEnv, Reconstructor, SettingsError, Standardisation
 from ahm_env.images.dataset.patients import Groups
-from ahm_env.masks import Ints, PatchGrid
+from ahm_env.masks import Floats, Ints, PatchGrid
 
 
 @dataclass(frozen=True)
@@ -66,9 +66,8 @@ def split_held_out(images: ImageSet) -> tuple[Ints, Ints]:
     return train[~held], train[held]
 
 
-def make_reconstructor(settings: RunSettings, images: ImageSet, shown: Ints) -> Reconstructor:
-    """Build the untrained U-Net of a run, standardised to the images it learns from."""
-    mean, std = images.standardisation(shown)
+def make_reconstructor(settings: RunSettings, mean: Floats, std: Floats) -> Reconstructor:
+    """Build the untrained U-Net of a run, for images whose channels have these means and stds."""
     return Reconstructor.create(
         settings.grid,
         Standardisation(tuple(mean.tolist()), tuple(std.tolist())),
@@ -121,6 +120,34 @@ def set_curriculum(env: PatchMaskVectorEnv, agent: Agent, settings: RunSettings,
         start = stage.until
     env.agent_share = settings.agent_share.at(progress)
     env.reconstructor.optimiser.set_learning_rate(settings.unet_learning_rate(progress))
+
+
+def make_learner(settings: RunSettings, env: Env | Problem) -> Agent:
+    """Make the untrained agent of a run.
+
+    Raises:
+        SettingsError: It would never learn, or its settings do not suit the problem.
+        CheckpointError: Weights that it starts from are missing or damaged.
+    """
+    extra = dict(settings.agent)
+    if learns(settings.algo) and settings.agent_learning_rate is not None:
+        extra["learning_rate"] = settings.agent_learning_rate
+    agent = make_agent(settings.algo, env, settings.seed, settings.torch_device, **extra)
+    check_rollout(settings, agent)
+    return agent
+
+
+def check_run(settings: RunSettings, channels: int) -> None:
+    """Refuse settings that no run on images of so many channels can have, by making its U-Net and its agent once.
+
+    Raises:
+        SettingsError: Such settings.
+        CheckpointError: Weights that the agent starts from are missing or damaged.
+    """
+    settings = replace(settings.on_this_machine(), device="cpu")  # no memory of a GPU is taken for it
+    make_reconstructor(settings, np.zeros(channels), np.ones(channels))
+    quotas = settings.mask_ratio.quotas(settings.grid.patches)
+    make_learner(settings, Problem(channels, settings.image_size, settings.grid.side, quotas))
 
 
 def check_rollout(settings: RunSettings, agent: Agent) -> None:

@@ -147,7 +147,7 @@ def cost(ray: Any, width: int, pixels: int) -> tuple[int, float, float, float]:
     settings = RunSettings(data="phantom:100", image_size=pixels, width=width, device="cpu", workers=1)
     images = settings.load_images()
     shown, _ = split_held_out(images)
-    reconstructor = make_reconstructor(settings, images, shown)
+    reconstructor = make_reconstructor(settings, *images.standardisation(shown))
     env = make_env(settings, images, shown, reconstructor)
     env.reset(seed=0)
     agent = make_agent(settings.algo, env)

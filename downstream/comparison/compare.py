@@ -13,7 +13,7 @@ from ahm_env.images.dataset.builder import Progress
 from ahm_env.model import ranks
 from ahm_env.model.devices import count_cores
 from downstream.comparison.experiment import Experiment, data_of, is_experiment, pretrained_runs
-from downstream.comparison.images import check_images, refuse_changed
+from downstream.comparison.images import check_images, check_runs, refuse_changed
 from downstream.comparison.options import NOT_SHARED, Downstream
 from downstream.comparison.pools.cluster import Cluster
 from downstream.comparison.pools.pool import Pool, last_line
@@ -101,6 +101,7 @@ def compare(
     experiment.check_agents()
     shared = experiment.settings
     images = load(shared)  # once, before many processes want the same images
+    check_runs(experiment, images)
     keys = check_images(experiment, images)
     zero_shot = _zero_shot(experiment, images)
     if zero_shot is not None:

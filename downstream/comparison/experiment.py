@@ -59,7 +59,7 @@ class Experiment:
             raise SettingsError("two agents or arms have names that are the same as names of files; change one")
 
     def check_agents(self) -> None:
-        """Refuse settings that no run can have; classes of agents that the user named are imported for it.
+        """Refuse settings that no run can have, whatever its images; classes that the user named are imported for it.
 
         Raises:
             SettingsError: An agent is unknown, or a setting of it unknown, out of range, or of the wrong type.

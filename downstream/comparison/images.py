@@ -1,6 +1,8 @@
 """The images of an experiment: what they cannot give its trials, and whether they are those that it began with."""
 
-from ahm_env import ImageError, ImageSet, RunError, Standardisation
+from agents.pretraining.schedule import check_run
+from agents.pretraining.settings import RunSettings
+from ahm_env import ImageError, ImageSet, RunError, SettingsError, Standardisation
 from downstream.comparison.experiment import Experiment
 from downstream.comparison.results.rows import SCRATCH
 from downstream.comparison.trials import FinetuneTrial, Labelled, PretrainTrial, images_of
@@ -10,6 +12,24 @@ from downstream.finetuning.settings import FinetuneSettings
 from downstream.models.pretrained import PretrainedWeights
 
 _SCRATCH = PretrainedWeights(SCRATCH, None, Standardisation((0.0,), (1.0,)), {})  # whose numbers do not matter
+
+
+def check_runs(experiment: Experiment, images: ImageSet) -> None:
+    """Refuse, before the reference U-Nets are trained, settings of agents that no run on these images can have.
+
+    Raises:
+        SettingsError: Such settings.
+        CheckpointError: Weights that an agent starts from are missing or damaged.
+    """
+    left = {one.agent.label: one.agent for one in experiment.pretraining if one.evaluation is None}
+    for agent in left.values():  # what is trained needs no file of weights any more
+        settings = RunSettings.make(**agent.given(experiment.shared))
+        if settings.channels not in (None, images.channels):
+            raise SettingsError(
+                f"{agent.label}: {settings.channels} channels, but the reference U-Nets, on which its masks are "
+                f"evaluated, have {images.channels}; give --channels, for all agents"
+            )
+        check_run(settings, images.channels)
 
 
 def check_images(experiment: Experiment, images: ImageSet) -> dict[Labelled, str]:

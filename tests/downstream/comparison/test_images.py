@@ -9,9 +9,9 @@ import cv2
 import numpy as np
 import pytest
 
-from ahm_env import ImageError, ImageSet, RunError, SettingsError, load_images
+from ahm_env import AHMError, ImageError, ImageSet, RunError, SettingsError, load_images
 from downstream.comparison.experiment import Experiment
-from downstream.comparison.images import check_images, refuse_changed
+from downstream.comparison.images import check_images, check_runs, refuse_changed
 from downstream.comparison.options import Downstream
 from tests.downstream.comparison.examples import COMMON, QUICK, make
 
@@ -40,10 +40,40 @@ def test_no_table_mixes_images_or_masks_with_those_that_they_have_become(tmp_pat
         begin(path, fits[path])
 
 
+@pytest.mark.parametrize(
+    ("agent", "text"),
+    [
+        ("a3c+backbone=resnet", "backbone 'resnet' is unknown"),
+        ("a3c+backbone=vgg16+backbone_weights=nosuch.pth", "nosuch.pth"),
+        ("a3c+width=5", "U-Net width 5 must be an even number"),
+        ("a3c+norm=layer", "norm 'layer' is unknown"),
+        ("a3c+loss_on=some", "loss_on 'some' is unknown"),
+        ("a3c+precision=int8", "int8"),
+        ("a3c+channels=1", r"a3c\+channels=1: 1 channels, but the reference U-Nets, .*, have 3; give --channels"),
+        ("ppo+policy=cnn", "36 px or more; use --set policy=maps"),
+        ("ppo+n_steps=16", "ppo learns after each 192 images .*, and plays 24"),
+        ("a2c+own_weight=1+horizon=2", "n_steps 1 must be a multiple of the horizon"),
+    ],
+)
+def test_agents_that_cannot_be_trained_on_these_images_are_refused_at_once(
+    agent: str, text: str, tmp_path: Path, drawn: ImageSet
+) -> None:
+    experiment = Experiment(tmp_path, ("random", agent), 1, COMMON)
+    experiment.check_agents()
+    with pytest.raises(AHMError, match=text) as caught:
+        check_runs(experiment, drawn)
+    assert "\n" not in str(caught.value)
+    path = experiment.pretraining[1].path
+    path.mkdir(parents=True)
+    (path / "mask_evaluation.json").write_text('{"references": []}')
+    check_runs(experiment, drawn)  # where it is trained already, nothing is asked
+
+
 def test_images_that_cannot_give_what_is_asked_for_are_refused_at_once(
     tmp_path: Path, drawn: ImageSet, write_source: Any
 ) -> None:
     check_images(make(tmp_path), drawn)
+    check_runs(make(tmp_path), drawn)
     with pytest.raises(SettingsError, match="--labels 33: phantom:40:0 has 32 labelled images"):
         check_images(make(tmp_path, labels="8,33"), drawn)
     with pytest.raises(ImageError, match=r"is labelled .* which is none of the classes that are learned"):
