@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from gymnasium.vector import VectorWrapper
 
 from agents.agent import Agent, Callback, Env, Problem, play
@@ -12,7 +13,7 @@ from agents.pretraining.settings import RunSettings
 from agents.registry import import_class, learns, make_agent
 from ahm_env import ImageSet, PatchMaskVectorEnv, Reconstructor, SettingsError, Standardisation
 from ahm_env.images.dataset.patients import Groups
-from ahm_env.masks import Floats, Ints, PatchGrid
+from ahm_env.masks import Ints, PatchGrid
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,9 @@ def split_held_out(images: ImageSet) -> tuple[Ints, Ints]:
     return train[~held], train[held]
 
 
-def make_reconstructor(settings: RunSettings, mean: Floats, std: Floats) -> Reconstructor:
+def make_reconstructor(
+    settings: RunSettings, mean: npt.NDArray[np.floating[Any]], std: npt.NDArray[np.floating[Any]]
+) -> Reconstructor:
     """Build the untrained U-Net of a run, for images whose channels have these means and stds."""
     return Reconstructor.create(
         settings.grid,
