@@ -101,8 +101,8 @@ def compare(
     experiment.check_agents()
     shared = experiment.settings
     images = load(shared)  # once, before many processes want the same images
-    check_runs(experiment, images)
     keys = check_images(experiment, images)
+    check_runs(experiment, images)
     zero_shot = _zero_shot(experiment, images)
     if zero_shot is not None:
         check_annotation(**zero_shot)  # at the end it would be late to learn that it cannot be
