@@ -164,7 +164,7 @@ class Experiment:
             given = {**{one: getattr(self.settings, one) for one in names}, **asked.given(arm, task), **own}
             path = self.out / "finetuned" / f"{task}-{count_name(count)}" / _file_name(arm) / f"{name}-draw{draw}"
             made = asked.made(arm, task)
-            total = made.steps * made.batch_size
+            total = made.rounds * made.steps * made.batch_size
             yield FinetuneTrial(agent, known, draw, task, count, arm, start, path, given, total)
 
     @property
