@@ -14,6 +14,7 @@ from ahm_env.errors import SettingsError
 from ahm_env.images.dataset.image_set import ImageSet
 from ahm_env.masks import Bools, Floats, Ints, MaskRatio, fill_quota, mean_over, step_quota
 from ahm_env.model.reconstruction import Reconstructor
+from ahm_env.model.unet import can_normalise
 from ahm_env.rendering import Pixels, as_rgb, panel, reconstruction_columns
 
 EnvIds = Ints  # numbers of episodes
@@ -95,7 +96,7 @@ class Episodes:
                 f"{images.source}: images of {images.channels} channels at {images.image_size} px do not fit a U-Net "
                 f"for {len(reconstructor.fill)} channels on a grid of {grid.image_size} px; load them alike"
             )
-        if co_train and count == 1 and reconstructor.unet.norm == "batch" and grid.image_size < 32:
+        if co_train and not can_normalise(reconstructor.unet.norm, count, grid.image_size):
             raise SettingsError(
                 f"one image of {grid.image_size} px leaves nothing to normalise by while co-training; use norm group, "
                 f"images of 32 px or more, or several environments with gym.make_vec"

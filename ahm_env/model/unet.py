@@ -14,6 +14,11 @@ from ahm_env.model.ranks import BatchNorm2d
 NORMS = ("batch", "group")
 
 
+def can_normalise(norm: str, images: int, image_size: int) -> bool:
+    """Whether so many images at once leave the deepest level more than one value a channel to normalise by."""
+    return norm != "batch" or images > 1 or image_size >= 32
+
+
 class DoubleConv(nn.Sequential):
     """Twice 3x3 convolution, normalisation, ReLU: maps `(B, channels_in, H, W)` to `(B, channels_out, H, W)`."""
 

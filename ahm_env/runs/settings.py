@@ -10,6 +10,7 @@ from ahm_env.images.dataset.loader import load_images
 from ahm_env.images.pixels.fit import PixelSettings
 from ahm_env.images.source import Source
 from ahm_env.model.devices import find_device, find_precision
+from ahm_env.model.unet import can_normalise
 from ahm_env.runs.flags import Flag, flag_name, plain
 
 IMAGES = "Images and masks"
@@ -139,7 +140,7 @@ def check_norm(norm: str, batch_size: int, image_size: int) -> None:
     Raises:
         SettingsError: It would.
     """
-    if norm == "batch" and batch_size == 1 and image_size < 32:
+    if not can_normalise(norm, batch_size, image_size):
         raise SettingsError("--batch-size 1 below --image-size 32 has no batch to normalise by; use --norm group")
 
 

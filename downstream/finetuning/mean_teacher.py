@@ -16,6 +16,7 @@ In a second round the teacher is what the first one came to. It labels each imag
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -133,22 +134,20 @@ class MeanTeacher:
 class SettledTeacher(MeanTeacher):
     """Labels unlabelled images with weights that stay as they are: each image once, and for good."""
 
-    def __init__(
-        self,
-        model: Model,
-        weights: Mapping[str, Tensor],
-        unlabelled: Unlabelled,
-        settings: TrainConfig,
-        seed: int,
-    ) -> None:
-        super().__init__(model, weights, unlabelled, settings, seed)
-        count, size = len(unlabelled.indices), unlabelled.images.image_size
-        self._labels = np.zeros((count, size, size) if self._segments else count, np.uint8)
-        self._known = np.zeros(count, bool)
-        # in the groups in which they are first shown, and in these again when a run goes on: what else is in a batch
-        # changes the last bits
-        self._order = epoch_batch(unlabelled.indices, 0, count, self._key)
-        self._sorter = np.argsort(self._order)
+    @cached_property
+    def _order(self) -> Ints:
+        """The images in the order in which they are first shown."""
+        return epoch_batch(self.unlabelled.indices, 0, len(self.unlabelled.indices), self._key)
+
+    @cached_property
+    def _place(self) -> dict[int, int]:
+        """Where in that order each image is."""
+        return {image: place for place, image in enumerate(self._order.tolist())}
+
+    @cached_property
+    def _known(self) -> dict[int, Tensor]:
+        """The labels of those images that are shown in a step, by its number, once they are known."""
+        return {}
 
     def _labelled(self, chosen: Ints, seed: int, weights: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """Turn images, and the labels that they have as they are, all of which count."""
@@ -161,12 +160,15 @@ class SettledTeacher(MeanTeacher):
         return seen, labels, torch.ones_like(labels, dtype=torch.bool)
 
     def _labels_of(self, chosen: Ints) -> Tensor:
-        places = self._sorter[np.searchsorted(self._order, chosen, sorter=self._sorter)]
-        for start in np.unique(places[~self._known[places]] // self._shown) * self._shown:
-            group = slice(start, start + self._shown)
-            found = self.model.predict(self._pixels(self._order[group]), True, self.weights)
-            self._labels[group], self._known[group] = found.argmax(1).cpu().numpy(), True
-        return torch.from_numpy(self._labels[places]).long()
+        """Labels of images, which are found step by step as they are first shown, and so again when a run goes on.
+
+        For what else is in a batch changes the last bits.
+        """
+        places = [divmod(self._place[image], self._shown) for image in chosen.tolist()]
+        for step in sorted({step for step, _ in places} - self._known.keys()):
+            shown = self._order[step * self._shown :][: self._shown]
+            self._known[step] = self.model.predict(self._pixels(shown), True, self.weights).argmax(1).short().cpu()
+        return torch.stack([self._known[step][number] for step, number in places]).long()
 
 
 @dataclass

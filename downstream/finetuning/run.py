@@ -102,11 +102,6 @@ class Finetuning(Run[FinetuneSettings, dict[str, Any]]):
         return 1 if self.unlabelled is None or self.trainer.gave_up is not None else self.settings.rounds
 
     @property
-    def learned(self) -> bool:
-        """Whether there is nothing left to learn: the last round is over."""
-        return self._round >= self.rounds and self._round_over
-
-    @property
     def _round_over(self) -> bool:
         """Whether all steps of this round are done, or selection has stopped it."""
         if self.trainer.step >= self.settings.steps:
@@ -142,8 +137,10 @@ class Finetuning(Run[FinetuneSettings, dict[str, Any]]):
             TrainingError: The loss is not finite; the last checkpoint stays as it is.
         """
         gap = max(1, ceil(self.settings.steps / ROWS))
-        while not self.learned and self.stopped_by is None:
+        while self.stopped_by is None:
             if self._round_over:
+                if self._round >= self.rounds:
+                    return
                 self._next_round()
             trainer = self.trainer
             step = trainer.step

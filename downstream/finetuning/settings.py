@@ -109,9 +109,8 @@ class TrainConfig:
         return min(math.ceil(self.join * self.steps), self.steps - 1)
 
     def later_round(self) -> Self:
-        """Return the recipe of a round that has a teacher from its first step on, whose every label counts."""
-        weight = LATER_WEIGHT * self.unlabelled_weight
-        return replace(self, join=0.0, ramp=0, confidence=0.0, unlabelled_weight=weight)
+        """Return the recipe of a round that has a teacher from its first step on."""
+        return replace(self, join=0.0, ramp=0, unlabelled_weight=LATER_WEIGHT * self.unlabelled_weight)
 
     def __post_init__(self) -> None:
         for name, value, known in (("mix", self.mix, MIXES), ("strong", self.strong, ("auto", *STRONG))):

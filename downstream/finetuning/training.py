@@ -82,11 +82,8 @@ class Trainer:
         self._segments = model.spec.task == "segmentation"
         self._class_of = _lookup(model.spec) if self._segments else np.zeros(0, np.int64)
         self._class_weights = self._balance() if config.class_weights and not self._segments else None
-        self.teacher: MeanTeacher | None = None
-        if unlabelled is not None and teacher is None:
-            self.teacher = MeanTeacher(model, self.average, unlabelled, config, seed)
-        elif unlabelled is not None and teacher is not None:
-            self.teacher = SettledTeacher(model, teacher, unlabelled, config, seed)
+        kind, weights = (MeanTeacher, self.average) if teacher is None else (SettledTeacher, teacher)
+        self.teacher = None if unlabelled is None else kind(model, weights, unlabelled, config, seed)
         self._net: SafetyNet | None = None
         self._supervised: dict[str, Tensor] = {}
 
@@ -154,9 +151,9 @@ class Trainer:
         )
 
     def _join(self) -> None:
-        """Let the unlabelled images take part from here on; the state is kept, to come back to."""
+        """Let the unlabelled images take part from here on; of one that learns, the state is kept to come back to."""
         self.joined = self.step
-        if not isinstance(self.teacher, SettledTeacher):  # which was watched while it learned
+        if not isinstance(self.teacher, SettledTeacher):  # that was watched while it learned
             self._supervised = {name: one.detach().clone() for name, one in self.state().items()}
             loss, foreground = self._clean()
             self._net = SafetyNet(foreground, loss)

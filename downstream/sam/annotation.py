@@ -88,34 +88,30 @@ def annotate(
         return _annotate(model, prompts, index, labelled, split, ignore, progress or (lambda done, total: None))
 
 
-def check_annotation(
-    sam: str | Path,
-    data: str | Path,
-    out: str | Path,
-    *,
-    prompt: str = "center",
-    split: str = ALL,
-    ignore: int | None = None,
-    pixels: PixelSettings | None = None,
-    device: str = "auto",
-) -> None:
-    """Refuse, long before its turn, what `annotate` would refuse of the same arguments; nothing is drawn or written.
+def check_annotation(sam: str | Path, data: str | Path, out: str | Path, **asked: Any) -> None:
+    """Refuse, long before its turn, what `annotate` would refuse; nothing is drawn or written.
+
+    Args:
+        sam: As of `annotate`.
+        data: As of `annotate`.
+        out: As of `annotate`.
+        **asked: What else decides what `annotate` draws, all of it but `progress`.
 
     Raises:
         AHMError: Anything that the user can mend.
     """
-    *_, made_by = _prepare(sam, data, prompt, split, ignore, pixels, device)
+    *_, made_by = _prepare(sam, data, **asked)
     LabelledSource(Path(out)).check(made_by)
 
 
 def _prepare(
     sam: str | Path,
     data: str | Path,
-    prompt: str,
-    split: str,
-    ignore: int | None,
-    pixels: PixelSettings | None,
-    device: str,
+    prompt: str = "center",
+    split: str = ALL,
+    ignore: int | None = None,
+    pixels: PixelSettings | None = None,
+    device: str = "auto",
 ) -> tuple[SegmentAnything, Prompts, DatasetIndex, dict[str, Any]]:
     """Read all that is needed but the images, and what is said of it beside the masks that come of it."""
     check_split(split)
