@@ -71,6 +71,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         }.items()
     },
     "all-2800": {"steps": 2800, "augment": "strong", "labels": "all"},  # what more labels would bring
+    "rounds-2800": {"steps": 2800, "unlabelled": "auto", "rounds": 2},
     "round-2800": {"steps": 2800, "labels": "all"},
     "round-2800-strong": {"steps": 2800, "labels": "all", "augment": "strong"},
 }
