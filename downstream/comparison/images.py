@@ -39,19 +39,27 @@ def check_images(experiment: Experiment, images: ImageSet) -> dict[Labelled, str
         Of each choice of labelled images the key of the set that a trial on it sees.
 
     Raises:
-        SettingsError: Fewer labelled images than asked for, or none of a class among them.
+        SettingsError: Fewer labelled images than asked for, or none of a class among them; or masks of several classes
+            where Segment Anything is to be compared.
         ImageError: There are no masks or labels, those to learn from and to test on do not go together, or there is no
             image to test on.
     """
     keys = dict[Labelled, str]()
+    sam = experiment.downstream is not None and experiment.downstream.sam is not None
     for labelled, trial in {one.labelled: one for one in experiment.finetuning}.items():
         settings = _settings(trial)
         known = only_labelled(settings, images)
         split = Split.make(settings, known)
-        make_spec(settings, known, split, _SCRATCH)
+        spec = make_spec(settings, known, split, _SCRATCH)
         if not split.test.size:
             what = "mask" if trial.task == "segmentation" else "label"
             raise ImageError(f"{images.source}: no image of a test or val split has a {what}; add such a split")
+        if sam and len(spec.values) > 2:
+            numbers = ", ".join(map(str, spec.values[1:]))
+            raise SettingsError(
+                f"--sam tells no classes apart, but masks of {images.source} hold {numbers}; leave it out, or have one "
+                f"class beside the background"
+            )
         keys[labelled] = known.content_key
     return keys
 

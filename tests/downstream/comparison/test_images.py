@@ -105,6 +105,19 @@ def test_images_that_cannot_give_what_is_asked_for_are_refused_at_once(
             check_images(make(tmp_path, tasks=task, **given), untested)
 
 
+def test_segment_anything_is_not_compared_where_masks_have_several_classes(tmp_path: Path, write_source: Any) -> None:
+    for name, values in (("one", (0, 2)), ("several", (0, 1, 2))):
+        images = load_images(str(write_source(name, values=values)), 16, cache_dir=tmp_path / "cache")
+        given = {"algos": ("scratch",), "runs": 1, "labels": "all", "tasks": "segmentation"}
+        check_images(make(tmp_path, **given), images)
+        segmented = make(tmp_path, **given, sam=Path("sam"))
+        if name == "one":
+            check_images(segmented, images)
+        else:
+            with pytest.raises(SettingsError, match=r"--sam tells no classes apart, but masks of .*several hold 1, 2;"):
+                check_images(segmented, images)
+
+
 @pytest.mark.slow
 def test_what_is_marked_in_images_that_show_nothing_counts_in_all_trials(tmp_path: Path, monkeypatch: Any) -> None:
     nibabel = pytest.importorskip("nibabel")
