@@ -21,6 +21,7 @@ from downstream.finetuning.finetune import finetune
 from downstream.finetuning.run import FinetuneDirectory
 
 EVALUATION = "mask_evaluation.json"
+SHARES = ("lesion_hidden", "background_hidden")  # what sampled masks hide; depends on which pixels are ignored
 # What is measured of each image, and, where patients have several, of each patient
 PER_IMAGE = {"segmentation": "dice", "classification": "accuracy"}
 
@@ -144,7 +145,7 @@ class PretrainTrial:
     def rows(self) -> Iterator[Row]:
         """Yield, for each reference U-Net, the losses of each held-out image under sampled, likeliest and random masks.
 
-        Then what is known of the run.
+        Then what is known of the run, but for the share of the lesion where other pixels were left out of it.
 
         Raises:
             RunError: The file of results is damaged.
@@ -161,7 +162,10 @@ class PretrainTrial:
                     for metric, value in zip(metrics, values, strict=True):
                         yield Row(agent, self.run, number, *rest, image, str(patient), metric, float(value))
             numbers = {f"hardness_{kind}": _hardness(one, kind) for kind in KINDS}
-            numbers |= {name: value for name, value in one.items() if isinstance(value, int | float)}
+            others = () if self._fits(one) else SHARES  # of other pixels than those of the other agents
+            numbers |= {
+                key: value for key, value in one.items() if isinstance(value, int | float) and key not in others
+            }
             numbers["images_per_second"] = one["images"] / max(1e-9, one["seconds"])
         except (KeyError, TypeError, ValueError) as error:
             raise RunError(f"{self.path / EVALUATION}: damaged ({error}); delete it, and run again") from None

@@ -12,6 +12,7 @@ from downstream.evaluation.statistics import Scores, holm, interquartile_mean, p
 from downstream.reports.report import Table
 
 RANDOM = "random"
+SHARES = "sampled masks hide: lesion – rest"
 ENOUGH_RUNS = 4  # of an agent, to look at its runs one by one
 NOTE = (
     "Hardness: loss of the hidden patches over that under random masks of the same size, the same for all agents, on "
@@ -21,6 +22,10 @@ NOTE = (
     "nothing is known of others: its luck is in no interval, and there is no p. p is two-sided, and corrected after "
     "Holm within the table. Use of patches: entropy of how often each is hidden, 1 where all are equally often; images "
     "differ: in so many patches, of the masks of two; where both are low, all images get the same mask."
+)
+SHARES_NOTE = (
+    " Masks hide –: nothing is marked, or other pixels were ignored when that agent was evaluated than by --finetune "
+    "now; `ahm compare-agents` with that agent evaluates it again."
 )
 RUNS_NOTE = (
     "A run counts as one number. Interquartile mean: of the middle half of the runs, which no single run can move; "
@@ -70,13 +75,15 @@ def hardness_tables(group: Group, data: str) -> list[Table]:
             )
         )
         row["likeliest masks: use of patches – images differ"] = "–" if isnan(use) else f"{use:.3f} – {differ:.0%}"
-        row["sampled masks hide: lesion – rest"] = "–" if isnan(lesion) else f"{lesion:.0%} – {rest:.0%}"
+        row[SHARES] = "–" if isnan(lesion) else f"{lesion:.0%} – {rest:.0%}"
         row["on its own U-Net: sampled – likeliest"] = " – ".join(map(number, own))
         row["images/s"] = "–" if isnan(speed) else f"{speed:.0f}"
         rows.append(row)
+    note = NOTE.format(count=count, s="s" if count > 1 else "")
+    if any(row[SHARES] == "–" for row in rows):
+        note += SHARES_NOTE
     odd = unlike(group)
     about = f"NOT COMPARABLE: the runs differ in {'; '.join(odd)}" if odd else _alike(group)
-    note = NOTE.format(count=count, s="s" if count > 1 else "")
     note += f" Left out, since some runs were not evaluated on them: reference U-Nets: {left_out}." * bool(left_out)
     return [Table.of(f"Agents on {data}", rows, (note, about)), *_runs_table(scores, base, data)]
 

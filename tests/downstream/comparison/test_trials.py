@@ -196,6 +196,18 @@ def test_masks_that_were_evaluated_with_other_pixels_ignored_are_evaluated_again
     assert replace(trial, ignore=255).done
 
 
+def test_the_share_of_the_lesion_is_told_only_where_the_pixels_to_be_ignored_are_the_experiment_s(
+    tmp_path: Path,
+) -> None:
+    trial = evaluated(tmp_path)
+    shares = {"lesion_hidden": 0.6, "background_hidden": 0.4}
+    (trial.path / "mask_evaluation.json").write_text(json.dumps({**trial.evaluation, **shares}))
+    for ignore, told in ((None, shares), (2, {})):
+        rows = list(replace(trial, ignore=ignore).rows())
+        assert {row.metric: row.value for row in rows if row.metric in shares} == told
+        assert values(rows, "hardness_sampled")  # is of all pixels
+
+
 def test_a_verdict_that_is_damaged_is_judged_again_or_told(tmp_path: Path) -> None:
     trial = make(tmp_path).pretraining[0]
     assert (trial.evaluation, trial.done, list(trial.rows())) == (None, False, [])

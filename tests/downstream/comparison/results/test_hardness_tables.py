@@ -71,6 +71,16 @@ def test_the_table_of_the_masks_by_hand():
     )
 
 
+def test_where_the_share_of_the_lesion_is_not_known_the_note_says_why():
+    known, unknown = (
+        table_of(group(masked("a3c", 0, [1, 2]), masked("edges", 0, [1, 2], lesion_hidden=one, background_hidden=one)))
+        for one in (0.5, nan)
+    )
+    assert (known.rows[1][9], unknown.rows[1][9]) == ("50% – 50%", "–")
+    told = "other pixels were ignored when that agent was evaluated"
+    assert (told in known.notes[0], told in unknown.notes[0]) == (False, True)
+
+
 def test_p_is_corrected_for_all_comparisons_of_the_table():
     """Two agents and two kinds of masks are four comparisons with `random`."""
     losses = [1.0, 1.5, 2.0, 1.2, 1.7]
