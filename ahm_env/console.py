@@ -104,9 +104,14 @@ def print_interruption(console: Console, error: InterruptionError, progress: str
     return error.status
 
 
-def number(value: float) -> str:
-    """Format a number for people; NaN becomes a dash."""
-    return "–" if isnan(value) else f"{value:.3f}"
+def number(value: float | None, form: str = ".3f") -> str:
+    """Format a number for people; NaN and None become a dash."""
+    return "–" if value is None or isnan(value) else f"{value:{form}}"
+
+
+def beside(*numbers: str) -> str:
+    """Set formatted numbers that belong together side by side; where none is known, there is one dash."""
+    return "–" if set(numbers) == {"–"} else " – ".join(numbers)
 
 
 def table_text(title: str, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -10,7 +10,7 @@ import typer
 from agents.pretraining.hardness import KINDS
 from agents.pretraining.settings import RunSettings
 from ahm_env import ImageSet
-from ahm_env.console import ProgressBar, make_console, number, warn_left_out
+from ahm_env.console import ProgressBar, beside, make_console, number, warn_left_out
 from ahm_env.files import write_text
 from ahm_env.runs.flags import FlagsOf
 from ahm_env.runs.owned_directory import check_json
@@ -117,13 +117,12 @@ def evaluate_agents(
     found = [evaluate_masks(path, reference_unet, data, algo, temperature, ignore, device).as_dict() for path in runs]
     rows = []
     for one in found:
-        lesion = one["lesion_hidden"]
         row = {"run": one["run"], "agent": one["agent"]}
         row |= {f"hardness, {kind}": number(one[f"hardness_{kind}"]) for kind in KINDS}
         row |= {f"loss, {kind}": f"{one[f'loss_{kind}']:.4f}" for kind in KINDS}
         row["hidden, least – most"] = f"{one['least_hidden']:.2f} – {one['most_hidden']:.2f}"
         row["differ: images – draws"] = f"{one['between_images']:.3f} – {one['within_images']:.3f}"
-        row["lesion – rest"] = "–" if lesion is None else f"{lesion:.2f} – {one['background_hidden']:.2f}"
+        row["lesion – rest"] = beside(*(number(one[f"{part}_hidden"], ".2f") for part in ("lesion", "background")))
         rows.append(row)
     make_console().print(Table.of("", rows).text())
     if out is not None:

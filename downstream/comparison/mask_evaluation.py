@@ -1,7 +1,7 @@
 """Evaluate the masks of agents: all on the same frozen U-Net, on images that it did not learn from."""
 
 from dataclasses import dataclass, replace
-from math import inf, isnan
+from math import inf, isnan, nan
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +29,8 @@ class MaskScores:
 
     Attributes:
         hardness: Of sampled and of likeliest masks, with all of these masks.
-        lesion: Share of the lesion that sampled masks hide, NaN where images have no masks.
-        background: Share of the rest that they hide; what is to be ignored is neither.
+        lesion: Share of the lesion that sampled masks hide, NaN where nothing is marked or images have no masks.
+        background: Share of the rest that they hide, NaN where there is none; what is to be ignored is neither.
     """
 
     hardness: Hardness
@@ -60,13 +60,13 @@ def score_masks(
     """
     draws = max(2, pairs // len(indices))
     found = measure(agent, reconstructor, images, indices, ratio, horizon, draws, SEED, max(draws, RANDOM_DRAWS))
-    lesion = background = float("nan")
+    lesion = background = nan
     masked = images.masked(indices)
     if masked.any():
         hidden = found.sampled.masks.mean(0)[masked]
         masks = images.masks(indices[masked])
         parts = (reconstructor.grid.patch_means(part) for part in ((masks > 0) & (masks != images.ignore), masks == 0))
-        lesion, background = (float((hidden * part).sum() / max(1e-9, part.sum())) for part in parts)
+        lesion, background = (float((hidden * part).sum() / part.sum()) if part.any() else nan for part in parts)
     return MaskScores(found, lesion, background)
 
 

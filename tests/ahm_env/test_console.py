@@ -1,11 +1,12 @@
 """The progress display: plain lines now and then, outside a terminal."""
 
 import io
+from math import nan
 
 import pytest
 from rich.console import Console
 
-from ahm_env.console import ProgressBar, make_console
+from ahm_env.console import ProgressBar, beside, make_console, number
 
 
 def lines(seconds: float) -> list[str]:
@@ -28,3 +29,9 @@ def test_a_line_comes_when_its_time_has_come() -> None:
 def test_a_console_prints_where_it_is_told(capfd: pytest.CaptureFixture[str], stderr: bool) -> None:
     make_console(stderr).print("word")
     assert capfd.readouterr() == (("", "word\n") if stderr else ("word\n", ""))
+
+
+def test_what_is_not_known_is_a_dash() -> None:
+    assert [number(one) for one in (0.5, nan, None)] == ["0.500", "–", "–"]
+    assert number(0.5, ".0%") == "50%"
+    assert [beside("1", "2"), beside("–", "2"), beside("–", "–")] == ["1 – 2", "– – 2", "–"]

@@ -2,10 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
-from math import isnan
 
 from agents.pretraining.hardness import KINDS
-from ahm_env.console import number
+from ahm_env.console import beside, number
 from downstream.comparison.options import AgentConfig
 from downstream.comparison.results.rows import Group
 from downstream.evaluation.statistics import Scores, holm, interquartile_mean, p_text, probability_of_improvement
@@ -24,8 +23,8 @@ NOTE = (
     "differ: in so many patches, of the masks of two; where both are low, all images get the same mask."
 )
 SHARES_NOTE = (
-    " Masks hide –: nothing is marked, or other pixels were ignored when that agent was evaluated than by --finetune "
-    "now; `ahm compare-agents` with that agent evaluates it again."
+    " Masks hide –: nothing, or all, is marked; or other pixels were ignored when that agent was evaluated than by "
+    "--finetune now, and `ahm compare-agents` with that agent evaluates it again."
 )
 RUNS_NOTE = (
     "A run counts as one number. Interquartile mean: of the middle half of the runs, which no single run can move; "
@@ -74,13 +73,13 @@ def hardness_tables(group: Group, data: str) -> list[Table]:
                 *("own_hardness_sampled", "own_hardness_likeliest", "images_per_second"),
             )
         )
-        row["likeliest masks: use of patches – images differ"] = "–" if isnan(use) else f"{use:.3f} – {differ:.0%}"
-        row[SHARES] = "–" if isnan(lesion) else f"{lesion:.0%} – {rest:.0%}"
-        row["on its own U-Net: sampled – likeliest"] = " – ".join(map(number, own))
-        row["images/s"] = "–" if isnan(speed) else f"{speed:.0f}"
+        row["likeliest masks: use of patches – images differ"] = beside(number(use), number(differ, ".0%"))
+        row[SHARES] = beside(number(lesion, ".0%"), number(rest, ".0%"))
+        row["on its own U-Net: sampled – likeliest"] = beside(*map(number, own))
+        row["images/s"] = number(speed, ".0f")
         rows.append(row)
     note = NOTE.format(count=count, s="s" if count > 1 else "")
-    if any(row[SHARES] == "–" for row in rows):
+    if any("–" in row[SHARES].split(" – ") for row in rows):
         note += SHARES_NOTE
     odd = unlike(group)
     about = f"NOT COMPARABLE: the runs differ in {'; '.join(odd)}" if odd else _alike(group)

@@ -2,6 +2,7 @@
 
 import pickle
 import zipfile
+from math import nan
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,19 @@ def test_pixels_to_be_ignored_are_neither_lesion_nor_rest(unet: Reconstructor, t
     found = score_masks(_Fixed(np.arange(64.0)), unet, images, indices, HALF, pairs=12)
     for share, part in ((found.lesion, (masks > 0) & (masks < 255)), (found.background, masks == 0)):
         assert share == pytest.approx(part[:, 32:].sum() / part.sum())
+
+
+@pytest.mark.parametrize(("value", "shares"), [(0, (nan, 0.5)), (255, (0.5, nan))])
+def test_the_share_of_what_is_not_there_is_not_known(
+    value: int, shares: tuple[float, float], unet: Reconstructor, tmp_path: Path
+):
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    for part, shown in (("images", pixels), ("masks", np.full((64, 64), value, np.uint8))):
+        (tmp_path / part).mkdir()
+        save_picture(tmp_path / part / "one.png", shown)
+    images = annotated(load_images(tmp_path, 64, cache_dir=tmp_path / "cache"), np.arange(1))
+    found = score_masks(_Fixed(np.arange(64.0)), unet, images, np.arange(1), HALF, pairs=2)
+    assert (found.lesion, found.background) == pytest.approx(shares, nan_ok=True)
 
 
 @pytest.mark.slow

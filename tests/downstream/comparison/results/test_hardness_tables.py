@@ -48,7 +48,7 @@ def test_the_table_of_the_masks_by_hand():
     found = group(
         masked("a3c", 0, [2, 4]),
         masked("a3c", 1, [4, 6], lesion_hidden=0.8, images_per_second=25),
-        masked("random", 0, [1, 1], lesion_hidden=nan),
+        masked("random", 0, [1, 1], lesion_hidden=nan, between_images_likeliest=nan),
     )
     table = table_of(found)
     a3c, random = table.rows
@@ -64,7 +64,7 @@ def test_the_table_of_the_masks_by_hand():
     assert a3c[6].startswith("+2.000 (")  # 4 – 2
     assert a3c[8:] == ("0.980 – 40%", "70% – 40%", "1.500 – 2.000", "38")
     assert random[3:5] == random[6:8] == ("–", "–")
-    assert random[9] == "–"
+    assert random[8:10] == ("0.980 – –", "– – 40%")  # of one image; where nothing is marked
     assert "Images shown: 100" in table.notes[1]
     assert table_of(group(masked("ppo", 0, [1, 2]), masked("a3c", 0, [1, 2]))).headings[3] == (
         "sampled against ppo (95 %)"
