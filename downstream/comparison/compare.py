@@ -21,6 +21,7 @@ from downstream.comparison.results.rows import RESULTS, Row, read_results
 from downstream.comparison.results.tables import tables_of, trends_of
 from downstream.evaluation.page import source_name
 from downstream.evaluation.tested import find_tested
+from downstream.reports.load_runs import without_paths
 from downstream.reports.report import Table, Trend, make_report
 from downstream.sam.annotation import annotate, check_annotation
 
@@ -137,9 +138,10 @@ def compare(
             except AHMError as error:  # the tables of all that was trained are made without it
                 failed[zero_shot["out"].name] = str(error)
         rows = experiment.write()
-        tables = tables_of(rows, source_name(data_of(experiment.out)), zero_shots(experiment.out)) if rows else []
+        shown, runs = _without_paths(experiment.out, rows)
+        tables = tables_of(shown, source_name(data_of(experiment.out)), zero_shots(experiment.out)) if rows else []
         if rows:
-            make_report(pretrained_runs(experiment.out, rows), experiment.out / PAGE, tables, trends_of(rows))
+            make_report(runs, experiment.out / PAGE, tables, trends_of(shown))
     return Comparison(experiment.out, rows, tables, failed)
 
 
@@ -194,11 +196,19 @@ def report(runs: Sequence[str | Path | Saved], out: str | Path | None = None) ->
         return page
     tables, trends, several = list[Table](), list[Trend](), len(paths) > 1
     for path in paths:
-        rows, data = read_results(path / RESULTS), source_name(data_of(path))
+        rows, pretrained = _without_paths(path, read_results(path / RESULTS))
+        data = source_name(data_of(path))
         tables += tables_of(rows, data, zero_shots(path))
         trends += trends_of(rows, data if several else "")
-    make_report({} if several else pretrained_runs(paths[0], rows), page, tables, trends)
+    make_report({} if several else pretrained, page, tables, trends)
     return page
+
+
+def _without_paths(out: Path, rows: Sequence[Row]) -> tuple[list[Row], dict[Path, str]]:
+    """Rows of an experiment, and its pretraining runs, with names of agents that tell no path."""
+    names = without_paths(row.agent for row in rows)
+    runs = {path: names[agent] for path, agent in pretrained_runs(out, rows).items()}
+    return [row._replace(agent=names[row.agent]) for row in rows], runs
 
 
 def zero_shots(path: Path) -> list[Path]:

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -15,6 +17,7 @@ from agents.pretraining.snapshots import Frame
 from ahm_env import RunError
 from ahm_env.files import read_rows
 from ahm_env.runs.directory import Row
+from downstream.evaluation.page import source_name
 from downstream.reports.charts import COLOURS, Chart
 from downstream.reports.curves import Curve, Points, over_seeds
 
@@ -168,7 +171,23 @@ def labelled(runs: Sequence[Run]) -> list[str]:
         }
         pairs = {name: getattr(run.settings, name) for name in odd} | own
         labels.append("+".join([run.settings.algo, *(f"{name}={value}" for name, value in pairs.items())]))
-    return labels
+    shown = without_paths(labels)
+    return [shown[label] for label in labels]
+
+
+def without_paths(labels: Iterable[str]) -> dict[str, str]:
+    """Map each label of an agent, `NAME+KEY=VALUE+…`, to one that tells of a path its last part only.
+
+    Those that would then be the same are numbered, so that they stay different agents.
+    """
+    found, counts = dict[str, str](), Counter[str]()
+    for label in dict.fromkeys(labels):
+        algo, *settings = re.split(r"\+(?=\w+=)", label)  # a path may hold a plus
+        pairs = (setting.partition("=") for setting in settings)
+        short = "+".join([algo, *(f"{name}={value and source_name(value)}" for name, _, value in pairs)])
+        counts[short] += 1
+        found[label] = short if counts[short] == 1 else f"{short} ({counts[short]})"
+    return found
 
 
 def _read_rows(path: Path) -> tuple[Row, ...]:

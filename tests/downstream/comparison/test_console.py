@@ -12,7 +12,9 @@ import pytest
 from ahm_env import ImageError, RunError
 from ahm_env.images.pixels.fit import PixelSettings
 from downstream.comparison import compare, console
+from downstream.comparison.experiment import Experiment
 from downstream.comparison.pools.pool import Pool, run_logged
+from downstream.comparison.results.rows import Row, write_results
 from downstream.comparison.trials import Trial
 from downstream.sam.annotation import Annotation
 from downstream.sam.sam import SegmentAnything
@@ -238,6 +240,20 @@ def test_ways_to_use_unlabelled_images_are_compared_without_any_pretraining(call
     status, _, err = call("report", "cmp", "run")
     assert (status, err.count("\n")) == (2, 1)
     assert "cmp: is an experiment" in err
+
+
+def test_the_page_of_an_experiment_tells_no_path_of_its_agents(call):
+    Experiment(Path("cmp"), ("random",), 1, {"data": "/home/jane-doe/scans"}).begin()
+    agents = [f"a3c+backbone_weights=/home/jane-doe/{place}/vgg.pth" for place in ("old", "new")]
+    about = ("segmentation", "8", "none", "", "")
+    told = {"dice": 0.5, "labels": 8}
+    rows = [Row(agent, 0, 0, *about, metric, value) for agent in agents for metric, value in told.items()]
+    write_results(Path("cmp/results.csv"), rows)
+    assert call("report", "cmp")[0] == 0
+    page = Path("cmp/report.html").read_text()
+    assert "jane-doe" not in page
+    for text in ("Segmentation of scans", "a3c+backbone_weights=vgg.pth<", "a3c+backbone_weights=vgg.pth (2)<"):
+        assert text in page
 
 
 @pytest.mark.slow

@@ -601,6 +601,18 @@ def test_no_path_and_no_name_of_an_image_is_shown(make_run: Maker, phantoms: Ima
     assert phantoms.names[3] not in page
 
 
+def test_settings_in_which_runs_differ_tell_no_path_and_agents_stay_apart(make_run: Maker, phantoms: ImageSet) -> None:
+    places = ("/home/jane-doe/old/scans", r"C:\jane-doe+new\scans", "phantom:40:0")
+    runs = [make_run(name=f"run{place}", data=data) for place, data in enumerate(places)]
+    weights = [make_run("ppo", name=one, agent={"backbone_weights": f"/jane-doe/{one}.pth"}) for one in ("a", "b")]
+    page = report([*runs, *weights], phantoms)
+    assert [one["name"] for one in data_of(page)["agents"]] == [
+        *("a3c+data=scans", "a3c+data=scans (2)", "a3c+data=phantom:40:0"),
+        *("ppo+backbone_weights=a.pth", "ppo+backbone_weights=b.pth"),
+    ]
+    assert "jane-doe" not in page
+
+
 @pytest.mark.parametrize(
     ("source", "name"),
     [
