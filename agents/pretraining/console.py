@@ -14,7 +14,7 @@ from agents.pretraining.loop import Pretraining
 from agents.pretraining.pretrain import open_run
 from agents.pretraining.settings import RunSettings
 from agents.registry import refuse_code
-from ahm_env.console import ProgressBar, make_console, print_interruption
+from ahm_env.console import ProgressBar, make_console, number, print_interruption
 from ahm_env.errors import InterruptionError
 from ahm_env.model import ranks
 from ahm_env.model.devices import describe_precision
@@ -120,8 +120,8 @@ def _conclude(run: Pretraining, hardness: Hardness, console: Console) -> None:
         "mean patch loss, sampled / likeliest / random masks": f"{sampled.losses.mean():.4f} / "
         f"{likeliest.losses.mean():.4f} / {sampled.random_losses.mean():.4f}",
         "how often a patch is hidden, least / most": f"{frequencies.min():.0%} / {frequencies.max():.0%}",
-        "masks differ, between images / two of the same": f"{sampled.between_images:.0%} / "
-        f"{sampled.within_images:.0%} of the patches",
+        "masks differ, between images / two of the same": f"{number(sampled.between_images, '.0%')} / "
+        f"{number(sampled.within_images, '.0%')} of the patches",
         "images shown": f"{run.seen:,} in {row['seconds']:.0f} s, {run.seen / max(row['seconds'], 1e-9):.0f} images/s",
     }
     for name, value in facts.items():

@@ -121,7 +121,7 @@ def evaluate_agents(
         row |= {f"hardness, {kind}": number(one[f"hardness_{kind}"]) for kind in KINDS}
         row |= {f"loss, {kind}": f"{one[f'loss_{kind}']:.4f}" for kind in KINDS}
         row["hidden, least – most"] = f"{one['least_hidden']:.2f} – {one['most_hidden']:.2f}"
-        row["differ: images – draws"] = f"{one['between_images']:.3f} – {one['within_images']:.3f}"
+        row["differ: images – draws"] = beside(*(number(one[f"{part}_images"]) for part in ("between", "within")))
         row["lesion – rest"] = beside(*(number(one[f"{part}_hidden"], ".2f") for part in ("lesion", "background")))
         rows.append(row)
     make_console().print(Table.of("", rows).text())

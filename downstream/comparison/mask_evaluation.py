@@ -1,5 +1,6 @@
 """Evaluate the masks of agents: all on the same frozen U-Net, on images that it did not learn from."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from math import inf, isnan, nan
 from pathlib import Path
@@ -94,7 +95,7 @@ class MaskEvaluation:
         """Its numbers, as JSON can hold them; None for what is not known."""
         one, sampled = self.scores, self.scores.hardness.sampled
         kinds = [(kind, getattr(one.hardness, kind)) for kind in KINDS]
-        return {
+        numbers = {
             "run": self.path.name,
             "agent": self.settings.algo,
             "temperature": self.temperature,
@@ -105,9 +106,15 @@ class MaskEvaluation:
             "most_hidden": float(sampled.frequencies.max()),
             "between_images": sampled.between_images,
             "within_images": sampled.within_images,
-            "lesion_hidden": None if isnan(one.lesion) else one.lesion,
-            "background_hidden": None if isnan(one.background) else one.background,
+            "lesion_hidden": one.lesion,
+            "background_hidden": one.background,
         }
+        return known(numbers)
+
+
+def known(numbers: Mapping[str, Any]) -> dict[str, Any]:
+    """Replace NaN, for what is not known, by None: JSON has no NaN."""
+    return {name: None if isinstance(value, float) and isnan(value) else value for name, value in numbers.items()}
 
 
 def evaluate_masks(

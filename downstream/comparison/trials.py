@@ -13,7 +13,7 @@ from agents.pretraining.hardness import KINDS
 from agents.pretraining.settings import RunSettings
 from ahm_env import RunError
 from ahm_env.files import read_rows, write_text
-from downstream.comparison.mask_evaluation import evaluate_masks
+from downstream.comparison.mask_evaluation import evaluate_masks, known
 from downstream.comparison.options import AgentConfig, count_name
 from downstream.comparison.places import begun
 from downstream.comparison.results.rows import MASKING, Row
@@ -124,7 +124,7 @@ class PretrainTrial:
             row = pretrain(out=self.path, resume=resume, **(code if resume else self.given)).metrics
             found = {name: row[name] for name in ("images", "unet_updates", "seconds", "unet_loss", "agent_share")}
             found |= {f"own_hardness_{kind}": row[f"hardness_{kind}"] for kind in KINDS} | {"references": []}
-            write_text(self.path / EVALUATION, json.dumps(found) + "\n")
+            write_text(self.path / EVALUATION, json.dumps(known(found)) + "\n")
         if not self._fits(found):
             found |= {"references": []}
         for unet in self.references[len(found["references"]) :]:
@@ -140,7 +140,7 @@ class PretrainTrial:
                 losses[f"random_loss_{kind}"] = masks.random_losses.mean(0).tolist()
                 found |= {f"patch_use_{kind}": masks.patch_use, f"between_images_{kind}": masks.between_images}
             found["references"].append(losses)
-            write_text(self.path / EVALUATION, json.dumps(found) + "\n")
+            write_text(self.path / EVALUATION, json.dumps(known(found)) + "\n")
 
     def rows(self) -> Iterator[Row]:
         """Yield, for each reference U-Net, the losses of each held-out image under sampled, likeliest and random masks.

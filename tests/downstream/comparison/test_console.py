@@ -343,6 +343,19 @@ def test_agents_of_runs_are_judged_and_reported(call):
     assert Path("a2c/report.html").exists()
 
 
+@pytest.mark.slow
+def test_what_one_image_or_an_empty_mask_does_not_tell_is_a_dash_and_null(call, write_source):
+    source = write_source("one", splits=("test",), values=(0,))
+    assert call("train-agent", *TINY, "--workers", "1", "--algo", "random", "--out", "random")[0] == 0
+    status, out, _ = call("evaluate-agent", "random", "--data", str(source), "--out", "e.json")
+    assert status == 0
+    (found,) = json.loads(Path("e.json").read_text(), parse_constant=pytest.fail)
+    assert (found["between_images"], found["lesion_hidden"]) == (None, None)
+    assert f"– – {found['within_images']:.3f}" in out
+    assert f"– – {found['background_hidden']:.2f}" in out
+    assert "nan" not in out
+
+
 @pytest.mark.parametrize("name", ["config.json", "mask_evaluation.json", "unet.safetensors"])
 def test_no_file_of_a_run_is_overwritten_with_numbers_of_masks(call, name: str):
     Path("run").mkdir()

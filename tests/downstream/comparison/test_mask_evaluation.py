@@ -15,7 +15,7 @@ from ahm_env import CheckpointError, MaskRatio, PatchGrid, Reconstructor, RunErr
 from ahm_env.images.dataset.annotated import annotated
 from ahm_env.images.pixels.png import save_picture
 from ahm_env.model.weights import DEFAULT_UNET
-from downstream.comparison.mask_evaluation import evaluate_masks, evaluation_images, score_masks
+from downstream.comparison.mask_evaluation import evaluate_masks, evaluation_images, known, score_masks
 
 HALF = MaskRatio.parse(0.5)
 
@@ -86,6 +86,10 @@ def test_the_share_of_what_is_not_there_is_not_known(
     images = annotated(load_images(tmp_path, 64, cache_dir=tmp_path / "cache"), np.arange(1))
     found = score_masks(_Fixed(np.arange(64.0)), unet, images, np.arange(1), HALF, pairs=2)
     assert (found.lesion, found.background) == pytest.approx(shares, nan_ok=True)
+
+
+def test_what_is_not_known_is_none():
+    assert known({"a": nan, "b": 0.5, "c": "nan", "d": None}) == {"a": None, "b": 0.5, "c": "nan", "d": None}
 
 
 @pytest.mark.slow
