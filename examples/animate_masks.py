@@ -18,9 +18,9 @@ MILLISECONDS = 500
 
 def main(run: Path, out: Path) -> None:
     """Write the animation: image, policy map, mask and reconstruction, after more and more images."""
-    directory = RunDirectory(run)
-    settings, frames = directory.settings(), directory.frames()
-    if settings is None or not frames:
+    directory, settings = RunDirectory.open(run)
+    frames = directory.frames()
+    if not frames:
         raise RunError(f"{run}: holds no run with frames; give the directory that `ahm train-agent` wrote")
     images = load_images(settings.data, skip_bad=settings.skip_bad, masks=False, **asdict(settings.pixels))
     scale = limits(np.stack([frame.policy for frame in frames]))

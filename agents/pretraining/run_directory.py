@@ -1,7 +1,11 @@
 """The run directory: what a run of pretraining is and measured, and the frames of its history."""
 
+from pathlib import Path
+from typing import Self
+
 from agents.pretraining.settings import RunSettings
 from agents.pretraining.snapshots import Frame, load_frame, save_frame
+from ahm_env import RunError
 from ahm_env.runs.directory import Directory, Row
 
 COLUMNS = (
@@ -30,6 +34,22 @@ class RunDirectory(Directory[RunSettings]):
 
     settings_type = RunSettings
     columns = COLUMNS
+
+    @classmethod
+    def open(cls, path: Path) -> tuple[Self, RunSettings]:
+        """Return the directory of a run that is only read, and its settings.
+
+        Raises:
+            RunError: There is no run of pretraining, or its `config.json` is damaged.
+        """
+        remedy = "give the directory that `ahm train-agent` wrote"
+        if not (path / "config.json").is_file():
+            raise RunError(f"{path}: holds no run; {remedy}")
+        directory = cls(path)
+        directory.instead = remedy
+        settings = directory.settings()
+        assert settings is not None
+        return directory, settings
 
     def save_frame(self, frame: Frame) -> None:
         """Add a frame to the history."""

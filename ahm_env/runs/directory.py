@@ -86,9 +86,9 @@ class Directory(OwnedDirectory, Generic[S]):
         try:
             return self.settings_type.from_dict((self.read() or {})["settings"])
         except (ValueError, KeyError, TypeError) as error:
-            raise RunError(f"{self.file}: damaged ({error}); restore it, or choose another --out") from None
+            raise RunError(f"{self.file}: damaged ({error}); restore it, or {self.instead}") from None
         except SettingsError as error:
-            raise RunError(f"{self.file}: {error}; choose another --out") from None
+            raise RunError(f"{self.file}: {error}; {self.instead}") from None
 
     def content_key(self) -> str | None:
         """Key of the images that the run began with; None if there is no run.
@@ -100,7 +100,7 @@ class Directory(OwnedDirectory, Generic[S]):
         try:
             return None if known is None else str(known["images"]["content_key"])
         except (KeyError, TypeError) as error:
-            raise RunError(f"{self.file}: damaged ({error}); restore it, or choose another --out") from None
+            raise RunError(f"{self.file}: damaged ({error}); restore it, or {self.instead}") from None
 
     @classmethod
     def claim(cls, out: Path | None, stem: str, settings: S) -> Self:

@@ -23,10 +23,15 @@ class OwnedDirectory:
         file: Name of the JSON file in it.
         holds: What it holds, such as `predictions`.
 
+    Attributes:
+        instead: What a person can do where it holds something else: of a directory to write, to choose another.
+
     Raises:
         RunError: It holds something else, its file is damaged, or another process works in it.
         OSError: It cannot be written.
     """
+
+    instead = "choose another --out"
 
     def __init__(self, path: Path, file: str, holds: str) -> None:
         self.path, self.file, self.holds = path, path / file, holds
@@ -54,12 +59,12 @@ class OwnedDirectory:
         if not self.file.is_file():
             if occupied(self.path):
                 kind = self.holds.split()[-1]
-                raise RunError(f"{self.path}: is not an empty directory and holds no {kind}; choose another --out")
+                raise RunError(f"{self.path}: is not an empty directory and holds no {kind}; {self.instead}")
             return None
         try:
             return dict(json.loads(self.file.read_text(encoding="utf-8")))
         except (ValueError, TypeError) as error:
-            raise RunError(f"{self.file}: damaged ({error}); restore it, or choose another --out") from None
+            raise RunError(f"{self.file}: damaged ({error}); restore it, or {self.instead}") from None
 
     def write(self, made_by: Mapping[str, Any]) -> None:
         """Say what makes it."""

@@ -149,10 +149,7 @@ def evaluate_masks(
     if path.is_file():
         load_agent(path)  # says what is wrong with it
         raise RunError(f"{path}: is a file, not a run; give the directory that `ahm train-agent` wrote")
-    directory = RunDirectory(path)
-    settings = directory.settings()
-    if settings is None:
-        raise RunError(f"{path}: holds no run; give the directory that `ahm train-agent` wrote")
+    directory, settings = RunDirectory.open(path)
     where = find_device(device)
     agent = load_agent(path / "agent", where, algo)
     if temperature is not None:

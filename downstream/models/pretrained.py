@@ -32,7 +32,7 @@ class PretrainedWeights:
 
         Raises:
             CheckpointError: There is no such thing, or it holds no weights.
-            RunError: The run's `config.json` is damaged.
+            RunError: A directory holds no run of pretraining, or its `config.json` is damaged.
         """
         if name == "scratch":
             return cls(name, None, None, {})
@@ -46,9 +46,7 @@ class PretrainedWeights:
             raise CheckpointError(f"{name}: holds a fine-tuned model; give the directory that `ahm train-agent` wrote")
         from agents.pretraining.run_directory import RunDirectory
 
-        settings = RunDirectory(path).settings()
-        if settings is None:
-            raise CheckpointError(f"{name}: holds no run; give the directory that `ahm train-agent` wrote")
+        settings = RunDirectory.open(path)[1]
         if not (path / "unet.safetensors").is_file():
             raise CheckpointError(
                 f"{name}: this run has no weights yet; finish it with `ahm train-agent --resume --out {name}`"

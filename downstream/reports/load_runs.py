@@ -118,11 +118,7 @@ def read_run(path: Path) -> Run:
         RunError: It holds no run, a damaged one, or one that has measured nothing yet.
         CheckpointError: A frame is damaged.
     """
-    if not (path / "config.json").is_file():
-        raise RunError(f"{path}: holds no run (no config.json); give a directory that `ahm train-agent` made")
-    directory = RunDirectory(path)
-    settings = directory.settings()
-    assert settings is not None
+    directory, settings = RunDirectory.open(path)
     try:
         config = json.loads((path / "config.json").read_text(encoding="utf-8"))
         count, key = int(config["images"]["count"]), str(config["images"]["content_key"])

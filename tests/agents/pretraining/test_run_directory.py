@@ -84,6 +84,25 @@ def test_a_config_with_a_value_of_another_kind_is_refused_by_name(path: Path) ->
             run.settings()
 
 
+def test_of_a_run_that_is_only_read_the_remedy_is_another_directory(path: Path) -> None:
+    remedy = "give the directory that `ahm train-agent` wrote"
+    with pytest.raises(RunError, match=f"holds no run; {remedy}"):
+        RunDirectory.open(path)
+    with RunDirectory(path) as run:
+        run.write_config(RunSettings(seed=3), {"count": 4})
+    directory, settings = RunDirectory.open(path)
+    assert settings.seed == 3
+    with pytest.raises(RunError, match=rf"config\.json: damaged .*; restore it, or {remedy}$"):
+        directory.content_key()
+    for text, why in (
+        ("{", "damaged .*; restore it, or"),
+        ('{"settings": {"augment": 1}}', "another command .*augment.*;"),
+    ):
+        (path / "config.json").write_text(text)
+        with pytest.raises(RunError, match=rf"config\.json: {why} {remedy}$"):
+            RunDirectory.open(path)
+
+
 # ---------------------------------------------------------------- rows
 
 

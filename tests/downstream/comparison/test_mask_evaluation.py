@@ -153,6 +153,9 @@ def test_what_is_no_run_is_told(tmp_path: Path):
     (tmp_path / "notes.txt").write_text("x")
     with pytest.raises((RunError, CheckpointError), match="notes"):
         evaluate_masks(tmp_path / "notes.txt")
+    (tmp_path / "config.json").write_text('{"settings": {"augment": "flips"}}')
+    with pytest.raises(RunError, match=r"another command .*augment.*; give the directory that `ahm train-agent`"):
+        evaluate_masks(tmp_path)
     save_agent(make_agent("random", Problem(3, 64, 8, (32, 32))), tmp_path / "agent")
     assert load_agent(tmp_path / "agent").name == "random"
 

@@ -124,7 +124,7 @@ def test_what_is_no_start_is_refused_by_name(tmp_path: Path, spec: ModelSpec):
     with pytest.raises(CheckpointError, match=r"nowhere: no such run or file; give a run directory"):
         PretrainedWeights.find("nowhere")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(CheckpointError, match=r"empty: holds no run; give the directory that `ahm train-agent` wrote"):
+    with pytest.raises(RunError, match=r"empty: holds no run; give the directory that `ahm train-agent` wrote"):
         PretrainedWeights.find(str(tmp_path / "empty"))
     Model.create(spec, 0).save(tmp_path / "tuned" / "model.safetensors")
     (tmp_path / "tuned" / "config.json").write_text("{}")
@@ -134,7 +134,7 @@ def test_what_is_no_start_is_refused_by_name(tmp_path: Path, spec: ModelSpec):
         PretrainedWeights.find(str(tmp_path / "tuned"))
     (tmp_path / "damaged").mkdir()
     (tmp_path / "damaged" / "config.json").write_text("{")
-    with pytest.raises(RunError, match=r"damaged/config\.json: damaged"):
+    with pytest.raises(RunError, match=r"damaged/config\.json: damaged .*; restore it, or give the directory"):
         PretrainedWeights.find(str(tmp_path / "damaged"))
     (tmp_path / "notes.txt").write_text("text")
     with pytest.raises(CheckpointError, match=r"notes\.txt: damaged or not a safetensors file"):

@@ -653,6 +653,11 @@ def cut_config(run: Path) -> None:
         (lambda run: (run / "config.json").unlink(), RunError, "holds no run"),
         (lambda run: (run / "config.json").write_text("{"), RunError, "config.json: damaged"),
         (lambda run: (run / "config.json").write_bytes(b"\xff\x00"), RunError, "config.json: damaged"),
+        (
+            lambda run: (run / "config.json").write_text('{"settings": {"augment": 1}}'),
+            RunError,
+            "augment.*; give the dir",
+        ),
         (cut_config, RunError, "config.json: damaged .*content_key"),
         (lambda run: (run / "metrics.csv").unlink(), RunError, "metrics.csv: nothing has been measured"),
         (lambda run: (run / "metrics.csv").write_text("images\n"), RunError, "metrics.csv: nothing has been measured"),
