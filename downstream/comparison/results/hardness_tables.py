@@ -6,7 +6,7 @@ from dataclasses import replace
 from agents.pretraining.hardness import KINDS
 from ahm_env.console import beside, number
 from downstream.comparison.options import AgentConfig
-from downstream.comparison.results.rows import Group
+from downstream.comparison.results.rows import Group, lacking
 from downstream.evaluation.statistics import Scores, holm, interquartile_mean, p_text, probability_of_improvement
 from downstream.reports.report import Table
 
@@ -42,7 +42,7 @@ def hardness_tables(group: Group, data: str) -> list[Table]:
         data: What the images are called.
 
     Raises:
-        RunError: Runs were evaluated on different images.
+        RunError: Runs were evaluated on different images, or lack some of their numbers.
     """
     group, count, left_out = _evaluated_alike(group)
     agents = [agent for agent, _ in group.arms]
@@ -93,6 +93,8 @@ def _evaluated_alike(group: Group) -> tuple[Group, int, int]:
     for row in group.rows:
         if row.draw is not None:
             found.setdefault((row.agent, row.run), set()).add(row.draw)
+    if not found:
+        raise lacking(f"{group.task} of {group.rows[0].agent}", "the losses of images")
     shared = set.intersection(*found.values())
     rows = tuple(row for row in group.rows if row.draw is None or row.draw in shared)
     return replace(group, rows=rows), len(shared), len(set.union(*found.values())) - len(shared)

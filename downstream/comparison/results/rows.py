@@ -98,19 +98,23 @@ class Group:
             per: Another metric, by the mean of which that of the first is divided; None for none.
 
         Raises:
-            RunError: The trials were not tested on the same images, or lack the metric.
+            RunError: The trials were not tested on the same images, or one lacks a metric, maybe of some images.
         """
         own = self.of_arm(agent, arm)
         found, others = _by_patient(own, metric), _by_patient(own, per or metric)
         if not found:
-            raise RunError(f"{agent}, {self.task}: no trial has measured {metric}; delete {RESULTS}, and run again")
-        trials, known = tuple(found), [{images for _, images in patients.values()} for patients in found.values()]
-        if odd := [trial for trial, images in zip(trials, known, strict=True) if images != known[0]]:
-            named = zip(("run", "draw"), odd[0], strict=True)
-            raise RunError(
-                f"{agent}, {', '.join(f'{name} {one}' for name, one in named if one is not None)}: was tested on "
-                f"other images than its siblings; delete that trial, and the same command runs it again"
-            )
+            raise lacking(f"{agent}, {self.task}", metric)
+        trials, known = tuple(found), [_tested(patients) for patients in found.values()]
+        for trial, tested in zip(trials, known, strict=True):
+            levels = zip(("run", "draw"), trial, strict=True)
+            name = ", ".join((agent, *(f"{level} {one}" for level, one in levels if one is not None)))
+            if tested != known[0]:
+                raise RunError(
+                    f"{name}: was tested on other images than its siblings; delete that trial, and the same command "
+                    f"runs it again"
+                )
+            if per and set(map(frozenset, _tested(others.get(trial, {})))) != set(map(frozenset, tested)):
+                raise lacking(name, f"{per} of an image that has {metric}")
         patients = tuple(sorted(known[0]))
         place = {images: number for number, images in enumerate(patients)}
         sums, counts = np.zeros((2, len(trials), len(patients)))
@@ -128,13 +132,31 @@ class Group:
         return float(np.mean(values)) if values and complete else float("nan")
 
 
-def _by_patient(rows: Iterable[Row], metric: str) -> dict[Trial, dict[str, tuple[float, tuple[str, ...]]]]:
+def lacking(who: str, metric: str) -> RunError:
+    """Make the error where a part of `results.csv` is gone.
+
+    Args:
+        who: An agent, a trial, or a group of them.
+        metric: What it lacks.
+    """
+    return RunError(f"{who}: {RESULTS} lacks {metric}; `ahm compare-agents` writes it again")
+
+
+OfPatients = dict[str, tuple[float, tuple[str, ...]]]  # number of a patient to a sum, and the names of what it is of
+
+
+def _tested(patients: OfPatients) -> set[tuple[str, ...]]:
+    """Collect the names of the images, or of the patient, that each sum is of."""
+    return {names for _, names in patients.values()}
+
+
+def _by_patient(rows: Iterable[Row], metric: str) -> dict[Trial, OfPatients]:
     """Of each trial and patient the sum of a metric, and the names of what it is of."""
     measured = [row for row in rows if row.metric == metric]
     of_patients, of_images = (
         [row for row in measured if row.patient and bool(row.image) is which] for which in (False, True)
     )
-    found: dict[Trial, dict[str, tuple[float, tuple[str, ...]]]] = {}
+    found: dict[Trial, OfPatients] = {}
     for row in of_patients or of_images or measured:
         patients = found.setdefault((row.run, row.draw), {})
         total, names = patients.get(row.patient, (0.0, ()))

@@ -13,7 +13,7 @@ from ahm_env import RunError
 from ahm_env.console import number
 from ahm_env.files import read_rows
 from downstream.comparison.results.hardness_tables import RANDOM, hardness_tables
-from downstream.comparison.results.rows import MASKING, SCRATCH, Group, Row, grouped
+from downstream.comparison.results.rows import MASKING, SCRATCH, Group, Row, grouped, lacking
 from downstream.evaluation.metrics import measure_name
 from downstream.evaluation.statistics import Interval, Scores, holm, p_text
 from downstream.reports.charts import COLOURS
@@ -51,7 +51,7 @@ def tables_of(rows: Iterable[Row], data: str, zero_shot: Sequence[Path] = ()) ->
         zero_shot: Directories with Segment Anything's scores, one for each prompt that was tried.
 
     Raises:
-        RunError: Trials were tested on different images.
+        RunError: Trials were tested on different images, or lack some of their numbers.
     """
     tables = list[Table]()
     for group in grouped(rows):
@@ -157,6 +157,9 @@ def trends_of(rows: Iterable[Row], data: str = "") -> list[Trend]:
     Args:
         rows: Results of an experiment.
         data: What the images are called, where a page shows several sets; empty otherwise.
+
+    Raises:
+        RunError: Trials were tested on different images, or lack some of their numbers.
     """
     found: dict[tuple[str, str], list[Group]] = {}
     for group in grouped(rows):
@@ -183,8 +186,15 @@ def trends_of(rows: Iterable[Row], data: str = "") -> list[Trend]:
 
 
 def _labelled(group: Group) -> int:
-    """How many images are labelled."""
-    return round(next(row.value for row in group.rows if row.metric == "labels"))
+    """How many images are labelled.
+
+    Raises:
+        RunError: No trial tells it.
+    """
+    counts = (row.value for row in group.rows if row.metric == "labels")
+    if (count := next(counts, None)) is None:
+        raise lacking(f"{group.task} with {group.labels} labels", "labels")
+    return round(count)
 
 
 def sam_dice(directory: Path) -> Interval | None:

@@ -7,6 +7,7 @@ from math import isnan, nan
 import numpy as np
 import pytest
 
+from ahm_env import RunError
 from downstream.comparison.results.hardness_tables import hardness_tables, unlike
 from downstream.comparison.results.rows import Group, Row, grouped
 from downstream.reports.report import Table
@@ -79,6 +80,16 @@ def test_where_the_share_of_the_lesion_is_not_known_the_note_says_why():
     assert (known.rows[1][9], unknown.rows[1][9]) == ("50% – 50%", "–")
     told = "other pixels were ignored when that agent was evaluated"
     assert (told in known.notes[0], told in unknown.notes[0]) == (False, True)
+
+
+def test_results_without_the_losses_of_images_are_told():
+    rows = list(masked("a3c", 0, [1, 2]))
+    with pytest.raises(
+        RunError, match=r"masking of a3c: results\.csv lacks the losses of images; `ahm compare-agents`"
+    ):
+        table_of(group(row for row in rows if not row.image))
+    with pytest.raises(RunError, match=r"a3c, run 0, draw 0: results\.csv lacks random_loss_likeliest of an image"):
+        table_of(group(row for row in rows if row.metric != "random_loss_likeliest"))
 
 
 def test_p_is_corrected_for_all_comparisons_of_the_table():

@@ -54,8 +54,23 @@ def test_a_trial_that_was_tested_on_other_images_is_refused():
     rows = [row("dice", 0.2, "a", "1"), row("dice", 0.4, "b", "1", draw=1)]
     with pytest.raises(RunError, match=r"a3c, run 0, draw 1: was tested on other images .* delete that trial"):
         group(*rows).scores("a3c", "none", "dice")
-    with pytest.raises(RunError, match="no trial has measured iou"):
+    with pytest.raises(RunError, match=r"a3c, segmentation: results\.csv lacks iou; `ahm compare-agents` writes it ag"):
         group(*rows).scores("a3c", "none", "iou")
+
+
+@pytest.mark.parametrize("kept", [[], [("a", "1")], [("a", "1"), ("b", "2")]], ids=["none", "one image", "one patient"])
+def test_a_ratio_needs_both_metrics_of_every_image(kept: list[tuple[str, str]]):
+    images = [("a", "1"), ("c", "1"), ("b", "2")]
+    rows = [row("loss", 2, *one, draw=draw) for draw in (0, 1) for one in images]
+    rows += [row("random_loss", 1, *one) for one in images] + [row("random_loss", 1, *one, draw=1) for one in kept]
+    told = r"a3c, run 0, draw 1: results\.csv lacks random_loss of an image that has loss; `ahm compare-agents` writes"
+    with pytest.raises(RunError, match=told):
+        group(*rows).scores("a3c", "none", "loss", per="random_loss")
+
+
+def test_rows_may_come_in_any_order():
+    rows = [row(name, 2, image, "1") for name, images in (("loss", "ab"), ("random_loss", "ba")) for image in images]
+    assert group(*rows).scores("a3c", "none", "loss", per="random_loss").mean.mean == 1
 
 
 def test_the_mean_of_trials_and_where_one_lacks_it():

@@ -205,6 +205,12 @@ def test_trends_rise_with_the_number_of_labels():
     assert all(0 <= style < 3 * COLOURS for style in lines)
 
 
+def test_a_trend_whose_number_of_labels_is_not_told_is_refused():
+    rows = [row for row in fine_tuned("scratch", 0.5) if row.metric != "labels"]
+    with pytest.raises(RunError, match=r"segmentation with 25 labels: results\.csv lacks labels; `ahm compare-agents`"):
+        trends_of(rows)
+
+
 # Whether arms can be compared
 
 
