@@ -15,6 +15,7 @@ from torch import Tensor
 
 from agents.settings import LinearSchedule
 from ahm_env import SettingsError
+from ahm_env.errors import check_kind
 from ahm_env.files import save_tensors, write_text
 from ahm_env.masks import PatchGrid, highest, mean_over
 
@@ -75,6 +76,20 @@ class Problem:
     def grid(self) -> PatchGrid:
         """How images are cut into patches."""
         return PatchGrid.of(self.patches, self.image_size)
+
+    def check(self) -> None:
+        """Refuse what no masking problem is, as in a file that was damaged or edited by hand.
+
+        Raises:
+            SettingsError: A field is of another type or out of range, or does not fit the others.
+        """
+        numbers = {"channels": self.channels, "image_size": self.image_size, "side": self.side}
+        for name, number in (*numbers.items(), *(("one of quotas,", quota) for quota in self.quotas)):
+            check_kind(name, number, int)
+        if self.channels < 1 or self.side < 2 or self.grid.side != self.side:
+            raise SettingsError(f"{self.channels} channels, and {self.side} patches a side of {self.image_size} pixels")
+        if len(self.quotas) != 2 or not 1 <= self.quotas[0] <= self.quotas[1] < self.patches:
+            raise SettingsError(f"quotas {self.quotas} are not two numbers, from 1 to below {self.patches}")
 
     @classmethod
     def of(cls, env: "Env | Problem") -> "Problem":

@@ -194,7 +194,12 @@ def load_agent(directory: Path, device: str | torch.device = "cpu", algo: str | 
     tensors, about = load_tensors(path)
     refuse_code({"algo": about.get("agent")}, {"algo": algo}, path)
     try:
+        check_kind("settings", about["settings"], dict)
+        check_kind("progress", about["progress"], float)
+        if not 0 <= about["progress"] <= 1:
+            raise SettingsError(f"progress {about['progress']} is not from 0 to 1")
         problem = Problem(**{**about["problem"], "quotas": tuple(about["problem"]["quotas"])})
+        problem.check()
         # the backbone's own file may be gone: its weights are in this one
         settings = {key: value for key, value in about["settings"].items() if key != "backbone_weights"}
         agent = make_agent(about["agent"], problem, device=device, **settings)

@@ -148,6 +148,8 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dictionary)
         text = metadata.get("about", "{}")
         about = json.loads(text)
+        if not isinstance(about, dict):
+            raise ValueError("its description names nothing")
     except (SafetensorError, ValueError, OSError) as error:
         reason = first_line(error)
         raise CheckpointError(f"{path}: damaged or not a safetensors file ({reason}); restore it from a copy") from None

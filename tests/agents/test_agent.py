@@ -287,6 +287,34 @@ def test_a_missing_agent_is_refused_by_name(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("part", "name", "value"),
+    [
+        *(("problem", "side", value) for value in (0, 1, -4, 5, "4", 4.0)),
+        *(("problem", "image_size", value) for value in (0, 2, 33, None)),
+        *(("problem", "channels", value) for value in (0, 3.0)),
+        *(("problem", "quotas", value) for value in ([4], [4, 4, 4], None, "44", [-3, -3], [0, 4], [5, 4], [800, 800])),
+        ("problem", None, []),
+        *(("settings", None, value) for value in (None, [], "bound")),
+        *(("progress", None, value) for value in ("x", None, -0.1, 1.5, float("nan"))),
+        *((None, None, value) for value in ([], "a3c", None)),
+    ],
+)
+def test_an_odd_description_is_refused_by_name(saved: Path, part: str | None, name: str | None, value: Any) -> None:
+    path = saved / "agent.safetensors"
+    tensors, about = load_tensors(path)
+    if name is not None:
+        about[part][name] = value
+    elif part is not None:
+        about[part] = value
+    else:
+        about = value
+    save_tensors(path, tensors, about)
+    with pytest.raises(CheckpointError, match=r"agent\.safetensors: ") as caught:
+        load_agent(saved)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
     "fault",
     ["another agent", "another setting", "no description", "a weight is missing", "a weight of another shape"],
 )
