@@ -131,8 +131,8 @@ class PretrainTrial:
             device = self.given.get("device", "auto")
             evaluated = evaluate_masks(self.path, unet, algo=self.agent.algo, ignore=self.ignore, device=device)
             found |= {"lesion_hidden": evaluated.scores.lesion, "background_hidden": evaluated.scores.background}
-            found |= {"ignored": self._ignored}
-            found |= {"shown": list(evaluated.names), "patients": evaluated.patients.tolist()}
+            found |= {"ignored": self._ignored, "shown": list(evaluated.names)}
+            found |= {"patients": evaluated.patients.tolist()}
             losses = {}
             for kind in KINDS:
                 masks = getattr(evaluated.scores.hardness, kind)
@@ -163,9 +163,7 @@ class PretrainTrial:
                         yield Row(agent, self.run, number, *rest, image, str(patient), metric, float(value))
             numbers = {f"hardness_{kind}": _hardness(one, kind) for kind in KINDS}
             others = () if self._fits(one) else SHARES  # of other pixels than those of the other agents
-            numbers |= {
-                key: value for key, value in one.items() if isinstance(value, int | float) and key not in others
-            }
+            numbers |= {name: one[name] for name in one if isinstance(one[name], int | float) and name not in others}
             numbers["images_per_second"] = one["images"] / max(1e-9, one["seconds"])
         except (KeyError, TypeError, ValueError) as error:
             raise RunError(f"{self.path / EVALUATION}: damaged ({error}); delete it, and run again") from None
