@@ -61,10 +61,10 @@ def run_stage(stage: str, data: Path, path: Path, seed: int, arm: str) -> int:
     if stage == "segmentation":
         own = {name: PRETRAINING[name] for name in ("image_size", "width")} if arm == "scratch" else {}
         given |= {**SEGMENTATION, **own, "task": stage}
+        given["start"] = "scratch" if arm == "scratch" else str(path / "pretraining")
     else:
         given |= {**CLASSIFICATION, "task": stage, "crop_with": str(path / "segmentation")}
-    start = "scratch" if arm == "scratch" or stage == "classification" else str(path / "pretraining")
-    status = finetune({} if begun else given, None if begun else start, None if begun else "paper", directory, begun)
+    status = finetune({} if begun else given, None if begun else "paper", directory, begun)
     if not status:
         shutil.rmtree(directory / "checkpoints")  # VGG16's are large
     return status
