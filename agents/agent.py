@@ -1,11 +1,11 @@
 """The Agent protocol: who chooses the mask. Agents are interchangeable in the run, the comparison, the pictures."""
 
 import json
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -103,7 +103,7 @@ class Problem:
         return cls(channels, image_size, round(spaces[1].n ** 0.5), (int(low), int(high)))
 
 
-class Agent(Protocol):
+class Agent(ABC):
     """What every agent can do; one of your own is a subclass with `learn`, `predict` and `maps`.
 
     Args:

@@ -241,7 +241,7 @@ def main() -> int:
             subprocess.run(["git", "worktree", "add", "--quiet", "--detach", tree, commit], check=True)
             try:
                 own = {"PYTHONPATH": str(tree), "AHM_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1"}
-                words = [sys.executable, __file__, "--run", here]
+                words = [sys.executable, __file__, "--run", str(here)]
                 subprocess.run(words, check=True, cwd=folder, env={**os.environ, **own})
             finally:
                 subprocess.run(["git", "worktree", "remove", "--force", tree], check=True)

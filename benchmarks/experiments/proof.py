@@ -31,7 +31,7 @@ from downstream.comparison.options import Downstream, count_name
 from downstream.comparison.results.rows import Group, Row, grouped, read_results, write_results
 from downstream.comparison.results.tables import compared, tables_of
 from downstream.comparison.trials import FinetuneTrial, PretrainTrial, Trial
-from downstream.evaluation.statistics import holm, p_text
+from downstream.evaluation.statistics import Scores, holm, p_text
 
 PLAN: dict[str, Any] = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
 RESULTS = Path(__file__).parents[2] / "docs" / "results"
@@ -95,7 +95,7 @@ def cells(data: Path, out: Path) -> Iterator[Cell]:
     for ask in PLAN["ask"]:
         found = list[Cell]()
         for arm in ask["arms"]:
-            agent, way = PLAN["arms"][arm]
+            agent, way = way_of(arm)
             settings = ",".join(f"{key}={value}" for key, value in PLAN["finetuning"].items())
             downstream = Downstream(TASK, ask["labels"], way, ask["draws"], settings=settings)
             common = {"data": str(data / ask["set"]), "device": "cpu", **PLAN["pretraining"]}
@@ -105,6 +105,17 @@ def cells(data: Path, out: Path) -> Iterator[Cell]:
                     runs = [one for one in experiment.pretraining if one.run == trial.run]
                     found.append(Cell(ask["set"], arm, trial, (*experiment.references, *runs) if runs else ()))
         yield from sorted(found, key=lambda cell: cell.trial.draw)
+
+
+def way_of(arm: str) -> tuple[str, str]:
+    """Whose masks an arm was pretrained with, and how unlabelled images take part in it."""
+    agent, way = PLAN["arms"][arm]
+    return agent, way
+
+
+def scores_of(group: Group, arm: str) -> Scores:
+    """Collect what arms are compared by, of the trials of one."""
+    return group.scores(*way_of(arm), compared(group)[0])
 
 
 def work(trial: Trial) -> None:
@@ -133,10 +144,8 @@ def contrasts(rows: dict[str, list[Row]], which: str) -> list[tuple[str, ...]]:
     found, asked = [], PLAN["contrasts"][which]
     for dataset, labels, one, base in asked:
         for group in grouped(rows.get(dataset, [])):
-            arms = [tuple(PLAN["arms"][arm]) for arm in (one, base)]
-            if (group.task, group.labels) == (TASK, labels) and set(arms) <= set(group.arms):
-                metric = compared(group)[0]
-                gap = group.scores(*arms[0], metric).minus(group.scores(*arms[1], metric))
+            if (group.task, group.labels) == (TASK, labels) and {way_of(one), way_of(base)} <= set(group.arms):
+                gap = scores_of(group, one).minus(scores_of(group, base))
                 if gap is not None:
                     found.append(((dataset, labels, f"{one} − {base}", str(gap.pairs)), gap))
     tests = [gap.p for _, gap in found]
@@ -176,14 +185,14 @@ def draw(path: Path) -> None:
 
 def draw_curve(axis: Any) -> None:
     """Dice against the number of labels: means over draws, and the least and the largest."""
-    arms = {tuple(PLAN["arms"][arm]) for arm in DRAWN}
+    arms = {way_of(arm) for arm in DRAWN}
     groups = {
         ALL if group.labels == "all" else int(group.labels): group
         for group in grouped(read_results(results_of(CURVE)))
         if group.task == TASK and (group.labels == "all" or arms <= set(group.arms))  # of all labels two arms
     }
     for arm, (name, colour) in DRAWN.items():
-        labels = sorted(one for one, group in groups.items() if tuple(PLAN["arms"][arm]) in group.arms)
+        labels = sorted(one for one, group in groups.items() if way_of(arm) in group.arms)
         found = [list(dice(groups[one], arm).values()) for one in labels]
         least, means, most = zip(*((min(one), sum(one) / len(one), max(one)) for one in found), strict=True)
         axis.fill_between(labels, least, most, color=colour, alpha=0.15, lw=0)
@@ -214,7 +223,7 @@ def draw_draws(axis: Any, dataset: str, labels: str) -> None:
 
 def dice(group: Group, arm: str) -> dict[Any, float]:
     """Mean Dice of each of an arm's trials."""
-    scores = group.scores(*PLAN["arms"][arm], compared(group)[0])
+    scores = scores_of(group, arm)
     return dict(zip(scores.trials, scores.sums.sum(1) / scores.counts.sum(1), strict=True))
 
 
@@ -226,7 +235,8 @@ def main(data: Path, out: Path, pattern: str = "") -> int:
         if cell.done or not re.search(pattern, cell.name):
             continue
         try:
-            for trial in (*cell.before, cell.trial):
+            trials: tuple[Trial, ...] = (*cell.before, cell.trial)
+            for trial in trials:
                 work(trial)
                 keep(cell.file, trial)
         except Timeout:

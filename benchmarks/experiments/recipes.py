@@ -55,20 +55,20 @@ RECIPES: dict[str, dict[str, Any]] = {
     **{f"strong16-{steps}": {"steps": steps, "augment": "strong", "batch_size": 16} for steps in (1600, 2800)},
     **{
         f"box-strong-2800-{name}": {"steps": 2800, "unlabelled": "auto", "augment": "strong", **more}
-        for name, more in {
-            "early": {"join": 0.17},
-            "wide": {"unlabelled_batch": 16},
-            "heavy": {"unlabelled_weight": 3.0},
-            "none": {"mix": "none"},
-        }.items()
+        for name, more in (
+            ("early", {"join": 0.17}),
+            ("wide", {"unlabelled_batch": 16}),
+            ("heavy", {"unlabelled_weight": 3.0}),
+            ("none", {"mix": "none"}),
+        )
     },
     **{
         f"box-2800-{name}": {"steps": 2800, "unlabelled": "auto", **more}
-        for name, more in {
-            "slow": {"ema_decay": 0.999},
-            "unsure": {"confidence": 0.7},
-            "wide-late": {"unlabelled_batch": 16},
-        }.items()
+        for name, more in (
+            ("slow", {"ema_decay": 0.999}),
+            ("unsure", {"confidence": 0.7}),
+            ("wide-late", {"unlabelled_batch": 16}),
+        )
     },
     "all-2800": {"steps": 2800, "augment": "strong", "labels": "all"},  # what more labels would bring
     "rounds-2800": {"steps": 2800, "unlabelled": "auto", "rounds": 2},

@@ -75,7 +75,7 @@ def is_done(directory: Path) -> bool:
     if directory.name != "pretraining":
         return (directory / "test.json").exists()
     saved = [int(one.stem) for one in (directory / "checkpoints").glob("[0-9]*.safetensors")]  # written last
-    return max(saved, default=0) >= PRETRAINING["total_images"]
+    return max(saved, default=0) >= int(PRETRAINING["total_images"])
 
 
 def results(out: Path) -> list[Row]:

@@ -21,6 +21,7 @@ relative to random masks of the same sizes.
 
 import sys
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -130,7 +131,7 @@ def size(source: ImageSet, reference: Reconstructor, images: int, seeds: range) 
     return table
 
 
-STUDIES = {
+STUDIES: dict[str, Callable[[ImageSet, Reconstructor, int, range], Table]] = {
     "coordination": coordination,
     "credit": partial(contest, CREDIT),
     "exploration": partial(contest, EXPLORATION),

@@ -21,7 +21,7 @@ from ahm_env.images.inspection.copies import NEAR, Copies, fine_structure, unit
 from ahm_env.images.inspection.inspected import Inspected, inspect_image
 from ahm_env.images.pixels.fit import Image8, PixelSettings, to_uint8
 from ahm_env.images.pixels.opencv import cv2
-from ahm_env.images.source import DatasetIndex, Entry, Pixels, Sample
+from ahm_env.images.source import DatasetIndex, Decoded, Entry, Pixels
 
 COPIED = 100  # images of a set
 CHANGES = {
@@ -71,7 +71,8 @@ def print_copies(console: Console, images: list[Inspected], samples: list[Entry]
     table = Table("copies", "made", f"correlation {NEAR} or more", "found")
     fine = unit(fine_structure(np.stack([image.thumbnail for image in images])))
     for name, change in CHANGES.items():
-        copies = for_each(DatasetIndex(len(samples), [partial(_copy, load, change) for load in samples]), inspect_image)
+        changed = [replace(load, decode=partial(_copy, load, change)) for load in samples]
+        copies = for_each(DatasetIndex(len(changed), changed), inspect_image)
         made = [copy for copy in copies if isinstance(copy, Inspected)]
         thumbnails = np.stack([copy.thumbnail for copy in made])
         above = (unit(fine_structure(thumbnails)) @ fine.T).max(axis=1) >= NEAR
@@ -84,12 +85,12 @@ def print_copies(console: Console, images: list[Inspected], samples: list[Entry]
     console.print(table)
 
 
-def _copy(load: Entry, change: Callable[[Image8], Image8]) -> Sample:
+def _copy(load: Entry, change: Callable[[Image8], Image8]) -> Decoded:
     sample = load()
     assert sample is not None
     image = to_uint8(sample.image)
-    grey = image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-    return Sample("copy", "copy", np.ascontiguousarray(change(grey)))
+    grey = image if image.ndim == 2 else _bytes(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY))
+    return Decoded(np.ascontiguousarray(change(grey)))
 
 
 def _bytes(values: Pixels) -> Image8:

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import FileDataset, FileMetaDataset
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, RLELossless, generate_uid
+from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian, RLELossless, generate_uid
 from rich.console import Console
 from rich.table import Table
 
@@ -72,10 +72,10 @@ def slice_of(pixels: NDArray[np.uint16], uid: str, **elements: Any) -> FileDatas
     return one
 
 
-def new_file(kind: str, uid: str, modality: str) -> FileDataset:
+def new_file(kind: UID, uid: str, modality: str) -> FileDataset:
     """Begin a file."""
     meta = FileMetaDataset()
-    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = kind, uid
+    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = kind, UID(uid)
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
     one = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
     one.SOPClassUID, one.SOPInstanceUID, one.Modality = kind, uid, modality

@@ -39,7 +39,7 @@ def main() -> None:
     seed = int(sys.argv[2]) if len(sys.argv) > 2 else 0
     warnings.simplefilter("error")
     ends: dict[str, Counter[str]] = {}
-    slowest: Counter[str] = Counter()
+    slowest = dict[str, float]()
     with tempfile.TemporaryDirectory() as name:
         kinds = make_seeds(Path(name))
         for number in range(count):
@@ -52,7 +52,7 @@ def main() -> None:
             begin = time.perf_counter()
             end = attempt(read, target)
             taken = time.perf_counter() - begin
-            slowest[kind] = max(slowest[kind], taken)
+            slowest[kind] = max(slowest.get(kind, 0.0), taken)
             end = "slow" if taken > SLOW else end
             ends.setdefault(kind, Counter())[end.split(":")[0]] += 1
             if end not in ("image", "error"):

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -26,7 +27,11 @@ from benchmarks.speed.timing import cpu_of_children
 
 def main() -> None:
     """Measure and print."""
-    kinds = {"predict": predicting, "check": checking, "million": partial(training, 1_000_000)}
+    kinds: dict[str, Callable[[], None]] = {
+        "predict": predicting,
+        "check": checking,
+        "million": partial(training, 1_000_000),
+    }
     kinds.get("".join(sys.argv[1:]), training)()
 
 
