@@ -46,7 +46,7 @@ def check_images(experiment: Experiment, images: ImageSet) -> dict[Labelled, str
     """
     keys = dict[Labelled, str]()
     sam = experiment.downstream is not None and experiment.downstream.sam is not None
-    for labelled, trial in {one.labelled: one for one in experiment.finetuning}.items():
+    for trial in {(one.labelled, one.arm): one for one in experiment.finetuning}.values():
         settings = _settings(trial)
         known = only_labelled(settings, images)
         split = Split.make(settings, known)
@@ -60,7 +60,7 @@ def check_images(experiment: Experiment, images: ImageSet) -> dict[Labelled, str
                 f"--sam tells no classes apart, but masks of {images.source} hold {numbers}; leave it out, or have one "
                 f"class beside the background"
             )
-        keys[labelled] = known.content_key
+        keys[trial.labelled] = known.content_key
     return keys
 
 

@@ -96,7 +96,7 @@ class Downstream:
         unlabelled: The arms, such as `none,auto,auto+mix=none`.
         draws: How often labelled images are drawn, every run being fine-tuned on each draw; 0: run 0 on draw 0, run 1
             on draw 1, and so on.
-        mix: How unlabelled images are mixed in arms that do not say so.
+        mix: How unlabelled images are mixed in arms that do not say so; None: as by default.
         settings: Settings of fine-tuning that all arms share, such as `steps=400,augment=flips`.
         sam: Directory of a Segment Anything model, which segments the test images without training; None for none.
         prompt: How that is prompted.
@@ -110,7 +110,7 @@ class Downstream:
     draws: Annotated[
         int, Flag("Number of draws of the labelled images, each for every run.", FEW, "one for each seed, its own")
     ] = 0
-    mix: Annotated[str, Flag("How unlabelled images are mixed: box, patches, none.", FEW)] = "box"
+    mix: Annotated[str | None, Flag("How unlabelled images are mixed: box, patches, none.", FEW, "box")] = None
     settings: Annotated[
         str, Flag("Settings of fine-tuning, such as steps=400,augment=flips.", FEW, name="finetune")
     ] = ""
@@ -170,9 +170,10 @@ class Downstream:
     @cached_property
     def shared(self) -> dict[str, Any]:
         """Settings of fine-tuning that all arms share."""
-        mix = [f"mix={self.mix}"] if self.mix != FinetuneSettings.mix else []
+        mix = [] if self.mix is None else [f"mix={self.mix}"]
         given = re.split(r",(?=\s*\w+=)", self.settings)  # values may hold commas, such as classes=0,1,2
-        return _finetune_settings([*filter(None, map(str.strip, given)), *mix], "--finetune")
+        found = _finetune_settings([*filter(None, map(str.strip, given)), *mix], "--finetune")
+        return {name: value for name, value in found.items() if (name, value) != ("mix", FinetuneSettings.mix)}
 
     def given(self, arm: str, task: str) -> dict[str, Any]:
         """Return the settings of fine-tuning in an arm, without those of another task of these."""

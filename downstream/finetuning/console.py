@@ -112,11 +112,14 @@ def _announce(run: Finetuning, console: Console) -> None:
             f"no test or val split with {what}s: nothing will be tested; `ahm data split {settings.data}` draws splits",
         )
     if (teacher := run.trainer.teacher) is not None:
+        unlabelled = teacher.unlabelled
         console.print(
-            f"{len(teacher.unlabelled.indices):,} unlabelled images of {teacher.unlabelled.images.source} join "
+            f"{len(unlabelled.indices):,} unlabelled images of {unlabelled.images.source} join "
             f"after {settings.joins_after:,} steps; mixed: {settings.mix if teacher.mixes else 'none'}, "
             f"strong changes: {teacher.strong}"
         )
+        if unlabelled.left_out:
+            console.print(f"{unlabelled.left_out:,} more are left out: labelled here, or of patients tested on")
     elif run.trainer.gave_up is not None:
         console.print("Unlabelled images take no part any more: they did harm.")
     elif settings.unlabelled != "none":

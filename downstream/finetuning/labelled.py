@@ -85,7 +85,8 @@ def choose_unlabelled(
     """Choose the images that take part without labels; None where there are none, or too few to be worth it.
 
     Of another set these are its train split. An image to test or to select by is never among them, whatever its name:
-    images are compared by their pixels.
+    images are compared by their pixels; and of another set no image of a patient whose images these are, nor one that
+    is labelled here.
 
     Raises:
         SettingsError: A source was named that has no such image, or is not given.
@@ -96,19 +97,24 @@ def choose_unlabelled(
     source = images if settings.unlabelled == "auto" else others
     if source is None:
         raise SettingsError(f"--unlabelled {settings.unlabelled}: the images of that source are not given")
-    candidates = source.split("train")
+    train, apart = source.split("train"), np.concatenate([split.test, split.select])
     if source is images:
         selects = images.patients(split.select)  # by whose images the best state is selected
-        candidates = np.setdiff1d(candidates[~np.isin(images.patients(candidates), selects)], labelled)
-    tested = {_digest(images, index) for index in (*split.test.tolist(), *split.select.tolist())}
-    rest = np.array([index for index in candidates.tolist() if _digest(source, index) not in tested], np.int64)
+        candidates = np.setdiff1d(train[~np.isin(images.patients(train), selects)], labelled)
+    else:
+        patients = images.patient_digests(apart)
+        candidates = train[~np.isin(source.patient_digests(train), patients[patients != 0])]
+        apart = np.concatenate([apart, split.learn])  # of the same files, maybe
+    known = {_digest(images, index) for index in apart.tolist()}
+    rest = np.array([index for index in candidates.tolist() if _digest(source, index) not in known], np.int64)
     if source is images:
         return Unlabelled(images, rest) if len(rest) >= len(labelled) else None
     if not rest.size:
         raise SettingsError(
-            f"--unlabelled {settings.unlabelled}: none of its images is for training and not tested on; give another"
+            f"--unlabelled {settings.unlabelled}: none of its images is for training and of no patient who is tested "
+            f"on; give another"
         )
-    return Unlabelled(source, rest)
+    return Unlabelled(source, rest, len(train) - len(rest))
 
 
 def _digest(images: ImageSet, index: int) -> bytes:

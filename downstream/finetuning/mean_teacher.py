@@ -40,10 +40,11 @@ _KEY = 2  # of the random numbers here, beside those of the labelled images
 
 @dataclass(frozen=True)
 class Unlabelled:
-    """Unlabelled images: which, and of which set."""
+    """Unlabelled images: which, of which set, and how many of another set stay out, as known or tested on here."""
 
     images: ImageSet
     indices: Ints
+    left_out: int = 0
 
 
 class MeanTeacher:

@@ -116,10 +116,13 @@ class Finetuning(Run[FinetuneSettings, dict[str, Any]]):
     def _new_trainer(self) -> Trainer:
         """Begin a round; from the second on, with what the one before came to as the teacher."""
         recipe, learn = self.settings.later_round() if self._teacher else self.settings, self.split.learn
-        return Trainer(self.model, self.images, learn, recipe, recipe.seed, self.unlabelled, self._teacher)
+        trainer = Trainer(self.model, self.images, learn, recipe, recipe.seed, self.unlabelled, self._teacher)
+        trainer.on_astray = self._draw_mixing
+        return trainer
 
     def _next_round(self) -> None:
         """Keep what was learned as the teacher of a fresh model."""
+        self._draw_mixing()
         self._teacher = {name: one.clone() for name, one in (self._best[1] or self.trainer.result()).items()}
         self._round, self._before = self._round + 1, self.seen
         self.model.network.load_state_dict(self._start)
@@ -204,12 +207,11 @@ class Finetuning(Run[FinetuneSettings, dict[str, Any]]):
     def _draw_mixing(self) -> None:
         """Draw what the student was shown, with the teacher's labels when the unlabelled images joined and now."""
         trainer = self.trainer
-        if trainer.teacher is None or trainer.joined is None:
+        if trainer.teacher is None or trainer.joined is None or self._round > 1:  # whose teacher is drawn already
             return
         last, rows = max(trainer.joined, trainer.step - 1), {}
         for step, weights in ((trainer.joined, trainer.average_at_join()), (last, trainer.average)):
-            name = f"step {self._before // self.settings.batch_size + step + 1:,}"
-            rows[name] = trainer.teacher.batch(step - trainer.joined, weights)
+            rows[f"step {step + 1:,}"] = trainer.teacher.batch(step - trainer.joined, weights)
         save_picture(self.directory.path / MIXING_FILE, draw_mixing(rows, self.model.spec.classes))
 
     def _test(self) -> dict[str, Any]:

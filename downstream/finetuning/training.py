@@ -5,7 +5,7 @@ after a part of the steps, labelled by a mean teacher. Until then all is the sam
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -49,6 +49,7 @@ class Trainer:
         unlabelled_loss: Of the last step; NaN where only labelled images took part.
         confident: Share of the teacher's labels that counted in the last step; NaN likewise.
         gave_up: Why the unlabelled images were sent away again; None if they were not.
+        on_astray: Called before they are, as long as the teacher is there.
 
     Raises:
         SettingsError: No image to learn from.
@@ -70,6 +71,7 @@ class Trainer:
         self.step = 0
         self.joined: int | None = None
         self.gave_up: str | None = None
+        self.on_astray: Callable[[], object] = lambda: None
         self.unlabelled_loss = self.confident = math.nan
         strong = strong_kind(config.strong, images, labelled) if config.augment == "strong" else "grey"
         self.augmentation = Augmentation(config.augment, strong)
@@ -167,6 +169,7 @@ class Trainer:
         if (self.step - self.joined) % CHECKED_STEPS == 0 or self.step == self.config.steps:
             reason = reason or self._net.after_test(self._clean()[0])
         if reason is not None:
+            self.on_astray()
             self.restore(self._supervised, {"step": self.joined, "gave_up": reason})
 
     def _clean(self) -> tuple[float, float | None]:

@@ -15,7 +15,15 @@ import numpy as np
 import numpy.typing as npt
 
 from ahm_env.errors import ImageError, about
-from ahm_env.images.dataset.cache import IDENTITIES, ArrayWriter, Meta, content_digest, images_digest, write_meta
+from ahm_env.images.dataset.cache import (
+    IDENTITIES,
+    PATIENT_DIGESTS,
+    ArrayWriter,
+    Meta,
+    content_digest,
+    images_digest,
+    write_meta,
+)
 from ahm_env.images.dataset.patients import Digests, digest, first_images, refuse_leaks
 from ahm_env.images.dataset.values import BITS, are_binary, mask_values, to_bits
 from ahm_env.images.pixels.fit import PixelSettings, fit_image, fit_mask, with_channels
@@ -205,6 +213,7 @@ class EntryWriter:
         if kind is None:
             patients, splits = self.patients_and_splits
             np.save(self._directory / "patients.npy", first_images(patients))
+            np.save(self._directory / PATIENT_DIGESTS, patients)
             np.save(self._directory / "splits.npy", splits)
 
     @property

@@ -23,10 +23,10 @@ from ahm_env.files import explained
 from ahm_env.images.pixels.fit import PixelSettings
 
 # To be raised with every change of what is stored, so that old entries are not found.
-FORMAT = 11
+FORMAT = 12
 META = "set.json"
 IMAGES, ANNOTATIONS = ("images", "patients", "splits"), ("labels", "masks")
-IDENTITIES = "identities.npy"
+IDENTITIES, PATIENT_DIGESTS = "identities.npy", "patient_digests.npy"
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ahm_env.errors import ImageError, SettingsError
-from ahm_env.images.dataset.cache import read_meta
+from ahm_env.images.dataset.cache import PATIENT_DIGESTS, read_meta
 from ahm_env.images.dataset.names import Names
 from ahm_env.images.dataset.values import from_bits
 from ahm_env.images.source import SPLITS
@@ -226,6 +226,11 @@ class ImageSet:
             IndexError: An index is outside the set.
         """
         return self._patients[_as_indices(indices)]
+
+    def patient_digests(self, indices: npt.ArrayLike) -> npt.NDArray[np.uint64]:
+        """Numbers by which patients of several sets are compared: (B,) uint64, 0 for an unknown one."""
+        digests: npt.NDArray[np.uint64] = _open(self.entry / PATIENT_DIGESTS)[_as_indices(indices)]
+        return digests
 
     def positions(self, indices: npt.ArrayLike) -> npt.NDArray[np.int64]:
         """Where in the index of the source images are: (B,) int64, ascending as their indices.

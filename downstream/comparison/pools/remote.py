@@ -18,7 +18,7 @@ from agents.pretraining.pretrain import open_run as open_pretraining
 from agents.pretraining.settings import RunSettings
 from ahm_env import ImageSet
 from ahm_env.files import atomic
-from ahm_env.images.dataset.cache import IDENTITIES
+from ahm_env.images.dataset.cache import IDENTITIES, PATIENT_DIGESTS
 from ahm_env.images.dataset.image_set import Annotations
 from ahm_env.runs.directory import Row
 from ahm_env.runs.observer import Silent
@@ -95,7 +95,7 @@ def pack(directory: Path | None, names: Iterable[str] | None = None) -> Files:
 def pack_images(directory: Path) -> Files:
     """Read decoded images, but not who is on them."""
     files = pack(directory)
-    return {**files, IDENTITIES: np.zeros_like(files[IDENTITIES])}
+    return {**files, **{name: np.zeros_like(files[name]) for name in (IDENTITIES, PATIENT_DIGESTS)}}
 
 
 def pack_start(directory: Path | None) -> Files:

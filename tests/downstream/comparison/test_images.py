@@ -79,6 +79,9 @@ def test_images_that_cannot_give_what_is_asked_for_are_refused_at_once(
     with pytest.raises(ImageError, match=r"is labelled .* which is none of the classes that are learned"):
         check_images(make(tmp_path, labels="1"), drawn)
     check_images(make(tmp_path, labels="1", tasks="segmentation"), drawn)
+    for arms in ("none,none+val_fraction=0.5", "none+val_fraction=0.5,none"):
+        with pytest.raises(SettingsError, match="of 1 images leaves none"):
+            check_images(make(tmp_path, labels="1", tasks="segmentation", unlabelled=arms), drawn)
     check_images(make(tmp_path, ("random",), labels="1", tasks="segmentation"), drawn)
     with pytest.raises(SettingsError, match="--labels 33"):
         check_images(make(tmp_path, ("random",), labels="33", tasks="segmentation"), drawn)

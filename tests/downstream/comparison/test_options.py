@@ -83,6 +83,7 @@ def test_how_to_fine_tune_without_what_for_is_refused():
         ({"settings": "steps=0"}, "--steps 0"),
         ({"settings": "steps=3,mix=box,steps=4"}, "--finetune steps is there twice"),
         ({"settings": "augment=wild"}, "wild"),
+        ({"settings": "mix=none", "mix": "box"}, "--finetune mix is there twice"),
         ({"tasks": "classification", "sam": Path("sam")}, "--sam segments"),
     ],
 )

@@ -323,8 +323,30 @@ def test_another_source_takes_part_but_for_images_that_are_tested_on(drawn: Imag
     with pytest.raises(SettingsError, match="--unlabelled elsewhere: the images of that source are not given"):
         choose_unlabelled(settings, drawn, split, None)
     only_copies = load_images(write_source("copies", splits=("val",)), 16, 3)
-    with pytest.raises(SettingsError, match="none of its images is for training and not tested on"):
+    with pytest.raises(SettingsError, match="none of its images is for training and of no patient who is tested on"):
         choose_unlabelled(settings, drawn, split, only_copies)
+
+
+def test_of_another_source_no_image_of_a_patient_who_is_tested_on_takes_part(write_source):
+    patients = ("P0", "P0", "P1", "P1", "P2", "P3", "")
+    roots = {
+        "own": write_source("own", splits=("train",) * 4 + ("test",) * 3),
+        "other": write_source("other", splits=("train",) * 7, sizes=((20, 18),)),
+    }
+    for name, root in roots.items():
+        splits = ["train"] * 4 + ["train" if name == "other" else "test"] * 3
+        lines = [f"{number:02},{split},{patients[number]}" for number, split in enumerate(splits)]
+        (root / "labels.csv").write_text("\n".join(["image,split,patient", *lines]) + "\n")
+    images, other = (load_images(root, 16) for root in roots.values())
+    settings = FinetuneSettings(labels=3, unlabelled="elsewhere")
+    split = Split.make(settings, images)
+    found = choose_unlabelled(settings, images, split, other)
+    assert found is not None
+    assert [other.names[index] for index in found.indices] == ["00.png", "01.png", "02.png", "03.png", "06.png"]
+    assert found.left_out == 2
+    found = choose_unlabelled(settings, images, split, load_images(roots["own"], 16))
+    assert found is not None
+    assert set(found.indices.tolist()) == set(range(4)) - set(split.learn.tolist())
 
 
 def test_a_copy_of_a_tested_image_in_the_train_split_takes_no_part(write_source):
@@ -362,6 +384,7 @@ def test_a_run_whose_teacher_goes_astray_is_the_supervised_one(drawn, tmp_path: 
     assert len(observer.warnings) == 1
     assert f"goes back to step {steps - 12}, and on with the labelled images alone" in observer.warnings[0]
     assert (observer.steps, result["unlabelled"]) == (steps + 5, 0)
+    assert (tmp_path / "run" / "mixing.png").exists()  # what the teacher said
     tune(tmp_path / "alone", drawn, **{**given, "unlabelled": "none"})
     assert_same(tmp_path / "run", tmp_path / "alone")
     # killed on the way back, or after it, it is the same run
@@ -424,6 +447,14 @@ def test_a_run_of_two_rounds_that_was_stopped_and_killed_is_one_run_bit_for_bit(
         assert tune(path, drawn, observer=Observer(2, terminate), **given) is None
         assert tune(path, drawn, **given) is not None
         assert_same(path, tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_the_picture_of_the_teacher_is_that_of_the_round_in_which_it_learns(drawn, tmp_path: Path):
+    for rounds in (1, 2):
+        tune(tmp_path / f"{rounds}", drawn, labels=12, unlabelled="auto", confidence=0.4, rounds=rounds)
+    one, two = ((tmp_path / name / "mixing.png").read_bytes() for name in "12")
+    assert one == two
 
 
 @pytest.mark.slow

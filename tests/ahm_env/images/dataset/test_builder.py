@@ -94,7 +94,7 @@ def test_grey_images_stay_grey_and_one_in_colour_makes_all_rgb(tmp_path: Path) -
     images = np.load(mixed / "images.npy")
     assert images[:, :, 0, 0].tolist() == [[1, 1, 1], [2, 2, 2], [255, 3, 3], [4, 4, 4]]
     assert read_meta(mixed).channels == 3
-    assert sorted(path.suffix for path in mixed.iterdir()) == [".json"] + [".npy"] * 9
+    assert sorted(path.suffix for path in mixed.iterdir()) == [".json"] + [".npy"] * 10
 
 
 @pytest.mark.parametrize("channels", [1, 3])

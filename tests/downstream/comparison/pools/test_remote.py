@@ -10,7 +10,7 @@ import torch
 
 from ahm_env.files import load_tensors
 from ahm_env.images.dataset import annotated, loader
-from ahm_env.images.dataset.cache import IDENTITIES
+from ahm_env.images.dataset.cache import IDENTITIES, PATIENT_DIGESTS
 from downstream.comparison.experiment import Experiment
 from downstream.comparison.options import Downstream
 from downstream.comparison.pools.remote import Files, Lent, Needs, keep, pack, pack_images, pack_start, train, unpack
@@ -101,9 +101,11 @@ def test_a_parcel_holds_what_is_needed_and_nothing_that_was_there_before_stays(t
 
 
 def test_who_is_on_images_stays_here(tmp_path: Path) -> None:
-    np.save(tmp_path / IDENTITIES, np.array([7, 8], np.uint64))
+    for name in (IDENTITIES, PATIENT_DIGESTS):
+        np.save(tmp_path / name, np.array([7, 8], np.uint64))
     (tmp_path / "images.npy").write_bytes(b"pixels")
     files = pack_images(tmp_path)
-    assert not files[IDENTITIES].any()
-    assert files[IDENTITIES].size == (tmp_path / IDENTITIES).stat().st_size
+    for name in (IDENTITIES, PATIENT_DIGESTS):
+        assert not files[name].any()
+        assert files[name].size == (tmp_path / name).stat().st_size
     assert files["images.npy"].tobytes() == b"pixels"
