@@ -3,7 +3,9 @@
 from agents.pretraining.schedule import check_run
 from agents.pretraining.settings import RunSettings
 from ahm_env import ImageError, ImageSet, RunError, SettingsError, Standardisation
+from ahm_env.images.dataset.annotated import annotated
 from downstream.comparison.experiment import Experiment
+from downstream.comparison.mask_evaluation import evaluation_images
 from downstream.comparison.results.rows import SCRATCH
 from downstream.comparison.trials import FinetuneTrial, Labelled, PretrainTrial, images_of
 from downstream.finetuning.labelled import Split, only_labelled
@@ -15,10 +17,11 @@ _SCRATCH = PretrainedWeights(SCRATCH, None, Standardisation((0.0,), (1.0,)), {})
 
 
 def check_runs(experiment: Experiment, images: ImageSet) -> None:
-    """Refuse, before the reference U-Nets are trained, settings of agents that no run on these images can have.
+    """Refuse, before the reference U-Nets are trained, what no run of the agents on these images can have or can read.
 
     Raises:
         SettingsError: Such settings.
+        ImageError: A mask of an image that is held out, which tells what of lesions is hidden, cannot be read.
         CheckpointError: Weights that an agent starts from are missing or damaged.
     """
     left = {one.agent.label: one.agent for one in experiment.pretraining if one.evaluation is None}
@@ -30,6 +33,9 @@ def check_runs(experiment: Experiment, images: ImageSet) -> None:
                 f"evaluated, have {images.channels}; give --channels, for all agents"
             )
         check_run(settings, images.channels)
+    if left:
+        ignore = experiment.pretraining[0].ignore
+        annotated(images, evaluation_images(images, None), skip_bad=experiment.settings.skip_bad, ignore=ignore)
 
 
 def check_images(experiment: Experiment, images: ImageSet) -> dict[Labelled, str]:

@@ -2,6 +2,7 @@
 
 import json
 import re
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,14 @@ import cv2
 import numpy as np
 import pytest
 
+from agents.pretraining.schedule import split_held_out
 from ahm_env import AHMError, ImageError, ImageSet, RunError, SettingsError, load_images
 from downstream.comparison.experiment import Experiment
 from downstream.comparison.images import check_images, check_runs, refuse_changed
 from downstream.comparison.options import Downstream
+from downstream.finetuning.labelled import Split, only_labelled
+from downstream.finetuning.settings import FinetuneSettings
+from downstream.models.pretrained import PretrainedWeights
 from tests.downstream.comparison.examples import COMMON, QUICK, make
 
 
@@ -106,6 +111,26 @@ def test_images_that_cannot_give_what_is_asked_for_are_refused_at_once(
     for task, what in (("segmentation", "mask"), ("classification", "label")):
         with pytest.raises(ImageError, match=f"no image of a test or val split has a {what}"):
             check_images(make(tmp_path, tasks=task, **given), untested)
+
+
+def test_a_mask_that_would_be_missed_after_hours_of_pretraining_is_missed_at_once(
+    tmp_path: Path, write_source: Any
+) -> None:
+    root = write_source("held", splits=("train",) * 40 + ("test",))
+    experiment = make(tmp_path, ("random",), labels="2", tasks="segmentation")
+    load = partial(load_images, str(root), 16, cache_dir=tmp_path / "cache", masks=False)
+    images = load()
+    check_runs(experiment, images)
+    held = [images.names[index] for index in split_held_out(images)[1]]
+    settings = FinetuneSettings.make(PretrainedWeights("scratch", None, None, {}), **experiment.finetuning[0].given)
+    learned = [images.names[index] for index in Split.make(settings, only_labelled(settings, images)).learn]
+    bad = next(name for name in held if name not in learned)
+    (root / "masks" / bad).write_bytes(b"not a picture")
+    images = load()
+    check_images(experiment, images)
+    with pytest.raises(ImageError, match=bad) as caught:
+        check_runs(experiment, images)
+    assert "\n" not in str(caught.value)
 
 
 def test_segment_anything_is_not_compared_where_masks_have_several_classes(tmp_path: Path, write_source: Any) -> None:
