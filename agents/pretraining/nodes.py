@@ -13,11 +13,10 @@ from ahm_env import AHMError, SettingsError, TrainingError
 from ahm_env.files import first_line
 from ahm_env.images.dataset.lent import LentImages
 from ahm_env.model.parameter_server import Learner, Link, ParameterServer
-from ahm_env.runs.cluster import here
+from ahm_env.runs.cluster import PATIENCE, here
 
 STALEST = 4  # times the number of workers is the staleness that is taken: of a worker four times as slow as the others
 TRIES = 3  # times that a worker is started
-PATIENCE = 60.0  # seconds for a worker to find a CPU, until the user is told
 
 
 class Nodes:

@@ -19,6 +19,7 @@ from ahm_env.files import first_line
 AUTO = "auto"
 LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"  # 0 when Ray is imported: it listens on the loopback interface alone
 CONNECT_SECONDS = 10.0
+PATIENCE = 60.0  # seconds for work to find a CPU or GPU, until the user is told
 
 
 def connect(address: str, cpus: int | None = None) -> Any:

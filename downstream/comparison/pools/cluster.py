@@ -1,14 +1,17 @@
 """The machines of a Ray cluster, each at work on trials; what one of them had done outlives it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from math import inf
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 from ahm_env import AHMError, RunError, SettingsError
 from ahm_env.errors import InterruptionError, explain
 from ahm_env.files import first_line
 from ahm_env.images.dataset.builder import Progress
-from ahm_env.runs.cluster import connect, here
+from ahm_env.runs.cluster import PATIENCE, connect, here
 from downstream.comparison.pools.pool import POLL, Pool, add_error, images_shown
 from downstream.comparison.pools.remote import Files, Lent, Needs, keep, pack, pack_images, pack_start, train
 from downstream.comparison.trials import Trial
@@ -25,7 +28,7 @@ class Cluster:
     Args:
         address: Of a cluster; `auto` starts one on this machine, which no other machine can reach.
         gpu: Whether each trial takes a GPU, where the cluster has any.
-        log: Called for each trial that ends, in a line.
+        log: Called for each trial that ends, goes on elsewhere, or waits in vain, in a line.
         progress: Called with (done, total) in images that the trials have shown.
 
     Attributes:
@@ -46,9 +49,9 @@ class Cluster:
         if not self.size:
             ray.shutdown()
             raise SettingsError(f"--cluster {address}: has no CPU to train on; start its nodes with some")
-        self._largest = int(max(node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]))
         self._train, self._gpus = ray.remote(_train), int(gpu)
         self._lent: dict[Path | None, Any] = {}
+        self._tasks: dict[Any, _Sent] = {}
 
     def __enter__(self) -> "Cluster":
         return self
@@ -64,42 +67,48 @@ class Cluster:
 
     def work(self, trials: Sequence[Trial]) -> None:
         """Bring trials to their end, first ones first; one that fails does not keep the others from running."""
-        tasks = dict[Any, tuple[Trial, int]]()
         for trial in trials:
-            self._send(trial, 1, tasks)
+            self._send(trial, 1)
         total = sum(trial.total for trial in trials)
-        while tasks:
+        while self._tasks:
             try:
-                ready, _ = self._ray.wait(list(tasks), timeout=POLL)
-                newest = self._ray.get(self._newest.take.remote())
+                self._collect()
+                self._look_after()
             except self._ray.exceptions.RayError as error:
                 raise RunError(f"the cluster is gone ({first_line(error)}); the same command goes on") from None
-            for trial, _ in tasks.values():
-                if trial.name in newest:
-                    keep(trial, newest[trial.name])
-            for task in ready:
-                trial, tries = tasks.pop(task)
-                try:
-                    found = self._ray.get(task)
-                except self._ray.exceptions.RayTaskError as error:
-                    found = str(error)
-                except self._ray.exceptions.RayError as error:
-                    found = Elsewhere(first_line(error))
-                if isinstance(found, Elsewhere) and tries < TRIES:
-                    self.log(f"again   {trial.name:<40} from its last row: {found}")
-                    self._send(trial, tries + 1, tasks)
-                elif isinstance(found, Elsewhere):
-                    self._fail(trial, f"its nodes died, or were stopped, {TRIES} times: {found}")
-                elif isinstance(found, str):
-                    self._fail(trial, found)
-                else:
-                    keep(trial, found)
-                    self._here.work([trial])  # evaluates, or tests, what was trained
-            left = sum(trial.total - images_shown(trial.path) for trial, _ in tasks.values())
+            left = sum(sent.trial.total - images_shown(sent.trial.path) for sent in self._tasks.values())
             self.progress(total - left, total)
 
-    def _send(self, trial: Trial, tries: int, tasks: dict[Any, tuple[Trial, int]]) -> None:
-        """Add to the tasks one that trains a trial, or goes on with that."""
+    def _collect(self) -> None:
+        """Write down what nodes have sent, and see which tasks have ended."""
+        ready, _ = self._ray.wait(list(self._tasks), timeout=POLL)
+        begun, newest = self._ray.get(self._newest.take.remote())
+        for sent in self._tasks.values():
+            sent.begun |= sent.trial.name in begun
+            if sent.trial.name in newest:
+                keep(sent.trial, newest[sent.trial.name])
+        for task in ready:
+            sent = self._tasks.pop(task)
+            trial = sent.trial
+            try:
+                found = self._ray.get(task)
+            except self._ray.exceptions.RayTaskError as error:
+                found = str(error)
+            except self._ray.exceptions.RayError as error:
+                found = Elsewhere(first_line(error))
+            if isinstance(found, Elsewhere) and sent.tries < TRIES:
+                self.log(f"again   {trial.name:<40} from its last row: {found}")
+                self._send(trial, sent.tries + 1)
+            elif isinstance(found, Elsewhere):
+                self._fail(trial, f"its nodes died, or were stopped, {TRIES} times: {found}")
+            elif isinstance(found, str):
+                self._fail(trial, found)
+            else:
+                keep(trial, found)
+                self._here.work([trial])  # evaluates, or tests, what was trained
+
+    def _send(self, trial: Trial, tries: int) -> None:
+        """Add a task that trains a trial, or goes on with that."""
         try:
             needs = Needs.of(trial)
         except AHMError as error:
@@ -107,10 +116,41 @@ class Cluster:
             return
         images, masks = self._lend(needs.images, pack_images), self._lend(needs.masks, pack)
         start = self._lend(needs.start, pack_start)
-        cpus = min(trial.processes, self._largest)  # one that is larger than any node has one alone
+        largest = self._largest(self._nodes())
+        cpus = min(trial.processes, largest or trial.processes)  # one that is larger than any node has one alone
         train = self._train.options(num_cpus=cpus, num_gpus=self._gpus, max_retries=0)
         task = train.remote(needs, images, masks, start, pack(trial.path), self._newest)
-        tasks[task] = trial, tries
+        self._tasks[task] = _Sent(trial, tries, cpus)
+
+    def _look_after(self) -> None:
+        """Send anew what no node is large enough for any more; tell of what none takes though it is its turn."""
+        nodes, taken, now = self._nodes(), 0, monotonic()
+        kind, largest = "GPU" if self._gpus else "CPU", self._largest(nodes)
+        room = sum(node.get(kind, 0) for node in nodes)
+        for task, sent in list(self._tasks.items()):
+            before, taken = taken, taken + (self._gpus or sent.cpus)
+            if sent.begun:
+                continue
+            if sent.cpus > largest > 0:  # not known when it was sent: nodes are listed for a while after they died
+                self._ray.cancel(task)
+                del self._tasks[task]
+                self._send(sent.trial, sent.tries)
+            elif not before or taken <= room:  # the first has its turn even where there is no node
+                sent.since = sent.since or now
+                if now - sent.since > PATIENCE:
+                    many = f"{sent.cpus} CPUs of a node" if sent.cpus > 1 and not self._gpus else f"a {kind}"
+                    why = "something else uses the cluster, nodes are gone, or its images are on their way"
+                    self.log(f"waits   {sent.trial.name:<40} for {many}: {why}")
+                    sent.since = inf
+
+    def _nodes(self) -> list[Mapping[str, float]]:
+        """List what each node has; where trials take GPUs, only of nodes with one."""
+        alive = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
+        return [node for node in alive if node.get("GPU", 0) >= self._gpus]
+
+    def _largest(self, nodes: Iterable[Mapping[str, float]]) -> int:
+        """CPUs of the largest node; 0 where there is none that has any."""
+        return int(max((node.get("CPU", 0) for node in nodes), default=0))
 
     def _lend(self, directory: Path | None, read: Callable[[Any], Files]) -> Any:
         """Put files where all nodes find them, once."""
@@ -123,6 +163,25 @@ class Cluster:
         self._here.conclude(trial, 2)
 
 
+@dataclass
+class _Sent:
+    """A trial that was sent to the nodes.
+
+    Attributes:
+        trial: The trial.
+        tries: Nodes that have had it, with this one.
+        cpus: What it takes of a node.
+        begun: Whether a node is at work on it.
+        since: When its turn came, in seconds; 0 as long as it has not, inf where the user knows that it waits.
+    """
+
+    trial: Trial
+    tries: int
+    cpus: int
+    begun: bool = False
+    since: float = 0.0
+
+
 class Elsewhere(str):
     """Why a trial has to go on on another node."""
 
@@ -131,14 +190,20 @@ class _Newest:
     """Where nodes leave the newest files of their trials; lives on the machine that keeps them."""
 
     def __init__(self) -> None:
+        self._begun = set[str]()
         self._files: dict[str, Files] = {}
+
+    def begin(self, trial: str) -> None:
+        self._begun.add(trial)
 
     def put(self, trial: str, files: Files) -> None:
         self._files[trial] = files
 
-    def take(self) -> dict[str, Files]:
-        files, self._files = self._files, {}
-        return files
+    def take(self) -> tuple[set[str], dict[str, Files]]:
+        """Give, and forget, the names of trials that nodes have begun, and the files of trials."""
+        taken = self._begun, self._files
+        self._begun, self._files = set(), {}
+        return taken
 
 
 def _train(needs: Needs, images: Files, masks: Files, start: Files, own: Files, newest: Any) -> Files | str:
@@ -148,6 +213,7 @@ def _train(needs: Needs, images: Files, masks: Files, start: Files, own: Files, 
     def send(files: Files) -> None:
         ray.get(newest.put.remote(needs.trial.name, files))  # there before the task can end
 
+    ray.get(newest.begin.remote(needs.trial.name))
     try:
         return train(needs, Lent(images, masks, start), own, send)
     except InterruptionError:

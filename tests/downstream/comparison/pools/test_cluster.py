@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -61,6 +62,133 @@ def test_a_cluster_that_is_not_there_is_one_line(address: str) -> None:
     pytest.importorskip("ray")
     with pytest.raises(SettingsError, match=f"--cluster {address}: no Ray cluster answers .*`ray start --head`"):
         Cluster(address, False, print, silent)
+
+
+# ---------------------------------------------------------------- without Ray
+
+
+class Task:
+    """A task that was asked for; ends once it has a result."""
+
+    def __init__(self, asked: dict[str, Any], arguments: tuple[Any, ...]) -> None:
+        self.asked, self.trial, self.result = asked, arguments[0].trial, None
+
+
+class Ray:
+    """Stands for the module `ray`: a task has begun where there is room, and ends when the test says so."""
+
+    exceptions = SimpleNamespace(RayError=ConnectionError, RayTaskError=ConnectionRefusedError)
+
+    def __init__(self, *has: dict[str, float]) -> None:
+        self.has = list(has)
+        self.sent, self.cancelled, self.lent = list[Task](), list[Task](), list[Any]()
+        self.newest: Any = None
+        self.look: Any = lambda: None  # called at each look at the tasks
+
+    def remote(self, what: Any) -> Any:
+        return SimpleNamespace(options=lambda **asked: SimpleNamespace(remote=partial(self._start, what, asked)))
+
+    def _start(self, what: Any, asked: dict[str, Any], *arguments: Any) -> Any:
+        if isinstance(what, type):
+            self.newest = what()
+            return SimpleNamespace(take=SimpleNamespace(remote=self.newest.take))
+        self.sent.append(Task(asked, arguments))
+        return self.sent[-1]
+
+    def nodes(self) -> list[dict[str, Any]]:
+        return [{"Alive": True, "Resources": one} for one in self.has] + [{"Alive": False, "Resources": {"CPU": 99}}]
+
+    def cluster_resources(self) -> dict[str, float]:
+        return {kind: sum(one.get(kind, 0) for one in self.has) for kind in ("CPU", "GPU")}
+
+    def wait(self, tasks: list[Task], **_: Any) -> tuple[list[Task], list[Task]]:
+        self.look()
+        return [task for task in tasks if task.result is not None], []
+
+    def get(self, what: Any) -> Any:
+        return what.result if isinstance(what, Task) else what
+
+    def put(self, what: Any) -> None:
+        self.lent.append(what)
+
+    def cancel(self, task: Task) -> None:
+        self.cancelled.append(task)
+
+    def shutdown(self) -> None:
+        pass
+
+
+@pytest.fixture
+def stand_in(monkeypatch: pytest.MonkeyPatch, own_cache: None) -> Any:
+    """Make a stand-in for Ray, of nodes that have this, which a cluster connects to."""
+
+    def make(*has: dict[str, float]) -> Ray:
+        ray = Ray(*has)
+        monkeypatch.setattr(cluster, "connect", lambda address: ray)
+        monkeypatch.setattr(cluster, "here", lambda ray: None)
+        return ray
+
+    return make
+
+
+def test_a_trial_that_no_node_takes_is_told_of_once(
+    stand_in: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The only node dies under the first of two trials; the second one's turn has not come."""
+    monkeypatch.setattr(cluster, "PATIENCE", 0.0)
+    ray, logged, looks = stand_in({"CPU": 1.0}), list[str](), list[int]()
+
+    def look() -> None:
+        looks.append(len(looks))
+        if looks[-1] == 0:
+            ray.newest.begin(trials[0].name)
+        elif looks[-1] == 4:
+            assert logged == []  # one is at work, the other one waits for that
+            ray.has.clear()
+            ray.sent[0].result = cluster.Elsewhere("the node died")
+        elif looks[-1] == 8:
+            for task in ray.sent:
+                task.result = "not today"
+
+    ray.look = look
+    trials = Experiment(tmp_path / "out", ("random",), 2, COMMON, None, 1).pretraining
+    with Cluster("somewhere", False, logged.append, silent) as pool:
+        pool.work(trials)
+    told = [line.split() for line in logged]
+    assert [(line[0], line[1]) for line in told if line[0] != "failed"] == [
+        ("again", trials[0].name),
+        ("waits", trials[1].name),
+    ]
+    assert told[1][2:5] == ["for", "a", "CPU:"]
+
+
+def test_a_trial_larger_than_any_node_that_is_left_takes_a_smaller_one(stand_in: Any, tmp_path: Path) -> None:
+    """The larger node, with the first trial, dies; it is listed for some time after that, and the second one waits."""
+    ray, looks = stand_in({"CPU": 4.0}, {"CPU": 2.0}), list[int]()
+
+    def look() -> None:
+        looks.append(len(looks))
+        if looks[-1] == 0:
+            ray.newest.begin(trials[0].name)
+        elif looks[-1] == 1:
+            ray.sent[0].result = cluster.Elsewhere("the node died")
+        elif looks[-1] == 2:
+            del ray.has[0]
+        elif looks[-1] == 4:
+            for task in ray.sent:
+                task.result = "not today"
+
+    ray.look = look
+    trials = Experiment(tmp_path / "out", ("a3c+workers=8",), 2, COMMON, None, 1).pretraining
+    with Cluster("somewhere", False, str, silent) as pool:
+        pool.work(trials)
+    asked = [(task.trial, task.asked["num_cpus"]) for task in ray.sent]
+    one, two = trials
+    assert asked == [(one, 4), (two, 4), (one, 4), (two, 2), (one, 2)]
+    assert ray.cancelled == [ray.sent[1], ray.sent[2]]
+
+
+# ---------------------------------------------------------------- two nodes
 
 
 @pytest.mark.slow
