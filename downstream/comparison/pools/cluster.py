@@ -1,10 +1,10 @@
 """The machines of a Ray cluster, each at work on trials; what one of them had done outlives it."""
 
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
 from pathlib import Path
-from time import monotonic
 from typing import Any
 
 from ahm_env import AHMError, RunError, SettingsError
@@ -70,18 +70,21 @@ class Cluster:
         for trial in trials:
             self._send(trial, 1)
         total = sum(trial.total for trial in trials)
-        while self._tasks:
-            try:
-                self._collect()
-                self._look_after()
-            except self._ray.exceptions.RayError as error:
-                raise RunError(f"the cluster is gone ({first_line(error)}); the same command goes on") from None
+        while self._tasks or self._here.busy:
+            time.sleep(POLL)
+            self._here.look()
+            if self._tasks:  # else the cluster may be gone
+                try:
+                    self._collect()
+                    self._look_after()
+                except self._ray.exceptions.RayError as error:
+                    raise RunError(f"the cluster is gone ({first_line(error)}); the same command goes on") from None
             left = sum(sent.trial.total - images_shown(sent.trial.path) for sent in self._tasks.values())
             self.progress(total - left, total)
 
     def _collect(self) -> None:
         """Write down what nodes have sent, and see which tasks have ended."""
-        ready, _ = self._ray.wait(list(self._tasks), timeout=POLL)
+        ready, _ = self._ray.wait(list(self._tasks), num_returns=len(self._tasks), timeout=0)
         begun, newest = self._ray.get(self._newest.take.remote())
         for sent in self._tasks.values():
             sent.begun |= sent.trial.name in begun
@@ -105,7 +108,7 @@ class Cluster:
                 self._fail(trial, found)
             else:
                 keep(trial, found)
-                self._here.work([trial])  # evaluates, or tests, what was trained
+                self._here.add([trial])  # evaluates, or tests, what was trained, while nodes go on
 
     def _send(self, trial: Trial, tries: int) -> None:
         """Add a task that trains a trial, or goes on with that."""
@@ -124,7 +127,7 @@ class Cluster:
 
     def _look_after(self) -> None:
         """Send anew what no node is large enough for any more; tell of what none takes though it is its turn."""
-        nodes, taken, now = self._nodes(), 0, monotonic()
+        nodes, taken, now = self._nodes(), 0, time.monotonic()
         kind, largest = "GPU" if self._gpus else "CPU", self._largest(nodes)
         room = sum(node.get(kind, 0) for node in nodes)
         for task, sent in list(self._tasks.items()):

@@ -44,6 +44,7 @@ class Pool:
     def __init__(self, size: int, threads: int, log: Callable[[str], object], progress: Progress) -> None:
         self.size, self.threads, self.log, self.progress = size, threads, log, progress
         self.failed: list[Trial] = []
+        self._waiting: list[Trial] = []
         self._running: dict[Any, Trial] = {}
 
     def __enter__(self) -> "Pool":
@@ -57,22 +58,44 @@ class Pool:
 
     def work(self, trials: Sequence[Trial]) -> None:
         """Bring trials to their end, first ones first; one that fails does not keep the others from running."""
-        context, waiting = multiprocessing.get_context("spawn"), list(trials)
-        done, total = 0, sum(trial.total for trial in waiting)
-        while waiting or self._running:
-            while waiting and self._fits(waiting[0]):
-                trial = waiting.pop(0)
-                process = context.Process(target=run_logged, args=(trial, self.threads))
-                with without_script(trial.given.get("algo"), trial.given.get("wrapper")):
-                    process.start()
-                self._running[process] = trial
+        total = sum(trial.total for trial in trials)
+        self.add(trials)
+        while self.busy:
             time.sleep(POLL)
-            for process in [one for one in self._running if not one.is_alive()]:
-                process.join()
-                trial = self._running.pop(process)
-                done += trial.total
-                self.conclude(trial, process.exitcode)
-            self.progress(done + sum(images_shown(one.path) for one in self._running.values()), total)
+            self.look()
+            self.progress(total - self._left, total)
+
+    @property
+    def busy(self) -> bool:
+        """Whether trials run, or wait for that."""
+        return bool(self._waiting or self._running)
+
+    def add(self, trials: Sequence[Trial]) -> None:
+        """Begin with trials, as far as there is room, without waiting for their end; others begin in `look`."""
+        self._waiting += trials
+        self._begin()
+
+    def look(self) -> None:
+        """See which trials have ended, and begin with those that now have room."""
+        for process in [one for one in self._running if not one.is_alive()]:
+            process.join()
+            self.conclude(self._running.pop(process), process.exitcode)
+        self._begin()
+
+    def _begin(self) -> None:
+        context = multiprocessing.get_context("spawn")
+        while self._waiting and self._fits(self._waiting[0]):
+            trial = self._waiting.pop(0)
+            process = context.Process(target=run_logged, args=(trial, self.threads))
+            with without_script(trial.given.get("algo"), trial.given.get("wrapper")):
+                process.start()
+            self._running[process] = trial
+
+    @property
+    def _left(self) -> int:
+        """Images that trials have yet to show."""
+        running = sum(one.total - images_shown(one.path) for one in self._running.values())
+        return running + sum(one.total for one in self._waiting)
 
     def _fits(self, trial: Trial) -> bool:
         """Whether there is room for a trial; one that is larger than the pool is alone in it."""

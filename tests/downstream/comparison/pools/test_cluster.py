@@ -1,5 +1,6 @@
 """Trials on a Ray cluster of two nodes on this machine: they are spread, and outlive a node that is killed."""
 
+import importlib
 import os
 import shutil
 import subprocess
@@ -102,6 +103,7 @@ class Ray:
         return {kind: sum(one.get(kind, 0) for one in self.has) for kind in ("CPU", "GPU")}
 
     def wait(self, tasks: list[Task], **_: Any) -> tuple[list[Task], list[Task]]:
+        assert tasks  # while trials are tested here, nothing is asked of the cluster
         self.look()
         return [task for task in tasks if task.result is not None], []
 
@@ -126,6 +128,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch, own_cache: None) -> Any:
         ray = Ray(*has)
         monkeypatch.setattr(cluster, "connect", lambda address: ray)
         monkeypatch.setattr(cluster, "here", lambda ray: None)
+        monkeypatch.setattr(cluster, "POLL", 0.02)
         return ray
 
     return make
@@ -186,6 +189,65 @@ def test_a_trial_larger_than_any_node_that_is_left_takes_a_smaller_one(stand_in:
     one, two = trials
     assert asked == [(one, 4), (two, 4), (one, 4), (two, 2), (one, 2)]
     assert ray.cancelled == [ray.sent[1], ray.sent[2]]
+
+
+# In a file of its own, since the process that tests it must be able to import it
+TRIAL = """
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+from ahm_env import AHMError
+
+
+@dataclass(frozen=True)
+class Trial:
+    path: Path
+    given: ClassVar = {}
+    outcome: ClassVar = "tested"
+    processes: ClassVar = 1
+    total: ClassVar = 1
+
+    @property
+    def name(self):
+        return self.path.name
+
+    def work(self):
+        deadline = time.monotonic() + 20
+        while not (self.path.parent / "long.row").exists():
+            if time.monotonic() > deadline:
+                raise AHMError("of the other trial no row was written down")
+            time.sleep(0.02)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("quick_processes")
+def test_rows_are_written_down_while_another_trial_is_tested(
+    stand_in: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "trial_of_a_cluster.py").write_text(TRIAL)
+    monkeypatch.syspath_prepend(tmp_path)
+    trial = importlib.import_module("trial_of_a_cluster").Trial
+    short, long = trial(tmp_path / "short"), trial(tmp_path / "long")
+    monkeypatch.setattr(cluster.Needs, "of", lambda trial: cluster.Needs(trial, "", tmp_path / "images", None, None))
+    monkeypatch.setattr(cluster, "pack_images", lambda directory: {})
+    monkeypatch.setattr(cluster, "keep", lambda trial, files: trial.path.with_suffix(".row").write_text(str(files)))
+    ray, logged, looks = stand_in({"CPU": 2.0}), list[str](), list[int]()
+
+    def look() -> None:
+        looks.append(len(looks))
+        ray.sent[0].result = {"its": "files"}
+        if looks[-1] == 2:  # its test has begun
+            ray.newest.put("long", {"a": "row"})
+        if logged:
+            ray.sent[1].result = "not today"
+
+    ray.look = look
+    with Cluster("somewhere", False, logged.append, silent) as pool:
+        pool.work([short, long])
+    assert [line.split()[:3] for line in logged] == [["done", "short", "tested"], ["failed", "long", "status"]]
+    assert (tmp_path / "long.row").read_text() == "{'a': 'row'}"
 
 
 # ---------------------------------------------------------------- two nodes

@@ -1,7 +1,6 @@
 """Pools: how many trials run at once, what becomes of those that fail, and that none is left behind."""
 
 import importlib
-import multiprocessing
 import os
 import subprocess
 import sys
@@ -64,16 +63,11 @@ class Trial:
 
 
 @pytest.fixture
-def trials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+def trials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick_processes: None) -> Any:
     """The module of the trials."""
     (tmp_path / "trials_of_a_pool.py").write_text(TRIALS)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(pool, "POLL", 0.02)
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    # processes begin as children of one that has imported all that they need: on their own they take seconds for that
-    server = multiprocessing.get_context("forkserver")
-    server.set_forkserver_preload(["downstream.comparison.pools.pool"])
-    monkeypatch.setattr(pool.multiprocessing, "get_context", lambda _: server)
     return importlib.import_module("trials_of_a_pool")
 
 
