@@ -191,6 +191,34 @@ def test_a_trial_larger_than_any_node_that_is_left_takes_a_smaller_one(stand_in:
     assert ray.cancelled == [ray.sent[1], ray.sent[2]]
 
 
+@pytest.mark.parametrize(
+    ("gpu", "nodes", "size", "asked"),
+    [
+        (False, [{"CPU": 4.0, "GPU": 2.0}, {"CPU": 2.0}], 6, [(1, 0), (2, 0), (4, 0)]),
+        (True, [{"CPU": 8.0}, {"CPU": 2.0, "GPU": 1.0}, {"CPU": 1.0, "GPU": 2.0}], 3, [(1, 1), (2, 1), (2, 1)]),
+        (True, [{"CPU": 4.0}, {"CPU": 2.0}], 6, [(1, 0), (2, 0), (4, 0)]),  # no GPU is there to ask for
+    ],
+)
+def test_a_trial_asks_for_a_cpu_for_each_of_its_workers_or_for_a_gpu(
+    gpu: bool, nodes: Any, size: int, asked: Any, stand_in: Any, tmp_path: Path
+) -> None:
+    """CPUs and GPUs that tasks ask of Ray; a trial with more workers than a node has CPUs has the largest alone."""
+    ray = stand_in(*nodes)
+    ray.look = lambda: [setattr(task, "result", "not today") for task in ray.sent]
+    agents = ("random", "a3c+workers=2", "a3c+workers=8")
+    with Cluster("somewhere", gpu, str, silent) as pool:
+        assert pool.size == size
+        pool.work(Experiment(tmp_path / "out", agents, 1, COMMON, None, 1).pretraining)
+    assert [(task.asked["num_cpus"], task.asked["num_gpus"]) for task in ray.sent] == asked
+    assert all(task.asked["max_retries"] == 0 for task in ray.sent)  # Ray would begin anew, not from the last row
+
+
+def test_a_cluster_without_a_cpu_is_refused(stand_in: Any) -> None:
+    stand_in({"memory": 1.0})
+    with pytest.raises(SettingsError, match="--cluster somewhere: has no CPU to train on"):
+        Cluster("somewhere", True, print, silent)
+
+
 # In a file of its own, since the process that tests it must be able to import it
 TRIAL = """
 import time
