@@ -15,6 +15,7 @@ import torch
 
 from ahm_env import SettingsError
 from ahm_env.files import load_tensors
+from ahm_env.images.dataset.cache import IDENTITIES
 from ahm_env.runs.cluster import LOOPBACK
 from downstream.comparison.experiment import Experiment
 from downstream.comparison.pools import cluster, remote
@@ -72,7 +73,7 @@ class Task:
     """A task that was asked for; ends once it has a result."""
 
     def __init__(self, asked: dict[str, Any], arguments: tuple[Any, ...]) -> None:
-        self.asked, self.trial, self.result = asked, arguments[0].trial, None
+        self.asked, self.trial, self.images, self.result = asked, arguments[0].trial, arguments[1], None
 
 
 class Ray:
@@ -110,8 +111,9 @@ class Ray:
     def get(self, what: Any) -> Any:
         return what.result if isinstance(what, Task) else what
 
-    def put(self, what: Any) -> None:
+    def put(self, what: Any) -> Any:
         self.lent.append(what)
+        return what
 
     def cancel(self, task: Task) -> None:
         self.cancelled.append(task)
@@ -217,6 +219,29 @@ def test_a_cluster_without_a_cpu_is_refused(stand_in: Any) -> None:
     stand_in({"memory": 1.0})
     with pytest.raises(SettingsError, match="--cluster somewhere: has no CPU to train on"):
         Cluster("somewhere", True, print, silent)
+
+
+def test_pixels_are_lent_once_to_all_trials_of_a_data_set(stand_in: Any, tmp_path: Path) -> None:
+    """Ray brings what is lent once to each node; two experiments have images of two sizes, and one trial is resent."""
+    ray, other = stand_in({"CPU": 2.0}), {**COMMON, "image_size": 32}
+    one, two = (
+        Experiment(tmp_path / str(it["image_size"]), ("random", "a3c"), 2, it, None, 1) for it in (COMMON, other)
+    )
+
+    def look() -> None:
+        for task in ray.sent[1:]:
+            task.result = "not today"
+        ray.sent[0].result = cluster.Elsewhere("the node died")
+
+    ray.look = look
+    with Cluster("somewhere", False, str, silent) as pool:
+        for trials in (one.references, one.pretraining, two.pretraining):
+            pool.work(trials)
+    lent = [files for files in ray.lent if IDENTITIES in files]
+    assert len(lent) == 2
+    assert not any(files[IDENTITIES].any() for files in lent)  # who is on them is nobody's to know
+    assert [task.images is lent[0] for task in ray.sent] == [True] * 6 + [False] * 4
+    assert all(task.images is lent[1] for task in ray.sent[6:])
 
 
 # In a file of its own, since the process that tests it must be able to import it
