@@ -1,6 +1,7 @@
 """Comparison as a function: agents in, an experiment's directory with tables and a page out."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -115,34 +116,69 @@ def compare(
         if cluster is None
         else partial(Cluster, cluster, shared.device != "cpu")
     )
-    with experiment.directory, pools(log, progress) as pool:
+    with experiment.directory:
         experiment.check()
         refuse_changed(experiment, images, keys)
-        experiment.begin()
-        for line in _announcement(experiment, pool.size):
-            log(line)
-        if experiment.agents:
-            pool.work([one for one in experiment.references if not one.done])
-            for one in pool.failed:
-                raise RunError(f"{out}: a reference U-Net could not be trained: {last_line(one.path)}")
-        for pretraining, finetuning in experiment.stages:
-            pool.work([trial for trial in pretraining if not trial.done])
-            experiment.write()
-            pool.work([trial for trial in finetuning if trial.ready and not trial.done])
-            experiment.write()
-        failed = {trial.name: last_line(trial.path) for trial in pool.failed}
-        if zero_shot is not None:
-            try:
-                for problem in annotate(**zero_shot).problems:
-                    log(problem)
-            except AHMError as error:  # the tables of all that was trained are made without it
-                failed[zero_shot["out"].name] = str(error)
-        rows = experiment.write()
-        shown, runs = _without_paths(experiment.out, rows)
-        tables = tables_of(shown, source_name(data_of(experiment.out)), zero_shots(experiment.out)) if rows else []
-        if rows:
-            make_report(runs, experiment.out / PAGE, tables, trends_of(shown))
-    return Comparison(experiment.out, rows, tables, failed)
+        try:
+            with pools(partial(_tell, experiment, log), progress) as pool:
+                experiment.begin()
+                for line in _announcement(experiment, pool.size):
+                    log(line)
+                failed = _work(experiment, pool) | (_annotate(zero_shot, log) if zero_shot is not None else {})
+        except BaseException:  # Ctrl-C and SIGTERM, too, once all that was under way has saved
+            with suppress(AHMError, OSError):
+                _show(experiment)
+            raise
+        return Comparison(experiment.out, *_show(experiment), failed)
+
+
+def _tell(experiment: Experiment, log: Callable[[str], object], line: str) -> None:
+    """Log that a trial has ended, and bring `results.csv` up to date: whatever ends the experiment, it is there."""
+    log(line)
+    with suppress(AHMError, OSError):  # a damaged trial keeps no other from running; in the end it is told
+        experiment.write()
+
+
+def _work(experiment: Experiment, pool: Pool | Cluster) -> dict[str, str]:
+    """Bring all trials to their end; name of each that failed, and why.
+
+    Raises:
+        RunError: A reference U-Net could not be trained.
+    """
+    if experiment.agents:
+        pool.work([one for one in experiment.references if not one.done])
+        for one in pool.failed:
+            cause = f"a reference U-Net could not be trained: {last_line(one.path)}"
+            raise RunError(f"{experiment.out}: {cause}")
+    for pretraining, finetuning in experiment.stages:
+        pool.work([trial for trial in pretraining if not trial.done])
+        pool.work([trial for trial in finetuning if trial.ready and not trial.done])
+    return {trial.name: last_line(trial.path) for trial in pool.failed}
+
+
+def _annotate(zero_shot: dict[str, Any], log: Callable[[str], object]) -> dict[str, str]:
+    """Have Segment Anything segment the test images; its directory, and why, where it fails."""
+    try:
+        for problem in annotate(**zero_shot).problems:
+            log(problem)
+    except AHMError as error:  # the tables of all that was trained are made without it
+        return {zero_shot["out"].name: str(error)}
+    return {}
+
+
+def _show(experiment: Experiment) -> tuple[list[Row], list[Table]]:
+    """Write `results.csv` and the page of all that is done; its rows and tables.
+
+    Raises:
+        AHMError: A trial is damaged, or the page cannot be made.
+    """
+    rows = experiment.write()
+    if not rows:
+        return [], []
+    shown, runs = _without_paths(experiment.out, rows)
+    tables = tables_of(shown, source_name(data_of(experiment.out)), zero_shots(experiment.out))
+    make_report(runs, experiment.out / PAGE, tables, trends_of(shown))
+    return rows, tables
 
 
 def _zero_shot(experiment: Experiment, images: ImageSet) -> dict[str, Any] | None:
@@ -168,7 +204,7 @@ def _announcement(experiment: Experiment, jobs: int) -> list[str]:
     images = f"{settings.total_images:,} images of {settings.data}"
     many = f"{count} agents x {experiment.runs} seeds x {images}, {jobs} at once"
     left = sum(not trial.done for trial in fine)
-    lines = ["Ctrl-C stops; the same command goes on where it was.", *([many] if count else [])]
+    lines = ["Ctrl-C stops, and shows what is done; the same command goes on where it was.", *([many] if count else [])]
     return lines + ([f"{len(fine)} times fine-tuning on {settings.data}, {left} of them still to do"] if fine else [])
 
 

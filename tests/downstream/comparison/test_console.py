@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+import signal
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -184,6 +185,45 @@ def test_a_cell_that_fails_loses_no_other_and_gives_status_1(call):
     status, out, _ = call(*words)
     assert status == 0
     assert trials("labels", "agent", "draw") == found | {("8", "scratch", "0")}
+
+
+SCRATCH = ["compare-agents", *SMALL, *FINETUNE, "--algos", "scratch", "--downstream", "segmentation", "--labels", "8"]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("at_home")
+def test_what_is_done_is_shown_where_an_experiment_is_stopped(call, monkeypatch: pytest.MonkeyPatch):
+    conclude, done = AtHome.conclude, list[set[tuple[str, ...]]]()
+
+    def stop_after_two(pool: AtHome, trial: Trial, status: int) -> None:
+        conclude(pool, trial, status)
+        done.append(trials("draw"))  # before anything has ended the experiment
+        if len(done) == 2:
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(AtHome, "conclude", stop_after_two)
+    assert call(*SCRATCH, "--draws", "3")[0] == 128 + signal.SIGTERM
+    assert done == [{("0",)}, {("0",), ("1",)}]
+    assert trials("draw") == done[1]
+    page = Path("cmp/report.html")
+    assert "Segmentation of phantom:40 with 8 labels" in page.read_text()
+    page.unlink()
+    assert call("report", "cmp")[0] == 0
+    assert call(*SCRATCH, "--draws", "3")[0] == 0
+    assert trials("draw") == {("0",), ("1",), ("2",)}
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("at_home")
+def test_a_cell_whose_results_are_damaged_keeps_no_other_from_running(call):
+    assert call(*SCRATCH)[0] == 0
+    broken = Path("cmp/finetuned/segmentation-8/none/scratch-draw0/test.csv")
+    broken.write_text("image\n")
+    status, _, err = call(*SCRATCH, "--draws", "2")
+    assert (status, err.count("\n")) == (2, 1)
+    assert str(broken) in err
+    assert (broken.parents[1] / "scratch-draw1" / "test.json").exists()
+    assert trials("draw") == {("0",)}  # what was written stays
 
 
 def test_a_command_that_is_refused_is_not_remembered(call, monkeypatch: pytest.MonkeyPatch):
