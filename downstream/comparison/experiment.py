@@ -15,6 +15,7 @@ from typing import Any
 
 from agents.pretraining.settings import RunSettings
 from ahm_env import RunError, SettingsError
+from ahm_env.model.devices import find_device, find_precision
 from ahm_env.runs.flags import flag_name
 from ahm_env.runs.owned_directory import OwnedDirectory
 from downstream.comparison.options import AgentConfig, Downstream, count_name, once
@@ -67,10 +68,13 @@ class Experiment:
         for agent in self.agents:
             RunSettings.make(**agent.given(self.shared))
 
-    @property
+    @cached_property
     def shared(self) -> dict[str, Any]:
-        """Settings of every pretraining run: one process each, where an agent does not say so."""
-        return {**self.common, "workers": 1}
+        """Settings of every pretraining run where an agent does not say so: one process, the precision it began in."""
+        common = {**self.common, "workers": 1}
+        if common.get("precision", "auto") == "auto" and is_experiment(self.out):
+            common["precision"] = _about(self.out / ABOUT)["common"].get("precision", "auto")
+        return _on_this_machine(common)
 
     @cached_property
     def agents(self) -> list[AgentConfig]:
@@ -192,7 +196,8 @@ class Experiment:
         before: dict[str, Any] = {"common": common, "finetune": None, "asked": []}
         if directory.read() is not None:
             before = _about(directory.file)
-        directory.refuse_others(_as_written(before["common"]), common, partial(flag_name, RunSettings))
+        began = _as_written(_on_this_machine(before["common"]))  # earlier versions wrote auto, or nothing
+        directory.refuse_others(began, common, partial(flag_name, RunSettings))
         finetune = before["finetune"] if self.downstream is None else self.downstream.shared
         asked = [*before["asked"], *([] if self._asked in before["asked"] else [self._asked])]
         about = {"common": common, "finetune": finetune, "asked": asked}
@@ -276,6 +281,13 @@ def _about(path: Path) -> dict[str, Any]:
         return {name: about[name] for name in ("common", "finetune", "asked")}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunError(f"{path}: damaged ({error}); restore it, or choose another --out") from None
+
+
+def _on_this_machine(common: dict[str, Any]) -> dict[str, Any]:
+    """Replace the precision `auto` by what it means here: all trials have the same, wherever they are worked on."""
+    if common.get("precision", "auto") != "auto":
+        return common
+    return {**common, "precision": find_precision("auto", find_device(common.get("device", "auto")))}
 
 
 def _as_written(common: dict[str, Any]) -> dict[str, Any]:

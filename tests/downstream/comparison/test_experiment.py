@@ -9,8 +9,9 @@ import pytest
 
 from agents.pretraining.settings import RunSettings
 from ahm_env import ImageSet, MaskRatio, RunError, SettingsError, UNet
+from ahm_env.model import devices
 from downstream.comparison.experiment import ABOUT, REFERENCE_SEED, Experiment, pretrained_runs
-from downstream.comparison.options import AgentConfig
+from downstream.comparison.options import AgentConfig, Downstream
 from downstream.comparison.results.rows import read_results
 from downstream.comparison.trials import FinetuneTrial
 from downstream.finetuning.labelled import Split
@@ -177,7 +178,44 @@ def test_it_goes_on_however_its_settings_are_written(ratio: Any, tmp_path: Path)
     with pytest.raises(RunError, match="another --mask-ratio; give the same"):
         Experiment(tmp_path, ("random",), 1, {"mask_ratio": 0.3, "total_images": 50}).begin()
     about = json.loads((tmp_path / ABOUT).read_text())
-    assert about["common"] == {"mask_ratio": "0.3:0.7", "total_images": 50, "workers": 1}
+    assert about["common"] == {"mask_ratio": "0.3:0.7", "total_images": 50, "precision": "fp32", "workers": 1}
+
+
+def test_all_trials_have_the_precision_of_the_machine_on_which_it_began(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def asked(**given: str) -> Experiment:
+        downstream = Downstream("segmentation", "8", settings=QUICK)
+        return Experiment(tmp_path, ("scratch", "random", "a3c+precision=fp32"), 1, {**COMMON, **given}, downstream)
+
+    monkeypatch.setattr(devices, "has_bf16", lambda device: True)
+    asked(precision="auto").begin()
+    about = json.loads((tmp_path / ABOUT).read_text())
+    assert about["common"]["precision"] == "bf16"
+    monkeypatch.setattr(devices, "has_bf16", lambda device: False)  # on another machine
+    for given in ({}, {"precision": "auto"}, {"precision": "bf16"}):
+        one = asked(**given)
+        one.begin()
+        random, own = one.pretraining
+        assert {trial.given["precision"] for trial in (*one.references, random, *one.finetuning)} == {"bf16"}
+        assert own.given["precision"] == "fp32"
+    with pytest.raises(RunError, match="another --precision; give the same"):
+        asked(precision="fp32").begin()
+    assert json.loads((tmp_path / ABOUT).read_text()) == about
+
+
+@pytest.mark.parametrize("written", [{}, {"precision": "auto"}])
+def test_an_experiment_of_an_earlier_version_has_one_precision_from_here_on(
+    written: dict[str, str], tmp_path: Path
+) -> None:
+    Experiment(tmp_path, ("random",), 1, COMMON).begin()
+    about = json.loads((tmp_path / ABOUT).read_text())
+    del about["common"]["precision"]
+    (tmp_path / ABOUT).write_text(json.dumps({**about, "common": {**about["common"], **written}}))
+    with pytest.raises(RunError, match="another --precision; give the same"):
+        Experiment(tmp_path, ("random",), 1, {**COMMON, "precision": "bf16"}).begin()
+    Experiment(tmp_path, ("random",), 1, COMMON).begin()
+    assert json.loads((tmp_path / ABOUT).read_text()) == about | {"common": {**about["common"], "precision": "fp32"}}
 
 
 def test_it_may_grow_by_labels_tasks_and_arms_but_keeps_its_recipe(tmp_path: Path) -> None:
