@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -18,10 +18,16 @@ def wait_for(happened: Callable[[], bool], seconds: float = 480) -> None:
         time.sleep(0.1)
 
 
-def kill_once(happened: Callable[[], bool], *words: str) -> None:
-    """Start `ahm`, and kill it, as `kill -9` does, once something has happened; all that it has started ends, too."""
+def kill_once(happened: Callable[[], bool], *words: str, launcher: Sequence[str] = ()) -> None:
+    """Start `ahm`, and kill it, as `kill -9` does, once something has happened; all that it has started ends, too.
+
+    Args:
+        happened: Whether that has happened.
+        words: Of the command.
+        launcher: What starts `ahm`, and is killed: a module with its arguments, such as `torchrun`'s.
+    """
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "ahm", *words]
+    command = [sys.executable, *launcher, "-m", "ahm", *words]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=env, text=True) as process:
         try:
             wait_for(lambda: happened() or process.poll() is not None)

@@ -2,13 +2,15 @@
 
 import csv
 import runpy
+import time
 from pathlib import Path
 
 import pytest
 import torch
 
 from ahm_env.files import load_tensors
-from tests.launched import torchrun
+from tests.killed import kill_once
+from tests.launched import LAUNCHER, torchrun
 
 # Runs of 20 steps in double precision; as ranks, the second is stopped by a signal in the middle, and goes on.
 DOUBLE = """
@@ -109,3 +111,17 @@ def test_a_rank_that_is_killed_ends_all_and_the_run_goes_on(call, tmp_path: Path
         for run in ("one", "two")
     )
     assert two == pytest.approx(one, abs=1e-3)
+
+
+@pytest.mark.slow
+def test_ranks_save_and_end_where_torchrun_is_killed(tmp_path: Path) -> None:
+    words = "train-agent --algo random --data phantom:64:1 --total-images 80000 --batch-size 8 --image-size 16"
+    asked = [*words.split(), "--patch-size", "4", "--width", "2", "--norm", "group", "--device", "cpu"]
+    checkpoints = tmp_path / "run" / "checkpoints"
+
+    def after_a_row() -> bool:
+        return any(time.time() - one.stat().st_mtime > 1 for one in checkpoints.glob("[0-9]*"))
+
+    kill_once(after_a_row, *asked, "--out", str(tmp_path / "run"), launcher=[*LAUNCHER, "--nproc-per-node=2"])
+    *_, row = csv.DictReader((tmp_path / "run" / "metrics.csv").open())
+    assert int(max(checkpoints.glob("[0-9]*")).stem) > int(row["images"])  # saved since, as by SIGTERM

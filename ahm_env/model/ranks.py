@@ -7,6 +7,8 @@ that losses and statistics are those of the whole batch, and the cut into ranks 
 """
 
 import os
+import signal
+import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -28,6 +30,7 @@ from ahm_env.model.devices import find_device
 
 Rows = TypeVar("Rows", Tensor, npt.NDArray[Any])
 _PATIENCE = timedelta(days=1)  # ranks wait while the first one decodes images
+_POLL = 1.0  # seconds between two looks whether torchrun is there
 _sharing = _cut = False  # whether batches are computed in shares, and whether the last one could be
 _store: Any = None
 _times = 0  # that the ranks were connected in this process: each time has notes of its own
@@ -73,7 +76,7 @@ def check_device(name: str) -> None:
 
 @contextmanager
 def joined() -> Iterator[None]:
-    """Connect the ranks until the block ends."""
+    """Connect the ranks until the block ends; where `torchrun` is gone, each ends as by SIGTERM."""
     global _store, _times
     if count() == 1:
         yield
@@ -86,11 +89,22 @@ def joined() -> Iterator[None]:
     _store, _times = PrefixStore(f"ahm {_times}", agent), _times + 1
     backend = "cpu:gloo,cuda:nccl" if own_device else "gloo"
     dist.init_process_group(backend, store=_store, rank=rank, world_size=size, timeout=_PATIENCE)
+    over = threading.Event()
+    threading.Thread(target=_end_with_parent, args=(os.getppid(), over), daemon=True).start()
     try:
         yield
     finally:
+        over.set()
         _store = None
         dist.destroy_process_group()
+
+
+def _end_with_parent(parent: int, over: threading.Event) -> None:
+    """End this process, which saves, where the one that started it is gone, maybe without a word."""
+    while not over.wait(_POLL):
+        if os.getppid() != parent:
+            os.kill(os.getpid(), signal.SIGTERM)
+            return
 
 
 def leave_note(note: str) -> None:
