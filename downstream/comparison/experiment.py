@@ -196,8 +196,7 @@ class Experiment:
         before: dict[str, Any] = {"common": common, "finetune": None, "asked": []}
         if directory.read() is not None:
             before = _about(directory.file)
-        began = _as_written(_on_this_machine(before["common"]))  # earlier versions wrote auto, or nothing
-        directory.refuse_others(began, common, partial(flag_name, RunSettings))
+        directory.refuse_others(_as_written(before["common"]), common, partial(flag_name, RunSettings))
         finetune = before["finetune"] if self.downstream is None else self.downstream.shared
         asked = [*before["asked"], *([] if self._asked in before["asked"] else [self._asked])]
         about = {"common": common, "finetune": finetune, "asked": asked}
