@@ -267,9 +267,9 @@ class Trial:
 
     def work(self):
         deadline = time.monotonic() + 20
-        while not (self.path.parent / "long.row").exists():
+        while not all((self.path.parent / f"long.{name}").exists() for name in ("row", "log")):
             if time.monotonic() > deadline:
-                raise AHMError("of the other trial no row was written down")
+                raise AHMError("of the other trial no row was written down, or not why it failed")
             time.sleep(0.02)
 """
 
@@ -281,6 +281,7 @@ def test_rows_are_written_down_while_another_trial_is_tested(
 ) -> None:
     (tmp_path / "trial_of_a_cluster.py").write_text(TRIAL)
     monkeypatch.syspath_prepend(tmp_path)
+    # the test of the short one ends when the long one, after a row, has failed
     trial = importlib.import_module("trial_of_a_cluster").Trial
     short, long = trial(tmp_path / "short"), trial(tmp_path / "long")
     monkeypatch.setattr(cluster.Needs, "of", lambda trial: cluster.Needs(trial, "", tmp_path / "images", None, None))
@@ -291,15 +292,15 @@ def test_rows_are_written_down_while_another_trial_is_tested(
     def look() -> None:
         looks.append(len(looks))
         ray.sent[0].result = {"its": "files"}
-        if looks[-1] == 2:  # its test has begun
+        if looks[-1] == 2:
             ray.newest.put("long", {"a": "row"})
-        if logged:
+        elif looks[-1] == 4:
             ray.sent[1].result = "not today"
 
     ray.look = look
     with Cluster("somewhere", False, logged.append, silent) as pool:
         pool.work([short, long])
-    assert [line.split()[:3] for line in logged] == [["done", "short", "tested"], ["failed", "long", "status"]]
+    assert [line.split()[:3] for line in logged] == [["failed", "long", "status"], ["done", "short", "tested"]]
     assert (tmp_path / "long.row").read_text() == "{'a': 'row'}"
 
 
