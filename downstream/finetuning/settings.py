@@ -66,7 +66,7 @@ class TrainConfig:
         Flag(
             "Images that take part without labels: auto (the rest of train), none, or a source.",
             UNLABELLED,
-            "auto to segment, none to classify, or with --ema-decay 0",
+            "auto to segment with a running mean, else none",
         ),
     ] = "none"
     join: Annotated[float, Flag("Share of the steps after which they take part.", UNLABELLED)] = 0.4

@@ -204,20 +204,6 @@ def test_all_trials_have_the_precision_of_the_machine_on_which_it_began(
     assert json.loads((tmp_path / ABOUT).read_text()) == about
 
 
-@pytest.mark.parametrize("written", [{}, {"precision": "auto"}])
-def test_an_experiment_of_an_earlier_version_has_one_precision_from_here_on(
-    written: dict[str, str], tmp_path: Path
-) -> None:
-    Experiment(tmp_path, ("random",), 1, COMMON).begin()
-    about = json.loads((tmp_path / ABOUT).read_text())
-    del about["common"]["precision"]
-    (tmp_path / ABOUT).write_text(json.dumps({**about, "common": {**about["common"], **written}}))
-    with pytest.raises(RunError, match="another --precision; give the same"):
-        Experiment(tmp_path, ("random",), 1, {**COMMON, "precision": "bf16"}).begin()
-    Experiment(tmp_path, ("random",), 1, COMMON).begin()
-    assert json.loads((tmp_path / ABOUT).read_text()) == about | {"common": {**about["common"], "precision": "fp32"}}
-
-
 def test_it_may_grow_by_labels_tasks_and_arms_but_keeps_its_recipe(tmp_path: Path) -> None:
     make(tmp_path, tasks="segmentation", labels="8").begin()
     make(tmp_path, labels="8,16,all", unlabelled="auto", draws=2).begin()
