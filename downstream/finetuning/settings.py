@@ -131,8 +131,8 @@ class TrainConfig:
             raise SettingsError(f"--learning-rate {self.learning_rate} must be a positive number")
         if self.schedule not in SCHEDULES:
             raise SettingsError(f"schedule {self.schedule!r} is unknown; choose {' or '.join(SCHEDULES)}")
-        if not 0 <= self.ema_decay < 1 or not self.weight_decay >= 0:
-            raise SettingsError("--ema-decay must be in [0, 1), and weight_decay at least 0")
+        if not 0 <= self.ema_decay < 1 or not 0 <= self.weight_decay < math.inf:
+            raise SettingsError("--ema-decay must be in [0, 1), and weight_decay a number that is at least 0")
         if self.unlabelled != "none" and not self.ema_decay:
             raise SettingsError(
                 "--ema-decay 0 leaves no teacher for --unlabelled images; use 0.99, or --unlabelled none"

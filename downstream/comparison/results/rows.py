@@ -104,10 +104,12 @@ class Group:
         found, others = _by_patient(own, metric), _by_patient(own, per or metric)
         if not found:
             raise lacking(f"{agent}, {self.task}", metric)
+        for run, draw in dict.fromkeys((row.run, row.draw) for row in own if row.draw is not None):
+            if (run, draw) not in found:
+                raise lacking(_trial_name(agent, (run, draw)), metric)
         trials, known = tuple(found), [_tested(patients) for patients in found.values()]
         for trial, tested in zip(trials, known, strict=True):
-            levels = zip(("run", "draw"), trial, strict=True)
-            name = ", ".join((agent, *(f"{level} {one}" for level, one in levels if one is not None)))
+            name = _trial_name(agent, trial)
             if tested != known[0]:
                 raise RunError(
                     f"{name}: was tested on other images than its siblings; delete that trial, and the same command "
@@ -140,6 +142,11 @@ def lacking(who: str, metric: str) -> RunError:
         metric: What it lacks.
     """
     return RunError(f"{who}: {RESULTS} lacks {metric}; `ahm compare-agents` writes it again")
+
+
+def _trial_name(agent: str, trial: Trial) -> str:
+    levels = zip(("run", "draw"), trial, strict=True)
+    return ", ".join((agent, *(f"{level} {one}" for level, one in levels if one is not None)))
 
 
 OfPatients = dict[str, tuple[float, tuple[str, ...]]]  # number of a patient to a sum, and the names of what it is of

@@ -58,6 +58,12 @@ def test_a_trial_that_was_tested_on_other_images_is_refused():
         group(*rows).scores("a3c", "none", "iou")
 
 
+def test_a_trial_that_lacks_what_is_compared_is_not_left_out_of_the_mean():
+    rows = [row("dice", 0.2, "a", "1"), row("hd95", 3), row("hd95", 9, draw=1)]
+    with pytest.raises(RunError, match=r"a3c, run 0, draw 1: results\.csv lacks dice; `ahm compare-agents` writes it"):
+        group(*rows).scores("a3c", "none", "dice")
+
+
 @pytest.mark.parametrize("kept", [[], [("a", "1")], [("a", "1"), ("b", "2")]], ids=["none", "one image", "one patient"])
 def test_a_ratio_needs_both_metrics_of_every_image(kept: list[tuple[str, str]]):
     images = [("a", "1"), ("c", "1"), ("b", "2")]
